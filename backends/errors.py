@@ -1,0 +1,155 @@
+"""What can go wrong with a model. The class says what the caller must do.
+
+ModelError                    what to do
+├── Retryable                 try again, after retry_after or a back-off
+│   ├── Overloaded            out of capacity (3040), 5xx
+│   ├── RateLimited           requests a minute (3021), 429: lower the rate
+│   ├── CallTimeout           no reply in time (3007, 3046, 408)
+│   ├── ConnectionFailed      DNS, refused, reset
+│   └── StreamError           a stream cut off before its end mark
+├── StopRun                   no further call can succeed: stop, keep what is there, go on later
+│   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
+│   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
+│   └── AccountBlocked        3023
+└── LineError                 this line gets no answer; the others go on
+    ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
+    ├── ModelNotFound         no such model (5007, 3042), or not allowed to this account (5018, 5035)
+    ├── LicenceNotAccepted    5016
+    ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
+    ├── ContentFiltered       3030 and finish reason content_filter
+    └── BadReply              a reply that no documented shape explains
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AccountBlocked",
+    "BadReply",
+    "CallTimeout",
+    "ConnectionFailed",
+    "ContentFiltered",
+    "ContextOverflow",
+    "InvalidRequest",
+    "LicenceNotAccepted",
+    "LineError",
+    "ModelError",
+    "ModelNotFound",
+    "Overloaded",
+    "QuotaExhausted",
+    "RateLimited",
+    "Retryable",
+    "StopRun",
+    "StreamError",
+    "Unauthorized",
+]
+
+
+class ModelError(Exception):
+    """Base of the tree; picklable.
+
+    Attributes:
+        message: one sentence that names the thing and the remedy.
+        status: HTTP status, or None when there was no reply.
+        code: the provider's own error code, or None.
+        retry_after: seconds the provider asked to wait, or None.
+        request_id: the provider's id of the call, or None.
+        provider: the provider's name, as in ``workers-ai``.
+        until: Unix time in seconds at which calls can succeed again, or None; set on QuotaExhausted.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: int | str | None = None,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        provider: str | None = None,
+        until: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+        self.request_id = request_id
+        self.provider = provider
+        self.until = until
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, {k: v for k, v in vars(self).items() if k != "message"})
+
+
+def _rebuild(cls: type[ModelError], message: str, fields: dict[str, Any]) -> ModelError:
+    return cls(message, **fields)
+
+
+class Retryable(ModelError):
+    """Try again, after ``retry_after`` or a back-off."""
+
+
+class Overloaded(Retryable):
+    """The service is out of capacity, or failed with 5xx."""
+
+
+class RateLimited(Retryable):
+    """Too many requests in this minute."""
+
+
+class CallTimeout(Retryable):
+    """No reply in time."""
+
+
+class ConnectionFailed(Retryable):
+    """The connection could not be made, or broke."""
+
+
+class StreamError(Retryable):
+    """A stream ended without its end mark: what came is not a whole answer."""
+
+
+class StopRun(ModelError):
+    """No further call can succeed; the run stops cleanly and a later one goes on."""
+
+
+class Unauthorized(StopRun):
+    """Wrong token, or wrong account."""
+
+
+class QuotaExhausted(StopRun):
+    """The day's allocation is used."""
+
+
+class AccountBlocked(StopRun):
+    """The provider has blocked the account."""
+
+
+class LineError(ModelError):
+    """This line gets no answer, however often it is tried; the other lines go on."""
+
+
+class InvalidRequest(LineError):
+    """The input does not fit the model."""
+
+
+class ModelNotFound(LineError):
+    """No such model, or none that this account may use."""
+
+
+class LicenceNotAccepted(LineError):
+    """The model's licence must be accepted first."""
+
+
+class ContextOverflow(LineError):
+    """Input and max_tokens do not fit the model's context window."""
+
+
+class ContentFiltered(LineError):
+    """The provider's filter withheld the answer."""
+
+
+class BadReply(LineError):
+    """The reply has no shape that is documented."""

@@ -1,0 +1,1 @@
+"""One graph a file, and what a user may set."""

@@ -1,0 +1,1 @@
+"""Where a graph runs, and the command line."""

