@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn. ``content`` is text, or parts as OpenAI writes them: ``{"type": "text", "text": …}``,
-    ``{"type": "image_url", "image_url": {"url": …}}``. ``extra`` keeps what else it has (name, tool_calls, tool_call_id).
+    ``{"type": "image_url", "image_url": {"url": …}}``. ``extra``: name, tool_calls, tool_call_id …
     """
 
     role: Role

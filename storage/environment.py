@@ -56,7 +56,7 @@ def cloudflare_account() -> CloudflareAccount:
 
 
 def r2_access() -> R2Access:
-    """Reads R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_ENDPOINT_URL (default: the account's). Raises MissingSettings."""
+    """R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_ENDPOINT_URL (default: the account's). Raises MissingSettings."""
     problems = _missing("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
     endpoint = os.environ.get("R2_ENDPOINT_URL") or ""
     account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
