@@ -36,6 +36,11 @@ class FileVersion:
         return Location(self.store_url, self.key).bucket
 
     @property
+    def compression(self) -> Literal["gzip", "zstd"] | None:
+        """By the key's ending."""
+        return "gzip" if self.key.endswith(".gz") else "zstd" if self.key.endswith(".zst") else None
+
+    @property
     def id(self) -> str:
         """Names this version among all; the key of every keyed step."""
         return f"{self.store_url}/{self.key}@{self.etag}"

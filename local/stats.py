@@ -1,0 +1,71 @@
+"""What was called and what was paid, so that a test or a benchmark can tell a repeated call from a first one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def prompt_hash(text: str) -> str:
+    """SHA-256 (hex) of a prompt: ``prompt``, the user's messages joined by newlines, or one text to embed."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Stats:
+    """Counts since the start, or since the last reset.
+
+    A paid call is one that the model answered, also when its reply was then dropped or cut.
+    An embedding call counts as one paid call, and once for each of its texts.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but the calls that are in flight."""
+        self.calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.paid_calls = 0
+        self.paid_prompts: Counter[str] = Counter()
+        self.paid_lines: Counter[str] = Counter()
+        self.max_in_flight = self.in_flight
+
+    def called(self, target: str, outcome: str) -> None:
+        """Counts one call; the outcome is a status, or what the fault made of it."""
+        self.calls[target][outcome] += 1
+
+    def paid(self, prompts: list[str], line: str | None) -> None:
+        """Counts one call that the model answered."""
+        self.paid_calls += 1
+        self.paid_prompts.update(map(prompt_hash, prompts))
+        if line:
+            self.paid_lines[line] += 1
+
+    @contextmanager
+    def flight(self) -> Iterator[None]:
+        """Counts an AI call as being in flight."""
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def as_json(self) -> dict[str, Any]:
+        """What GET /_stats answers."""
+        return {
+            "calls": {
+                target: {"total": outcomes.total(), "by_status": dict(outcomes)}
+                for target, outcomes in self.calls.items()
+            },
+            "ai": {
+                "in_flight": self.in_flight,
+                "max_in_flight": self.max_in_flight,
+                "paid": self.paid_calls,
+                "paid_by_prompt": dict(self.paid_prompts),
+                "paid_by_line": dict(self.paid_lines),
+            },
+        }

@@ -1,0 +1,132 @@
+"""One HTTP call and its reply, apart from the server that carries them, and the envelopes that Cloudflare uses.
+
+REST (Queues, Workers AI): ``{"success", "errors": [{"code", "message"}], "messages", "result"}``; the status tells
+success from failure. S3: ``<Error><Code/><Message/></Error>`` without xmlns and RequestId, as R2 writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+JSON = "application/json"
+XML = "application/xml"
+EVENT_STREAM = "text/event-stream"
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it came in.
+
+    Attributes:
+        path: still percent-encoded: signatures and the 7000 of an encoded model name depend on it.
+        query: still encoded, without the question mark.
+        headers: case-insensitive.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def parameter(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        return next((v for k, v in parse_qsl(self.query, keep_blank_values=True) if k == name), default)
+
+    @property
+    def target(self) -> str:
+        """Path and query, decoded, for people and for the match of a fault."""
+        return unquote(f"{self.path}?{self.query}" if self.query else self.path)
+
+
+@dataclass(slots=True)
+class Reply:
+    """What goes back: a body, or pieces that are sent as they come."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    pieces: AsyncIterator[bytes] | None = None
+
+
+class Refused(Exception):
+    """A REST call is refused, with this status and Cloudflare's error code."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def json_reply(value: Any, status: int = 200) -> Reply:
+    """A bare JSON body."""
+    return Reply(status, to_json(value), {"Content-Type": JSON})
+
+
+def success(result: Any, **extra: Any) -> Reply:
+    """Cloudflare's envelope around a result; ``extra`` stands beside it, as ``result_info`` does."""
+    return json_reply({"result": result, "success": True, "errors": [], "messages": [], **extra})
+
+
+def failure(status: int, code: int, message: str, **headers: str) -> Reply:
+    """Cloudflare's envelope around one error."""
+    errors = [{"code": code, "message": message}]
+    reply = json_reply({"result": None, "success": False, "errors": errors, "messages": []}, status)
+    reply.headers.update(headers)
+    return reply
+
+
+def s3_failure(status: int, code: str, message: str, **fields: str) -> Reply:
+    """An error as R2's S3 API writes it (its wording is quoted in workers-sdk's S3 emulator)."""
+    more = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
+    text = (
+        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{escape(message)}</Message>'
+        f"{more}</Error>"
+    )
+    return Reply(status, text.encode(), {"Content-Type": XML})
+
+
+def body_as(call: Call, model: type[_Body]) -> _Body:
+    """The body, checked; an empty one counts as {}. Raises Refused with 10208 (no JSON) or 10207 (other fields)."""
+    try:
+        return model.model_validate_json(call.body or b"{}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise Refused(400, 10208, f"Request body is no valid JSON: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise Refused(400, 10207, f"Request body is invalid: {where}: {first['msg']}") from error
+
+
+def page_of(items: list[Any], call: Call) -> dict[str, Any]:
+    """The page that ``page`` and ``per_page`` ask for: ``result`` and ``result_info``. Raises Refused."""
+    try:
+        page, per_page = int(call.parameter("page", "1")), int(call.parameter("per_page", "100"))
+    except ValueError as error:
+        raise Refused(400, 10207, "page and per_page are numbers") from error
+    page, per_page = max(page, 1), min(max(per_page, 1), 100)
+    shown = items[(page - 1) * per_page : page * per_page]
+    pages = -(-len(items) // per_page)
+    counts = {"count": len(shown), "total_count": len(items), "total_pages": pages}
+    return {"result": shown, "result_info": {"page": page, "per_page": per_page, **counts}}
+
+
+def timestamp(ms: int) -> str:
+    """Milliseconds since 1970 as Cloudflare writes times: ``2026-05-24T19:36:44.379Z``."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def no_route(call: Call) -> Refused:
+    """The answer to a path, or a method on it, that does not exist."""
+    return Refused(400, 7000, f"No route for that URI: {call.method} {call.path}")

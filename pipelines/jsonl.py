@@ -1,0 +1,32 @@
+"""Files of prompts in, shards of answers and one manifest a file out."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from pipelines.options import JsonlOptions
+from transforms.elements import Settled
+from transforms.infer import Infer
+from transforms.lines import ReadLines
+from transforms.notices import FindFiles
+from transforms.open import OpenFiles
+from transforms.settle import SettleFiles
+from transforms.shards import WriteShards
+
+
+def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
+    """JSONL objects of prompts in, shards of answers and one manifest a file out.
+
+    ``options.queue`` is the queue's id, not its name. Emits each file once it is done.
+    """
+    output, configuration = options.output_location, options.configuration
+    return (
+        root
+        | "Find files" >> FindFiles(options.source, output)
+        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
+        | "Read lines" >> ReadLines(options.reading)
+        | "Answer lines" >> Infer(options.defaults, options.concurrency)
+        | "Write shards" >> WriteShards(output, configuration, options.batching)
+        | "Settle files" >> SettleFiles(output, configuration, run_id)
+    )

@@ -1,0 +1,169 @@
+"""What a user may set for a run over files, checked before any work: all that is wrong is said at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from backends.errors import ModelNotFound
+from backends.protocol import split_model
+from storage.environment import MissingSettings, cloudflare_account, r2_access
+from storage.errors import InvalidLocation
+from storage.objects import R2_SCHEME, Location, locate
+from transforms.lines import Reading
+from transforms.notices import SUFFIXES, Listing, Notifications, Source
+from transforms.prompts import Defaults
+from transforms.shards import Batching
+
+DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+# After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
+PRISM_CHECKPOINT = 30.0
+# One setting holds calls, file descriptors and memory within what one process can serve.
+MAX_CONCURRENCY = 4096
+
+
+class UsageError(Exception):
+    """The options do not fit together; ``problems`` has one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class JsonlOptions(BaseModel):
+    """A run over files of prompts. Sizes in bytes, times in seconds.
+
+    Attributes:
+        files: local files, folders, glob patterns; or ``input`` (r2://bucket/prefix/); or ``queue`` (id or name).
+        output: r2://bucket/prefix/ or a local folder.
+        concurrency: calls in flight at most, for each process.
+        configuration: the fingerprint of what decides an answer: model, parameters, system prompt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: tuple[str, ...] = ()
+    input: str | None = None
+    queue: str | None = None
+    output: str
+    model: str = DEFAULT_MODEL
+    runner: Literal["direct", "prism"] = "direct"
+    prefix: str = ""
+    suffixes: tuple[str, ...] = SUFFIXES
+    system: str = ""
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=5)
+    concurrency: int = Field(default=64, ge=1, le=MAX_CONCURRENCY)
+    batch_size: int = Field(default=100, ge=1, le=10_000)
+    batch_seconds: float = Field(default=60.0, gt=0)
+    range_bytes: int = Field(default=4 << 20, ge=1)
+    max_line_bytes: int = Field(default=1 << 20, ge=1)
+    poll_seconds: float = Field(default=0.5, ge=0.25)
+    prism_location: str | None = None
+
+    @field_validator("concurrency", mode="before")
+    @classmethod
+    def _fixed(cls, value: Any) -> Any:
+        """``fixed:N`` and ``N``."""
+        if isinstance(value, str):
+            match = re.fullmatch(r"(?:fixed:)?(\d+)", value)
+            if match is None:
+                raise ValueError("write a number, or fixed:NUMBER")
+            return int(match[1])
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        try:
+            return "/".join(split_model(value))
+        except ModelNotFound as error:
+            raise ValueError(error.message) from None
+
+    @model_validator(mode="after")
+    def _places(self) -> JsonlOptions:
+        given = [name for name in ("files", "input", "queue") if getattr(self, name)]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none"
+            raise ValueError(f"say where the prompts are by one of FILES, --input, --queue ({said} given)")
+        if self.input is not None and not self.input.startswith(R2_SCHEME):
+            raise ValueError(f"--input {self.input}: write r2://BUCKET/PREFIX, or give local files as FILES")
+        for place in (self.output, *((self.input,) if self.input else ())):
+            try:
+                locate(place)
+            except InvalidLocation as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def output_location(self) -> Location:
+        """Where the output goes; its key ends in '/' or is empty."""
+        where = locate(self.output)
+        return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
+
+    @property
+    def source(self) -> Source:
+        """Where the prompts are; ``queue`` must be an id by now."""
+        if self.queue is not None:
+            return Notifications(self.queue, self.prefix, self.suffixes, self.poll_seconds)
+        return Listing((self.input,) if self.input else self.files, self.suffixes)
+
+    @property
+    def defaults(self) -> Defaults:
+        """Model and parameters for lines that do not say otherwise."""
+        parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return Defaults(self.model, {k: v for k, v in parameters.items() if v is not None}, self.system)
+
+    @property
+    def reading(self) -> Reading:
+        """How files are read; only Prism's reader checkpoints itself."""
+        checkpoint = PRISM_CHECKPOINT if self.runner == "prism" else None
+        return Reading(
+            range_bytes=self.range_bytes, max_line_bytes=self.max_line_bytes, checkpoint_seconds=checkpoint
+        )
+
+    @property
+    def batching(self) -> Batching:
+        """How big shards get."""
+        return Batching(self.batch_size, self.batch_seconds)
+
+    @property
+    def configuration(self) -> str:
+        """The fingerprint of what decides an answer."""
+        defaults = self.defaults
+        decides = {"model": defaults.model, "parameters": dict(defaults.parameters), "system": defaults.system}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_options(**given: Any) -> JsonlOptions:
+    """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
+    problems: list[str] = []
+    options: JsonlOptions | None = None
+    try:
+        options = JsonlOptions(**given)
+    except ValidationError as error:
+        problems += [_sentence(dict(detail)) for detail in error.errors()]
+    model = str(given.get("model") or DEFAULT_MODEL)
+    output = str(given.get("output") or "")
+    needs_r2 = given.get("queue") or given.get("input") or output.startswith(R2_SCHEME)
+    needs_cloudflare = given.get("queue") or model.startswith(("workers-ai/", "@"))
+    for needed, read in ((needs_r2, r2_access), (needs_cloudflare, cloudflare_account)):
+        if needed:
+            try:
+                read()
+            except MissingSettings as missing:
+                problems += [p for p in missing.problems if p not in problems]
+    if problems or options is None:
+        raise UsageError(problems)
+    return options
+
+
+def _sentence(detail: dict[str, Any]) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    return f"--{str(detail['loc'][0]).replace('_', '-')} {detail['input']!r}: {message}"

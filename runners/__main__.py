@@ -1,0 +1,5 @@
+"""``python -m runners`` is ``llmdo``."""
+
+from runners.cli import main
+
+main()

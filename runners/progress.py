@@ -1,0 +1,151 @@
+"""Shows a run while it goes on, and its end: lines, calls a second, tokens, errors; then a table of files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic_core import from_json
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from runners.run import Summary
+from storage.errors import StorageError
+from storage.manifests import read_manifest
+from storage.objects import Location, open_store
+from transforms.elements import FileVersion
+from transforms.run_state import RunState
+from transforms.shards import folder_of
+
+# Without a terminal a line a while instead of a bar. Seconds.
+_PLAIN_EVERY = 5.0
+_SAMPLES = 3
+_SAMPLE_CHARACTERS = 160
+
+
+def status_line(state: RunState, seconds: float) -> str:
+    """The figures of a run so far, in one line."""
+    counts = state.counts
+    tokens = counts.input_tokens + counts.output_tokens
+    done = sum(1 for name in state.opened if name in state.settled)
+    return (
+        f"{counts.answered + counts.failed:,} lines · {counts.answered / max(seconds, 0.001):,.1f} calls/s · "
+        f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
+    )
+
+
+class Watch:
+    """Gives ``run`` a context in which its state is shown on ``console``, four times a second in a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def __call__(self, state: RunState) -> Iterator[None]:
+        """Shows until the context ends."""
+        over = threading.Event()
+        show = self._bar if self.console.is_terminal else self._lines
+        thread = threading.Thread(target=show, args=(state, over), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _bar(self, state: RunState, over: threading.Event) -> None:
+        begun = time.monotonic()
+        columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("looking for files", total=None)
+            while True:
+                last = over.wait(0.25)
+                size = sum(file.size for file in list(state.opened.values()))
+                progress.update(
+                    task,
+                    description=status_line(state, time.monotonic() - begun),
+                    total=size or None,
+                    completed=min(state.counts.bytes_done, size),
+                )
+                if last:
+                    return
+
+    def _lines(self, state: RunState, over: threading.Event) -> None:
+        begun = time.monotonic()
+        while not over.wait(_PLAIN_EVERY):
+            self.console.print(status_line(state, time.monotonic() - begun), highlight=False)
+        self.console.print(status_line(state, time.monotonic() - begun), highlight=False)
+
+
+def show_summary(summary: Summary, output: Location, console: Console) -> None:
+    """The table of files, some of the answers, and what is left to do."""
+    table = Table("file", "status", "answered", "errors")
+    for settled in sorted(summary.settled, key=lambda s: s.file.key):
+        status = f"{settled.status}: {settled.reason}" if settled.reason else settled.status
+        done = settled.status == "done"
+        table.add_row(
+            Text(settled.file.key),
+            Text(status),
+            f"{settled.answered:,}" if done else "",
+            f"{settled.failed:,}" if done else "",
+        )
+    for file in summary.in_work:
+        table.add_row(Text(file.key), "in work: the next run goes on", "", "")
+    for what, why in summary.left.items():
+        table.add_row(Text(what), Text(f"left: {why}"), "", "")
+    console.print(table if table.row_count else "No files to answer.")
+    counts = summary.counts
+    if counts.messages_passed_over or counts.messages_undecodable:
+        console.print(
+            f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "
+            f"{counts.messages_undecodable:,} could not be decoded (kept in _dead/)."
+        )
+    for question, answer in samples(summary, output):
+        console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
+
+
+def samples(summary: Summary, output: Location) -> Iterator[tuple[str, str]]:
+    """Some questions with their answers, each from another file, shortened to a line."""
+    shown = 0
+    for settled in summary.settled:
+        if shown == _SAMPLES or not settled.answered:
+            continue
+        try:
+            pair = _first_answer(settled.file, output)
+        except (StorageError, ValueError):
+            continue  # a sample is a courtesy: what is wrong with an output is verify's to say
+        if pair is not None:
+            shown += 1
+            yield pair
+
+
+def _first_answer(file: FileVersion, output: Location) -> tuple[str, str] | None:
+    store = open_store(output.store_url)
+    folder = folder_of(output, file)
+    manifest = read_manifest(store, folder)
+    name = next((shard.name for shard in manifest.shards if shard.kind == "answers"), None) if manifest else None
+    if name is None or file.compression:
+        return None
+    row = from_json(store.read(folder + name)[0].split(b"\n", 1)[0])
+    choices = row["response"]["body"].get("choices") if isinstance(row["response"]["body"], dict) else None
+    if not choices:
+        return None
+    start = row["source"]["offset"]
+    source = open_store(file.store_url).stream(file.key, file.etag, start, start + row["source"]["length"])
+    return _short(_question(from_json(b"".join(source)))), _short(str(choices[0]["message"]["content"]))
+
+
+def _question(line: dict[str, object]) -> str:
+    body = line.get("body", line)
+    if isinstance(body, dict) and isinstance(body.get("messages"), list):
+        return str(body["messages"][-1].get("content"))
+    return str(body.get("prompt", line)) if isinstance(body, dict) else str(body)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"

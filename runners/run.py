@@ -1,0 +1,178 @@
+"""``llmdo run``: checks what can be checked before the first call, runs the graph, and says how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from storage.queues import find_queue
+
+import backends.errors
+import storage.errors
+from pipelines import jsonl
+from pipelines.options import JsonlOptions, UsageError
+from runners import direct, prism
+from storage.environment import cloudflare_account
+from storage.errors import QueueNotFound
+from storage.objects import locate, open_store
+from transforms.elements import FileVersion, Settled
+from transforms.notices import list_inputs
+from transforms.run_state import Counts, RunState, reset_run_state
+
+_log = logging.getLogger(__name__)
+
+# runner → a context manager that starts what it needs and gives the pipeline's arguments.
+RUNNERS: dict[str, Callable[[JsonlOptions], AbstractContextManager[list[str]]]] = {
+    "direct": direct.launch,
+    "prism": prism.launch,
+}
+
+EXIT_ANSWERED, EXIT_FAILED, EXIT_USAGE, EXIT_SOME_ERRORS = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        settled: files that are done or stale, also those that were done before.
+        in_work: files that this run opened and did not finish; the next run goes on with them.
+        left: what was not opened, and why.
+        problem: why the run stopped early, or None; ``stopped_by_user`` when it was a signal.
+    """
+
+    run_id: str
+    counts: Counts
+    settled: tuple[Settled, ...]
+    in_work: tuple[FileVersion, ...]
+    left: dict[str, str]
+    problem: str | None = None
+    stopped_by_user: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all answered; 3 finished, some lines ended as errors; 1 failed or stopped."""
+        if self.problem or self.in_work or self.left:
+            return EXIT_FAILED
+        return EXIT_SOME_ERRORS if any(settled.failed for settled in self.settled) else EXIT_ANSWERED
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``; times in ISO 8601, sizes in bytes."""
+        return {
+            "run_id": self.run_id,
+            "exit_code": self.exit_code,
+            "problem": self.problem,
+            "answered": self.counts.answered,
+            "failed": self.counts.failed,
+            "input_tokens": self.counts.input_tokens,
+            "output_tokens": self.counts.output_tokens,
+            "messages": {
+                "passed_over": self.counts.messages_passed_over,
+                "undecodable": self.counts.messages_undecodable,
+            },
+            "files": [
+                {"file": f"{s.file.store_url}/{s.file.key}", "etag": s.file.etag, "status": s.status}
+                | ({"answered": s.answered, "failed": s.failed} if s.status == "done" else {})
+                | ({"reason": s.reason} if s.reason else {})
+                for s in self.settled
+            ],
+            "in_work": [f"{file.store_url}/{file.key}" for file in self.in_work],
+            "left": self.left,
+        }
+
+
+def prepare(options: JsonlOptions) -> JsonlOptions:
+    """Finds what can be found before any call: the queue's id, the buckets, the files.
+
+    Raises UsageError for what the user must correct, StorageError for a service that refuses.
+    """
+    if options.queue is not None:
+        try:
+            options = options.model_copy(update={"queue": find_queue(cloudflare_account(), options.queue)})
+        except QueueNotFound as error:
+            raise UsageError([str(error)]) from None
+    for place in (options.output, options.input):
+        if place is not None and (where := locate(place)).bucket:
+            next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
+    if options.files and next(list_inputs(options.source, options.output_location), None) is None:  # type: ignore[arg-type]  # files make a Listing
+        raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
+    return options
+
+
+def run(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManager[None]]) -> Summary:
+    """Runs until nothing is left; ``watch`` shows the state while it goes on. Raises what ``prepare`` raises."""
+    options = prepare(options)
+    state = reset_run_state()
+    run_id = new_run_id()
+    problem: str | None = None
+    try:
+        with stop_on_signals(state), RUNNERS[options.runner](options) as arguments, watch(state):
+            pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+            jsonl.build(pipeline, options, run_id)
+            pipeline.run().wait_until_finish()
+    except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
+        problem = sentence(error)
+        _log.debug("the pipeline failed", exc_info=error)
+    reason = state.stop_reason
+    if isinstance(reason, Exception):
+        problem = sentence(reason)
+    elif reason is not None:
+        problem = problem or str(reason)
+    return Summary(
+        run_id,
+        state.counts,
+        tuple(state.settled.values()),
+        tuple(file for name, file in state.opened.items() if name not in state.settled),
+        dict(state.left),
+        problem,
+        isinstance(reason, str),
+    )
+
+
+def new_run_id() -> str:
+    """Names one run among all: host, process and a random part."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def stop_on_signals(state: RunState) -> Iterator[None]:
+    """The first SIGINT or SIGTERM stops the run cleanly, the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if state.stop_reason is not None:
+            os._exit(128 + number)
+        state.stop(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_OUR_ERRORS = "|".join([*storage.errors.__all__, *backends.errors.__all__, "MissingSettings"])
+_RAISED = re.compile(rf"^(?:[\w.]+\.)?(?:{_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def sentence(error: BaseException) -> str:
+    """What happened, without the traceback that Beam puts around an error of a step."""
+    if isinstance(error, storage.errors.StorageError | backends.errors.ModelError):
+        return re.sub(r" \[while running .*$", "", str(error), flags=re.DOTALL)
+    found = _RAISED.findall(str(error))
+    return str(found[-1]) if found else str(error).strip() or type(error).__name__

@@ -1,0 +1,75 @@
+import pytest
+
+from storage.errors import AlreadyExists
+from storage.files import LocalStore
+from storage.jobs import JobRecord, Jobs, new_record, record_name
+
+
+def record(run_id="run-1", etag="e1"):
+    return new_record(
+        "r2://bucket",
+        "input/ä b.jsonl",
+        etag,
+        10,
+        notification={"action": "PutObject"},
+        configuration="c",
+        run_id=run_id,
+    )
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    return Jobs(LocalStore(tmp_path), "output/")
+
+
+def test_a_record_is_found_by_the_sweep_until_it_is_removed(jobs):
+    mine = record()
+    jobs.claim(mine)
+    assert list(jobs.sweep()) == [mine]
+    jobs.remove(("r2://bucket", "input/ä b.jsonl", "e1"))
+    jobs.remove(("r2://bucket", "input/ä b.jsonl", "e1"))
+    assert list(jobs.sweep()) == []
+
+
+def test_two_versions_of_a_key_have_two_records(jobs):
+    jobs.claim(record(etag="e1"))
+    jobs.claim(record(etag="e2"))
+    assert {found.etag for found in jobs.sweep()} == {"e1", "e2"}
+
+
+def test_a_later_run_takes_over_what_a_dead_one_left(jobs):
+    jobs.claim(record("run-1"))
+    jobs.claim(record("run-2"))
+    assert [found.run_id for found in jobs.sweep()] == ["run-2"]
+
+
+def test_a_put_whose_first_reply_was_lost_finds_its_own_record(jobs, monkeypatch):
+    mine = record()
+    put = jobs.store.put_if_absent
+
+    def lost_reply(key, body):
+        put(key, body)
+        raise AlreadyExists(key)
+
+    replaced = []
+    monkeypatch.setattr(type(jobs.store), "put_if_absent", lambda self, key, body: lost_reply(key, body))
+    monkeypatch.setattr(type(jobs.store), "put_if_match", lambda self, *args: replaced.append(args))
+    jobs.claim(mine)
+    assert replaced == []
+    assert list(jobs.sweep()) == [mine]
+
+
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(jobs):
+    jobs.claim(record())
+    jobs.store.put("output/_open/" + record_name("a", "b", "c"), b'{"version": 99}')
+    found = list(jobs.sweep())
+    assert [f for f in found if isinstance(f, JobRecord)] == [f for f in found if not isinstance(f, ValueError)]
+    assert len(found) == 2
+    assert any("send the file again" in str(f) for f in found)
+
+
+def test_a_record_that_cannot_be_read_is_taken_over_by_a_new_claim(jobs):
+    mine = record()
+    jobs.store.put("output/_open/" + record_name("r2://bucket", "input/ä b.jsonl", "e1"), b"torn")
+    jobs.claim(mine)
+    assert list(jobs.sweep()) == [mine]

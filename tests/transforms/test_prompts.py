@@ -1,0 +1,126 @@
+import json
+import re
+
+import pytest
+
+from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from transforms.prompts import BadLine, Defaults, parse_prompt
+
+DEFAULTS = Defaults("workers-ai/@cf/meta/llama", {"max_tokens": 99})
+
+
+def parse(line, defaults=DEFAULTS):
+    data = line if isinstance(line, bytes) else json.dumps(line).encode()
+    return parse_prompt(data, "request-1", defaults, lambda provider, model: 100 if "bge" in model else 1)
+
+
+def test_a_prompt_becomes_a_user_message_with_the_runs_parameters():
+    prompt = parse({"prompt": "Hello"})
+    assert prompt.provider == "workers-ai"
+    assert prompt.request == ChatRequest("@cf/meta/llama", (Message("user", "Hello"),), {"max_tokens": 99}, "request-1")
+    assert not prompt.own_model
+
+
+def test_parameters_in_the_line_win_over_the_runs():
+    request = parse({"prompt": "x", "max_tokens": 5, "temperature": 0}).request
+    assert request.parameters == {"max_tokens": 5, "temperature": 0}
+
+
+def test_messages_keep_roles_parts_and_further_fields():
+    parts = [{"type": "text", "text": "what is this?"}]
+    request = parse(
+        {"messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts, "name": "a"}]}
+    ).request
+    assert request.messages == (Message("system", "be brief"), Message("user", tuple(parts), {"name": "a"}))
+
+
+def test_an_openai_batch_line_is_its_body():
+    body = {"model": "local/other", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 7}
+    prompt = parse({"custom_id": "c-1", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    assert (prompt.provider, prompt.request.model) == ("local", "other")
+    assert prompt.request.parameters == {"max_tokens": 7}
+    assert (prompt.id, prompt.custom_id) == ("c-1", "c-1")
+    assert prompt.metadata == {}
+    assert prompt.own_model
+
+
+def test_an_openai_embedding_line_is_an_embedding():
+    line = {
+        "custom_id": "e",
+        "method": "POST",
+        "url": "/v1/embeddings",
+        "body": {"model": "@cf/baai/bge-m3", "input": "a"},
+    }
+    assert parse(line).request == EmbedRequest("@cf/baai/bge-m3", ("a",), {}, "request-1")
+
+
+def test_a_text_for_an_embedding_model_is_an_embedding_and_else_the_models_own_input():
+    assert isinstance(parse({"text": "a", "model": "@cf/baai/bge-m3"}).request, EmbedRequest)
+    raw = parse({"id": 1, "text": "a", "target_lang": "de", "model": "@cf/meta/m2m100"}).request
+    assert raw == RawRequest("@cf/meta/m2m100", {"text": "a", "target_lang": "de"}, "request-1")
+
+
+def test_unknown_fields_ride_along_in_metadata():
+    prompt = parse({"prompt": "x", "customer": 7, "metadata": {"batch": "b"}})
+    assert prompt.metadata == {"batch": "b", "customer": 7}
+    assert parse({"prompt": "x", "metadata": "note"}).metadata == {"metadata": "note"}
+
+
+def test_an_id_stands_for_a_missing_custom_id_and_the_reverse():
+    assert (parse({"prompt": "x", "id": 5}).id, parse({"prompt": "x", "id": 5}).custom_id) == (5, 5)
+    assert parse({"prompt": "x", "custom_id": "c"}).id == "c"
+    assert parse({"prompt": "x"}).id is None
+
+
+def test_a_system_prompt_is_put_first_unless_the_line_has_one():
+    defaults = Defaults("workers-ai/@cf/meta/llama", {}, "Be kind.")
+    assert parse({"prompt": "x"}, defaults).request.messages[0] == Message("system", "Be kind.")
+    own = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]}
+    assert [m.content for m in parse(own, defaults).request.messages] == ["Be brief.", "x"]
+    assert parse({"prompt": "x", "system": "Mine."}, defaults).request.messages[0].content == "Mine."
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"id": "a", "prompt": "again"},
+        {"raw": '{"id": "a", "prompt": "again"}'},
+        {"raw_base64": "eyJpZCI6ICJhIiwgInByb21wdCI6ICJhZ2FpbiJ9"},
+    ],
+)
+def test_an_error_line_can_be_fed_back_unchanged(kept):
+    error = {"class": "Overloaded", "offset": 0, "length": 10, "message": "…"}
+    prompt = parse({**kept, "error": error})
+    assert prompt.id == "a"
+    assert prompt.request.messages == (Message("user", "again"),)
+    assert prompt.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"{not json", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"prompt": NaN}', "not valid JSON"),
+        (b"[1, 2]", "must be a JSON object, not an array"),
+        (b'"text"', "must be a JSON object, not a string"),
+        (b"null", "must be a JSON object, not null"),
+        ({"id": "only"}, "nothing to answer"),
+        ({"prompt": ""}, "nothing to answer"),
+        ({"prompt": "  "}, "nothing to answer"),
+        ({"messages": []}, "nothing to answer"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "nothing to answer"),
+        ({"prompt": 5}, "'prompt' must be a string, not a number"),
+        ({"prompt": None}, "'prompt' must be a string, not null"),
+        ({"messages": "hi"}, "'messages' is wrong at its top"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "'messages' is wrong at 0.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "'messages' is wrong at 0.content"),
+        ({"prompt": "x", "model": 5}, "'model' must be a string"),
+        ({"prompt": "x", "system": 5}, "'system' must be a string"),
+        ({"custom_id": "a", "url": "/v1/images", "body": {}}, "'url' '/v1/images' is not one"),
+        ({"custom_id": "a", "url": "/v1/chat/completions", "body": 5}, "'body' must be an object"),
+    ],
+)
+def test_a_line_that_is_no_request_says_why(line, says):
+    with pytest.raises(BadLine, match=re.escape(says)):
+        parse(line)

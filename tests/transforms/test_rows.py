@@ -1,0 +1,83 @@
+import base64
+import json
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from backends.errors import InvalidRequest, Overloaded
+from backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
+from transforms.elements import FileVersion, Line, TooLong
+from transforms.prompts import Defaults, parse_prompt
+from transforms.rows import answer_row, failure_row
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "5d41", 1000)
+DEFAULTS = Defaults("workers-ai/@cf/meta/llama")
+
+
+def line_of(document, start=0):
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Line(FILE, start, start + len(data) + 1, data)
+
+
+def answer(document, response, start=0):
+    line = line_of(document, start)
+    prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 100 if "bge" in model else 1)
+    return answer_row(prompt, line, response, attempts=2, latency_s=0.1234)
+
+
+def test_answer_rows_are_as_the_golden_file_says():
+    rows = [
+        answer(
+            {"id": "a", "prompt": "Hi", "team": "x"},
+            ChatResponse("Hello", "stop", Usage(3, 2, 1, 0, 0.5), "@cf/meta/llama", "cf-1", warnings=("cut",)),
+        ),
+        answer(
+            {"prompt": "Why?"},
+            ChatResponse(
+                None,
+                "tool_calls",
+                Usage(5, 4, reasoning_tokens=3),
+                "@cf/meta/llama",
+                reasoning="because",
+                tool_calls=({"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}},),
+            ),
+            start=40,
+        ),
+        answer(
+            {"custom_id": "e", "text": "x", "model": "@cf/baai/bge-m3"},
+            EmbedResponse(((0.5, -0.25),), Usage(1), "@cf/baai/bge-m3", "cf-2"),
+            start=80,
+        ),
+        answer(
+            {"text": "x", "target_lang": "de", "model": "@cf/meta/m2m100"},
+            RawResponse({"translated_text": "y"}, Usage(), "@cf/meta/m2m100", "cf-3"),
+            start=120,
+        ),
+    ]
+    assert b"\n".join(rows) + b"\n" == (GOLDEN / "answers.jsonl").read_bytes()
+
+
+def test_error_rows_are_as_the_golden_file_says():
+    error = InvalidRequest("not valid JSON", status=400, code=5006)
+    rows = [
+        failure_row(line_of({"id": "a", "prompt": "Hi", "team": "x"}), Overloaded("busy", status=429, code=3040), 3),
+        failure_row(line_of(b"{broken", 40), error, 0),
+        failure_row(line_of(b"\xff\xfe", 80), error, 0),
+        failure_row(line_of(b"[1]", 120), error, 0),
+        failure_row(TooLong(FILE, 160, 5160), error, 0),
+    ]
+    assert b"\n".join(rows) + b"\n" == (GOLDEN / "errors.jsonl").read_bytes()
+
+
+def test_an_error_row_keeps_every_byte_of_a_line_that_is_not_utf8():
+    row = from_json(failure_row(line_of(b'{"prompt": "\xe9"}'), InvalidRequest("x"), 0))
+    assert base64.b64decode(row["raw_base64"]) == b'{"prompt": "\xe9"}'
+
+
+def test_a_second_failure_replaces_the_first_ones_error():
+    fed_back = {"id": "a", "prompt": "Hi", "error": {"class": "Overloaded", "offset": 7, "length": 9}}
+    row = from_json(failure_row(line_of(fed_back, 100), InvalidRequest("again"), 1))
+    assert row["error"]["class"] == "InvalidRequest"
+    assert row["error"]["offset"] == 100
+    assert {k: v for k, v in row.items() if k != "error"} == {"id": "a", "prompt": "Hi"}

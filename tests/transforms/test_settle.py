@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from storage.intervals import Intervals
+from storage.jobs import Jobs, new_record
+from storage.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
+from storage.objects import Location, open_store
+from transforms.elements import FileVersion, Settled, Written
+from transforms.settle import Finished, SettleFiles, merge, settle
+from transforms.shards import folder_of
+
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100)
+
+
+def shard(start, stop, kind="answers", lines=1):
+    prefix = "shard" if kind == "answers" else "errors"
+    return ShardRecord(f"{prefix}-{start:012d}-{stop}.jsonl", kind, f"{start}+{stop - start}", lines, 2, 3)
+
+
+@pytest.fixture
+def output(tmp_path):
+    where = Location(str(tmp_path), "out/")
+    record = new_record(
+        FILE.store_url, FILE.key, FILE.etag, FILE.size, notification={}, configuration="c", run_id="run-1"
+    )
+    Jobs(open_store(str(tmp_path)), where.key).claim(record)
+    return where
+
+
+def settled_by_beam(output, written, expected):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        result = pipeline | beam.Create(written, reshuffle=False) | SettleFiles(output, "c", "run-1")
+        assert_that(result, equal_to(expected))
+
+
+def open_records(output):
+    return list(Jobs(open_store(output.store_url), output.key).sweep())
+
+
+def test_a_file_is_done_when_its_tiles_cover_it(output):
+    written = [
+        Written(FILE, shard=shard(50, 100, lines=5)),
+        Written(FILE, blanks=((40, 41), (41, 50))),
+        Written(FILE, shard=shard(0, 40, "errors", lines=2)),
+    ]
+    settled_by_beam(output, written, [Settled(FILE, "done", 5, 2)])
+    manifest = read_manifest(open_store(output.store_url), folder_of(output, FILE))
+    assert (manifest.answered, manifest.failed, manifest.blank, manifest.length) == (5, 2, 2, 100)
+    assert (manifest.input_tokens, manifest.output_tokens) == (4, 6)
+    assert [s.name for s in manifest.shards] == [shard(0, 40, "errors").name, shard(50, 100).name]
+    assert open_records(output) == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [],
+        [Written(FILE, shard=shard(0, 99))],
+        [Written(FILE, shard=shard(1, 100))],
+        [Written(FILE, shard=shard(0, 50)), Written(FILE, shard=shard(51, 100))],
+        # As many bytes as the file has, but some twice and some never.
+        [Written(FILE, shard=shard(0, 60)), Written(FILE, shard=shard(20, 60))],
+        [Written(FILE, shard=shard(0, 60)), Written(FILE, shard=shard(50, 100))],
+    ],
+)
+def test_a_file_with_a_gap_or_an_overlap_stays_open(output, written):
+    settled_by_beam(output, written, [])
+    assert read_manifest(open_store(output.store_url), folder_of(output, FILE)) is None
+    assert len(open_records(output)) == 1
+
+
+def test_a_shard_that_comes_twice_counts_once(output):
+    written = [
+        Written(FILE, shard=shard(0, 60)),
+        Written(FILE, shard=shard(0, 60)),
+        Written(FILE, shard=shard(60, 100)),
+    ]
+    settled_by_beam(output, written, [Settled(FILE, "done", 2, 0)])
+
+
+def test_an_empty_file_is_done_with_its_end_mark_and_not_before(output):
+    empty = replace(FILE, size=0)
+    settled_by_beam(output, [Written(empty, blanks=((0, 0),), total=0)], [Settled(empty, "done", 0, 0)])
+    manifest = read_manifest(open_store(output.store_url), folder_of(output, empty))
+    assert (manifest.shards, manifest.blank) == ((), 0)
+
+
+def test_a_compressed_file_is_done_only_when_its_length_is_known(output):
+    packed = replace(FILE, key="input/a.jsonl.gz", size=100)
+    lines = [Written(packed, shard=shard(0, 700, lines=7)), Written(packed, shard=shard(700, 800))]
+    settled_by_beam(output, lines, [])
+    end = Written(packed, blanks=((800, 800),), total=800)
+    settled_by_beam(output, [*lines, end], [Settled(packed, "done", 8, 0)])
+    assert read_manifest(open_store(output.store_url), folder_of(output, packed)).length == 800
+
+
+def test_a_stale_file_gets_no_manifest_and_its_record_goes(output):
+    written = [Written(FILE, stale="overwritten"), Written(FILE, shard=shard(0, 100))]
+    settled_by_beam(output, written, [Settled(FILE, "stale", reason="overwritten")])
+    assert read_manifest(open_store(output.store_url), folder_of(output, FILE)) is None
+    assert open_records(output) == []
+
+
+def test_files_do_not_disturb_each_other(output):
+    other = replace(FILE, etag="e2")
+    written = [Written(FILE, shard=shard(0, 100)), Written(other, shard=shard(0, 50))]
+    settled_by_beam(output, written, [Settled(FILE, "done", 1, 0)])
+
+
+def test_the_loser_of_a_race_says_what_the_winners_manifest_says(output):
+    store, folder = open_store(output.store_url), folder_of(output, FILE)
+    settle(output, "c", "run-1", Finished(FILE, 100, 0, (shard(0, 100, lines=9),)))
+    winner = read_manifest(store, folder)
+    late = settle(output, "c", "run-2", Finished(FILE, 100, 0, (shard(0, 100, lines=8),)))
+    assert late == Settled(FILE, "done", 9, 0)
+    assert read_manifest(store, folder) == winner
+    assert write_manifest(store, folder, winner) == winner
+    assert [info.key for info in store.list(folder)] == [folder + MANIFEST_NAME]
+
+
+def test_tiles_that_are_covered_change_nothing():
+    covered = Intervals([(0, 10)])
+    assert not merge(covered, Written(FILE, blanks=((20, 30), (9, 11))))
+    assert covered.spans == ((0, 10),)
+    assert merge(covered, Written(FILE, blanks=((10, 20),)))
+    assert covered.spans == ((0, 20),)

@@ -1,0 +1,83 @@
+import json
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.files import LocalStore
+from storage.manifests import ShardRecord, counted_shards
+from storage.objects import Location
+from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Stale
+from transforms.shards import SLOT_BYTES, Batching, WriteShards, folder_of, shard_key, write_batch
+
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
+
+
+def row(start, stop):
+    return json.dumps({"source": {"offset": start, "length": stop - start}, "usage": {"input_tokens": 1}}).encode()
+
+
+def answer(i, file=FILE):
+    return Answer(file, 10 * i, 10 * i + 10, row(10 * i, 10 * i + 10), input_tokens=1, output_tokens=2)
+
+
+def failure(i, file=FILE):
+    error = json.dumps({"error": {"offset": 10 * i, "length": 10}}).encode()
+    return Failure(file, 10 * i, 10 * i + 10, error)
+
+
+@pytest.fixture
+def output(tmp_path):
+    return Location(str(tmp_path), "")
+
+
+def test_answers_and_failures_go_to_different_objects_sorted_by_offset(output, tmp_path):
+    (answers,) = write_batch(output, "c", [answer(3), answer(1), answer(2)])
+    (errors,) = write_batch(output, "c", [failure(0)])
+    folder = folder_of(output, FILE)
+    assert answers.shard.name.startswith("shard-000000000010-")
+    assert (answers.shard.tiles, answers.shard.lines) == ("10+30", 3)
+    assert (answers.shard.input_tokens, answers.shard.output_tokens) == (3, 6)
+    assert (tmp_path / folder / answers.shard.name).read_bytes() == b"".join(answer(i).row + b"\n" for i in (1, 2, 3))
+    assert errors.shard.name.startswith("errors-000000000000-")
+
+
+def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
+    once = list(write_batch(output, "c", [answer(1), answer(2)]))
+    again = list(write_batch(output, "c", [answer(2), answer(1)]))
+    assert once == again
+    assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))) == 1
+
+
+def test_what_needs_no_shard_is_told_without_one(output, tmp_path):
+    known = ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)
+    batch = [Blank(FILE, 20, 21), KnownShard(FILE, known), Stale(FILE, "gone"), Blank(FILE, 30, 30, total=30)]
+    written = list(write_batch(output, "c", batch))
+    assert [w.shard for w in written if w.shard] == [known]
+    assert [w.stale for w in written if w.stale] == ["gone"]
+    assert [(w.blanks, w.total) for w in written if w.blanks] == [(((20, 21), (30, 30)), 30)]
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40))
+def test_lines_share_a_shard_only_within_one_stretch_of_one_file(a, b):
+    one, two = Answer(FILE, a, a + 1, b""), Answer(FILE, b, b + 1, b"")
+    assert (shard_key(one) == shard_key(two)) == (a // SLOT_BYTES == b // SLOT_BYTES)
+    other = Answer(FileVersion("r2://bucket", "input/a.jsonl", "e2", 1), a, a + 1, b"")
+    assert shard_key(one) != shard_key(other)
+    assert shard_key(one) != shard_key(Failure(FILE, a, a + 1, b""))
+
+
+@pytest.mark.parametrize(("lines", "sizes"), [(0, []), (1, [1]), (5, [5]), (25, [10, 10, 5])])
+def test_every_line_is_written_also_when_no_batch_is_ever_full(output, lines, sizes):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        counts = (
+            pipeline
+            | beam.Create([answer(i) for i in range(lines)], reshuffle=False)
+            | WriteShards(output, "c", Batching(size=10, seconds=60))
+            | beam.Map(lambda written: written.shard.lines)
+        )
+        assert_that(counts, equal_to(sizes))

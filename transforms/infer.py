@@ -1,0 +1,181 @@
+"""Answers lines: one engine for the whole process, one outcome a tile, in the order in which calls end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.utils.windowed_value import WindowedValue
+from backends.engine import Done, Engine, get_engine
+
+from backends.errors import LineError, ModelError, ModelNotFound, StopRun
+from backends.ir import EmbedRequest
+from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
+from transforms.rows import answer_row, failure_row
+from transforms.run_state import run_state
+
+# How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
+_LOOK_AGAIN = 0.05
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class Infer(beam.PTransform):
+    """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
+
+    At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
+    cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
+    used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on.
+    """
+
+    defaults: Defaults
+    window: int = 64
+
+    def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
+        """Read → Outcome."""
+        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window))
+
+
+@dataclass(slots=True)
+class _Job:
+    """One line in work, with the window and time that its outcome goes back into."""
+
+    line: Line
+    prompt: Prompt
+    context: WindowedValue
+
+
+@dataclass(slots=True)
+class _Array:
+    """Lines whose texts share one embedding call."""
+
+    jobs: list[_Job] = field(default_factory=list)
+
+
+class _Infer(beam.DoFn):
+    def __init__(self, defaults: Defaults, window: int) -> None:
+        self.defaults = defaults
+        self.window = window
+
+    def setup(self) -> None:
+        self._engine: Engine = get_engine(self.window)
+
+    def start_bundle(self) -> None:
+        # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
+        self._finished: SimpleQueue[tuple[_Job, Done]] = SimpleQueue()
+        self._arrays: dict[tuple[str, str, str], _Array] = {}
+        self._open = 0
+
+    def process(
+        self, tile: Read, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        if isinstance(tile, TooLong):
+            run_state().add(lines_read=1)
+            yield _too_long(tile)
+            return
+        if not isinstance(tile, Line):
+            if isinstance(tile, Blank):
+                run_state().add(bytes_done=tile.stop - tile.start)
+            yield tile
+            return
+        run_state().add(lines_read=1)
+        try:
+            prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts)
+        except BadLine as error:
+            yield _failure(tile, error, attempts=0)
+            return
+        job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
+        yield from self._submit(job)
+        yield from self._results(wait=False)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for array in self._arrays.values():
+            yield from self._submit_array(array)
+        self._arrays.clear()
+        while self._open:
+            yield from self._results(wait=True)
+
+    def _submit(self, job: _Job) -> Iterator[WindowedValue]:
+        request = job.prompt.request
+        if isinstance(request, EmbedRequest):
+            key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
+            array = self._arrays.setdefault(key, _Array())
+            array.jobs.append(job)
+            if len(array.jobs) >= self._engine.max_texts(job.prompt.provider, request.model):
+                del self._arrays[key]
+                yield from self._submit_array(array)
+            return
+        finished = self._finished
+        self._open += 1
+        while not self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put((job, done))):
+            yield from self._results(wait=True)
+
+    def _submit_array(self, array: _Array) -> Iterator[WindowedValue]:
+        jobs, finished = array.jobs, self._finished
+        requests = [job.prompt.request for job in jobs]
+        self._open += len(jobs)
+        while not self._engine.try_submit_texts(
+            jobs[0].prompt.provider, requests, lambda i, done: finished.put((jobs[i], done))
+        ):
+            yield from self._results(wait=True)
+
+    def _results(self, wait: bool) -> Iterator[WindowedValue]:
+        """Outcomes of the calls that have ended; with ``wait``, not before one has, or a moment has passed."""
+        while True:
+            try:
+                job, done = self._finished.get(wait, _LOOK_AGAIN)
+            except Empty:
+                return
+            wait = False
+            self._open -= 1
+            outcome = self._outcome(job, done)
+            if outcome is not None:
+                yield job.context.with_value(outcome)
+
+    def _outcome(self, job: _Job, done: Done) -> Outcome | None:
+        if done.error is not None:
+            if isinstance(done.error, StopRun) or (isinstance(done.error, ModelNotFound) and not job.prompt.own_model):
+                run_state().stop(done.error)
+                return None
+            return _failure(job.line, done.error, done.attempts)
+        response = done.response
+        assert response is not None  # noqa: S101  Done has exactly one of the two
+        usage = response.usage
+        run_state().add(
+            answered=1,
+            bytes_done=job.line.stop - job.line.start,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
+        return Answer(
+            job.line.file,
+            job.line.start,
+            job.line.stop,
+            answer_row(job.prompt, job.line, response, done.attempts, done.latency_s),
+            usage.input_tokens,
+            usage.output_tokens,
+        )
+
+
+def request_id(line: Line) -> str:
+    """The same for every try of one line of one file version, in any run."""
+    return hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
+
+
+def _failure(line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
+    run_state().add(failed=1, bytes_done=line.stop - line.start)
+    return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
+
+
+def _too_long(line: TooLong) -> Failure:
+    length = line.stop - line.start
+    return _failure(line, LineTooLong(f"the line has {length:,} bytes: raise --max-line-bytes, or split it"), 0)
+
+
+class LineTooLong(LineError):
+    """The line is longer than ``--max-line-bytes``."""

@@ -1,0 +1,114 @@
+"""When a bundle reads, waits or ends its turn, on runners that let nothing out of a bundle before its end. No Beam here.
+
+On such a runner a reader must defer what is left after some seconds, so that answers come out. While the bundle then
+drains, it submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different
+times. A lane's work: ranges that came in one bundle and were deferred together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["Lanes", "Turn", "end_of_turn", "next_group"]
+
+# A bundle that finds all lanes taken looks again after this. Seconds.
+RETRY = 0.5
+# Fresh ranges are dealt out to lanes this far apart, or they would come back as one bundle. Seconds.
+SPACING = 0.25
+# The longest and shortest time that a group of lines should be on its way through the steps behind. Seconds.
+SLOW, FAST = 0.2, 0.05
+MAX_GROUP = 64
+
+
+def next_group(lines: int, seconds: float) -> int:
+    """How many lines to claim at once after a group of ``lines`` took ``seconds``.
+
+    What is claimed can be neither split off nor deferred: few lines when the steps behind are slow, more when not.
+    """
+    if seconds > SLOW:
+        return max(1, lines // 2)
+    return min(MAX_GROUP, lines * 2) if seconds < FAST else lines
+
+
+def end_of_turn(now: float, seconds: float, others: Iterable[float]) -> float:
+    """When a turn that begins now should end: after ``seconds``, or earlier, farthest from the ends of the others.
+
+    Each of the others is taken to go on in turns of ``seconds``, so what counts is the phase.
+    """
+    phases = sorted({(end - now) % seconds for end in others})
+    if not phases:
+        return now + seconds
+    following = [*phases[1:], phases[0] + seconds]
+    gap, begin = max((b - a, a) for a, b in zip(phases, following, strict=True))
+    middle = (begin + gap / 2) % seconds
+    # A turn of almost no time would be all draining.
+    return now + (middle if middle > gap / 4 else middle + seconds)
+
+
+@dataclass(slots=True)
+class Lanes:
+    """The bundles that read at this moment in this process. Thread-safe."""
+
+    _ends: dict[int, float] = field(default_factory=dict)  # by the turn's id()
+    _refused: float = float("-inf")
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self, turn: Turn, count: int, now: float, seconds: float) -> float | None:
+        """Takes one of ``count`` lanes and says when the turn ends, or None when all are taken."""
+        with self._lock:
+            if len(self._ends) >= count:
+                self._refused = now
+                return None
+            end = end_of_turn(now, seconds, self._ends.values())
+            self._ends[id(turn)] = end
+            return end
+
+    def leave(self, turn: Turn) -> None:
+        """Gives the lane back, if the turn had one."""
+        with self._lock:
+            self._ends.pop(id(turn), None)
+
+    def pause(self, now: float) -> float:
+        """How long a bundle whose turn is over must wait, in seconds: no time, unless others wait for a lane."""
+        with self._lock:
+            return 2 * RETRY if now - self._refused < 2 * RETRY else 0.0
+
+
+class Turn:
+    """One bundle's time to read: about ``seconds`` from its first range, in one of ``count`` lanes."""
+
+    def __init__(self, lanes: Lanes, count: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lanes = lanes
+        self._count = count
+        self._seconds = seconds
+        self._clock = clock
+        self._dealt = 0
+        self._end: float | None = None
+
+    def wait(self, fresh: bool) -> float | None:
+        """For how many seconds a range must be deferred, unclaimed, before it is looked at again; None: read it now.
+
+        A ``fresh`` range, one that was never deferred, is dealt to a lane: it comes back together with the others of
+        this bundle that go there.
+        """
+        if fresh:
+            lane = self._dealt % self._count
+            self._dealt += 1
+            return lane * min(SPACING, self._seconds / self._count)
+        if self._end is None:
+            self._end = self._lanes.enter(self, self._count, self._clock(), self._seconds)
+            return RETRY if self._end is None else None
+        return self.rest()
+
+    def rest(self) -> float | None:
+        """None while the turn goes on; then for how many seconds all ranges of the bundle must be deferred."""
+        now = self._clock()
+        return None if self._end is None or now < self._end else self._lanes.pause(now)
+
+    def leave(self) -> None:
+        """The bundle reads no more: its lane is free."""
+        self._lanes.leave(self)
+        self._end = None

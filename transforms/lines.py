@@ -1,0 +1,261 @@
+"""Files cut into lines, in parallel and with their byte offsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
+from apache_beam.io.restriction_trackers import OffsetRange
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Duration
+
+from storage.errors import ObjectChanged, ObjectNotFound
+from storage.objects import ObjectStore, open_store
+from transforms.cutting import CorruptData, Tile, cut, cut_spans, decompressor, skip_to_line
+from transforms.elements import Blank, FileVersion, KnownShard, OpenFile, Read, Stale
+from transforms.lanes import Lanes, Turn, next_group
+from transforms.run_state import stopping
+
+__all__ = ["ReadLines", "Reading"]
+
+# Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
+NO_END = 1 << 62
+# How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
+OVERHANG = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How files are read.
+
+    Attributes:
+        range_bytes: the size of the ranges that may be read at the same time.
+        max_line_bytes: a line longer than this, without its ending, is TooLong.
+        checkpoint_seconds: for how long a bundle reads before it defers the rest; None, never: a runner that lets
+            elements through a bundle as they come needs no self-checkpoint, and is slower with one.
+        lanes: how many bundles read at the same time in this process, where there is a self-checkpoint.
+    """
+
+    range_bytes: int = 4 << 20
+    max_line_bytes: int = 1 << 20
+    checkpoint_seconds: float | None = None
+    lanes: int = 4
+
+
+@dataclass(frozen=True)
+class ReadLines(beam.PTransform):
+    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; known shards go through.
+
+    The tiles of a file cover its gaps without gap or overlap, however the runner splits. An empty file and a compressed
+    one end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt gives a
+    Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the run stops
+    early, the rest of the ranges is left out.
+    """
+
+    reading: Reading = Reading()
+
+    def expand(self, files: PCollection[OpenFile | KnownShard]) -> PCollection[Read]:
+        """See the class."""
+        return (
+            files
+            | "One gap each" >> beam.FlatMap(_one_gap_each)
+            | "Read ranges" >> beam.ParDo(_ReadRange(self.reading))
+        )
+
+
+def _one_gap_each(element: OpenFile | KnownShard) -> Iterator[OpenFile | KnownShard]:
+    """A file for each of its gaps. Compressed and empty files have nothing that could be read apart."""
+    if isinstance(element, KnownShard) or not element.file.size or decompressor(element.file.key):
+        yield element
+    else:
+        for gap in element.gaps:
+            yield replace(element, gaps=(gap,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The lines that begin in [start, stop), in bytes of the file's content. Fresh: never deferred or split off.
+
+    The range of a known shard or an empty file is [0, 0), which no runner can split: it comes out once.
+    """
+
+    start: int
+    stop: int
+    fresh: bool = True
+
+
+class _Tracker(RestrictionTracker):  # type: ignore[misc]  # Beam ships no types
+    """Splits a range between lines that are claimed and those that are not. A position is a line's (start, stop).
+
+    Claiming a line claims all in front of it. A refused claim says that the range ends before this line; the lines
+    that begin in the range may still be claimed then, whereas OffsetRestrictionTracker demands rising positions.
+    """
+
+    def __init__(self, restriction: _Range) -> None:
+        self._range = restriction
+        self._claimed = restriction.start  # where the first line begins that is not claimed
+        self._exhausted = False
+
+    def current_restriction(self) -> _Range:
+        return self._range
+
+    def try_claim(self, position: tuple[int, int]) -> bool:
+        start, stop = position
+        if start >= self._range.stop:
+            self._exhausted = True
+            return False
+        self._claimed = stop
+        return True
+
+    def try_split(self, fraction_of_remainder: float) -> tuple[_Range, _Range] | None:
+        """A self-checkpoint (fraction 0) works on all ranges, before the first claim too: then the primary is empty."""
+        left = self._range.stop - self._claimed
+        if left <= 0 or (fraction_of_remainder > 0 and self._range.stop == NO_END):
+            return None
+        at = self._claimed + int(left * fraction_of_remainder)
+        if at >= self._range.stop:
+            return None
+        residual = _Range(at, self._range.stop, fresh=False)
+        self._range = replace(self._range, stop=at)
+        return self._range, residual
+
+    def current_progress(self) -> RestrictionProgress:
+        done = min(self._claimed, self._range.stop) - self._range.start
+        return RestrictionProgress(completed=done, remaining=self._range.stop - self._range.start - done)
+
+    def check_done(self) -> bool:
+        if not self._exhausted and self._claimed < self._range.stop:
+            raise ValueError(f"lines from byte {self._claimed} to {self._range.stop} were not claimed")
+        return True
+
+    def is_bounded(self) -> bool:
+        return True
+
+
+# A module global: the limit holds for all bundles of the process, whichever instances of the DoFn run them.
+_lanes = Lanes()
+
+
+class _ReadRange(beam.DoFn, RestrictionProvider):  # type: ignore[misc]  # Beam ships no types
+    """Reads the lines that begin in a range. Elements: known shards, and files with one gap or compressed."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._turn: Turn | None = None
+        self._group = 1
+
+    def initial_restriction(self, element: OpenFile | KnownShard) -> _Range:
+        if isinstance(element, KnownShard) or not element.file.size:
+            return _Range(0, 0)
+        return _Range(0, NO_END) if decompressor(element.file.key) else _Range(*_gap(element))
+
+    def split(self, element: OpenFile | KnownShard, restriction: _Range) -> Iterator[_Range]:
+        if restriction.start == restriction.stop or restriction.stop == NO_END:
+            yield restriction
+        else:
+            for part in OffsetRange(restriction.start, restriction.stop).split(self._reading.range_bytes):
+                yield _Range(part.start, part.stop)
+
+    def restriction_size(self, element: OpenFile | KnownShard, restriction: _Range) -> int:
+        return element.file.size if restriction.stop == NO_END else restriction.stop - restriction.start
+
+    def create_tracker(self, restriction: _Range) -> _Tracker:
+        return _Tracker(restriction)
+
+    def start_bundle(self) -> None:
+        if self._reading.checkpoint_seconds is not None:
+            self._turn = Turn(_lanes, self._reading.lanes, self._reading.checkpoint_seconds)
+        self._group = 1
+
+    def process(
+        self,
+        element: OpenFile | KnownShard,
+        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008  Beam's way to ask for it
+    ) -> Iterator[Read]:
+        if isinstance(element, KnownShard):
+            yield element
+            return
+        if not element.file.size:
+            yield Blank(element.file, 0, 0, total=0)
+            return
+        restriction = tracker.current_restriction()
+        wait = self._turn.wait(restriction.fresh) if self._turn else None
+        if wait is not None and not stopping():
+            tracker.defer_remainder(Duration(wait))
+            return
+        batches = _read(element, restriction, self._reading.max_line_bytes)
+        while not stopping():
+            try:
+                tiles = next(batches, None)
+            except (ObjectNotFound, ObjectChanged, CorruptData) as error:
+                yield Stale(element.file, str(error))
+                break
+            if tiles is None:
+                break
+            while tiles and not stopping():
+                group, tiles = tiles[: self._group], tiles[self._group :]
+                while group and not tracker.try_claim(_position(group[-1])):
+                    # The range ends before the group does: it was split, or its last line has been read.
+                    stop, tiles = tracker.current_restriction().stop, []
+                    group = [tile for tile in group if tile.start < stop]
+                begun = time.monotonic()
+                yield from group
+                self._group = next_group(self._group, time.monotonic() - begun)
+                wait = self._turn.rest() if self._turn else None
+                if wait is not None:
+                    tracker.defer_remainder(Duration(wait))
+                    return
+        tracker.try_claim((NO_END, NO_END))
+
+    def finish_bundle(self) -> None:
+        if self._turn:
+            self._turn.leave()
+
+    def teardown(self) -> None:
+        """A bundle that failed has no finish_bundle."""
+        self.finish_bundle()
+
+
+def _gap(element: OpenFile) -> tuple[int, int]:
+    ((start, stop),) = element.gaps
+    return start, element.file.size if stop is None else stop
+
+
+def _position(tile: Tile) -> tuple[int, int]:
+    is_end_mark = isinstance(tile, Blank) and tile.total is not None
+    return tile.start, NO_END if is_end_mark else tile.stop
+
+
+def _read(element: OpenFile, restriction: _Range, limit: int) -> Iterator[list[Tile]]:
+    """The tiles that begin in a range. Raises ObjectNotFound, ObjectChanged, CorruptData and other StorageErrors."""
+    file = element.file
+    store = open_store(file.store_url)
+    if decompress := decompressor(file.key):
+        gaps = [(max(start, restriction.start), stop) for start, stop in element.gaps]
+        spans = [(start, stop) for start, stop in gaps if stop is None or start < stop]
+        yield from cut_spans(file, decompress(store.stream(file.key, file.etag)), spans, limit)
+        return
+    first, last = _gap(element)
+    start, stop = restriction.start, min(restriction.stop, last)
+    if start == first:  # a gap begins with a line
+        chunks = _stream(store, file, start, stop, last)
+    else:
+        start, chunks = skip_to_line(_stream(store, file, start - 1, stop, last), start, stop)
+    yield from cut(file, chunks, start, stop, limit)
+
+
+def _stream(store: ObjectStore, file: FileVersion, start: int, stop: int, last: int) -> Iterator[bytes]:
+    """The bytes [start, stop), and then, as far as they are taken, those up to ``last``, by requests that grow."""
+    size = OVERHANG
+    while start < last:
+        for chunk in store.stream(file.key, file.etag, start, stop):
+            start += len(chunk)
+            yield chunk
+        if start < stop:
+            raise ObjectChanged(f"{file.store_url}/{file.key} ends at byte {start}, not {file.size}: upload it again")
+        stop, size = min(stop + size, last), size * 2

@@ -1,0 +1,198 @@
+"""Finds the files to answer: messages of a queue, a listing, and what earlier runs left in work."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from pydantic_core import to_json
+from storage.queues import Message, Pacer, QueueClient
+
+from storage.environment import cloudflare_account
+from storage.jobs import Jobs
+from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, unwanted
+from storage.objects import R2_SCHEME, Location, locate, open_store
+from transforms.elements import FileVersion, Notice
+from transforms.run_state import run_state, stopping
+
+_log = logging.getLogger(__name__)
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+# Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
+VISIBILITY_TIMEOUT = 300.0
+# A queue that gives nothing this many times in a row holds nothing for us now.
+_EMPTY_PULLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """Messages of a queue about objects below ``prefix`` that end in one of ``suffixes``."""
+
+    queue_id: str
+    prefix: str = ""
+    suffixes: tuple[str, ...] = SUFFIXES
+    poll_seconds: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Objects below r2:// prefixes, and local files, folders and glob patterns."""
+
+    inputs: tuple[str, ...]
+    suffixes: tuple[str, ...] = SUFFIXES
+
+
+Source = Notifications | Listing
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class FindFiles(beam.PTransform):
+    """Emits a Notice for each file to answer, first those that an earlier run left in work.
+
+    Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
+    is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
+    """
+
+    source: Source
+    output: Location
+
+    def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
+        """Nothing → Notice."""
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Look" >> beam.ParDo(_Look(self.source, self.output)).with_output_types(Notice)
+        )
+
+
+class _Look(beam.DoFn):
+    def __init__(self, source: Source, output: Location) -> None:
+        self.source = source
+        self.output = output
+
+    def process(self, _: bytes) -> Iterator[Notice]:
+        yield from left_in_work(self.output)
+        if isinstance(self.source, Listing):
+            yield from list_inputs(self.source, self.output)
+        else:
+            yield from pull_notifications(self.source, self.output)
+
+
+def left_in_work(output: Location) -> Iterator[Notice]:
+    """The files that the output's job records name: some run began them, and none has finished them."""
+    for record in Jobs(open_store(output.store_url), output.key).sweep():
+        if isinstance(record, ValueError):
+            run_state().leave("job record", str(record))
+            _log.warning("%s", record)
+            continue
+        file = FileVersion(record.store_url, record.key, record.etag, record.size)
+        yield Notice(file, None, record.notification)
+
+
+def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
+    """Every object or file of the listing, once; what lies below the output is no input.
+
+    Local paths: a file is taken whatever its name, a folder or a pattern gives what ends in one of the suffixes. A
+    file's key is its path below the folder that was named, or its name.
+    """
+    seen: set[str] = set()
+    for place in listing.inputs:
+        files = _list_r2(place, listing) if place.startswith(R2_SCHEME) else _list_local(place, listing)
+        for file in files:
+            if file.id in seen or (output is not None and _inside(file, output)):
+                continue
+            seen.add(file.id)
+            yield Notice(file, None, {"listed": place})
+
+
+def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
+    """Messages until the queue is empty. Raises QueueError where the queue cannot be used."""
+    client = QueueClient(cloudflare_account(), source.queue_id)
+    pacer = Pacer(source.poll_seconds)
+    empty = 0
+    while empty < _EMPTY_PULLS and not stopping():
+        pulled = client.pull(batch_size=100, visibility_timeout_s=VISIBILITY_TIMEOUT)
+        passed_over: list[str] = []
+        for message in pulled.messages:
+            notice = understand(message, source, output)
+            if notice is None:
+                passed_over.append(message.lease_id)
+            else:
+                yield notice
+        if passed_over:
+            client.settle(acks=passed_over)
+        empty = 0 if pulled.messages else empty + 1
+        time.sleep(pacer.wait(len(pulled.messages), batch_size=100))
+
+
+def understand(message: Message, source: Notifications, output: Location) -> Notice | None:
+    """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now."""
+    if not message.decodable:
+        _bury(message, output)
+        run_state().add(messages_undecodable=1)
+        return None
+    event = parse_notification(message.body)
+    if isinstance(event, NotAnEvent | ObjectDeleted) or unwanted(event, source.prefix, source.suffixes, output):
+        run_state().add(messages_passed_over=1)
+        return None
+    assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
+    file = FileVersion(R2_SCHEME + event.bucket, event.key, event.etag, event.size)
+    return Notice(file, message.lease_id, dict(event.body))
+
+
+def _bury(message: Message, output: Location) -> None:
+    letter: dict[str, Any] = {
+        "reason": "the body cannot be decoded",
+        "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},
+        "body": message.body,
+    }
+    body = to_json(letter)
+    name = hashlib.sha256(body).hexdigest()
+    open_store(output.store_url).put(f"{output.key}_dead/{name}.json", body)
+
+
+def _list_r2(place: str, listing: Listing) -> Iterator[FileVersion]:
+    where = locate(place)
+    for info in open_store(where.store_url).list(where.key):
+        if info.key.endswith(listing.suffixes):
+            yield FileVersion(where.store_url, info.key, info.etag, info.size)
+
+
+def _list_local(place: str, listing: Listing) -> Iterator[FileVersion]:
+    path = Path(place).expanduser().absolute()
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(listing.suffixes))
+        root = path
+    elif path.is_file():
+        found, root = [path], path.parent
+    else:
+        root = _fixed_part(path)
+        pattern = str(path.relative_to(root))
+        found = sorted(p for p in root.glob(pattern) if p.is_file() and p.name.endswith(listing.suffixes))
+    store = open_store(str(root))
+    for file in found:
+        info = store.stat(file.relative_to(root).as_posix())
+        yield FileVersion(str(root), info.key, info.etag, info.size)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder above the first part with a wildcard."""
+    parts = []
+    for part in pattern.parts[:-1]:
+        if any(c in part for c in "*?["):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _inside(file: FileVersion, output: Location) -> bool:
+    if output.bucket:
+        return file.bucket == output.bucket and file.key.startswith(output.key)
+    return not file.bucket and (Path(file.store_url) / file.key).is_relative_to(output.store_url)

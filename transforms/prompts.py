@@ -1,0 +1,219 @@
+"""From a line of input to a request: what a user may write in a JSONL line.
+
+Accepted are an OpenAI batch line (``custom_id, method, url, body``), ``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and
+any other native input of a Workers AI model. ``id`` or ``custom_id``, ``model`` and parameters may stand in the line;
+fields that are none of these ride along in ``metadata``. An error line of an earlier run is accepted as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from backends.errors import InvalidRequest
+from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
+from backends.protocol import PROVIDERS
+
+# Parameters of chat requests, by OpenAI's and by Workers AI's names (facts of both schemas); others are metadata.
+PARAMETERS = frozenset(
+    """temperature max_tokens max_completion_tokens top_p top_k seed stop n logprobs top_logprobs logit_bias user
+    frequency_penalty presence_penalty repetition_penalty response_format tools tool_choice parallel_tool_calls
+    functions reasoning_effort chat_template_kwargs lora raw image pooling truncate_inputs instruction""".split()
+)
+_OWN_FIELDS = frozenset({"id", "custom_id", "model", "metadata", "error"})
+
+
+class BadLine(InvalidRequest):
+    """The line is not a request."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+_MESSAGES = TypeAdapter(list[_Message])
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds for lines that do not say otherwise: model (``provider/model``), parameters, system prompt."""
+
+    model: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A line, understood. ``document`` is its JSON object without a former error; ids are as the user wrote them."""
+
+    provider: str
+    request: Request
+    document: Mapping[str, Any]
+    id: Any
+    custom_id: Any
+    metadata: Mapping[str, Any]
+    own_model: bool  # the line names its model; else it is the run's
+
+
+def parse_prompt(data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int]) -> Prompt:
+    """Understands one line.
+
+    Args:
+        data: the line without its line ending.
+        request_id: given to the request, the same over all tries.
+        defaults: what the run sets.
+        max_texts: (provider, model) → how many texts an embedding call takes; 1 says that it embeds nothing.
+
+    Raises:
+        BadLine: with a sentence that says what is wrong with the line.
+    """
+    document = _document(data)
+    provider, model, own = _model(document, defaults)
+    body = document
+    if "url" in document and "body" in document:
+        body = document["body"]
+        if not isinstance(body, dict):
+            raise BadLine("'body' must be an object, as in an OpenAI batch line")
+    embeds = max_texts(provider, model) > 1
+    request = _builder(document, body)(body, _Target(model, embeds, request_id, defaults))
+    known = set(request_fields(request)) | _OWN_FIELDS | ({"url", "body", "method"} if body is not document else set())
+    extra = {} if isinstance(request, RawRequest) else {k: v for k, v in document.items() if k not in known}
+    metadata = document.get("metadata")
+    if metadata is not None:
+        extra = {**metadata, **extra} if isinstance(metadata, dict) else {"metadata": metadata, **extra}
+    identity = document.get("id", document.get("custom_id"))
+    return Prompt(provider, request, document, identity, document.get("custom_id", document.get("id")), extra, own)
+
+
+def request_fields(request: Request) -> frozenset[str]:
+    """The fields of a line that its request has used up."""
+    if isinstance(request, ChatRequest):
+        return PARAMETERS | {"prompt", "messages", "system"}
+    if isinstance(request, EmbedRequest):
+        return PARAMETERS | {"text", "input"}
+    return frozenset(request.input)
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    try:
+        document = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadLine(f"not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadLine(f"a line must be a JSON object, not {_kind(document)}")
+    if isinstance(document.get("error"), dict) and {"class", "offset"} <= document["error"].keys():
+        if isinstance(document.get("raw"), str):
+            return _document(document["raw"].encode())
+        if isinstance(document.get("raw_base64"), str):
+            return _document(base64.b64decode(document["raw_base64"]))
+        document = {k: v for k, v in document.items() if k != "error"}
+    return document
+
+
+def _model(document: Mapping[str, Any], defaults: Defaults) -> tuple[str, str, bool]:
+    body = document.get("body")
+    name = document.get("model") or (body.get("model") if isinstance(body, dict) else None)
+    if name is not None and not isinstance(name, str):
+        raise BadLine(f"'model' must be a string, not {_kind(name)}")
+    default_provider, _, default_model = defaults.model.partition("/")
+    if not name:
+        return default_provider, default_model, False
+    provider, _, model = name.partition("/")
+    if provider in PROVIDERS and model:
+        return provider, model, True
+    if name.startswith("@"):
+        return "workers-ai", name, True
+    return default_provider, name, True
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    model: str
+    embeds: bool
+    request_id: str
+    defaults: Defaults
+
+
+_Builder = Callable[[Mapping[str, Any], _Target], Request]
+
+
+def _builder(document: Mapping[str, Any], body: Mapping[str, Any]) -> _Builder:
+    """Chooses by the OpenAI URL, else by the fields."""
+    if body is not document:
+        for ending, build in _BY_URL.items():
+            if str(document["url"]).rstrip("/").endswith(ending):
+                return build
+        known = ", ".join(_BY_URL)
+        raise BadLine(f"'url' {document['url']!r} is not one that can be answered: use {known}")
+    for name, build in _BY_FIELD.items():
+        if name in body:
+            return build
+    return _raw
+
+
+def _chat(body: Mapping[str, Any], target: _Target) -> ChatRequest:
+    if "messages" in body:
+        try:
+            messages = [_message(m) for m in _MESSAGES.validate_python(body["messages"])]
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadLine(f"'messages' is wrong at {where or 'its top'}: {first['msg']}") from None
+    elif isinstance(body.get("prompt"), str):
+        messages = [Message("user", body["prompt"])]
+    else:
+        raise BadLine(f"'prompt' must be a string, not {_kind(body.get('prompt'))}")
+    if not any(_says_something(m) for m in messages):
+        raise BadLine("there is nothing to answer: the prompt or the messages are empty")
+    system = body.get("system", target.defaults.system)
+    if not isinstance(system, str):
+        raise BadLine(f"'system' must be a string, not {_kind(system)}")
+    if system and not any(m.role == "system" for m in messages):
+        messages.insert(0, Message("system", system))
+    parameters = {**target.defaults.parameters, **{k: v for k, v in body.items() if k in PARAMETERS}}
+    return ChatRequest(target.model, tuple(messages), parameters, target.request_id)
+
+
+def _embed(body: Mapping[str, Any], target: _Target) -> Request:
+    text = body.get("text", body.get("input"))
+    if isinstance(text, str) and target.embeds:
+        parameters = {k: v for k, v in body.items() if k in PARAMETERS}
+        return EmbedRequest(target.model, (text,), parameters, target.request_id)
+    return _raw(body, target)
+
+
+def _raw(body: Mapping[str, Any], target: _Target) -> RawRequest:
+    given = {k: v for k, v in body.items() if k not in _OWN_FIELDS}
+    if not given:
+        raise BadLine("there is nothing to answer: give 'prompt', 'messages', 'text' or the model's own input")
+    return RawRequest(target.model, given, target.request_id)
+
+
+_BY_URL: dict[str, _Builder] = {"/chat/completions": _chat, "/embeddings": _embed, "/completions": _chat}
+_BY_FIELD: dict[str, _Builder] = {"messages": _chat, "prompt": _chat, "text": _embed}
+
+
+def _message(message: _Message) -> Message:
+    role = "system" if message.role == "developer" else message.role
+    content = tuple(message.content) if isinstance(message.content, list) else message.content
+    return Message(role, content, message.model_extra or {})
+
+
+def _says_something(message: Message) -> bool:
+    if message.role == "system":
+        return False
+    return bool(message.content.strip() if isinstance(message.content, str) else message.content or message.extra)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,127 @@
+"""The lines of the output: answers as a superset of OpenAI's batch output, failures as the input with an error."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from backends.errors import ModelError, Retryable
+from backends.ir import ChatResponse, EmbedResponse, Response, Usage
+from transforms.elements import FileVersion, Line, TooLong
+from transforms.prompts import Prompt
+
+
+def answer_row(prompt: Prompt, line: Line, response: Response, attempts: int, latency_s: float) -> bytes:
+    """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's."""
+    place = default_id(line.file, line.start)
+    row: dict[str, Any] = {
+        "id": place if prompt.id is None else prompt.id,
+        "custom_id": place if prompt.custom_id is None else prompt.custom_id,
+        "response": {
+            "status_code": 200,
+            "request_id": response.request_id or prompt.request.request_id,
+            "body": response_body(response, prompt.request.request_id),
+        },
+        "error": None,
+        "model": f"{prompt.provider}/{response.model}",
+        "usage": usage_fields(response.usage),
+        "source": source_fields(line),
+        "attempts": attempts,
+        "latency_ms": round(latency_s * 1000),
+    }
+    if prompt.metadata:
+        row["metadata"] = prompt.metadata
+    if isinstance(response, ChatResponse) and response.warnings:
+        row["warnings"] = response.warnings
+    return to_json(row)
+
+
+def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes:
+    """The input line with an ``error`` object, as JSON; what was no JSON object is kept in ``raw``.
+
+    ``raw`` is the text, or with bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``.
+    """
+    return to_json({**_input_fields(line), "error": error_fields(error, attempts, line.start, line.stop)})
+
+
+def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dict[str, Any]:
+    """What is said of a line without an answer; ``offset`` and ``length`` are its bytes in the source."""
+    return {
+        "class": type(error).__name__,
+        "code": error.code,
+        "status": error.status,
+        "message": error.message,
+        "retryable": isinstance(error, Retryable),
+        "attempts": attempts,
+        "offset": start,
+        "length": stop - start,
+    }
+
+
+def default_id(file: FileVersion, start: int) -> str:
+    """The id of a line that has none: its key and its offset."""
+    return f"{file.key}:{start}"
+
+
+def source_fields(line: Line) -> dict[str, Any]:
+    """Where an answer's line stands."""
+    return {"key": line.file.key, "etag": line.file.etag, "offset": line.start, "length": line.stop - line.start}
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Tokens, and neurons where they are known."""
+    fields: dict[str, Any] = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.cached_tokens:
+        fields["cached_tokens"] = usage.cached_tokens
+    if usage.reasoning_tokens:
+        fields["reasoning_tokens"] = usage.reasoning_tokens
+    if usage.neurons is not None:
+        fields["neurons"] = usage.neurons
+    return fields
+
+
+def response_body(response: Response, request_id: str) -> Any:
+    """The body as OpenAI's API would give it; a raw response as the provider sent it."""
+    tokens = {
+        "prompt_tokens": response.usage.input_tokens,
+        "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
+    }
+    if isinstance(response, EmbedResponse):
+        data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(response.vectors)]
+        return {"object": "list", "data": data, "model": response.model, "usage": tokens}
+    if not isinstance(response, ChatResponse):
+        return response.result
+    message: dict[str, Any] = {"role": "assistant", "content": response.text}
+    if response.reasoning is not None:
+        message["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        message["tool_calls"] = response.tool_calls
+    return {
+        "id": response.request_id or request_id,
+        "object": "chat.completion",
+        "model": response.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": response.finish_reason}],
+        "usage": {**tokens, "completion_tokens": response.usage.output_tokens},
+    }
+
+
+def _input_fields(line: Line | TooLong) -> Mapping[str, Any]:
+    if isinstance(line, TooLong):
+        return {"raw": None}
+    try:
+        document = from_json(line.data, allow_inf_nan=False)
+        if isinstance(document, dict):
+            return document
+    except ValueError:
+        pass  # kept below as it is
+    try:
+        return {"raw": line.data.decode()}
+    except UnicodeDecodeError:
+        return {"raw_base64": base64.b64encode(line.data).decode()}

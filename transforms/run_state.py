@@ -1,0 +1,90 @@
+"""What the steps of one process tell each other and the progress display: counts, settled files, and why to stop.
+
+On the runners that use this process's threads (direct, Prism with LOOPBACK) the command line reads it too. Nothing that
+must be right depends on it: the truth is in the output.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from transforms.elements import FileVersion, Settled
+
+
+@dataclass(slots=True)
+class Counts:
+    """Lines by what became of them, and tokens, since the run began."""
+
+    files_opened: int = 0
+    messages_passed_over: int = 0
+    messages_undecodable: int = 0
+    lines_read: int = 0
+    answered: int = 0
+    failed: int = 0
+    blank: int = 0
+    bytes_done: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    shards: int = 0
+
+
+@dataclass(slots=True)
+class RunState:
+    """One run in one process. Thread-safe."""
+
+    counts: Counts = field(default_factory=Counts)
+    opened: dict[str, FileVersion] = field(default_factory=dict)
+    settled: dict[str, Settled] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    stop_reason: BaseException | str | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, **amounts: int) -> None:
+        """Adds to counts, by name."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self.counts, name, getattr(self.counts, name) + amount)
+
+    def open(self, file: FileVersion) -> None:
+        """A file is in work."""
+        with self._lock:
+            self.opened[file.id] = file
+            self.counts.files_opened += 1
+
+    def settle(self, settled: Settled) -> None:
+        """A file is done, or stale."""
+        with self._lock:
+            self.settled[settled.file.id] = settled
+
+    def leave(self, what: str, why: str) -> None:
+        """Something was left undone, and why; shown at the end."""
+        with self._lock:
+            self.left[what] = why
+
+    def stop(self, reason: BaseException | str) -> None:
+        """Reading ends, calls in flight are finished, what is there is written. The first reason stays."""
+        with self._lock:
+            if self.stop_reason is None:
+                self.stop_reason = reason
+
+
+# A module global: a class attribute of a DoFn would be pickled with it.
+_state = RunState()
+
+
+def run_state() -> RunState:
+    """The process's run."""
+    return _state
+
+
+def reset_run_state() -> RunState:
+    """Begins a new run in this process."""
+    global _state  # noqa: PLW0603  one run a process at a time; the steps reach it without being handed it
+    _state = RunState()
+    return _state
+
+
+def stopping() -> bool:
+    """Whether the run ends early: a signal, or an error after which no call can succeed."""
+    return _state.stop_reason is not None
