@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -19,7 +20,7 @@ from backends.errors import CallTimeout, ConnectionFailed, StopRun
 
 CONNECTIONS = 512  # above any sensible --concurrency, so that only the engine's window limits
 CONNECT_TIMEOUT_S = 10.0
-# Workers AI ends a long generation itself after 120–240 s; the official SDK's 60 s is too short for big models.
+# Workers AI ends a long generation itself after 120 to 240 s; the official SDK's 60 s is too short for big models.
 READ_TIMEOUT_S = 180.0
 IDLE_S = 15.0  # a kept connection is closed before usual servers and proxies close it (60 s), else a POST meets its end
 
@@ -37,20 +38,19 @@ def open_client(headers: Mapping[str, str], transport: httpx.AsyncBaseTransport 
 @contextmanager
 def network_errors(provider: str, url: str) -> Iterator[None]:
     """Turns what httpx and aiohttp raise into CallTimeout, ConnectionFailed or, for a URL that cannot be, StopRun."""
-    host = httpx.URL(url).host
     try:
         yield
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise StopRun(f"{url!r} is no URL to call ({error}): correct the base URL", provider=provider) from error
     except httpx.ConnectTimeout as error:
         # httpx-aiohttp raises this for a connection that broke, too.
-        raise ConnectionFailed(_sentence(host, "could not be reached", error), provider=provider) from error
+        raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider) from error
     except httpx.TimeoutException as error:
-        text = f"{host} sent nothing for {READ_TIMEOUT_S:.0f} s: ask for fewer tokens, or stream"
+        text = f"{_host(url)} sent nothing for {READ_TIMEOUT_S:.0f} s: ask for fewer tokens, or stream"
         raise CallTimeout(text, provider=provider) from error
     except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
         # aiohttp.ClientError: httpx-aiohttp lets some through, such as a reply that is no HTTP.
-        raise ConnectionFailed(_sentence(host, "broke the connection off", error), provider=provider) from error
+        raise ConnectionFailed(_sentence(url, "broke the connection off", error), provider=provider) from error
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -78,6 +78,10 @@ def next_midnight_utc(now: float) -> float:
     return day.timestamp() + 86_400
 
 
-def _sentence(host: str, what: str, error: Exception) -> str:
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url
+
+
+def _sentence(url: str, what: str, error: Exception) -> str:
     detail = str(error) or type(error).__name__
-    return f"{host} {what} ({detail[:200]}): check the network and the base URL if it stays so"
+    return f"{_host(url)} {what} ({detail[:200]}): check the network and the base URL if it stays so"

@@ -50,3 +50,6 @@ class Retry:
         jitter = rng.random()
         own = bound * (0.5 + jitter / 2)
         return max(own, asked + bound * jitter) if asked else own
+
+
+THREE_TRIES = Retry()

@@ -119,6 +119,12 @@ STATUSES: Mapping[int, Meaning] = {
     522: _SLOW,
     524: _SLOW,
 }
+HUNDREDS: Mapping[int, Meaning] = {
+    2: Meaning(BadReply, "the service reports an error that is not documented", "read what it said"),
+    3: Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL"),
+    4: _INVALID,
+    5: Meaning(Overloaded, "the service failed", "try later"),
+}
 _CHALLENGE = Meaning(
     AccountBlocked,
     "Cloudflare's bot protection challenges this machine's address",
@@ -169,20 +175,8 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 def _meaning(status: int, code: int | None, said: str, headers: Mapping[str, str]) -> Meaning:
     if headers.get("cf-mitigated") == "challenge":
         return _CHALLENGE
-    for pattern, statuses, meaning in TEXTS:
-        if status in statuses and pattern.search(said):
-            return meaning
-    if code in CODES:
-        return CODES[code]
-    if status in STATUSES:
-        return STATUSES[status]
-    if status >= 500:
-        return Meaning(Overloaded, "the service failed", "try later")
-    if status >= 400:
-        return _INVALID
-    if status >= 300:
-        return Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL")
-    return Meaning(BadReply, "the service reports an error that is not documented", "read what it said")
+    by_text = next((row for pattern, statuses, row in TEXTS if status in statuses and pattern.search(said)), None)
+    return by_text or CODES.get(code or 0) or STATUSES.get(status) or HUNDREDS[min(max(status // 100, 2), 5)]
 
 
 def _code(body: object, said: str) -> int | None:
@@ -190,7 +184,7 @@ def _code(body: object, said: str) -> int | None:
     found = list(_codes(body))
     in_text = [int(digits) for digits in _CODE_IN_TEXT.findall(said)]
     known = [code for code in [*found, *in_text] if code in CODES]
-    return (known or found or [None])[0]
+    return next(iter(known or found), None)
 
 
 def _codes(body: object) -> Iterator[int]:

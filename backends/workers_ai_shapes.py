@@ -53,13 +53,8 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     Raises ContentFiltered, and BadReply for anything that is none of the shapes.
     """
     result = reply.result
-    if isinstance(result, dict) and result.get("choices"):
-        response = _chat_completion(result["choices"][0], result)
-    elif isinstance(result, dict) and isinstance(result.get("output"), list):
-        response = _responses(result)
-    elif isinstance(result, dict) and "response" in result:
-        response = _native(result)
-    else:
+    response = _shape(result) if isinstance(result, dict) else None
+    if response is None:
         raise BadReply(
             f"{model} sent a reply that is no answer of a chat model ({_excerpt(result)}): "
             "name a text generation model, or send this model's own input",
@@ -93,7 +88,7 @@ def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...
     texts. Raises BadReply.
     """
     result = reply.result
-    rows = (result.get("data") or result.get("response")) if isinstance(result, dict) else None
+    rows = _mapping(result).get("data") or _mapping(result).get("response")
     vectors = []
     for row in rows if isinstance(rows, list) else []:
         numbers = row.get("embedding") if isinstance(row, dict) else row
@@ -110,10 +105,9 @@ def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...
 
 def read_usage(result: Any, neurons: float | None) -> Usage:
     """Reads ``usage`` by either naming; ``neurons`` from the header where the body has none."""
-    usage = result.get("usage") if isinstance(result, dict) else None
-    usage = usage if isinstance(usage, dict) else {}
-    input_details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    output_details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    usage = _mapping(_mapping(result).get("usage"))
+    input_details = _mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    output_details = _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     in_body = usage.get("neurons")
     return Usage(
         input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
@@ -125,7 +119,7 @@ def read_usage(result: Any, neurons: float | None) -> Usage:
 
 
 def as_text(value: Any) -> str | None:
-    """A model's output as text: text as it is, parts joined, an object (JSON mode) or a number as JSON, null as None."""
+    """A model's output as text: parts joined, an object (JSON mode) or a number as JSON, null as None."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part for part in value):
@@ -135,7 +129,16 @@ def as_text(value: Any) -> str | None:
 
 def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     """Tool calls in OpenAI's shape, from that shape or from the native flat one with an object for arguments."""
-    return tuple(_tool_call(call, index) for index, call in enumerate(calls or ()) if isinstance(call, dict))
+    listed = calls if isinstance(calls, list) else []
+    return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
+
+
+def _shape(result: Mapping[str, Any]) -> ChatResponse | None:
+    if isinstance(result.get("choices"), list) and result["choices"]:
+        return _chat_completion(_mapping(result["choices"][0]), result)
+    if isinstance(result.get("output"), list):
+        return _responses(result)
+    return _native(result) if "response" in result else None
 
 
 def _native(result: Mapping[str, Any]) -> ChatResponse:
@@ -145,7 +148,7 @@ def _native(result: Mapping[str, Any]) -> ChatResponse:
 
 
 def _chat_completion(choice: Mapping[str, Any], result: Mapping[str, Any]) -> ChatResponse:
-    message = choice.get("message") or {}
+    message = _mapping(choice.get("message"))
     text = as_text(message.get("content")) or as_text(choice.get("text")) or as_text(result.get("response"))
     reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning"))
     finish = FINISH_REASONS.get(str(choice.get("finish_reason")))
@@ -157,14 +160,14 @@ def _responses(result: Mapping[str, Any]) -> ChatResponse:
     said = [_parts(item) for item in items if item.get("type") == "message"]
     thought = [_parts(item) for item in items if item.get("type") == "reasoning"]
     calls = tool_calls([item for item in items if item.get("type") == "function_call"])
-    reason = (result.get("incomplete_details") or {}).get("reason") or result.get("status") or "completed"
+    reason = _mapping(result.get("incomplete_details")).get("reason") or result.get("status") or "completed"
     finish = "tool_calls" if calls and reason == "completed" else FINISH_REASONS.get(str(reason))
     return _response("".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
 
 
 def _parts(item: Mapping[str, Any]) -> str:
     parts = item.get("content") or item.get("summary") or []
-    return parts if isinstance(parts, str) else "".join(str(part.get("text") or "") for part in parts)
+    return parts if isinstance(parts, str) else "".join(str(_mapping(part).get("text") or "") for part in parts)
 
 
 def _response(
@@ -181,13 +184,13 @@ def _response(
 
 
 def _tool_call(call: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    function = call.get("function") if isinstance(call.get("function"), dict) else call
-    arguments = function.get("arguments") if function else None
+    function = _mapping(call.get("function")) or call
+    arguments = function.get("arguments")
     text = arguments if isinstance(arguments, str) else pydantic_core.to_json(arguments or {}).decode()
     return {
         "id": call.get("call_id") or call.get("id") or f"call_{index}",
         "type": "function",
-        "function": {"name": str((function or {}).get("name") or ""), "arguments": text},
+        "function": {"name": str(function.get("name") or ""), "arguments": text},
     }
 
 
@@ -202,6 +205,11 @@ def _warnings(
         yield "the model sent no text"
     if answered != asked:
         yield f"{answered} answered instead of {asked}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is an object; whatever else stands there says nothing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -184,6 +185,21 @@ class Faults:
                 delay += fault.delay()
                 chosen = chosen if only_delay else fault
         return Verdict(delay, chosen)
+
+    async def under(self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Does the work of one call, or what a fault makes of it."""
+        verdict = self.draw(target, *texts)
+        if verdict.delay:
+            await asyncio.sleep(verdict.delay)
+        fault = verdict.fault
+        if fault is None:
+            return await work()
+        error = fault.error()
+        if error:
+            return error
+        reply = await work() if fault.after or not fault.drop else Reply(0)
+        reply.ending = "drop" if fault.drop else "truncate"
+        return reply
 
 
 def error_reply(target: Target, status: int, code: int | None, retry_after: float | None = None) -> Reply:

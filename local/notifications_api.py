@@ -1,4 +1,4 @@
-"""The REST API of R2's event notifications, as wrangler speaks it (workers-sdk: wrangler/src/r2/helpers/notification.ts)."""
+"""The REST API of R2 event notifications, as wrangler speaks it (workers-sdk: …/src/r2/helpers/notification.ts)."""
 
 from __future__ import annotations
 

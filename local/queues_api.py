@@ -79,7 +79,7 @@ class _ConsumerBody(BaseModel):
 
 
 class QueuesApi:
-    """Answers what stands below ``/accounts/{account}/queues`` and ``…/event_notifications/r2``."""
+    """Answers what stands below ``/accounts/{account}/queues``."""
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
@@ -51,12 +51,13 @@ class Call:
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back: a body, or pieces that are sent as they come."""
+    """What goes back: a body, or pieces that are sent as they come; ``ending`` is what a fault makes of it."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     pieces: AsyncIterator[bytes] | None = None
+    ending: Literal["whole", "drop", "truncate"] = "whole"
 
 
 class Refused(Exception):
@@ -67,6 +68,14 @@ class Refused(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+class S3Refused(Exception):
+    """An S3 call is refused; ``reply`` is what goes back."""
+
+    def __init__(self, status: int, code: str, message: str, **fields: str) -> None:
+        super().__init__(message)
+        self.reply = s3_failure(status, code, message, **fields)
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

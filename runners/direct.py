@@ -15,5 +15,5 @@ ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direc
 
 @contextmanager
 def launch(_: JsonlOptions) -> Iterator[list[str]]:
-    """Gives the arguments of a pipeline that runs here; for bounded work only, since a batch's timer fires at its end."""
+    """Gives the arguments of a pipeline that runs here; for bounded work: batches' timers fire at bundles' ends."""
     yield list(ARGUMENTS)

@@ -1,4 +1,4 @@
-"""Where a graph runs on Prism, Beam's own runner for continuous work on one machine: starts it, submits to it, stops it.
+"""Where a graph runs on Prism, Beam's runner for continuous work on one machine: starts it, submits to it, stops it.
 
 ``python -m runners.prism`` finds, fetches or builds the binary and prints its path.
 """
@@ -137,7 +137,7 @@ def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
         if ended:
             raise _died(process, log)
         time.sleep(0.02)
-    raise PrismError(f"{process.args[0]} did not serve within {_START_TIMEOUT:.0f} s; its log ends:{_tail(log)}")  # type: ignore[index]  # args is the list from above
+    raise PrismError(f"Prism did not serve within {_START_TIMEOUT:.0f} s; run again. Its log ends:{_tail(log)}")
 
 
 def _ended(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:

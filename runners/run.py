@@ -17,16 +17,17 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from storage.queues import find_queue
 
 import backends.errors
 import storage.errors
+from backends.engine import close_engines
 from pipelines import jsonl
 from pipelines.options import JsonlOptions, UsageError
 from runners import direct, prism
 from storage.environment import cloudflare_account
 from storage.errors import QueueNotFound
 from storage.objects import locate, open_store
+from storage.queues import find_queue
 from transforms.elements import FileVersion, Settled
 from transforms.notices import list_inputs
 from transforms.run_state import Counts, RunState, reset_run_state
@@ -63,10 +64,11 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all answered; 3 finished, some lines ended as errors; 1 failed or stopped."""
+        """0 all answered; 3 finished, but some lines ended as errors or a file as stale; 1 failed or stopped."""
         if self.problem or self.in_work or self.left:
             return EXIT_FAILED
-        return EXIT_SOME_ERRORS if any(settled.failed for settled in self.settled) else EXIT_ANSWERED
+        incomplete = any(settled.failed or settled.status == "stale" for settled in self.settled)
+        return EXIT_SOME_ERRORS if incomplete else EXIT_ANSWERED
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``; times in ISO 8601, sizes in bytes."""
@@ -125,6 +127,8 @@ def run(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManage
     except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
         problem = sentence(error)
         _log.debug("the pipeline failed", exc_info=error)
+    finally:
+        close_engines()
     reason = state.stop_reason
     if isinstance(reason, Exception):
         problem = sentence(reason)

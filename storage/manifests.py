@@ -83,12 +83,16 @@ class Manifest(BaseModel):
 
 
 def file_folder(prefix: str, bucket: str, key: str, etag: str) -> str:
-    """Where a file version's shards go: ``PREFIX/<bucket>/<key>/<etag>/``; hashed where a key would be too long."""
-    longest = f"{_PREFIXES['errors']}-{0:012d}-{'0' * 16}.jsonl"
+    """Where a file version's shards go: ``PREFIX/<bucket>/<key>/<etag>/``.
+
+    The key's SHA-256 stands for a key that R2 or a local disk could not hold there: too long, or with a part that is
+    too long or no file's name. Both have the same rule, so that an output can be moved from one to the other.
+    """
+    longest = f"{_PREFIXES['errors']}-{0:015d}-{'0' * 16}.jsonl"
     folder = "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part)
-    names = [*key.split("/"), etag]
-    too_long_name = not bucket and any(len(name.encode()) > MAX_LOCAL_NAME_BYTES for name in names)
-    if too_long_name or len(f"{folder}/{longest}".encode()) > MAX_KEY_BYTES:
+    names = key.split("/")
+    usable = all(name not in {"", ".", ".."} and len(name.encode()) <= MAX_LOCAL_NAME_BYTES for name in names)
+    if not usable or "\0" in key or len(f"{folder}/{longest}".encode()) > MAX_KEY_BYTES:
         key = hashlib.sha256(key.encode()).hexdigest()
     return "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part) + "/"
 
@@ -120,7 +124,7 @@ def put_shard(
         "output-tokens": str(output_tokens),
         "configuration": configuration,
     }
-    if sum(len(k) + len(v) for k, v in metadata.items()) > MAX_METADATA_BYTES:
+    if sum(len("x-amz-meta-" + name) + len(value) for name, value in metadata.items()) > MAX_METADATA_BYTES:
         del metadata["tiles"]  # read_shard then takes them from the body, where each row has its own
     store.put(folder + shard.name, body, metadata)
     return shard
@@ -156,8 +160,8 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
             kind,
             Intervals((start, stop) for start, stop in rows).encode(),
             len(rows),
-            sum(int(u.get("input_tokens", 0)) for u in usage),
-            sum(int(u.get("output_tokens", 0)) for u in usage),
+            sum(int(u.get("input_tokens") or 0) for u in usage),
+            sum(int(u.get("output_tokens") or 0) for u in usage),
         )
     except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -170,19 +174,25 @@ def _tile(place: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def counted_shards(store: ObjectStore, folder: str) -> list[ShardRecord]:
-    """The shards of a folder that may count: readable, and none overlapping one before it. Others are left alone."""
+    """The shards right in a folder that may count, by first line: readable, and none overlapping another.
+
+    Of two that overlap, an answer counts before an error, then the one that begins first. Others are left alone.
+    """
+    found = [
+        shard
+        for info in store.list(folder)
+        # A key may go on where another's etag stands: that folder is another file's.
+        if "/" not in info.key.removeprefix(folder) and (shard := read_shard(store, info)) is not None
+    ]
     covered, kept = Intervals(), []
-    for info in store.list(folder):
-        shard = read_shard(store, info)
-        if shard is None:
-            continue
+    for shard in sorted(found, key=lambda shard: (shard.kind, shard.first, shard.name)):
         spans = Intervals.decode(shard.tiles).spans
         if any(covered.overlaps(*span) for span in spans):
             continue
         for span in spans:
             covered.add(*span)
         kept.append(shard)
-    return kept
+    return sorted(kept, key=lambda shard: shard.first)
 
 
 def read_manifest(store: ObjectStore, folder: str) -> Manifest | None:

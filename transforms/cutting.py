@@ -11,7 +11,7 @@ import zstandard
 
 from transforms.elements import Blank, FileVersion, Line, TooLong
 
-__all__ = ["CorruptData", "Tile", "cut", "cut_spans", "decompressor", "skip_to_line"]
+__all__ = ["DECOMPRESSORS", "CorruptData", "Tile", "cut", "cut_spans", "gunzip", "skip_to_line", "unzstd"]
 
 Tile = Line | TooLong | Blank
 BOM = b"\xef\xbb\xbf"
@@ -134,16 +134,11 @@ def cut_spans(
     yield [Blank(file, at, at, total=at)]
 
 
-def decompressor(key: str) -> Callable[[Iterable[bytes]], Iterator[bytes]] | None:
-    """What takes a file of this name apart: ``.gz`` and ``.zst`` are compressed, all others (None) are not.
+def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Unpacks gzip, given and giving chunks. Any number of members; zeros behind a member are padding (RFC 1952).
 
-    The function takes the stored bytes in chunks and gives the content in chunks. It raises CorruptData.
+    Raises CorruptData, perhaps after some chunks.
     """
-    return next((function for suffix, function in _DECOMPRESSORS.items() if key.lower().endswith(suffix)), None)
-
-
-def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 1952: any number of members; zeros after the first are padding, as for gzip itself."""
     member, inside, members = zlib.decompressobj(wbits=31), False, 0
     for chunk in chunks:
         rest = chunk
@@ -163,8 +158,8 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise CorruptData("ends in the middle of its gzip data")
 
 
-def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 8878: any number of frames, skippable ones too."""
+def unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Unpacks zstd, like ``gunzip``: any number of frames, skippable ones too (RFC 8878). Raises CorruptData."""
     codec = zstandard.ZstdDecompressor()
     frame, inside = codec.decompressobj(), False
     gathered, size = [], 0
@@ -192,4 +187,5 @@ def _unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise CorruptData("ends in the middle of its zstd data")
 
 
-_DECOMPRESSORS = {".gz": _gunzip, ".zst": _unzstd}
+# By FileVersion.compression.
+DECOMPRESSORS: dict[str, Callable[[Iterable[bytes]], Iterator[bytes]]] = {"gzip": gunzip, "zstd": unzstd}

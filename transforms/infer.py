@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
-from backends.engine import Done, Engine, get_engine
 
+from backends.engine import Engine, get_engine
 from backends.errors import LineError, ModelError, ModelNotFound, StopRun
 from backends.ir import EmbedRequest
+from backends.jobs import Done
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
@@ -50,13 +51,6 @@ class _Job:
     context: WindowedValue
 
 
-@dataclass(slots=True)
-class _Array:
-    """Lines whose texts share one embedding call."""
-
-    jobs: list[_Job] = field(default_factory=list)
-
-
 class _Infer(beam.DoFn):
     def __init__(self, defaults: Defaults, window: int) -> None:
         self.defaults = defaults
@@ -68,7 +62,7 @@ class _Infer(beam.DoFn):
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
         self._finished: SimpleQueue[tuple[_Job, Done]] = SimpleQueue()
-        self._arrays: dict[tuple[str, str, str], _Array] = {}
+        self._arrays: dict[tuple[str, str, str], list[_Job]] = {}
         self._open = 0
 
     def process(
@@ -89,6 +83,9 @@ class _Infer(beam.DoFn):
         except BadLine as error:
             yield _failure(tile, error, attempts=0)
             return
+        except ModelError as error:  # the provider itself is not there: no package, no token
+            run_state().stop(error)
+            return
         job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
         yield from self._submit(job)
         yield from self._results(wait=False)
@@ -104,9 +101,9 @@ class _Infer(beam.DoFn):
         request = job.prompt.request
         if isinstance(request, EmbedRequest):
             key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
-            array = self._arrays.setdefault(key, _Array())
-            array.jobs.append(job)
-            if len(array.jobs) >= self._engine.max_texts(job.prompt.provider, request.model):
+            array = self._arrays.setdefault(key, [])
+            array.append(job)
+            if len(array) >= self._engine.max_texts(job.prompt.provider, request.model):
                 del self._arrays[key]
                 yield from self._submit_array(array)
             return
@@ -115,13 +112,16 @@ class _Infer(beam.DoFn):
         while not self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put((job, done))):
             yield from self._results(wait=True)
 
-    def _submit_array(self, array: _Array) -> Iterator[WindowedValue]:
-        jobs, finished = array.jobs, self._finished
-        requests = [job.prompt.request for job in jobs]
+    def _submit_array(self, jobs: list[_Job]) -> Iterator[WindowedValue]:
+        requests = [cast(EmbedRequest, job.prompt.request) for job in jobs]
+        texts = [text for request in requests for text in request.texts]
+        model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
         self._open += len(jobs)
-        while not self._engine.try_submit_texts(
-            jobs[0].prompt.provider, requests, lambda i, done: finished.put((jobs[i], done))
-        ):
+
+        def deliver(index: int, done: Done) -> None:
+            finished.put((jobs[index], done))
+
+        while not self._engine.submit_texts(jobs[0].prompt.provider, model, texts, parameters, deliver, wait=False):
             yield from self._results(wait=True)
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:

@@ -1,8 +1,7 @@
-"""When a bundle reads, waits or ends its turn, on runners that let nothing out of a bundle before its end. No Beam here.
+"""When a bundle reads, waits or ends its turn, on a runner that lets nothing out of a bundle before its end. No Beam.
 
-On such a runner a reader must defer what is left after some seconds, so that answers come out. While the bundle then
-drains, it submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different
-times. A lane's work: ranges that came in one bundle and were deferred together.
+There a reader must defer what is left after some seconds, so that answers come out. While the bundle then drains it
+submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different times.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def end_of_turn(now: float, seconds: float, others: Iterable[float]) -> float:
 class Lanes:
     """The bundles that read at this moment in this process. Thread-safe."""
 
-    _ends: dict[int, float] = field(default_factory=dict)  # by the turn's id()
+    _ends: dict[Turn, float] = field(default_factory=dict)
     _refused: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,13 +62,13 @@ class Lanes:
                 self._refused = now
                 return None
             end = end_of_turn(now, seconds, self._ends.values())
-            self._ends[id(turn)] = end
+            self._ends[turn] = end
             return end
 
     def leave(self, turn: Turn) -> None:
         """Gives the lane back, if the turn had one."""
         with self._lock:
-            self._ends.pop(id(turn), None)
+            self._ends.pop(turn, None)
 
     def pause(self, now: float) -> float:
         """How long a bundle whose turn is over must wait, in seconds: no time, unless others wait for a lane."""

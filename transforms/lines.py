@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from apache_beam.utils.timestamp import Duration
 
 from storage.errors import ObjectChanged, ObjectNotFound
 from storage.objects import ObjectStore, open_store
-from transforms.cutting import CorruptData, Tile, cut, cut_spans, decompressor, skip_to_line
+from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, cut, cut_spans, skip_to_line
 from transforms.elements import Blank, FileVersion, KnownShard, OpenFile, Read, Stale
 from transforms.lanes import Lanes, Turn, next_group
 from transforms.run_state import stopping
@@ -25,6 +25,7 @@ __all__ = ["ReadLines", "Reading"]
 
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
+_THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
 # How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
 OVERHANG = 64 << 10
 
@@ -47,7 +48,7 @@ class Reading:
     lanes: int = 4
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadLines(beam.PTransform):
     """Reads the gaps of open files as tiles: ranges of bytes, each with its line; known shards go through.
 
@@ -65,12 +66,13 @@ class ReadLines(beam.PTransform):
             files
             | "One gap each" >> beam.FlatMap(_one_gap_each)
             | "Read ranges" >> beam.ParDo(_ReadRange(self.reading))
+            | "One line each" >> beam.FlatMap()
         )
 
 
 def _one_gap_each(element: OpenFile | KnownShard) -> Iterator[OpenFile | KnownShard]:
     """A file for each of its gaps. Compressed and empty files have nothing that could be read apart."""
-    if isinstance(element, KnownShard) or not element.file.size or decompressor(element.file.key):
+    if isinstance(element, KnownShard) or not element.file.size or element.file.compression:
         yield element
     else:
         for gap in element.gaps:
@@ -79,18 +81,23 @@ def _one_gap_each(element: OpenFile | KnownShard) -> Iterator[OpenFile | KnownSh
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The lines that begin in [start, stop), in bytes of the file's content. Fresh: never deferred or split off.
+    """The lines that begin in [start, stop), in bytes of the file's content.
 
-    The range of a known shard or an empty file is [0, 0), which no runner can split: it comes out once.
+    The range of a known shard and of an empty file is [0, 0), which nothing can split: it comes out once.
+
+    Attributes:
+        seekable: reading can begin in the middle; not so in a compressed file.
+        fresh: it was never deferred, nor split off while it was read.
     """
 
     start: int
     stop: int
+    seekable: bool = True
     fresh: bool = True
 
 
-class _Tracker(RestrictionTracker):  # type: ignore[misc]  # Beam ships no types
-    """Splits a range between lines that are claimed and those that are not. A position is a line's (start, stop).
+class _Tracker(RestrictionTracker):
+    """Splits a range between the lines that are claimed and the rest. A position is a line's (start, stop).
 
     Claiming a line claims all in front of it. A refused claim says that the range ends before this line; the lines
     that begin in the range may still be claimed then, whereas OffsetRestrictionTracker demands rising positions.
@@ -113,20 +120,17 @@ class _Tracker(RestrictionTracker):  # type: ignore[misc]  # Beam ships no types
         return True
 
     def try_split(self, fraction_of_remainder: float) -> tuple[_Range, _Range] | None:
-        """A self-checkpoint (fraction 0) works on all ranges, before the first claim too: then the primary is empty."""
-        left = self._range.stop - self._claimed
-        if left <= 0 or (fraction_of_remainder > 0 and self._range.stop == NO_END):
+        """A checkpoint (fraction 0) works on every range, and before the first claim: then the primary is empty."""
+        at = self._claimed + int((self._range.stop - self._claimed) * fraction_of_remainder)
+        if at >= self._range.stop or (fraction_of_remainder > 0 and not self._range.seekable):
             return None
-        at = self._claimed + int(left * fraction_of_remainder)
-        if at >= self._range.stop:
-            return None
-        residual = _Range(at, self._range.stop, fresh=False)
+        residual = replace(self._range, start=at, fresh=False)
         self._range = replace(self._range, stop=at)
         return self._range, residual
 
     def current_progress(self) -> RestrictionProgress:
-        done = min(self._claimed, self._range.stop) - self._range.start
-        return RestrictionProgress(completed=done, remaining=self._range.stop - self._range.start - done)
+        size = self._range.stop - self._range.start
+        return RestrictionProgress(fraction=min(1.0, (self._claimed - self._range.start) / size) if size else 1.0)
 
     def check_done(self) -> bool:
         if not self._exhausted and self._claimed < self._range.stop:
@@ -137,11 +141,22 @@ class _Tracker(RestrictionTracker):  # type: ignore[misc]  # Beam ships no types
         return True
 
 
+def _claim(tracker: Any, tiles: list[Tile]) -> list[Tile]:
+    """Claims tiles, or those of them that still belong to the range: a runner may have split it meanwhile."""
+    while tiles:
+        end_mark = isinstance(tiles[-1], Blank) and tiles[-1].total is not None
+        if tracker.try_claim((tiles[-1].start, NO_END if end_mark else tiles[-1].stop)):
+            break
+        stop = tracker.current_restriction().stop
+        tiles = [tile for tile in tiles if tile.start < stop]
+    return tiles
+
+
 # A module global: the limit holds for all bundles of the process, whichever instances of the DoFn run them.
 _lanes = Lanes()
 
 
-class _ReadRange(beam.DoFn, RestrictionProvider):  # type: ignore[misc]  # Beam ships no types
+class _ReadRange(beam.DoFn, RestrictionProvider):
     """Reads the lines that begin in a range. Elements: known shards, and files with one gap or compressed."""
 
     def __init__(self, reading: Reading) -> None:
@@ -152,17 +167,17 @@ class _ReadRange(beam.DoFn, RestrictionProvider):  # type: ignore[misc]  # Beam 
     def initial_restriction(self, element: OpenFile | KnownShard) -> _Range:
         if isinstance(element, KnownShard) or not element.file.size:
             return _Range(0, 0)
-        return _Range(0, NO_END) if decompressor(element.file.key) else _Range(*_gap(element))
+        return _Range(0, NO_END, seekable=False) if element.file.compression else _Range(*_gap(element))
 
-    def split(self, element: OpenFile | KnownShard, restriction: _Range) -> Iterator[_Range]:
-        if restriction.start == restriction.stop or restriction.stop == NO_END:
+    def split(self, _element: OpenFile | KnownShard, restriction: _Range) -> Iterator[_Range]:
+        if restriction.start == restriction.stop or not restriction.seekable:
             yield restriction
         else:
             for part in OffsetRange(restriction.start, restriction.stop).split(self._reading.range_bytes):
                 yield _Range(part.start, part.stop)
 
     def restriction_size(self, element: OpenFile | KnownShard, restriction: _Range) -> int:
-        return element.file.size if restriction.stop == NO_END else restriction.stop - restriction.start
+        return restriction.stop - restriction.start if restriction.seekable else element.file.size
 
     def create_tracker(self, restriction: _Range) -> _Tracker:
         return _Tracker(restriction)
@@ -175,13 +190,13 @@ class _ReadRange(beam.DoFn, RestrictionProvider):  # type: ignore[misc]  # Beam 
     def process(
         self,
         element: OpenFile | KnownShard,
-        tracker: Any = beam.DoFn.RestrictionParam(),  # noqa: B008  Beam's way to ask for it
-    ) -> Iterator[Read]:
+        tracker: Any = beam.DoFn.RestrictionParam(),
+    ) -> Iterator[Sequence[Read]]:
         if isinstance(element, KnownShard):
-            yield element
+            yield [element]
             return
         if not element.file.size:
-            yield Blank(element.file, 0, 0, total=0)
+            yield [Blank(element.file, 0, 0, total=0)]
             return
         restriction = tracker.current_restriction()
         wait = self._turn.wait(restriction.fresh) if self._turn else None
@@ -193,24 +208,24 @@ class _ReadRange(beam.DoFn, RestrictionProvider):  # type: ignore[misc]  # Beam 
             try:
                 tiles = next(batches, None)
             except (ObjectNotFound, ObjectChanged, CorruptData) as error:
-                yield Stale(element.file, str(error))
-                break
+                tracker.try_claim(_THE_REST)
+                yield [Stale(element.file, str(error))]
+                return
             if tiles is None:
                 break
             while tiles and not stopping():
                 group, tiles = tiles[: self._group], tiles[self._group :]
-                while group and not tracker.try_claim(_position(group[-1])):
-                    # The range ends before the group does: it was split, or its last line has been read.
-                    stop, tiles = tracker.current_restriction().stop, []
-                    group = [tile for tile in group if tile.start < stop]
+                claimed = _claim(tracker, group)
                 begun = time.monotonic()
-                yield from group
+                yield claimed
+                if len(claimed) < len(group):
+                    return
                 self._group = next_group(self._group, time.monotonic() - begun)
                 wait = self._turn.rest() if self._turn else None
                 if wait is not None:
                     tracker.defer_remainder(Duration(wait))
                     return
-        tracker.try_claim((NO_END, NO_END))
+        tracker.try_claim(_THE_REST)
 
     def finish_bundle(self) -> None:
         if self._turn:
@@ -226,19 +241,18 @@ def _gap(element: OpenFile) -> tuple[int, int]:
     return start, element.file.size if stop is None else stop
 
 
-def _position(tile: Tile) -> tuple[int, int]:
-    is_end_mark = isinstance(tile, Blank) and tile.total is not None
-    return tile.start, NO_END if is_end_mark else tile.stop
-
-
 def _read(element: OpenFile, restriction: _Range, limit: int) -> Iterator[list[Tile]]:
     """The tiles that begin in a range. Raises ObjectNotFound, ObjectChanged, CorruptData and other StorageErrors."""
     file = element.file
     store = open_store(file.store_url)
-    if decompress := decompressor(file.key):
+    if file.compression:
         gaps = [(max(start, restriction.start), stop) for start, stop in element.gaps]
         spans = [(start, stop) for start, stop in gaps if stop is None or start < stop]
-        yield from cut_spans(file, decompress(store.stream(file.key, file.etag)), spans, limit)
+        content = DECOMPRESSORS[file.compression](store.stream(file.key, file.etag))
+        try:
+            yield from cut_spans(file, content, spans, limit)
+        except CorruptData as error:
+            raise CorruptData(f"{file.store_url}/{file.key} {error}: upload it again") from error
         return
     first, last = _gap(element)
     start, stop = restriction.start, min(restriction.stop, last)

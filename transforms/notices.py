@@ -13,12 +13,14 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from pydantic_core import to_json
-from storage.queues import Message, Pacer, QueueClient
 
 from storage.environment import cloudflare_account
+from storage.errors import QueueError
 from storage.jobs import Jobs
-from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, unwanted
+from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, wanted
 from storage.objects import R2_SCHEME, Location, locate, open_store
+from storage.queue_api import is_transient
+from storage.queues import Message, Pacer, QueueClient
 from transforms.elements import FileVersion, Notice
 from transforms.run_state import run_state, stopping
 
@@ -29,6 +31,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 VISIBILITY_TIMEOUT = 300.0
 # A queue that gives nothing this many times in a row holds nothing for us now.
 _EMPTY_PULLS = 2
+# A queue that does not answer this many times in a row ends the run; what it holds rings again for the next one.
+_PULL_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +118,30 @@ def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
 
 def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
     """Messages until the queue is empty. Raises QueueError where the queue cannot be used."""
-    client = QueueClient(cloudflare_account(), source.queue_id)
-    pacer = Pacer(source.poll_seconds)
-    empty = 0
-    while empty < _EMPTY_PULLS and not stopping():
-        pulled = client.pull(batch_size=100, visibility_timeout_s=VISIBILITY_TIMEOUT)
-        passed_over: list[str] = []
-        for message in pulled.messages:
-            notice = understand(message, source, output)
-            if notice is None:
-                passed_over.append(message.lease_id)
+    pacer, empty, failures = Pacer(source.poll_seconds), 0, 0
+    with QueueClient(cloudflare_account(), source.queue_id) as client:
+        while empty < _EMPTY_PULLS and not stopping():
+            try:
+                pulled = client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+            except QueueError as error:
+                failures += 1
+                if not is_transient(error) or failures == _PULL_TRIES:
+                    raise
+                pacer.failed(error)
             else:
-                yield notice
-        if passed_over:
-            client.settle(acks=passed_over)
-        empty = 0 if pulled.messages else empty + 1
-        time.sleep(pacer.wait(len(pulled.messages), batch_size=100))
+                failures = 0
+                empty = 0 if pulled.messages else empty + 1
+                pacer.pulled(len(pulled.messages))
+                passed_over = []
+                for message in pulled.messages:
+                    notice = understand(message, source, output)
+                    if notice is None:
+                        passed_over.append(message.lease_id)
+                    else:
+                        yield notice
+                client.settle(acks=passed_over)
+            if empty < _EMPTY_PULLS:
+                time.sleep(pacer.wait())
 
 
 def understand(message: Message, source: Notifications, output: Location) -> Notice | None:
@@ -139,7 +151,7 @@ def understand(message: Message, source: Notifications, output: Location) -> Not
         run_state().add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if isinstance(event, NotAnEvent | ObjectDeleted) or unwanted(event, source.prefix, source.suffixes, output):
+    if isinstance(event, NotAnEvent | ObjectDeleted) or wanted(event, source.prefix, source.suffixes, output):
         run_state().add(messages_passed_over=1)
         return None
     assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
@@ -151,7 +163,7 @@ def _bury(message: Message, output: Location) -> None:
     letter: dict[str, Any] = {
         "reason": "the body cannot be decoded",
         "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},
-        "body": message.body,
+        "body": message.raw,
     }
     body = to_json(letter)
     name = hashlib.sha256(body).hexdigest()

@@ -1,0 +1,100 @@
+"""What the engine works on: a request and who gets its result; and how an array of texts comes apart into one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from backends.errors import LicenceNotAccepted, LineError, ModelError, ModelNotFound
+from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a job ended: exactly one of ``response`` and ``error`` is set.
+
+    Attributes:
+        attempts: calls made for it; 0 when the run was stopped before its first.
+        latency_s: seconds that the last call took.
+    """
+
+    response: Response | None
+    error: ModelError | None
+    attempts: int
+    latency_s: float
+
+
+@dataclass(slots=True)
+class Place:
+    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries."""
+
+    open: int
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request, and the function that gets the index of a text (else 0) and its Done.
+
+    Attributes:
+        apart: one delivery for each text of an EmbedRequest, instead of one for all.
+        first: index of the request's first text in the array that was submitted.
+        earlier: calls made for the arrays that this request is a part of; ``tries``: calls made for itself.
+    """
+
+    provider: str
+    request: Request
+    deliver: Callable[[int, Done], None]
+    place: Place
+    apart: bool = False
+    first: int = 0
+    earlier: int = 0
+    tries: int = 0
+
+    @property
+    def deliveries(self) -> int:
+        """How many results the job owes."""
+        return len(self.request.texts) if self.apart and isinstance(self.request, EmbedRequest) else 1
+
+
+def can_split(job: Job, error: ModelError) -> bool:
+    """Whether one text of the job may be to blame for an error, and the others may do without it."""
+    about_input = isinstance(error, LineError) and not isinstance(error, ModelNotFound | LicenceNotAccepted)
+    return about_input and job.deliveries > 1
+
+
+def halves(job: Job) -> tuple[Job, Job]:
+    """The two halves of an array, each a job that has not been tried yet."""
+    request = job.request
+    assert isinstance(request, EmbedRequest)  # noqa: S101 - can_split() says so
+    middle = len(request.texts) // 2
+    calls = job.earlier + job.tries
+    left = replace(job, request=replace(request, texts=request.texts[:middle]), earlier=calls, tries=0)
+    right = replace(left, request=replace(request, texts=request.texts[middle:]), first=job.first + middle)
+    return left, right
+
+
+def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:
+    """One response for each text, with its share of the usage."""
+    shares = share(response.usage, [len(text) for text in texts])
+    return [
+        replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)
+    ]
+
+
+def share(usage: Usage, weights: Sequence[int]) -> list[Usage]:
+    """Usage in parts by weight; what does not divide goes to the first, so that the parts' sum is the whole."""
+    total = sum(weights) or 1
+    inputs, outputs, cached, thought = (
+        _parts(whole, weights, total)
+        for whole in (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
+    )
+    neurons = [None if usage.neurons is None else usage.neurons * weight / total for weight in weights]
+    if usage.neurons is not None and not sum(weights):
+        neurons[0] = usage.neurons
+    return [Usage(*part) for part in zip(inputs, outputs, cached, thought, neurons, strict=True)]
+
+
+def _parts(whole: int, weights: Sequence[int], total: int) -> list[int]:
+    parts = [whole * weight // total for weight in weights]
+    parts[0] += whole - sum(parts)
+    return parts

@@ -1,0 +1,141 @@
+"""Everything behind the port: from the call that came in to the service that its path names."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from backends.errors import ModelError
+from backends.protocol import Backend, connect
+from local import catalogue
+from local.echo import Echo
+from local.faults import Fault, Faults, Target
+from local.models_api import ModelsApi
+from local.notifications import Event, Rules
+from local.notifications_api import NotificationsApi
+from local.objects import Objects
+from local.queues import Queues
+from local.queues_api import QueuesApi
+from local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
+from local.stats import Stats
+from local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
+from storage.environment import MissingSettings
+
+ECHO = "echo"
+API = "/client/v4"
+MAX_RETRIES = 10  # of the default queue: the pipeline acknowledges early, what comes back so often is poison
+_SERVICES: dict[str, Target] = {"ai": "ai", "queues": "queue", "event_notifications": "queue"}
+
+_log = logging.getLogger(__name__)
+
+
+class Cloudflare:
+    """One local Cloudflare: takes calls, gives replies. ``clock`` gives the queues' seconds since 1970."""
+
+    def __init__(self, data: Path, own: Credentials, model: str, clock: Callable[[], float]) -> None:
+        rows = catalogue.ECHO if model == ECHO else catalogue.SMOLLM2
+        models = {row.name: row for row in rows}
+        self._own = own
+        self._clock = clock
+        self._backend: Backend = Echo(models) if model == ECHO else _connect(model)
+        self._faults = Faults()
+        self._stats = Stats()
+        self._queues = Queues(data / "queues.sqlite", clock)
+        self._rules = Rules(self._queues)
+        self._objects = Objects(own, self._publish)
+        self._queues_api = QueuesApi(self._queues)
+        self._rules_api = NotificationsApi(self._rules, self._queues, self._queues_api.find, clock)
+        self._models_api = ModelsApi(self._backend, models, self._faults, self._stats)
+        queue = self._queues.ensure(QUEUE)
+        if self._queues.consumer(queue) is None:
+            self._queues.set_consumer(queue, DEAD_LETTERS, {"max_retries": MAX_RETRIES})
+        self._rules.set_defaults()
+        self._objects.make_bucket(BUCKET)
+
+    async def aclose(self) -> None:
+        """Closes the model, the queues and the objects."""
+        await self._backend.aclose()
+        self._objects.close()
+        self._queues.close()
+
+    async def answer(self, call: Call) -> Reply:
+        """One call to whichever service its path names."""
+        parts = call.path.removeprefix(API).split("/")
+        target: Target | None = None
+        if not call.path.startswith((f"{API}/", "/_faults", "/_stats")):
+            target = "r2"
+        elif len(parts) > 3 and parts[1] == "accounts":
+            target = _SERVICES.get(parts[3])
+        try:
+            reply = await self._service(call, target, parts)
+        except Refused as refused:
+            reply = failure(refused.status, refused.code, refused.message)
+        except Exception:  # noqa: BLE001  a fault of this server is said, and the others go on
+            _log.exception("%s %s failed", call.method, call.target)
+            reply = failure(500, 15000, "Unknown internal error: see the local server's log")
+        if target:
+            self._stats.called(target, str(reply.status) if reply.ending == "whole" else reply.ending)
+        reply.headers["cf-ray"] = f"{secrets.token_hex(8)}-LOC"
+        return reply
+
+    async def _service(self, call: Call, target: Target | None, parts: list[str]) -> Reply:
+        if target == "r2":
+            return await self._faults.under("r2", (call.target,), lambda: self._objects.answer(call))
+        if call.headers.get("Authorization") != f"Bearer {self._own.token}":
+            raise Refused(401, 10000, "Authentication error")
+        if call.path in ("/_faults", "/_stats"):
+            return self._control(call)
+        if parts[1:] == ["user", "tokens", "verify"]:
+            return success({"id": self._own.token_id, "status": "active"})
+        if len(parts) < 4 or parts[1] != "accounts":
+            raise no_route(call)
+        if parts[2] != self._own.account_id:
+            message = f"Could not route to {call.path}, perhaps your object identifier is invalid?"
+            raise Refused(404, 7003, message)
+        if target == "ai":
+            return await self._models_api.answer(call, parts[4:])
+        if target == "queue":
+            return await self._faults.under("queue", (call.target,), lambda: self._queue(call, parts))
+        raise no_route(call)
+
+    async def _queue(self, call: Call, parts: list[str]) -> Reply:
+        if parts[3] == "queues":
+            return self._queues_api.answer(call, parts[4:])
+        if parts[4:5] == ["r2"]:
+            return self._rules_api.answer(call, parts[5:])
+        raise no_route(call)
+
+    def _control(self, call: Call) -> Reply:
+        match call.method, call.path:
+            case "GET", "/_stats":
+                return json_reply(self._stats.as_json())
+            case "DELETE", "/_stats":
+                self._stats.reset()
+                return json_reply(self._stats.as_json())
+            case "POST", "/_faults":
+                try:
+                    self._faults.active.append(Fault.model_validate_json(call.body))
+                except ValidationError as error:
+                    problems = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
+                    return json_reply({"error": "this is no fault", "problems": problems}, 400)
+            case "DELETE", "/_faults":
+                self._faults.active.clear()
+            case "GET", "/_faults":
+                pass
+            case _:
+                raise no_route(call)
+        return json_reply({"faults": [fault.model_dump(exclude_defaults=True) for fault in self._faults.active]})
+
+    def _publish(self, event: Event) -> None:
+        self._rules.publish(event, self._own.account_id, self._clock())
+
+
+def _connect(model: str) -> Backend:
+    try:
+        return connect(model)
+    except (ModelError, MissingSettings) as error:
+        raise CannotServe(f"--model {model}: {error}; choose echo or local/{catalogue.EMBEDDED}") from error

@@ -1,0 +1,106 @@
+"""The models that the local Workers AI has, as rows; prices and context windows as in Cloudflare's own catalogue.
+
+Names of real models are there so that a configuration for the real service runs here unchanged: what answers is the
+echo, or the embedded SmolLM2, and the description says so.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+CHAT = "Text Generation"
+EMBEDDINGS = "Text Embeddings"
+EMBEDDED = "smollm2-135m-instruct"
+# developers.cloudflare.com/workers-ai/platform/pricing: $0.011 for 1,000 neurons
+NEURONS_A_DOLLAR = 1000 / 0.011
+
+_TASK_IDS = {CHAT: "c329a1f9-323d-4e91-b2aa-582dd4188d34", EMBEDDINGS: "0137cdcf-162a-4108-94f2-1ca59e8c65ee"}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model.
+
+    Attributes:
+        serves: the name that the backend knows it by.
+        dimensions: of an embedding; 0 for others, and where only the backend knows.
+        max_texts: in one embedding call.
+        price: dollars for a million tokens, in and out.
+        openai_shape: whether ``/ai/run`` answers as chat.completion, as newer models do.
+        batch: whether it takes the asynchronous batch API, in Cloudflare's catalogue.
+    """
+
+    name: str
+    task: str
+    description: str
+    serves: str
+    context_tokens: int
+    dimensions: int = 0
+    max_texts: int = 100
+    price: tuple[float, float] = (0.0, 0.0)
+    openai_shape: bool = False
+    batch: bool = False
+
+    def neurons(self, input_tokens: int, output_tokens: int) -> float:
+        """What Cloudflare would count for these tokens."""
+        dollars = (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
+        return round(dollars * NEURONS_A_DOLLAR, 6)
+
+    def as_json(self) -> dict[str, Any]:
+        """One entry of ``/ai/models/search``."""
+        properties: list[dict[str, Any]] = [
+            {"property_id": "context_window", "value": str(self.context_tokens)},
+            {
+                "property_id": "price",
+                "value": [
+                    {"unit": f"per M {way} tokens", "price": price, "currency": "USD"}
+                    for way, price in zip(("input", "output"), self.price, strict=True)
+                    if price
+                ],
+            },
+        ]
+        if self.batch:
+            properties.append({"property_id": "async_queue", "value": "true"})
+        if self.dimensions:
+            properties.append({"property_id": "output_dimensions", "value": str(self.dimensions)})
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
+            "source": 1,
+            "name": self.name,
+            "description": self.description,
+            "task": {"id": _TASK_IDS[self.task], "name": self.task, "description": f"Models for {self.task.lower()}."},
+            "created_at": "2025-01-01 00:00:00.000",
+            "tags": [],
+            "properties": properties,
+        }
+
+
+def _echo(name: str, task: str, context: int, **more: Any) -> Model:
+    return Model(name, task, "Answered by the local echo, a stand-in for tests.", name, context, **more)
+
+
+def _embedded(name: str, task: str, description: str) -> Model:
+    return Model(name, task, description, EMBEDDED, 2048)
+
+
+ECHO = (
+    _echo("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, 24_000, price=(0.29, 2.25), batch=True),
+    _echo("@cf/meta/llama-3.1-8b-instruct-fast", CHAT, 128_000, price=(0.045, 0.384)),
+    _echo("@cf/google/gemma-4-26b-a4b-it", CHAT, 256_000, price=(0.10, 0.30), openai_shape=True, batch=True),
+    _echo("@cf/openai/gpt-oss-20b", CHAT, 128_000, price=(0.20, 0.30), openai_shape=True, batch=True),
+    _echo("@cf/echo/chat", CHAT, 1_000_000),
+    _echo("@cf/baai/bge-m3", EMBEDDINGS, 60_000, dimensions=1024, price=(0.0118, 0.0), batch=True),
+    _echo("@cf/baai/bge-base-en-v1.5", EMBEDDINGS, 512, dimensions=768, price=(0.067, 0.0), batch=True),
+    _echo("@cf/baai/bge-small-en-v1.5", EMBEDDINGS, 512, dimensions=384, price=(0.02, 0.0), batch=True),
+    _echo("@cf/qwen/qwen3-embedding-0.6b", EMBEDDINGS, 8_192, dimensions=1024, max_texts=32, price=(0.012, 0.0)),
+    _echo("@cf/echo/embed", EMBEDDINGS, 1_000_000, dimensions=8),
+)
+_ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
+SMOLLM2 = (
+    _embedded("@cf/huggingface/smollm2-135m-instruct", CHAT, "SmolLM2 135M Instruct, running in this process."),
+    _embedded("@cf/huggingface/smollm2-135m-embed", EMBEDDINGS, "Mean of SmolLM2 135M's last layer."),
+    _embedded("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, _ALIAS),
+    _embedded("@cf/baai/bge-m3", EMBEDDINGS, _ALIAS),
+)

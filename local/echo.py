@@ -1,0 +1,107 @@
+"""A stand-in for models, for tests and benchmarks: instant, deterministic, and it understands nothing.
+
+Chat answers ``echo: `` and the last user message; an embedding is a unit vector made from the text's hash. Tokens are
+words. The real models are elsewhere; a run that should show real answers serves the embedded model instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections.abc import AsyncIterator, Mapping
+
+from backends.errors import ContextOverflow, InvalidRequest
+from backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    FinishReason,
+    Message,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    StreamChunk,
+    Usage,
+)
+from local.catalogue import EMBEDDINGS, Model
+
+_WORD = re.compile(r"\S+\s*")
+
+
+class Echo:
+    """A backend that answers from the request alone."""
+
+    name = "echo"
+
+    def __init__(self, catalogue: Mapping[str, Model]) -> None:
+        self._catalogue = catalogue
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """``echo: <last user text>``, cut after ``max_tokens`` words. Raises ContextOverflow."""
+        return self._answer(request)
+
+    async def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """The same, one word a chunk. Raises ContextOverflow."""
+        answer = self._answer(request)
+        yield StreamChunk(0, "start")
+        words = _WORD.findall(answer.text or "")
+        for number, word in enumerate(words, start=1):
+            yield StreamChunk(number, "content", word)
+        yield StreamChunk(len(words) + 1, "done", finish_reason=answer.finish_reason, usage=answer.usage)
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """One unit vector a text, the same for the same text."""
+        size = self._catalogue[request.model].dimensions
+        tokens = sum(len(text.split()) for text in request.texts)
+        return EmbedResponse(tuple(vector(text, size) for text in request.texts), Usage(tokens), request.model)
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """Nothing else can be echoed. Raises InvalidRequest."""
+        raise InvalidRequest(f"{request.model}: the echo stand-in only chats and embeds")
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The catalogue."""
+        return [ModelInfo(f"echo/{m.name}", m.task, m.description, m.context_tokens) for m in self._catalogue.values()]
+
+    def max_texts(self, model: str) -> int:
+        """How many texts one embedding call takes."""
+        return self._catalogue[model].max_texts if self._catalogue[model].task == EMBEDDINGS else 1
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def _answer(self, request: ChatRequest) -> ChatResponse:
+        texts = [text_of(message) for message in request.messages]
+        asked = next(
+            (t for t, m in zip(reversed(texts), reversed(request.messages), strict=True) if m.role == "user"), ""
+        )
+        limit = int(request.parameters.get("max_tokens", 256))
+        tokens, window = sum(len(text.split()) for text in texts), self._catalogue[request.model].context_tokens
+        if tokens + limit > window:
+            raise ContextOverflow(
+                f"AiError: AiError: 5021: The estimated number of input and maximum output tokens ({tokens + limit})"
+                f" exceeded this model context window limit ({window})."
+            )
+        words = _WORD.findall(f"echo: {asked}")
+        cut = len(words) > limit
+        reason: FinishReason = "length" if cut else "stop"
+        text = "".join(words[:limit]).rstrip() if cut else f"echo: {asked}"
+        return ChatResponse(text, reason, Usage(tokens, min(len(words), limit)), request.model)
+
+
+def text_of(message: Message) -> str:
+    """A message's text; of parts, the texts among them."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "\n".join(str(part.get("text", "")) for part in message.content if part.get("type") == "text")
+
+
+def vector(text: str, size: int) -> tuple[float, ...]:
+    """A unit vector of ``size`` numbers from the text's SHAKE-256."""
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(2 * size)
+    numbers = struct.unpack(f"<{size}h", digest)
+    length = math.sqrt(sum(n * n for n in numbers)) or 1.0
+    return tuple(round(n / length, 8) for n in numbers)

@@ -1,0 +1,165 @@
+"""The REST API of Workers AI: native runs, the OpenAI-compatible routes, the list of models.
+
+Shapes: developers.cloudflare.com/workers-ai (models' schemas, configuration/open-ai-compatibility, platform/errors).
+The OpenAI routes answer without Cloudflare's envelope; their errors come in it, as on the real service.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
+from backends.ir import ChatRequest, StreamChunk
+from backends.protocol import Backend
+from local.catalogue import CHAT, EMBEDDINGS, Model
+from local.faults import Faults
+from local.inputs import body_of, chat_request, embed_request, prompts_of
+from local.replies import (
+    chat_completion,
+    native_chat,
+    native_stream,
+    native_vectors,
+    openai_stream,
+    openai_vectors,
+    usage_of,
+)
+from local.stats import Stats
+from local.wire import EVENT_STREAM, Call, Refused, Reply, json_reply, no_route, page_of, success
+
+LINE_HEADER = "x-llmdo-line"
+# What a backend's error becomes: status and code of Workers AI. The first class that fits counts.
+_ERRORS: tuple[tuple[type[ModelError], int, int], ...] = (
+    (ContextOverflow, 400, 5021),
+    (ModelNotFound, 400, 5007),
+    (InvalidRequest, 400, 5006),
+    (CallTimeout, 408, 3046),
+    (Retryable, 429, 3040),
+    (ModelError, 500, 5001),
+)
+_Answer = Callable[[dict[str, Any], Model], Awaitable[Reply]]
+
+
+class ModelsApi:
+    """Answers what stands below ``/accounts/{account}/ai``."""
+
+    def __init__(self, backend: Backend, models: Mapping[str, Model], faults: Faults, stats: Stats) -> None:
+        self._backend = backend
+        self._models = models
+        self._faults = faults
+        self._stats = stats
+        self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
+            ("chat", "completions"): (CHAT, self._chat_openai),
+            ("embeddings",): (EMBEDDINGS, self._embed_openai),
+        }
+
+    async def answer(self, call: Call, rest: list[str]) -> Reply:
+        """``rest``: the path below ``ai``, in parts that are still encoded. Raises Refused."""
+        head, tail = rest[0] if rest else "", rest[1:]
+        if call.method == "GET" and rest == ["v1", "models"]:
+            return await self._faults.under("ai", (call.target,), self._list_openai)
+        if call.method == "GET" and rest == ["models", "search"]:
+            return await self._faults.under("ai", (call.target,), lambda: self._search(call))
+        if call.method == "POST" and head == "v1" and tuple(tail) in self._openai:
+            task, answer = self._openai[tuple(tail)]
+            return await self._call(call, None, task, answer)
+        # The real router takes an encoded slash for part of one name, and has no such route.
+        if call.method == "POST" and head == "run" and tail and not any("%2f" in part.lower() for part in tail):
+            return await self._call(call, unquote("/".join(tail)), None, self._run)
+        raise no_route(call)
+
+    async def _call(self, call: Call, name: str | None, task: str | None, answer: _Answer) -> Reply:
+        """One paid call: its input checked, its fault drawn, counted when it was answered."""
+        body = body_of(call)
+        model = self._find(str(body.get("model") or "") if name is None else name, task)
+        prompts = prompts_of(body)
+        line = call.headers.get(LINE_HEADER) or body.get("custom_id")
+
+        async def work() -> Reply:
+            reply = await answer(body, model)
+            self._stats.paid(prompts, str(line) if line else None)
+            return reply
+
+        with self._stats.flight():
+            try:
+                reply = await self._faults.under("ai", (call.target, *prompts), work)
+            except ModelError as error:
+                status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
+                raise Refused(status, code, error.message) from error
+        reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
+        if reply.pieces:
+            reply.pieces = self._in_flight(reply.pieces)
+        return reply
+
+    async def _run(self, body: dict[str, Any], model: Model) -> Reply:
+        if model.task == EMBEDDINGS:
+            request = embed_request(body, model, ("text", "queries", "documents"))
+            response = await self._backend.embed(request)
+            reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
+            return _metered(reply, model.neurons(response.usage.input_tokens, 0))
+        chat = chat_request(body, model)
+        if body.get("stream"):
+            return _event_stream(native_stream(await self._begin(chat), model))
+        answer = await self._backend.execute(chat)
+        shape = chat_completion if model.openai_shape else native_chat
+        return _metered(success(shape(answer, model)), usage_of(answer.usage, model)["neurons"])
+
+    async def _chat_openai(self, body: dict[str, Any], model: Model) -> Reply:
+        chat = chat_request(body, model)
+        if body.get("stream"):
+            with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            return _event_stream(openai_stream(await self._begin(chat), model, with_usage=with_usage))
+        return json_reply(chat_completion(await self._backend.execute(chat), model))
+
+    async def _embed_openai(self, body: dict[str, Any], model: Model) -> Reply:
+        return json_reply(openai_vectors(await self._backend.embed(embed_request(body, model, ("input",))), model))
+
+    async def _begin(self, chat: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Starts a stream and waits for its first chunk, so that an error still gets a status of its own."""
+        chunks = aiter(self._backend.execute_stream(chat))
+        first = await anext(chunks)
+
+        async def whole() -> AsyncIterator[StreamChunk]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        return whole()
+
+    async def _in_flight(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        with self._stats.flight():
+            async for piece in pieces:
+                yield piece
+
+    async def _list_openai(self) -> Reply:
+        listed = [
+            {"id": name, "object": "model", "created": 1735689600, "owned_by": name.split("/")[1]}
+            for name in self._models
+        ]
+        return json_reply({"object": "list", "data": listed})
+
+    async def _search(self, call: Call) -> Reply:
+        words, task = call.parameter("search").lower(), call.parameter("task")
+        found = [
+            model.as_json()
+            for model in self._models.values()
+            if words in f"{model.name} {model.description}".lower() and task in ("", model.task)
+        ]
+        return success(**page_of(found, call))
+
+    def _find(self, name: str, task: str | None) -> Model:
+        model = self._models.get(name)
+        if model is None or (task is not None and model.task != task):
+            raise Refused(400, 5007, f"AiError: AiError: No such model {name} or task")
+        return model
+
+
+def _metered(reply: Reply, neurons: float) -> Reply:
+    reply.headers["cf-ai-neurons"] = f"{neurons:g}"
+    return reply
+
+
+def _event_stream(pieces: AsyncIterator[bytes]) -> Reply:
+    return Reply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)

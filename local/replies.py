@@ -1,0 +1,98 @@
+"""Answers in the shapes that Workers AI gives them: native, chat.completion, and as streams of server-sent events."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic_core import to_json
+
+from backends.ir import ChatResponse, EmbedResponse, StreamChunk, Usage
+from local.catalogue import Model
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_of(usage: Usage, model: Model) -> dict[str, Any]:
+    """Tokens by OpenAI's names, and neurons, which the real service reports without documenting it."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "neurons": model.neurons(usage.input_tokens, usage.output_tokens),
+    }
+
+
+def native_chat(response: ChatResponse, model: Model) -> dict[str, Any]:
+    """``{"response", "usage"}``: there is no finish reason in this shape."""
+    result: dict[str, Any] = {"response": response.text, "usage": usage_of(response.usage, model)}
+    if response.tool_calls:
+        result["tool_calls"] = [dict(call) for call in response.tool_calls]
+    return result
+
+
+def chat_completion(response: ChatResponse, model: Model) -> dict[str, Any]:
+    """OpenAI's chat.completion."""
+    message: dict[str, Any] = {"role": "assistant", "content": response.text}
+    if response.tool_calls:
+        message["tool_calls"] = [dict(call) for call in response.tool_calls]
+    return {
+        "id": _completion_id(),
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model.name,
+        "choices": [{"index": 0, "message": message, "finish_reason": response.finish_reason, "logprobs": None}],
+        "usage": usage_of(response.usage, model),
+    }
+
+
+def native_vectors(response: EmbedResponse, pooling: str) -> dict[str, Any]:
+    """``{"shape", "data", "pooling"}``."""
+    size = len(response.vectors[0]) if response.vectors else 0
+    return {"shape": [len(response.vectors), size], "data": response.vectors, "pooling": pooling}
+
+
+def openai_vectors(response: EmbedResponse, model: Model) -> dict[str, Any]:
+    """OpenAI's list of embeddings."""
+    tokens = response.usage.input_tokens
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(response.vectors)
+        ],
+        "model": model.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> AsyncIterator[bytes]:
+    """``data: {"response": "…"}``, then one with the usage, then ``[DONE]``."""
+    async for chunk in chunks:
+        if chunk.kind == "content":
+            yield _event({"response": chunk.text})
+        elif chunk.kind == "done":
+            yield _event({"response": "", "usage": usage_of(chunk.usage or Usage(), model)})
+    yield DONE
+
+
+async def openai_stream(chunks: AsyncIterator[StreamChunk], model: Model, *, with_usage: bool) -> AsyncIterator[bytes]:
+    """chat.completion.chunk events: role, pieces of content, finish reason, usage when asked for, ``[DONE]``."""
+    head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model.name}
+    async for chunk in chunks:
+        delta = {"start": {"role": "assistant", "content": ""}, "content": {"content": chunk.text}, "done": {}}
+        choice = {"index": 0, "delta": delta[chunk.kind], "finish_reason": chunk.finish_reason}
+        yield _event({**head, "choices": [choice]})
+        if chunk.kind == "done" and with_usage:
+            yield _event({**head, "choices": [], "usage": usage_of(chunk.usage or Usage(), model)})
+    yield DONE
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + to_json(value) + b"\n\n"
+
+
+def _completion_id() -> str:
+    return f"chatcmpl-{uuid.uuid4().hex}"

@@ -1,0 +1,203 @@
+"""Cloudflare on this machine, in one process: R2, event notifications, Queues, Workers AI, and faults on demand.
+
+It listens on 127.0.0.1 only and demands the credentials that it wrote to DIR/env. Queues and credentials outlive a
+restart; objects do not (see ``objects``). aiohttp carries it, since a lost or cut reply needs the connection itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aiohttp import web
+
+from local.app import ECHO, Cloudflare
+from local.faults import Target
+from local.settings import HOST, CannotServe, credentials, environment, write_environment
+from local.wire import Call, Reply
+
+SHUTDOWN_S = 1.0
+# R2 takes 8,192 bytes of metadata, which may stand in one header; keys have 1,024 bytes, three times that encoded.
+_LIMITS: dict[str, Any] = {"max_field_size": 32_768, "max_line_size": 32_768, "auto_decompress": False}
+
+
+async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamResponse:
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        # R2 itself does not answer 100, which costs default boto3 a second for each PUT; nothing here depends on it.
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    path, _, query = request.raw_path.partition("?")
+    body = await request.content.read() if request.body_exists else b""
+    reply = await app.answer(Call(request.method, path, query, request.headers, body))
+    headers = {"Server": "cloudflare", **reply.headers}
+    if reply.pieces:
+        return await _stream(request, reply, headers)
+    if reply.ending == "whole":
+        return web.Response(status=reply.status, body=reply.body, headers=headers)
+    if reply.ending == "truncate":
+        headers["Content-Length"] = str(len(reply.body))
+        cut = web.StreamResponse(status=reply.status, headers=headers)
+        await cut.prepare(request)
+        await cut.write(reply.body[: len(reply.body) // 2])
+    if request.transport:
+        request.transport.close()
+    return web.Response(status=503)  # goes nowhere: the connection is closed
+
+
+async def _stream(request: web.BaseRequest, reply: Reply, headers: dict[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    response.enable_chunked_encoding()
+    pieces = reply.pieces
+    if pieces is not None and reply.ending == "whole":
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            async for piece in pieces:
+                await response.write(piece)
+    elif pieces is not None:
+        whole = b"".join([piece async for piece in pieces])
+        if reply.ending == "truncate":
+            await response.prepare(request)
+            await response.write(whole[: len(whole) // 2])
+        elif request.transport:
+            request.transport.close()
+            return web.Response(status=503)  # goes nowhere
+    await response.write_eof()
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server in this process, as ``running`` gives it."""
+
+    url: str
+    port: int
+    env: dict[str, str] = field(repr=False)
+
+    def fault(self, target: Target, **effect: Any) -> None:
+        """Adds a fault: see ``faults.Fault``."""
+        self._control("POST", "/_faults", {"target": target, **effect})
+
+    def clear_faults(self) -> None:
+        """Removes all faults."""
+        self._control("DELETE", "/_faults")
+
+    def stats(self) -> dict[str, Any]:
+        """What was called and paid: see ``stats.Stats``."""
+        return self._control("GET", "/_stats")
+
+    def reset_stats(self) -> None:
+        """Begins to count anew."""
+        self._control("DELETE", "/_stats")
+
+    def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"}
+        response = httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=30)
+        answer: dict[str, Any] = response.json()
+        if response.is_error:
+            raise ValueError(answer)
+        return answer
+
+
+def serve(data: Path, port: int, model: str) -> None:
+    """Serves until SIGTERM or SIGINT; writes DIR/env once it answers. Port 0: a free one. Raises CannotServe.
+
+    ``model``: ``local/smollm2-135m-instruct``, or ``echo``, the stand-in for tests.
+    """
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await _serve(data, port, model, time.time, _announce(data, model), stop)
+
+    asyncio.run(until_signal())
+
+
+@contextmanager
+def running(data: Path, model: str = ECHO, port: int = 0, clock: Callable[[], float] = time.time) -> Iterator[Running]:
+    """Serves from a thread of this process, for tests. ``clock`` gives the queues' seconds since 1970.
+
+    Raises CannotServe.
+    """
+    ready: list[Running] = []
+    failed: list[BaseException] = []
+    started = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def announce(server: Running) -> None:
+        ready.append(server)
+        started.set()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(_serve(data, port, model, clock, announce, stop))
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            failed.append(error)
+        finally:
+            loop.close()
+            started.set()
+
+    thread = threading.Thread(target=run, name="local-cloudflare", daemon=True)
+    thread.start()
+    started.wait()
+    if failed:
+        raise failed[0]
+    try:
+        yield ready[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+async def _serve(
+    data: Path,
+    port: int,
+    model: str,
+    clock: Callable[[], float],
+    announce: Callable[[Running], None],
+    stop: asyncio.Event,
+) -> None:
+    own = credentials(data)
+    env_file = data / "env"
+    env_file.unlink(missing_ok=True)  # one left by a killed server would tell a waiting script too early
+    app = Cloudflare(data, own, model, clock)
+    try:
+        http = web.Server(lambda request: _handle(request, app), access_log=None, **_LIMITS)
+        try:
+            listener = await asyncio.get_running_loop().create_server(http, HOST, port, backlog=1024)
+        except OSError as error:
+            raise CannotServe(
+                f"port {port} on {HOST} is not free: choose another --port, or 0 for a free one"
+            ) from error
+        bound: int = listener.sockets[0].getsockname()[1]
+        url = f"http://{HOST}:{bound}"
+        variables = environment(own, url)
+        write_environment(data, variables)
+        announce(Running(url, bound, variables))
+        await stop.wait()
+        env_file.unlink(missing_ok=True)
+        listener.close()
+        http.pre_shutdown()
+        await http.shutdown(SHUTDOWN_S)
+    finally:
+        await app.aclose()
+
+
+def _announce(data: Path, model: str) -> Callable[[Running], None]:
+    def say(server: Running) -> None:
+        print(  # noqa: T201  the one line that a person who started it is waiting for
+            f"Cloudflare on this machine at {server.url} (model: {model}); in another shell: source {data / 'env'}",
+            flush=True,
+        )
+
+    return say

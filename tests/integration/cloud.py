@@ -1,0 +1,100 @@
+"""What the end-to-end tests share: upload as any S3 client would, run llmdo in this process or another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import boto3
+import httpx
+from botocore.config import Config
+
+from pipelines.options import check_options
+from runners.run import Summary, run
+from runners.verify import verify
+from storage.manifests import read_manifest
+from storage.objects import open_store
+
+OUTPUT = "r2://llmdo/output/"
+MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+
+
+class Cloud:
+    """The stand-in for Cloudflare, seen from outside."""
+
+    def __init__(self, server) -> None:
+        self.env = server.env
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=self.env["R2_ENDPOINT_URL"],
+            aws_access_key_id=self.env["R2_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["R2_SECRET_ACCESS_KEY"],
+            region_name="auto",
+            config=Config(request_checksum_calculation="when_required"),
+        )
+        root = self.env["CLOUDFLARE_BASE_URL"].removesuffix("/client/v4")
+        self.api = httpx.Client(base_url=root, headers={"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"})
+        self.store = open_store("r2://llmdo")
+
+    def upload(self, name: str, body: bytes) -> None:
+        """Puts input/NAME; the event reaches the queue by itself."""
+        self.s3.put_object(Bucket="llmdo", Key=f"input/{name}", Body=body)
+
+    def fault(self, **fault) -> None:
+        self.api.post("/_faults", json=fault).raise_for_status()
+
+    def no_faults(self) -> None:
+        self.api.delete("/_faults").raise_for_status()
+
+    def stats(self) -> dict:
+        return self.api.get("/_stats").raise_for_status().json()
+
+    def backlog(self) -> int:
+        account = f"/client/v4/accounts/{self.env['CLOUDFLARE_ACCOUNT_ID']}"
+        queues = self.api.get(f"{account}/queues").raise_for_status().json()["result"]
+        (queue,) = [q["queue_id"] for q in queues if q["queue_name"] == "llmdo-input"]
+        return self.api.get(f"{account}/queues/{queue}/metrics").raise_for_status().json()["result"]["backlog_count"]
+
+    def keys(self, prefix: str = "output/") -> list[str]:
+        return [info.key for info in self.store.list(prefix)]
+
+    def run(self, **options) -> Summary:
+        """Runs in this process; by default what the queue announced, on the direct runner."""
+        given = {"output": OUTPUT, "model": MODEL, "concurrency": 16, **options}
+        if not given.get("input"):
+            given.setdefault("queue", "llmdo-input")
+        return run(check_options(**given), lambda state: nullcontext())
+
+    def command(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+        """Runs llmdo in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "runners", *arguments],
+            env=os.environ | self.env | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def rows(self, name: str) -> list[dict]:
+        """The rows of a file's shards, in the order of its manifest."""
+        found = []
+        for key in self.keys(f"output/llmdo/input/{name}/"):
+            if key.endswith("/_manifest.json"):
+                folder = key.removesuffix("_manifest.json")
+                for shard in read_manifest(self.store, folder).shards:
+                    found += [json.loads(line) for line in self.store.read(folder + shard.name)[0].splitlines()]
+        return sorted(found, key=lambda row: (row.get("source") or row["error"])["offset"])
+
+    def check(self) -> None:
+        """Every line of every input in exactly one shard, every manifest true, nothing left in work."""
+        result = verify(OUTPUT, ["r2://llmdo/input/"])
+        assert not result.differences
+        assert result.ok
+        assert self.keys("output/_open/") == []
+
+
+def prompts(count: int, word: str = "prompt") -> bytes:
+    """So many lines with ids 0, 1, …"""
+    return b"".join(json.dumps({"id": i, "prompt": f"{word} {i}"}).encode() + b"\n" for i in range(count))

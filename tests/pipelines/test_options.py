@@ -1,0 +1,94 @@
+import pytest
+
+from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
+from storage.objects import Location
+from transforms.notices import Listing, Notifications
+
+ENVIRONMENT = {
+    "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+    "CLOUDFLARE_API_TOKEN": "token-value",
+    "R2_ACCESS_KEY_ID": "key-value",
+    "R2_SECRET_ACCESS_KEY": "secret-value",
+}
+LOCAL = {"files": ("a.jsonl",), "output": "out/", "model": "local/smollm2-135m-instruct"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_local_files_need_no_environment(monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    options = check_options(**LOCAL)
+    assert options.source == Listing(("a.jsonl",))
+    assert options.output_location.store_url.endswith("/out")
+    assert options.output_location.bucket == ""
+
+
+def test_a_queue_and_r2_give_their_places():
+    options = check_options(queue="q", output="r2://bucket/output", prefix="input/")
+    assert options.source == Notifications("q", "input/")
+    assert options.output_location == Location("r2://bucket", "output/")
+    assert options.model == DEFAULT_MODEL
+    assert check_options(input="r2://bucket/in/", output="r2://bucket").output_location == Location("r2://bucket", "")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"files": ()}, "one of FILES, --input, --queue (none given)"),
+        ({"queue": "q"}, "one of FILES, --input, --queue (files and queue given)"),
+        ({"files": (), "input": "bucket/x"}, "--input bucket/x: write r2://BUCKET/PREFIX"),
+        ({"output": "s3://bucket/x"}, "s3:// is not known here"),
+        ({"output": "r2://b/x"}, "3 to 63 characters"),
+        ({"model": "gpt-4o"}, "--model 'gpt-4o': 'gpt-4o' names no provider"),
+        ({"runner": "spark"}, "--runner 'spark'"),
+        ({"concurrency": "many"}, "--concurrency 'many': write a number, or fixed:NUMBER"),
+        ({"concurrency": "0"}, "--concurrency"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"temperature": -1}, "--temperature -1"),
+        ({"poll_seconds": 0.01}, "--poll-seconds 0.01"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_remedy(changed, says):
+    with pytest.raises(UsageError) as raised:
+        check_options(**{**LOCAL, **changed})
+    assert says in str(raised.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch):
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    with pytest.raises(UsageError) as raised:
+        check_options(queue="q", output="r2://bucket/x", batch_size=0, concurrency="x")
+    said = "\n".join(raised.value.problems)
+    for name in ("--batch-size", "--concurrency", *ENVIRONMENT):
+        assert name in said
+    assert len(raised.value.problems) == len(set(raised.value.problems))
+
+
+def test_concurrency_is_a_number_or_fixed():
+    assert check_options(**LOCAL, concurrency="fixed:7").concurrency == 7
+    assert check_options(**LOCAL, concurrency="9").concurrency == 9
+
+
+def test_only_prism_checkpoints_its_reader():
+    assert check_options(**LOCAL).reading.checkpoint_seconds is None
+    assert check_options(**LOCAL, runner="prism").reading.checkpoint_seconds == 30
+
+
+def test_the_fingerprint_follows_what_decides_an_answer_and_nothing_else():
+    plain = check_options(**LOCAL).configuration
+    assert check_options(**LOCAL, concurrency=3, batch_size=7, runner="prism").configuration == plain
+    others = [{"max_tokens": 5}, {"temperature": 0}, {"system": "Be kind."}, {"model": "@cf/x/y"}]
+    prints = {check_options(**{**LOCAL, **other}).configuration for other in others}
+    assert len(prints | {plain}) == 5
+
+
+def test_no_option_holds_a_secret():
+    dumped = check_options(queue="q", output="r2://bucket/x").model_dump_json()
+    assert not any(secret in dumped for secret in ("token-value", "key-value", "secret-value"))
+    assert not {name for name in JsonlOptions.model_fields if "token" in name and name != "max_tokens"}

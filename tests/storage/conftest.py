@@ -1,0 +1,127 @@
+"""The local R2 behind a server that keeps what it saw, and on demand refuses, cuts and loses replies."""
+
+import asyncio
+import secrets
+import threading
+import types
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+import pytest
+
+from local.objects import Objects
+from local.settings import Credentials
+from local.wire import Call
+from storage.r2 import R2Store
+
+CREDENTIALS = Credentials("0" * 32, "key-id-of-the-tests", "token-of-the-tests")
+
+
+class Seen(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    size: int
+
+
+class Server:
+    def __init__(self):
+        self.objects = Objects(CREDENTIALS, lambda event: None)
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self):
+                server.handle(self)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.reset()
+
+    def reset(self):
+        self.seen: list[Seen] = []
+        self.answers: deque[tuple[int, str]] = deque()  # status and body of the next replies, instead of R2's
+        self.lose_replies = 0  # so many next requests are carried out, and no reply comes
+        self.cuts: deque[int] = deque()  # the bodies of the next GETs end after so many bytes
+        self.at_cut = lambda: None
+
+    def refuse(self, status, code, times=1, message="as the test wants"):
+        self.answers.extend([(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>")] * times)
+
+    def handle(self, request):
+        path, _, query = request.path.partition("?")
+        body = request.rfile.read(int(request.headers.get("content-length", 0)))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append(Seen(request.command, request.path, headers, len(body)))
+        if self.answers:
+            status, text = self.answers.popleft()
+            return self.send(request, status, {}, text.encode())
+        reply = asyncio.run(self.objects.answer(Call(request.command, path, query, request.headers, body)))
+        if self.lose_replies:
+            self.lose_replies -= 1
+            request.close_connection = True
+            return None
+        if request.command != "GET" or not self.cuts:
+            return self.send(request, reply.status, reply.headers, reply.body)
+        headers = reply.headers | {"Content-Length": str(len(reply.body))}
+        self.send(request, reply.status, headers, reply.body[: self.cuts.popleft()])
+        request.close_connection = True
+        return self.at_cut()
+
+    @staticmethod
+    def send(request, status, headers, body):
+        request.send_response_only(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body)
+
+
+@pytest.fixture(scope="session")
+def _server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    server.objects.close()
+
+
+@pytest.fixture
+def server(_server, monkeypatch):
+    """An R2 that the environment names, without a fault."""
+    _server.reset()
+    monkeypatch.setenv("R2_ENDPOINT_URL", _server.url)
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", CREDENTIALS.token_id)
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", CREDENTIALS.secret)
+    return _server
+
+
+@pytest.fixture
+def bucket(server):
+    """A new bucket's name."""
+    name = f"bucket-{secrets.token_hex(4)}"
+    server.objects.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def store(bucket):
+    return R2Store.open(bucket)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that would have been waited between tries."""
+    waited = []
+    monkeypatch.setattr("botocore.endpoint.time", types.SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr("storage.r2.time", types.SimpleNamespace(sleep=waited.append))
+    return waited

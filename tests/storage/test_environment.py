@@ -1,0 +1,78 @@
+import pickle
+
+import pytest
+
+from storage.environment import (
+    PUBLIC_API,
+    MissingSettings,
+    cloudflare_account,
+    default_bucket,
+    default_queue,
+    r2_access,
+)
+
+ACCOUNT = "0123456789abcdef0123456789ABCDEF"
+NAMES = (
+    "CLOUDFLARE_ACCOUNT_ID CLOUDFLARE_API_TOKEN CLOUDFLARE_BASE_URL R2_ENDPOINT_URL R2_ACCESS_KEY_ID "
+    "R2_SECRET_ACCESS_KEY LLMDO_BUCKET LLMDO_QUEUE"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_all_that_is_missing_is_named_at_once():
+    with pytest.raises(MissingSettings, match=r"CLOUDFLARE_ACCOUNT_ID.*CLOUDFLARE_API_TOKEN"):
+        cloudflare_account()
+    with pytest.raises(MissingSettings) as raised:
+        r2_access()
+    assert len(raised.value.problems) == 3
+    assert "R2_ENDPOINT_URL" in str(raised.value)
+
+
+def test_a_token_in_the_place_of_the_account_is_noticed(monkeypatch):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "v1.0-some-token")
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", ACCOUNT)
+    with pytest.raises(MissingSettings, match="not 32 hexadecimal characters") as raised:
+        cloudflare_account()
+    assert "some-token" not in str(raised.value)
+
+
+@pytest.mark.parametrize("base", ["", "http://127.0.0.1:9/client/v4/"])
+def test_the_accounts_url_has_no_slash_at_its_end(monkeypatch, base):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token")
+    monkeypatch.setenv("CLOUDFLARE_BASE_URL", base)
+    assert cloudflare_account().url == f"{(base or PUBLIC_API).rstrip('/')}/accounts/{ACCOUNT}"
+
+
+def test_the_accounts_own_endpoint_is_the_default(monkeypatch):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "secret")
+    assert r2_access().endpoint == f"https://{ACCOUNT}.r2.cloudflarestorage.com"
+    monkeypatch.setenv("R2_ENDPOINT_URL", f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com")
+    assert ".eu." in r2_access().endpoint
+
+
+def test_no_secret_is_in_a_repr(monkeypatch):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+    for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hush-hush")
+    assert "hush" not in f"{cloudflare_account()!r} {r2_access()!r} {cloudflare_account()} {r2_access()}"
+
+
+def test_the_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(MissingSettings(["a is not set", "b is not set"])))
+    assert error.problems == ["a is not set", "b is not set"]
+    assert str(error) == "a is not set; b is not set"
+
+
+def test_empty_defaults_are_none(monkeypatch):
+    monkeypatch.setenv("LLMDO_BUCKET", "")
+    assert (default_bucket(), default_queue()) == (None, None)
+    monkeypatch.setenv("LLMDO_QUEUE", "jobs")
+    assert default_queue() == "jobs"

@@ -1,0 +1,197 @@
+import asyncio
+import json
+import random
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+
+from backends import retry
+from backends.engine import Engine
+from backends.errors import InvalidRequest, ModelNotFound, Overloaded, QuotaExhausted
+from backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
+from storage.manifests import ShardRecord
+from transforms import infer
+from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
+from transforms.infer import Infer
+from transforms.prompts import Defaults
+from transforms.run_state import reset_run_state, run_state
+
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100_000)
+SIZE = 1000
+
+
+class Scripted:
+    """Stands for a provider: answers each prompt as the prompt says, after a random moment."""
+
+    name = "workers-ai"
+
+    def __init__(self):
+        self.calls = []
+
+    async def execute(self, request):
+        text = request.messages[-1].content
+        self.calls.append(text)
+        await asyncio.sleep(random.random() / 100)
+        match text.split()[0]:
+            case "busy":
+                raise Overloaded("out of capacity", status=429, code=3040)
+            case "bad":
+                raise InvalidRequest("does not fit", status=400, code=5006)
+            case "unknown":
+                raise ModelNotFound(f"no model {request.model}")
+            case "quota":
+                raise QuotaExhausted("used up", status=429, code=3036)
+        return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
+
+    async def embed(self, request):
+        self.calls.append(request.texts)
+        if "poison" in request.texts:
+            raise InvalidRequest("no such text", status=400)
+        return EmbedResponse(tuple((float(len(t)),) for t in request.texts), Usage(len(request.texts)), request.model)
+
+    async def run(self, request):
+        return RawResponse(dict(request.input), Usage(), request.model)
+
+    def max_texts(self, model):
+        return 10 if "bge" in model else 1
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    scripted, engines = Scripted(), {}
+
+    def engine(window):
+        if window not in engines:
+            engines[window] = Engine(window=window, connect=lambda name: scripted)
+        return engines[window]
+
+    monkeypatch.setattr(infer, "get_engine", engine)
+    retry.set_instant(True)
+    reset_run_state()
+    yield scripted
+    retry.set_instant(False)
+    for each in engines.values():
+        each.close()
+
+
+def line(i, document):
+    data = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Line(FILE, i * SIZE, (i + 1) * SIZE, data)
+
+
+# A module global, since Beam pickles closures: what a step puts into a local list is never seen here.
+FOUND = []
+
+
+def collect(element):
+    FOUND.append(element)
+
+
+def outcomes(tiles, window=4):
+    """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        result = pipeline | beam.Create(tiles, reshuffle=False) | Infer(Defaults("workers-ai/@cf/chat"), window)
+        _ = result | beam.Map(collect)
+    return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
+
+
+class CollectWindows(beam.DoFn):
+    def process(self, outcome, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam):
+        FOUND.append((outcome.start // SIZE, int(window.start), int(timestamp)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 100])
+def test_every_line_has_one_outcome_in_windows_smaller_and_larger_than_the_input(provider, count):
+    found = outcomes([line(i, {"id": i, "prompt": f"hello {i}"}) for i in range(count)])
+    assert [(type(o), o.start, o.stop) for o in found] == [(Answer, i * SIZE, (i + 1) * SIZE) for i in range(count)]
+    rows = [json.loads(o.row) for o in found]
+    assert [r["response"]["body"]["choices"][0]["message"]["content"] for r in rows] == [
+        f"re: hello {i}" for i in range(count)
+    ]
+    assert len(provider.calls) == count
+    assert (run_state().counts.answered, run_state().counts.input_tokens) == (count, 3 * count)
+
+
+def test_a_line_that_fails_does_not_disturb_the_others_and_retryable_errors_get_three_tries(provider):
+    tiles = [
+        line(0, {"prompt": "hello"}),
+        line(1, {"prompt": "bad one"}),
+        line(2, {"prompt": "busy one"}),
+        line(3, b"{broken"),
+        TooLong(FILE, 4 * SIZE, 5 * SIZE),
+        line(5, {"prompt": "unknown", "model": "@cf/other"}),
+        line(6, {"prompt": "hello again"}),
+    ]
+    found = outcomes(tiles)
+    assert [type(o) for o in found] == [Answer, Failure, Failure, Failure, Failure, Failure, Answer]
+    errors = [json.loads(o.row)["error"] for o in found if isinstance(o, Failure)]
+    assert [(e["class"], e["attempts"], e["retryable"]) for e in errors] == [
+        ("InvalidRequest", 1, False),
+        ("Overloaded", 3, True),
+        ("BadLine", 0, False),
+        ("LineTooLong", 0, False),
+        ("ModelNotFound", 1, False),
+    ]
+    assert provider.calls.count("busy one") == 3
+
+
+def test_what_needs_no_call_goes_through(provider):
+    others = [
+        Blank(FILE, 0, 1),
+        Stale(FILE, "gone"),
+        KnownShard(FILE, ShardRecord("shard-000000000000-a.jsonl", "answers", "0+9", 1)),
+    ]
+    found = outcomes(others)
+    assert len(found) == 3 and all(other in found for other in others)
+    assert provider.calls == []
+
+
+def test_texts_share_calls_and_a_bad_one_stands_alone(provider):
+    texts = [f"text {'x' * i}" for i in range(25)]
+    texts[13] = "poison"
+    found = outcomes([line(i, {"text": t, "model": "@cf/bge"}) for i, t in enumerate(texts)])
+    assert [i for i, o in enumerate(found) if isinstance(o, Failure)] == [13]
+    vectors = [json.loads(o.row)["response"]["body"]["data"][0]["embedding"] for o in found if isinstance(o, Answer)]
+    assert vectors == [[float(len(t))] for i, t in enumerate(texts) if i != 13]
+    assert sorted(len(call) for call in provider.calls if "poison" not in call)[-2:] == [5, 10]
+    assert len(provider.calls) <= 3 + 8
+
+
+def test_an_own_input_comes_back_with_the_models_own_result(provider):
+    (found,) = outcomes([line(0, {"text": "a", "target_lang": "de", "model": "@cf/m2m100"})])
+    assert json.loads(found.row)["response"]["body"] == {"text": "a", "target_lang": "de"}
+
+
+def test_the_days_allocation_stops_the_run_and_lines_without_an_answer_have_no_outcome(provider):
+    tiles = [line(0, {"prompt": "hello"}), line(1, {"prompt": "quota"})]
+    tiles += [line(i, {"prompt": "late"}) for i in range(2, 200)]
+    found = outcomes(tiles, window=1)
+    assert all(isinstance(o, Answer) for o in found)
+    assert found[0].start == 0
+    assert all(o.start != SIZE for o in found)
+    assert isinstance(run_state().stop_reason, QuotaExhausted)
+    assert provider.calls == ["hello", "quota"]
+
+
+def test_the_runs_own_model_that_does_not_exist_stops_the_run(provider):
+    assert outcomes([line(0, {"prompt": "unknown"})]) == []
+    assert isinstance(run_state().stop_reason, ModelNotFound)
+
+
+def test_outcomes_keep_the_window_of_their_line(provider):
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([TimestampedValue(line(i, {"prompt": f"p {i}"}), 10 * i) for i in range(40)], reshuffle=False)
+            | beam.WindowInto(FixedWindows(100))
+            | Infer(Defaults("workers-ai/@cf/chat"), 4)
+            | beam.ParDo(CollectWindows())
+        )
+    assert sorted(FOUND) == [(i, 10 * i // 100 * 100, 10 * i) for i in range(40)]

@@ -1,0 +1,120 @@
+import os
+
+import pytest
+
+from storage.objects import Location, open_store
+from storage.queues import Message
+from transforms.elements import FileVersion
+from transforms.notices import Listing, Notifications, list_inputs, understand
+from transforms.run_state import reset_run_state
+
+SOURCE = Notifications("q", "input/")
+
+
+def listed(*inputs, output=None):
+    return {(n.file.store_url, n.file.key, n.file.size) for n in list_inputs(Listing(inputs), output)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz", "notes.txt", "out/x/1-2/shard-000000000000-aa.jsonl"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    return tmp_path
+
+
+def test_a_folder_gives_every_prompt_file_below_it_but_not_the_output(folder):
+    output = Location(str(folder / "out"), "")
+    assert {key for _, key, _ in listed(str(folder), output=output)} == {"a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz"}
+
+
+def test_a_file_is_taken_whatever_its_name(folder):
+    assert listed(str(folder / "notes.txt")) == {(str(folder), "notes.txt", 3)}
+
+
+def test_a_pattern_keeps_the_path_behind_its_fixed_part(folder):
+    assert listed(str(folder / "sub" / "*.jsonl")) == {(str(folder / "sub"), "b.jsonl", 3)}
+    output = Location(str(folder / "out"), "")
+    keys = {key for _, key, _ in listed(str(folder / "**" / "*.jsonl*"), output=output)}
+    assert keys == {"a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz"}
+
+
+def test_a_file_that_is_named_twice_is_listed_once(folder):
+    name = str(folder / "a.jsonl")
+    assert len(list(list_inputs(Listing((name, name)), None))) == 1
+
+
+def test_a_changed_file_is_another_version(folder):
+    path = folder / "a.jsonl"
+    (before,) = list_inputs(Listing((str(path),)), None)
+    os.utime(path, ns=(1, 1))
+    (after,) = list_inputs(Listing((str(path),)), None)
+    assert before.file.id != after.file.id
+
+
+def event(key, action="PutObject", bucket="bucket"):
+    item = {"key": key} if "Delet" in action else {"key": key, "size": 7, "eTag": "e1"}
+    return {"account": "a", "action": action, "bucket": bucket, "object": item, "eventTime": "2024-05-24T19:36:44.379Z"}
+
+
+def message(body, decodable=True):
+    return Message(
+        id="m",
+        lease_id="lease",
+        attempts=1,
+        timestamp_ms=0,
+        body=body,
+        content_type="json",
+        decodable=decodable,
+        raw=body,
+    )
+
+
+@pytest.fixture
+def output(tmp_path):
+    return Location(str(tmp_path), "")
+
+
+def test_an_event_for_an_input_is_a_notice_with_its_lease_and_whole_body(output):
+    notice = understand(message(event("input/a.jsonl")), SOURCE, output)
+    assert notice.file == FileVersion("r2://bucket", "input/a.jsonl", "e1", 7)
+    assert notice.lease_id == "lease"
+    assert dict(notice.body) == event("input/a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        event("other/a.jsonl"),
+        event("input/a.csv"),
+        event("input/a.jsonl", "DeleteObject"),
+        event("input/a.jsonl", "LifecycleDeletion"),
+        event("input/a.jsonl", "SomethingNew"),
+        {"type": "cf.r2.bucket.created", "source": {}, "payload": {}, "metadata": {}},
+        {"hello": "world"},
+        "text",
+        5,
+        None,
+    ],
+)
+def test_other_messages_are_counted_and_passed_over(output, body):
+    state = reset_run_state()
+    assert understand(message(body), SOURCE, output) is None
+    assert (state.counts.messages_passed_over, state.counts.messages_undecodable) == (1, 0)
+
+
+def test_an_event_for_the_outputs_own_shards_is_passed_over():
+    output = Location("r2://bucket", "input/answers/")
+    state = reset_run_state()
+    assert understand(message(event("input/answers/bucket/shard-1.jsonl")), SOURCE, output) is None
+    assert state.counts.messages_passed_over == 1
+
+
+def test_a_body_that_cannot_be_decoded_is_in_the_dead_letters_before_it_is_acked(output):
+    state = reset_run_state()
+    assert understand(message("\x00garbage", decodable=False), SOURCE, output) is None
+    assert state.counts.messages_undecodable == 1
+    store = open_store(output.store_url)
+    (letter,) = store.list("_dead/")
+    assert b"garbage" in store.read(letter.key)[0]
