@@ -127,11 +127,11 @@ def pull_notifications(source: Notifications, output: Location) -> Iterator[Noti
                 failures += 1
                 if not is_transient(error) or failures == _PULL_TRIES:
                     raise
-                pacer.failed(error)
+                wait = pacer.wait_after(error)
             else:
                 failures = 0
                 empty = 0 if pulled.messages else empty + 1
-                pacer.pulled(len(pulled.messages))
+                wait = pacer.wait(len(pulled.messages))
                 passed_over = []
                 for message in pulled.messages:
                     notice = understand(message, source, output)
@@ -141,7 +141,7 @@ def pull_notifications(source: Notifications, output: Location) -> Iterator[Noti
                         yield notice
                 client.settle(acks=passed_over)
             if empty < _EMPTY_PULLS:
-                time.sleep(pacer.wait())
+                time.sleep(wait)
 
 
 def understand(message: Message, source: Notifications, output: Location) -> Notice | None:

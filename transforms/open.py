@@ -43,13 +43,13 @@ class OpenFiles(beam.PTransform):
         """Notice → OpenFile | KnownShard."""
         return (
             notices
-            | "Key by file version" >> beam.WithKeys(_file_id).with_output_types(tuple[str, Notice])
+            | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Notice])
             | "Write job record" >> beam.ParDo(_Open(self.output, self.configuration, self.run_id, self.queue))
         )
 
 
-def _file_id(notice: Notice) -> str:
-    return notice.file.id
+def _keyed(notice: Notice) -> tuple[str, Notice]:
+    return notice.file.id, notice
 
 
 def open_file(output: Location, configuration: str, run_id: str, notice: Notice) -> list[OpenFile | KnownShard]:

@@ -40,13 +40,13 @@ class SettleFiles(beam.PTransform):
         """Written → Settled."""
         return (
             written
-            | "Key by file version" >> beam.WithKeys(_file_id).with_output_types(tuple[str, Written])
+            | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
             | "Merge tiles" >> beam.ParDo(_Settle(self.output, self.configuration, self.run_id))
         )
 
 
-def _file_id(written: Written) -> str:
-    return written.file.id
+def _keyed(written: Written) -> tuple[str, Written]:
+    return written.file.id, written
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,14 @@ class WriteShards(beam.PTransform):
         """Outcome → Written."""
         return (
             outcomes
-            | "Key by file" >> beam.WithKeys(shard_key).with_output_types(tuple[str, Outcome])
+            | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
             | "Batch" >> beam.GroupIntoBatches(self.batching.size, self.batching.seconds)
             | "Put" >> beam.ParDo(_PutShard(self.output, self.configuration))
         )
+
+
+def _keyed(outcome: Outcome) -> tuple[str, Outcome]:
+    return shard_key(outcome), outcome
 
 
 def shard_key(outcome: Outcome) -> str:
