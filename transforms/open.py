@@ -10,13 +10,13 @@ import apache_beam as beam
 from apache_beam.coders import VarIntCoder
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
-from storage.queues import QueueClient
 
 from storage.environment import cloudflare_account
 from storage.intervals import Intervals
 from storage.jobs import Jobs, new_record
 from storage.manifests import counted_shards, read_manifest
 from storage.objects import Location, open_store
+from storage.queues import QueueClient
 from transforms.elements import FileVersion, KnownShard, Notice, OpenFile, Settled
 from transforms.run_state import run_state
 from transforms.shards import folder_of

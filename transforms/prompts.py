@@ -8,6 +8,7 @@ fields that are none of these ride along in ``metadata``. An error line of an ea
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,13 +104,30 @@ def request_fields(request: Request) -> frozenset[str]:
     return frozenset(request.input)
 
 
-def _document(data: bytes) -> dict[str, Any]:
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that a line holds. Raises BadLine."""
     try:
         document = from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise BadLine(f"not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise BadLine(f"a line must be a JSON object, not {_kind(document)}")
+    if _overflows(document):
+        raise BadLine("a number in the line is too large: write it as a string")
+    return document
+
+
+def _overflows(value: object) -> bool:
+    """Whether a number such as 1e400 has become infinity, which no JSON can hold again."""
+    if isinstance(value, dict):
+        return any(_overflows(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_overflows(part) for part in value)
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    document = json_object(data)
     if isinstance(document.get("error"), dict) and {"class", "offset"} <= document["error"].keys():
         if isinstance(document.get("raw"), str):
             return _document(document["raw"].encode())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from backends.errors import ModelError, Retryable
 from backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from transforms.elements import FileVersion, Line, TooLong
-from transforms.prompts import Prompt
+from transforms.prompts import BadLine, Prompt, json_object
 
 
 def answer_row(prompt: Prompt, line: Line, response: Response, attempts: int, latency_s: float) -> bytes:
@@ -115,12 +116,8 @@ def response_body(response: Response, request_id: str) -> Any:
 def _input_fields(line: Line | TooLong) -> Mapping[str, Any]:
     if isinstance(line, TooLong):
         return {"raw": None}
-    try:
-        document = from_json(line.data, allow_inf_nan=False)
-        if isinstance(document, dict):
-            return document
-    except ValueError:
-        pass  # kept below as it is
+    with suppress(BadLine):
+        return json_object(line.data)
     try:
         return {"raw": line.data.decode()}
     except UnicodeDecodeError:

@@ -142,9 +142,10 @@ class _Settle(beam.DoFn):
         tiles.write(covered.encode())
         if written.shard is not None:
             shards.add(written.shard)
-        if any(start < stop for start, stop in written.blanks):
-            blank.add(len(written.blanks))
-            run_state().add(blank=len(written.blanks))
+        lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
+        if lines:
+            blank.add(lines)
+            run_state().add(blank=lines)
         if written.total is not None:
             length.write(written.total)
         total = length.read() if written.file.compression else written.file.size

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class Output:
         content = b"\n".join(self.lines)
         source = self.root / "in" / self.key
         source.parent.mkdir(parents=True, exist_ok=True)
-        pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(source.suffix, bytes)
+        packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+        pack = packers.get(source.suffix, bytes)
         source.write_bytes(pack(content))
         self.source = source
         info = LocalStore(self.root / "in").stat(self.key)
@@ -326,6 +328,17 @@ def test_a_source_in_a_bucket_is_found_without_naming_it(tmp_path: Path, monkeyp
     assert opened == ["r2://bucket"]
     assert result.compared == 1
     assert result.differences == (f"r2://bucket/{KEY}: offset 0: this line is in no shard",)
+
+
+def test_a_source_that_cannot_be_decompressed_is_a_difference(tmp_path: Path) -> None:
+    output = Output(tmp_path, "prompts.jsonl.gz")
+    stat = output.source.stat()
+    output.source.write_bytes(output.source.read_bytes()[:-20] + b"\xff" * 20)
+    os.utime(output.source, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # damaged on the disk, not changed by anybody
+    result = output.write().check()
+    assert result.compared == 0
+    assert "prompts.jsonl.gz: its source cannot be decompressed: " in result.differences[-1]
+    assert (result.answered, result.failed) == (4, 4)
 
 
 def test_inputs_without_a_manifest_are_differences_that_say_whether_they_are_in_work(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_an_error_line_can_be_fed_back_unchanged(kept):
         (b"{not json", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b'{"prompt": NaN}', "not valid JSON"),
+        (b'{"prompt": "x", "seed": [1e400]}', "too large"),
         (b"[1, 2]", "must be a JSON object, not an array"),
         (b'"text"', "must be a JSON object, not a string"),
         (b"null", "must be a JSON object, not null"),

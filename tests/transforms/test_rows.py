@@ -75,6 +75,11 @@ def test_an_error_row_keeps_every_byte_of_a_line_that_is_not_utf8():
     assert base64.b64decode(row["raw_base64"]) == b'{"prompt": "\xe9"}'
 
 
+def test_an_error_row_is_valid_json_also_for_a_number_that_no_json_can_hold_again():
+    row = from_json(failure_row(line_of(b'{"prompt": 1e400}'), InvalidRequest("x"), 0), allow_inf_nan=False)
+    assert row["raw"] == '{"prompt": 1e400}'
+
+
 def test_a_second_failure_replaces_the_first_ones_error():
     fed_back = {"id": "a", "prompt": "Hi", "error": {"class": "Overloaded", "offset": 7, "length": 9}}
     row = from_json(failure_row(line_of(fed_back, 100), InvalidRequest("again"), 1))

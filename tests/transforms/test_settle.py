@@ -93,9 +93,10 @@ def test_a_compressed_file_is_done_only_when_its_length_is_known(output):
     packed = replace(FILE, key="input/a.jsonl.gz", size=100)
     lines = [Written(packed, shard=shard(0, 700, lines=7)), Written(packed, shard=shard(700, 800))]
     settled_by_beam(output, lines, [])
-    end = Written(packed, blanks=((800, 800),), total=800)
+    end = Written(packed, blanks=((800, 801), (801, 801)), total=801)
     settled_by_beam(output, [*lines, end], [Settled(packed, "done", 8, 0)])
-    assert read_manifest(open_store(output.store_url), folder_of(output, packed)).length == 800
+    manifest = read_manifest(open_store(output.store_url), folder_of(output, packed))
+    assert (manifest.length, manifest.blank) == (801, 1)
 
 
 def test_a_stale_file_gets_no_manifest_and_its_record_goes(output):

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipelines.options import JsonlOptions
+from runners import prism
+from runners.prism import PrismDied, launch, prism_arguments, running_prism
+from runners.prism_binary import PrismError
+
+ROOT = Path(__file__).parents[2]
+# Beam's own threads lose their connections when Prism dies, and say so, some of them later.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    path = Path(os.environ.get("LLMDO_PRISM") or ROOT / ".cache" / "prism" / "prism")
+    if not path.is_file():
+        pytest.fail(f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m runners.prism`")
+    return path
+
+
+def options(binary: Path) -> JsonlOptions:
+    return JsonlOptions(files=("in/",), output="out/", runner="prism", prism_location=str(binary))
+
+
+def alive(pid: int) -> bool:
+    try:
+        # Who adopts an orphan need not be quick to reap it: a zombie has ended.
+        if (stat := Path(f"/proc/{pid}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+        os.kill(pid, 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return True
+
+
+def gone(pid: int, within: float) -> bool:
+    deadline = time.monotonic() + within
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def fake(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.prism
+def test_a_graph_with_batches_runs_on_a_prism_of_its_own(binary: Path) -> None:
+    with launch(options(binary)) as arguments, beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
+        batches = (
+            pipeline
+            | beam.Create(range(10))
+            | beam.Map(lambda n: ("key", n * n))
+            | beam.GroupIntoBatches(4, max_buffering_duration_secs=60)
+        )
+        assert_that(batches | beam.MapTuple(lambda _, batch: len(batch)), equal_to([4, 4, 2]))
+
+
+@pytest.mark.prism
+def test_two_at_once_have_their_own_ports_and_processes_and_both_are_stopped(binary: Path) -> None:
+    with running_prism(binary) as first, running_prism(binary) as second:
+        assert first.address != second.address
+        assert os.getsid(first.pid) == first.pid != os.getsid(0)
+        for endpoint in (first, second):
+            with beam.Pipeline(options=PipelineOptions(prism_arguments(endpoint))) as pipeline:
+                assert_that(pipeline | beam.Create([1]), equal_to([1]))
+    assert not alive(first.pid)
+    assert not alive(second.pid)
+    assert not first.log.exists()
+
+
+@pytest.mark.prism
+def test_prism_is_stopped_when_the_pipeline_fails(binary: Path) -> None:
+    with pytest.raises(KeyError), running_prism(binary) as endpoint:
+        raise KeyError("a step")
+    assert not alive(endpoint.pid)
+
+
+@pytest.mark.prism
+def test_a_job_may_take_longer_than_the_timeout_of_a_connection(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prism, "_CONNECT_TIMEOUT", 1)
+    with launch(options(binary)) as arguments:
+        assert "--job_server_timeout=1" in arguments
+        with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
+            # Without an own runner this fails with DEADLINE_EXCEEDED.
+            waited = pipeline | beam.Create([2.5]) | beam.Map(lambda seconds: __import__("time").sleep(seconds))
+            assert_that(waited, equal_to([None]))
+
+
+@pytest.mark.prism
+def test_a_prism_that_dies_in_the_middle_ends_the_pipeline_with_its_log(binary: Path) -> None:
+    with (
+        pytest.raises(
+            PrismDied, match=r"(?s)was ended by signal 9 .* run the same command again.*Serving JobManagement"
+        ),
+        running_prism(binary) as endpoint,
+    ):
+        threading.Timer(1.5, os.kill, (endpoint.pid, signal.SIGKILL)).start()
+        pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(endpoint)))
+        _ = pipeline | beam.Create([4]) | beam.Map(lambda seconds: __import__("time").sleep(seconds))
+        pipeline.run().wait_until_finish()
+
+
+@pytest.mark.prism
+def test_a_prism_that_died_before_the_job_is_an_error_and_no_wait_without_end(
+    binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prism, "_CONNECT_TIMEOUT", 1)
+    with pytest.raises(PrismDied, match="was ended by signal 9"), running_prism(binary) as endpoint:
+        os.kill(endpoint.pid, signal.SIGKILL)
+        with beam.Pipeline(options=PipelineOptions(prism_arguments(endpoint))) as pipeline:
+            _ = pipeline | beam.Create([1])
+
+
+# Run as another process: says what happens on stdout.
+CHILD = textwrap.dedent("""
+    import signal, sys, time
+    from pathlib import Path
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from runners import prism
+
+    def answer(seconds):
+        print("working", flush=True)
+        time.sleep(seconds)
+        return seconds
+
+    def main():
+        signal.signal(signal.SIGINT, lambda *_: print("asked to stop", flush=True))
+        prism._IDLE_SHUTDOWN = "5s"
+        with prism.running_prism(Path(sys.argv[1])) as endpoint:
+            print(endpoint.pid, flush=True)
+            pipeline = beam.Pipeline(options=PipelineOptions(prism.prism_arguments(endpoint)))
+            pipeline | beam.Create([float(sys.argv[2])]) | beam.Map(answer)
+            print(pipeline.run().wait_until_finish(), flush=True)
+
+    main()
+""")
+
+
+def start_child(binary: Path, seconds: float) -> tuple[subprocess.Popen[str], int]:
+    """A process in a group of its own, whose pipeline works on one element for so long, and the pid of its Prism."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, binary, str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    pid = int(child.stdout.readline())
+    assert child.stdout.readline() == "working\n"
+    return child, pid
+
+
+@pytest.mark.prism
+def test_ctrl_c_reaches_the_pipeline_and_not_prism(binary: Path) -> None:
+    child, pid = start_child(binary, 1.5)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does to its foreground group
+    output, _ = child.communicate(timeout=60)
+    assert output == "asked to stop\nDONE\n"
+    assert child.returncode == 0
+    assert not alive(pid)
+
+
+@pytest.mark.prism
+def test_prism_ends_by_itself_when_its_parent_was_killed(binary: Path) -> None:
+    child, pid = start_child(binary, 60)
+    child.kill()
+    child.communicate()
+    assert gone(pid, within=60)
+
+
+def test_a_prism_that_does_not_start_is_an_error_with_its_log(tmp_path: Path) -> None:
+    broken = fake(tmp_path / "prism", "echo 'panic: no port'\nexit 3")
+    with pytest.raises(PrismDied, match=r"(?s)ended with exit code 3 .*panic: no port"), running_prism(broken):
+        pytest.fail("it cannot be used")
+
+
+def test_a_prism_that_never_serves_is_an_error_and_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prism, "_START_TIMEOUT", 0.5)
+    monkeypatch.setattr(prism, "_STOP_TIMEOUT", 0.2)
+    deaf = fake(tmp_path / "prism", f"trap '' TERM\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done")
+    with pytest.raises(PrismError, match="Prism did not serve within"), running_prism(deaf):
+        pytest.fail("it cannot be used")
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.prism
+def test_the_command_prints_the_path_and_nothing_else(
+    binary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMDO_PRISM", str(binary))
+    assert prism.main() == 0
+    assert capsys.readouterr().out == f"{binary}\n"
+
+
+def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LLMDO_PRISM", "/nowhere/prism")
+    assert prism.main() == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "LLMDO_PRISM: there is no /nowhere/prism; give the path of a Prism binary, or leave it away\n"
