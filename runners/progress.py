@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,17 +24,34 @@ from transforms.shards import folder_of
 
 # Without a terminal a line a while instead of a bar. Seconds.
 _PLAIN_EVERY = 5.0
+_RATE_SECONDS = 10.0
 _SAMPLES = 3
 _SAMPLE_CHARACTERS = 160
 
 
-def status_line(state: RunState, seconds: float) -> str:
+class Rate:
+    """How many a second, over the last seconds, so that a slow start does not weigh on the figure for ever."""
+
+    def __init__(self) -> None:
+        self._seen = deque([(time.monotonic(), 0)])
+
+    def __call__(self, count: int) -> float:
+        """Takes the count at this moment and gives the rate."""
+        now = time.monotonic()
+        self._seen.append((now, count))
+        while len(self._seen) > 2 and self._seen[1][0] < now - _RATE_SECONDS:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return (count - before) / max(now - then, 0.001)
+
+
+def status_line(state: RunState, rate: Rate) -> str:
     """The figures of a run so far, in one line."""
     counts = state.counts
     tokens = counts.input_tokens + counts.output_tokens
     done = sum(1 for name in state.opened if name in state.settled)
     return (
-        f"{counts.answered + counts.failed:,} lines · {counts.answered / max(seconds, 0.001):,.1f} calls/s · "
+        f"{counts.answered + counts.failed:,} lines · {rate(counts.answered + counts.failed - counts.kept):,.1f} lines/s · "
         f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
     )
 
@@ -58,7 +76,7 @@ class Watch:
             thread.join()
 
     def _bar(self, state: RunState, over: threading.Event) -> None:
-        begun = time.monotonic()
+        rate = Rate()
         columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("looking for files", total=None)
@@ -67,7 +85,7 @@ class Watch:
                 size = sum(file.size for file in list(state.opened.values()))
                 progress.update(
                     task,
-                    description=status_line(state, time.monotonic() - begun),
+                    description=status_line(state, rate),
                     total=size or None,
                     completed=min(state.counts.bytes_done, size),
                 )
@@ -75,10 +93,10 @@ class Watch:
                     return
 
     def _lines(self, state: RunState, over: threading.Event) -> None:
-        begun = time.monotonic()
+        rate = Rate()
         while not over.wait(_PLAIN_EVERY):
-            self.console.print(status_line(state, time.monotonic() - begun), highlight=False)
-        self.console.print(status_line(state, time.monotonic() - begun), highlight=False)
+            self.console.print(status_line(state, rate), highlight=False)
+        self.console.print(status_line(state, rate), highlight=False)
 
 
 def show_summary(summary: Summary, output: Location, console: Console) -> None:

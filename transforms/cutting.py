@@ -109,7 +109,8 @@ def cut_spans(
 ) -> Iterator[list[Tile]]:
     """Yields the tiles of some spans of a stream that begins at offset 0, then the end mark with the stream's length.
 
-    Spans are sorted, disjoint and begin and end between lines; a stop of None is the stream's end. See ``cut``.
+    Spans are sorted, do not overlap, begin and end between lines; those with start >= stop are passed over; a stop of
+    None is the stream's end. See ``cut``.
     """
     source, at = iter(chunks), 0
 

@@ -246,8 +246,7 @@ def _read(element: OpenFile, restriction: _Range, limit: int) -> Iterator[list[T
     file = element.file
     store = open_store(file.store_url)
     if file.compression:
-        gaps = [(max(start, restriction.start), stop) for start, stop in element.gaps]
-        spans = [(start, stop) for start, stop in gaps if stop is None or start < stop]
+        spans = [(max(start, restriction.start), stop) for start, stop in element.gaps]
         content = DECOMPRESSORS[file.compression](store.stream(file.key, file.etag))
         try:
             yield from cut_spans(file, content, spans, limit)

@@ -15,7 +15,7 @@ from apache_beam.pvalue import PCollection
 from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
-from storage.errors import QueueError
+from storage.errors import ObjectNotFound, QueueError
 from storage.jobs import Jobs
 from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, wanted
 from storage.objects import R2_SCHEME, Location, locate, open_store
@@ -155,8 +155,21 @@ def understand(message: Message, source: Notifications, output: Location) -> Not
         run_state().add(messages_passed_over=1)
         return None
     assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
-    file = FileVersion(R2_SCHEME + event.bucket, event.key, event.etag, event.size)
+    try:
+        file = version_of(event)
+    except ObjectNotFound:  # deleted since, and its event says no version that could be read
+        run_state().add(messages_passed_over=1)
+        return None
     return Notice(file, message.lease_id, dict(event.body))
+
+
+def version_of(event: ObjectCreated) -> FileVersion:
+    """The version that an event announces, or, where it names none, the one that is there. Raises ObjectNotFound."""
+    store_url = R2_SCHEME + event.bucket
+    if event.etag is not None and event.size is not None:
+        return FileVersion(store_url, event.key, event.etag, event.size)
+    info = open_store(store_url).stat(event.key)
+    return FileVersion(store_url, event.key, info.etag, info.size)
 
 
 def _bury(message: Message, output: Location) -> None:
