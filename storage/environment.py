@@ -44,7 +44,7 @@ class R2Access:
 
 def cloudflare_account() -> CloudflareAccount:
     """Reads CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN and CLOUDFLARE_BASE_URL. Raises MissingSettings."""
-    problems = _missing("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN")
+    problems = _unusable("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN")
     account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
     if account and not _is_account_id(account):
         # An account id given as a token, or the reverse, otherwise ends as "7003 Could not route" much later.
@@ -57,7 +57,7 @@ def cloudflare_account() -> CloudflareAccount:
 
 def r2_access() -> R2Access:
     """R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_ENDPOINT_URL (default: the account's). Raises MissingSettings."""
-    problems = _missing("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
+    problems = _unusable("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
     endpoint = os.environ.get("R2_ENDPOINT_URL") or ""
     account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
     if not endpoint and not _is_account_id(account):
@@ -78,8 +78,16 @@ def default_queue() -> str | None:
     return os.environ.get("LLMDO_QUEUE") or None
 
 
-def _missing(*names: str) -> list[str]:
-    return [f"{name} is not set: export it in the environment" for name in names if not os.environ.get(name)]
+def _unusable(*names: str) -> list[str]:
+    problems = []
+    for name in names:
+        text = os.environ.get(name, "")
+        if not text:
+            problems.append(f"{name} is not set: export it in the environment")
+        elif not all("!" <= c <= "~" for c in text):
+            # HTTP libraries refuse such a header with an error that quotes it, secret and all.
+            problems.append(f"{name} has a space, a line break or a special character in it: copy it again")
+    return problems
 
 
 def _is_account_id(text: str) -> bool:

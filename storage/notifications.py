@@ -86,7 +86,7 @@ def parse_notification(body: object) -> ObjectCreated | ObjectDeleted | NotAnEve
     return ObjectCreated(event.bucket, event.object.key, etag, event.object.size, body)
 
 
-def wanted(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> str | None:
+def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> str | None:
     """None for an input file; else why it is passed over. No ``suffixes`` allow every key.
 
     A key below ``output`` is never wanted: shards fire events too, and answering them would never end.

@@ -25,9 +25,9 @@ from storage.queue_bodies import decode_body
 
 MAX_BATCH = 100  # messages in a pull or push; leases in an ack, where the limit is not documented
 MAX_DELAY_S = 86_400
-MAX_MESSAGE_BYTES = 128_000 - 100  # Queues adds about 100 bytes of metadata
+_OVERHEAD_BYTES = 100  # what Queues adds to a message, about
+MAX_MESSAGE_BYTES = 128_000 - _OVERHEAD_BYTES
 _MAX_PUSH_BYTES = 256_000
-_OVERHEAD_BYTES = 200
 # Enough to write 100 job records; after a crash the messages that had none come again so much later.
 _VISIBILITY_TIMEOUT_S = 120.0
 _TRIES = 4
@@ -221,14 +221,13 @@ class QueueClient:
 
     def push(self, body: Any, delay_seconds: int = 0) -> None:
         """Sends one message: a str as text, any other JSON value as JSON. A retry may send it twice."""
-        self._call(
-            "POST", "/messages", f"push to queue {self.queue_id}", body=_outgoing(body, delay_seconds), tries=_TRIES
-        )
+        what = f"push to queue {self.queue_id}"
+        self._call("POST", "/messages", what, body=_outgoing(what, body, delay_seconds), tries=_TRIES)
 
     def push_many(self, bodies: Iterable[Any], delay_seconds: int = 0) -> int:
         """Sends messages as ``push`` does, 100 or 256 KB a call; returns how many. A retry may send some twice."""
         what, sent = f"push to queue {self.queue_id}", 0
-        for batch in _batches(what, (_outgoing(body, delay_seconds) for body in bodies)):
+        for batch in _batches(_outgoing(what, body, delay_seconds) for body in bodies):
             self._call("POST", "/messages/batch", what, body={"messages": batch}, tries=_TRIES)
             sent += len(batch)
         return sent
@@ -328,25 +327,24 @@ def _add(total: Settlement, reply: _Ack, acks: int, retries: int) -> Settlement:
     return Settlement(total.acked + acked, total.retried + retried, total.missing + missing, total.warnings + warnings)
 
 
-def _outgoing(body: Any, delay_seconds: int) -> dict[str, Any]:
+def _outgoing(what: str, body: Any, delay_seconds: int) -> dict[str, Any]:
+    size = len(to_json(body))
+    if size > MAX_MESSAGE_BYTES:
+        raise QueueError(f"{what}: a message of {size} bytes is over 128 KB; put it into the bucket and send its key")
     message = {"body": body, "content_type": "text" if isinstance(body, str) else "json"}
     return message | ({"delay_seconds": delay_seconds} if delay_seconds else {})
 
 
-def _batches(what: str, messages: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batches(messages: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     batch: list[dict[str, Any]] = []
     size = 0
     for message in messages:
-        weight = len(to_json(message["body"]))
-        if weight > MAX_MESSAGE_BYTES:
-            raise QueueError(
-                f"{what}: a message of {weight} bytes is over 128 KB; put it into the bucket, send its key"
-            )
-        if batch and (len(batch) == MAX_BATCH or size + weight + _OVERHEAD_BYTES > _MAX_PUSH_BYTES):
+        weight = len(to_json(message)) + _OVERHEAD_BYTES
+        if batch and (len(batch) == MAX_BATCH or size + weight > _MAX_PUSH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(message)
-        size += weight + _OVERHEAD_BYTES
+        size += weight
     if batch:
         yield batch
 

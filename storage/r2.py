@@ -22,7 +22,7 @@ from storage.errors import (
     StorageUnavailable,
 )
 from storage.objects import R2_SCHEME, READ_CHUNK, ObjectInfo
-from storage.r2_client import s3_client, translated
+from storage.r2_client import FOREIGN, is_page, s3_client, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -62,7 +62,8 @@ class R2Store:
         except ObjectNotFound:
             self._check_bucket()
             raise
-        return ObjectInfo(key, _bare(head["ETag"]), head["ContentLength"], head["LastModified"], head["Metadata"])
+        metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # header names have no case
+        return ObjectInfo(key, self._etag(key, head), head["ContentLength"], head["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
         """Raises BucketNotFound; the 404 of a HEAD says not what is missing."""
@@ -83,7 +84,7 @@ class R2Store:
                 reply = self._client.get_object(Bucket=self._bucket, Key=key)
             try:
                 with closing(reply["Body"]) as body:
-                    return body.read(), _bare(reply["ETag"])
+                    return body.read(), self._etag(key, reply)
             except _BROKEN as error:
                 failures += 1
                 self._after_break(key, failures, error)
@@ -117,7 +118,8 @@ class R2Store:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
                     return None
                 raise
-        if start and "ContentRange" not in reply:
+        self._etag(key, reply)
+        if part and "ContentRange" not in reply:
             reply["Body"].close()
             raise StorageUnavailable(f"{self._where(key)}: the reply ignores the range; check proxies before R2")
         return reply["Body"]
@@ -133,7 +135,7 @@ class R2Store:
         """See ObjectStore; at most 5 GiB, metadata in ASCII and at most 8,192 bytes."""
         with translated(self._where(key)):
             reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, Metadata=metadata or {})
-        return _bare(reply["ETag"])
+        return self._etag(key, reply)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own object, and raises AlreadyExists."""
@@ -142,7 +144,7 @@ class R2Store:
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
         except ObjectChanged as error:
             raise AlreadyExists(f"{self._where(key)}: there is an object already") from error
-        return _bare(reply["ETag"])
+        return self._etag(key, reply)
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own version, and raises ObjectChanged."""
@@ -151,7 +153,7 @@ class R2Store:
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=f'"{etag}"')
         except ObjectNotFound as error:
             raise ObjectChanged(f"{self._where(key)}: removed since it was read; read it again") from error
-        return _bare(reply["ETag"])
+        return self._etag(key, reply)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -162,11 +164,13 @@ class R2Store:
         """See ObjectStore."""
         with translated(self._where(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                if is_page(page):
+                    raise StorageUnavailable(f"{self._where(prefix)}: {FOREIGN}")
                 for found in page.get("Contents", ()):
-                    yield ObjectInfo(found["Key"], _bare(found["ETag"]), found["Size"], found["LastModified"])
+                    yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
 
     def copy(self, key: str, target: R2Store, target_key: str) -> None:
-        """Copies an object with its metadata, inside R2. Raises ObjectNotFound."""
+        """Copies an object inside R2, with its metadata up to 4 GiB. Raises ObjectNotFound."""
         with translated(f"{self._where(key)} to {target._where(target_key)}"):
             source: CopySourceTypeDef = {"Bucket": self._bucket, "Key": key}
             self._client.copy(source, target._bucket, target_key, Config=_COPY)
@@ -174,6 +178,11 @@ class R2Store:
     def upload(self, key: str, content_type: str) -> R2Upload:
         """Begins an object that is written piece by piece."""
         return R2Upload(self._client, self._bucket, key, content_type)
+
+    def _etag(self, key: str, reply: Any) -> str:
+        if "ETag" not in reply:
+            raise StorageUnavailable(f"{self._where(key)}: {FOREIGN}")
+        return str(reply["ETag"]).strip('"')
 
     def _where(self, key: str) -> str:
         return f"{self.url}/{key}"
@@ -244,7 +253,3 @@ class R2Upload:
                 with suppress(ClientError, BotoCoreError):  # R2 removes the parts itself after 7 days
                     self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload_id)
             raise
-
-
-def _bare(etag: str) -> str:
-    return etag.strip('"')

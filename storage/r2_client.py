@@ -42,6 +42,7 @@ _KEYS = "check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, and that this token ma
 _NO_OBJECT = "there is no such object; it was deleted, or the key is wrong (keys are literal, never URL-encoded)"
 _CLOCK = "this machine's clock is wrong; set it"
 _BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
+FOREIGN = "the reply is not R2's, but a web page's; check R2_ENDPOINT_URL and any firewall or proxy"
 _LATER = "R2 kept failing after every retry; run again later"
 
 # By R2's error code, or by the status of a reply without a body (to HEAD): what it is, and what to do.
@@ -128,12 +129,19 @@ def _retry_client_disconnect(response: Any, attempts: int, **_: object) -> float
     return random.uniform(0.0, 0.05 * 2.0**attempts)  # noqa: S311  jitter, not a secret
 
 
+def is_page(reply: Any) -> bool:
+    """Whether a reply is HTML, from a firewall, a proxy or a wrong endpoint; botocore reads that as an empty one."""
+    return "html" in reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-type", "")
+
+
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Turns botocore's errors into this room's, naming ``where``. A 412 becomes ObjectChanged."""
     try:
         yield
     except ClientError as error:
+        if is_page(error.response):
+            raise StorageUnavailable(f"{where}: {FOREIGN}") from error
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         text = str(error.response.get("Error", {}).get("Message", ""))[:200]
@@ -143,8 +151,8 @@ def translated(where: str) -> Iterator[None]:
         raise kind(f"{where}: {remedy} ({status} {code}: {text})") from error
     except ParamValidationError as error:
         raise InvalidLocation(f"{where}: R2 cannot be asked for this; {error}") from error
-    except ResponseParserError as error:  # a page of a firewall or proxy
-        raise StorageUnavailable(f"{where}: the reply is not R2's; check R2_ENDPOINT_URL and any proxy") from error
+    except ResponseParserError as error:
+        raise StorageUnavailable(f"{where}: {FOREIGN}") from error
     except BotoCoreError as error:
         raise StorageUnavailable(
             f"{where}: R2 cannot be reached; check the network and R2_ENDPOINT_URL ({error})"

@@ -1,9 +1,9 @@
 """``r2://bucket/key`` for every Beam IO: ``ReadFromText("r2://bucket/input/*.jsonl")``, ``WriteToText`` and the others.
 
-Importing this module is enough: Beam finds the class among FileSystem's subclasses. Workers in other processes must
-import it too: the transforms of this project do; for other pipelines pass ``--beam_plugins=storage.r2_filesystem``
-(Dataflow alone adds it by itself). Endpoint and keys come from each worker's environment (``storage.environment``),
-never from pipeline options, which end up in job descriptions.
+Importing this module is enough in this process: Beam finds the class among FileSystem's subclasses. Workers in other
+processes must import it too: pass ``--beam_plugins=storage.r2_filesystem`` (Dataflow alone adds it by itself).
+Endpoint and keys come from each worker's environment (``storage.environment``), never from pipeline options, which end
+up in job descriptions.
 """
 
 # Beam's file classes have no annotations.
@@ -23,7 +23,7 @@ from storage.errors import BucketNotFound, InvalidLocation, ObjectNotFound, Stor
 from storage.objects import R2_SCHEME, ObjectInfo, locate
 from storage.r2 import R2Store, R2Upload
 
-_READ_BUFFER = 8 << 20  # bytes; each refill is one GET, which costs the same whatever its size
+_READ_BUFFER = 8 << 20  # bytes; each refill is one GET, billed alike whatever its size
 _WRITE_BUFFER = 1 << 20
 
 K = TypeVar("K", str, tuple[str, str])
@@ -90,7 +90,7 @@ class R2FileSystem(FileSystem):
         with _beam_errors("Open", path):
             store, key = _object(path)
             reader = _Reader(path, store, store.stat(key))
-        return _compressed(io.BufferedReader(DownloaderStream(reader), _READ_BUFFER), compression)
+        return _compressed(io.BufferedReader(DownloaderStream(reader, _READ_BUFFER), _READ_BUFFER), compression)
 
     def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
         """Copies objects inside R2, each with its metadata."""

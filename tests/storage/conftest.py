@@ -13,7 +13,9 @@ import pytest
 from local.objects import Objects
 from local.settings import Credentials
 from local.wire import Call
+from storage.environment import r2_access
 from storage.r2 import R2Store
+from storage.r2_client import s3_client
 
 CREDENTIALS = Credentials("0" * 32, "key-id-of-the-tests", "token-of-the-tests")
 
@@ -25,13 +27,19 @@ class Seen(NamedTuple):
     size: int
 
 
+class _HTTP(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that leaves a reply half read is what some tests are about."""
+
+
 class Server:
-    def __init__(self):
-        self.objects = Objects(CREDENTIALS, lambda event: None)
+    def __init__(self, path):
+        self.objects = Objects(path, CREDENTIALS, lambda event: None)
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # head and body in one packet
 
             def answer(self):
                 server.handle(self)
@@ -41,7 +49,7 @@ class Server:
             def log_message(self, *args):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = _HTTP(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         self.reset()
@@ -63,7 +71,8 @@ class Server:
         self.seen.append(Seen(request.command, request.path, headers, len(body)))
         if self.answers:
             status, text = self.answers.popleft()
-            return self.send(request, status, {}, text.encode())
+            kind = "text/html" if text.startswith("<!DOCTYPE") else "application/xml"
+            return self.send(request, status, {"content-type": kind}, text.encode())
         reply = asyncio.run(self.objects.answer(Call(request.command, path, query, request.headers, body)))
         if self.lose_replies:
             self.lose_replies -= 1
@@ -71,24 +80,24 @@ class Server:
             return None
         if request.command != "GET" or not self.cuts:
             return self.send(request, reply.status, reply.headers, reply.body)
-        headers = reply.headers | {"Content-Length": str(len(reply.body))}
-        self.send(request, reply.status, headers, reply.body[: self.cuts.popleft()])
+        self.send(request, reply.status, reply.headers, reply.body, self.cuts.popleft())
         request.close_connection = True
         return self.at_cut()
 
     @staticmethod
-    def send(request, status, headers, body):
+    def send(request, status, headers, body, cut=None):
         request.send_response_only(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        own = {name.lower(): value for name, value in headers.items()}
+        for name, value in {"content-length": str(len(body)), **own}.items():
             request.send_header(name, value)
         request.end_headers()
         if request.command != "HEAD":
-            request.wfile.write(body)
+            request.wfile.write(body[:cut])
 
 
 @pytest.fixture(scope="session")
-def _server():
-    server = Server()
+def _server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("r2") / "objects.sqlite")
     yield server
     server.http.shutdown()
     server.http.server_close()
@@ -109,7 +118,8 @@ def server(_server, monkeypatch):
 def bucket(server):
     """A new bucket's name."""
     name = f"bucket-{secrets.token_hex(4)}"
-    server.objects.make_bucket(name)
+    s3_client(r2_access()).create_bucket(Bucket=name)
+    server.seen.clear()
     return name
 
 

@@ -65,6 +65,16 @@ def test_no_secret_is_in_a_repr(monkeypatch):
     assert "hush" not in f"{cloudflare_account()!r} {r2_access()!r} {cloudflare_account()} {r2_access()}"
 
 
+@pytest.mark.parametrize("text", ["hush-hush\n", " hush-hush", "hush–hush", "hush\x00"])
+def test_a_badly_copied_secret_is_noticed_before_a_library_quotes_it(monkeypatch, text):
+    monkeypatch.setattr("os.environ", dict.fromkeys(NAMES, text) | {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT})
+    for read, names in ((cloudflare_account, NAMES[1:2]), (r2_access, NAMES[4:6])):
+        with pytest.raises(MissingSettings, match="copy it again") as raised:
+            read()
+        assert [problem.partition(" ")[0] for problem in raised.value.problems] == names
+        assert "hush" not in str(raised.value)
+
+
 def test_the_error_survives_pickling():
     error = pickle.loads(pickle.dumps(MissingSettings(["a is not set", "b is not set"])))
     assert error.problems == ["a is not set", "b is not set"]

@@ -1,0 +1,331 @@
+import hashlib
+import json
+import threading
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import AlreadyExists
+from storage.files import LocalStore
+from storage.intervals import Intervals
+from storage.manifests import (
+    MANIFEST_NAME,
+    MAX_KEY_BYTES,
+    MAX_LOCAL_NAME_BYTES,
+    MAX_METADATA_BYTES,
+    Manifest,
+    ManifestShard,
+    ShardRecord,
+    counted_shards,
+    file_folder,
+    put_shard,
+    read_manifest,
+    read_shard,
+    shard_name,
+    write_manifest,
+)
+from storage.objects import ObjectInfo
+
+FOLDER = "output/bucket/input/a.jsonl/etag/"
+ANSWER, ERROR = "answers", "errors"
+
+
+def row(kind, start, stop, tokens=(3, 5)):
+    place = {"offset": start, "length": stop - start}
+    if kind == ERROR:
+        return start, stop, json.dumps({"prompt": "…", "error": {"class": "X"} | place}).encode()
+    usage = {"input_tokens": tokens[0], "output_tokens": tokens[1]}
+    return start, stop, json.dumps({"id": f"{start}", "usage": usage, "source": {"key": "k"} | place}).encode()
+
+
+def write(store, kind, *spans, folder=FOLDER):
+    rows = [row(kind, start, stop) for start, stop in spans]
+    paid = len(spans) if kind == ANSWER else 0
+    return put_shard(store, folder, kind, rows, configuration="c" * 64, input_tokens=3 * paid, output_tokens=5 * paid)
+
+
+def shards_of(store, folder=FOLDER):
+    return [read_shard(store, info) for info in store.list(folder)]
+
+
+@pytest.fixture
+def local(tmp_path):
+    return LocalStore(tmp_path)
+
+
+@pytest.fixture(params=["local", "r2"])
+def either(request):
+    """A store without metadata, and one with."""
+    return request.getfixturevalue("local" if request.param == "local" else "store")
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("parts", "folder"),
+    [
+        (("output/", "bucket", "input/a b.jsonl", "e-2"), "output/bucket/input/a b.jsonl/e-2/"),
+        (("", "bucket", "a", "e"), "bucket/a/e/"),
+        (("", "", "sub/a.jsonl", "10-99"), "sub/a.jsonl/10-99/"),
+        (("/o/p/", "bucket", "a", "e"), "o/p/bucket/a/e/"),
+    ],
+)
+def test_a_files_folder_is_readable(parts, folder):
+    assert file_folder(*parts) == folder
+
+
+@pytest.mark.parametrize(
+    "key", ["x" * 256 + "/a", "a/" + "é" * 128, "a//b", "/a", "a/", "../a", "a/./b", "a\0b", "x/" * 490 + "a"]
+)
+def test_a_key_that_some_store_could_not_hold_is_hashed(key):
+    assert file_folder("output", "bucket", key, "e") == f"output/bucket/{hashlib.sha256(key.encode()).hexdigest()}/e/"
+
+
+def test_the_limits_are_met_exactly():
+    name = "x" * MAX_LOCAL_NAME_BYTES
+    assert file_folder("", "bucket", name, "e") == f"bucket/{name}/e/"
+    longest = len("errors--.jsonl") + 15 + 16
+    room = MAX_KEY_BYTES - len("bucket/" + "/e/") - longest
+    key = "a/" * (room // 2 - 1) + "b" * (2 + room % 2)
+    assert file_folder("", "bucket", key, "e") == f"bucket/{key}/e/"
+    assert key not in file_folder("", "bucket", key + "b", "e")
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=1100),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=1100),
+)
+def test_every_key_has_its_own_folder_that_both_stores_can_hold(one, other):
+    folders = [file_folder("output", "bucket", key, "e" * 40) for key in (one, other)]
+    for folder in folders:
+        shard = folder + shard_name("errors", 10**14, b"")
+        assert len(shard.encode()) <= MAX_KEY_BYTES
+        names = folder.removesuffix("/").split("/")
+        assert all(name not in {"", ".", ".."} and len(name.encode()) <= MAX_LOCAL_NAME_BYTES for name in names)
+        assert "\0" not in folder
+    assert (folders[0] == folders[1]) == (one == other)
+
+
+def test_a_shards_name_is_its_first_offset_and_its_content():
+    assert shard_name("answers", 4096, b"x") == f"shard-000000004096-{hashlib.sha256(b'x').hexdigest()[:16]}.jsonl"
+    assert shard_name("errors", 0, b"x").startswith("errors-000000000000-")
+    assert ShardRecord(shard_name("answers", 4096, b"x"), "answers", "", 1).first == 4096
+
+
+# Shards
+
+
+@pytest.mark.parametrize("kind", [ANSWER, ERROR])
+def test_what_was_put_is_read(either, kind):
+    written = write(either, kind, (0, 10), (10, 25), (40, 41))
+    assert shards_of(either) == [written]
+    assert (written.kind, written.lines, written.tiles, written.first) == (kind, 3, "0+25,15+1", 0)
+    assert (written.input_tokens, written.output_tokens) == ((9, 15) if kind == ANSWER else (0, 0))
+
+
+def test_rows_are_sorted_and_a_repeat_writes_the_same_object(either):
+    forward = write(either, ANSWER, (0, 10), (10, 25))
+    backward = write(either, ANSWER, (10, 25), (0, 10))
+    assert forward == backward
+    assert len(list(either.list(FOLDER))) == 1
+    lines = either.read(FOLDER + forward.name)[0].splitlines()
+    assert [json.loads(line)["source"]["offset"] for line in lines] == [0, 10]
+
+
+def test_rows_that_overlap_are_refused(either):
+    with pytest.raises(ValueError, match="overlaps"):
+        write(either, ANSWER, (0, 10), (9, 12))
+    assert list(either.list(FOLDER)) == []
+
+
+def test_tiles_too_many_for_the_metadata_are_read_from_the_body(store):
+    written = write(store, ANSWER, *((n * 100, n * 100 + 10) for n in range(2000)))
+    metadata = store.stat(FOLDER + written.name).metadata
+    assert "tiles" not in metadata
+    assert metadata["lines"] == "2000"
+    assert len(written.tiles) > MAX_METADATA_BYTES
+    assert shards_of(store) == [written]
+
+
+def test_metadata_just_below_the_limit_is_taken_by_the_server(store):
+    spans = [(n * 100, n * 100 + 10) for n in range(1300)]
+    assert len(Intervals(spans).encode()) > 7500
+    written = write(store, ANSWER, *spans)
+    assert store.stat(FOLDER + written.name).metadata["tiles"] == written.tiles
+
+
+spans_of = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 99)), min_size=1, max_size=40)
+
+
+@given(spans_of, st.sampled_from([ANSWER, ERROR]))
+def test_metadata_and_body_say_the_same(tmp_path_factory, steps, kind):
+    spans, at = [], 0
+    for gap, length in steps:
+        spans.append((at + gap, at + gap + length))
+        at += gap + length
+    store = LocalStore(tmp_path_factory.mktemp("out"))
+    written = write(store, kind, *spans)
+    assert shards_of(store) == [written]  # from the body: a folder keeps no metadata
+    assert Intervals.decode(written.tiles) == Intervals(spans)
+
+
+def test_a_torn_shard_does_not_count(local):
+    written = write(local, ANSWER, (0, 10), (10, 25))
+    body = local.read(FOLDER + written.name)[0]
+    for torn in (body[:-5], body.splitlines(keepends=True)[0], b"", b"\xff"):
+        local.put(FOLDER + written.name, torn)
+        assert shards_of(local) == [None]
+    assert counted_shards(local, FOLDER) == []
+    local.put(FOLDER + written.name, body)
+    assert counted_shards(local, FOLDER) == [written]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_manifest.json",
+        "notes.jsonl",
+        "shard-x-0.jsonl",
+        "shard-000000000000-3f9a.json",
+        "shard-000000000000-3f9a.jsonl",
+        "errors-000000000000.jsonl",
+        "shard.jsonl",
+    ],
+)
+@pytest.mark.parametrize(
+    "body", [b"", b"{}\n", b"[1]\n", b'{"source": 5}\n', b'{"source": {"offset": "x", "length": 1}}\n']
+)
+def test_a_foreign_file_does_not_count(either, name, body):
+    either.put(FOLDER + name, body)
+    assert shards_of(either) == [None]
+
+
+def test_foreign_metadata_does_not_count(store):
+    for metadata in (
+        {"tiles": "x"},
+        {"tiles": "0+1"},
+        {"tiles": "0+1", "lines": "?", "input-tokens": "0", "output-tokens": "0"},
+    ):
+        store.put(FOLDER + "shard-000000000000-3f9a.jsonl", b"", metadata)
+        assert shards_of(store) == [None]
+
+
+def test_usage_may_be_unknown(local):
+    body = b'{"usage": null, "source": {"offset": 0, "length": 4}}\n'
+    body += b'{"usage": {"input_tokens": null}, "source": {"offset": 4, "length": 4}}\n'
+    local.put(FOLDER + shard_name("answers", 0, body), body)
+    assert shards_of(local) == [ShardRecord(shard_name("answers", 0, body), "answers", "0+8", 2)]
+
+
+def test_a_shard_that_vanishes_after_the_listing_does_not_count(either):
+    gone = ObjectInfo(FOLDER + shard_name("answers", 0, b""), "e", 0, datetime.now(UTC))
+    assert read_shard(either, gone) is None
+
+
+# Which shards count
+
+
+def test_shards_come_in_the_order_of_their_lines(either):
+    wanted = [write(either, kind, (at, at + 5)) for at, kind in ((0, ERROR), (5, ANSWER), (10, ERROR), (15, ANSWER))]
+    assert counted_shards(either, FOLDER) == wanted
+
+
+def test_of_two_that_overlap_the_answers_count(either):
+    write(either, ERROR, (0, 5), (5, 10))
+    answers = write(either, ANSWER, (5, 10), (10, 15))
+    after = write(either, ERROR, (15, 20))
+    assert counted_shards(either, FOLDER) == [answers, after]
+
+
+def test_shards_of_a_file_further_down_are_not_this_files(either):
+    mine = write(either, ANSWER, (0, 5))
+    write(either, ANSWER, (5, 9), folder=FOLDER + "etag-of-another-file/")
+    assert counted_shards(either, FOLDER) == [mine]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from([ANSWER, ERROR])), max_size=8))
+def test_the_counted_shards_never_overlap(tmp_path_factory, drawn):
+    store = LocalStore(tmp_path_factory.mktemp("out"))
+    for start, length, kind in drawn:
+        write(store, kind, (start, start + length))
+    counted = counted_shards(store, FOLDER)
+    spans = [span for shard in counted for span in Intervals.decode(shard.tiles).spans]
+    assert all(left[1] <= right[0] for left, right in pairwise(spans))
+    covered = Intervals(spans)
+    for shard in shards_of(store):  # one that does not count overlaps one that does
+        assert any(covered.overlaps(*span) for span in Intervals.decode(shard.tiles).spans)
+
+
+# Manifests
+
+
+def manifest(run_id="run-1"):
+    return Manifest(
+        bucket="bucket",
+        key="input/ä.jsonl",
+        etag="etag",
+        size=25,
+        length=25,
+        configuration="c" * 64,
+        run_id=run_id,
+        created_at="2026-01-02T03:04:05Z",
+        answered=2,
+        failed=0,
+        blank=0,
+        input_tokens=6,
+        output_tokens=10,
+        shards=(ManifestShard(name="shard-000000000000-3f9a.jsonl", kind="answers", lines=2, tiles="0+25"),),
+    )
+
+
+def test_a_manifest_is_read_as_it_was_written(either):
+    assert read_manifest(either, FOLDER) is None
+    assert write_manifest(either, FOLDER, manifest()) == manifest()
+    assert read_manifest(either, FOLDER) == manifest()
+
+
+def test_the_first_manifest_stays(either):
+    write_manifest(either, FOLDER, manifest("run-1"))
+    assert write_manifest(either, FOLDER, manifest("run-2")).run_id == "run-1"
+
+
+def test_of_many_that_write_it_all_get_the_same(local):
+    found, start = [], threading.Barrier(6)
+
+    def run(number):
+        start.wait()
+        found.append(write_manifest(local, FOLDER, manifest(f"run-{number}")))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [read_manifest(local, FOLDER)] * 6
+
+
+def test_a_lost_reply_is_an_own_success(store, server, waits):
+    server.lose_replies = 1
+    assert write_manifest(store, FOLDER, manifest()) == manifest()
+
+
+def test_a_manifest_that_was_removed_again_is_no_success(local, monkeypatch):
+    def taken(key, body):
+        raise AlreadyExists(key)
+
+    monkeypatch.setattr(local, "put_if_absent", taken)
+    with pytest.raises(AlreadyExists):
+        write_manifest(local, FOLDER, manifest())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"version": 2}', b"\xff"])
+def test_a_manifest_that_cannot_be_read_is_named(either, body):
+    either.put(FOLDER + MANIFEST_NAME, body)
+    with pytest.raises(
+        ValueError, match=f"{either.url}/{FOLDER}{MANIFEST_NAME} is no manifest that this version can read"
+    ):
+        read_manifest(either, FOLDER)

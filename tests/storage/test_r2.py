@@ -1,0 +1,336 @@
+import logging
+import pickle
+import threading
+
+import pytest
+from apache_beam.internal import pickler
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from storage import errors
+from storage.environment import R2Access
+from storage.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BucketNotFound,
+    InvalidLocation,
+    ObjectChanged,
+    ObjectNotFound,
+    StorageError,
+    StorageUnavailable,
+)
+from storage.objects import READ_CHUNK
+from storage.r2 import PART_SIZE, R2Store
+from storage.r2_client import ATTEMPTS, s3_client, translated
+from tests.storage.conftest import CREDENTIALS
+
+BODY = bytes(range(256)) * 4096 * 3  # 3 MiB
+
+
+def calls(server, method):
+    return [seen for seen in server.seen if seen.method == method]
+
+
+def test_a_write_is_one_plain_request(store, server):
+    store.put("key", b"body", {"tiles": "0+4"})
+    [put] = server.seen
+    assert (put.method, put.size, put.headers["content-length"]) == ("PUT", 4, "4")
+    assert put.path == f"{store.url.removeprefix('r2:/')}/key"  # path style
+    assert "/auto/s3/aws4_request" in put.headers["authorization"]
+    assert put.headers["x-amz-meta-tiles"] == "0+4"
+    unwanted = {"expect", "content-encoding", "transfer-encoding", "x-amz-trailer"}
+    assert not unwanted & put.headers.keys()
+    assert not [name for name in put.headers if "checksum" in name]
+    assert len(put.headers["x-amz-content-sha256"]) == 64
+
+
+def test_conditions_are_sent_as_r2_wants_them(store, server):
+    etag = store.put_if_absent("key", b"one")
+    store.put_if_match("key", b"two", etag)
+    absent, match = server.seen
+    assert absent.headers["if-none-match"] == "*"
+    assert match.headers["if-match"] == f'"{etag}"'
+
+
+def test_one_client_serves_a_process_and_threads_share_it(server):
+    access = R2Access(server.url, "other-key-id", "other-secret")
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(s3_client(access))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 1
+    assert s3_client(R2Access(server.url, "other-key-id", "rotated")) is not found[0]
+
+
+def test_a_broken_connection_is_taken_up_at_the_same_byte(store, server, waits):
+    etag = store.put("key", BODY)
+    server.cuts.extend([READ_CHUNK + 100, READ_CHUNK + 5])
+    assert b"".join(store.stream("key", etag)) == BODY
+    gets = calls(server, "GET")
+    starts = [int(get.headers["range"].removeprefix("bytes=").removesuffix("-")) for get in gets[1:]]
+    assert READ_CHUNK <= starts[0] <= READ_CHUNK + 100  # what came before the break is not asked for again
+    assert starts[0] + READ_CHUNK <= starts[1] <= starts[0] + READ_CHUNK + 5
+    assert {get.headers["if-match"] for get in gets} == {f'"{etag}"'}
+    assert len(waits) == 2
+
+
+def test_a_broken_range_ends_where_it_should(store, server, waits):
+    etag = store.put("key", BODY)
+    server.cuts.append(READ_CHUNK + 1)
+    assert b"".join(store.stream("key", etag, 10, 2 * READ_CHUNK)) == BODY[10 : 2 * READ_CHUNK]
+    assert [get.headers["range"].partition("-")[2] for get in calls(server, "GET")] == [f"{2 * READ_CHUNK - 1}"] * 2
+
+
+def test_an_object_overwritten_in_the_middle_is_changed(store, server, waits):
+    etag = store.put("key", BODY)
+    server.cuts.append(READ_CHUNK + 1)
+    server.at_cut = lambda: store.put("key", b"another")
+    stream = store.stream("key", etag)
+    assert next(stream) == BODY[:READ_CHUNK]
+    with pytest.raises(ObjectChanged, match=f"{store.url}/key"):
+        list(stream)
+
+
+def test_an_object_deleted_in_the_middle_is_not_found(store, server, waits):
+    etag = store.put("key", BODY)
+    server.cuts.append(READ_CHUNK + 1)
+    server.at_cut = lambda: store.delete("key")
+    with pytest.raises(ObjectNotFound, match=f"{store.url}/key"):
+        list(store.stream("key", etag))
+
+
+@pytest.mark.parametrize("read", [lambda s, etag: list(s.stream("key", etag)), lambda s, etag: s.read("key")])
+def test_a_connection_that_breaks_at_one_byte_is_given_up(store, server, waits, read):
+    etag = store.put("key", BODY)
+    server.cuts.extend([0] * 100)
+    with pytest.raises(StorageUnavailable, match=rf"{store.url}/key: the connection broke 6 times"):
+        read(store, etag)
+    assert len(calls(server, "GET")) == 6
+
+
+def test_a_whole_read_survives_a_broken_connection(store, server, waits):
+    etag = store.put("key", BODY)
+    server.cuts.extend([10, 20])
+    assert store.read("key") == (BODY, etag)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (429, "TooManyRequests"),
+        (500, "InternalError"),
+        (503, "ServiceUnavailable"),
+        (400, "ClientDisconnect"),
+        (502, ""),
+    ],
+)
+def test_what_passes_is_tried_again(store, server, waits, status, code):
+    server.refuse(status, code, times=3)
+    store.put("key", b"x")
+    assert len(calls(server, "PUT")) == 4
+    assert len(waits) == 3
+    assert store.read("key")[0] == b"x"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(429, "TooManyRequests"), (503, "ServiceUnavailable"), (400, "ClientDisconnect")]
+)
+def test_what_does_not_pass_is_given_up(store, server, waits, status, code):
+    server.refuse(status, code, times=50)
+    with pytest.raises(StorageUnavailable, match=f"{store.url}/key: .*{status} {code}"):
+        store.put("key", b"x")
+    assert len(server.seen) == ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "remedy"),
+    [
+        (401, "Unauthorized", AccessDenied, "R2_ACCESS_KEY_ID"),
+        (403, "AccessDenied", AccessDenied, "R2_ACCESS_KEY_ID"),
+        (403, "SignatureDoesNotMatch", AccessDenied, "R2_SECRET_ACCESS_KEY"),
+        (403, "RequestTimeTooSkewed", AccessDenied, "clock"),
+        (403, "ExpiredRequest", AccessDenied, "clock"),
+        (403, "NotEntitled", AccessDenied, "enable it"),
+        (403, "ObjectLockedByBucketPolicy", AccessDenied, "another prefix"),
+        (403, "SomethingNew", AccessDenied, "R2_ACCESS_KEY_ID"),
+        (404, "NoSuchBucket", BucketNotFound, "create it"),
+        (404, "NoSuchKey", ObjectNotFound, "literal"),
+        (412, "PreconditionFailed", ObjectChanged, "read it again"),
+        (400, "InvalidObjectName", InvalidLocation, "1,024 bytes"),
+        (400, "MetadataTooLarge", StorageError, "8,192 bytes"),
+        (400, "EntityTooLarge", StorageError, "5 GiB"),
+        (400, "BadDigest", StorageError, "refused"),
+        (501, "NotImplemented", StorageUnavailable, "later"),
+    ],
+)
+def test_every_refusal_names_the_object_and_the_remedy_and_is_not_tried_again(
+    store, server, status, code, kind, remedy
+):
+    server.refuse(status, code)
+    with pytest.raises(kind, match=f"^{store.url}/a/key: .*{remedy}.*{status} {code}") as raised:
+        store.put("a/key", b"x")
+    assert type(raised.value) is kind
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("call", [lambda s: list(s.list("")), lambda s: s.put("key", b"x"), lambda s: s.read("key")])
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("page", ["<p>Attention<br>", "<p>Log in</p>"])
+def test_a_page_of_html_in_place_of_r2_is_neither_nothing_nor_success(store, server, waits, status, page, call):
+    server.answers.extend([(status, f"<!DOCTYPE html><html>{page}</html>")] * ATTEMPTS)
+    with pytest.raises(StorageUnavailable, match="the reply is not R2's, but a web page's; check R2_ENDPOINT_URL"):
+        call(store)
+
+
+@pytest.mark.parametrize("call", [lambda s: s.stat("key"), lambda s: s.read("key"), lambda s: list(s.list("a"))])
+def test_a_missing_bucket_is_told_from_a_missing_object(server, call):
+    with pytest.raises(BucketNotFound, match="r2://no-such-bucket"):
+        call(R2Store.open("no-such-bucket"))
+
+
+def test_a_token_that_may_not_ask_for_the_bucket_leaves_the_object_missing(store, server):
+    server.answers.extend([(404, ""), (403, "")])
+    with pytest.raises(ObjectNotFound):
+        store.stat("key")
+
+
+def test_a_wrong_key_stops_at_once_and_is_not_in_the_message(bucket, server, monkeypatch):
+    for name, value in (("R2_ACCESS_KEY_ID", "wrong-key-id"), ("R2_SECRET_ACCESS_KEY", "wrong-secret")):
+        monkeypatch.setenv(name, value)
+        store = R2Store.open(bucket)
+        for call in (
+            lambda s: s.read("key"),
+            lambda s: s.stat("key"),
+            lambda s: s.put("key", b""),
+            lambda s: list(s.list("")),
+        ):
+            with pytest.raises(AccessDenied) as raised:
+                call(store)
+            assert not [
+                hidden for hidden in ("wrong-", CREDENTIALS.secret) if hidden in f"{raised.value} {raised.value!r}"
+            ]
+
+
+def test_an_endpoint_where_nothing_listens_is_named(bucket, monkeypatch, waits):
+    monkeypatch.setenv("R2_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(
+        StorageUnavailable, match=f"r2://{bucket}/key: .*check the network and R2_ENDPOINT_URL.*127.0.0.1:9"
+    ):
+        R2Store.open(bucket).read("key")
+    assert len(waits) == ATTEMPTS - 1
+
+
+def test_an_endpoint_that_is_no_url_is_named(bucket, monkeypatch):
+    monkeypatch.setenv("R2_ENDPOINT_URL", "my endpoint")
+    with pytest.raises(InvalidLocation, match="R2_ENDPOINT_URL=my endpoint"):
+        R2Store.open(bucket)
+
+
+@pytest.mark.parametrize(("bucket_name", "key"), [("no bucket's name", "key"), ("bucket", "")])
+def test_what_no_request_can_name_is_an_invalid_location(server, bucket_name, key):
+    with pytest.raises(InvalidLocation, match="R2 cannot be asked"):
+        R2Store.open(bucket_name).put(key, b"x")
+
+
+def test_a_lost_reply_makes_an_own_success_look_like_anothers(store, server, waits):
+    server.lose_replies = 1
+    with pytest.raises(AlreadyExists):
+        store.put_if_absent("key", b"nonce-1")
+    assert store.read("key")[0] == b"nonce-1"
+
+
+def test_a_lost_reply_to_a_plain_put_is_put_again(store, server, waits):
+    server.lose_replies = 1
+    etag = store.put("key", b"x")
+    assert store.read("key") == (b"x", etag)
+
+
+def test_a_listing_goes_over_all_pages(store, server):
+    keys = [f"k/{number:04d} ü" for number in range(1003)]
+    for key in keys:
+        store.put(key, b"")
+    assert [info.key for info in store.list("k/")] == keys
+    assert len(calls(server, "GET")) == 2
+
+
+def test_an_upload_goes_in_equal_parts_and_shows_at_its_end(store, server):
+    body = BODY * 7  # 21 MiB
+    upload = store.upload("big", "text/plain")
+    for at in range(0, len(body), 700_001):
+        upload.write(memoryview(body)[at : at + 700_001])
+    assert list(store.list("")) == []
+    upload.finish()
+    parts = [seen.size for seen in calls(server, "PUT")]
+    assert parts == [PART_SIZE, PART_SIZE, len(body) - 2 * PART_SIZE]
+    assert store.read("big")[0] == body
+    assert not [seen for seen in server.seen if "expect" in seen.headers or "x-amz-trailer" in seen.headers]
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_SIZE])
+def test_a_small_upload_is_one_put(store, server, size):
+    upload = store.upload("small", "text/plain")
+    upload.write(b"x" * size)
+    upload.finish()
+    assert [(seen.method, seen.size) for seen in server.seen] == [("PUT", size)]
+    assert store.stat("small").size == size
+
+
+def test_an_upload_that_fails_is_removed_and_never_finishes(store, server):
+    upload = store.upload("big", "text/plain")
+    upload.write(b"x" * (PART_SIZE + 1))
+    server.refuse(403, "AccessDenied")
+    for call in (lambda: upload.write(b"x" * PART_SIZE), upload.finish, lambda: upload.write(b"")):
+        with pytest.raises(AccessDenied, match=f"{store.url}/big"):
+            call()
+    assert [seen.method for seen in server.seen] == ["POST", "PUT", "PUT", "DELETE"]
+    assert list(store.list("")) == []
+
+
+def test_a_copy_keeps_the_metadata(store, server):
+    store.put("a b/ü", b"body", {"tiles": "0+4"})
+    server.seen.clear()
+    store.copy("a b/ü", store, "c")
+    assert store.stat("c").metadata == {"tiles": "0+4"}
+    with pytest.raises(ObjectNotFound, match=f"{store.url}/no to {store.url}/d"):
+        store.copy("no", store, "d")
+
+
+def test_a_large_copy_goes_in_equal_parts(store, server, monkeypatch):
+    config = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, use_threads=False)
+    monkeypatch.setattr("storage.r2._COPY", config)  # as above 4 GiB
+    store.put("big", BODY * 4)
+    store.copy("big", store, "copy")
+    assert store.read("copy")[0] == BODY * 4
+    ranges = [seen.headers["x-amz-copy-source-range"] for seen in server.seen if "partNumber" in seen.path]
+    assert ranges == ["bytes=0-5242879", "bytes=5242880-10485759", "bytes=10485760-12582911"]
+
+
+def test_a_store_is_opened_where_it_is_used_and_never_pickled(store):
+    for dumps in (pickle.dumps, pickler.dumps):  # the latter is what Beam does to a DoFn
+        with pytest.raises((TypeError, pickle.PicklingError)):
+            dumps(store)
+
+
+def test_no_log_line_holds_the_key_or_the_secret(bucket, server, waits, caplog, monkeypatch):
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "a-secret-of-this-test-only")  # a client of its own, made under DEBUG
+    caplog.set_level(logging.DEBUG)
+    store = R2Store.open(bucket)
+    server.refuse(503, "ServiceUnavailable")
+    with pytest.raises(AccessDenied):
+        store.put("key", b"x")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", CREDENTIALS.secret)
+    R2Store.open(bucket).put("key", b"x")
+    assert "botocore" in {record.name.partition(".")[0] for record in caplog.records}
+    for hidden in ("a-secret-of-this-test-only", CREDENTIALS.secret, CREDENTIALS.token_id, "Signature="):
+        assert hidden not in caplog.text
+
+
+def test_every_kind_of_error_is_one_of_this_rooms():
+    refusal = ClientError({"Error": {"Code": "Odd"}, "ResponseMetadata": {"HTTPStatusCode": 418}}, "PutObject")  # type: ignore[typeddict-item]
+    with (
+        pytest.raises(errors.StorageError, match=r"r2://b/k: R2 refused this request \(418 Odd: \)"),
+        translated("r2://b/k"),
+    ):
+        raise refusal
