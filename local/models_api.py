@@ -7,12 +7,13 @@ The OpenAI routes answer without Cloudflare's envelope; their errors come in it,
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
-from backends.ir import ChatRequest, StreamChunk
+from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, StreamChunk, Usage
 from backends.protocol import Backend
 from local.catalogue import CHAT, EMBEDDINGS, Model
 from local.faults import Faults
@@ -95,8 +96,7 @@ class ModelsApi:
 
     async def _run(self, body: dict[str, Any], model: Model) -> Reply:
         if model.task == EMBEDDINGS:
-            request = embed_request(body, model, ("text", "queries", "documents"))
-            response = await self._backend.embed(request)
+            response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
             return _metered(reply, model.neurons(response.usage.input_tokens, 0))
         chat = chat_request(body, model)
@@ -114,7 +114,17 @@ class ModelsApi:
         return json_reply(chat_completion(await self._backend.execute(chat), model))
 
     async def _embed_openai(self, body: dict[str, Any], model: Model) -> Reply:
-        return json_reply(openai_vectors(await self._backend.embed(embed_request(body, model, ("input",))), model))
+        return json_reply(openai_vectors(await self._embed(embed_request(body, model, ("input",))), model))
+
+    async def _embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds in pieces that the backend takes, which may be fewer than the model's name promises."""
+        most = self._backend.max_texts(request.model)
+        pieces = [
+            await self._backend.embed(replace(request, texts=request.texts[start : start + most]))
+            for start in range(0, len(request.texts), most)
+        ]
+        vectors = tuple(vector for piece in pieces for vector in piece.vectors)
+        return EmbedResponse(vectors, Usage(sum(piece.usage.input_tokens for piece in pieces)), request.model)
 
     async def _begin(self, chat: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Starts a stream and waits for its first chunk, so that an error still gets a status of its own."""
@@ -128,7 +138,7 @@ class ModelsApi:
 
         return whole()
 
-    async def _in_flight(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _in_flight(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         with self._stats.flight():
             async for piece in pieces:
                 yield piece
@@ -161,5 +171,5 @@ def _metered(reply: Reply, neurons: float) -> Reply:
     return reply
 
 
-def _event_stream(pieces: AsyncIterator[bytes]) -> Reply:
+def _event_stream(pieces: AsyncGenerator[bytes, None]) -> Reply:
     return Reply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)

@@ -1,8 +1,8 @@
 """R2's S3 API: moto's S3 behind R2's authentication, wording and refusals, with an event for every change.
 
-moto is called directly, without its own server and without its mock of boto3, and keeps objects in memory:
-they are gone when the server stops. Where R2 differs from S3 the difference is made here
-(developers.cloudflare.com/r2/api/s3/api and …/r2/api/error-codes).
+moto is called directly, without its own server and without its mock of boto3. It works in memory, so every change
+is also written to a file, from which a restarted server takes its objects. Where R2 differs from S3, the difference is
+made here (developers.cloudflare.com/r2/api/s3/api and …/r2/api/error-codes).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -23,6 +26,7 @@ from moto.s3.models import FakeBucket, S3Backend
 from moto.s3.responses import S3Response
 
 from local.notifications import Event
+from local.object_file import ObjectFile, Stored
 from local.settings import Credentials
 from local.signatures import check
 from local.wire import Call, Reply, S3Refused, s3_failure
@@ -79,15 +83,23 @@ class Objects:
     in one thread of their own, so that conditional writes are atomic and nothing else waits for them.
     """
 
-    def __init__(self, own: Credentials, publish: Callable[[Event], None]) -> None:
+    def __init__(self, path: Path, own: Credentials, publish: Callable[[Event], None]) -> None:
         self._credentials = own
         self._publish = publish
         self._backend = _Backend("us-east-1", _ACCOUNT)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="r2")
+        self._file = ObjectFile(path)
+        for name in self._file.buckets():
+            self.make_bucket(name)
+        for stored in self._file.objects():
+            key = self._backend.put_object(stored.bucket, stored.key, stored.body, etag=stored.etag)
+            key.set_metadata(dict(stored.headers))
+            key.last_modified = stored.modified.replace(tzinfo=None)
 
     def close(self) -> None:
-        """Stops the thread."""
+        """Stops the thread and closes the file."""
         self._thread.shutdown()
+        self._file.close()
 
     def make_bucket(self, name: str) -> None:
         """Makes a bucket unless it exists. Raises S3Refused."""
@@ -97,6 +109,7 @@ class Objects:
             # type: ignore's reason: moto makes them in the same way, its base class only looks abstract.
             bucket = FakeBucket(name=name, account_id=_ACCOUNT, region_name="us-east-1")  # type: ignore[abstract]
             self._backend.buckets[name] = bucket
+            self._file.add_bucket(name)
 
     async def answer(self, call: Call) -> Reply:
         """One call to the S3 API, with its credentials checked."""
@@ -113,19 +126,31 @@ class Objects:
         check(call, self._credentials)
         _check_request(call)
         bucket, _, key = (unquote(part) for part in call.path[1:].partition("/"))
-        if bucket and call.method in ("PUT", "POST"):
-            if not key and call.method == "PUT" and not call.query:
-                return self._create_bucket(bucket), []
+        if bucket and not key and call.method == "PUT" and not call.query:
+            return self._create_bucket(bucket), []
+        if key and call.method in ("PUT", "POST"):
             self.make_bucket(bucket)
-        self._check_parts(call, bucket)
+            self._check_parts(call, bucket)
         doomed = self._existing(bucket, _named_keys(call, key)) if _deletes(call, key) else []
-        reply = _from_moto(call, *self._moto(call))
+        reply = self._range(call, bucket, key) or _from_moto(call, *self._moto(call))
         if reply.status >= 300:
             return reply, []
-        if doomed:
-            left = self._existing(bucket, doomed)
-            return reply, [Event("DeleteObject", bucket, name) for name in doomed if name not in left]
-        return reply, list(self._created(call, bucket, key))
+        left = self._existing(bucket, doomed)
+        events = [Event("DeleteObject", bucket, name) for name in doomed if name not in left]
+        events += self._created(call, bucket, key)
+        for event in events:
+            self._remember(event)
+        if call.method == "DELETE" and not key:
+            self._file.remove_bucket(bucket)
+        return reply, events
+
+    def _remember(self, event: Event) -> None:
+        if event.etag is None:
+            self._file.remove(event.bucket, event.key)
+            return
+        made = self._backend.buckets[event.bucket].keys[event.key]
+        modified = made.last_modified.replace(tzinfo=UTC)
+        self._file.save(Stored(event.bucket, event.key, event.etag, modified, dict(made.metadata), made.value))
 
     def _create_bucket(self, bucket: str) -> Reply:
         if bucket in self._backend.buckets:
@@ -145,6 +170,19 @@ class Objects:
         respond = response.key_response if below_bucket else response.bucket_response
         status, out, body = respond(request, url, dict(request.headers))
         return status, out, body.encode() if isinstance(body, str) else body
+
+    def _range(self, call: Call, bucket: str, key: str) -> Reply | None:
+        """A range of an object; moto would copy the whole object for each. None: leave it to moto."""
+        if call.method != "GET" or not key or "Range" not in call.headers:
+            return None
+        status, headers, _ = self._moto(replace(call, method="HEAD"))
+        span = re.match(r"bytes (\d+)-(\d+)/", str(headers.get("content-range", "")))
+        if status != 206 or span is None:
+            return None
+        start, last = int(span[1]), int(span[2])
+        buffer = self._backend.buckets[bucket].keys[key]._value_buffer  # moto has no other way to a part
+        buffer.seek(start)
+        return _from_moto(call, status, headers, buffer.read(last + 1 - start))
 
     def _created(self, call: Call, bucket: str, key: str) -> Iterator[Event]:
         query = parse_qs(call.query, keep_blank_values=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from pydantic_core import to_json
@@ -68,7 +68,7 @@ def openai_vectors(response: EmbedResponse, model: Model) -> dict[str, Any]:
     }
 
 
-async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> AsyncIterator[bytes]:
+async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> AsyncGenerator[bytes, None]:
     """``data: {"response": "…"}``, then one with the usage, then ``[DONE]``."""
     async for chunk in chunks:
         if chunk.kind == "content":
@@ -78,7 +78,9 @@ async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> Asy
     yield DONE
 
 
-async def openai_stream(chunks: AsyncIterator[StreamChunk], model: Model, *, with_usage: bool) -> AsyncIterator[bytes]:
+async def openai_stream(
+    chunks: AsyncIterator[StreamChunk], model: Model, *, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
     """chat.completion.chunk events: role, pieces of content, finish reason, usage when asked for, ``[DONE]``."""
     head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model.name}
     async for chunk in chunks:

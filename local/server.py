@@ -1,7 +1,7 @@
 """Cloudflare on this machine, in one process: R2, event notifications, Queues, Workers AI, and faults on demand.
 
-It listens on 127.0.0.1 only and demands the credentials that it wrote to DIR/env. Queues and credentials outlive a
-restart; objects do not (see ``objects``). aiohttp carries it, since a lost or cut reply needs the connection itself.
+It listens on 127.0.0.1 only and demands the credentials that it wrote to DIR/env. Objects, queues and credentials
+outlive a restart. aiohttp carries it, since a lost or cut reply needs the connection itself.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from aiohttp import web
+from multidict import CIMultiDict
 
+from backends.errors import ModelError
 from local.app import ECHO, Cloudflare
 from local.faults import Target
 from local.settings import HOST, CannotServe, credentials, environment, write_environment
 from local.wire import Call, Reply
 
-SHUTDOWN_S = 1.0
+SHUTDOWN_S = 0.5  # for calls in flight; a terminal or a supervisor expects the end within two seconds
 # R2 takes 8,192 bytes of metadata, which may stand in one header; keys have 1,024 bytes, three times that encoded.
 _LIMITS: dict[str, Any] = {"max_field_size": 32_768, "max_line_size": 32_768, "auto_decompress": False}
 
@@ -36,40 +38,46 @@ async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamRespon
     path, _, query = request.raw_path.partition("?")
     body = await request.content.read() if request.body_exists else b""
     reply = await app.answer(Call(request.method, path, query, request.headers, body))
-    headers = {"Server": "cloudflare", **reply.headers}
+    headers = CIMultiDict({"Server": "cloudflare", **reply.headers})
     if reply.pieces:
-        return await _stream(request, reply, headers)
-    if reply.ending == "whole":
+        return await _stream(request, reply, reply.pieces, headers)
+    if reply.ending == "whole" or (reply.ending == "truncate" and request.method == "HEAD"):
         return web.Response(status=reply.status, body=reply.body, headers=headers)
     if reply.ending == "truncate":
         headers["Content-Length"] = str(len(reply.body))
         cut = web.StreamResponse(status=reply.status, headers=headers)
         await cut.prepare(request)
         await cut.write(reply.body[: len(reply.body) // 2])
-    if request.transport:
-        request.transport.close()
-    return web.Response(status=503)  # goes nowhere: the connection is closed
+    return _hang_up(request)
 
 
-async def _stream(request: web.BaseRequest, reply: Reply, headers: dict[str, str]) -> web.StreamResponse:
+async def _stream(
+    request: web.BaseRequest, reply: Reply, pieces: AsyncGenerator[bytes, None], headers: CIMultiDict[str]
+) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=headers)
     response.enable_chunked_encoding()
-    pieces = reply.pieces
-    if pieces is not None and reply.ending == "whole":
+    async with aclosing(pieces):
+        if reply.ending != "whole":
+            whole = b"".join([piece async for piece in pieces])
+        if reply.ending == "drop":
+            return _hang_up(request)
         await response.prepare(request)
-        with suppress(ConnectionError):
-            async for piece in pieces:
-                await response.write(piece)
-    elif pieces is not None:
-        whole = b"".join([piece async for piece in pieces])
         if reply.ending == "truncate":
-            await response.prepare(request)
             await response.write(whole[: len(whole) // 2])
-        elif request.transport:
-            request.transport.close()
-            return web.Response(status=503)  # goes nowhere
+        else:
+            try:
+                async for piece in pieces:
+                    await response.write(piece)
+            except (ModelError, ConnectionError):  # the model failed, or nobody listens any more
+                return _hang_up(request)
     await response.write_eof()
     return response
+
+
+def _hang_up(request: web.BaseRequest) -> web.Response:
+    if request.transport:
+        request.transport.close()
+    return web.Response(status=503)  # goes nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +197,11 @@ async def _serve(
         listener.close()
         http.pre_shutdown()
         await http.shutdown(SHUTDOWN_S)
+        # Calls that are still being answered use the services that are closed next.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
     finally:
         await app.aclose()
 

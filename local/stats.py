@@ -55,17 +55,14 @@ class Stats:
             self.in_flight -= 1
 
     def as_json(self) -> dict[str, Any]:
-        """What GET /_stats answers."""
+        """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), and what was paid."""
+        calls = {t: {"calls": self.calls[t].total(), "by_status": dict(self.calls[t])} for t in ("ai", "queue", "r2")}
         return {
-            "calls": {
-                target: {"total": outcomes.total(), "by_status": dict(outcomes)}
-                for target, outcomes in self.calls.items()
-            },
-            "ai": {
-                "in_flight": self.in_flight,
-                "max_in_flight": self.max_in_flight,
-                "paid": self.paid_calls,
-                "paid_by_prompt": dict(self.paid_prompts),
-                "paid_by_line": dict(self.paid_lines),
+            **calls,
+            "ai": {**calls["ai"], "in_flight": self.in_flight, "max_in_flight": self.max_in_flight},
+            "paid": {
+                "calls": self.paid_calls,
+                "by_prompt": dict(self.paid_prompts),
+                "by_line": dict(self.paid_lines),
             },
         }

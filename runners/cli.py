@@ -123,10 +123,15 @@ def local(
     """Serve Cloudflare on this machine: R2 with event notifications, Queues, Workers AI; until SIGTERM."""
     try:
         from local.server import serve  # noqa: PLC0415  needs the extra [local]
+        from local.settings import CannotServe  # noqa: PLC0415  as above
     except ModuleNotFoundError as error:
         _complain(f"llmdo local needs the package {error.name}: pip install 'llmdo[local]'")
         raise typer.Exit(EXIT_USAGE) from None
-    serve(data, port, model)
+    try:
+        serve(data, port, model)
+    except CannotServe as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _read_text(path: Path | None) -> str:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "local": {"runners", "pipelines", "transforms", "backends", "storage"},
 }
 # The command that starts it.
-EXCEPTIONS = {("runners/cli.py", "local.server")}
+EXCEPTIONS = {("runners/cli.py", "local.server"), ("runners/cli.py", "local.settings")}
 BEAM_ALLOWED = {"storage/r2_filesystem.py"}
 
 

@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from local.server import Running
 
+SESSION = boto3.session.Session()  # loads the models of the API once
 OURS = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")
 
 
@@ -21,7 +22,7 @@ def s3_client(server: Running, config: Config | None = None, **other: str) -> An
     env = server.env
     keys = {"aws_access_key_id": env["R2_ACCESS_KEY_ID"], "aws_secret_access_key": env["R2_SECRET_ACCESS_KEY"], **other}
     once = Config(retries={"total_max_attempts": 1})
-    return boto3.session.Session().client(
+    return SESSION.client(
         "s3", endpoint_url=env["R2_ENDPOINT_URL"], region_name="auto", config=once.merge(config or Config()), **keys
     )
 
@@ -43,7 +44,7 @@ def rest(server: Running, method: str, path: str, body: Any = None, **headers: s
     """One call below the account, with the right token unless another is given."""
     base = f"{server.env['CLOUDFLARE_BASE_URL']}/accounts/{account(server)}"
     headers = {"Authorization": f"Bearer {server.env['CLOUDFLARE_API_TOKEN']}", **headers}
-    return httpx.request(method, base + path, json=body, headers=headers, trust_env=False)
+    return httpx.request(method, base + path, json=body, headers=headers, trust_env=False, timeout=60)
 
 
 def queue_id(server: Running, name: str = "llmdo-input") -> str:

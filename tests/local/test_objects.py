@@ -14,9 +14,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
-from clients import OURS, rest, s3_client
 
 from local.server import Running
+from tests.local.clients import OURS, rest, s3_client
 
 ODD_KEYS = ("a b/c d.txt", "plus+and%25.txt", "per%2Fcent", "ünï/日本.jsonl", "a=b&c?d#e", "~tilde'(x)*!", "a//b", "x/")
 
@@ -134,6 +134,8 @@ def test_multipart_upload(s3: Any) -> None:
     whole = {"Parts": [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(etags, start=1)]}
     etag = s3.complete_multipart_upload(**at, MultipartUpload=whole)["ETag"]
     assert re.fullmatch(r'"[0-9a-f]{32}-3"', etag)
+    middle = s3.get_object(Bucket="llmdo", Key="big", Range=f"bytes={(5 << 20) - 2}-{(5 << 20) + 1}")
+    assert (middle["Body"].read(), middle["Metadata"]["m"]) == (b"aabb", "1")
     got = s3.get_object(Bucket="llmdo", Key="big", IfMatch=etag)
     assert got["Body"].read() == b"".join(parts)
     assert got["Metadata"]["m"] == "1"
