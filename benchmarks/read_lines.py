@@ -29,7 +29,10 @@ from transforms.elements import FileVersion, OpenFile
 from transforms.lines import ReadLines
 
 READERS = ("ReadLines", "ReadAllFromText")
-PROMPT = "Classify the sentiment of this review in one word: The delivery was late, but the product itself is great. "
+PROMPT = (
+    "Classify the sentiment of this customer's review in one word: "
+    "The delivery was late, but the product itself is great. "
+)
 
 
 class _CountElements(beam.DoFn):

@@ -48,10 +48,10 @@ class Rate:
 def status_line(state: RunState, rate: Rate) -> str:
     """The figures of a run so far, in one line."""
     counts = state.counts
-    tokens = counts.input_tokens + counts.output_tokens
+    lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = sum(1 for name in state.opened if name in state.settled)
     return (
-        f"{counts.answered + counts.failed:,} lines · {rate(counts.answered + counts.failed - counts.kept):,.1f} lines/s · "
+        f"{lines:,} lines · {rate(lines - counts.kept):,.1f} lines/s · "
         f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
     )
 

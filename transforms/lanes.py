@@ -58,6 +58,8 @@ class Lanes:
     def enter(self, turn: Turn, count: int, now: float, seconds: float) -> float | None:
         """Takes one of ``count`` lanes and says when the turn ends, or None when all are taken."""
         with self._lock:
+            # Past its end a bundle reads no more. One that hangs, or died with its runner, must not keep the lane.
+            self._ends = {other: end for other, end in self._ends.items() if end > now}
             if len(self._ends) >= count:
                 self._refused = now
                 return None

@@ -86,7 +86,8 @@ class _Range:
     The range of a known shard and of an empty file is [0, 0), which nothing can split: it comes out once.
 
     Attributes:
-        seekable: reading can begin in the middle; not so in a compressed file.
+        seekable: reading can begin in the middle. Not so in a compressed file: a runner cannot split it, and after a
+            self-checkpoint it is decompressed from its begin again.
         fresh: it was never deferred, nor split off while it was read.
     """
 

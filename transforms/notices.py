@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from storage.environment import cloudflare_account
 from storage.errors import ObjectNotFound, QueueError
 from storage.jobs import Jobs
-from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, wanted
+from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
 from storage.objects import R2_SCHEME, Location, locate, open_store
 from storage.queue_api import is_transient
 from storage.queues import Message, Pacer, QueueClient
@@ -151,7 +151,7 @@ def understand(message: Message, source: Notifications, output: Location) -> Not
         run_state().add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if isinstance(event, NotAnEvent | ObjectDeleted) or wanted(event, source.prefix, source.suffixes, output):
+    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(event, source.prefix, source.suffixes, output):
         run_state().add(messages_passed_over=1)
         return None
     assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds

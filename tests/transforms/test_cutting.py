@@ -50,6 +50,27 @@ def test_a_part_gives_the_lines_that_begin_in_it(
     assert tiles == [tile for tile in plain_reading(FILE, content, limit) if start <= tile.start < stop]
 
 
+@given(contents, st.integers(1, 100), st.data())
+def test_the_first_line_of_a_part_is_found_without_reading_past_it(
+    content: bytes, chunk: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(1, max(1, len(content))))
+    stop = data.draw(st.integers(start, max(1, len(content))))
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        for piece in in_chunks(content[start - 1 :], chunk):
+            taken += len(piece)
+            yield piece
+
+    first, rest = skip_to_line(chunks(), start, stop)
+    begins = (tile.start for tile in plain_reading(FILE, content, 1000) if start <= tile.start < stop)
+    assert first == next(begins, stop)
+    assert taken < stop - start + 1 + chunk
+    assert first == stop or b"".join(rest) == content[first:]
+
+
 @given(contents, st.integers(1, 20), st.data())
 def test_no_more_is_taken_than_the_last_line_needs(content: bytes, chunk: int, data: st.DataObject) -> None:
     stop = data.draw(st.integers(1, len(content) + 1))
@@ -100,6 +121,15 @@ def test_gaps_of_a_stream_and_its_end_mark(
 )
 def test_line_endings_blank_lines_and_byte_order_marks(content: bytes, tiles: list[Tile]) -> None:
     assert tiles_of(content) == tiles
+
+
+def test_a_blank_line_at_the_stop_belongs_to_the_next_part() -> None:
+    assert list(cut(FILE, [b"a\n\n"], 0, 2, 10)) == [[Line(FILE, 0, 2, b"a")]]
+
+
+def test_a_line_within_its_limit_stays_one_when_its_end_comes_last() -> None:
+    chunks = [b"\xef\xbb\xbfabc\r", b"\n"]
+    assert list(cut(FILE, chunks, 0, 8, 3)) == [[Line(FILE, 0, 8, b"abc")]]
 
 
 def test_a_limit_counts_neither_line_ending_nor_byte_order_mark() -> None:

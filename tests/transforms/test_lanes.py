@@ -71,6 +71,16 @@ def test_a_fifth_bundle_waits_until_a_lane_is_free(clock: Clock) -> None:
     assert turns[4].wait(fresh=False) is None
 
 
+def test_a_bundle_that_never_ends_keeps_its_lane_no_longer_than_its_turn(clock: Clock) -> None:
+    lanes = Lanes()
+    dead, waiting = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    assert dead.wait(fresh=False) is None
+    clock.now += T - 1
+    assert waiting.wait(fresh=False) == RETRY
+    clock.now += 1
+    assert waiting.wait(fresh=False) is None
+
+
 def test_a_lane_is_given_back_once(clock: Clock) -> None:
     lanes = Lanes()
     first, second = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
@@ -85,8 +95,9 @@ def test_whoever_was_refused_comes_before_those_whose_turn_is_over(clock: Clock)
     lanes = Lanes()
     reading, waiting = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
     assert reading.wait(fresh=False) is None
-    clock.now += T
+    clock.now += T - RETRY / 2
     assert waiting.wait(fresh=False) == RETRY
+    clock.now += RETRY / 2
     rest = reading.rest()
     assert rest is not None
     assert rest > RETRY

@@ -28,7 +28,7 @@ from tests.plain_reading import contents, gaps_without, limits, plain_reading
 from transforms import cutting, lines
 from transforms.elements import Blank, FileVersion, KnownShard, Line, OpenFile, Stale, TooLong
 from transforms.lanes import Lanes, Turn
-from transforms.lines import Reading, ReadLines
+from transforms.lines import NO_END, Reading, ReadLines
 from transforms.run_state import reset_run_state, run_state
 
 ROOT = Path(__file__).parents[2]
@@ -197,8 +197,9 @@ def test_only_the_gaps_and_the_rest_of_their_last_lines_are_asked_for(store: Mem
     reading = Reading(range_bytes=40)
     read_restlessly(OpenFile(file, ((80, 160), (400, 480))), reading, random.Random(1))
     inside = [(80, 160), (400, 480)]
-    assert store.asked
-    assert all(any(a - 1 <= start and stop <= b for a, b in inside) for _, start, stop in store.asked)
+    asked = [(start, NO_END if stop is None else stop) for _, start, stop in store.asked]
+    assert asked
+    assert all(any(a <= start and stop <= b for a, b in inside) for start, stop in asked)
 
 
 @pytest.mark.parametrize("size", [64, 65, 1000])
@@ -298,7 +299,26 @@ def test_when_the_run_stops_the_rest_of_the_range_is_left_out(store: MemoryStore
     run_state().stop("interrupted")
     assert first == [Line(file, 0, 5, b"line")]
     assert list(groups) == []
+    store.asked.clear()
     assert list(process(file)) == []
+    assert store.asked == []
+
+
+def test_a_range_that_was_split_is_read_no_further(store: MemoryStore) -> None:
+    store.chunk = 500
+    element = OpenFile(store.add("a", b"line\n" * 10_000), ((0, 50_000),))
+    do_fn = lines._ReadRange(Reading())
+    do_fn.start_bundle()
+    tracker = ThreadsafeRestrictionTracker(do_fn.create_tracker(do_fn.initial_restriction(element)))
+    read: list[int] = []
+    store.on_chunk = lambda key, offset: read.append(offset)
+    groups = do_fn.process(element, RestrictionTrackerView(tracker))
+    tiles = list(next(groups))
+    tracker.try_split(0.02)
+    tiles += (tile for group in groups for tile in group)
+    tracker.check_done()
+    assert tiles == plain_reading(element.file, b"line\n" * 201, 100)
+    assert max(read) <= 1500
 
 
 def test_a_reader_without_checkpoints_never_defers(store: MemoryStore) -> None:
