@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
-from backends.errors import Unauthorized
-from backends.ir import ChatRequest, EmbedRequest, Request, Response
+from backends.errors import BadReply, Unauthorized
+from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
 from backends.protocol import Backend
 from storage.environment import MissingSettings
 
@@ -18,6 +20,7 @@ class Connections:
         self._connect = connect
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
+        self._turns: dict[str, asyncio.Semaphore] = {}
 
     def get(self, provider: str) -> Backend:
         """The provider's backend. Raises ModelNotFound, and Unauthorized where the environment lacks its settings."""
@@ -29,16 +32,31 @@ class Connections:
                     raise Unauthorized(str(error), provider=provider) from error
             return self._backends[provider]
 
-    async def answer(self, provider: str, request: Request) -> Response:
-        """Makes the call. Raises what the backend raises."""
+    async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
+        """Makes the call. Raises what the backend raises, and TimeoutError.
+
+        A backend that works in this process says with ``slots`` how many calls it can do at once: the time that others
+        wait for their turn is not the call's.
+        """
         backend = self.get(provider)
-        if isinstance(request, ChatRequest):
-            return await backend.execute(request)
-        if isinstance(request, EmbedRequest):
-            return await backend.embed(request)
-        return await backend.run(request)
+        slots: int | None = getattr(backend, "slots", None)
+        turn = self._turns.setdefault(provider, asyncio.Semaphore(slots)) if slots else contextlib.nullcontext()
+        async with turn, asyncio.timeout(timeout_s):
+            if isinstance(request, ChatRequest):
+                return await backend.execute(request)
+            if isinstance(request, EmbedRequest):
+                return _complete(await backend.embed(request), request)
+            return await backend.run(request)
 
     async def aclose(self) -> None:
         """Closes all backends."""
         for backend in self._backends.values():
             await backend.aclose()
+
+
+def _complete(response: EmbedResponse, request: EmbedRequest) -> EmbedResponse:
+    """The response, if each text has its vector: a line must not get its neighbour's. Raises BadReply."""
+    vectors, texts = len(response.vectors), len(request.texts)
+    if vectors != texts:
+        raise BadReply(f"{request.model} sent {vectors} vectors for {texts} texts: name another embedding model")
+    return response

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
+import gc
 import logging
 import random
 import threading
@@ -27,11 +29,12 @@ from backends.protocol import Backend, connect
 from backends.retry import THREE_TRIES, Retry
 
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
+GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
 LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Done", "Engine", "EngineStats", "close_engines", "get_engine"]
+__all__ = ["Done", "Engine", "EngineStats", "calls_made", "close_engines", "get_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Engine:
         connect: Callable[[str], Backend] = connect,
         call_timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
+        _spare_the_collector()
         self._window = window
         self._retry = retry
         self._timeout_s = call_timeout_s
@@ -118,6 +122,8 @@ class Engine:
         An array that is refused for its content is split in halves until each bad text stands alone. The usage of a
         call is shared among its texts by their length; the sum is the call's. With ``wait=False`` like try_submit.
         """
+        if not texts:
+            return True
         request = EmbedRequest(model, tuple(texts), parameters)
         return self._take_in(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
 
@@ -159,7 +165,7 @@ class Engine:
             if not self._over and self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._closing.set)
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(GOODBYE_S)
 
     # Taking in, on the submitters' threads.
 
@@ -254,8 +260,7 @@ class Engine:
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
         model, error = job.request.model, None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._connections.answer(job.provider, job.request), None
+            return await self._connections.answer(job.provider, job.request, self._timeout_s), None
         except ModelError as known:
             error = known
         except TimeoutError:
@@ -273,10 +278,13 @@ class Engine:
     def _handle(self, job: Job, error: ModelError, latency_s: float) -> None:
         if isinstance(error, StopRun):
             self._stop(error)
-        wait_s = None if self._stopped else self._retry.wait_s(error, job.tries, self._random)
-        if wait_s is not None:
+        wait_s = self._retry.wait_s(error, job.tries, self._random)
+        splits = wait_s is None and can_split(job, error)
+        if self._stopped and (splits or wait_s is not None):
+            self._deliver(job, None, self._stopped, latency_s)  # it had a call to come, which is not made
+        elif wait_s is not None:
             self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
-        elif not self._stopped and can_split(job, error):
+        elif splits:
             self._ready.extendleft(reversed(halves(job)))
         else:
             self._deliver(job, None, error, latency_s)
@@ -319,6 +327,16 @@ class Engine:
                 self._room.notify()
 
 
+@functools.cache
+def _spare_the_collector() -> None:
+    """Takes what is loaded by now out of the garbage collector's rounds, once a process.
+
+    With Beam in memory a full round stops the loop, and with it all calls, for some 60 ms.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 # A module global and not an attribute of a DoFn class: Beam pickles classes of __main__ with all that hangs on them.
 _engines: dict[tuple[int, Retry, str], Engine] = {}
 _opening = threading.Lock()
@@ -336,6 +354,12 @@ def get_engine(window: int, retry: Retry = THREE_TRIES, run_id: str = "") -> Eng
         if engine is None or not engine.usable:
             engine = _engines[key] = Engine(window=window, retry=retry)
         return engine
+
+
+def calls_made() -> int:
+    """Calls that the engines of get_engine have started."""
+    with _opening:
+        return sum(engine.stats().calls for engine in _engines.values())
 
 
 def close_engines() -> None:

@@ -1,7 +1,7 @@
 """What can go wrong with a model. The class says what the caller must do.
 
 ModelError                    what to do
-├── Retryable                 try again, after retry_after or a back-off
+├── Retryable                 try again, after retry_after or a back-off; itself: JSON mode not met (5024)
 │   ├── Overloaded            out of capacity (3040), 5xx
 │   ├── RateLimited           requests a minute (3021), 429: lower the rate
 │   ├── CallTimeout           no reply in time (3007, 3046, 408)
@@ -10,7 +10,7 @@ ModelError                    what to do
 ├── StopRun                   no further call can succeed: stop, keep what is there, go on later
 │   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
 │   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
-│   └── AccountBlocked        3023
+│   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
 └── LineError                 this line gets no answer; the others go on
     ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
     ├── ModelNotFound         no such model (5007, 3042), or not allowed to this account (5018, 5035)
@@ -124,7 +124,7 @@ class QuotaExhausted(StopRun):
 
 
 class AccountBlocked(StopRun):
-    """The provider has blocked the account."""
+    """The provider has blocked the account, or this machine's address."""
 
 
 class LineError(ModelError):

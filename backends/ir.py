@@ -105,7 +105,7 @@ class EmbedResponse:
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """A model's own result, as the provider sent it (JSON, or base64 text for binary bodies)."""
+    """A model's own result, as the provider sent it: JSON, text, or ``{"content_type": …, "base64": …}`` for bytes."""
 
     result: Any
     usage: Usage

@@ -27,7 +27,7 @@ from backends.errors import (
     ModelNotFound,
     StreamError,
 )
-from backends.http import network_errors, open_client
+from backends.http import check_url, network_errors, open_client
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -39,6 +39,7 @@ from backends.ir import (
     RawResponse,
     StreamChunk,
 )
+from backends.parameters import token_limit
 from backends.sse import read_events
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_shapes import Reply, read_chat, read_usage, read_vectors, unwrap
@@ -54,6 +55,9 @@ PAGE = 50  # models a page of the list
 # Texts an embedding call takes: `maxItems` in the models' input schemas.
 MAX_TEXTS = 100
 MAX_TEXTS_BY_MODEL: Mapping[str, int] = {"@cf/qwen/qwen3-embedding-0.6b": 32}
+
+# Its embedding models by name: bge-*, *embed*; a reranker takes a query with contexts instead.
+_EMBEDS = re.compile(r"embed|/bge-(?!reranker)")
 
 _MODEL = re.compile(r"@?[\w-][\w.:-]*(/[\w-][\w.:-]*)*", re.ASCII)  # it stands unescaped in the path: no "..", no "?"
 _OVERFLOW = re.compile(r"tokens \((\d+)\).*limit \((\d+)\)", re.DOTALL)
@@ -76,6 +80,7 @@ class WorkersAI:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._root = f"{account.url}/ai"
+        check_url(PROVIDER, account.base_url)
         self._clock = clock
         self._client = open_client({"authorization": f"Bearer {account.token}"}, transport)
 
@@ -89,7 +94,7 @@ class WorkersAI:
         try:
             return await self._chat(request.model, body)
         except ContextOverflow as error:
-            fits = None if _own_max_tokens(request) else _fitting_max_tokens(error)
+            fits = None if token_limit(request.parameters, PROVIDER) else _fitting_max_tokens(error)
             if fits is None:
                 raise
         response = await self._chat(request.model, {**body, "max_tokens": fits})
@@ -160,8 +165,8 @@ class WorkersAI:
         return models
 
     def max_texts(self, model: str) -> int:
-        """See MAX_TEXTS."""
-        return MAX_TEXTS_BY_MODEL.get(model, MAX_TEXTS)
+        """See MAX_TEXTS; 1 for a model that embeds nothing."""
+        return MAX_TEXTS_BY_MODEL.get(model, MAX_TEXTS) if _EMBEDS.search(model) else 1
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -211,22 +216,14 @@ def _run_url(root: str, model: str) -> httpx.URL:
 
 def chat_body(request: ChatRequest) -> dict[str, Any]:
     """The native input of a conversation: parameters by OpenAI's names, and always a limit of tokens."""
-    body = {name: value for name, value in request.parameters.items() if name != "max_completion_tokens"}
-    body.pop("stream", None)
-    body["max_tokens"] = _own_max_tokens(request) or DEFAULT_MAX_TOKENS
+    # Newer models say max_completion_tokens and still take max_tokens; older ones know only the latter.
+    ours = ("max_completion_tokens", "stream")
+    body = {name: value for name, value in request.parameters.items() if name not in ours}
+    body["max_tokens"] = token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
     if "response_format" in body:
         body["response_format"] = _native_format(body["response_format"])
     body["messages"] = [_native_message(message) for message in request.messages]
     return body
-
-
-def _own_max_tokens(request: ChatRequest) -> int | None:
-    # Newer models call it max_completion_tokens and still take max_tokens; older ones know only the latter.
-    limits = (request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
-    limit = next((limit for limit in limits if limit is not None), None)
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise InvalidRequest(f"max_tokens is {limit!r}: write a whole number of at least 1", provider=PROVIDER)
-    return limit
 
 
 def _native_format(wanted: Any) -> Any:

@@ -122,9 +122,7 @@ class JsonlOptions(BaseModel):
     def reading(self) -> Reading:
         """How files are read; only Prism's reader checkpoints itself."""
         checkpoint = PRISM_CHECKPOINT if self.runner == "prism" else None
-        return Reading(
-            range_bytes=self.range_bytes, max_line_bytes=self.max_line_bytes, checkpoint_seconds=checkpoint
-        )
+        return Reading(range_bytes=self.range_bytes, max_line_bytes=self.max_line_bytes, checkpoint_seconds=checkpoint)
 
     @property
     def batching(self) -> Batching:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from backends.engine import calls_made
 from runners.run import Summary
 from storage.errors import StorageError
 from storage.manifests import read_manifest
@@ -51,7 +52,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = sum(1 for name in state.opened if name in state.settled)
     return (
-        f"{lines:,} lines · {rate(lines - counts.kept):,.1f} lines/s · "
+        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · "
         f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
     )
 

@@ -81,7 +81,6 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
     run_state().add(
         answered=sum(shard.lines for shard in shards if shard.kind == "answers"),
         failed=sum(shard.lines for shard in shards if shard.kind == "errors"),
-        kept=sum(shard.lines for shard in shards),
         bytes_done=sum(stop - start for start, stop in covered.spans),
     )
     known = [KnownShard(file, shard) for shard in shards]

@@ -22,7 +22,6 @@ class Counts:
     lines_read: int = 0
     answered: int = 0
     failed: int = 0
-    kept: int = 0  # answered or failed by an earlier run
     blank: int = 0
     bytes_done: int = 0
     input_tokens: int = 0

@@ -1,0 +1,258 @@
+"""Embedded models: SmolLM2 135M inside this process, by llama.cpp. No server, no account, real answers.
+
+Two names for the same weights: ``smollm2-135m-instruct`` chats; ``smollm2-135m-embed`` gives the mean of the last
+layer's states, 576 numbers of length 1, which tells texts apart but is no match for a model trained to embed.
+
+The weights are loaded when first used, and shared by all backends of the process. The defaults are made for answers
+that can be repeated: temperature 0 and a fixed seed give the same answer again, whatever else runs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from backends.errors import (
+    BadReply,
+    ContextOverflow,
+    InvalidRequest,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    StreamError,
+)
+from backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    FinishReason,
+    Message,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    StreamChunk,
+    Usage,
+)
+from backends.llama_weights import CONTEXT, PROVIDER, SLOTS, Server, Weights, in_thread
+from backends.parameters import token_limit
+
+CHAT = "smollm2-135m-instruct"
+EMBED = "smollm2-135m-embed"
+MODELS: Mapping[str, ModelInfo] = {
+    CHAT: ModelInfo(f"{PROVIDER}/{CHAT}", "Text Generation", "SmolLM2 135M Instruct, 4 bit, embedded", CONTEXT),
+    EMBED: ModelInfo(f"{PROVIDER}/{EMBED}", "Text Embeddings", "SmolLM2 135M, mean of its states, embedded", CONTEXT),
+}
+TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
+
+DEFAULTS: Mapping[str, Any] = {"temperature": 0, "seed": 1}
+DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
+# Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
+# Hugging Face"), after which these weights answer a question about France in rambling French.
+SYSTEM = Message("system", "You are a helpful assistant.")
+_WITHOUT_EFFECT = ("tools", "tool_choice")  # the model's template has no place for them
+_OURS = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"})
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def open_backend() -> LlamaCpp:
+    """The embedded models; nothing is loaded yet."""
+    return LlamaCpp()
+
+
+class LlamaCpp:
+    """See Backend. Calls run in threads; a cancelled one stops at its next token."""
+
+    name = PROVIDER
+    slots = SLOTS
+
+    def __init__(self) -> None:
+        self._weights = Weights()
+        self._turns = asyncio.Semaphore(SLOTS)
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation. Raises ContextOverflow where the prompt alone fills the context window."""
+        said: list[dict[str, Any]] = []
+        async with self._turns:
+            server = await self._server(request.model, CHAT)
+
+            def keep(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
+                said.append(chunk)
+                return cancelled()
+
+            await in_thread(functools.partial(_generate, server, _chat_body(request), keep))
+        text, finish, usage = "", None, Usage()
+        for chunk in map(_checked, said):
+            text += _delta(chunk)
+            finish = _finish(chunk) or finish
+            usage = _usage(chunk) or usage
+        if finish is None:
+            raise _broken_off(request.model)
+        return ChatResponse(text, finish, usage, request.model, warnings=_warnings(request, finish, usage))
+
+    async def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation token by token."""
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        async with self._turns:
+            server = await self._server(request.model, CHAT)
+
+            def pass_on(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
+                if cancelled():
+                    return True
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+                return False
+
+            work = functools.partial(_generate, server, _chat_body(request), pass_on)
+            generating = asyncio.create_task(in_thread(work))
+            generating.add_done_callback(lambda _: chunks.put_nowait(None))
+            try:
+                async for piece in _stream(chunks):
+                    ended = piece.kind == "done"
+                    yield piece
+                await generating
+                if not ended:
+                    raise _broken_off(request.model)
+            finally:
+                generating.cancel()
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds texts; each has 576 numbers. Raises InvalidRequest for an empty text."""
+        async with self._turns:
+            server = await self._server(request.model, EMBED)
+            body = {"input": list(request.texts)}
+            with _refusals():
+                reply = _checked(await in_thread(lambda _: server.handle_embeddings(body)))
+        vectors = tuple(tuple(map(float, row["embedding"])) for row in reply["data"])
+        return EmbedResponse(vectors, _usage(reply) or Usage(), request.model)
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """There is no native input here. Raises InvalidRequest."""
+        text = f"{request.model} is an embedded model and takes prompt, messages or text, not {sorted(request.input)}"
+        raise InvalidRequest(text, provider=PROVIDER)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The two names."""
+        return list(MODELS.values())
+
+    def max_texts(self, model: str) -> int:
+        """See TEXTS."""
+        return TEXTS if model == EMBED else 1
+
+    async def aclose(self) -> None:
+        """Gives the weights up; the last backend of the process frees them."""
+        self._weights.close()
+
+    async def _server(self, model: str, wanted: str) -> Server:
+        if model not in MODELS:
+            text = (
+                f"{PROVIDER}/{model} is no embedded model: there are {', '.join(info.name for info in MODELS.values())}"
+            )
+            raise ModelNotFound(text, provider=PROVIDER)
+        if model != wanted:
+            text = f"{PROVIDER}/{model} cannot do this: name {MODELS[wanted].name} for {MODELS[wanted].task}"
+            raise InvalidRequest(text, provider=PROVIDER)
+        return await in_thread(lambda _: self._weights.server(embedding=wanted == EMBED))
+
+
+def _generate(
+    server: Server,
+    body: dict[str, Any],
+    take: Callable[[dict[str, Any], Callable[[], bool]], bool],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Gives each chunk to ``take``, until that returns True."""
+    with _refusals():
+        server.handle_chat_completions(body, lambda chunk: take(chunk, cancelled))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # what xllamacpp raises for an input that llama.cpp cannot use
+        raise InvalidRequest(f"llama.cpp cannot use the input: {error}", provider=PROVIDER) from error
+
+
+def _chat_body(request: ChatRequest) -> dict[str, Any]:
+    if not request.messages:
+        raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
+    parameters = {name: value for name, value in request.parameters.items() if name not in (*_OURS, *_WITHOUT_EFFECT)}
+    first = () if request.messages[0].role == "system" else (SYSTEM,)
+    return {
+        **DEFAULTS,
+        **parameters,
+        "max_tokens": token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
+        "messages": [_message(message) for message in (*first, *request.messages)],
+        "stream": True,  # only a stream can be stopped
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content = message.content
+    return {**message.extra, "role": message.role, "content": list(content) if isinstance(content, tuple) else content}
+
+
+async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[StreamChunk]:
+    sequence, finish, usage = 1, None, Usage()
+    yield StreamChunk(0, "start")
+    while (chunk := await chunks.get()) is not None:
+        text = _delta(_checked(chunk))
+        finish = _finish(chunk) or finish
+        usage = _usage(chunk) or usage
+        if text:
+            yield StreamChunk(sequence, "content", text)
+            sequence += 1
+    if finish:
+        yield StreamChunk(sequence, "done", finish_reason=finish, usage=usage)
+
+
+def _broken_off(model: str) -> StreamError:
+    return StreamError(f"{model}: the answer broke off: ask again", provider=PROVIDER)
+
+
+def _delta(chunk: Mapping[str, Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+
+
+def _finish(chunk: Mapping[str, Any]) -> FinishReason | None:
+    return next((_FINISH_REASONS.get(choice["finish_reason"]) for choice in chunk["choices"]), None)
+
+
+def _usage(chunk: Mapping[str, Any]) -> Usage | None:
+    usage = chunk.get("usage")
+    if not usage:
+        return None
+    cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+    return Usage(usage["prompt_tokens"], usage.get("completion_tokens", 0), cached)
+
+
+def _warnings(request: ChatRequest, finish: FinishReason, usage: Usage) -> tuple[str, ...]:
+    warnings = [
+        f"{name} was left out: {request.model} cannot use it"
+        for name in _WITHOUT_EFFECT
+        if request.parameters.get(name)
+    ]
+    if finish == "length":
+        warnings.append(f"the answer is cut off at {usage.output_tokens} tokens: raise max_tokens")
+    return tuple(warnings)
+
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    """The reply, unless it is llama.cpp's error object."""
+    if "error" not in reply:
+        return reply
+    error = reply["error"]
+    said, status = str(error.get("message")), error.get("code")
+    kind: type[ModelError] = BadReply
+    if error.get("type") == "exceed_context_size_error" or "too large to process" in said:
+        kind, said = ContextOverflow, f"{said}: shorten the prompt"
+    elif status == 400:
+        kind = InvalidRequest
+    elif status == 503:
+        kind = Overloaded
+    raise kind(f"llama.cpp: {said}", status=status, provider=PROVIDER)

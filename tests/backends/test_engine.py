@@ -1,0 +1,586 @@
+import asyncio
+import math
+import random
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from backends import engine as engine_module
+from backends.engine import Engine, close_engines, get_engine
+from backends.errors import (
+    BadReply,
+    CallTimeout,
+    ContextOverflow,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    QuotaExhausted,
+    StopRun,
+    Unauthorized,
+)
+from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
+from backends.retry import Retry, set_instant
+from storage.environment import MissingSettings
+
+SOON = 20.0  # seconds until a test gives up waiting
+
+
+async def opened(gate):
+    while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
+        await asyncio.sleep(0.001)
+
+
+class Provider:
+    """Stands for a provider: ``script(request, calls of this request so far)`` answers, or raises."""
+
+    name = "fake"
+
+    def __init__(self, script=lambda request, calls: None, texts=100):
+        self.script = script
+        self.texts = texts
+        self.calls = Counter()
+        self.now = self.most = 0
+        self.closed = False
+        self.lock = threading.Lock()
+
+    async def _call(self, request):
+        key = request.texts if isinstance(request, EmbedRequest) else request.request_id
+        self.calls[key] += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            result = self.script(request, self.calls[key])
+            if asyncio.iscoroutine(result):
+                await result
+            else:
+                await asyncio.sleep(0)
+        finally:
+            self.now -= 1
+
+    async def execute(self, request):
+        await self._call(request)
+        return ChatResponse(request.request_id, "stop", Usage(2, 1), request.model)
+
+    async def embed(self, request):
+        await self._call(request)
+        vectors = tuple((float(len(text)),) for text in request.texts)
+        return EmbedResponse(vectors, Usage(sum(map(len, request.texts))), request.model)
+
+    async def run(self, request):
+        await self._call(request)
+        return RawResponse(dict(request.input), Usage(), request.model)
+
+    def max_texts(self, model):
+        return self.texts
+
+    async def aclose(self):
+        self.closed = True
+
+
+class Results:
+    """Collects deliveries, in order, and waits for a number of them."""
+
+    def __init__(self):
+        self.done = []
+        self.changed = threading.Condition()
+
+    def deliver(self, key):
+        def deliver(*found):
+            with self.changed:
+                self.done.append((key, *found))
+                self.changed.notify_all()
+
+        return deliver
+
+    def wait(self, count):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.done) >= count, SOON), f"{len(self.done)} of {count}"
+        return self.done
+
+
+@pytest.fixture
+def start():
+    engines = []
+
+    def start(provider, window=4, **settings):
+        engines.append(Engine(window=window, connect=lambda _: provider, **settings))
+        return engines[-1]
+
+    set_instant(True)
+    yield start
+    set_instant(False)
+    for each in engines:
+        each.close()
+
+
+def chat(key):
+    return ChatRequest("m", (), request_id=str(key))
+
+
+def submit_all(engine, results, keys):
+    for key in keys:
+        engine.submit("fake", chat(key), results.deliver(key))
+
+
+def test_every_kind_of_request_gets_its_kind_of_response(start):
+    engine, results = start(Provider()), Results()
+    engine.submit("fake", chat(1), results.deliver("chat"))
+    engine.submit("fake", EmbedRequest("m", ("a", "bc")), results.deliver("embed"))
+    engine.submit("fake", RawRequest("m", {"a": 1}), results.deliver("raw"))
+    found = dict(results.wait(3))
+    assert found["chat"].response.text == "1"
+    assert found["embed"].response.vectors == ((1.0,), (2.0,))
+    assert found["raw"].response.result == {"a": 1}
+    assert {done.attempts for done in found.values()} == {1}
+    assert all(done.error is None and done.latency_s >= 0 for done in found.values())
+
+
+def test_results_come_in_the_order_in_which_calls_end(start):
+    gates = {str(n): threading.Event() for n in range(4)}
+
+    def script(request, calls):
+        return opened(gates[request.request_id])
+
+    engine, results = start(Provider(script)), Results()
+    submit_all(engine, results, range(4))
+    for count, key in enumerate([2, 0, 3, 1], 1):
+        gates[str(key)].set()
+        assert results.wait(count)[-1][0] == key
+
+
+def test_the_window_is_used_whole_and_never_exceeded(start):
+    provider = Provider(lambda *_: asyncio.sleep(0.002))
+    engine, results = start(provider, window=5), Results()
+    submit_all(engine, results, range(100))
+    results.wait(100)
+    assert provider.most == 5
+    stats = engine.stats()
+    assert (stats.most_in_flight, stats.in_flight, stats.calls, stats.succeeded) == (5, 0, 100, 100)
+    assert (stats.input_tokens, stats.output_tokens) == (200, 100)
+
+
+def test_every_job_is_delivered_once_whatever_fails_and_from_whatever_thread():
+    kinds = [Overloaded, InvalidRequest, CallTimeout, ModelNotFound]
+
+    def script(request, calls):
+        dice = random.Random(f"{request.request_id}/{calls}")
+        if dice.random() < 0.4:
+            raise dice.choice(kinds)("no")
+        return asyncio.sleep(dice.random() / 500)
+
+    set_instant(True)
+    provider, results, threads = Provider(script), Results(), 8
+    engine = Engine(window=7, connect=lambda _: provider)
+    try:
+        workers = [
+            threading.Thread(target=submit_all, args=(engine, results, range(n * 100, n * 100 + 100)))
+            for n in range(threads)
+        ]
+        for worker in workers:
+            worker.start()
+        done = results.wait(threads * 100)
+        for worker in workers:
+            worker.join(SOON)
+    finally:
+        set_instant(False)
+        engine.close()
+    assert sorted(key for key, _ in done) == list(range(threads * 100))
+    for key, each in done:
+        assert (each.response is None) != (each.error is None)
+        assert each.attempts == provider.calls[str(key)] <= 3
+    stats = engine.stats()
+    assert provider.most <= 7
+    assert stats.calls == sum(provider.calls.values())
+    assert stats.retries == stats.calls - threads * 100 > 0
+    assert stats.succeeded + stats.failed == threads * 100
+    assert stats.failed == sum(each.error is not None for _, each in done) > 0
+
+
+def test_a_failed_call_is_tried_three_times_in_all(start):
+    def script(request, calls):
+        if request.request_id == "never" or calls < 3:
+            raise Overloaded("busy")
+
+    provider, results = Provider(script), Results()
+    submit_all(start(provider), results, ["third", "never"])
+    found = dict(results.wait(2))
+    assert (found["third"].attempts, found["third"].error) == (3, None)
+    assert (found["never"].attempts, type(found["never"].error)) == (3, Overloaded)
+    assert provider.calls == {"third": 3, "never": 3}
+
+
+def test_an_error_of_the_line_is_not_tried_again(start):
+    def script(request, calls):
+        raise InvalidRequest("no")
+
+    results = Results()
+    submit_all(start(Provider(script)), results, [1])
+    assert results.wait(1)[0][1].attempts == 1
+
+
+def test_retry_after_is_waited_for_and_others_use_the_place_in_the_window(start):
+    times = []
+
+    def script(request, calls):
+        if request.request_id == "asked":
+            times.append(time.monotonic())
+            if calls == 1:
+                raise Overloaded("busy", retry_after=0.3)
+
+    set_instant(False)
+    engine, results = start(Provider(script), window=1, retry=Retry(base_s=0.001)), Results()
+    submit_all(engine, results, ["asked", *range(20)])
+    order = [key for key, _ in results.wait(21)]
+    assert order[-1] == "asked"
+    assert times[1] - times[0] >= 0.3
+
+
+def test_a_stop_error_stops_everything_that_is_not_in_flight(start):
+    stop = threading.Event()
+
+    def script(request, calls):
+        if request.request_id == "waits":
+            raise Overloaded("busy", retry_after=200.0)
+
+        async def wait():
+            await opened(stop)
+            if request.request_id == "quota":
+                raise QuotaExhausted("used up", until=5.0)
+            await asyncio.sleep(0.05)
+
+        return wait()
+
+    set_instant(False)
+    provider, results = Provider(script), Results()
+    engine = start(provider, window=2)
+    submit_all(engine, results, ["waits"])
+    while engine.stats().calls == 0 or engine.stats().in_flight:
+        time.sleep(0.001)
+    submit_all(engine, results, ["quota", "in flight"])
+    assert engine.try_submit("fake", chat("queued"), results.deliver("queued"))
+    assert engine.stopped is None
+    stop.set()
+    results.wait(4)
+    submit_all(engine, results, ["later"])
+    found = dict(results.wait(5))
+    assert found["in flight"].response.text == "in flight"
+    for key, attempts in [("quota", 1), ("queued", 0), ("waits", 1), ("later", 0)]:
+        assert (type(found[key].error), found[key].error.until, found[key].attempts) == (QuotaExhausted, 5.0, attempts)
+    assert engine.stopped is found["quota"].error
+    assert set(provider.calls) == {"waits", "quota", "in flight"}
+
+
+def test_a_call_in_flight_that_would_be_repeated_is_left_to_a_later_run(start):
+    both, stop = threading.Event(), threading.Event()
+
+    def script(request, calls):
+        async def fail():
+            if request.request_id == "quota":
+                await opened(both)
+                raise QuotaExhausted("used up")
+            both.set()
+            await opened(stop)
+            raise Overloaded("busy")
+
+        return fail()
+
+    engine, results = start(Provider(script)), Results()
+    submit_all(engine, results, ["quota", "busy"])
+    results.wait(1)
+    stop.set()
+    found = dict(results.wait(2))
+    assert (type(found["busy"].error), found["busy"].attempts) == (QuotaExhausted, 1)
+
+
+def test_a_provider_that_sends_too_few_vectors_mixes_up_no_lines(start):
+    provider, results = Provider(), Results()
+
+    async def embed(request):
+        return EmbedResponse(((1.0,),), Usage(1), request.model)
+
+    provider.embed = embed
+    start(provider).submit_texts("fake", "m", ["a", "b", "c"], {}, results.deliver("array"))
+    done = {index: each for _, index, each in results.wait(3)}
+    assert [each.response.vectors for each in done.values()] == [((1.0,),)] * 3  # one by one it sends what it should
+    assert start(provider).submit_texts("fake", "m", [], {}, results.deliver("nothing"))
+
+
+def test_a_model_that_is_not_found_does_not_stop_the_others(start):
+    def script(request, calls):
+        if request.request_id == "1":
+            raise ModelNotFound("no such model")
+
+    engine, results = start(Provider(script)), Results()
+    submit_all(engine, results, [1, 2])
+    assert dict(results.wait(2))[2].error is None
+    assert engine.stopped is None
+
+
+def test_submitting_blocks_without_room_and_goes_on_with_it(start):
+    gate = threading.Event()
+
+    engine, results = start(Provider(lambda *_: opened(gate)), window=2), Results()
+    accepted = [engine.try_submit("fake", chat(n), results.deliver(n)) for n in range(6)]
+    assert accepted == [True] * 4 + [False] * 2  # two in flight, and as many ahead
+    assert not engine.submit_texts("fake", "m", ["a"], {}, results.deliver("text"), wait=False)
+    assert not engine.wait_for_room(0.01)
+    blocked = threading.Thread(target=submit_all, args=(engine, results, ["late"]))
+    blocked.start()
+    blocked.join(0.05)
+    assert blocked.is_alive()
+    gate.set()
+    blocked.join(SOON)
+    assert not blocked.is_alive()
+    assert engine.wait_for_room(SOON)
+    assert sorted(str(key) for key, _ in results.wait(5)) == ["0", "1", "2", "3", "late"]
+
+
+def test_deliver_finds_room_for_the_next_job(start):
+    engine, results = start(Provider(), window=1), Results()
+    accepted = []
+
+    def deliver(done):
+        accepted.append(engine.try_submit("fake", chat("next"), results.deliver("next")))
+
+    engine.submit("fake", chat(1), deliver)
+    assert results.wait(1)[0][0] == "next"
+    assert accepted == [True]
+
+
+def test_deliver_that_waits_for_room_is_told_instead_of_hanging(start, caplog):
+    gate = threading.Event()
+
+    def script(request, calls):
+        return None if request.request_id == "first" else opened(gate)
+
+    engine, results = start(Provider(script), window=1), Results()
+
+    def deliver(done):
+        engine.submit("fake", chat("a"), results.deliver("a"))
+        engine.submit("fake", chat("b"), results.deliver("b"))
+        engine.submit("fake", chat("c"), results.deliver("c"))
+
+    engine.submit("fake", chat("first"), deliver)
+    while "use try_submit" not in caplog.text:
+        time.sleep(0.001)
+    gate.set()
+    assert {key for key, _ in results.wait(2)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("bad", [{0}, {63}, {99}, {37, 38}, set()])
+def test_an_array_is_split_until_each_bad_text_stands_alone(start, bad):
+    texts = [f"bad {n}" if n in bad else f"good {n}" for n in range(100)]
+
+    def script(request, calls):
+        if any(text.startswith("bad") for text in request.texts):
+            raise InvalidRequest("a text does not fit")
+
+    provider, results = Provider(script), Results()
+    engine = start(provider)
+    assert engine.submit_texts("fake", "m", texts, {}, results.deliver("array"))
+    done = {index: each for _, index, each in results.wait(100)}
+    assert len(results.done) == len(done) == 100
+    assert {index for index, each in done.items() if each.error} == bad
+    for index, each in done.items():
+        if index not in bad:
+            assert each.response.vectors == ((float(len(texts[index])),),)
+            assert each.response.usage == Usage(len(texts[index]))
+    assert sum(provider.calls.values()) <= 1 + 2 * math.ceil(math.log2(100)) * len(bad)
+    assert engine.stats().input_tokens == sum(len(text) for n, text in enumerate(texts) if n not in bad)
+    assert {done[index].attempts for index in bad} <= {7, 8}  # the whole, then six or seven parts
+
+
+def test_an_array_is_not_split_for_what_is_no_texts_fault(start):
+    def script(request, calls):
+        raise ModelNotFound("no such model")
+
+    provider, results = Provider(script), Results()
+    start(provider).submit_texts("fake", "m", ["a"] * 50, {}, results.deliver("array"))
+    assert {type(each.error) for _, _, each in results.wait(50)} == {ModelNotFound}
+    assert sum(provider.calls.values()) == 1
+
+
+def test_parts_of_an_array_are_tried_again_like_any_call(start):
+    def script(request, calls):
+        if "bad" in request.texts:
+            raise ContextOverflow("too long")
+        if calls < 3:
+            raise Overloaded("busy")
+
+    provider, results = Provider(script), Results()
+    start(provider).submit_texts("fake", "m", ["bad", "b", "c", "d"], {}, results.deliver("array"))
+    done = {index: each for _, index, each in results.wait(4)}
+    assert [type(done[n].error) for n in range(4)] == [ContextOverflow, type(None), type(None), type(None)]
+    assert provider.calls == {("bad", "b", "c", "d"): 1, ("bad", "b"): 1, ("bad",): 1, ("b",): 3, ("c", "d"): 3}
+    assert [done[n].attempts for n in range(4)] == [3, 5, 4, 4]
+
+
+def test_an_array_takes_one_place_until_its_last_text_is_delivered(start):
+    gate = threading.Event()
+
+    def script(request, calls):
+        if len(request.texts) == 2:
+            raise InvalidRequest("split it")
+        return opened(gate) if request.texts == ("b",) else None
+
+    engine, results = start(Provider(script), window=1), Results()
+    engine.submit_texts("fake", "m", ["a", "b"], {}, results.deliver("array"))
+    results.wait(1)
+    assert engine.submit_texts("fake", "m", ["b"], {}, results.deliver("other"), wait=False)
+    assert not engine.wait_for_room(0)
+    gate.set()
+    results.wait(3)
+    assert engine.wait_for_room(SOON)
+
+
+def test_a_call_that_takes_too_long_is_cancelled_and_tried_again(start):
+    cancelled = []
+
+    def script(request, calls):
+        async def wait():
+            try:
+                await asyncio.sleep(0 if calls == 2 else 3600)
+            except asyncio.CancelledError:
+                cancelled.append(calls)
+                raise
+
+        return wait()
+
+    provider, results = Provider(script), Results()
+    submit_all(start(provider, call_timeout_s=0.05), results, [1])
+    done = results.wait(1)[0][1]
+    assert (done.response.text, done.attempts, cancelled) == ("1", 2, [1])
+    assert provider.now == 0
+
+
+def test_waiting_for_a_slot_of_an_embedded_model_is_not_part_of_the_call(start):
+    provider, results = Provider(lambda *_: asyncio.sleep(0.05)), Results()
+    provider.slots = 1
+    submit_all(start(provider, window=10, call_timeout_s=0.3), results, range(10))
+    assert {done.attempts for _, done in results.wait(10)} == {1}
+    assert provider.most == 1
+
+
+@pytest.mark.parametrize("surprise", [KeyError("x"), RecursionError(), asyncio.CancelledError()])
+def test_a_surprise_ends_one_line_and_not_the_others(start, surprise):
+    def script(request, calls):
+        if request.request_id == "1":
+            raise surprise
+
+    results = Results()
+    submit_all(start(Provider(script)), results, [1, 2])
+    found = dict(results.wait(2))
+    assert found[2].error is None
+    assert found[1].error.provider == "fake"
+    assert isinstance(found[1].error, BadReply) or found[1].attempts == 3
+
+
+def test_a_deliver_that_fails_does_not_stop_the_others(start, caplog):
+    engine, results = start(Provider()), Results()
+
+    def deliver(done):
+        raise ValueError("a bug")
+
+    engine.submit("fake", chat(1), deliver)
+    submit_all(engine, results, [2, 3])
+    results.wait(2)
+    assert "a bug" in caplog.text
+
+
+def test_a_provider_without_its_settings_stops_the_run(start):
+    def connect(provider):
+        raise MissingSettings(["CLOUDFLARE_API_TOKEN is not set"])
+
+    results = Results()
+    engine = Engine(window=2, connect=connect)
+    try:
+        submit_all(engine, results, [1, 2])
+        assert {type(done.error) for _, done in results.wait(2)} == {Unauthorized}
+        with pytest.raises(Unauthorized, match="CLOUDFLARE_API_TOKEN is not set"):
+            engine.max_texts("fake", "m")
+    finally:
+        engine.close()
+
+
+def test_the_provider_says_how_long_arrays_are(start):
+    assert start(Provider(texts=32)).max_texts("fake", "m") == 32
+
+
+def test_closing_cancels_what_runs_delivers_the_rest_and_refuses_more(start):
+    provider, results = Provider(lambda *_: asyncio.sleep(3600)), Results()
+    engine = start(provider, window=2)
+    submit_all(engine, results, range(4))
+    while engine.stats().in_flight < 2:
+        time.sleep(0.001)
+    engine.close()
+    engine.close()
+    assert sorted(key for key, _ in results.done) == [0, 1, 2, 3]
+    assert {type(done.error) for _, done in results.done} == {StopRun}
+    assert provider.closed
+    assert provider.now == 0
+    for submit in (engine.submit, engine.try_submit):
+        with pytest.raises(StopRun, match="closed"):
+            submit("fake", chat(5), results.deliver(5))
+    with pytest.raises(StopRun):
+        engine.wait_for_room(1)
+
+
+def test_closing_wakes_a_submitter_that_waits(start):
+    engine, results = start(Provider(lambda *_: asyncio.sleep(3600)), window=1), Results()
+    submit_all(engine, results, [1, 2])
+    raised = []
+
+    def blocked():
+        try:
+            engine.submit("fake", chat(3), results.deliver(3))
+        except StopRun as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=blocked)
+    thread.start()
+    engine.close()
+    thread.join(SOON)
+    assert len(raised) == 1
+    assert len(results.done) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the death is the point
+def test_a_dead_loop_is_noticed_and_nothing_waits_for_ever(start):
+    engine, results = start(Provider(lambda *_: asyncio.sleep(3600)), window=2), Results()
+    submit_all(engine, results, range(4))
+
+    def die():
+        raise SystemExit
+
+    engine._loop.call_soon_threadsafe(die)
+    found = results.wait(4)
+    assert {type(done.error) for _, done in found} == {StopRun}
+    engine._thread.join(SOON)
+    assert not engine.usable
+    with pytest.raises(StopRun):
+        engine.submit("fake", chat(5), results.deliver(5))
+    engine.close()
+
+
+def test_a_process_has_one_engine_for_the_same_settings(monkeypatch):
+    monkeypatch.setattr(engine_module, "_engines", {})
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(get_engine(3))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+    try:
+        assert len({id(engine) for engine in found}) == 1
+        assert get_engine(4) is not found[0]
+        assert get_engine(3, run_id="another run") is not found[0]
+        found[0].close()
+        assert get_engine(3).usable
+        assert get_engine(3) is not found[0]
+    finally:
+        engines = list(engine_module._engines.values())
+        close_engines()
+    assert len(engines) == 3
+    assert not any(engine.usable for engine in engines)

@@ -1,0 +1,35 @@
+import inspect
+import pickle
+
+import pytest
+
+from backends import errors
+
+
+def classes():
+    return [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
+
+
+def test_all_names_every_public_class_and_nothing_else():
+    assert sorted(errors.__all__) == sorted(c.__name__ for c in classes())
+
+
+@pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickling_with_all_it_knows(kind):
+    error = kind(
+        "one sentence", status=429, code=3040, retry_after=1.5, request_id="ray", provider="workers-ai", until=9.0
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert vars(copy) == vars(error)
+    assert str(copy) == "one sentence"
+
+
+def test_every_error_below_the_base_says_one_of_three_things_to_do():
+    for kind in classes():
+        branches = [b for b in (errors.Retryable, errors.StopRun, errors.LineError) if issubclass(kind, b)]
+        assert len(branches) == (0 if kind is errors.ModelError else 1), kind
+
+
+def test_the_picture_in_the_docstring_shows_every_class():
+    assert all(kind.__name__ in errors.__doc__ for kind in classes())

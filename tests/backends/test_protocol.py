@@ -1,0 +1,41 @@
+import pytest
+
+from backends import connect, split_model
+from backends.errors import ModelNotFound
+from backends.protocol import PROVIDERS
+from storage.environment import MissingSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("@cf/baai/bge-m3", ("workers-ai", "@cf/baai/bge-m3")),
+        ("workers-ai/@cf/baai/bge-m3", ("workers-ai", "@cf/baai/bge-m3")),
+        ("local/smollm2-135m-instruct", ("local", "smollm2-135m-instruct")),
+    ],
+)
+def test_a_full_name_splits_into_provider_and_model(name, parts):
+    assert split_model(name) == parts
+
+
+@pytest.mark.parametrize("name", ["", "gpt-4o", "nobody/gpt-4o", "local/", "local", "/x"])
+def test_a_name_without_a_known_provider_is_refused_with_the_known_ones(name):
+    with pytest.raises(ModelNotFound, match="workers-ai/"):
+        split_model(name)
+
+
+def test_every_provider_in_the_table_can_be_connected(monkeypatch):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0" * 32)
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "t")
+    assert [connect(provider).name for provider in PROVIDERS] == list(PROVIDERS)
+
+
+def test_a_backend_can_be_had_by_a_models_full_name():
+    assert connect("local/smollm2-135m-instruct").name == "local"
+
+
+def test_missing_settings_are_named(monkeypatch):
+    monkeypatch.delenv("CLOUDFLARE_ACCOUNT_ID", raising=False)
+    monkeypatch.delenv("CLOUDFLARE_API_TOKEN", raising=False)
+    with pytest.raises(MissingSettings, match=r"CLOUDFLARE_ACCOUNT_ID.*CLOUDFLARE_API_TOKEN"):
+        connect("workers-ai")

@@ -1,0 +1,52 @@
+import random
+
+import pytest
+
+from backends.errors import InvalidRequest, Overloaded, QuotaExhausted
+from backends.retry import LONGEST_RETRY_AFTER_S, THREE_TRIES, Retry, set_instant
+
+
+def waits(retry, error, tries):
+    return [retry.wait_s(error, tries, random.Random(seed)) for seed in range(200)]
+
+
+def test_waits_grow_twofold_up_to_the_cap_and_differ_from_call_to_call():
+    retry = Retry(attempts=20, base_s=0.5, cap_s=30.0)
+    for tries, bound in [(1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (15, 30.0)]:
+        found = waits(retry, Overloaded("busy"), tries)
+        assert bound / 2 <= min(found) < max(found) <= bound
+        assert len(set(found)) > 100
+
+
+def test_three_tries_are_made_in_all():
+    assert THREE_TRIES.wait_s(Overloaded("busy"), 2, random.Random(0)) is not None
+    assert THREE_TRIES.wait_s(Overloaded("busy"), 3, random.Random(0)) is None
+
+
+@pytest.mark.parametrize("kind", [InvalidRequest, QuotaExhausted])
+def test_what_cannot_go_away_is_not_tried_again(kind):
+    assert THREE_TRIES.wait_s(kind("no"), 1, random.Random(0)) is None
+
+
+def test_retry_after_is_kept_even_above_our_cap_and_spread():
+    found = waits(Retry(cap_s=2.0), Overloaded("busy", retry_after=60.0), 1)
+    assert 60.0 <= min(found) < max(found) <= 60.5
+
+
+def test_our_own_wait_counts_where_it_is_longer_than_retry_after():
+    assert min(waits(Retry(attempts=9), Overloaded("busy", retry_after=0.1), 6)) >= 8.0
+
+
+def test_a_service_that_asks_for_very_long_is_not_waited_for():
+    error = Overloaded("down", retry_after=LONGEST_RETRY_AFTER_S + 1)
+    assert THREE_TRIES.wait_s(error, 1, random.Random(0)) is None
+
+
+def test_one_switch_makes_waits_instant_and_leaves_the_number_of_tries():
+    set_instant(True)
+    try:
+        assert THREE_TRIES.wait_s(Overloaded("busy", retry_after=60.0), 2, random.Random(0)) == 0.0
+        assert THREE_TRIES.wait_s(Overloaded("busy"), 3, random.Random(0)) is None
+    finally:
+        set_instant(False)
+    assert THREE_TRIES.wait_s(Overloaded("busy"), 1, random.Random(0)) > 0
