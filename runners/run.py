@@ -27,6 +27,7 @@ from runners import direct, prism
 from storage.environment import cloudflare_account
 from storage.errors import QueueNotFound
 from storage.objects import locate, open_store
+from storage.queue_api import WRONG_ACCOUNT
 from storage.queues import find_queue
 from transforms.elements import FileVersion, Settled
 from transforms.notices import list_inputs
@@ -104,6 +105,8 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
         try:
             options = options.model_copy(update={"queue": find_queue(cloudflare_account(), options.queue)})
         except QueueNotFound as error:
+            if error.code in WRONG_ACCOUNT:
+                raise
             raise UsageError([str(error)]) from None
     for place in (options.output, options.input):
         if place is not None and (where := locate(place)).bucket:

@@ -23,6 +23,8 @@ _TOKEN = "check CLOUDFLARE_API_TOKEN: it needs the account permission Queues: Ed
 _ROUTE = "check CLOUDFLARE_ACCOUNT_ID and the queue's id or name"
 _QUEUE = "there is no such queue in this account; create it, or correct its id or name"
 
+WRONG_ACCOUNT = frozenset({7000, 7003})
+
 # By Cloudflare's error code: what it is, and what to do.
 _CODES: dict[int, tuple[type[QueueError], str]] = {
     7000: (QueueNotFound, _ROUTE),

@@ -161,6 +161,22 @@ def test_a_wrong_token_stops_at_once_and_acks_nothing(cloud, monkeypatch):
     assert cloud.keys() == []
 
 
+def test_a_wrong_account_stops_at_once_and_acks_nothing(cloud):
+    cloud.upload("a.jsonl", prompts(3))
+    process = cloud.command("run", "--queue", "llmdo-input", "--output", OUTPUT, CLOUDFLARE_ACCOUNT_ID="0" * 32)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"CLOUDFLARE_ACCOUNT_ID" in err and b"Traceback" not in err
+    assert (cloud.backlog(), cloud.keys()) == (1, [])
+
+
+def test_a_queue_that_does_not_exist_is_a_usage_error_that_names_those_there_are(cloud):
+    process = cloud.command("run", "--queue", "absent", "--output", OUTPUT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"absent" in err and b"llmdo-input" in err and b"Traceback" not in err
+
+
 def test_a_token_that_the_model_refuses_stops_the_run_and_the_next_one_goes_on(cloud):
     cloud.upload("a.jsonl", prompts(30))
     cloud.fault(target="ai", probability=1.0, status=401, code=10000)
