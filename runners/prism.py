@@ -87,6 +87,10 @@ def prism_arguments(endpoint: Endpoint) -> list[str]:
         f"--job_endpoint={endpoint.address}",
         f"--job_server_timeout={_CONNECT_TIMEOUT}",
         "--environment_type=LOOPBACK",
+        # Prism 2.77 splits every bundle that is silent for 0.2 s, those of keyed steps too, and forgets then that the
+        # keys of the part that goes on are in work: another bundle of the same key starts from old state, and what one
+        # of the two writes is lost. Ranges are split beforehand, and lanes share the work.
+        "--experiments=prism_disable_sdf_split",
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.coders import PickleCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec, ReadModifyWriteStateSpec
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from storage.intervals import Intervals
 from storage.jobs import Jobs
@@ -110,7 +110,7 @@ def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
 class _Settle(beam.DoFn):
     TILES = ReadModifyWriteStateSpec("tiles", StrUtf8Coder())
     SHARDS = BagStateSpec("shards", PickleCoder())
-    BLANK = CombiningValueStateSpec("blank", VarIntCoder(), sum)
+    BLANK = ReadModifyWriteStateSpec("blank", VarIntCoder())
     LENGTH = ReadModifyWriteStateSpec("length", VarIntCoder())
     OVER = ReadModifyWriteStateSpec("over", VarIntCoder())  # settled or stale: what still comes is dropped
 
@@ -144,7 +144,7 @@ class _Settle(beam.DoFn):
             shards.add(written.shard)
         lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
         if lines:
-            blank.add(lines)
+            blank.write((blank.read() or 0) + lines)
             run_state().add(blank=lines)
         if written.total is not None:
             length.write(written.total)
@@ -153,7 +153,7 @@ class _Settle(beam.DoFn):
             return
         if total == 0 and written.total is None:
             return
-        finished = Finished(written.file, total, blank.read(), tuple(shards.read()))
+        finished = Finished(written.file, total, blank.read() or 0, tuple(shards.read()))
         over.write(1)
         for state in (tiles, shards, blank, length):
             state.clear()
