@@ -26,6 +26,7 @@ from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError,
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response
 from backends.jobs import Done, Job, Place, can_split, halves, one_each
 from backends.protocol import Backend, connect
+from backends.recall import Recall
 from backends.retry import THREE_TRIES, Retry
 
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
@@ -64,6 +65,9 @@ class Engine:
 
     The first StopRun error stops the engine: whatever is not in flight, and whatever is submitted later, is delivered
     that error without a call. A submitter that finds the engine closed, or its thread dead, gets a StopRun raised.
+
+    ``recall`` is asked before each call and told right after it; a call's place in the window is free only then.
+    ``gate`` is asked before calls are started; an error that it gives stops the engine.
     """
 
     def __init__(
@@ -73,11 +77,15 @@ class Engine:
         retry: Retry = THREE_TRIES,
         connect: Callable[[str], Backend] = connect,
         call_timeout_s: float = CALL_TIMEOUT_S,
+        recall: Recall | None = None,
+        gate: Callable[[], StopRun | None] = lambda: None,
     ) -> None:
         _spare_the_collector()
         self._window = window
         self._retry = retry
         self._timeout_s = call_timeout_s
+        self._recall = recall
+        self._gate = gate
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
         self._connections = Connections(connect)
         self._room = threading.Condition()  # guards the next four
@@ -115,16 +123,18 @@ class Engine:
         parameters: Mapping[str, Any],
         deliver: Callable[[int, Done], None],
         *,
+        line_ids: Sequence[str] = (),
         wait: bool = True,
     ) -> bool:
         """Embeds at most ``max_texts`` texts with one call; delivers each text's index with a Done of one vector.
 
         An array that is refused for its content is split in halves until each bad text stands alone. The usage of a
-        call is shared among its texts by their length; the sum is the call's. With ``wait=False`` like try_submit.
+        call is shared among its texts by their length; the sum is the call's. ``line_ids`` name the line of each text,
+        for Recall. With ``wait=False`` like try_submit.
         """
         if not texts:
             return True
-        request = EmbedRequest(model, tuple(texts), parameters)
+        request = EmbedRequest(model, tuple(texts), parameters, line_ids=tuple(line_ids))
         return self._take_in(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
 
     def wait_for_room(self, timeout_s: float) -> bool:
@@ -219,6 +229,8 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._connections.aclose()
+        if self._recall:
+            await self._recall.aclose()
 
     def _deliver_rest(self) -> None:
         error = self._stopped or StopRun("the engine was closed before the call ended: start the run again")
@@ -236,6 +248,8 @@ class Engine:
         self._start_calls()
 
     def _start_calls(self) -> None:
+        if self._ready and not self._stopped and (error := self._gate()):
+            self._stop(error)
         while self._ready and self._stopped:
             self._deliver(self._ready.popleft(), None, self._stopped, 0.0)
         while self._ready and len(self._running) < self._window:
@@ -244,9 +258,6 @@ class Engine:
         self._most = max(self._most, len(self._running))
 
     async def _try(self, job: Job) -> None:
-        self._calls += 1
-        self._retries += bool(job.tries)
-        job.tries += 1
         started = time.perf_counter()
         response, error = await self._call(job)
         latency_s = time.perf_counter() - started
@@ -255,12 +266,23 @@ class Engine:
             self._deliver(job, response, None, latency_s)
         elif error:
             self._handle(job, error, latency_s)
+        if self._recall and self._recall.broken:
+            self._stop(self._recall.broken)
         self._start_calls()
+
+    async def _answer(self, job: Job) -> Response:
+        async def call(request: Request) -> Response:
+            self._calls += 1
+            self._retries += bool(job.tries)
+            job.tries += 1
+            return await self._connections.answer(job.provider, request, self._timeout_s)
+
+        return await (self._recall.answer(job.provider, job.request, call) if self._recall else call(job.request))
 
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
         model, error = job.request.model, None
         try:
-            return await self._connections.answer(job.provider, job.request, self._timeout_s), None
+            return await self._answer(job), None
         except ModelError as known:
             error = known
         except TimeoutError:
@@ -342,17 +364,24 @@ _engines: dict[tuple[int, Retry, str], Engine] = {}
 _opening = threading.Lock()
 
 
-def get_engine(window: int, retry: Retry = THREE_TRIES, run_id: str = "") -> Engine:
+def get_engine(
+    window: int,
+    retry: Retry = THREE_TRIES,
+    run_id: str = "",
+    *,
+    open_recall: Callable[[], Recall | None] = lambda: None,
+    gate: Callable[[], StopRun | None] = lambda: None,
+) -> Engine:
     """The process's engine with these settings; all threads and all DoFn instances share it.
 
     One that was closed is replaced. One that was stopped stays so: a later run in this process has another ``run_id``,
-    or calls close_engines() first.
+    or calls close_engines() first. ``open_recall`` and ``gate`` are those of the first who asks.
     """
     key = (window, retry, run_id)
     with _opening:
         engine = _engines.get(key)
         if engine is None or not engine.usable:
-            engine = _engines[key] = Engine(window=window, retry=retry)
+            engine = _engines[key] = Engine(window=window, retry=retry, recall=open_recall(), gate=gate)
         return engine
 
 

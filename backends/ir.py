@@ -46,6 +46,7 @@ class EmbedRequest:
     texts: tuple[str, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     request_id: str = ""
+    line_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

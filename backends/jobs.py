@@ -68,9 +68,10 @@ def halves(job: Job) -> tuple[Job, Job]:
     assert isinstance(request, EmbedRequest)  # noqa: S101 - can_split() says so
     middle = len(request.texts) // 2
     calls = job.earlier + job.tries
-    left = replace(job, request=replace(request, texts=request.texts[:middle]), earlier=calls, tries=0)
-    right = replace(left, request=replace(request, texts=request.texts[middle:]), first=job.first + middle)
-    return left, right
+    first = replace(request, texts=request.texts[:middle], line_ids=request.line_ids[:middle])
+    second = replace(request, texts=request.texts[middle:], line_ids=request.line_ids[middle:])
+    left = replace(job, request=first, earlier=calls, tries=0)
+    return left, replace(left, request=second, first=job.first + middle)
 
 
 def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:

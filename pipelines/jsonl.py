@@ -26,7 +26,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         | "Find files" >> FindFiles(options.source, output)
         | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
         | "Read lines" >> ReadLines(options.reading)
-        | "Answer lines" >> Infer(options.defaults, options.concurrency)
+        | "Answer lines" >> Infer(options.defaults, options.concurrency, options.paid)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Settle files" >> SettleFiles(output, configuration, run_id)
     )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backends.errors import ModelNotFound
 from backends.protocol import split_model
+from backends.recall import Reuse
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
+from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate
+from transforms.infer import PaidAnswers
 from transforms.lines import Reading
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
@@ -63,6 +68,8 @@ class JsonlOptions(BaseModel):
     range_bytes: int = Field(default=4 << 20, ge=1)
     max_line_bytes: int = Field(default=1 << 20, ge=1)
     poll_seconds: float = Field(default=0.5, ge=0.25)
+    ledger: str | None = None
+    reuse: Reuse = "same-line"
     prism_location: str | None = None
 
     @field_validator("concurrency", mode="before")
@@ -130,11 +137,31 @@ class JsonlOptions(BaseModel):
         return Batching(self.batch_size, self.batch_seconds)
 
     @property
+    def paid(self) -> PaidAnswers:
+        """The ledger: ``ledger``, or by default a database in a local output, else one in the user's state folder."""
+        return PaidAnswers(self.ledger or default_ledger(self.output_location), self.reuse)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What decides an answer: model, parameters, system prompt."""
+        defaults = self.defaults
+        return {"model": defaults.model, "parameters": dict(defaults.parameters), "system": defaults.system}
+
+    @property
     def configuration(self) -> str:
         """The fingerprint of what decides an answer."""
-        defaults = self.defaults
-        decides = {"model": defaults.model, "parameters": dict(defaults.parameters), "system": defaults.system}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def default_ledger(output: Location) -> str:
+    """``sqlite:///PATH``: below a local output, else in $XDG_STATE_HOME/llmdo, one for each output in R2."""
+    if not output.bucket:
+        return f"{SQLITE_SCHEME}{output.store_url}/_ledger.sqlite"
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    # Buckets of two accounts may share their names.
+    place = f"{r2_access().endpoint} {output.store_url}/{output.key}"
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return f"{SQLITE_SCHEME}{state / 'llmdo' / f'ledger-{name}.sqlite'}"
 
 
 def check_options(**given: Any) -> JsonlOptions:

@@ -21,6 +21,7 @@ from runners.verify import render
 from runners.verify import verify as check_output
 from storage.environment import MissingSettings
 from storage.errors import BucketNotFound, StorageError
+from storage.ledger import prune as prune_ledger
 
 app = typer.Typer(
     name="llmdo",
@@ -29,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
+ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
 _fields = JsonlOptions.model_fields
 # Progress and complaints go to stderr, so that stdout holds what was asked for.
 _err = Console(stderr=True)
@@ -73,6 +76,13 @@ def run(
     ].default,
     poll_seconds: Annotated[float, typer.Option(help="Seconds between pulls of the queue.")] = _fields[
         "poll_seconds"
+    ].default,
+    ledger: Annotated[
+        str | None,
+        typer.Option(help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, none."),
+    ] = None,
+    reuse: Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")] = _fields[
+        "reuse"
     ].default,
     prism_location: Annotated[str | None, typer.Option(help="Path of the Prism binary.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")] = False,
@@ -132,6 +142,16 @@ def local(
     except CannotServe as error:
         _complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
+
+
+@ledger_app.command(epilog="Example: llmdo ledger prune sqlite:///out/_ledger.sqlite --older-than-days 30")
+def prune(
+    url: Annotated[str, typer.Argument(help="The ledger, as given to run.")],
+    older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],
+) -> None:
+    """Remove old answers from a ledger; runs may go on meanwhile."""
+    pruned = prune_ledger(url, older_than_days * 86_400)
+    print(f"removed {pruned.entries:,} answers of {pruned.bytes:,} bytes")  # noqa: T201  this is the command's output
 
 
 def _read_text(path: Path | None) -> str:

@@ -114,6 +114,8 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
         )
     for file in summary.in_work:
         table.add_row(Text(file.key), "in work: the next run goes on", "", "")
+    for what, run_id in summary.others.items():
+        table.add_row(Text(what), Text(f"in work by {run_id}"), "", "")
     for what, why in summary.left.items():
         table.add_row(Text(what), Text(f"left: {why}"), "", "")
     console.print(table if table.row_count else "No files to answer.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -11,7 +12,8 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,12 +26,16 @@ from backends.engine import close_engines
 from pipelines import jsonl
 from pipelines.options import JsonlOptions, UsageError
 from runners import direct, prism
+from storage.configuration import agree
 from storage.environment import cloudflare_account
 from storage.errors import QueueNotFound
+from storage.ledger import SQLITE_SCHEME
 from storage.objects import locate, open_store
 from storage.queue_api import WRONG_ACCOUNT
 from storage.queues import find_queue
+from storage.runs import Presence
 from transforms.elements import FileVersion, Settled
+from transforms.infer import PaidAnswers, RunAsleep
 from transforms.notices import list_inputs
 from transforms.run_state import Counts, RunState, reset_run_state
 
@@ -52,7 +58,9 @@ class Summary:
         settled: files that are done or stale, also those that were done before.
         in_work: files that this run opened and did not finish; the next run goes on with them.
         left: what was not opened, and why.
-        problem: why the run stopped early, or None; ``stopped_by_user`` when it was a signal.
+        problem: why the run stopped early, or None; ``stopped_by_user`` when it was a signal, ``asleep`` when it was
+            frozen or cut off for too long.
+        others: files that other runs work on, with the run's id.
     """
 
     run_id: str
@@ -62,6 +70,8 @@ class Summary:
     left: dict[str, str]
     problem: str | None = None
     stopped_by_user: bool = False
+    asleep: bool = False
+    others: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -93,11 +103,12 @@ class Summary:
             ],
             "in_work": [f"{file.store_url}/{file.key}" for file in self.in_work],
             "left": self.left,
+            "in_work_by_others": self.others,
         }
 
 
 def prepare(options: JsonlOptions) -> JsonlOptions:
-    """Finds what can be found before any call: the queue's id, the buckets, the files.
+    """Finds what can be found before any call: the queue's id, the buckets, the files, the ledger, the configuration.
 
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
@@ -113,25 +124,66 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
             next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
     if options.files and next(list_inputs(options.source, options.output_location), None) is None:  # type: ignore[arg-type]  # files make a Listing
         raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
+    check_ledger(options.paid)
     return options
+
+
+def check_ledger(paid: PaidAnswers) -> None:
+    """Opens and closes the ledger, so that what is wrong with it is said before any call. Raises LedgerError."""
+    if paid.ledger.startswith(SQLITE_SCHEME):
+        Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    recall = paid.open()
+    if recall is not None:
+        asyncio.run(recall.aclose())
+
+
+def check_configuration(options: JsonlOptions, is_alive: Callable[[str], bool]) -> None:
+    """Raises UsageError where the output holds answers of another model, or by other parameters."""
+    where = options.output_location
+    try:
+        other = agree(open_store(where.store_url), where.key, options.configuration, options.decisive, is_alive)
+    except ValueError as error:
+        raise UsageError([str(error)]) from None
+    if other is not None:
+        differences = [
+            f"{name} {other.get(name)!r} there, {ours!r} now"
+            for name, ours in options.decisive.items()
+            if other.get(name) != ours
+        ]
+        said = f"{options.output} is for answers of another configuration ({'; '.join(differences)})"
+        raise UsageError([f"{said}: use another --output"])
 
 
 def run(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManager[None]]) -> Summary:
     """Runs until nothing is left; ``watch`` shows the state while it goes on. Raises what ``prepare`` raises."""
     options = prepare(options)
+    while True:
+        summary = _run_once(options, watch)
+        if not summary.asleep:
+            return summary
+        _log.warning("%s; going on", summary.problem)
+
+
+def _run_once(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManager[None]]) -> Summary:
     state = reset_run_state()
     run_id = new_run_id()
     problem: str | None = None
+    where = options.output_location
+    presence = state.presence = Presence(open_store(where.store_url), where.key, run_id)
     try:
+        check_configuration(options, presence.is_alive)
         with stop_on_signals(state), RUNNERS[options.runner](options) as arguments, watch(state):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             jsonl.build(pipeline, options, run_id)
             pipeline.run().wait_until_finish()
+    except UsageError:
+        raise
     except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
         problem = sentence(error)
         _log.debug("the pipeline failed", exc_info=error)
     finally:
         close_engines()
+        presence.stop()
     reason = state.stop_reason
     if isinstance(reason, Exception):
         problem = sentence(reason)
@@ -145,6 +197,8 @@ def run(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManage
         dict(state.left),
         problem,
         isinstance(reason, str),
+        isinstance(reason, RunAsleep),
+        dict(state.others),
     )
 
 

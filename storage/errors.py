@@ -8,6 +8,7 @@ StorageError
 ├── AccessDenied        wrong or missing credentials (401, 403): stop the run
 ├── StorageUnavailable  still failing after the retries (429, 5xx, network): try again later
 ├── InvalidLocation     not a usable r2:// URL or path
+├── LedgerError         the ledger of paid answers cannot be read or written: stop the run
 └── QueueError          the Queues API refused; has status and code
     ├── QueueNotFound
     └── QueueUnauthorized   stop the run
@@ -20,6 +21,7 @@ __all__ = [
     "AlreadyExists",
     "BucketNotFound",
     "InvalidLocation",
+    "LedgerError",
     "ObjectChanged",
     "ObjectNotFound",
     "QueueError",
@@ -60,6 +62,10 @@ class StorageUnavailable(StorageError):
 
 class InvalidLocation(StorageError):
     """Not a usable r2:// URL or path."""
+
+
+class LedgerError(StorageError):
+    """The ledger of paid answers cannot be opened, read or written; going on would pay again."""
 
 
 class QueueError(StorageError):

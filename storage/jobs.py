@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -45,10 +45,11 @@ class Jobs:
     store: ObjectStore
     prefix: str
 
-    def claim(self, record: JobRecord) -> None:
-        """Writes the record, or takes over one that is there: whoever wrote it is dead, or it is this very run's.
+    def claim(self, record: JobRecord, is_alive: Callable[[str], bool]) -> str | None:
+        """Writes the record, or takes over one whose owner ``is_alive`` denies, or that cannot be read.
 
-        Raises StorageError; after a return the record in the output names this run.
+        Returns None when the record in the output names this run now, else the run that works on the file. Raises
+        StorageError.
         """
         key, body = self._key(record), record.model_dump_json().encode()
         while True:
@@ -57,12 +58,17 @@ class Jobs:
             except AlreadyExists:
                 try:
                     found, etag = self.store.read(key)
+                    owner = _read(found)
                     # A repeated PUT whose first reply was lost finds its own record: the nonce tells.
-                    if _nonce(found) != record.nonce:
+                    if owner is not None and owner.nonce != record.nonce:
+                        if owner.run_id != record.run_id and is_alive(owner.run_id):
+                            return owner.run_id
+                        owner = None
+                    if owner is None:
                         self.store.put_if_match(key, body, etag)
                 except (ObjectChanged, ObjectNotFound):
                     continue
-            return
+            return None
 
     def remove(self, record_key: tuple[str, str, str]) -> None:
         """Removes the record of (store_url, key, etag); nothing happens where none is."""
@@ -111,8 +117,8 @@ def new_record(
     )
 
 
-def _nonce(body: bytes) -> str | None:
+def _read(body: bytes) -> JobRecord | None:
     try:
-        return JobRecord.model_validate_json(body).nonce
+        return JobRecord.model_validate_json(body)
     except ValidationError:
         return None

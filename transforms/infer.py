@@ -16,6 +16,9 @@ from backends.engine import Engine, get_engine
 from backends.errors import LineError, ModelError, ModelNotFound, StopRun
 from backends.ir import EmbedRequest
 from backends.jobs import Done
+from backends.recall import Recall, Reuse
+from storage.ledger import NO_LEDGER, open_ledger
+from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
@@ -23,6 +26,19 @@ from transforms.run_state import run_state
 
 # How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
 _LOOK_AGAIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAnswers:
+    """Where answers are kept the moment they arrive (``storage.ledger.open_ledger``), and whose answer may be taken."""
+
+    ledger: str = NO_LEDGER
+    reuse: Reuse = "same-line"
+
+    def open(self) -> Recall | None:
+        """Opens the ledger. Raises LedgerError."""
+        ledger = open_ledger(self.ledger)
+        return None if ledger is None else Recall(ledger, self.reuse)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -36,10 +52,11 @@ class Infer(beam.PTransform):
 
     defaults: Defaults
     window: int = 64
+    paid: PaidAnswers = PaidAnswers()
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
-        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window))
+        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window, self.paid))
 
 
 @dataclass(slots=True)
@@ -52,12 +69,13 @@ class _Job:
 
 
 class _Infer(beam.DoFn):
-    def __init__(self, defaults: Defaults, window: int) -> None:
+    def __init__(self, defaults: Defaults, window: int, paid: PaidAnswers) -> None:
         self.defaults = defaults
         self.window = window
+        self.paid = paid
 
     def setup(self) -> None:
-        self._engine: Engine = get_engine(self.window)
+        self._engine: Engine = get_engine(self.window, open_recall=self.paid.open, gate=_asleep)
 
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
@@ -115,13 +133,16 @@ class _Infer(beam.DoFn):
     def _submit_array(self, jobs: list[_Job]) -> Iterator[WindowedValue]:
         requests = [cast(EmbedRequest, job.prompt.request) for job in jobs]
         texts = [text for request in requests for text in request.texts]
+        ids = [request.request_id for request in requests]
         model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
         self._open += len(jobs)
 
         def deliver(index: int, done: Done) -> None:
             finished.put((jobs[index], done))
 
-        while not self._engine.submit_texts(jobs[0].prompt.provider, model, texts, parameters, deliver, wait=False):
+        while not self._engine.submit_texts(
+            jobs[0].prompt.provider, model, texts, parameters, deliver, line_ids=ids, wait=False
+        ):
             yield from self._results(wait=True)
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
@@ -160,6 +181,18 @@ class _Infer(beam.DoFn):
             usage.input_tokens,
             usage.output_tokens,
         )
+
+
+def _asleep() -> StopRun | None:
+    """This run was not heard for so long that another one may work on its files by now: no further call."""
+    presence = run_state().presence
+    if presence is None or not presence.asleep:
+        return None
+    return RunAsleep(f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s: run the same command to go on")
+
+
+class RunAsleep(StopRun):
+    """The run was not heard for too long; a new one goes on where it was."""
 
 
 def request_id(line: Line) -> str:

@@ -53,7 +53,9 @@ def _keyed(notice: Notice) -> tuple[str, Notice]:
 
 
 def open_file(output: Location, configuration: str, run_id: str, notice: Notice) -> list[OpenFile | KnownShard]:
-    """Claims one file version; empty when its manifest is there. After the return its message may be acked.
+    """Claims one file version; empty when its manifest is there, or another run that is alive works on it.
+
+    After the return its message may be acked: the file has a record or a manifest.
 
     Raises ValueError for a manifest that cannot be read, and StorageError.
     """
@@ -74,7 +76,10 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
         configuration=configuration,
         run_id=run_id,
     )
-    Jobs(store, output.key).claim(record)
+    owner = Jobs(store, output.key).claim(record, run_state().is_alive)
+    if owner is not None:
+        run_state().leave_to(file, owner)
+        return []
     run_state().open(file)
     shards = counted_shards(store, folder)
     covered = Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)

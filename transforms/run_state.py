@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from storage.runs import Presence
 from transforms.elements import FileVersion, Settled
 
 
@@ -37,6 +38,8 @@ class RunState:
     opened: dict[str, FileVersion] = field(default_factory=dict)
     settled: dict[str, Settled] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    presence: Presence | None = None
     stop_reason: BaseException | str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,6 +59,15 @@ class RunState:
         """A file is done, or stale."""
         with self._lock:
             self.settled[settled.file.id] = settled
+
+    def is_alive(self, run_id: str) -> bool:
+        """Whether another run may still work on its files. Raises StorageError."""
+        return self.presence is not None and self.presence.is_alive(run_id)
+
+    def leave_to(self, file: FileVersion, run_id: str) -> None:
+        """A file is in work by another run, which is alive."""
+        with self._lock:
+            self.others[file.id] = run_id
 
     def leave(self, what: str, why: str) -> None:
         """Something was left undone, and why; shown at the end."""

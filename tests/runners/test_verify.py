@@ -347,7 +347,7 @@ def test_inputs_without_a_manifest_are_differences_that_say_whether_they_are_in_
     inputs.put("new.jsonl", b"{}\n")
     etag = inputs.put("open.jsonl", b"{}\n")
     record = new_record(inputs.url, "open.jsonl", etag, 3, notification={}, configuration="c", run_id="r")
-    Jobs(output.store, "").claim(record)
+    Jobs(output.store, "").claim(record, lambda run_id: False)
     result = output.check()
     assert result.in_work == (f"{inputs.url}/open.jsonl",)
     assert sorted(text.removeprefix(inputs.url) for text in result.differences) == [

@@ -17,6 +17,14 @@ def record(run_id="run-1", etag="e1"):
     )
 
 
+def dead(run_id):
+    return False
+
+
+def alive(run_id):
+    return True
+
+
 @pytest.fixture
 def jobs(tmp_path):
     return Jobs(LocalStore(tmp_path), "output/")
@@ -24,7 +32,7 @@ def jobs(tmp_path):
 
 def test_a_record_is_found_by_the_sweep_until_it_is_removed(jobs):
     mine = record()
-    jobs.claim(mine)
+    jobs.claim(mine, dead)
     assert list(jobs.sweep()) == [mine]
     jobs.remove(("r2://bucket", "input/ä b.jsonl", "e1"))
     jobs.remove(("r2://bucket", "input/ä b.jsonl", "e1"))
@@ -32,15 +40,26 @@ def test_a_record_is_found_by_the_sweep_until_it_is_removed(jobs):
 
 
 def test_two_versions_of_a_key_have_two_records(jobs):
-    jobs.claim(record(etag="e1"))
-    jobs.claim(record(etag="e2"))
+    jobs.claim(record(etag="e1"), dead)
+    jobs.claim(record(etag="e2"), dead)
     assert {found.etag for found in jobs.sweep()} == {"e1", "e2"}
 
 
 def test_a_later_run_takes_over_what_a_dead_one_left(jobs):
-    jobs.claim(record("run-1"))
-    jobs.claim(record("run-2"))
+    jobs.claim(record("run-1"), dead)
+    jobs.claim(record("run-2"), dead)
     assert [found.run_id for found in jobs.sweep()] == ["run-2"]
+
+
+def test_a_record_of_a_living_run_is_left_to_it(jobs):
+    assert jobs.claim(record("run-1"), dead) is None
+    assert jobs.claim(record("run-2"), alive) == "run-1"
+    assert [found.run_id for found in jobs.sweep()] == ["run-1"]
+
+
+def test_a_run_claims_its_own_record_again(jobs):
+    jobs.claim(record("run-1"), alive)
+    assert jobs.claim(record("run-1"), alive) is None
 
 
 def test_a_put_whose_first_reply_was_lost_finds_its_own_record(jobs, monkeypatch):
@@ -54,13 +73,13 @@ def test_a_put_whose_first_reply_was_lost_finds_its_own_record(jobs, monkeypatch
     replaced = []
     monkeypatch.setattr(type(jobs.store), "put_if_absent", lambda self, key, body: lost_reply(key, body))
     monkeypatch.setattr(type(jobs.store), "put_if_match", lambda self, *args: replaced.append(args))
-    jobs.claim(mine)
+    jobs.claim(mine, dead)
     assert replaced == []
     assert list(jobs.sweep()) == [mine]
 
 
 def test_a_record_that_cannot_be_read_does_not_hide_the_others(jobs):
-    jobs.claim(record())
+    jobs.claim(record(), dead)
     jobs.store.put("output/_open/" + record_name("a", "b", "c"), b'{"version": 99}')
     found = list(jobs.sweep())
     assert [f for f in found if isinstance(f, JobRecord)] == [f for f in found if not isinstance(f, ValueError)]
@@ -71,5 +90,5 @@ def test_a_record_that_cannot_be_read_does_not_hide_the_others(jobs):
 def test_a_record_that_cannot_be_read_is_taken_over_by_a_new_claim(jobs):
     mine = record()
     jobs.store.put("output/_open/" + record_name("r2://bucket", "input/ä b.jsonl", "e1"), b"torn")
-    jobs.claim(mine)
+    jobs.claim(mine, dead)
     assert list(jobs.sweep()) == [mine]

@@ -65,9 +65,9 @@ class Scripted:
 def provider(monkeypatch):
     scripted, engines = Scripted(), {}
 
-    def engine(window):
+    def engine(window, open_recall, gate):
         if window not in engines:
-            engines[window] = Engine(window=window, connect=lambda name: scripted)
+            engines[window] = Engine(window=window, connect=lambda name: scripted, recall=open_recall(), gate=gate)
         return engines[window]
 
     monkeypatch.setattr(infer, "get_engine", engine)

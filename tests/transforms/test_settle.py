@@ -27,7 +27,7 @@ def output(tmp_path):
     record = new_record(
         FILE.store_url, FILE.key, FILE.etag, FILE.size, notification={}, configuration="c", run_id="run-1"
     )
-    Jobs(open_store(str(tmp_path)), where.key).claim(record)
+    Jobs(open_store(str(tmp_path)), where.key).claim(record, lambda run_id: False)
     return where
 
 

@@ -1,0 +1,164 @@
+"""Answers that were paid for before: looked up before a call, kept right after it, so that a killed run pays again for
+the calls in flight at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+from pydantic import TypeAdapter
+
+from backends.errors import StopRun
+from backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    RawRequest,
+    RawResponse,
+    Request,
+    Response,
+    Usage,
+)
+from backends.jobs import one_each
+
+# Whose answer may be taken: that of the same line of the same file version, or of any equal request.
+Reuse = Literal["same-line", "same-request"]
+
+Call = Callable[[Request], Awaitable[Response]]
+
+_ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
+    ChatRequest: TypeAdapter(ChatResponse),
+    EmbedRequest: TypeAdapter(EmbedResponse),
+    RawRequest: TypeAdapter(RawResponse),
+}
+_log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    """Where answers are kept, by sha256 keys. Used from one event loop."""
+
+    async def get(self, key: str) -> bytes | None:
+        """What was kept, or None."""
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Returns when the value is durable."""
+
+    async def aclose(self) -> None:
+        """Lets go."""
+
+
+class Recall:
+    """Answers requests from a ledger where it can, and keeps every answer that had to be paid for.
+
+    Only successes are kept. With "same-request", equal requests that are in flight share one call too; texts of
+    arrays do not.
+    """
+
+    def __init__(self, ledger: Ledger, reuse: Reuse) -> None:
+        self._ledger = ledger
+        self._reuse = reuse
+        self._in_flight: dict[str, asyncio.Future[Response]] = {}
+        self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
+        self.reused = 0
+
+    async def answer(self, provider: str, request: Request, call: Call) -> Response:
+        """The kept answer, or that of ``call``. Raises what ``call`` raises, and StopRun for a ledger that fails."""
+        if isinstance(request, EmbedRequest):
+            return await self._embed(provider, request, call)
+        key = self._key(provider, request, request.request_id)
+        if self._reuse == "same-line":
+            return await self._one(key, request, call)
+        if key in self._in_flight:
+            response = await asyncio.shield(self._in_flight[key])
+            self.reused += 1
+            return response
+        # The look-up is shared too: one that began before the answer was kept would not find it, and pay again.
+        paying = self._in_flight[key] = asyncio.ensure_future(self._one(key, request, call))
+        paying.add_done_callback(lambda _: self._in_flight.pop(key))
+        return await paying
+
+    async def aclose(self) -> None:
+        """Closes the ledger."""
+        await self._ledger.aclose()
+
+    async def _one(self, key: str, request: Request, call: Call) -> Response:
+        found = await self._get(key, request)
+        if found is not None:
+            return found
+        response = await call(request)
+        await self._put(request, {key: response})
+        return response
+
+    async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
+        """One call for the texts whose vectors are not known; each text is kept by itself."""
+        lines = request.line_ids or [""] * len(request.texts)
+        alone = [replace(request, texts=(text,), line_ids=()) for text in request.texts]
+        keys = [self._key(provider, one, line) for one, line in zip(alone, lines, strict=True)]
+        found = await asyncio.gather(*(self._get(key, request) for key in keys))
+        missing = [i for i, response in enumerate(found) if response is None]
+        if missing:
+            part = replace(request, texts=tuple(request.texts[i] for i in missing), line_ids=())
+            paid = await call(part)
+            assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
+            for i, response in zip(missing, one_each(paid, part.texts), strict=True):
+                found[i] = response
+            await self._put(request, {keys[i]: found[i] for i in missing})
+        return _joined([response for response in found if isinstance(response, EmbedResponse)])
+
+    def _key(self, provider: str, request: Request, line: str) -> str:
+        asked: dict[str, Any] = {"provider": provider, "model": request.model}
+        if self._reuse == "same-line":
+            asked["line"] = line
+        match request:
+            case ChatRequest():
+                asked["messages"] = [(m.role, m.content, m.extra) for m in request.messages]
+                asked["parameters"] = request.parameters
+            case EmbedRequest():
+                asked |= {"texts": request.texts, "parameters": request.parameters}
+            case RawRequest():
+                asked["input"] = request.input
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+    async def _get(self, key: str, request: Request) -> Response | None:
+        try:
+            value = await self._ledger.get(key)
+        except Exception as error:
+            raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
+        if value is None:
+            return None
+        try:
+            response: Response = _ANSWERS[type(request)].validate_python(json.loads(value))
+        except ValueError:
+            _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
+            return None
+        self.reused += 1
+        return response
+
+    async def _put(self, request: Request, answers: Mapping[str, Response | None]) -> None:
+        """Keeps answers; one that cannot be kept is not lost, but it is the last one."""
+        kind = _ANSWERS[type(request)]
+        try:
+            # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
+            values = {key: json.dumps(kind.dump_python(response)).encode() for key, response in answers.items()}
+            await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
+            self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _joined(responses: Sequence[EmbedResponse]) -> EmbedResponse:
+    """Responses of one text each as one."""
+    usage = Usage(
+        input_tokens=sum(one.usage.input_tokens for one in responses),
+        output_tokens=sum(one.usage.output_tokens for one in responses),
+        cached_tokens=sum(one.usage.cached_tokens for one in responses),
+        reasoning_tokens=sum(one.usage.reasoning_tokens for one in responses),
+        neurons=sum(known) if (known := [n for one in responses if (n := one.usage.neurons) is not None]) else None,
+    )
+    return replace(responses[-1], vectors=tuple(vector for one in responses for vector in one.vectors), usage=usage)

@@ -1,0 +1,151 @@
+"""Who is at work: one heartbeat object a run, ``_runs/<run_id>.json``, and whether another run is still alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import ObjectNotFound, StorageError
+from storage.objects import ObjectStore
+
+FOLDER = "_runs/"
+BEAT_SECONDS = 60.0  # R2 takes one write a second to a key; nothing else of a run is renewed
+DEAD_SECONDS = 180.0  # by the store's own clock, so that no machine's clock matters
+ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no new call: others may take over soon
+BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
+_ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
+
+_log = logging.getLogger(__name__)
+
+
+class _Beat(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    run_id: str
+    host: str
+    pid: int
+    process_start: str  # tells a process from a later one that has its pid; "" where the system does not say
+
+
+class Presence:
+    """This run's heartbeat in one output, and what it knows of the others. Thread-safe; ``stop`` it at the end.
+
+    A run that was not heard for ASLEEP_SECONDS, since its process was frozen or the store could not be reached, is over
+    for good: ``asleep`` says so, and it beats no more, since another run may work on its files by now.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, run_id: str) -> None:
+        self._store = store
+        self._folder = prefix + FOLDER
+        self.run_id = run_id
+        self._last = _now()
+        self._asleep = False
+        self._over = threading.Event()
+        self._known: dict[str, tuple[float, bool]] = {}
+        self._store_time = self._beat()
+        self._thread = threading.Thread(target=self._live, name="llmdo-heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether this run must make no new call and open no file any more."""
+        if _now() - self._last > ASLEEP_SECONDS:
+            self._asleep = True
+        return self._asleep
+
+    def is_alive(self, run_id: str) -> bool:
+        """Whether a run may still work on its files. Raises StorageError."""
+        if run_id == self.run_id:
+            return True
+        asked, alive = self._known.get(run_id, (float("-inf"), False))
+        if _now() - asked > _ASK_AGAIN_SECONDS:
+            alive = self._ask(run_id)
+            self._known[run_id] = (_now(), alive)
+        return alive
+
+    def stop(self) -> None:
+        """Beats no more, and removes the heartbeat: what this run leaves open is free at once."""
+        self._over.set()
+        self._thread.join()
+        try:
+            self._store.delete(self._key(self.run_id))
+        except StorageError as error:
+            _log.warning("the heartbeat stays until it is %g s old: %s", DEAD_SECONDS, error)
+
+    def _live(self) -> None:
+        wait_s = BEAT_SECONDS
+        while not self._over.wait(wait_s):
+            if self.asleep:
+                return
+            try:
+                self._store_time = self._beat()
+                wait_s = BEAT_SECONDS
+            except StorageError as error:
+                _log.warning("no heartbeat: %s", error)
+                wait_s = BEAT_AGAIN_SECONDS
+
+    def _beat(self) -> tuple[float, datetime]:
+        """Writes the heartbeat; returns our time and the store's at that moment."""
+        begun = _now()
+        beat = _Beat(run_id=self.run_id, host=_host(), pid=os.getpid(), process_start=_start(os.getpid()))
+        self._store.put(self._key(self.run_id), beat.model_dump_json().encode())
+        self._last = begun
+        return begun, self._store.stat(self._key(self.run_id)).modified
+
+    def _ask(self, run_id: str) -> bool:
+        try:
+            info = self._store.stat(self._key(run_id))
+            beat = _Beat.model_validate_json(self._store.read(self._key(run_id))[0])
+        except (ObjectNotFound, ValidationError):
+            return False
+        if beat.host == _host() and not _is_running(beat.pid, beat.process_start):
+            return False
+        ours, theirs = self._store_time
+        age = (theirs - info.modified).total_seconds() + (_now() - ours)
+        return age < DEAD_SECONDS
+
+    def _key(self, run_id: str) -> str:
+        return f"{self._folder}{run_id}.json"
+
+
+def _now() -> float:
+    """Seconds that also go on while the process, or the whole machine, sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if clock is None else time.clock_gettime(clock)
+
+
+def _host() -> str:
+    """This machine since it was started, and the namespace that its pids are of: machines and containers share names."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _start(pid: int) -> str:
+    """When a process was started, in the kernel's ticks since boot; "" where there is no /proc."""
+    try:
+        # Behind the name in brackets, which may hold anything, the start is the 20th field: proc(5).
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_running(pid: int, process_start: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process has this pid
+    return not process_start or _start(pid) == process_start

@@ -1,0 +1,3 @@
+from tests.integration.conftest import cloud
+
+__all__ = ["cloud"]

@@ -1,0 +1,129 @@
+"""A run that is killed again and again loses nothing, and pays twice for no more than the calls in flight."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+
+from tests.integration.cloud import MODEL, OUTPUT, prompts
+
+LINES, WINDOW, KILLS = 1500, 16, 6
+
+
+def start(cloud, runner, *more):
+    places = ["--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL]
+    return cloud.command("run", *places, "--concurrency", str(WINDOW), "--runner", runner, "--json", *more)
+
+
+def paid(cloud):
+    return cloud.stats()["paid"]["calls"]
+
+
+@pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
+def test_kills_at_random_moments_repeat_at_most_the_calls_in_flight(cloud, runner, capsys):
+    rng = random.Random(7)
+    cloud.upload("big.jsonl", prompts(LINES))
+    cloud.upload("small.jsonl", prompts(40, "small"))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.1)
+    kills = 0
+    while kills < KILLS:
+        before = paid(cloud)
+        process = start(cloud, runner)
+        until = before + rng.randrange(1, 2 * LINES // KILLS // 2)
+        while paid(cloud) < until and process.poll() is None:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+    assert kills >= KILLS // 2
+    cloud.no_faults()
+    out, err = start(cloud, runner).communicate(timeout=120)
+    summary = json.loads(out)
+    assert summary["exit_code"] == 0, (summary, err.decode()[-2000:])
+    cloud.check()
+    assert cloud.backlog() == 0
+    lines, calls = LINES + 40, paid(cloud)
+    with capsys.disabled():
+        print(f"\n{runner}: {lines} lines, {kills} kills, {calls} calls paid, at most {lines + kills * WINDOW} allowed")
+    assert lines <= calls <= lines + kills * WINDOW
+
+
+def test_two_runs_at_once_pay_for_no_line_twice(cloud):
+    for i in range(12):
+        cloud.upload(f"file-{i}.jsonl", prompts(30, f"file {i} line"))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.05)
+    listing = ["--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL, "--concurrency", "8", "--json"]
+    # Each has a ledger of its own, so that it is the job record alone that keeps them apart.
+    both = [
+        cloud.command("run", *listing, "--ledger", "none"),
+        start(cloud, "direct", "--ledger", "none"),
+    ]
+    summaries = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    assert {summary["exit_code"] for summary in summaries} == {0}
+    cloud.check()
+    assert set(cloud.stats()["paid"]["by_prompt"].values()) == {1}
+    assert paid(cloud) == 360
+
+
+def test_a_file_of_a_killed_run_is_free_at_once_on_the_same_host(cloud):
+    cloud.upload("a.jsonl", prompts(200))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.2)
+    process = start(cloud, "direct")
+    while paid(cloud) < 20:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert len(cloud.keys("output/_runs/")) == 1
+    cloud.no_faults()
+    begun = time.monotonic()
+    assert cloud.run().exit_code == 0
+    assert time.monotonic() - begun < 60
+    cloud.check()
+
+
+def test_another_model_on_the_same_output_is_refused_before_any_call(cloud):
+    cloud.upload("a.jsonl", prompts(3))
+    assert cloud.run().exit_code == 0
+    calls = paid(cloud)
+    cloud.upload("b.jsonl", prompts(3, "other"))
+    process = start(cloud, "direct", "--max-tokens", "7")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    said = " ".join(err.decode().split())
+    assert "max_tokens" in said and "use another --output" in said
+    assert (paid(cloud), cloud.backlog()) == (calls, 1)
+
+
+def test_a_ledger_that_is_no_database_is_said_before_any_call(cloud, tmp_path):
+    cloud.upload("a.jsonl", prompts(3))
+    (tmp_path / "broken.sqlite").write_bytes(b"this is no database" * 100)
+    process = start(cloud, "direct", "--ledger", f"sqlite:///{tmp_path}/broken.sqlite")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (1, 2)
+    assert b"broken.sqlite" in err and b"Traceback" not in err
+    assert (paid(cloud), cloud.backlog()) == (0, 1)
+
+
+def test_equal_requests_share_one_call_if_that_is_asked_for(cloud):
+    line = json.dumps({"prompt": "always the same"}).encode() + b"\n"
+    cloud.upload("a.jsonl", line * 50)
+    cloud.upload("b.jsonl", line * 20)
+    assert cloud.run(reuse="same-request").exit_code == 0
+    cloud.check()
+    assert paid(cloud) == 1
+
+
+def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twice(cloud, monkeypatch):
+    monkeypatch.setattr("storage.runs.ASLEEP_SECONDS", 0.8)  # with beats every 60 s: asleep after each 0.8 s
+    cloud.upload("a.jsonl", prompts(80))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.2)
+    summary = cloud.run(concurrency=4)
+    assert (summary.exit_code, summary.asleep) == (0, False)
+    cloud.check()
+    assert paid(cloud) == 80
+    assert cloud.keys("output/_runs/") == []
