@@ -159,7 +159,7 @@ def run(options: JsonlOptions, watch: Callable[[RunState], AbstractContextManage
     options = prepare(options)
     while True:
         summary = _run_once(options, watch)
-        if not summary.asleep:
+        if not summary.asleep or not summary.counts.shards:  # again and again without progress would help nobody
             return summary
         _log.warning("%s; going on", summary.problem)
 
