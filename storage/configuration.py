@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from storage import jobs, manifests
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
-from storage.jobs import JobRecord, Jobs
 from storage.objects import ObjectStore
 
 NAME = "_configuration.json"
@@ -58,7 +58,7 @@ def _read(body: bytes) -> dict[str, Any] | None:
 def _in_use(store: ObjectStore, prefix: str, fingerprint: str, is_alive: Callable[[str], bool]) -> bool:
     """Whether a configuration has answers, or a living run that works by it."""
     working = any(
-        isinstance(record, JobRecord) and record.configuration == fingerprint and is_alive(record.run_id)
-        for record in Jobs(store, prefix).sweep()
+        isinstance(record, jobs.JobRecord) and record.configuration == fingerprint and is_alive(record.run_id)
+        for record in jobs.Jobs(store, prefix).sweep()
     )
-    return working or any(not info.key.removeprefix(prefix).startswith("_") for info in store.list(prefix))
+    return working or any(manifests.counts_as_output(info.key) for info in store.list(prefix))

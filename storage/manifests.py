@@ -102,6 +102,12 @@ def shard_name(kind: Kind, first: int, body: bytes) -> str:
     return f"{_PREFIXES[kind]}-{first:012d}-{hashlib.sha256(body).hexdigest()[:16]}.jsonl"
 
 
+def counts_as_output(key: str) -> bool:
+    """Whether an object is a shard or a manifest, by its name: not a job record, a heartbeat or a ledger."""
+    name = key.rpartition("/")[2]
+    return name == MANIFEST_NAME or name.startswith(tuple(f"{prefix}-" for prefix in _PREFIXES.values()))
+
+
 def put_shard(
     store: ObjectStore,
     folder: str,

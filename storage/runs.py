@@ -124,7 +124,7 @@ def _now() -> float:
 
 
 def _host() -> str:
-    """This machine since it was started, and the namespace that its pids are of: machines and containers share names."""
+    """This machine since its boot, and the namespace that its pids are of: machines and containers share names."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"

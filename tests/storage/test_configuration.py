@@ -1,0 +1,147 @@
+import json
+
+import pytest
+
+from storage.configuration import NAME, agree
+from storage.errors import ObjectChanged
+from storage.files import LocalStore
+from storage.jobs import Jobs, new_record
+
+MODEL = {"model": "fake/m", "parameters": {"seed": 1}}
+
+
+def dead(run_id):
+    return False
+
+
+def alive(run_id):
+    return True
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path)
+
+
+def fingerprint(store, prefix="out/"):
+    return json.loads(store.read(prefix + NAME)[0])["fingerprint"]
+
+
+def claim(store, configuration, run_id="other"):
+    record = new_record("r2://bucket", "a.jsonl", "e", 1, notification={}, configuration=configuration, run_id=run_id)
+    Jobs(store, "out/").claim(record, dead)
+
+
+def test_the_first_run_writes_its_configuration_and_the_same_agrees(store):
+    assert agree(store, "out/", "one", MODEL, dead) is None
+    assert json.loads(store.read("out/" + NAME)[0]) == {"fingerprint": "one", **MODEL}
+    _, etag = store.read("out/" + NAME)
+    assert agree(store, "out/", "one", MODEL, alive) is None
+    assert store.read("out/" + NAME)[1] == etag
+
+
+# The last ones: answers to local files, whose folders have their names.
+@pytest.mark.parametrize(
+    "name", ["bucket/a.jsonl/e/shard-0.jsonl", "_a.jsonl/e/shard-0.jsonl", "_open.jsonl/e/_manifest.json"]
+)
+def test_another_configuration_is_told_where_answers_are(store, name):
+    agree(store, "out/", "one", MODEL, dead)
+    store.put("out/" + name, b"{}\n")
+    assert agree(store, "out/", "two", {"model": "fake/n"}, dead) == {"fingerprint": "one", **MODEL}
+    assert fingerprint(store) == "one"
+    assert agree(store, "out/", "one", MODEL, dead) is None
+
+
+def test_another_configuration_is_told_where_a_living_run_works_by_it(store):
+    agree(store, "out/", "one", MODEL, dead)
+    claim(store, "one", "run-1")
+    asked = []
+    assert agree(store, "out/", "two", {}, lambda run_id: asked.append(run_id) or True) == {
+        "fingerprint": "one",
+        **MODEL,
+    }
+    assert asked == ["run-1"]
+    assert fingerprint(store) == "one"
+
+
+def test_a_mistake_without_answers_is_replaced(store):
+    agree(store, "out/", "one", MODEL, dead)
+    assert agree(store, "out/", "two", {"model": "fake/n"}, alive) is None
+    assert json.loads(store.read("out/" + NAME)[0]) == {"fingerprint": "two", "model": "fake/n"}
+
+
+def test_heartbeats_and_records_of_dead_runs_are_no_answers(store):
+    agree(store, "out/", "one", MODEL, dead)
+    claim(store, "one")
+    store.put("out/_runs/other.json", b"{}")
+    assert agree(store, "out/", "two", {}, dead) is None
+    assert fingerprint(store) == "two"
+
+
+@pytest.mark.parametrize("name", ["_ledger.sqlite", "_ledger.sqlite-wal", "_dead/aa.json", "_ledger/ab/abc.json"])
+def test_a_ledger_and_dead_letters_are_no_answers(store, name):
+    agree(store, "out/", "one", MODEL, dead)
+    store.put("out/" + name, b"x")
+    assert agree(store, "out/", "two", {"model": "fake/n"}, dead) is None
+
+
+def test_a_living_run_of_a_third_configuration_keeps_nothing(store):
+    agree(store, "out/", "one", MODEL, dead)
+    claim(store, "three")
+    assert agree(store, "out/", "two", {}, alive) is None
+
+
+def test_a_record_that_cannot_be_read_keeps_nothing(store):
+    agree(store, "out/", "one", MODEL, dead)
+    store.put("out/_open/torn.json", b"{")
+    assert agree(store, "out/", "two", {}, alive) is None
+
+
+def test_another_output_beside_it_does_not_count(store):
+    agree(store, "out/", "one", MODEL, dead)
+    store.put("out-2/bucket/a.jsonl/e/shard-0.jsonl", b"{}\n")
+    assert agree(store, "out/", "two", {}, dead) is None
+
+
+def test_an_output_at_the_top_of_its_store_has_one_too(store):
+    assert agree(store, "", "one", MODEL, dead) is None
+    store.put("a.jsonl/e/shard-0.jsonl", b"{}\n")
+    assert agree(store, "", "two", {}, dead) == {"fingerprint": "one", **MODEL}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"1", b"{}", b'{"fingerprint": 1}'])
+def test_an_object_that_is_no_configuration_is_named_and_stays(store, body):
+    store.put("out/" + NAME, body)
+    with pytest.raises(ValueError, match=r"out/_configuration\.json is no configuration: remove it"):
+        agree(store, "out/", "one", MODEL, dead)
+    assert store.read("out/" + NAME)[0] == body
+
+
+@pytest.mark.parametrize(("winner", "told"), [("three", {"fingerprint": "three"}), ("two", None)])
+def test_one_that_changes_while_it_is_replaced_is_read_again(store, winner, told):
+    class Raced(LocalStore):
+        raced = False
+
+        def put_if_match(self, key, body, etag):
+            if not self.raced:
+                self.raced = True
+                agree(store, "out/", winner, {}, dead)
+                store.put("out/bucket/a.jsonl/e/shard-0.jsonl", b"{}\n")
+            return super().put_if_match(key, body, etag)
+
+    agree(store, "out/", "one", MODEL, dead)
+    raced = Raced(store._root)
+    assert agree(raced, "out/", "two", {}, dead) == told
+    assert raced.raced
+    assert fingerprint(store) == winner
+
+
+def test_one_that_is_removed_between_two_looks_is_written_anew(store):
+    class Removed(LocalStore):
+        def put_if_match(self, key, body, etag):
+            self.delete(key)
+            raise ObjectChanged(key)
+
+    agree(store, "out/", "one", MODEL, dead)
+    assert agree(Removed(store._root), "out/", "two", {}, dead) is None
+    assert fingerprint(store) == "two"

@@ -1,0 +1,277 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from storage import runs
+from storage.errors import ObjectNotFound, StorageUnavailable
+from storage.files import LocalStore
+from storage.runs import ASLEEP_SECONDS, DEAD_SECONDS, Presence
+
+SOON = 20.0  # seconds until a test gives up waiting
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Watched(LocalStore):
+    """Counts beats, and can refuse them."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.beats = self.refused = 0
+        self.error = None
+        self.changed = threading.Condition()
+
+    def put(self, key, body, metadata=None):
+        with self.changed:
+            if self.error:
+                self.refused += 1
+            else:
+                self.beats += 1
+                super().put(key, body, metadata)
+            self.changed.notify_all()
+            if self.error:
+                raise self.error
+        return ""
+
+    def wait(self, done):
+        with self.changed:
+            assert self.changed.wait_for(done, SOON)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(runs, "_now", clock)
+    return clock
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Watched(tmp_path)
+
+
+@pytest.fixture
+def begin(store):
+    begun = []
+
+    def begin(run_id="me"):
+        begun.append(Presence(store, "out/", run_id))
+        return begun[-1]
+
+    yield begin
+    store.error = None
+    for presence in begun:
+        presence.stop()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(runs, "BEAT_SECONDS", 0.002)
+    monkeypatch.setattr(runs, "BEAT_AGAIN_SECONDS", 0.002)
+
+
+def beat(store, run_id="other", age=0.0, **changes):
+    """Another run's heartbeat; by default of this process, which lives."""
+    body = {"run_id": run_id, "host": runs._host(), "pid": os.getpid(), "process_start": runs._start(os.getpid())}
+    LocalStore.put(store, f"out/_runs/{run_id}.json", json.dumps(body | changes).encode())
+    when = time.time() - age
+    os.utime(store._root / f"out/_runs/{run_id}.json", (when, when))
+
+
+def test_a_run_has_a_heartbeat_until_it_stops(store, begin):
+    presence = begin()
+    found = json.loads(store.read("out/_runs/me.json")[0])
+    assert (found["run_id"], found["pid"], found["host"]) == ("me", os.getpid(), runs._host())
+    assert presence.is_alive("me")
+    presence.stop()
+    with pytest.raises(ObjectNotFound):
+        store.stat("out/_runs/me.json")
+    assert not presence._thread.is_alive()
+
+
+def test_a_run_beats_again_and_again(store, begin, quick):
+    presence = begin()
+    store.wait(lambda: store.beats >= 4)
+    assert not presence.asleep
+
+
+def test_two_runs_see_each_other_until_one_stops(clock, begin):
+    one, two = begin("one"), begin("two")
+    assert one.is_alive("two")
+    assert two.is_alive("one")
+    one.stop()
+    clock.now += 11  # what is known of a run is believed for 10 s
+    assert not two.is_alive("one")
+
+
+def test_a_run_that_was_never_there_is_dead(begin):
+    assert not begin().is_alive("unknown")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"version": 2}'])
+def test_a_heartbeat_that_cannot_be_read_is_none(store, begin, body):
+    LocalStore.put(store, "out/_runs/other.json", body)
+    assert not begin().is_alive("other")
+
+
+@pytest.mark.parametrize(("age", "alive"), [(0, True), (DEAD_SECONDS - 20, True), (DEAD_SECONDS + 20, False)])
+@pytest.mark.parametrize("host", [{}, {"host": "elsewhere", "pid": 2**22 + 1}])
+def test_a_run_is_alive_while_its_heartbeat_is_young(store, begin, age, alive, host):
+    beat(store, age=age, **host)
+    assert begin().is_alive("other") is alive
+
+
+def test_a_heartbeat_grows_old_while_we_look(store, clock, begin):
+    beat(store, host="elsewhere")
+    presence = begin()
+    clock.now += DEAD_SECONDS - 20
+    assert presence.is_alive("other")
+    clock.now += 40
+    assert not presence.is_alive("other")
+
+
+def test_age_is_by_the_clock_of_the_store(store, begin, monkeypatch):
+    beat(store, host="elsewhere", age=1000)
+    stat = store.stat
+    late = store.stat("out/_runs/other.json").modified
+
+    def stat_of_a_store_that_is_late(key):
+        info = stat(key)
+        return type(info)(info.key, info.etag, info.size, late)
+
+    monkeypatch.setattr(store, "stat", stat_of_a_store_that_is_late)
+    assert begin().is_alive("other")
+
+
+def test_what_is_known_of_a_run_is_believed_for_a_moment_only(store, clock, begin):
+    beat(store)
+    presence = begin()
+    assert presence.is_alive("other")
+    store.delete("out/_runs/other.json")
+    clock.now += 9
+    assert presence.is_alive("other")
+    clock.now += 2
+    assert not presence.is_alive("other")
+
+
+def test_a_process_of_this_machine_that_ended_is_dead_at_once(store, begin):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(SOON)
+    beat(store, pid=ended.pid, process_start="1")
+    assert not begin().is_alive("other")
+
+
+def test_a_later_process_with_the_same_pid_is_another_one(store, begin, monkeypatch):
+    monkeypatch.setattr(runs, "_start", lambda pid: "2")
+    beat(store, process_start="1")
+    assert not begin().is_alive("other")
+
+
+def test_a_process_whose_start_is_not_known_is_told_by_its_pid(store, begin):
+    beat(store, process_start="")
+    assert begin().is_alive("other")
+
+
+def test_a_machine_of_the_same_name_is_another_one(store, begin):
+    name, *_ = runs._host().split("/")
+    beat(store, host=name + "/another boot/pid:[1]", process_start="1")
+    assert begin().is_alive("other")
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_a_dead_run(store, begin, monkeypatch):
+    presence = begin()
+
+    def fail(key):
+        raise StorageUnavailable(key)
+
+    monkeypatch.setattr(store, "stat", fail)
+    with pytest.raises(StorageUnavailable):
+        presence.is_alive("other")
+
+
+def test_a_run_that_was_not_heard_for_long_is_asleep_for_good(clock, begin):
+    presence = begin()
+    clock.now += ASLEEP_SECONDS - 1
+    assert not presence.asleep
+    clock.now += 2
+    assert presence.asleep
+    presence._last = clock.now
+    assert presence.asleep
+
+
+def test_a_run_that_is_asleep_beats_no_more(store, clock, begin, quick):
+    presence = begin()
+    store.wait(lambda: store.beats >= 3)
+    clock.now += 1000
+    presence._thread.join(SOON)
+    assert not presence._thread.is_alive()
+    assert presence.asleep
+
+
+def test_a_beat_that_took_too_long_does_not_wake_its_run(store, clock, begin, monkeypatch):
+    presence, put = begin(), store.put
+
+    def put_in_a_frozen_process(key, body):
+        clock.now += ASLEEP_SECONDS + 1
+        return put(key, body)
+
+    monkeypatch.setattr(store, "put", put_in_a_frozen_process)
+    presence._beat()
+    assert presence.asleep
+
+
+def test_a_store_that_cannot_be_reached_for_long_puts_the_run_to_sleep(store, clock, begin, quick):
+    presence = begin()
+    with store.changed:
+        store.error = StorageUnavailable("no network")
+    store.wait(lambda: store.refused >= 2)
+    assert not presence.asleep
+    clock.now += ASLEEP_SECONDS + 1
+    presence._thread.join(SOON)
+    assert presence.asleep
+    assert not presence._thread.is_alive()
+
+
+def test_a_beat_that_failed_is_soon_made_again(store, clock, begin, monkeypatch):
+    waits = []
+    presence = begin()
+
+    class Over:
+        def wait(self, seconds):
+            waits.append(seconds)
+            store.error = StorageUnavailable("a moment") if len(waits) < 3 else None
+            return len(waits) > 4
+
+    monkeypatch.setattr(presence, "_over", Over())
+    presence._live()
+    monkeypatch.undo()
+    again = runs.BEAT_AGAIN_SECONDS
+    assert waits == [runs.BEAT_SECONDS, again, again, runs.BEAT_SECONDS, runs.BEAT_SECONDS]
+    assert runs.BEAT_SECONDS + 2 * again < ASLEEP_SECONDS < DEAD_SECONDS
+
+
+def test_a_run_whose_first_beat_fails_does_not_begin(store):
+    store.error = StorageUnavailable("no network")
+    with pytest.raises(StorageUnavailable):
+        Presence(store, "out/", "me")
+
+
+def test_a_heartbeat_that_cannot_be_removed_does_not_fail_the_run(store, caplog, monkeypatch):
+    def fail(key):
+        raise StorageUnavailable("no network")
+
+    presence = Presence(store, "out/", "me")
+    monkeypatch.setattr(store, "delete", fail)
+    presence.stop()
+    assert "no network" in caplog.text
