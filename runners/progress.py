@@ -50,7 +50,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     """The figures of a run so far, in one line."""
     counts = state.counts
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
-    done = sum(1 for name in state.opened if name in state.settled)
+    done = sum(name in state.settled for name in list(state.opened))  # a copy: the steps go on
     return (
         f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · "
         f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
