@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
 from runners.progress import Watch, show_summary
@@ -165,7 +166,8 @@ def _read_text(path: Path | None) -> str:
 
 def _complain(*problems: str) -> None:
     for problem in problems:
-        _err.print(f"[red]llmdo:[/] {problem}", highlight=False, soft_wrap=True, markup=True)
+        # As text: what a service says may hold brackets, which are no markup.
+        _err.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -30,6 +30,12 @@ def test_usage_errors_are_all_said_and_exit_with_2(capsys):
         assert what in said
 
 
+def test_a_complaint_is_shown_as_it_is_also_with_brackets(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "[/red].jsonl", "--output", "out/", "--model", "[bold]gpt"])
+    assert "'[bold]gpt'" in capsys.readouterr().err
+
+
 def test_verify_of_a_folder_that_is_no_output_fails_with_a_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["verify", str(tmp_path), "--json"])

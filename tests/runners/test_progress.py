@@ -1,0 +1,81 @@
+from io import StringIO
+
+from rich.console import Console
+
+from runners.progress import Rate, Watch, show_summary, status_line
+from runners.run import Summary
+from storage.manifests import Manifest, put_shard, write_manifest
+from storage.objects import Location, open_store
+from transforms.elements import FileVersion, Settled
+from transforms.run_state import Counts, RunState
+from transforms.shards import folder_of
+
+
+def console():
+    return Console(file=StringIO(), width=200)
+
+
+def test_the_status_line_has_lines_calls_tokens_errors_and_files():
+    state = RunState()
+    file = FileVersion("r2://bucket", "a.jsonl", "e", 10)
+    state.open(file)
+    state.open(FileVersion("r2://bucket", "b.jsonl", "e", 10))
+    state.settle(Settled(file, "done", 3, 1))
+    state.add(answered=1500, failed=1, input_tokens=2000, output_tokens=345)
+    said = status_line(state, Rate())
+    for part in ("1,501 lines", "calls/s", "2,345 tokens", "1 errors", "1/2 files"):
+        assert part in said
+
+
+def test_the_rate_is_that_of_the_last_seconds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("runners.progress.time.monotonic", lambda: now[0])
+    rate = Rate()
+    for second in range(1, 61):
+        now[0] = float(second)
+        found = rate(0 if second <= 40 else (second - 40) * 7)
+    assert 6.5 <= found <= 7.5
+
+
+def test_without_a_terminal_there_are_plain_lines_and_no_control_characters():
+    shown = console()
+    with Watch(shown)(RunState()):
+        pass
+    text = shown.file.getvalue()
+    assert "0 lines" in text and "\x1b" not in text
+
+
+def test_the_summary_has_every_file_with_its_end_and_some_answers(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"prompt": "Why [red]is[/] the sky blue?"}\n')
+    info = open_store(str(tmp_path / "in")).stat("a.jsonl")
+    file = FileVersion(str(tmp_path / "in"), "a.jsonl", info.etag, info.size)
+    output = Location(str(tmp_path / "out"), "")
+    row = (
+        b'{"response": {"body": {"choices": [{"message": {"content": "Rayleigh [bold]scattering"}}]}}, '
+        b'"source": {"offset": 0, "length": %d}}' % info.size
+    )
+    folder, store = folder_of(output, file), open_store(output.store_url)
+    shard = put_shard(store, folder, "answers", [(0, info.size, row)], configuration="c")
+    counts = {"answered": 1, "failed": 0, "blank": 0, "input_tokens": 1, "output_tokens": 1}
+    names = {"bucket": "", "key": "a.jsonl", "etag": info.etag, "size": info.size, "length": info.size}
+    listed = ({"name": shard.name, "kind": "answers", "lines": 1, "tiles": shard.tiles},)
+    manifest = {**names, **counts, "configuration": "c", "run_id": "r", "created_at": "now", "shards": listed}
+    write_manifest(store, folder, Manifest.model_validate(manifest))
+    gone = FileVersion("r2://bucket", "gone.jsonl", "e", 1)
+    late = FileVersion("r2://bucket", "late.jsonl", "e", 1)
+    summary = Summary(
+        "r",
+        Counts(messages_passed_over=2),
+        (Settled(file, "done", 1, 0), Settled(gone, "stale", reason="overwritten")),
+        (late,),
+        {"r2://bucket/odd.jsonl": "its manifest is torn"},
+        others={"r2://bucket/other.jsonl": "run-7"},
+    )
+    shown = console()
+    show_summary(summary, output, shown)
+    text = shown.file.getvalue()
+    for part in ("a.jsonl", "stale: overwritten", "in work: the next run goes on", "left: its manifest is torn"):
+        assert part in text
+    for part in ("in work by run-7", "2 messages", "Why [red]is[/] the sky blue?", "Rayleigh [bold]scattering"):
+        assert part in text
