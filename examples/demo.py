@@ -29,7 +29,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llmdo-demo-") as folder:
         server = subprocess.Popen([*LLMDO, "local", "--data", folder, "--port", "0"])
         try:
-            environment = os.environ | wait_for_env(Path(folder) / "env", server)
+            # The ledger of the demo's answers goes with the demo.
+            environment = os.environ | wait_for_env(Path(folder) / "env", server) | {"XDG_STATE_HOME": folder}
             upload(environment)
             output = "r2://llmdo/output/"
             say(f"llmdo run --queue llmdo-input --output {output} --model {MODEL}")
