@@ -26,6 +26,9 @@ __all__ = ["ReadLines", "Reading"]
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
 _THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
+# Where bundles take turns, a gap gives each lane so many ranges at least, as long as they have some 100 lines. Bytes.
+RANGES_A_LANE = 4
+SMALLEST_RANGE = 16 << 10
 # How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
 OVERHANG = 64 << 10
 
@@ -77,6 +80,13 @@ def _one_gap_each(element: OpenFile | KnownShard) -> Iterator[OpenFile | KnownSh
     else:
         for gap in element.gaps:
             yield replace(element, gaps=(gap,))
+
+
+def range_size(reading: Reading, length: int) -> int:
+    """How many bytes a range of a gap has: fewer where bundles take turns, so that there is work for each lane."""
+    if reading.checkpoint_seconds is None:
+        return reading.range_bytes
+    return min(reading.range_bytes, max(SMALLEST_RANGE, length // (RANGES_A_LANE * reading.lanes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +184,8 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         if restriction.start == restriction.stop or not restriction.seekable:
             yield restriction
         else:
-            for part in OffsetRange(restriction.start, restriction.stop).split(self._reading.range_bytes):
+            size = range_size(self._reading, restriction.stop - restriction.start)
+            for part in OffsetRange(restriction.start, restriction.stop).split(size):
                 yield _Range(part.start, part.stop)
 
     def restriction_size(self, element: OpenFile | KnownShard, restriction: _Range) -> int:

@@ -459,3 +459,17 @@ def test_a_file_that_goes_stale_leaves_the_others_alone(run: Any, store: MemoryS
         [*plain_reading(good, content, 1000), *left, stale],
         Reading(range_bytes=1 << 20, max_line_bytes=1000),
     )
+
+
+@pytest.mark.parametrize(
+    ("length", "checkpoint", "size"),
+    [
+        (10**9, None, 4 << 20),
+        (10**5, None, 4 << 20),
+        (10**9, 30.0, 4 << 20),
+        (1_600_000, 30.0, 100_000),
+        (1000, 30.0, lines.SMALLEST_RANGE),
+    ],
+)
+def test_where_bundles_take_turns_a_small_file_has_ranges_for_every_lane(length, checkpoint, size):
+    assert lines.range_size(Reading(checkpoint_seconds=checkpoint), length) == size
