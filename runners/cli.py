@@ -20,7 +20,7 @@ from runners.run import EXIT_FAILED, EXIT_USAGE
 from runners.run import run as run_files
 from runners.verify import render
 from runners.verify import verify as check_output
-from storage.environment import MissingSettings
+from storage.environment import MissingSettings, default_queue
 from storage.errors import BucketNotFound, StorageError
 from storage.ledger import prune as prune_ledger
 
@@ -55,7 +55,7 @@ def run(
     output: Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")],
     files: Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")] = None,
     input: Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Queue of R2 event notifications, id or name.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")] = None,
     model: Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")] = DEFAULT_MODEL,
     runner: Annotated[str, typer.Option(help="direct or prism.")] = _fields["runner"].default,
     prefix: Annotated[str, typer.Option(help="Only objects below this prefix (with --queue).")] = "",
@@ -94,6 +94,8 @@ def run(
         for name, value in locals().items()
         if name in JsonlOptions.model_fields and name not in ("files", "system")
     }
+    if not (files or input or queue):
+        given["queue"] = default_queue()
     options = check_options(**given, files=tuple(files or ()), system=_read_text(system))
     watch = (lambda _: nullcontext()) if as_json else Watch(_err)
     summary = run_files(options, watch)

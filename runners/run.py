@@ -58,8 +58,7 @@ class Summary:
         settled: files that are done or stale, also those that were done before.
         in_work: files that this run opened and did not finish; the next run goes on with them.
         left: what was not opened, and why.
-        problem: why the run stopped early, or None; ``stopped_by_user`` when it was a signal, ``asleep`` when it was
-            frozen or cut off for too long.
+        problem: why the run stopped early, or None; ``asleep`` when it was frozen or cut off for too long.
         others: files that other runs work on, with the run's id.
     """
 
@@ -69,7 +68,6 @@ class Summary:
     in_work: tuple[FileVersion, ...]
     left: dict[str, str]
     problem: str | None = None
-    stopped_by_user: bool = False
     asleep: bool = False
     others: dict[str, str] = field(default_factory=dict)
 
@@ -196,7 +194,6 @@ def _run_once(options: JsonlOptions, watch: Callable[[RunState], AbstractContext
         tuple(file for name, file in state.opened.items() if name not in state.settled),
         dict(state.left),
         problem,
-        isinstance(reason, str),
         isinstance(reason, RunAsleep),
         dict(state.others),
     )

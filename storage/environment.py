@@ -68,11 +68,6 @@ def r2_access() -> R2Access:
     return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
 
 
-def default_bucket() -> str | None:
-    """LLMDO_BUCKET, or None."""
-    return os.environ.get("LLMDO_BUCKET") or None
-
-
 def default_queue() -> str | None:
     """LLMDO_QUEUE (a queue's id or name), or None."""
     return os.environ.get("LLMDO_QUEUE") or None

@@ -17,7 +17,6 @@ from transforms.elements import FileVersion, Settled
 class Counts:
     """Lines by what became of them, and tokens, since the run began."""
 
-    files_opened: int = 0
     messages_passed_over: int = 0
     messages_undecodable: int = 0
     lines_read: int = 0
@@ -53,7 +52,6 @@ class RunState:
         """A file is in work."""
         with self._lock:
             self.opened[file.id] = file
-            self.counts.files_opened += 1
 
     def settle(self, settled: Settled) -> None:
         """A file is done, or stale."""

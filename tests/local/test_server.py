@@ -16,7 +16,7 @@ import pytest
 
 from local.server import Running, running, serve
 from local.settings import CannotServe
-from storage.environment import cloudflare_account, default_bucket, default_queue, r2_access
+from storage.environment import cloudflare_account, default_queue, r2_access
 from tests.local.clients import queue_id, rest, s3_client
 
 
@@ -91,7 +91,7 @@ def test_the_environment_is_what_the_clients_read(cloudflare: Running) -> None:
     assert cloudflare_account().account_id == cloudflare.env["CLOUDFLARE_ACCOUNT_ID"]
     assert cloudflare_account().base_url == f"{cloudflare.url}/client/v4"
     assert r2_access().endpoint == cloudflare.url
-    assert (default_bucket(), default_queue()) == ("llmdo", "llmdo-input")
+    assert default_queue() == "llmdo-input"
     assert os.environ["OPENAI_BASE_URL"].startswith(cloudflare.url)
     assert len(cloudflare.env["CLOUDFLARE_ACCOUNT_ID"]) == 32
 

@@ -6,7 +6,6 @@ from storage.environment import (
     PUBLIC_API,
     MissingSettings,
     cloudflare_account,
-    default_bucket,
     default_queue,
     r2_access,
 )
@@ -83,6 +82,6 @@ def test_the_error_survives_pickling():
 
 def test_empty_defaults_are_none(monkeypatch):
     monkeypatch.setenv("LLMDO_BUCKET", "")
-    assert (default_bucket(), default_queue()) == (None, None)
+    assert default_queue() is None
     monkeypatch.setenv("LLMDO_QUEUE", "jobs")
     assert default_queue() == "jobs"

@@ -270,6 +270,7 @@ def test_a_loop_that_ends_with_everything_cancelled_can_still_close(url):
 
     asyncio.run(main())
     put_all(url, {"next": b"next"})
+    assert get_all(url, ["next"]) == {"next": b"next"}
 
 
 @pytest.mark.parametrize("wrong", ["", "a" * 63, "a" * 65, "A" * 64, "../" * 21 + "a", "g" * 64, "a" * 64 + "\n"])

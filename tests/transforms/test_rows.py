@@ -42,12 +42,12 @@ def test_answer_rows_are_as_the_golden_file_says():
                 reasoning="because",
                 tool_calls=({"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}},),
             ),
-            start=40,
+            start=41,
         ),
         answer(
             {"custom_id": "e", "text": "x", "model": "@cf/baai/bge-m3"},
             EmbedResponse(((0.5, -0.25),), Usage(1), "@cf/baai/bge-m3", "cf-2"),
-            start=80,
+            start=60,
         ),
         answer(
             {"text": "x", "target_lang": "de", "model": "@cf/meta/m2m100"},

@@ -1,4 +1,6 @@
+import hashlib
 import json
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -43,6 +45,19 @@ def test_answers_and_failures_go_to_different_objects_sorted_by_offset(output, t
     assert (answers.shard.input_tokens, answers.shard.output_tokens) == (3, 6)
     assert (tmp_path / folder / answers.shard.name).read_bytes() == b"".join(answer(i).row + b"\n" for i in (1, 2, 3))
     assert errors.shard.name.startswith("errors-000000000000-")
+
+
+def test_a_shard_is_as_the_golden_file_says_to_the_byte(output, tmp_path):
+    golden = (Path(__file__).parent.parent / "golden" / "answers.jsonl").read_bytes()
+    rows = golden.splitlines()
+    places = [json.loads(line)["source"] for line in rows]
+    batch = [
+        Answer(FILE, place["offset"], place["offset"] + place["length"], line)
+        for place, line in zip(places, rows, strict=True)
+    ]
+    (written,) = write_batch(output, "c", reversed(batch))
+    assert written.shard.name == f"shard-000000000000-{hashlib.sha256(golden).hexdigest()[:16]}.jsonl"
+    assert (tmp_path / folder_of(output, FILE) / written.shard.name).read_bytes() == golden
 
 
 def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
