@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.connections import Connections
-from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun
+from backends.errors import BadReply, CallTimeout, ConnectionFailed, EngineClosed, ModelError, StopRun
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response
 from backends.jobs import Done, Job, Place, can_split, halves, one_each
 from backends.protocol import Backend, connect
@@ -35,7 +35,16 @@ LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread st
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Done", "Engine", "EngineStats", "calls_made", "close_engines", "get_engine"]
+__all__ = [
+    "Done",
+    "Engine",
+    "EngineStats",
+    "calls_in_flight",
+    "calls_made",
+    "close_engines",
+    "get_engine",
+    "stop_engines",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,7 @@ class Engine:
     must be quick and must not block.
 
     The first StopRun error stops the engine: whatever is not in flight, and whatever is submitted later, is delivered
-    that error without a call. A submitter that finds the engine closed, or its thread dead, gets a StopRun raised.
+    that error without a call. A submitter that finds the engine closed, or its thread dead, gets EngineClosed raised.
 
     ``recall`` is asked before each call and told right after it; a call's place in the window is free only then.
     ``gate`` is asked before calls are started; an error that it gives stops the engine.
@@ -108,11 +117,11 @@ class Engine:
         self._thread.start()
 
     def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
-        """Takes a job in, or says False when there is no room; see wait_for_room. Raises StopRun."""
+        """Takes a job in, or says False when there is no room; see wait_for_room. Raises EngineClosed."""
         return self._take_in(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=False)
 
     def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
-        """Takes a job in; waits until there is room. Raises StopRun."""
+        """Takes a job in; waits until there is room. Raises EngineClosed."""
         self._take_in(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=True)
 
     def submit_texts(
@@ -138,7 +147,7 @@ class Engine:
         return self._take_in(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Waits until a job can be taken in, at most ``timeout_s`` seconds; says whether one can. Raises StopRun."""
+        """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
         with self._room:
             return self._wait(timeout_s)
 
@@ -169,8 +178,14 @@ class Engine:
             output_tokens=self._output,
         )
 
+    def stop(self, error: StopRun) -> None:
+        """Starts no further call: jobs that are not in flight, and later ones, are delivered ``error``."""
+        with self._room:
+            if self.usable:
+                self._loop.call_soon_threadsafe(self._stop_now, error)
+
     def close(self) -> None:
-        """Cancels what runs, delivers a StopRun to every job that is left, closes the backends. Can be called again."""
+        """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again."""
         with self._room:
             if not self._over and self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._closing.set)
@@ -203,7 +218,7 @@ class Engine:
 
     def _check(self) -> bool:
         if not self.usable:
-            raise StopRun("the engine that calls the models is closed: start the run again")
+            raise EngineClosed("the engine that calls the models is closed: start the run again")
         return True
 
     # The loop's thread.
@@ -233,7 +248,7 @@ class Engine:
             await self._recall.aclose()
 
     def _deliver_rest(self) -> None:
-        error = self._stopped or StopRun("the engine was closed before the call ended: start the run again")
+        error = self._stopped or EngineClosed("the engine was closed before the call ended: start the run again")
         left = [*self._running, *self._waiting, *self._ready, *self._inbox]
         for jobs in (self._running, self._waiting, self._ready, self._inbox):
             jobs.clear()
@@ -316,6 +331,10 @@ class Engine:
         self._ready.appendleft(job)
         self._start_calls()
 
+    def _stop_now(self, error: StopRun) -> None:
+        self._stop(error)
+        self._start_calls()
+
     def _stop(self, error: StopRun) -> None:
         self._stopped = self._stopped or error
         for job, timer in self._waiting.items():
@@ -389,6 +408,19 @@ def calls_made() -> int:
     """Calls that the engines of get_engine have started."""
     with _opening:
         return sum(engine.stats().calls for engine in _engines.values())
+
+
+def calls_in_flight() -> int:
+    """Calls of the engines of get_engine that run at this moment."""
+    with _opening:
+        return sum(engine.stats().in_flight for engine in _engines.values())
+
+
+def stop_engines(error: StopRun) -> None:
+    """Lets the engines of get_engine finish the calls in flight, and start none."""
+    with _opening:
+        for engine in _engines.values():
+            engine.stop(error)
 
 
 def close_engines() -> None:

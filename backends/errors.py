@@ -9,6 +9,7 @@ ModelError                    what to do
 │   └── StreamError           a stream cut off before its end mark
 ├── StopRun                   no further call can succeed: stop, keep what is there, go on later
 │   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
+│   ├── EngineClosed          the engine was closed before the call ended
 │   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
 │   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
 └── LineError                 this line gets no answer; the others go on
@@ -31,6 +32,7 @@ __all__ = [
     "ConnectionFailed",
     "ContentFiltered",
     "ContextOverflow",
+    "EngineClosed",
     "InvalidRequest",
     "LicenceNotAccepted",
     "LineError",
@@ -117,6 +119,10 @@ class StopRun(ModelError):
 
 class Unauthorized(StopRun):
     """Wrong token, or wrong account."""
+
+
+class EngineClosed(StopRun):
+    """The engine was closed before the call ended, or before it was asked: the run is over, a later one goes on."""
 
 
 class QuotaExhausted(StopRun):

@@ -33,6 +33,10 @@ Reuse = Literal["same-line", "same-request"]
 
 Call = Callable[[Request], Awaitable[Response]]
 
+# Part of every key. Raise it when an answer that this version kept could not be read, or would be read as another one,
+# by the code as it will be: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
+# without a default. What was kept before is then paid again; it is never taken for something else.
+FORMAT = 1
 _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     ChatRequest: TypeAdapter(ChatResponse),
     EmbedRequest: TypeAdapter(EmbedResponse),
@@ -113,7 +117,7 @@ class Recall:
         return _joined([response for response in found if isinstance(response, EmbedResponse)])
 
     def _key(self, provider: str, request: Request, line: str) -> str:
-        asked: dict[str, Any] = {"provider": provider, "model": request.model}
+        asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
         if self._reuse == "same-line":
             asked["line"] = line
         match request:

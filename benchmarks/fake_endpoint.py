@@ -1,7 +1,8 @@
-"""An endpoint in a process of its own that answers every POST like Workers AI, after a fixed latency.
+"""An endpoint in a process of its own that answers every POST like Workers AI, after a fixed or log-normal latency.
 
 It stands in for the network and the model where only the caller is measured: it spends some 40 µs of CPU on a call, so
-that on two cores the caller is the limit. Every body gets the same native answer; nothing is checked.
+that on two cores the caller is the limit. Every body gets the same native answer; nothing is checked. A GET gives the
+times of all calls answered since the last GET.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
+import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 ANSWER = {
     "result": {
@@ -26,13 +30,20 @@ ANSWER = {
     "messages": [],
 }
 _BODY = json.dumps(ANSWER).encode()
-REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+REPLY = _REPLY % (len(_BODY), _BODY)
+_SEED = 64  # every run draws the same latencies
+
+Span = tuple[float, float]
 
 
 @contextlib.contextmanager
-def fake_endpoint(latency_s: float) -> Iterator[str]:
-    """Starts the endpoint; yields its base URL. It ends with this process, whatever happens."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--latency", str(latency_s)]
+def fake_endpoint(latency_s: float, sigma: float = 0.0) -> Iterator[str]:
+    """Starts the endpoint; yields its base URL. It ends with this process, whatever happens.
+
+    With a ``sigma`` the latency is log-normal, and ``latency_s`` its mean.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), "--latency", str(latency_s), "--sigma", str(sigma)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdin
@@ -42,11 +53,18 @@ def fake_endpoint(latency_s: float) -> Iterator[str]:
             process.stdin.close()
 
 
+def take_spans(url: str) -> list[Span]:
+    """When each call answered since the last time was there, and when it was answered: seconds of time.monotonic()."""
+    with urlopen(url) as reply:
+        return [(begin, end) for begin, end in json.load(reply)]
+
+
 class _Answering(asyncio.Protocol):
     """HTTP/1.1 as far as the measured clients speak it: requests with a Content-Length, one after the other."""
 
-    def __init__(self, latency_s: float) -> None:
-        self._latency_s = latency_s
+    def __init__(self, draw: Callable[[], float], spans: list[Span]) -> None:
+        self._draw = draw
+        self._spans = spans
         self._loop = asyncio.get_running_loop()
         self._data = b""
         self._transport: Any = None
@@ -63,17 +81,27 @@ class _Answering(asyncio.Protocol):
                     length = int(line.partition(b":")[2])
             if len(self._data) < end + 4 + length:
                 return
-            self._data = self._data[end + 4 + length :]
-            self._loop.call_later(self._latency_s, self._reply)
+            asked, self._data = self._data[:4] == b"GET ", self._data[end + 4 + length :]
+            if asked:
+                body = json.dumps(self._spans).encode()
+                self._spans.clear()
+                self._transport.write(_REPLY % (len(body), body))
+            else:
+                self._loop.call_later(self._draw(), self._reply, self._loop.time())
 
-    def _reply(self) -> None:
+    def _reply(self, begin: float) -> None:
+        self._spans.append((begin, self._loop.time()))
         if not self._transport.is_closing():
             self._transport.write(REPLY)
 
 
-async def _serve(latency_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Answering(latency_s), "127.0.0.1", 0, backlog=1024)
+async def _serve(latency_s: float, sigma: float) -> None:
+    loop, chance, spans = asyncio.get_running_loop(), random.Random(_SEED), list[Span]()
+
+    def draw() -> float:
+        return latency_s * math.exp(chance.gauss(0, sigma) - sigma * sigma / 2) if sigma else latency_s
+
+    server = await loop.create_server(lambda: _Answering(draw, spans), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends when the parent closes it, or dies
 
@@ -81,4 +109,6 @@ async def _serve(latency_s: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.2)
-    asyncio.run(_serve(parser.parse_args().latency))
+    parser.add_argument("--sigma", type=float, default=0.0)
+    chosen = parser.parse_args()
+    asyncio.run(_serve(chosen.latency, chosen.sigma))

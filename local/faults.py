@@ -1,4 +1,4 @@
-"""Faults that a test or a benchmark asks for: errors, delays, lost replies, cut bodies, rate limits."""
+"""Faults that a test or a benchmark asks for: errors, delays, lost replies, cut or empty bodies, rate limits."""
 
 from __future__ import annotations
 
@@ -88,6 +88,8 @@ class Fault(BaseModel):
         retry_after: seconds, sent as Retry-After with the error.
         latency_s: seconds before anything else happens; alone, the call is then answered normally.
         drop: closes the connection without a reply, before the work, or ``after`` it: a lost reply, which is paid.
+        empty: answers 200 with nothing in it and no header of the service, before the work or ``after`` it.
+        page: a web page instead of a reply, as from a proxy or a firewall: with ``status``, else with 200.
         truncate: sends half of the body under the whole Content-Length; a stream ends early, without its end mark.
         rate_per_s: a token bucket, one second deep: what goes beyond it gets 429.
     """
@@ -103,6 +105,8 @@ class Fault(BaseModel):
     retry_after: float | None = Field(None, ge=0)
     latency_s: float | LogNormal | None = None
     drop: bool = False
+    empty: bool = False
+    page: bool = False
     after: bool = False
     truncate: bool = False
     rate_per_s: float | None = Field(None, gt=0)
@@ -112,8 +116,8 @@ class Fault(BaseModel):
 
     @model_validator(mode="after")
     def _one_effect(self) -> Fault:
-        if not (self.status or self.latency_s is not None or self.drop or self.truncate or self.rate_per_s):
-            raise ValueError("a fault needs one of status, latency_s, drop, truncate, rate_per_s")
+        if not self.effects and self.latency_s is None:
+            raise ValueError("a fault needs one of status, latency_s, drop, empty, page, truncate, rate_per_s")
         if isinstance(self.latency_s, float) and self.latency_s < 0:
             raise ValueError("latency_s is in seconds, and not negative")
         if isinstance(self.code, str) and self.target != "r2":
@@ -124,6 +128,11 @@ class Fault(BaseModel):
         """Starts the draws and fills the bucket."""
         self._random = random.Random(self.seed)  # noqa: S311  faults need repeatability, not secrecy
         self._tokens = max(self.rate_per_s or 0.0, 1.0)
+
+    @property
+    def effects(self) -> bool:
+        """Whether it does more than delay."""
+        return bool(self.status or self.drop or self.empty or self.page or self.truncate or self.rate_per_s)
 
     def strikes(self, target: Target, texts: tuple[str, ...], now: float) -> bool:
         """Draws for one call, and uses up one of ``count`` when it strikes."""
@@ -158,6 +167,8 @@ class Fault(BaseModel):
         if self.rate_per_s is not None:
             code = self.code or (3021 if self.target == "ai" else None)
             return error_reply(self.target, 429, code, self.retry_after)
+        if self.page:
+            return _page(self.status or 200, self.retry_after)
         return error_reply(self.target, self.status, self.code, self.retry_after) if self.status else None
 
 
@@ -185,10 +196,9 @@ class Faults:
             return NOTHING
         delay, chosen = 0.0, None
         for fault in self.active:
-            only_delay = not (fault.status or fault.drop or fault.truncate or fault.rate_per_s)
-            if (chosen is None or only_delay) and fault.strikes(target, texts, self._clock()):
+            if (chosen is None or not fault.effects) and fault.strikes(target, texts, self._clock()):
                 delay += fault.delay()
-                chosen = chosen if only_delay else fault
+                chosen = fault if fault.effects else chosen
         return Verdict(delay, chosen)
 
     async def under(self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -202,7 +212,11 @@ class Faults:
         error = fault.error()
         if error:
             return error
-        reply = await work() if fault.after or not fault.drop else Reply(0)
+        reply = await work() if fault.after or fault.truncate else Reply(0)
+        if fault.empty:
+            if reply.pieces:
+                await reply.pieces.aclose()
+            return reply if reply.status >= 400 else Reply(200)
         reply.ending = "drop" if fault.drop else "truncate"
         return reply
 
@@ -219,8 +233,16 @@ def error_reply(target: Target, status: int, code: int | str | None, retry_after
     elif isinstance(code, int):
         reply = failure(status, code, MESSAGES.get(code, f"Error {code}"))
     else:
-        page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
-        reply = Reply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"})
+        return _page(status, retry_after)
+    return _asking_to_wait(reply, retry_after)
+
+
+def _page(status: int, retry_after: float | None) -> Reply:
+    page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
+    return _asking_to_wait(Reply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"}), retry_after)
+
+
+def _asking_to_wait(reply: Reply, retry_after: float | None) -> Reply:
     if retry_after is not None:
         reply.headers["Retry-After"] = f"{retry_after:g}"
     return reply

@@ -9,8 +9,9 @@ from pipelines.options import JsonlOptions
 from transforms.elements import Settled
 from transforms.infer import Infer
 from transforms.lines import ReadLines
-from transforms.notices import FindFiles
+from transforms.notices import FindFiles, Notifications
 from transforms.open import OpenFiles
+from transforms.poll import PollFiles
 from transforms.settle import SettleFiles
 from transforms.shards import WriteShards
 
@@ -23,10 +24,18 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
     output, configuration = options.output_location, options.configuration
     return (
         root
-        | "Find files" >> FindFiles(options.source, output)
+        | "Find files" >> find_files(options)
         | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
         | "Read lines" >> ReadLines(options.reading)
         | "Answer lines" >> Infer(options.defaults, options.concurrency, options.paid)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Settle files" >> SettleFiles(output, configuration, run_id)
     )
+
+
+def find_files(options: JsonlOptions) -> FindFiles | PollFiles:
+    """Looks once, or again and again."""
+    source, output = options.source, options.output_location
+    if options.continuous and isinstance(source, Notifications):
+        return PollFiles(source, output)
+    return FindFiles(source, output)

@@ -17,7 +17,7 @@ from backends.recall import Reuse
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
-from storage.objects import R2_SCHEME, Location, locate
+from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
 from transforms.lines import Reading
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
@@ -44,8 +44,11 @@ class JsonlOptions(BaseModel):
 
     Attributes:
         files: local files, folders, glob patterns; or ``input`` (r2://bucket/prefix/); or ``queue`` (id or name).
+        retry: instead of these, the error lines in ``output``: those that may be answered now, or all.
         output: r2://bucket/prefix/ or a local folder.
         concurrency: calls in flight at most, for each process.
+        drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
+        continuous: goes on until it is stopped; then ``max_restarts`` failures in a row without progress end it.
         configuration: the fingerprint of what decides an answer: model, parameters, system prompt.
     """
 
@@ -54,6 +57,7 @@ class JsonlOptions(BaseModel):
     files: tuple[str, ...] = ()
     input: str | None = None
     queue: str | None = None
+    retry: Literal["retryable", "all"] | None = None
     output: str
     model: str = DEFAULT_MODEL
     runner: Literal["direct", "prism"] = "direct"
@@ -67,10 +71,14 @@ class JsonlOptions(BaseModel):
     batch_seconds: float = Field(default=60.0, gt=0)
     range_bytes: int = Field(default=4 << 20, ge=1)
     max_line_bytes: int = Field(default=1 << 20, ge=1)
+    max_file_bytes: int | None = Field(default=None, ge=1)
     poll_seconds: float = Field(default=0.5, ge=0.25)
     ledger: str | None = None
     reuse: Reuse = "same-line"
     prism_location: str | None = None
+    drain_seconds: float = Field(default=60.0, ge=0)
+    continuous: bool = False
+    max_restarts: int = Field(default=5, ge=0)
 
     @field_validator("concurrency", mode="before")
     @classmethod
@@ -93,10 +101,12 @@ class JsonlOptions(BaseModel):
 
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:
-        given = [name for name in ("files", "input", "queue") if getattr(self, name)]
+        given = [name for name in ("files", "input", "queue", "retry") if getattr(self, name)]
         if len(given) != 1:
             said = " and ".join(given) if given else "none"
             raise ValueError(f"say where the prompts are by one of FILES, --input, --queue ({said} given)")
+        if self.continuous and (self.queue is None or self.runner == "direct"):
+            raise ValueError("a continuous run needs --queue, and --runner prism: direct ends its batches with the run")
         if self.input is not None and not self.input.startswith(R2_SCHEME):
             raise ValueError(f"--input {self.input}: write r2://BUCKET/PREFIX, or give local files as FILES")
         for place in (self.output, *((self.input,) if self.input else ())):
@@ -109,8 +119,7 @@ class JsonlOptions(BaseModel):
     @property
     def output_location(self) -> Location:
         """Where the output goes; its key ends in '/' or is empty."""
-        where = locate(self.output)
-        return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
+        return locate_folder(self.output)
 
     @property
     def source(self) -> Source:
@@ -129,7 +138,12 @@ class JsonlOptions(BaseModel):
     def reading(self) -> Reading:
         """How files are read; only Prism's reader checkpoints itself."""
         checkpoint = PRISM_CHECKPOINT if self.runner == "prism" else None
-        return Reading(range_bytes=self.range_bytes, max_line_bytes=self.max_line_bytes, checkpoint_seconds=checkpoint)
+        return Reading(
+            range_bytes=self.range_bytes,
+            max_line_bytes=self.max_line_bytes,
+            checkpoint_seconds=checkpoint,
+            max_file_bytes=self.max_file_bytes,
+        )
 
     @property
     def batching(self) -> Batching:

@@ -6,23 +6,31 @@ import json
 import logging
 import os
 import sys
-from contextlib import nullcontext
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
+import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
-from runners.progress import Watch, show_summary
-from runners.run import EXIT_FAILED, EXIT_USAGE
+from pipelines.options import JsonlOptions, UsageError, check_options
+from runners import arguments as arg
+from runners.prism_binary import PrismError
+from runners.progress import Watch, show_summary, stream_line
+from runners.retry import retry as retry_errors
+from runners.retry import retry_json, retry_options, show_retry
 from runners.run import run as run_files
+from runners.stream import stream as stream_files
+from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
 from runners.verify import render
 from runners.verify import verify as check_output
 from storage.environment import MissingSettings, default_queue
 from storage.errors import BucketNotFound, StorageError
 from storage.ledger import prune as prune_ledger
+from transforms.run_state import RunState
 
 app = typer.Typer(
     name="llmdo",
@@ -33,7 +41,6 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
-_fields = JsonlOptions.model_fields
 # Progress and complaints go to stderr, so that stdout holds what was asked for.
 _err = Console(stderr=True)
 
@@ -50,59 +57,121 @@ Exit codes: 0 all answered; 3 finished, some lines ended as errors; 1 failed or 
 """
 
 
+_STREAM_EXAMPLES = """
+Examples:
+
+    llmdo stream --queue llmdo-input --output r2://bucket/output/
+
+    llmdo stream --output r2://bucket/output/ --batch-seconds 5 --drain-seconds 120     (the queue is LLMDO_QUEUE)
+
+Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on with the next start.
+"""
+
+
+_RETRY_CODES = """
+
+Exit codes: 0 no errors are left; 3 some lines are still errors; 1 failed or stopped, the same command goes on; 2 usage.
+"""
+
+
 @app.command(epilog=_RUN_EXAMPLES)
 def run(
-    output: Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")],
-    files: Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")] = None,
-    input: Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")] = None,
-    model: Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")] = DEFAULT_MODEL,
-    runner: Annotated[str, typer.Option(help="direct or prism.")] = _fields["runner"].default,
-    prefix: Annotated[str, typer.Option(help="Only objects below this prefix (with --queue).")] = "",
-    system: Annotated[Path | None, typer.Option(help="File with a system prompt for lines that have none.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 to 5.")] = None,
-    concurrency: Annotated[str, typer.Option(help="Calls in flight at most: N or fixed:N.")] = str(
-        _fields["concurrency"].default
-    ),
-    batch_size: Annotated[int, typer.Option(help="Lines in a shard at most.")] = _fields["batch_size"].default,
-    batch_seconds: Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")] = _fields[
-        "batch_seconds"
-    ].default,
-    range_bytes: Annotated[int, typer.Option(help="Bytes of a file that one worker reads.")] = _fields[
-        "range_bytes"
-    ].default,
-    max_line_bytes: Annotated[int, typer.Option(help="A longer line ends as an error.")] = _fields[
-        "max_line_bytes"
-    ].default,
-    poll_seconds: Annotated[float, typer.Option(help="Seconds between pulls of the queue.")] = _fields[
-        "poll_seconds"
-    ].default,
-    ledger: Annotated[
-        str | None,
-        typer.Option(help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, none."),
-    ] = None,
-    reuse: Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")] = _fields[
-        "reuse"
-    ].default,
-    prism_location: Annotated[str | None, typer.Option(help="Path of the Prism binary.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")] = False,
+    output: arg.Output,
+    files: arg.Files = None,
+    input: arg.Input = None,
+    queue: arg.Queue = None,
+    model: arg.Model = arg.default("model"),
+    runner: Annotated[str, typer.Option(help="direct or prism.")] = arg.default("runner"),
+    prefix: arg.Prefix = "",
+    system: arg.System = None,
+    max_tokens: arg.MaxTokens = None,
+    temperature: arg.Temperature = None,
+    concurrency: arg.Concurrency = arg.default("concurrency"),
+    batch_size: arg.BatchSize = arg.default("batch_size"),
+    batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
+    range_bytes: arg.RangeBytes = arg.default("range_bytes"),
+    max_line_bytes: arg.MaxLineBytes = arg.default("max_line_bytes"),
+    max_file_bytes: arg.MaxFileBytes = arg.default("max_file_bytes"),
+    poll_seconds: arg.PollSeconds = arg.default("poll_seconds"),
+    ledger: arg.Ledger = None,
+    reuse: arg.Reuse = arg.default("reuse"),
+    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
+    prism_location: arg.PrismLocation = None,
+    as_json: arg.AsJson = False,
 ) -> None:
     """Answer what is there, then exit: files, a listing, or what a queue announces."""
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name in JsonlOptions.model_fields and name not in ("files", "system")
-    }
+    given = arg.given(locals())
     if not (files or input or queue):
         given["queue"] = default_queue()
     options = check_options(**given, files=tuple(files or ()), system=_read_text(system))
-    watch = (lambda _: nullcontext()) if as_json else Watch(_err)
-    summary = run_files(options, watch)
+    _finish(run_files(options, _quiet if as_json else Watch(_err)), options, as_json)
+
+
+@app.command(epilog=_STREAM_EXAMPLES)
+def stream(
+    output: arg.Output,
+    queue: arg.Queue = None,
+    model: arg.Model = arg.default("model"),
+    runner: Annotated[str, typer.Option(help="prism.")] = "prism",
+    prefix: arg.Prefix = "",
+    system: arg.System = None,
+    max_tokens: arg.MaxTokens = None,
+    temperature: arg.Temperature = None,
+    concurrency: arg.Concurrency = arg.default("concurrency"),
+    batch_size: arg.BatchSize = arg.default("batch_size"),
+    batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
+    range_bytes: arg.RangeBytes = arg.default("range_bytes"),
+    max_line_bytes: arg.MaxLineBytes = arg.default("max_line_bytes"),
+    max_file_bytes: arg.MaxFileBytes = arg.default("max_file_bytes"),
+    poll_seconds: arg.PollSeconds = arg.default("poll_seconds"),
+    ledger: arg.Ledger = None,
+    reuse: arg.Reuse = arg.default("reuse"),
+    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
+    max_restarts: Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")] = (
+        arg.default("max_restarts")
+    ),
+    prism_location: arg.PrismLocation = None,
+    as_json: arg.AsJson = False,
+) -> None:
+    """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
+    given = arg.given(locals()) | {"queue": queue or default_queue(), "continuous": True}
+    options = check_options(**given, system=_read_text(system))
+    _finish(stream_files(options, _quiet if as_json else Watch(_err, stream_line)), options, as_json)
+
+
+def _quiet(_: RunState) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _finish(summary: Summary, options: JsonlOptions, as_json: bool) -> NoReturn:
     if as_json:
         print(json.dumps(summary.as_json()))  # noqa: T201  this is the command's output
     else:
         show_summary(summary, options.output_location, Console())
+    if summary.problem:
+        _complain(summary.problem)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(epilog="Example: llmdo retry r2://bucket/output/ --all" + _RETRY_CODES)
+def retry(
+    output: Annotated[str, typer.Argument(help="r2://BUCKET/PREFIX/ or a folder, as given to run.")],
+    everything: Annotated[bool, typer.Option("--all", help="Also lines whose error says that it would come again.")] = (
+        False
+    ),
+    concurrency: arg.Concurrency = arg.default("concurrency"),
+    ledger: arg.Ledger = None,
+    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
+    as_json: arg.AsJson = False,
+) -> None:
+    """Answer an output's error lines again, by its own model and parameters, and merge the answers in."""
+    which: Literal["retryable", "all"] = "all" if everything else "retryable"
+    options = retry_options(output, which, concurrency=concurrency, ledger=ledger, drain_seconds=drain_seconds)
+    summary = retry_errors(options, _quiet if as_json else Watch(_err))
+    if as_json:
+        print(json.dumps(retry_json(summary)))  # noqa: T201  this is the command's output
+    else:
+        show_retry(summary, options, Console())
     if summary.problem:
         _complain(summary.problem)
     raise typer.Exit(summary.exit_code)
@@ -172,10 +241,26 @@ def _complain(*problems: str) -> None:
         _err.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
+def _quieten(level: str) -> None:
+    """Keeps what Beam and gRPC say of a pipeline that failed away from users, who get one sentence for it."""
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        return
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    others = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        # A thread of Beam's worker whose connection was there until the runner was stopped, or died.
+        if not isinstance(args.exc_value, grpc.RpcError):
+            others(args)
+
+    threading.excepthook = hook
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; every expected error is one sentence on stderr."""
     level = os.environ.get("LLMDO_LOG_LEVEL", "WARNING")
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    _quieten(level)
     try:
         app(args=argv)
     except (UsageError, MissingSettings) as error:
@@ -184,6 +269,6 @@ def main(argv: list[str] | None = None) -> None:
     except BucketNotFound as error:
         _complain(str(error))
         sys.exit(EXIT_USAGE)
-    except StorageError as error:
+    except (StorageError, PrismError) as error:
         _complain(str(error))
         sys.exit(EXIT_FAILED)

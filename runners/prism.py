@@ -70,6 +70,16 @@ class Endpoint:
     pid: int
 
 
+# Those that this process started and has not stopped.
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def kill_prisms() -> None:
+    """Kills what running_prism started, for a process that ends at once."""
+    for process in list(_running):
+        process.kill()
+
+
 @contextmanager
 def launch(options: JsonlOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
@@ -117,6 +127,7 @@ def running_prism(binary: Path) -> Iterator[Endpoint]:
                 stderr=file,
                 start_new_session=True,
             )
+        _running.add(process)
         try:
             endpoint = Endpoint(_wait_for_address(process, log), log, process.pid)
             _log.info("Prism serves at %s", endpoint.address)
@@ -129,6 +140,7 @@ def running_prism(binary: Path) -> Iterator[Endpoint]:
                 raise
         finally:
             _stop(process)
+            _running.discard(process)
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:

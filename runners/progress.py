@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pydantic_core import from_json
@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from backends.engine import calls_made
-from runners.run import Summary
+from backends.engine import calls_in_flight, calls_made
+from runners.summary import Summary
 from storage.errors import StorageError
 from storage.manifests import read_manifest
 from storage.objects import Location, open_store
@@ -50,18 +50,33 @@ def status_line(state: RunState, rate: Rate) -> str:
     """The figures of a run so far, in one line."""
     counts = state.counts
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
-    done = sum(name in state.settled for name in list(state.opened))  # a copy: the steps go on
+    done = counts.files_done + counts.files_stale
     return (
         f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · "
-        f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.opened):,} files"
+        f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.in_work()) + done:,} files"
+    )
+
+
+def stream_line(state: RunState, rate: Rate) -> str:
+    """The figures of a continuous run at this moment, in one line."""
+    counts = state.counts
+    lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
+    waiting = "?" if state.backlog is None else f"{state.backlog:,}"
+    return (
+        f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
+        f"{calls_in_flight():,} in flight · {tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
 
 
 class Watch:
-    """Gives ``run`` a context in which its state is shown on ``console``, four times a second in a terminal."""
+    """Gives a run a context in which its state is shown on ``console``, four times a second in a terminal.
 
-    def __init__(self, console: Console) -> None:
+    A run with an end has a bar for its bytes; one without has a ``line`` of what goes on now.
+    """
+
+    def __init__(self, console: Console, line: Callable[[RunState, Rate], str] = status_line) -> None:
         self.console = console
+        self.line = line
 
     @contextmanager
     def __call__(self, state: RunState) -> Iterator[None]:
@@ -78,15 +93,16 @@ class Watch:
 
     def _bar(self, state: RunState, over: threading.Event) -> None:
         rate = Rate()
-        columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
+        bar = [BarColumn(bar_width=30)] if self.line is status_line else []
+        columns = (SpinnerColumn(), *bar, TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("looking for files", total=None)
             while True:
                 last = over.wait(0.25)
-                size = sum(file.size for file in list(state.opened.values()))
+                size = state.counts.bytes_opened
                 progress.update(
                     task,
-                    description=status_line(state, rate),
+                    description=self.line(state, rate),
                     total=size or None,
                     completed=min(state.counts.bytes_done, size),
                 )
@@ -96,8 +112,8 @@ class Watch:
     def _lines(self, state: RunState, over: threading.Event) -> None:
         rate = Rate()
         while not over.wait(_PLAIN_EVERY):
-            self.console.print(status_line(state, rate), highlight=False)
-        self.console.print(status_line(state, rate), highlight=False)
+            self.console.print(self.line(state, rate), highlight=False)
+        self.console.print(self.line(state, rate), highlight=False)
 
 
 def show_summary(summary: Summary, output: Location, console: Console) -> None:
@@ -118,8 +134,12 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
         table.add_row(Text(what), Text(f"in work by {run_id}"), "", "")
     for what, why in summary.left.items():
         table.add_row(Text(what), Text(f"left: {why}"), "", "")
-    console.print(table if table.row_count else "No files to answer.")
     counts = summary.counts
+    console.print(table if table.row_count else "No files to answer.")
+    if counts.files_done + counts.files_stale > len(summary.settled):
+        console.print(f"{counts.files_done:,} files are done in all, {counts.files_stale:,} stale.")
+    if summary.restarts:
+        console.print(f"The pipeline was begun again {summary.restarts:,} times.")
     if counts.messages_passed_over or counts.messages_undecodable:
         console.print(
             f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "

@@ -14,7 +14,7 @@ from rich.text import Text
 from runners.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileId, Report, check_file, identity
 from storage.jobs import JobRecord, Jobs
 from storage.manifests import MANIFEST_NAME
-from storage.objects import Location, ObjectStore, locate, open_store
+from storage.objects import Location, ObjectStore, locate_folder, open_store
 from transforms.elements import FileVersion
 from transforms.notices import Listing, list_inputs
 
@@ -64,8 +64,7 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
     prefixes, files, folders, patterns, as given to ``run``). Memory: the rows of the shards that overlap at one place
     of a file, and one manifest for each of the files checked at once. Raises StorageError, MissingSettings.
     """
-    where = locate(output_url)
-    output = Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
+    output = locate_folder(output_url)
     store = open_store(output.store_url)
     listed = {place: [notice.file for notice in list_inputs(Listing((place,)), output)] for place in inputs}
     sources = {identity(file): file for files in listed.values() for file in files}

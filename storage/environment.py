@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
@@ -66,6 +67,11 @@ def r2_access() -> R2Access:
         raise MissingSettings(problems)
     endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
     return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
+
+
+def filesystem_options() -> list[str]:
+    """LLMDO_FILESYSTEM_OPTIONS: what Beam's file systems want to be told (``--hdfs_host=…``), as on a command line."""
+    return shlex.split(os.environ.get("LLMDO_FILESYSTEM_OPTIONS", ""))
 
 
 def default_queue() -> str | None:

@@ -55,6 +55,11 @@ class ManifestShard(BaseModel):
     lines: int
     tiles: str
 
+    @property
+    def first(self) -> int:
+        """Offset of its first line, in bytes."""
+        return int(self.name.split("-")[1])
+
 
 class Manifest(BaseModel):
     """Says that a file is done. Its shards hold every line of the source exactly once.
@@ -179,36 +184,49 @@ def _tile(place: Mapping[str, Any]) -> tuple[int, int]:
     return start, start + int(place["length"])
 
 
-def counted_shards(store: ObjectStore, folder: str) -> list[ShardRecord]:
+def counted_shards(store: ObjectStore, folder: str) -> tuple[list[ShardRecord], list[str]]:
     """The shards right in a folder that may count, by first line: readable, and none overlapping another.
 
-    Of two that overlap, an answer counts before an error, then the one that begins first. Others are left alone.
+    Of two that overlap, an answer counts before an error, then the one that begins first. The second list has the
+    names of the others: torn or foreign objects with a shard's name, and what overlaps.
     """
-    found = [
-        shard
-        for info in store.list(folder)
+    found, left = [], []
+    for info in store.list(folder):
+        name = info.key.removeprefix(folder)
         # A key may go on where another's etag stands: that folder is another file's.
-        if "/" not in info.key.removeprefix(folder) and (shard := read_shard(store, info)) is not None
-    ]
+        if "/" in name or name == MANIFEST_NAME or not counts_as_output(name):
+            continue
+        shard = read_shard(store, info)
+        if shard is None:
+            left.append(name)
+        else:
+            found.append(shard)
     covered, kept = Intervals(), []
     for shard in sorted(found, key=lambda shard: (shard.kind, shard.first, shard.name)):
         spans = Intervals.decode(shard.tiles).spans
         if any(covered.overlaps(*span) for span in spans):
+            left.append(shard.name)
             continue
         for span in spans:
             covered.add(*span)
         kept.append(shard)
-    return sorted(kept, key=lambda shard: shard.first)
+    return sorted(kept, key=lambda shard: shard.first), left
 
 
 def read_manifest(store: ObjectStore, folder: str) -> Manifest | None:
     """The manifest of a file's folder, or None. Raises ValueError for one that cannot be read."""
+    found = read_manifest_version(store, folder)
+    return None if found is None else found[0]
+
+
+def read_manifest_version(store: ObjectStore, folder: str) -> tuple[Manifest, str] | None:
+    """Like ``read_manifest``, with the manifest's etag."""
     try:
-        body, _ = store.read(folder + MANIFEST_NAME)
+        body, etag = store.read(folder + MANIFEST_NAME)
     except ObjectNotFound:
         return None
     try:
-        return Manifest.model_validate_json(body)
+        return Manifest.model_validate_json(body), etag
     except ValidationError as error:
         where = f"{store.url}/{folder}{MANIFEST_NAME}"
         raise ValueError(f"{where} is no manifest that this version can read: {error.errors()[0]['msg']}") from error

@@ -102,6 +102,12 @@ def locate(url: str) -> Location:
     return Location(str(Path(url).expanduser().absolute()), "")
 
 
+def locate_folder(url: str) -> Location:
+    """Like ``locate``, for what has objects below it: the key ends in '/' or is empty."""
+    where = locate(url)
+    return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
+
+
 def open_store(store_url: str) -> ObjectStore:
     """The store of a bucket or folder; cheap to call again, clients are kept for the process.
 

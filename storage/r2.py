@@ -164,7 +164,8 @@ class R2Store:
         """See ObjectStore."""
         with translated(self._where(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                if is_page(page):
+                # An empty reply would pass for an empty bucket; IsTruncated stands in every page of R2's.
+                if is_page(page) or "IsTruncated" not in page:
                     raise StorageUnavailable(f"{self._where(prefix)}: {FOREIGN}")
                 for found in page.get("Contents", ()):
                     yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])

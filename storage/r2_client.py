@@ -42,7 +42,7 @@ _KEYS = "check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, and that this token ma
 _NO_OBJECT = "there is no such object; it was deleted, or the key is wrong (keys are literal, never URL-encoded)"
 _CLOCK = "this machine's clock is wrong; set it"
 _BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
-FOREIGN = "the reply is not R2's, but a web page's; check R2_ENDPOINT_URL and any firewall or proxy"
+FOREIGN = "the reply is not R2's, but empty or a web page; check R2_ENDPOINT_URL and any firewall or proxy"
 _LATER = "R2 kept failing after every retry; run again later"
 
 # By R2's error code, or by the status of a reply without a body (to HEAD): what it is, and what to do.

@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -22,18 +23,47 @@ DEAD_SECONDS = 180.0  # by the store's own clock, so that no machine's clock mat
 ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no new call: others may take over soon
 BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
 _ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
+_FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
 
 _log = logging.getLogger(__name__)
 
 
-class _Beat(BaseModel):
+class Heartbeat(BaseModel):
+    """What a run says of itself.
+
+    ``host`` is its machine since boot; ``process_start`` tells its process from a later one that has its ``pid``, and
+    is empty where the system does not say; ``configuration`` is the fingerprint that it works by, empty in heartbeats
+    of earlier versions.
+    """
+
     model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = 1
     run_id: str
     host: str
     pid: int
-    process_start: str  # tells a process from a later one that has its pid; "" where the system does not say
+    process_start: str
+    configuration: str = ""
+
+
+def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
+    """The heartbeats in one output, also those of dead runs (``Presence.is_alive`` tells). Raises StorageError."""
+    for info in store.list(prefix + FOLDER):
+        beat = _read(store, info.key)
+        if beat is not None:
+            yield beat
+
+
+def sweep(store: ObjectStore, prefix: str) -> None:
+    """Removes the heartbeats of runs that were killed over a day ago; a run that lives must have one there.
+
+    Its heartbeat tells the time, so that no machine's clock matters. Raises StorageError.
+    """
+    beats = list(store.list(prefix + FOLDER))
+    now = max((info.modified for info in beats), default=None)
+    for info in beats:
+        if now is not None and now - info.modified > _FORGOTTEN:
+            store.delete(info.key)
 
 
 class Presence:
@@ -41,12 +71,14 @@ class Presence:
 
     A run that was not heard for ASLEEP_SECONDS, since its process was frozen or the store could not be reached, is over
     for good: ``asleep`` says so, and it beats no more, since another run may work on its files by now.
+    ``configuration`` is the fingerprint that the run works by: no other one is written into the output while it lives.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, run_id: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, run_id: str, configuration: str = "") -> None:
         self._store = store
-        self._folder = prefix + FOLDER
+        self._prefix = prefix
         self.run_id = run_id
+        self._configuration = configuration
         self._last = _now()
         self._asleep = False
         self._over = threading.Event()
@@ -82,6 +114,10 @@ class Presence:
             _log.warning("the heartbeat stays until it is %g s old: %s", DEAD_SECONDS, error)
 
     def _live(self) -> None:
+        try:
+            sweep(self._store, self._prefix)
+        except StorageError as error:
+            _log.debug("old heartbeats stay: %s", error)  # the next run tries again
         wait_s = BEAT_SECONDS
         while not self._over.wait(wait_s):
             if self.asleep:
@@ -96,7 +132,13 @@ class Presence:
     def _beat(self) -> tuple[float, datetime]:
         """Writes the heartbeat; returns our time and the store's at that moment."""
         begun = _now()
-        beat = _Beat(run_id=self.run_id, host=_host(), pid=os.getpid(), process_start=_start(os.getpid()))
+        beat = Heartbeat(
+            run_id=self.run_id,
+            host=_host(),
+            pid=os.getpid(),
+            process_start=_start(os.getpid()),
+            configuration=self._configuration,
+        )
         self._store.put(self._key(self.run_id), beat.model_dump_json().encode())
         self._last = begun
         return begun, self._store.stat(self._key(self.run_id)).modified
@@ -104,8 +146,10 @@ class Presence:
     def _ask(self, run_id: str) -> bool:
         try:
             info = self._store.stat(self._key(run_id))
-            beat = _Beat.model_validate_json(self._store.read(self._key(run_id))[0])
-        except (ObjectNotFound, ValidationError):
+        except ObjectNotFound:
+            return False
+        beat = _read(self._store, self._key(run_id))
+        if beat is None:
             return False
         if beat.host == _host() and not _is_running(beat.pid, beat.process_start):
             return False
@@ -114,7 +158,15 @@ class Presence:
         return age < DEAD_SECONDS
 
     def _key(self, run_id: str) -> str:
-        return f"{self._folder}{run_id}.json"
+        return f"{self._prefix}{FOLDER}{run_id}.json"
+
+
+def _read(store: ObjectStore, key: str) -> Heartbeat | None:
+    """A heartbeat; None for one that is gone, or cannot be read."""
+    try:
+        return Heartbeat.model_validate_json(store.read(key)[0])
+    except (ObjectNotFound, ValidationError):
+        return None
 
 
 def _now() -> float:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 # The command that starts it.
 EXCEPTIONS = {("runners/cli.py", "local.server"), ("runners/cli.py", "local.settings")}
-BEAM_ALLOWED = {"storage/r2_filesystem.py"}
+BEAM_ALLOWED = {"storage/r2_filesystem.py", "storage/ledger_filesystem.py"}
 
 
 def imports(path):

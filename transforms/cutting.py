@@ -11,7 +11,18 @@ import zstandard
 
 from transforms.elements import Blank, FileVersion, Line, TooLong
 
-__all__ = ["DECOMPRESSORS", "CorruptData", "Tile", "cut", "cut_spans", "gunzip", "skip_to_line", "unzstd"]
+__all__ = [
+    "DECOMPRESSORS",
+    "CorruptData",
+    "Tile",
+    "TooLarge",
+    "bounded",
+    "cut",
+    "cut_spans",
+    "gunzip",
+    "skip_to_line",
+    "unzstd",
+]
 
 Tile = Line | TooLong | Blank
 BOM = b"\xef\xbb\xbf"
@@ -28,6 +39,10 @@ _CR = ord("\r")
 
 class CorruptData(ValueError):
     """The bytes are no gzip or zstd data, are damaged, or end in the middle. The message continues a sentence."""
+
+
+class TooLarge(ValueError):
+    """There is more content than there may be. The message continues a sentence."""
 
 
 def cut(file: FileVersion, chunks: Iterable[bytes], start: int, stop: int, limit: int) -> Iterator[list[Tile]]:
@@ -135,6 +150,16 @@ def cut_spans(
     yield [Blank(file, at, at, total=at)]
 
 
+def bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """The chunks as they are. Raises TooLarge in place of the one with which they would have over ``limit`` bytes."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"holds more than {limit:,} bytes")
+        yield chunk
+
+
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Unpacks gzip, given and giving chunks. Any number of members; zeros behind a member are padding (RFC 1952).
 
@@ -160,7 +185,10 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpacks zstd, like ``gunzip``: any number of frames, skippable ones too (RFC 8878). Raises CorruptData."""
+    """Unpacks zstd, like ``gunzip``: any number of frames, skippable ones too (RFC 8878). Raises CorruptData.
+
+    In memory is also the frame's window, which may be of 128 MiB: zstd refuses more by itself.
+    """
     codec = zstandard.ZstdDecompressor()
     frame, inside = codec.decompressobj(), False
     gathered, size = [], 0

@@ -6,8 +6,9 @@ line with its line ending. The tiles of a file cover it without gap or overlap.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from storage.manifests import ShardRecord
@@ -23,12 +24,14 @@ class FileVersion:
         key: full key, or path relative to that folder.
         etag: without quotes; local files: ``<size>-<mtime in ns>``.
         size: bytes, as stored (compressed).
+        opening: the nonce of the job record under which it is worked on; empty before it is opened.
     """
 
     store_url: str
     key: str
     etag: str
     size: int
+    opening: str = ""
 
     @property
     def bucket(self) -> str:
@@ -42,8 +45,13 @@ class FileVersion:
 
     @property
     def id(self) -> str:
-        """Names this version among all; the key of every keyed step."""
+        """Names this version among all."""
         return f"{self.store_url}/{self.key}@{self.etag}"
+
+    @property
+    def work_id(self) -> str:
+        """Names one opening of this version, the key of every keyed step: one that went stale may come again."""
+        return f"{self.id}#{self.opening}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,13 @@ class Notice:
     Attributes:
         lease_id: the queue's lease, to be acked once the job record exists; None for a listing or a record.
         body: the whole notification, kept in the job record.
+        nonce: tells this notice from others about the same version, also when a runner repeats the bundle.
     """
 
     file: FileVersion
     lease_id: str | None
     body: Mapping[str, Any]
+    nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,14 @@ class KnownShard:
 
     file: FileVersion
     shard: ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Shards by their names that do not count (torn, or overlapping others): whoever wins the manifest deletes them."""
+
+    file: FileVersion
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +132,11 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The file was deleted or overwritten while it was read, or cannot be decompressed; it ends without a manifest."""
+    """The file ends without a manifest: it is ``gone``, deleted or overwritten, or it cannot be read as it is."""
 
     file: FileVersion
     reason: str
+    gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +161,9 @@ class Failure:
     row: bytes
 
 
-Read = Line | TooLong | Blank | Stale | KnownShard  # what ReadLines emits
-Outcome = Answer | Failure | Blank | Stale | KnownShard  # what Infer emits
+Opened = OpenFile | KnownShard | Leftovers  # what OpenFiles emits
+Read = Line | TooLong | Blank | Stale | KnownShard | Leftovers  # what ReadLines emits
+Outcome = Answer | Failure | Blank | Stale | KnownShard | Leftovers  # what Infer emits
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +174,17 @@ class Written:
         shard: the object that was written, or was there before; None for blanks and stale files.
         blanks: the tiles of blank lines.
         total: the file's length in uncompressed bytes, where the batch had the end mark.
-        stale: why the file ends without a manifest, or None.
+        stale: why the file ends without a manifest, or None; ``gone``: it was deleted or overwritten.
+        leftovers: shards that do not count.
     """
 
     file: FileVersion
     shard: ShardRecord | None = None
+    leftovers: tuple[str, ...] = ()
     blanks: tuple[tuple[int, int], ...] = ()
     total: int | None = None
     stale: str | None = None
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, cast
@@ -13,7 +13,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
 from backends.engine import Engine, get_engine
-from backends.errors import LineError, ModelError, ModelNotFound, StopRun
+from backends.errors import EngineClosed, LineError, ModelError, ModelNotFound, StopRun
 from backends.ir import EmbedRequest
 from backends.jobs import Done
 from backends.recall import Recall, Reuse
@@ -126,24 +126,34 @@ class _Infer(beam.DoFn):
                 yield from self._submit_array(array)
             return
         finished = self._finished
-        self._open += 1
-        while not self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put((job, done))):
-            yield from self._results(wait=True)
+        yield from self._when_taken(
+            1, lambda: self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put((job, done)))
+        )
 
     def _submit_array(self, jobs: list[_Job]) -> Iterator[WindowedValue]:
         requests = [cast(EmbedRequest, job.prompt.request) for job in jobs]
         texts = [text for request in requests for text in request.texts]
         ids = [request.request_id for request in requests]
         model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
-        self._open += len(jobs)
 
         def deliver(index: int, done: Done) -> None:
             finished.put((jobs[index], done))
 
-        while not self._engine.submit_texts(
-            jobs[0].prompt.provider, model, texts, parameters, deliver, line_ids=ids, wait=False
-        ):
-            yield from self._results(wait=True)
+        yield from self._when_taken(
+            len(jobs),
+            lambda: self._engine.submit_texts(
+                jobs[0].prompt.provider, model, texts, parameters, deliver, line_ids=ids, wait=False
+            ),
+        )
+
+    def _when_taken(self, lines: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
+        """Submits as soon as there is room. A closed engine says that the run is over: the lines have no outcome."""
+        try:
+            while not submit():
+                yield from self._results(wait=True)
+        except EngineClosed:
+            return
+        self._open += lines
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
         """Outcomes of the calls that have ended; with ``wait``, not before one has, or a moment has passed."""
@@ -160,6 +170,8 @@ class _Infer(beam.DoFn):
 
     def _outcome(self, job: _Job, done: Done) -> Outcome | None:
         if done.error is not None:
+            if isinstance(done.error, EngineClosed):
+                return None
             if isinstance(done.error, StopRun) or (isinstance(done.error, ModelNotFound) and not job.prompt.own_model):
                 run_state().stop(done.error)
                 return None

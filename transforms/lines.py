@@ -16,8 +16,8 @@ from apache_beam.utils.timestamp import Duration
 
 from storage.errors import ObjectChanged, ObjectNotFound
 from storage.objects import ObjectStore, open_store
-from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, cut, cut_spans, skip_to_line
-from transforms.elements import Blank, FileVersion, KnownShard, OpenFile, Read, Stale
+from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans, skip_to_line
+from transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Read, Stale
 from transforms.lanes import Lanes, Turn, next_group
 from transforms.run_state import stopping
 
@@ -31,6 +31,9 @@ RANGES_A_LANE = 4
 SMALLEST_RANGE = 16 << 10
 # How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
 OVERHANG = 64 << 10
+# What a compressed file may hold unless it is said: 1 MB of zstd can be 32 GB of lines, each of them a call that is
+# paid. As much as this, in lines of 1 KB, keeps 64 calls of a second in flight for three days. Bytes.
+COMPRESSED_CONTENT = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Reading:
     Attributes:
         range_bytes: the size of the ranges that may be read at the same time.
         max_line_bytes: a line longer than this, without its ending, is TooLong.
+        max_file_bytes: a file with more content than this, uncompressed, ends as stale; None: COMPRESSED_CONTENT for
+            compressed files, no limit for others.
         checkpoint_seconds: for how long a bundle reads before it defers the rest; None, never: a runner that lets
             elements through a bundle as they come needs no self-checkpoint, and is slower with one.
         lanes: how many bundles read at the same time in this process, where there is a self-checkpoint.
@@ -49,11 +54,20 @@ class Reading:
     max_line_bytes: int = 1 << 20
     checkpoint_seconds: float | None = None
     lanes: int = 4
+    max_file_bytes: int | None = None
+
+    def content_limit(self, file: FileVersion) -> int:
+        """How many bytes a file's content may have."""
+        return self.max_file_bytes or (COMPRESSED_CONTENT if file.compression else NO_END)
+
+    def refuses(self, file: FileVersion) -> bool:
+        """Whether a file is too large by its size alone."""
+        return not file.compression and file.size > self.content_limit(file)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadLines(beam.PTransform):
-    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; known shards go through.
+    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; the rest goes through.
 
     The tiles of a file cover its gaps without gap or overlap, however the runner splits. An empty file and a compressed
     one end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt gives a
@@ -63,7 +77,7 @@ class ReadLines(beam.PTransform):
 
     reading: Reading = Reading()
 
-    def expand(self, files: PCollection[OpenFile | KnownShard]) -> PCollection[Read]:
+    def expand(self, files: PCollection[Opened]) -> PCollection[Read]:
         """See the class."""
         return (
             files
@@ -73,9 +87,9 @@ class ReadLines(beam.PTransform):
         )
 
 
-def _one_gap_each(element: OpenFile | KnownShard) -> Iterator[OpenFile | KnownShard]:
+def _one_gap_each(element: Opened) -> Iterator[Opened]:
     """A file for each of its gaps. Compressed and empty files have nothing that could be read apart."""
-    if isinstance(element, KnownShard) or not element.file.size or element.file.compression:
+    if isinstance(element, KnownShard | Leftovers) or not element.file.size or element.file.compression:
         yield element
     else:
         for gap in element.gaps:
@@ -93,7 +107,8 @@ def range_size(reading: Reading, length: int) -> int:
 class _Range:
     """The lines that begin in [start, stop), in bytes of the file's content.
 
-    The range of a known shard and of an empty file is [0, 0), which nothing can split: it comes out once.
+    The range of a known shard, and of a file that is empty or too large, is [0, 0), which nothing can split: it comes
+    out once.
 
     Attributes:
         seekable: reading can begin in the middle. Not so in a compressed file: a runner cannot split it, and after a
@@ -175,12 +190,12 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         self._turn: Turn | None = None
         self._group = 1
 
-    def initial_restriction(self, element: OpenFile | KnownShard) -> _Range:
-        if isinstance(element, KnownShard) or not element.file.size:
+    def initial_restriction(self, element: Opened) -> _Range:
+        if isinstance(element, KnownShard | Leftovers) or self._unread(element) is not None:
             return _Range(0, 0)
         return _Range(0, NO_END, seekable=False) if element.file.compression else _Range(*_gap(element))
 
-    def split(self, _element: OpenFile | KnownShard, restriction: _Range) -> Iterator[_Range]:
+    def split(self, _element: Opened, restriction: _Range) -> Iterator[_Range]:
         if restriction.start == restriction.stop or not restriction.seekable:
             yield restriction
         else:
@@ -188,7 +203,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
             for part in OffsetRange(restriction.start, restriction.stop).split(size):
                 yield _Range(part.start, part.stop)
 
-    def restriction_size(self, element: OpenFile | KnownShard, restriction: _Range) -> int:
+    def restriction_size(self, element: Opened, restriction: _Range) -> int:
         return restriction.stop - restriction.start if restriction.seekable else element.file.size
 
     def create_tracker(self, restriction: _Range) -> _Tracker:
@@ -201,27 +216,28 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
 
     def process(
         self,
-        element: OpenFile | KnownShard,
+        element: Opened,
         tracker: Any = beam.DoFn.RestrictionParam(),
     ) -> Iterator[Sequence[Read]]:
-        if isinstance(element, KnownShard):
+        if isinstance(element, KnownShard | Leftovers):
             yield [element]
             return
-        if not element.file.size:
-            yield [Blank(element.file, 0, 0, total=0)]
+        unread = self._unread(element)
+        if unread is not None:
+            yield [unread]
             return
         restriction = tracker.current_restriction()
         wait = self._turn.wait(restriction.fresh) if self._turn else None
         if wait is not None and not stopping():
             tracker.defer_remainder(Duration(wait))
             return
-        batches = _read(element, restriction, self._reading.max_line_bytes)
+        batches = _read(element, restriction, self._reading)
         while not stopping():
             try:
                 tiles = next(batches, None)
-            except (ObjectNotFound, ObjectChanged, CorruptData) as error:
+            except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
                 tracker.try_claim(_THE_REST)
-                yield [Stale(element.file, str(error))]
+                yield [Stale(element.file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))]
                 return
             if tiles is None:
                 break
@@ -239,6 +255,14 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
                     return
         tracker.try_claim(_THE_REST)
 
+    def _unread(self, element: OpenFile) -> Blank | Stale | None:
+        """What comes of a file that is empty or too large; None where there is something to read."""
+        if not element.file.size:
+            return Blank(element.file, 0, 0, total=0)
+        if self._reading.refuses(element.file):
+            return Stale(element.file, _too_large(element.file, self._reading), gone=False)
+        return None
+
     def finish_bundle(self) -> None:
         if self._turn:
             self._turn.leave()
@@ -253,17 +277,29 @@ def _gap(element: OpenFile) -> tuple[int, int]:
     return start, element.file.size if stop is None else stop
 
 
-def _read(element: OpenFile, restriction: _Range, limit: int) -> Iterator[list[Tile]]:
-    """The tiles that begin in a range. Raises ObjectNotFound, ObjectChanged, CorruptData and other StorageErrors."""
-    file = element.file
+def _too_large(file: FileVersion, reading: Reading) -> str:
+    limit = reading.content_limit(file)
+    return f"{file.store_url}/{file.key} holds more than {limit:,} bytes: raise --max-file-bytes, or split the file"
+
+
+def _read(element: OpenFile, restriction: _Range, reading: Reading) -> Iterator[list[Tile]]:
+    """The tiles that begin in a range.
+
+    Raises ObjectNotFound, ObjectChanged, CorruptData, TooLarge (for compressed files) and other StorageErrors.
+    """
+    file, limit = element.file, reading.max_line_bytes
     store = open_store(file.store_url)
     if file.compression:
         spans = [(max(start, restriction.start), stop) for start, stop in element.gaps]
-        content = DECOMPRESSORS[file.compression](store.stream(file.key, file.etag))
+        content = bounded(
+            DECOMPRESSORS[file.compression](store.stream(file.key, file.etag)), reading.content_limit(file)
+        )
         try:
             yield from cut_spans(file, content, spans, limit)
         except CorruptData as error:
             raise CorruptData(f"{file.store_url}/{file.key} {error}: upload it again") from error
+        except TooLarge as error:
+            raise TooLarge(_too_large(file, reading)) from error
         return
     first, last = _gap(element)
     start, stop = restriction.start, min(restriction.stop, last)

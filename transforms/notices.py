@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
 from storage.errors import ObjectNotFound, QueueError
-from storage.jobs import Jobs
+from storage.jobs import Jobs, record_name
 from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
 from storage.objects import R2_SCHEME, Location, locate, open_store
 from storage.queue_api import is_transient
@@ -90,14 +90,18 @@ class _Look(beam.DoFn):
 
 
 def left_in_work(output: Location) -> Iterator[Notice]:
-    """The files that the output's job records name: some run began them, and none has finished them."""
-    for record in Jobs(open_store(output.store_url), output.key).sweep():
+    """The files that the output's job records name: some run began them, and none has finished them.
+
+    Not those that this process works on, nor those in the dead letters.
+    """
+    known = {record_name(file.store_url, file.key, file.etag) for file in run_state().in_work()}
+    for record in Jobs(open_store(output.store_url), output.key).sweep(known):
         if isinstance(record, ValueError):
             run_state().leave("job record", str(record))
             _log.warning("%s", record)
-            continue
-        file = FileVersion(record.store_url, record.key, record.etag, record.size)
-        yield Notice(file, None, record.notification)
+        elif not record.dead:
+            file = FileVersion(record.store_url, record.key, record.etag, record.size)
+            yield Notice(file, None, record.notification)
 
 
 def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
@@ -118,30 +122,53 @@ def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
 
 def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
     """Messages until the queue is empty. Raises QueueError where the queue cannot be used."""
-    pacer, empty, failures = Pacer(source.poll_seconds), 0, 0
-    with QueueClient(cloudflare_account(), source.queue_id) as client:
-        while empty < _EMPTY_PULLS and not stopping():
-            try:
-                pulled = client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
-            except QueueError as error:
-                failures += 1
-                if not is_transient(error) or failures == _PULL_TRIES:
-                    raise
-                wait = pacer.wait_after(error)
+    puller, empty = Puller(source, output), 0
+    while empty < _EMPTY_PULLS and not stopping():
+        notices, messages, wait = puller.pull(tries=_PULL_TRIES)
+        yield from notices
+        empty = empty + 1 if messages == 0 else 0
+        if empty < _EMPTY_PULLS:
+            time.sleep(wait)
+    puller.close()
+
+
+class Puller:
+    """Asks the queue for messages, one call after the other, and says how long to wait before the next one."""
+
+    def __init__(self, source: Notifications, output: Location) -> None:
+        self._source = source
+        self._output = output
+        self._client = QueueClient(cloudflare_account(), source.queue_id)
+        self._pacer = Pacer(source.poll_seconds)
+        self._failures = 0
+
+    def pull(self, tries: int | None = None) -> tuple[list[Notice], int | None, float]:
+        """The files that one batch of messages announces, the messages' number (None: no answer), and the wait in
+        seconds. Raises QueueError where the queue cannot be used, or gave no answer ``tries`` times in a row.
+        """
+        try:
+            pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+        except QueueError as error:
+            self._failures += 1
+            if not is_transient(error) or self._failures == tries:
+                raise
+            _log.warning("%s", error)
+            return [], None, self._pacer.wait_after(error)
+        self._failures = 0
+        run_state().backlog = pulled.backlog
+        notices, passed_over = [], []
+        for message in pulled.messages:
+            notice = understand(message, self._source, self._output)
+            if notice is None:
+                passed_over.append(message.lease_id)
             else:
-                failures = 0
-                empty = 0 if pulled.messages else empty + 1
-                wait = pacer.wait(len(pulled.messages))
-                passed_over = []
-                for message in pulled.messages:
-                    notice = understand(message, source, output)
-                    if notice is None:
-                        passed_over.append(message.lease_id)
-                    else:
-                        yield notice
-                client.settle(acks=passed_over)
-            if empty < _EMPTY_PULLS:
-                time.sleep(wait)
+                notices.append(notice)
+        self._client.settle(acks=passed_over)
+        return notices, len(pulled.messages), self._pacer.wait(len(pulled.messages))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
 
 
 def understand(message: Message, source: Notifications, output: Location) -> Notice | None:

@@ -7,22 +7,36 @@ must be right depends on it: the truth is in the output.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from storage.runs import Presence
 from transforms.elements import FileVersion, Settled
 
+# Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
+KEPT = 10_000
+
 
 @dataclass(slots=True)
 class Counts:
-    """Lines by what became of them, and tokens, since the run began."""
+    """Lines and files by what became of them, and tokens, since the run began.
+
+    ``files_done`` and ``files_stale`` count those too that were so before; ``bytes_opened`` is the size of all opened;
+    ``answered_before`` and ``failed_before`` are lines of opened files that earlier runs have written.
+    """
 
     messages_passed_over: int = 0
     messages_undecodable: int = 0
+    files_done: int = 0
+    files_stale: int = 0
+    files_with_errors: int = 0
     lines_read: int = 0
     answered: int = 0
     failed: int = 0
+    answered_before: int = 0
+    failed_before: int = 0
     blank: int = 0
+    bytes_opened: int = 0
     bytes_done: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -31,15 +45,26 @@ class Counts:
 
 @dataclass(slots=True)
 class RunState:
-    """One run in one process. Thread-safe."""
+    """One run in one process. Thread-safe.
+
+    Attributes:
+        opened: the files in work, by id.
+        settled: files that are done or stale, by id; the newest KEPT of them.
+        left: what was left undone, and why.
+        others: files that other runs work on, with the run's id.
+        backlog: about how many messages the queue holds, or None.
+        stop_reason: why the run ends early, or None.
+    """
 
     counts: Counts = field(default_factory=Counts)
     opened: dict[str, FileVersion] = field(default_factory=dict)
     settled: dict[str, Settled] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    backlog: int | None = None
     presence: Presence | None = None
     stop_reason: BaseException | str | None = None
+    on_stop: Callable[[], None] = lambda: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **amounts: int) -> None:
@@ -52,11 +77,28 @@ class RunState:
         """A file is in work."""
         with self._lock:
             self.opened[file.id] = file
+            self.left.pop(file.id, None)
+            self.others.pop(file.id, None)
+            self.counts.bytes_opened += file.size
 
     def settle(self, settled: Settled) -> None:
         """A file is done, or stale."""
         with self._lock:
-            self.settled[settled.file.id] = settled
+            file = settled.file
+            self.opened.pop(file.id, None)
+            self.left.pop(file.id, None)
+            self.others.pop(file.id, None)
+            self.counts.files_done += settled.status == "done"
+            self.counts.files_stale += settled.status == "stale"
+            self.counts.files_with_errors += bool(settled.failed)
+            self.settled[file.id] = settled
+            if len(self.settled) > KEPT:
+                del self.settled[next(iter(self.settled))]
+
+    def in_work(self) -> list[FileVersion]:
+        """The files in work at this moment."""
+        with self._lock:
+            return list(self.opened.values())
 
     def is_alive(self, run_id: str) -> bool:
         """Whether another run may still work on its files. Raises StorageError."""
@@ -75,8 +117,11 @@ class RunState:
     def stop(self, reason: BaseException | str) -> None:
         """Reading ends, calls in flight are finished, what is there is written. The first reason stays."""
         with self._lock:
-            if self.stop_reason is None:
+            first = self.stop_reason is None
+            if first:
                 self.stop_reason = reason
+        if first:
+            self.on_stop()
 
 
 # A module global: a class attribute of a DoFn would be pickled with it.

@@ -13,6 +13,7 @@ from apache_beam.coders import PickleCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
+from storage.errors import ObjectNotFound
 from storage.intervals import Intervals
 from storage.jobs import Jobs
 from storage.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
@@ -46,17 +47,21 @@ class SettleFiles(beam.PTransform):
 
 
 def _keyed(written: Written) -> tuple[str, Written]:
-    return written.file.id, written
+    return written.file.work_id, written
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Everything known of a file whose tiles cover it; ``length`` in uncompressed bytes."""
+    """Everything known of a file whose tiles cover it; ``length`` in uncompressed bytes.
+
+    ``leftovers`` are shards of its folder that were there when it was opened, or that this run wrote, and do not count.
+    """
 
     file: FileVersion
     length: int
     blank: int
     shards: tuple[ShardRecord, ...]
+    leftovers: frozenset[str] = frozenset()
 
 
 def merge(covered: Intervals, written: Written) -> bool:
@@ -70,37 +75,57 @@ def merge(covered: Intervals, written: Written) -> bool:
 
 
 def settle(output: Location, configuration: str, run_id: str, finished: Finished) -> Settled:
-    """Writes the manifest, or reads the one of whoever was first, then removes the job record."""
+    """Writes the manifest, or reads the one of whoever was first, then removes the job record.
+
+    Whoever was first also deletes the leftovers: only it knows which shards count.
+    """
     file, shards = finished.file, sorted(finished.shards, key=lambda shard: shard.first)
-    store = open_store(output.store_url)
-    manifest = write_manifest(
-        store,
-        folder_of(output, file),
-        Manifest(
-            bucket=file.bucket,
-            key=file.key,
-            etag=file.etag,
-            size=file.size,
-            length=finished.length,
-            configuration=configuration,
-            run_id=run_id,
-            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            answered=_lines(shards, "answers"),
-            failed=_lines(shards, "errors"),
-            blank=finished.blank,
-            input_tokens=sum(shard.input_tokens for shard in shards),
-            output_tokens=sum(shard.output_tokens for shard in shards),
-            shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
-        ),
+    store, folder = open_store(output.store_url), folder_of(output, file)
+    ours = Manifest(
+        bucket=file.bucket,
+        key=file.key,
+        etag=file.etag,
+        size=file.size,
+        length=finished.length,
+        configuration=configuration,
+        run_id=run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        answered=_lines(shards, "answers"),
+        failed=_lines(shards, "errors"),
+        blank=finished.blank,
+        input_tokens=sum(shard.input_tokens for shard in shards),
+        output_tokens=sum(shard.output_tokens for shard in shards),
+        shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
     )
+    manifest = write_manifest(store, folder, ours)
+    if manifest == ours:
+        for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
+            store.delete(folder + name)
     Jobs(store, output.key).remove((file.store_url, file.key, file.etag))
     return Settled(file, "done", manifest.answered, manifest.failed)
 
 
-def settle_stale(output: Location, file: FileVersion, reason: str) -> Settled:
-    """Removes the job record of a file version that is gone; it gets no manifest."""
-    Jobs(open_store(output.store_url), output.key).remove((file.store_url, file.key, file.etag))
+def settle_stale(output: Location, file: FileVersion, reason: str, gone: bool) -> Settled:
+    """Removes the job record of a file version that ends without a manifest.
+
+    Where a version that was ``gone`` is back by now, its record is freed instead, and the next sweep takes it up.
+    """
+    jobs = Jobs(open_store(output.store_url), output.key)
+    name = (file.store_url, file.key, file.etag)
+    record = jobs.read(name)
+    if record is not None and record.nonce == file.opening:
+        if gone and _is_there(file):
+            jobs.release(record)
+        else:
+            jobs.remove(name)
     return Settled(file, "stale", reason=reason)
+
+
+def _is_there(file: FileVersion) -> bool:
+    try:
+        return open_store(file.store_url).stat(file.key).etag == file.etag
+    except ObjectNotFound:
+        return False
 
 
 def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
@@ -110,6 +135,7 @@ def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
 class _Settle(beam.DoFn):
     TILES = ReadModifyWriteStateSpec("tiles", StrUtf8Coder())
     SHARDS = BagStateSpec("shards", PickleCoder())
+    LEFTOVERS = BagStateSpec("leftovers", StrUtf8Coder())
     BLANK = ReadModifyWriteStateSpec("blank", VarIntCoder())
     LENGTH = ReadModifyWriteStateSpec("length", VarIntCoder())
     OVER = ReadModifyWriteStateSpec("over", VarIntCoder())  # settled or stale: what still comes is dropped
@@ -124,6 +150,7 @@ class _Settle(beam.DoFn):
         element: tuple[str, Written],
         tiles: Any = beam.DoFn.StateParam(TILES),
         shards: Any = beam.DoFn.StateParam(SHARDS),
+        leftovers: Any = beam.DoFn.StateParam(LEFTOVERS),
         blank: Any = beam.DoFn.StateParam(BLANK),
         length: Any = beam.DoFn.StateParam(LENGTH),
         over: Any = beam.DoFn.StateParam(OVER),
@@ -133,10 +160,14 @@ class _Settle(beam.DoFn):
             return
         if written.stale is not None:
             over.write(1)
-            yield _told(settle_stale(self.output, written.file, written.stale))
+            yield _told(settle_stale(self.output, written.file, written.stale, written.gone))
             return
+        for name in written.leftovers:
+            leftovers.add(name)
         covered = Intervals.decode(tiles.read() or "")
         if not merge(covered, written):
+            if written.shard is not None:
+                leftovers.add(written.shard.name)
             _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
             return
         tiles.write(covered.encode())
@@ -153,9 +184,9 @@ class _Settle(beam.DoFn):
             return
         if total == 0 and written.total is None:
             return
-        finished = Finished(written.file, total, blank.read() or 0, tuple(shards.read()))
+        finished = Finished(written.file, total, blank.read() or 0, tuple(shards.read()), frozenset(leftovers.read()))
         over.write(1)
-        for state in (tiles, shards, blank, length):
+        for state in (tiles, shards, leftovers, blank, length):
             state.clear()
         yield _told(settle(self.output, self.configuration, self.run_id, finished))
 

@@ -10,7 +10,7 @@ from apache_beam.pvalue import PCollection
 
 from storage.manifests import Kind, file_folder, put_shard
 from storage.objects import Location, open_store
-from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Outcome, Stale, Written
+from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Outcome, Stale, Written
 from transforms.run_state import run_state
 
 # A file's lines go to one key for each this many bytes of it, so that workers can write shards of a big file at once.
@@ -56,11 +56,11 @@ def shard_key(outcome: Outcome) -> str:
     """Outcomes with the same key may share a shard: one file, one kind, one stretch of the file."""
     match outcome:
         case Answer():
-            return f"{outcome.file.id}|answers|{outcome.start // SLOT_BYTES}"
+            return f"{outcome.file.work_id}|answers|{outcome.start // SLOT_BYTES}"
         case Failure():
-            return f"{outcome.file.id}|errors|{outcome.start // SLOT_BYTES}"
+            return f"{outcome.file.work_id}|errors|{outcome.start // SLOT_BYTES}"
         case _:
-            return f"{outcome.file.id}|rest"
+            return f"{outcome.file.work_id}|rest"
 
 
 def folder_of(output: Location, file: FileVersion) -> str:
@@ -80,8 +80,10 @@ def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) 
                 blanks.append(outcome)
             case KnownShard():
                 yield Written(outcome.file, shard=outcome.shard)
+            case Leftovers():
+                yield Written(outcome.file, leftovers=outcome.names)
             case Stale():
-                yield Written(outcome.file, stale=outcome.reason)
+                yield Written(outcome.file, stale=outcome.reason, gone=outcome.gone)
     if blanks:
         total = next((blank.total for blank in blanks if blank.total is not None), None)
         yield Written(blanks[0].file, blanks=tuple((b.start, b.stop) for b in blanks), total=total)

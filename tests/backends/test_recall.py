@@ -1,9 +1,12 @@
 import asyncio
+import hashlib
 import math
 import threading
+from dataclasses import fields
 
 import pytest
 
+from backends import recall
 from backends.engine import Engine
 from backends.errors import InvalidRequest, Overloaded, StopRun
 from backends.ir import (
@@ -371,14 +374,39 @@ def test_a_ledger_that_cannot_keep_does_not_lose_the_paid_answer_but_stops_the_r
 
 
 @pytest.mark.parametrize("entry", [b"", b"\xff", b"{", b"[]", b'{"text": 1}', b"null"])
-def test_an_entry_that_cannot_be_read_is_a_miss(start, entry):
+def test_an_entry_that_cannot_be_read_is_a_miss_with_a_warning(start, entry, caplog):
     provider, ledger = Provider(), Memory()
     engine = start(provider, ledger)
     ask(engine, chat())
     ledger.kept = dict.fromkeys(ledger.kept, entry)
-    (done,) = ask(engine, chat())
+    with caplog.at_level("WARNING", logger="backends.recall"):
+        (done,) = ask(engine, chat())
     assert done.response.text == "1"
     assert len(provider.calls) == 2
+    assert caplog.messages == ["the ledger holds an answer that this version cannot read: its call is made again"]
+
+
+@pytest.mark.parametrize("reuse", ["same-line", "same-request"])
+def test_an_answer_of_another_format_is_paid_again_and_neither_read_nor_replaced(start, reuse, monkeypatch, caplog):
+    provider, ledger = Provider(), Memory()
+    requests = chat(), RawRequest("m", {"a": 1}, "1"), EmbedRequest("m", ("a",), {}, "1", ("1",))
+    ask(start(provider, ledger, reuse), *requests)
+    before = dict(ledger.kept)
+    monkeypatch.setattr(recall, "FORMAT", recall.FORMAT + 1)
+    ask(start(provider, ledger, reuse), *requests)
+    assert len(provider.calls) == len(ledger.kept) == 2 * len(requests)
+    assert before.items() <= ledger.kept.items()
+    assert caplog.messages == []
+
+
+def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
+    # Where this fails: see the comment at FORMAT, and write the new values here.
+    kinds = (ChatResponse, EmbedResponse, RawResponse, Usage)
+    shape = [f"{kind.__name__}.{field.name}: {field.type}" for kind in kinds for field in fields(kind)]
+    digest = hashlib.sha256("\n".join(shape).encode()).hexdigest()[:8]
+    ledger = Memory()
+    answered(Provider(), "same-line", chat(seed=1), ledger=ledger)
+    assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "cbd977ec", "7d0923b1")
 
 
 def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):

@@ -1,8 +1,12 @@
-"""A run that is killed again and again loses nothing, and pays twice for no more than the calls in flight."""
+"""A run that is killed again and again loses nothing, and pays twice for no more than the calls in flight.
+
+The long form has ten times as many kills: LLMDO_SOAK=1, or ``make soak``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 
@@ -10,47 +14,78 @@ import pytest
 
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
-LINES, WINDOW, KILLS = 1500, 16, 6
+SOAK = bool(os.environ.get("LLMDO_SOAK"))
+KILLS = 200 if SOAK else 20
+WINDOW = 16
+# What a run does between two kills, at most.
+LINES_A_KILL = 60
 
 
-def start(cloud, runner, *more):
+def start(cloud, runner, *more, command="run"):
     places = ["--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL]
-    return cloud.command("run", *places, "--concurrency", str(WINDOW), "--runner", runner, "--json", *more)
+    return cloud.command(command, *places, "--concurrency", str(WINDOW), "--runner", runner, "--json", *more)
 
 
 def paid(cloud):
     return cloud.stats()["paid"]["calls"]
 
 
-@pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
-def test_kills_at_random_moments_repeat_at_most_the_calls_in_flight(cloud, runner, capsys):
+def wait_until(condition, seconds, process=None):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        assert process is None or process.poll() is None, process.communicate()[1].decode()[-3000:]
+        time.sleep(0.05)
+
+
+def kill_again_and_again(cloud, command, runner, kills):
+    """Kills at random moments: before the first call, between calls, and after the last one. Returns how often."""
     rng = random.Random(7)
-    cloud.upload("big.jsonl", prompts(LINES))
-    cloud.upload("small.jsonl", prompts(40, "small"))
     cloud.fault(target="ai", probability=1.0, latency_s=0.1)
-    kills = 0
-    while kills < KILLS:
-        before = paid(cloud)
-        process = start(cloud, runner)
-        until = before + rng.randrange(1, 2 * LINES // KILLS // 2)
-        while paid(cloud) < until and process.poll() is None:
+    for kill in range(kills):
+        process = start(cloud, runner, "--batch-seconds", "1", command=command)
+        until = paid(cloud) + rng.randrange(0, LINES_A_KILL)
+        end = time.monotonic() + rng.uniform(1.0, 12.0)
+        while paid(cloud) < until and time.monotonic() < end and process.poll() is None:
             time.sleep(0.02)
         if process.poll() is not None:
-            break
+            return kill
         process.kill()
         process.communicate()
-        kills += 1
-    assert kills >= KILLS // 2
+    return kills
+
+
+@pytest.mark.timeout(3600 if SOAK else 420)
+@pytest.mark.parametrize(
+    ("command", "runner", "kills"),
+    [
+        ("run", "direct", KILLS),
+        pytest.param("run", "prism", KILLS if SOAK else 6, marks=pytest.mark.prism),
+        pytest.param("stream", "prism", KILLS, marks=pytest.mark.prism),
+    ],
+)
+def test_kills_at_random_moments_repeat_at_most_the_calls_in_flight(cloud, command, runner, kills, capsys):
+    count = LINES_A_KILL * kills
+    cloud.upload("big.jsonl", prompts(count))
+    cloud.upload("small.jsonl", prompts(40, "small"))
+    cloud.upload("empty.jsonl", b"")
+    done = kill_again_and_again(cloud, command, runner, kills)
+    assert done >= kills // 2
     cloud.no_faults()
-    out, err = start(cloud, runner).communicate(timeout=120)
+    last = start(cloud, runner, "--batch-seconds", "1", command=command)
+    if command == "stream":
+        wait_until(lambda: not cloud.keys("output/_open/") and not cloud.backlog(), 120, last)
+        last.terminate()
+    out, err = last.communicate(timeout=120)
     summary = json.loads(out)
     assert summary["exit_code"] == 0, (summary, err.decode()[-2000:])
     cloud.check()
     assert cloud.backlog() == 0
-    lines, calls = LINES + 40, paid(cloud)
+    lines, calls = count + 40, paid(cloud)
     with capsys.disabled():
-        print(f"\n{runner}: {lines} lines, {kills} kills, {calls} calls paid, at most {lines + kills * WINDOW} allowed")
-    assert lines <= calls <= lines + kills * WINDOW
+        allowed = lines + done * WINDOW
+        print(f"\n{command} on {runner}: {lines} lines, {done} kills, {calls} calls paid, at most {allowed} allowed")
+    assert lines <= calls <= allowed
 
 
 def test_two_runs_at_once_pay_for_no_line_twice(cloud):

@@ -13,7 +13,8 @@ import httpx
 from botocore.config import Config
 
 from pipelines.options import check_options
-from runners.run import Summary, run
+from runners.run import run
+from runners.summary import Summary
 from runners.verify import verify
 from storage.manifests import read_manifest
 from storage.objects import open_store

@@ -111,6 +111,41 @@ def test_a_lost_reply_of_a_pull_hides_the_messages(cloudflare: Running) -> None:
     assert rest(cloudflare, "POST", f"{path}/pull").json()["result"]["messages"] == []
 
 
+@pytest.mark.parametrize(("status", "shown"), [(None, 200), (503, 503)])
+def test_a_page_stands_in_for_the_reply_of_any_service(cloudflare: Running, status: int | None, shown: int) -> None:
+    for target in ("ai", "queue", "r2"):
+        cloudflare.fault(target, page=True, status=status, retry_after=3, count=1)
+    replies = [ask(cloudflare), rest(cloudflare, "GET", "/queues"), httpx.get(f"{cloudflare.url}/llmdo/a")]
+    for reply in replies:
+        assert (reply.status_code, reply.headers["content-type"]) == (shown, "text/html; charset=UTF-8")
+        assert reply.headers["retry-after"] == "3"
+        assert reply.text.startswith("<!DOCTYPE html>")
+    assert cloudflare.stats()["paid"]["calls"] == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_empty_success_has_nothing_of_the_service_and_the_work_is_done_or_not(
+    cloudflare: Running, after: bool
+) -> None:
+    s3 = s3_client(cloudflare)
+    for target in ("ai", "queue", "r2"):
+        cloudflare.fault(target, empty=True, after=after, count=1)
+    asked = ask(cloudflare, "a b c", stream=True)
+    assert (asked.status_code, asked.content, asked.headers.get("content-type")) == (200, b"", None)
+    assert rest(cloudflare, "GET", "/queues").content == b""
+    assert "ETag" not in s3.put_object(Bucket="llmdo", Key="a", Body=b"1")
+    assert cloudflare.stats()["paid"]["calls"] == after
+    assert s3.list_objects_v2(Bucket="llmdo")["KeyCount"] == after
+
+
+def test_a_refusal_stays_one_where_a_success_would_have_been_emptied(cloudflare: Running) -> None:
+    cloudflare.fault("ai", empty=True, after=True)
+    assert rest(cloudflare, "POST", "/ai/run/@cf/none/such", {"prompt": "a"}).status_code == 400
+    cloudflare.fault("r2", empty=True, after=True)
+    with pytest.raises(ClientError, match="404"):
+        s3_client(cloudflare).head_object(Bucket="llmdo", Key="absent")
+
+
 def test_a_truncated_reply_promises_its_whole_length(cloudflare: Running) -> None:
     s3 = s3_client(cloudflare)
     s3.put_object(Bucket="llmdo", Key="a", Body=b"x" * 1000)

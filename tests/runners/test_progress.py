@@ -3,7 +3,7 @@ from io import StringIO
 from rich.console import Console
 
 from runners.progress import Rate, Watch, show_summary, status_line
-from runners.run import Summary
+from runners.summary import Summary
 from storage.manifests import Manifest, put_shard, write_manifest
 from storage.objects import Location, open_store
 from transforms.elements import FileVersion, Settled

@@ -1,4 +1,6 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -6,6 +8,7 @@ from storage.configuration import NAME, agree
 from storage.errors import ObjectChanged
 from storage.files import LocalStore
 from storage.jobs import Jobs, new_record
+from storage.runs import Presence
 
 MODEL = {"model": "fake/m", "parameters": {"seed": 1}}
 
@@ -21,6 +24,11 @@ def alive(run_id):
 @pytest.fixture
 def store(tmp_path):
     return LocalStore(tmp_path)
+
+
+def beat(store, run_id, **said):
+    body = {"run_id": run_id, "host": "elsewhere", "pid": 1, "process_start": "", **said}
+    store.put(f"out/_runs/{run_id}.json", json.dumps(body).encode())
 
 
 def fingerprint(store, prefix="out/"):
@@ -62,6 +70,58 @@ def test_another_configuration_is_told_where_a_living_run_works_by_it(store):
     }
     assert asked == ["run-1"]
     assert fingerprint(store) == "one"
+
+
+def test_a_living_run_that_has_no_file_yet_keeps_its_configuration(store):
+    agree(store, "out/", "one", MODEL, dead)
+    beat(store, "run-1", configuration="one")
+    beat(store, "run-2", configuration="two")
+    asked = []
+    told = agree(store, "out/", "two", {}, lambda run_id: asked.append(run_id) or True)
+    assert told == {"fingerprint": "one", **MODEL}
+    assert asked == ["run-1"]
+    assert fingerprint(store) == "one"
+
+
+def test_a_dead_runs_heartbeat_keeps_nothing_nor_does_one_that_says_no_configuration(store):
+    agree(store, "out/", "one", MODEL, dead)
+    beat(store, "run-1", configuration="one")
+    assert agree(store, "out/", "two", {}, dead) is None
+    beat(store, "run-1")
+    assert agree(store, "out/", "three", {}, alive) is None
+
+
+def test_a_run_that_begins_while_another_one_replaces_its_configuration_keeps_it(store):
+    class Late(LocalStore):
+        def put_if_match(self, key, body, etag):
+            if b"two" in body:  # after the look at the heartbeats, before the write
+                beat(store, "run-1", configuration="one")
+                assert agree(store, "out/", "one", MODEL, alive) is None
+            return super().put_if_match(key, body, etag)
+
+    agree(store, "out/", "one", MODEL, dead)
+    assert agree(Late(store._root), "out/", "two", {}, alive) == {"fingerprint": "one", **MODEL}
+    assert fingerprint(store) == "one"
+
+
+def test_of_two_that_begin_together_by_different_configurations_one_is_refused(store):
+    starts = threading.Barrier(2)
+
+    def begin(name):
+        presence = Presence(store, "out/", f"run-{name}", name)
+        starts.wait()
+        try:
+            return agree(store, "out/", name, {}, presence.is_alive)
+        finally:
+            starts.wait()
+            presence.stop()
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            store.delete("out/" + NAME)
+            one, two = pool.map(begin, ("one", "two"))
+            assert (one is None) != (two is None)
+            assert fingerprint(store) == ("one" if one is None else "two")
 
 
 def test_a_mistake_without_answers_is_replaced(store):

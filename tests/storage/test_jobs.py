@@ -2,7 +2,7 @@ import pytest
 
 from storage.errors import AlreadyExists
 from storage.files import LocalStore
-from storage.jobs import JobRecord, Jobs, new_record, record_name
+from storage.jobs import Claim, JobRecord, Jobs, new_record, record_name
 
 
 def record(run_id="run-1", etag="e1"):
@@ -52,14 +52,54 @@ def test_a_later_run_takes_over_what_a_dead_one_left(jobs):
 
 
 def test_a_record_of_a_living_run_is_left_to_it(jobs):
-    assert jobs.claim(record("run-1"), dead) is None
-    assert jobs.claim(record("run-2"), alive) == "run-1"
-    assert [found.run_id for found in jobs.sweep()] == ["run-1"]
+    theirs, mine = record("run-1"), record("run-2")
+    assert jobs.claim(theirs, dead) == Claim(theirs)
+    assert jobs.claim(mine, alive) == Claim(theirs)
+    assert list(jobs.sweep()) == [theirs]
 
 
-def test_a_run_claims_its_own_record_again(jobs):
-    jobs.claim(record("run-1"), alive)
-    assert jobs.claim(record("run-1"), alive) is None
+def test_the_same_claim_may_come_again_and_another_of_the_same_run_does_not_replace_it(jobs):
+    mine, again = record("run-1"), record("run-1")
+    assert jobs.claim(mine, dead) == jobs.claim(mine, dead) == Claim(mine)
+    assert jobs.claim(again, dead) == Claim(mine)
+
+
+def test_a_released_record_is_free_and_keeps_what_is_known(jobs):
+    mine = record("run-1")
+    jobs.claim(mine, alive)
+    jobs.release(mine.model_copy(update={"failures": 2, "problem": "no such bucket"}))
+    (free,) = jobs.sweep()
+    assert (free.run_id, free.failures, free.problem) == ("", 2, "no such bucket")
+    claim = jobs.claim(record("run-2"), alive)
+    assert (claim.record.run_id, claim.record.failures, claim.before) == ("run-2", 2, free)
+
+
+def test_a_record_of_the_dead_letters_starts_anew_when_it_is_asked_for(jobs):
+    mine = record("run-1")
+    jobs.claim(mine, alive)
+    jobs.release(mine.model_copy(update={"failures": 3, "problem": "no such bucket", "dead": True}))
+    claim = jobs.claim(record("run-2"), alive)
+    assert (claim.record.failures, claim.record.dead) == (0, False)
+
+
+def test_what_another_claim_has_taken_over_is_not_released(jobs):
+    mine, theirs = record("run-1"), record("run-2")
+    jobs.claim(mine, dead)
+    jobs.claim(theirs, dead)
+    jobs.release(mine)
+    assert list(jobs.sweep()) == [theirs]
+    jobs.remove(("r2://bucket", "input/ä b.jsonl", "e1"))
+    jobs.release(mine)
+    assert list(jobs.sweep()) == []
+
+
+def test_the_sweep_does_not_read_what_is_known(jobs):
+    jobs.claim(record(etag="e1"), dead)
+    jobs.claim(record(etag="e2"), dead)
+    known = {record_name("r2://bucket", "input/ä b.jsonl", "e1")}
+    assert [found.etag for found in jobs.sweep(known)] == ["e2"]
+    assert jobs.read(("r2://bucket", "input/ä b.jsonl", "e1")).etag == "e1"
+    assert jobs.read(("r2://bucket", "input/ä b.jsonl", "e3")) is None
 
 
 def test_a_put_whose_first_reply_was_lost_finds_its_own_record(jobs, monkeypatch):

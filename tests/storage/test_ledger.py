@@ -1,4 +1,4 @@
-"""What every ledger promises: the database, the folder and the bucket, on the same cases."""
+"""What every ledger promises: the database, the folder, the bucket and a file system of Beam's, on the same cases."""
 
 import asyncio
 import hashlib
@@ -20,15 +20,21 @@ from hypothesis import strategies as st
 from storage.errors import LedgerError, StorageError
 from storage.ledger import Pruned, open_ledger, prune
 from storage.objects import locate, open_store
+from tests.storage.beam_files import DiskFileSystem
 
 ROOT = Path(__file__).parent.parent.parent
-KINDS = ["sqlite", "folder", "r2"]
+KINDS = ["sqlite", "folder", "r2", "beam"]
 VALUES = [b"", b'{"text": "one"}', b"\n\n{}\n", bytes(range(256)), os.urandom(3 << 20)]
 
 # Puts with 16 at once, and says the number of each entry after its put returned.
 PUTS_FOR_EVER = """
-import asyncio, hashlib, itertools, os, sys
+import asyncio, hashlib, itertools, logging, os, sys
 from storage.ledger import open_ledger
+
+if sys.argv[1].startswith("disk:"):
+    logging.disable()  # Beam warns of packages that it does not find
+    import tests.storage.beam_files
+    logging.disable(0)
 
 async def main(ledger, numbers):
     async def putter():
@@ -80,7 +86,8 @@ def get_all(url, names):
 def url(request, tmp_path):
     if request.param == "r2":
         return f"r2://{request.getfixturevalue('bucket')}/paid/answers/"
-    return f"sqlite:///{tmp_path}/ledger.sqlite" if request.param == "sqlite" else str(tmp_path / "ledger")
+    urls = {"sqlite": f"sqlite:///{tmp_path}/ledger.sqlite", "beam": f"{DiskFileSystem.scheme()}://{tmp_path}/ledger/"}
+    return urls.get(request.param, str(tmp_path / "ledger"))
 
 
 def change_stored(url, name, change):
@@ -109,7 +116,7 @@ def is_stored(url, name):
 
 
 def object_of(url, name):
-    where = locate(url)
+    where = locate(url.removeprefix("disk://"))
     return open_store(where.store_url), f"{where.key}{key(name)[:2]}/{key(name)}.json"
 
 
@@ -347,9 +354,9 @@ def test_none_is_no_ledger():
         ("sqlite:////", "names no file"),
         ("ledger.sqlite", "for a database write sqlite:///ledger.sqlite"),
         ("r2://", "a bucket's name has 3 to 63 characters"),
-        ("s3://bucket/prefix/", "s3:// is not known here; .* as a ledger, name sqlite:///PATH"),
-        ("gs://bucket/prefix/", "gs:// is not known here"),
-        ("file:///folder", "file:// is not known here"),
+        ("gs://bucket/prefix/", r"gs:// is not known to Beam here; pip install 'apache-beam\[gcp\]', or name another"),
+        ("file:///folder", "file:// is not known to Beam here; correct the URL, or name another --ledger"),
+        ("gs://", r"names no place; name sqlite:///PATH, r2://BUCKET/PREFIX/, a URL that Beam knows \(gs://"),
     ],
 )
 def test_a_wrong_url_says_what_to_write(wrong, said, tmp_path, monkeypatch):

@@ -180,7 +180,17 @@ def test_every_refusal_names_the_object_and_the_remedy_and_is_not_tried_again(
 @pytest.mark.parametrize("page", ["<p>Attention<br>", "<p>Log in</p>"])
 def test_a_page_of_html_in_place_of_r2_is_neither_nothing_nor_success(store, server, waits, status, page, call):
     server.answers.extend([(status, f"<!DOCTYPE html><html>{page}</html>")] * ATTEMPTS)
-    with pytest.raises(StorageUnavailable, match="the reply is not R2's, but a web page's; check R2_ENDPOINT_URL"):
+    with pytest.raises(StorageUnavailable, match="not R2's, but empty or a web page; check R2_ENDPOINT_URL"):
+        call(store)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda s: list(s.list("")), lambda s: s.put("key", b"x"), lambda s: s.read("key"), lambda s: s.stat("key")],
+)
+def test_a_success_with_nothing_in_it_is_neither_an_empty_bucket_nor_a_write(store, server, call):
+    server.answers.append((200, ""))
+    with pytest.raises(StorageUnavailable, match="not R2's, but empty or a web page"):
         call(store)
 
 

@@ -10,7 +10,7 @@ import pytest
 from storage import runs
 from storage.errors import ObjectNotFound, StorageUnavailable
 from storage.files import LocalStore
-from storage.runs import ASLEEP_SECONDS, DEAD_SECONDS, Presence
+from storage.runs import ASLEEP_SECONDS, DEAD_SECONDS, Presence, heartbeats, sweep
 
 SOON = 20.0  # seconds until a test gives up waiting
 
@@ -98,6 +98,49 @@ def test_a_run_has_a_heartbeat_until_it_stops(store, begin):
     with pytest.raises(ObjectNotFound):
         store.stat("out/_runs/me.json")
     assert not presence._thread.is_alive()
+
+
+def test_a_heartbeat_names_the_configuration_also_when_it_beats_again(store, quick):
+    presence = Presence(store, "out/", "me", "one")
+    store.wait(lambda: store.beats >= 3)
+    assert [(found.run_id, found.configuration) for found in heartbeats(store, "out/")] == [("me", "one")]
+    presence.stop()
+
+
+def test_heartbeats_of_earlier_versions_say_no_configuration_and_torn_ones_nothing(store):
+    beat(store, "old")
+    beat(store, "new", configuration="one")
+    LocalStore.put(store, "out/_runs/torn.json", b"{")
+    LocalStore.put(store, "other/_runs/elsewhere.json", b"{}")
+    assert [(found.run_id, found.configuration) for found in heartbeats(store, "out/")] == [("new", "one"), ("old", "")]
+
+
+DAY = 86_400.0
+
+
+def test_a_run_that_begins_removes_the_heartbeats_of_runs_killed_over_a_day_ago(store, begin):
+    for run_id, age in {"killed": 2 * DAY, "older": 30 * DAY, "paused": DAY / 2, "other": 0.0}.items():
+        beat(store, run_id, age=age)
+    begin("me").stop()
+    assert [info.key for info in store.list("out/")] == ["out/_runs/other.json", "out/_runs/paused.json"]
+
+
+def test_the_age_of_a_heartbeat_is_told_by_the_youngest_and_no_machines_clock(store):
+    for run_id, age in {"one": 40 * DAY, "two": 41.5 * DAY, "three": 40.5 * DAY}.items():
+        beat(store, run_id, age=age)
+    sweep(store, "out/")
+    assert sorted(info.key for info in store.list("out/")) == ["out/_runs/one.json", "out/_runs/three.json"]
+    sweep(store, "empty/")
+
+
+def test_old_heartbeats_that_cannot_be_removed_do_not_end_the_run(store, begin, quick, monkeypatch):
+    def fail(prefix):
+        raise StorageUnavailable("no network")
+
+    monkeypatch.setattr(store, "list", fail)
+    presence = begin()
+    store.wait(lambda: store.beats >= 3)
+    assert not presence.asleep
 
 
 def test_a_run_beats_again_and_again(store, begin, quick):

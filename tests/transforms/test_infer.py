@@ -144,7 +144,7 @@ def test_a_line_that_fails_does_not_disturb_the_others_and_retryable_errors_get_
 def test_what_needs_no_call_goes_through(provider):
     others = [
         Blank(FILE, 0, 1),
-        Stale(FILE, "gone"),
+        Stale(FILE, "gone", True),
         KnownShard(FILE, ShardRecord("shard-000000000000-a.jsonl", "answers", "0+9", 1)),
     ]
     found = outcomes(others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -283,6 +283,45 @@ def test_a_corrupt_compressed_file_is_stale_and_says_what_to_do(
     assert stale.reason.endswith("upload it again")
 
 
+def test_a_plain_file_over_the_limit_is_stale_before_a_byte_is_read(store: MemoryStore) -> None:
+    reading = Reading(range_bytes=8, max_file_bytes=100)
+    small, large = store.add("a", b"0123\n" * 20), store.add("b", b"0123\n" * 20 + b"\n")
+    assert [tile for group in process(small, reading) for tile in group] == plain_reading(small, b"0123\n" * 20, 100)
+    store.asked.clear()
+    reason = "r2://memory/b holds more than 100 bytes: raise --max-file-bytes, or split the file"
+    assert read_restlessly(OpenFile(large, ((0, 101),)), reading, random.Random(1)) == [
+        Stale(large, reason, gone=False)
+    ]
+    assert store.asked == []
+
+
+@pytest.mark.parametrize(("key", "pack"), [("a.gz", gzip.compress), ("a.zst", zstandard.ZstdCompressor().compress)])
+def test_a_compressed_file_is_stale_where_its_content_goes_over_the_limit(
+    store: MemoryStore, key: str, pack: Callable[[bytes], bytes]
+) -> None:
+    content = b"0123456\n" * 1000
+    file = store.add(key, pack(content) + pack(content))
+
+    def read(limit: int | None) -> list[Any]:
+        return read_restlessly(OpenFile(file, ((0, None),)), Reading(max_file_bytes=limit), random.Random(1))
+
+    assert len(read(None)) == len(read(16_000)) == 2001
+    found = read(15_999)
+    reason = f"r2://memory/{key} holds more than 15,999 bytes: raise --max-file-bytes, or split the file"
+    # One for each part that a runner made of the file.
+    assert {tile for tile in found if not isinstance(tile, Line)} == {Stale(file, reason, gone=False)}
+    assert all(tile.stop < 16_000 for tile in found if isinstance(tile, Line))
+
+
+def test_compressed_files_have_a_limit_of_their_own_and_plain_ones_none() -> None:
+    plain, packed = (FileVersion("r2://memory", key, "e", 5 << 40) for key in ("a", "a.gz"))
+    assert not Reading().refuses(plain)
+    assert not Reading(max_file_bytes=5 << 40).refuses(plain)
+    assert Reading(max_file_bytes=(5 << 40) - 1).refuses(plain)
+    assert Reading().content_limit(packed) == lines.COMPRESSED_CONTENT
+    assert Reading(max_file_bytes=1 << 40).content_limit(packed) == 1 << 40
+
+
 def test_other_storage_errors_are_raised(store: MemoryStore) -> None:
     def on_chunk(key: str, offset: int) -> None:
         raise AccessDenied("the key may not read this bucket")
@@ -453,7 +492,7 @@ def test_a_file_that_goes_stale_leaves_the_others_alone(run: Any, store: MemoryS
 
     store.on_chunk = on_chunk
     left = [tile for tile in plain_reading(bad, content, 1000) if tile.stop <= 2048]
-    stale = Stale(bad, "r2://memory/bad.jsonl does not exist")
+    stale = Stale(bad, "r2://memory/bad.jsonl does not exist", gone=True)
     run(
         [OpenFile(bad, ((0, bad.size),)), OpenFile(good, ((0, good.size),))],
         [*plain_reading(good, content, 1000), *left, stale],

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import apache_beam as beam
@@ -5,32 +6,56 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
+from storage.errors import StorageUnavailable
 from storage.intervals import Intervals
 from storage.jobs import Jobs
 from storage.manifests import MANIFEST_NAME, put_shard
 from storage.objects import Location, open_store
 from transforms import open as opening
-from transforms.elements import FileVersion, KnownShard, Notice, OpenFile
-from transforms.open import OpenFiles, gaps_of, open_file
+from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
+from transforms.notices import left_in_work
+from transforms.open import TRIES, OpenFiles, Opening, gaps_of, open_file
 from transforms.run_state import reset_run_state
 from transforms.settle import Finished, settle
 from transforms.shards import folder_of
 
-FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100)
-NOTICE = Notice(FILE, None, {"action": "PutObject"})
+CONTENT = b"x" * 99 + b"\n"
+
+
+@pytest.fixture(autouse=True)
+def state():
+    return reset_run_state()
 
 
 @pytest.fixture
 def output(tmp_path):
-    return Location(str(tmp_path), "out/")
+    return Location(str(tmp_path / "out"), "out/")
 
 
-def write(output, start, stop):
+@pytest.fixture
+def source(tmp_path):
+    return open_store(str(tmp_path / "in"))
+
+
+def put(source, key="input/a.jsonl", content=CONTENT):
+    return FileVersion(source.url, key, source.put(key, content), len(content))
+
+
+@pytest.fixture
+def file(source):
+    return put(source)
+
+
+def notice(file, nonce="n1", lease_id=None):
+    return Notice(file, lease_id, {"action": "PutObject"}, nonce)
+
+
+def write(output, file, start, stop):
     row = b'{"source": {"offset": %d, "length": %d}, "usage": {"input_tokens": 1, "output_tokens": 1}}'
     rows = [(start, stop, row % (start, stop - start))]
     return put_shard(
         open_store(output.store_url),
-        folder_of(output, FILE),
+        folder_of(output, file),
         "answers",
         rows,
         configuration="c",
@@ -43,51 +68,123 @@ def records(output):
     return list(Jobs(open_store(output.store_url), output.key).sweep())
 
 
-def test_a_new_file_gets_a_record_with_its_whole_notification(output):
-    assert open_file(output, "c", "run-1", NOTICE) == [OpenFile(FILE, ((0, 100),))]
+def opened(file, *gaps, nonce="n1"):
+    return OpenFile(replace(file, opening=nonce), gaps)
+
+
+def test_a_new_file_gets_a_record_with_its_whole_notification(output, file, state):
+    assert open_file(output, "c", "run-1", notice(file)) == Opening((opened(file, (0, 100)),))
     (record,) = records(output)
-    assert (record.key, record.etag, record.size) == (FILE.key, FILE.etag, FILE.size)
+    assert (record.key, record.etag, record.size, record.nonce) == (file.key, file.etag, file.size, "n1")
     assert (record.notification, record.configuration, record.run_id) == ({"action": "PutObject"}, "c", "run-1")
+    assert state.in_work() == [replace(file, opening="n1")]
 
 
-def test_only_the_gaps_of_an_earlier_run_are_read_again(output):
-    shards = [write(output, 20, 40), write(output, 60, 100)]
-    opened = open_file(output, "c", "run-2", NOTICE)
-    assert opened == [*(KnownShard(FILE, s) for s in shards), OpenFile(FILE, ((0, 20), (40, 60)))]
+def test_only_the_gaps_of_an_earlier_run_are_read_again(output, file):
+    shards = [write(output, file, 20, 40), write(output, file, 60, 100)]
+    found = open_file(output, "c", "run-2", notice(file)).elements
+    here = replace(file, opening="n1")
+    assert found == (*(KnownShard(here, s) for s in shards), opened(file, (0, 20), (40, 60)))
 
 
-def test_a_file_that_lacks_only_its_manifest_is_not_read_again(output):
-    shard = write(output, 0, 100)
-    assert open_file(output, "c", "run-2", NOTICE) == [KnownShard(FILE, shard)]
+def test_a_file_that_lacks_only_its_manifest_is_not_read_again(output, file):
+    shard = write(output, file, 0, 100)
+    assert open_file(output, "c", "run-2", notice(file)).elements == (KnownShard(replace(file, opening="n1"), shard),)
 
 
-def test_a_settled_file_is_not_opened_and_a_record_left_behind_goes(output):
-    state = reset_run_state()
-    open_file(output, "c", "run-1", NOTICE)
-    settle(output, "c", "run-1", Finished(FILE, 100, 0, ()))
-    open_file(replace(output), "c", "run-1", replace(NOTICE, file=replace(FILE, etag="e2")))
-    assert open_file(output, "c", "run-2", NOTICE) == []
-    assert [record.etag for record in records(output)] == ["e2"]
-    assert state.settled[FILE.id].reason == "was done before"
+def test_torn_shards_are_named_so_that_the_winner_can_delete_them(output, file):
+    open_store(output.store_url).put(folder_of(output, file) + "shard-000000000000-torn.jsonl", b"{")
+    found = open_file(output, "c", "run-2", notice(file)).elements
+    assert found[0] == Leftovers(replace(file, opening="n1"), ("shard-000000000000-torn.jsonl",))
 
 
-def test_gaps_of_a_compressed_file_are_open_at_the_end():
-    packed = replace(FILE, key="a.jsonl.gz")
+def test_a_settled_file_is_not_opened_and_a_record_left_behind_goes(output, source, file, state):
+    open_file(output, "c", "run-1", notice(file))
+    settle(output, "c", "run-1", Finished(file, 100, 0, ()))
+    other = put(source, "input/b.jsonl")
+    open_file(replace(output), "c", "run-1", notice(other))
+    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    assert [record.key for record in records(output)] == ["input/b.jsonl"]
+    assert state.settled[file.id].reason == "was done before"
+
+
+def test_what_this_run_works_on_is_not_opened_twice_but_a_repeated_bundle_opens_it_again(output, file):
+    first = open_file(output, "c", "run-1", notice(file))
+    assert open_file(output, "c", "run-1", notice(file, "n2")) == Opening()
+    assert open_file(output, "c", "run-1", notice(file)) == first
+
+
+def test_what_a_living_run_works_on_is_left_to_it_and_the_message_goes(output, file, state, monkeypatch):
+    open_file(output, "c", "run-1", notice(file))
+    monkeypatch.setattr(type(state), "is_alive", lambda self, run_id: True)
+    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    assert state.others == {file.id: "run-1"}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_version_that_is_no_more_is_stale_and_leaves_no_record(output, source, file, state, gone):
+    source.delete(file.key) if gone else source.put(file.key, b"new\n")
+    assert open_file(output, "c", "run-1", notice(file)) == Opening()
+    assert records(output) == []
+    assert state.settled[file.id].status == "stale"
+
+
+def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file, state):
+    settle(output, "another", "run-1", Finished(file, 100, 0, ()))
+    assert open_file(output, "c", "run-2", notice(file)) == Opening(ack=False)
+    assert "another configuration" in state.left[file.id]
+
+
+def test_half_a_file_of_another_configuration_is_never_mixed(output, file, state):
+    open_file(output, "another", "run-1", notice(file))
+    write(output, file, 0, 50)
+    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    assert "another configuration" in state.left[file.id]
+    (record,) = records(output)
+    assert (record.run_id, record.failures) == ("", 1)
+
+
+def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_record_says_so(output, file, state):
+    store = open_store(output.store_url)
+    store.put(folder_of(output, file) + MANIFEST_NAME, b"torn")
+    for failures in (1, 2, 3):
+        assert open_file(output, "c", f"run-{failures}", notice(file, f"n{failures}")) == Opening()
+        (record,) = records(output)
+        assert (record.failures, record.dead, record.run_id) == (failures, failures == TRIES, "")
+        assert len(list(store.list("out/_dead/"))) == (failures == TRIES)
+    (letter,) = store.list("out/_dead/")
+    said = json.loads(store.read(letter.key)[0])
+    assert "is no manifest" in said["reason"] and "is no manifest" in record.problem
+    assert (said["tries"], said["message"]) == (3, {"action": "PutObject"})
+    assert list(left_in_work(output)) == []
+    store.delete(folder_of(output, file) + MANIFEST_NAME)
+    assert open_file(output, "c", "run-4", notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
+    assert state.left == {}
+
+
+def test_gaps_of_a_compressed_file_are_open_at_the_end(file):
+    packed = replace(file, key="a.jsonl.gz")
     assert gaps_of(packed, Intervals()) == ((0, None),)
     assert gaps_of(packed, Intervals([(10, 500)])) == ((0, 10), (500, None))
 
 
-def test_an_empty_file_has_one_empty_gap():
-    assert gaps_of(replace(FILE, size=0), Intervals()) == ((0, 0),)
+def test_an_empty_file_has_one_empty_gap(file):
+    assert gaps_of(replace(file, size=0), Intervals()) == ((0, 0),)
 
 
 class _Queue:
-    """Stands for the queue's client: notes what is acked, and what records there were at that moment."""
+    """Stands for the queue's client: notes what is acked, and how many records there were at that moment."""
 
     acked: list
 
     def __init__(self, account, queue_id):
         assert queue_id == "q"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def settle(self, acks):
         _Queue.acked.append((sorted(acks), len(records(_Queue.output))))
@@ -103,13 +200,21 @@ def acked(monkeypatch, output):
 
 def run(output, notices, expected):
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        opened = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(output, "c", "run-1", "q")
-        assert_that(opened, equal_to(expected))
+        found = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(output, "c", "run-1", "q")
+        keys = found | beam.Map(lambda element: element.file.key)
+        assert_that(keys, equal_to(expected))
 
 
-def test_two_messages_for_one_version_open_it_once_and_both_are_acked_after_the_record(output, acked):
-    run(output, [replace(NOTICE, lease_id="l1"), replace(NOTICE, lease_id="l2")], [OpenFile(FILE, ((0, 100),))])
+def test_two_messages_for_one_version_open_it_once_and_both_are_acked_after_the_record(output, file, acked):
+    run(output, [notice(file, "n1", "l1"), notice(file, "n2", "l2")], [file.key])
     assert acked == [(["l1", "l2"], 1)]
+
+
+def test_many_files_are_opened_side_by_side_and_each_once(output, source, acked):
+    files = [put(source, f"input/{i}.jsonl") for i in range(150)]
+    run(output, [notice(file, f"n{i}", f"l{i}") for i, file in enumerate(files)], [file.key for file in files])
+    assert sorted(lease for leases, _ in acked for lease in leases) == sorted(f"l{i}" for i in range(150))
+    assert all(len(leases) <= 100 and count >= len(leases) for leases, count in acked)
 
 
 def test_no_notices_open_nothing(output, acked):
@@ -117,11 +222,18 @@ def test_no_notices_open_nothing(output, acked):
     assert acked == []
 
 
-def test_a_message_is_not_acked_when_its_file_cannot_be_opened(output, acked):
-    state = reset_run_state()
-    open_store(output.store_url).put(folder_of(output, FILE) + MANIFEST_NAME, b"torn")
-    other = replace(FILE, etag="e2")
-    notices = [replace(NOTICE, lease_id="l1"), Notice(other, "l2", {})]
-    run(output, notices, [OpenFile(other, ((0, 100),))])
-    assert acked == [(["l2"], 1)]
-    assert "is no manifest" in state.left[FILE.id]
+def test_a_message_is_acked_also_when_its_file_cannot_be_opened_since_the_record_brings_it_back(output, file, acked):
+    open_store(output.store_url).put(folder_of(output, file) + MANIFEST_NAME, b"torn")
+    run(output, [notice(file, "n1", "l1")], [])
+    assert acked == [(["l1"], 1)]
+    assert [found.file.key for found in left_in_work(output)] == [file.key]
+
+
+def test_a_message_is_not_acked_when_its_record_cannot_be_written(output, file, acked, monkeypatch):
+    def refuse(*_):
+        raise StorageUnavailable("r2://bucket: later")
+
+    monkeypatch.setattr(opening.Jobs, "claim", refuse)
+    with pytest.raises(Exception, match="later"):
+        run(output, [notice(file, "n1", "l1")], [])
+    assert acked == []

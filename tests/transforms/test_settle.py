@@ -10,10 +10,10 @@ from storage.jobs import Jobs, new_record
 from storage.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
 from storage.objects import Location, open_store
 from transforms.elements import FileVersion, Settled, Written
-from transforms.settle import Finished, SettleFiles, merge, settle
+from transforms.settle import Finished, SettleFiles, merge, settle, settle_stale
 from transforms.shards import folder_of
 
-FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100)
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100, opening="n1")
 
 
 def shard(start, stop, kind="answers", lines=1):
@@ -25,7 +25,7 @@ def shard(start, stop, kind="answers", lines=1):
 def output(tmp_path):
     where = Location(str(tmp_path), "out/")
     record = new_record(
-        FILE.store_url, FILE.key, FILE.etag, FILE.size, notification={}, configuration="c", run_id="run-1"
+        FILE.store_url, FILE.key, FILE.etag, FILE.size, notification={}, configuration="c", run_id="run-1", nonce="n1"
     )
     Jobs(open_store(str(tmp_path)), where.key).claim(record, lambda run_id: False)
     return where
@@ -100,10 +100,59 @@ def test_a_compressed_file_is_done_only_when_its_length_is_known(output):
 
 
 def test_a_stale_file_gets_no_manifest_and_its_record_goes(output):
-    written = [Written(FILE, stale="overwritten"), Written(FILE, shard=shard(0, 100))]
-    settled_by_beam(output, written, [Settled(FILE, "stale", reason="overwritten")])
+    written = [Written(FILE, stale="corrupt"), Written(FILE, shard=shard(0, 100))]
+    settled_by_beam(output, written, [Settled(FILE, "stale", reason="corrupt")])
     assert read_manifest(open_store(output.store_url), folder_of(output, FILE)) is None
     assert open_records(output) == []
+
+
+@pytest.mark.parametrize(("content", "left"), [(None, 0), (b"{}\n\n", 0), (b"{}\n", 1)])
+def test_a_version_that_was_gone_and_is_back_is_free_for_the_next_sweep(tmp_path, content, left):
+    source, where = open_store(str(tmp_path / "in")), Location(str(tmp_path), "out/")
+    etag = source.put("a.jsonl", b"{}\n")
+    file = FileVersion(source.url, "a.jsonl", etag, 3, opening="n1")
+    record = new_record(file.store_url, file.key, etag, 3, notification={}, configuration="c", run_id="r", nonce="n1")
+    jobs = Jobs(open_store(str(tmp_path)), where.key)
+    jobs.claim(record, lambda run_id: False)
+    if content is None:
+        source.delete("a.jsonl")
+    elif left == 0:
+        source.put("a.jsonl", content)
+    settle_stale(where, file, "it was overwritten", gone=True)
+    assert [found.run_id for found in jobs.sweep()] == [""] * left
+
+
+def test_a_stale_file_that_another_run_has_taken_over_is_left_to_it(output):
+    settle_stale(output, replace(FILE, opening="an earlier one"), "corrupt", gone=False)
+    assert len(open_records(output)) == 1
+
+
+def test_only_the_winner_of_the_manifest_deletes_and_only_what_it_saw_and_does_not_count(output):
+    store, folder = open_store(output.store_url), folder_of(output, FILE)
+    mine, torn, theirs = shard(0, 100).name, "shard-000000000000-torn.jsonl", "shard-000000000000-theirs.jsonl"
+    for name in (mine, torn, theirs):
+        store.put(folder + name, b"{}\n")
+    finished = Finished(FILE, 100, 0, (shard(0, 100),), frozenset({torn, mine}))
+    settle(output, "c", "run-1", finished)
+    left = [folder + name for name in (MANIFEST_NAME, mine, theirs)]
+    assert sorted(info.key for info in store.list(folder)) == sorted(left)
+    settle(output, "c", "run-2", replace(finished, leftovers=frozenset({theirs})))
+    assert sorted(info.key for info in store.list(folder)) == sorted(left)
+
+
+def test_a_shard_that_overlaps_is_deleted_by_the_run_that_wrote_it(output):
+    store, folder = open_store(output.store_url), folder_of(output, FILE)
+    one, other = shard(0, 60), shard(50, 60)
+    store.put(folder + other.name, b"{}\n")
+    store.put(folder + "shard-000000000000-torn.jsonl", b"{}\n")
+    written = [
+        Written(FILE, leftovers=("shard-000000000000-torn.jsonl",)),
+        Written(FILE, shard=one),
+        Written(FILE, shard=other),
+        Written(FILE, shard=shard(60, 100)),
+    ]
+    settled_by_beam(output, written, [Settled(FILE, "done", 2, 0)])
+    assert [info.key for info in store.list(folder)] == [folder + MANIFEST_NAME]
 
 
 def test_files_do_not_disturb_each_other(output):

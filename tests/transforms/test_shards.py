@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from storage.files import LocalStore
 from storage.manifests import ShardRecord, counted_shards
 from storage.objects import Location
-from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Stale
+from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
 from transforms.shards import SLOT_BYTES, Batching, WriteShards, folder_of, shard_key, write_batch
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
@@ -64,15 +64,23 @@ def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
     once = list(write_batch(output, "c", [answer(1), answer(2)]))
     again = list(write_batch(output, "c", [answer(2), answer(1)]))
     assert once == again
-    assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))) == 1
+    assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))[0]) == 1
 
 
 def test_what_needs_no_shard_is_told_without_one(output, tmp_path):
     known = ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)
-    batch = [Blank(FILE, 20, 21), KnownShard(FILE, known), Stale(FILE, "gone"), Blank(FILE, 30, 30, total=30)]
+    left = Leftovers(FILE, ("shard-000000000009-bb.jsonl",))
+    batch = [
+        Blank(FILE, 20, 21),
+        KnownShard(FILE, known),
+        left,
+        Stale(FILE, "gone", True),
+        Blank(FILE, 30, 30, total=30),
+    ]
     written = list(write_batch(output, "c", batch))
     assert [w.shard for w in written if w.shard] == [known]
-    assert [w.stale for w in written if w.stale] == ["gone"]
+    assert [(w.stale, w.gone) for w in written if w.stale] == [("gone", True)]
+    assert [w.leftovers for w in written if w.leftovers] == [left.names]
     assert [(w.blanks, w.total) for w in written if w.blanks] == [(((20, 21), (30, 30)), 30)]
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,28 @@
+"""Error lines of an output in, the same output out, with what became of them this time."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from pipelines.options import JsonlOptions
+from transforms.elements import Settled
+from transforms.infer import Infer
+from transforms.retry import FindErrors, MergeFiles, ReadErrors
+from transforms.shards import WriteShards
+
+
+def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
+    """Error shards of settled files in, new shards and switched manifests out; for bounded runs.
+
+    Emits each file whose manifest counts its lines anew.
+    """
+    output, configuration = options.output_location, options.configuration
+    return (
+        root
+        | "Find errors" >> FindErrors(output)
+        | "Read errors" >> ReadErrors(output, configuration, run_id, everything=options.retry == "all")
+        | "Answer lines" >> Infer(options.defaults, options.concurrency, options.paid)
+        | "Write shards" >> WriteShards(output, configuration, options.batching)
+        | "Merge files" >> MergeFiles(output, run_id)
+    )

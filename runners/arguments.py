@@ -1,0 +1,50 @@
+"""The command line's arguments that several commands share; their defaults are those of the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.options import JsonlOptions
+
+Output = Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
+Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")]
+Input = Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")]
+Queue = Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")]
+Model = Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")]
+Prefix = Annotated[str, typer.Option(help="Only objects below this prefix (with --queue).")]
+System = Annotated[Path | None, typer.Option(help="File with a system prompt for lines that have none.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
+Temperature = Annotated[float | None, typer.Option(help="0 to 5.")]
+Concurrency = Annotated[str, typer.Option(help="Calls in flight at most: N or fixed:N.")]
+BatchSize = Annotated[int, typer.Option(help="Lines in a shard at most.")]
+BatchSeconds = Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")]
+RangeBytes = Annotated[int, typer.Option(help="Bytes of a file that one worker reads.")]
+MaxLineBytes = Annotated[int, typer.Option(help="A longer line ends as an error.")]
+MaxFileBytes = Annotated[int | None, typer.Option(help="A file that is longer, uncompressed, is not answered.")]
+PollSeconds = Annotated[float, typer.Option(help="Seconds between pulls of the queue.")]
+Ledger = Annotated[
+    str | None,
+    typer.Option(help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, none."),
+]
+Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
+DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
+PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")]
+
+
+def default(name: str) -> Any:
+    """The default of an option; what the command line takes as text is given as text."""
+    value = JsonlOptions.model_fields[name].default
+    return str(value) if name == "concurrency" else value
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that go into the options as they are."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name in JsonlOptions.model_fields and name not in ("files", "system")
+    }

@@ -1,0 +1,102 @@
+"""One pipeline from its begin to its end, whatever ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import backends.errors
+import storage.errors
+from backends.engine import close_engines
+from pipelines import jsonl
+from pipelines.options import JsonlOptions, UsageError
+from runners import direct, prism
+from runners.checks import check_configuration
+from runners.stop import Stop
+from runners.summary import Summary
+from storage.objects import open_store
+from storage.runs import Presence
+from transforms.infer import RunAsleep
+from transforms.run_state import RunState, reset_run_state
+
+_log = logging.getLogger(__name__)
+
+Watch = Callable[[RunState], AbstractContextManager[None]]
+# Puts a graph into a pipeline; the text is the run's id.
+Build = Callable[[beam.Pipeline, JsonlOptions, str], Any]
+
+# runner → a context manager that starts what it needs and gives the pipeline's arguments.
+RUNNERS: dict[str, Callable[[JsonlOptions], AbstractContextManager[list[str]]]] = {
+    "direct": direct.launch,
+    "prism": prism.launch,
+}
+
+
+def attempt(options: JsonlOptions, watch: Watch, stop: Stop, build: Build = jsonl.build) -> Summary:
+    """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration."""
+    state = reset_run_state()
+    run_id = new_run_id()
+    problem: str | None = None
+    where = options.output_location
+    presence: Presence | None = None
+    try:
+        presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration)
+        state.presence = presence
+        check_configuration(options, presence.is_alive)
+        stop.apply(state)
+        with RUNNERS[options.runner](options) as arguments, watch(state):
+            pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+            build(pipeline, options, run_id)
+            pipeline.run().wait_until_finish()
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
+        problem = sentence(error)
+        _log.debug("the pipeline failed", exc_info=error)
+    finally:
+        reason = state.stop_reason  # before the engines' ends are told to what may still run
+        close_engines()
+        if presence is not None:
+            presence.stop()
+    if isinstance(reason, Exception):
+        problem = sentence(reason)
+    elif reason is not None and not options.continuous:
+        problem = problem or str(reason)
+    return Summary(
+        run_id,
+        state.counts,
+        tuple(state.settled.values()),
+        tuple(state.in_work()),
+        dict(state.left),
+        problem,
+        isinstance(reason, RunAsleep),
+        isinstance(reason, Exception) and not isinstance(reason, RunAsleep),
+        dict(state.others),
+        continuous=options.continuous,
+    )
+
+
+def new_run_id() -> str:
+    """Names one run among all: host, process and a random part."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+_OUR_ERRORS = "|".join([*storage.errors.__all__, *backends.errors.__all__, "MissingSettings"])
+_RAISED = re.compile(rf"^(?:[\w.]+\.)?(?:{_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def sentence(error: BaseException) -> str:
+    """What happened, without the traceback that Beam puts around an error of a step."""
+    if isinstance(error, storage.errors.StorageError | backends.errors.ModelError):
+        return re.sub(r" \[while running .*$", "", str(error), flags=re.DOTALL)
+    found = _RAISED.findall(str(error))
+    return str(found[-1]) if found else str(error).strip() or type(error).__name__

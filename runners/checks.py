@@ -1,0 +1,94 @@
+"""What can be found out before the first call: the queue, the buckets, the files, the ledger, the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines.options import JsonlOptions, UsageError
+from storage.configuration import agree
+from storage.environment import cloudflare_account
+from storage.errors import QueueNotFound
+from storage.ledger import SQLITE_SCHEME
+from storage.objects import locate, open_store
+from storage.queue_api import WRONG_ACCOUNT
+from storage.queues import QueueClient, find_queue
+from transforms.infer import PaidAnswers
+from transforms.notices import Listing, list_inputs
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(options: JsonlOptions) -> JsonlOptions:
+    """Looks at all that a run needs, and puts the queue's id in the place of its name.
+
+    Raises UsageError for what the user must correct, StorageError for a service that refuses.
+    """
+    if options.queue is not None:
+        try:
+            queue_id = find_queue(cloudflare_account(), options.queue)
+        except QueueNotFound as error:
+            if error.code in WRONG_ACCOUNT:
+                raise
+            raise UsageError([str(error)]) from None
+        check_consumers(options.queue, queue_id)
+        options = options.model_copy(update={"queue": queue_id})
+    for place in (options.output, options.input):
+        if place is not None and (where := locate(place)).bucket:
+            next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
+    source = options.source
+    if (
+        options.files
+        and isinstance(source, Listing)
+        and next(list_inputs(source, options.output_location), None) is None
+    ):
+        raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
+    check_ledger(options.paid)
+    return options
+
+
+def check_consumers(name: str, queue_id: str) -> None:
+    """Raises UsageError for a queue that cannot be pulled, and warns of one that may lose messages. QueueError too."""
+    with QueueClient(cloudflare_account(), queue_id) as client:
+        consumers = client.consumers()
+    pulls = [consumer for consumer in consumers if consumer.type == "http_pull"]
+    if not pulls:
+        has = f"its consumer is a {consumers[0].type}" if consumers else "it has no consumer"
+        raise UsageError([f"queue {name} cannot be pulled: {has}; run: npx wrangler queues consumer http add {name}"])
+    if pulls[0].dead_letter_queue is None:
+        tries = "some" if pulls[0].max_retries is None else str(pulls[0].max_retries)
+        _log.warning(
+            "queue %s has no dead-letter queue: a message that cannot be worked on is deleted after %s tries; set one "
+            "with: npx wrangler queues consumer http add %s --dead-letter-queue NAME",
+            name,
+            tries,
+            name,
+        )
+
+
+def check_ledger(paid: PaidAnswers) -> None:
+    """Opens and closes the ledger, so that what is wrong with it is said before any call. Raises LedgerError."""
+    if paid.ledger.startswith(SQLITE_SCHEME):
+        Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    recall = paid.open()
+    if recall is not None:
+        asyncio.run(recall.aclose())
+
+
+def check_configuration(options: JsonlOptions, is_alive: Callable[[str], bool]) -> None:
+    """Raises UsageError where the output holds answers of another model, or by other parameters."""
+    where = options.output_location
+    try:
+        other = agree(open_store(where.store_url), where.key, options.configuration, options.decisive, is_alive)
+    except ValueError as error:
+        raise UsageError([str(error)]) from None
+    if other is not None:
+        differences = [
+            f"{name} {other.get(name)!r} there, {ours!r} now"
+            for name, ours in options.decisive.items()
+            if other.get(name) != ours
+        ]
+        said = f"{options.output} is for answers of another configuration ({'; '.join(differences)})"
+        raise UsageError([f"{said}: use another --output"])

@@ -1,0 +1,89 @@
+"""Ctrl-C and SIGTERM: the first one drains the run, the second one leaves at once; neither loses anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from backends.engine import close_engines, stop_engines
+from backends.errors import StopRun
+from runners.prism import kill_prisms
+from transforms.run_state import RunState, run_state
+
+_log = logging.getLogger(__name__)
+
+# When the calls are over or cancelled: for the last shards and manifests. Seconds.
+_LAST_WRITES = 60.0
+
+
+class Stop:
+    """Whether the user wants the run to end; one that is told so ends its calls within ``drain_seconds``."""
+
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._asked = threading.Event()
+        self._over = threading.Event()
+        self._signal = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits so long, or until a signal comes; says whether one came."""
+        return self._asked.wait(seconds)
+
+    def apply(self, state: RunState) -> None:
+        """Lets ``state`` end its engines' work when it stops; at once when a signal came before it began."""
+        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
+        if self.asked:
+            state.stop(self._sentence())
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listens for SIGINT and SIGTERM; outside the main thread nobody can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self._over.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            leave(128 + number)
+        self._signal = signal.Signals(number).name
+        self._asked.set()
+        # A thread of its own: this one may hold any lock at this moment.
+        threading.Thread(target=self._drain, name="llmdo-drain", daemon=True).start()
+
+    def _sentence(self) -> str:
+        return f"stopped by {self._signal}; run the same command again to go on"
+
+    def _drain(self) -> None:
+        run_state().stop(self._sentence())
+        steps: tuple[tuple[float, Callable[[], None]], ...] = (
+            (self._drain_seconds, close_engines),
+            (_LAST_WRITES, lambda: leave(1)),
+        )
+        for seconds, then in steps:
+            if self._over.wait(seconds):
+                return
+            _log.warning("the run has not ended %g s after %s", seconds, self._signal)
+            then()
+
+
+def leave(code: int) -> None:
+    """Ends this process at once, and what it started."""
+    kill_prisms()
+    os._exit(code)

@@ -1,0 +1,50 @@
+"""``llmdo stream``: goes on until it is stopped; a pipeline that fails is begun again, and goes on from the output."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, replace
+
+from pipelines.options import JsonlOptions
+from runners.attempt import Watch, attempt
+from runners.checks import prepare
+from runners.prism_binary import find_prism
+from runners.stop import Stop
+from runners.summary import Summary
+from transforms.run_state import Counts
+
+_log = logging.getLogger(__name__)
+
+# Between a failure and the next try, doubling with each failure without progress. Seconds.
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+
+
+def stream(options: JsonlOptions, watch: Watch) -> Summary:
+    """Answers what a queue announces until SIGTERM or Ctrl-C. The summary is the last pipeline's, with all counts.
+
+    Gives up after ``max_restarts`` failures in a row without progress, and at once for an error that would come again
+    (a wrong token, the day's allowance). Raises what ``prepare`` raises, and PrismError where there is no Prism.
+    """
+    find_prism(options.prism_location)
+    stop = Stop(options.drain_seconds)
+    options = prepare(options)
+    counts, restarts, in_vain = Counts(), 0, 0
+    with stop.on_signals():
+        while True:
+            summary = attempt(options, watch, stop)
+            counts = added(counts, summary.counts)
+            progress = summary.counts.shards > 0 or summary.counts.files_done > 0
+            in_vain = 0 if progress else in_vain + 1
+            over = stop.asked or summary.final or summary.problem is None
+            if over or in_vain > options.max_restarts:
+                return replace(summary, counts=counts, restarts=restarts)
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** max(0, in_vain - 1))
+            _log.warning("%s; begins again in %g s", summary.problem, wait)
+            if stop.wait(wait):
+                return replace(summary, counts=counts, restarts=restarts, problem=None)
+            restarts += 1
+
+
+def added(one: Counts, other: Counts) -> Counts:
+    """The sums of all counts."""
+    return Counts(**{field.name: getattr(one, field.name) + getattr(other, field.name) for field in fields(Counts)})

@@ -1,0 +1,305 @@
+"""R2, a queue, a ledger and a model that keep the order of every write, and processes that die at any one of them.
+
+They stand behind the classes that the steps use (``World.install`` puts them there), so what runs is the real graph. A
+dead process changes nothing any more: whatever it tries raises Died, which is no error that a step could expect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+from pydantic_core import from_json, to_json
+
+from backends import workers_ai
+from backends.ir import ChatRequest, ChatResponse, Usage
+from local.notifications import Event
+from local.queues import NewMessage, Queues
+from local.queues_api import QueuesApi
+from local.wire import Call, Refused, failure
+from pipelines.options import check_options
+from runners.run import Summary, run
+from storage.ledger_sqlite import SqliteLedger
+from storage.objects import ObjectInfo
+from storage.queue_api import QueueApi
+from storage.queues import Pacer
+from storage.r2 import R2Store
+from tests.memory_store import MemoryStore
+
+ACCOUNT = "0123456789abcdef" * 2
+OUTPUT = "r2://llmdo/output/"
+HOUR = 3600.0
+SOAK = bool(os.environ.get("LLMDO_SOAK"))  # every case, however long that takes
+
+Moment = Literal["before", "after"]
+
+
+class Died(Exception):
+    """The process is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change that outlives its process.
+
+    Attributes:
+        operation: the ObjectStore's method, ``pull`` (which leases messages), ``ack``, or ``keep``, the ledger's.
+        keys: the object; or the objects that the messages announce; or the ledger's key.
+    """
+
+    operation: str
+    keys: tuple[str, ...]
+    body: bytes = b""
+
+    @property
+    def key(self) -> str:
+        """The only one."""
+        (key,) = self.keys
+        return key
+
+
+class Process:
+    """One process, which dies right before or right after its write of this number, counted from 1, or never."""
+
+    def __init__(self, history: list[Write], dies: tuple[Moment, int] | None = None) -> None:
+        self.lock = threading.RLock()
+        self.dead = False
+        self._history = history
+        self._moment: Moment | None
+        self._moment, self._number = dies or (None, 0)
+        self._writes = 0
+
+    def check_alive(self) -> None:
+        """Raises Died."""
+        if self.dead:
+            raise Died("this process is dead")
+
+    def begin(self) -> None:
+        """Something is about to be written. Raises Died."""
+        with self.lock:
+            # Two writes may begin before either is done: so the number may have been passed over.
+            self.dead = self.dead or (self._moment == "before" and self._writes + 1 >= self._number)
+            self.check_alive()
+
+    def done(self, operation: str, *keys: str, body: bytes = b"") -> None:
+        """It was written. Raises Died where that was the last thing."""
+        with self.lock:
+            self._history.append(Write(operation, keys, body))
+            self._writes += 1
+            self.dead = self.dead or (self._moment == "after" and self._writes >= self._number)
+            self.check_alive()
+
+    @contextmanager
+    def writing(self, operation: str, key: str, body: bytes = b"") -> Iterator[None]:
+        """One write as a whole; one that the store refuses is none."""
+        with self.lock:
+            self.begin()
+            yield
+            self.done(operation, key, body=body)
+
+
+class Clock:
+    """The services' time in seconds since 1970; it stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class RecordedStore:
+    """The bucket as one process reaches it. Versions are dated by the services' clock."""
+
+    inner: MemoryStore
+    process: Process
+    clock: Clock
+    times: dict[str, float]
+    url: str = field(init=False)
+    keeps_metadata: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url, self.keeps_metadata = self.inner.url, self.inner.keeps_metadata
+
+    def stat(self, key: str) -> ObjectInfo:
+        return replace(self.inner.stat(key), modified=datetime.fromtimestamp(self.times[key], UTC))
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        return self.inner.read(key)
+
+    def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        return self.inner.stream(key, etag, start, stop)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (replace(self.stat(info.key), metadata={}) for info in self.inner.list(prefix))
+
+    def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
+        with self.process.writing("put", key, body):
+            self.times[key] = self.clock()
+            return self.inner.put(key, body, metadata if self.keeps_metadata else None)
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        with self.process.writing("put_if_absent", key, body):
+            etag = self.inner.put_if_absent(key, body)
+            self.times[key] = self.clock()
+            return etag
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        with self.process.writing("put_if_match", key, body):
+            new = self.inner.put_if_match(key, body, etag)
+            self.times[key] = self.clock()
+            return new
+
+    def delete(self, key: str) -> None:
+        with self.process.writing("delete", key):
+            self.inner.delete(key)
+
+
+class RecordedQueues(httpx.BaseTransport):
+    """The stand-in for Queues' API as one process reaches it, without a network."""
+
+    def __init__(self, api: QueuesApi, process: Process, announced: dict[str, str]) -> None:
+        self._api = api
+        self._process = process
+        self._announced = announced  # by lease
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        call = Call(request.method, path, request.url.query.decode(), request.headers, request.read())
+        rest = [part for part in path.partition("/queues")[2].split("/") if part]
+        with self._process.lock:
+            if request.method != "GET":
+                self._process.begin()
+            try:
+                reply = self._api.answer(call, rest)
+            except Refused as refused:
+                reply = failure(refused.status, refused.code, refused.message)
+            leases = self._leases(path, call.body, reply.body)
+            if leases:
+                operation = path.rpartition("/")[2]
+                self._process.done(operation, *(self._announced[lease] for lease in leases))
+        return httpx.Response(reply.status, content=reply.body, headers=reply.headers)
+
+    def _leases(self, path: str, asked: bytes, answered: bytes) -> list[str]:
+        if path.endswith("/ack"):
+            return [ack["lease_id"] for ack in from_json(asked)["acks"]]
+        if not path.endswith("/pull"):
+            return []
+        messages = from_json(answered)["result"]["messages"]
+        for message in messages:
+            event = from_json(base64.b64decode(message["body"]))
+            self._announced[message["lease_id"]] = event["object"]["key"]
+        return [message["lease_id"] for message in messages]
+
+
+class InstantModel:
+    """Stands for Workers AI as one process reaches it: answers at once, and counts the calls for each prompt."""
+
+    name = "workers-ai"
+
+    def __init__(self, calls: Counter[str], process: Process) -> None:
+        self._calls = calls
+        self._process = process
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        prompt = str(request.messages[-1].content)
+        with self._process.lock:
+            self._process.check_alive()
+            self._calls[prompt] += 1
+        await asyncio.sleep(0)
+        return ChatResponse(f"re: {prompt}", "stop", Usage(3, 2), request.model)
+
+    def max_texts(self, model: str) -> int:
+        return 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+class World:
+    """What outlives a process, and the history of all writes.
+
+    Attributes:
+        history: what was written, by whichever process.
+        calls: how often each prompt was paid.
+        process: the one that runs now.
+    """
+
+    def __init__(self, folder: Path, *, keeps_metadata: bool = True) -> None:
+        self.clock = Clock()
+        self.history: list[Write] = []
+        self.calls: Counter[str] = Counter()
+        self.process = Process(self.history)
+        self.bucket = MemoryStore("r2://llmdo", keeps_metadata=keeps_metadata)
+        self._times: dict[str, float] = {}
+        self._ledger = f"sqlite:///{folder}/ledger.sqlite"
+        self._queues = Queues(Path(":memory:"), self.clock)
+        self._queue = self._queues.create("llmdo-input")
+        self._queues.set_consumer(self._queue, "llmdo-dead", {"max_retries": 10})
+        self._announced: dict[str, str] = {}
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Puts this world where the steps find R2, Queues, Workers AI and the ledger."""
+        for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "unused")
+        patch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
+        patch.setattr(R2Store, "open", lambda bucket: self.store)
+        patch.setattr(workers_ai, "open_backend", lambda: InstantModel(self.calls, self.process))
+        patch.setattr(Pacer, "wait", lambda *_: 0.0)  # this queue is never slow to show a message
+        open_api, keep = QueueApi.__init__, SqliteLedger.put
+        api = QueuesApi(self._queues)
+
+        def opened(queue_api: QueueApi, account: Any, _: Any, sleep: Any) -> None:
+            open_api(queue_api, account, RecordedQueues(api, self.process, self._announced), sleep)
+
+        async def kept(ledger: SqliteLedger, key: str, value: bytes) -> None:
+            process = self.process
+            process.begin()
+            await keep(ledger, key, value)
+            process.done("keep", key)
+
+        patch.setattr(QueueApi, "__init__", opened)
+        patch.setattr(SqliteLedger, "put", kept)
+
+    @property
+    def store(self) -> RecordedStore:
+        """The bucket, as the process that runs now reaches it."""
+        return RecordedStore(self.bucket, self.process, self.clock, self._times)
+
+    def upload(self, name: str, body: bytes, messages: int = 1) -> None:
+        """Puts input/NAME, and so many messages that announce it."""
+        key = f"input/{name}"
+        event = Event("PutObject", "llmdo", key, len(body), self.bucket.put(key, body))
+        self._times[key] = self.clock()
+        message = NewMessage(to_json(event.message(ACCOUNT, self.clock())))
+        self._queues.push(self._queue, [message] * messages)
+
+    def backlog(self) -> int:
+        """Messages that are not acked."""
+        return self._queues.backlog(self._queue).count
+
+    def run(self, dies: tuple[Moment, int] | None = None, **options: Any) -> Summary | None:
+        """One process from its begin to its end; None where it died. Afterwards an hour goes by.
+
+        In that hour a dead process's heartbeat grows old, and the messages that it had pulled show again.
+        """
+        process = self.process = Process(self.history, dies)
+        summary = None
+        given = {"queue": "llmdo-input", "output": OUTPUT, "model": "@cf/test/model", "ledger": self._ledger}
+        with suppress(Died):
+            summary = run(check_options(**given | options), lambda _: nullcontext())
+        self.clock.now += HOUR
+        self.process = Process(self.history)  # whoever looks at the world now
+        return None if process.dead else summary

@@ -1,0 +1,215 @@
+"""A process that dies right after, or right before, any single write loses nothing, and the next one ends the work.
+
+The order of all writes is kept (``recorder``) and checked as a whole: what a crash leaves behind is never more than the
+next run can make good.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import count, takewhile
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from runners.run import EXIT_ANSWERED, EXIT_SOME_ERRORS
+from runners.verify import verify
+from storage.jobs import JobRecord
+from storage.manifests import MANIFEST_NAME, Manifest, counts_as_output
+from tests.faults.recorder import OUTPUT, SOAK, Process, World, Write
+
+# Each prompt is its own, so that a call tells its line. One file has two messages.
+FILES = {
+    "a.jsonl": b'{"prompt": "a0"}\n\n{"prompt": "a1"}\r\n{broken\n{"prompt": "a2"}\n',
+    "b.jsonl": b'{"prompt": "b0"}\n\n{"prompt": "b1"}',
+    "empty.jsonl": b"",
+}
+PROMPTS = {"a0", "a1", "a2", "b0", "b1"}
+SETTINGS = {"batch_size": 2, "concurrency": 2}
+
+
+@pytest.fixture
+def new_world(tmp_path, monkeypatch):
+    """Makes a world in which the files are uploaded and nothing is done; it takes the place of the one before."""
+
+    def new(**settings) -> World:
+        monkeypatch.undo()
+        world = World(Path(mkdtemp(dir=tmp_path)), **settings)
+        world.install(monkeypatch)
+        for name, body in FILES.items():
+            world.upload(name, body, messages=2 if name == "a.jsonl" else 1)
+        return world
+
+    return new
+
+
+def test_a_whole_run_writes_record_ack_shards_manifest_in_this_order(new_world):
+    world = new_world()
+    summary = world.run(**SETTINGS)
+    check_end(world, summary)
+    assert world.calls == dict.fromkeys(PROMPTS, 1)
+    kinds = [kind_of(write) for write in world.history]
+    assert (kinds.count("record"), kinds.count("ack"), kinds.count("keep")) == (3, 1, 5)
+    assert (kinds.count("shard"), kinds.count("manifest"), kinds.count("record removed")) == (4, 3, 3)
+
+
+# Before a write there is what was there after the one before, but for the calls in flight: the short form leaves some
+# of these out. Where a store keeps no metadata, as a folder does not, what a shard holds must be read from its rows.
+@pytest.mark.parametrize(
+    ("moment", "step", "keeps_metadata"), [("after", 1, True), ("before", 1 if SOAK else 3, False)]
+)
+def test_a_death_at_any_write_loses_nothing_and_repeats_only_calls_in_flight(new_world, moment, step, keeps_metadata):
+    died_at = []
+    for number in count(1, step):
+        world = new_world(keeps_metadata=keeps_metadata)
+        summary = world.run((moment, number), **SETTINGS)
+        if summary is not None:  # it wrote less than that: every write of a whole run has had its death
+            check_end(world, summary)
+            break
+        died_at.append(kind_of(world.history[-1]) if world.history else "nothing written")
+        left = state_left(world)
+        in_flight = unkept_calls(world)
+        check_order(world.history)
+        summary = world.run(**SETTINGS)
+        try:
+            check_end(world, summary)
+            assert world.calls.total() == len(PROMPTS) + in_flight
+        except AssertionError as error:
+            error.add_note(f"it died right {moment} write {number}, and left {left}")
+            raise
+    assert len(died_at) * step >= 22
+    assert step > 1 or {"record", "ack", "keep", "shard", "manifest", "record removed"} <= set(died_at)
+
+
+@pytest.mark.parametrize("seed", range(40 if SOAK else 3))
+def test_deaths_again_and_again_cost_no_more_than_the_calls_in_flight_at_each(new_world, seed):
+    rng = random.Random(seed)
+    world = new_world()
+    deaths = [(rng.choice(("before", "after")), rng.randrange(1, 14)) for _ in range(12)]
+    died = list(takewhile(lambda death: world.run(death, **SETTINGS) is None, deaths))
+    in_flight = unkept_calls(world)
+    check_end(world, world.run(**SETTINGS))
+    assert len(died) >= 2
+    assert world.calls.total() == len(PROMPTS) + in_flight
+    assert in_flight <= len(died) * SETTINGS["concurrency"]
+
+
+def test_without_a_ledger_a_death_repeats_what_was_in_no_shard(new_world):
+    deaths = 0
+    for number in count(8, 1 if SOAK else 3):
+        world = new_world()
+        if world.run(("after", number), ledger="none", **SETTINGS) is not None:
+            break
+        in_shards = sum(write.body.count(b"\n") for write in world.history if kind_of(write) == "shard")
+        in_shards -= sum(write.key.rpartition("/")[2].startswith("errors-") for write in shards(world.history))
+        paid = world.calls.total()
+        check_end(world, world.run(ledger="none", **SETTINGS))
+        assert world.calls.total() == paid + len(PROMPTS) - in_shards
+        deaths += 1
+    assert deaths >= 4
+
+
+def shards(history: list[Write]) -> list[Write]:
+    return [write for write in history if kind_of(write) == "shard"]
+
+
+def kind_of(write: Write) -> str:
+    """What a write is to the design."""
+    if write.operation in ("pull", "ack", "keep"):
+        return write.operation
+    folder, name = write.key.split("/")[1], write.key.rpartition("/")[2]
+    shard_or_other = "shard" if counts_as_output(write.key) else name
+    kinds = {"_open": "record", "_runs": "heartbeat", MANIFEST_NAME: "manifest"}
+    kind = kinds.get(folder) or kinds.get(name, shard_or_other)
+    return f"{kind} removed" if write.operation == "delete" else kind
+
+
+def unkept_calls(world: World) -> int:
+    """Calls that were paid and whose answer did not reach the ledger: those in flight when their process died."""
+    return world.calls.total() - sum(write.operation == "keep" for write in world.history)
+
+
+def state_left(world: World) -> list[str]:
+    return [*(info.key for info in world.bucket.list("output/")), f"{world.backlog()} messages"]
+
+
+def check_end(world: World, summary) -> None:
+    """Everything is done: each line once, each message acked, nothing in work, and the order was kept throughout."""
+    assert (summary.problem, summary.in_work, summary.left, summary.others) == (None, (), {}, {})
+    assert summary.exit_code in (EXIT_ANSWERED, EXIT_SOME_ERRORS)  # whether the broken line was left to this run
+    found = verify(OUTPUT, ["r2://llmdo/input/"])
+    assert (found.differences, found.in_work) == ((), ())
+    assert (found.files, found.compared, found.answered, found.failed, found.blank) == (3, 3, 5, 1, 2)
+    assert world.backlog() == 0
+    assert list(world.bucket.list("output/_open/")) == []
+    assert set(world.calls) == PROMPTS
+    check_order(world.history)
+
+
+def check_order(history: list[Write]) -> None:
+    """Job record before ack, shards before the manifest that names them, manifest before the record's removal."""
+    recorded: set[str] = set()  # inputs that have, or had, a job record
+    settled: dict[str, Manifest] = {}  # by input
+    removed: dict[str, str] = {}  # job record → its input
+    there: set[str] = set()  # shards
+    named: set[str] = set()  # shards that a manifest names
+    for write in history:
+        match kind_of(write):
+            case "record":
+                record = JobRecord.model_validate_json(write.body)
+                recorded.add(record.key)
+                removed[write.key] = record.key
+            case "ack":
+                assert set(write.keys) <= recorded, "a message was acked before its file had a job record"
+            case "shard":
+                there.add(write.key)
+            case "shard removed":
+                assert write.key not in named, "a shard was removed that a manifest names"
+                there.discard(write.key)
+            case "manifest":
+                manifest = Manifest.model_validate_json(write.body)
+                folder = write.key.removesuffix(MANIFEST_NAME)
+                shards = {folder + shard.name for shard in manifest.shards}
+                assert shards <= there, "a manifest was written before a shard that it names"
+                assert manifest.key not in settled, "a manifest was written twice"
+                settled[manifest.key] = manifest
+                named |= shards
+            case "manifest removed":
+                raise AssertionError("a manifest was removed")
+            case "record removed":
+                assert removed[write.key] in settled, "a job record was removed before there was a manifest"
+
+
+def test_the_check_of_the_order_finds_each_wrong_order(new_world):
+    world = new_world()
+    world.run(**SETTINGS)
+    kinds = [kind_of(write) for write in world.history]
+    first = {kind: kinds.index(kind) for kind in kinds}
+    manifest = next(i for i, kind in enumerate(kinds) if kind == "manifest" and "/a.jsonl/" in world.history[i].key)
+
+    def moved(index: int, to: int) -> list[Write]:
+        history = list(world.history)
+        history.insert(to, history.pop(index))
+        return history
+
+    removal = Write("delete", world.history[first["shard"]].keys)
+    wrong = {
+        "acked before": moved(first["ack"], first["record"]),
+        "before a shard": moved(manifest, first["shard"]),
+        "removed before": moved(first["record removed"], first["manifest"]),
+        "a shard was removed": [*world.history, removal],
+    }
+    for said, history in wrong.items():
+        with pytest.raises(AssertionError, match=said):
+            check_order(history)
+    check_order(world.history)
+
+
+def test_a_dead_process_writes_nothing_more(tmp_path, monkeypatch):
+    world = World(tmp_path)
+    world.process = Process(world.history, ("after", 1))
+    for write in (world.store.put, world.store.put_if_absent):
+        with pytest.raises(Exception, match="dead"):
+            write("output/x", b"1")
+    assert [write.operation for write in world.history] == ["put"]

@@ -1,0 +1,77 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from runners import stop as stopping
+from runners.stop import Stop
+from transforms.run_state import reset_run_state
+
+
+@pytest.fixture
+def left(monkeypatch):
+    codes = []
+    monkeypatch.setattr(stopping, "leave", codes.append)
+    return codes
+
+
+def wait_for(condition):
+    for _ in range(500):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come")
+
+
+def test_the_first_signal_stops_the_run_and_the_handlers_come_back(left):
+    state, before, stop = reset_run_state(), signal.getsignal(signal.SIGTERM), Stop(60)
+    with stop.on_signals():
+        assert not stop.wait(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+        wait_for(lambda: state.stop_reason is not None)
+    assert "SIGTERM" in str(state.stop_reason)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert left == []
+
+
+def test_a_second_signal_leaves_at_once(left):
+    reset_run_state()
+    with Stop(60).on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert left == [128 + signal.SIGINT]
+
+
+def test_a_run_that_begins_after_the_signal_stops_at_once(left):
+    stop = Stop(60)
+    with stop.on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(5)
+    state = reset_run_state()
+    stop.apply(state)
+    assert "SIGINT" in str(state.stop_reason)
+
+
+def test_calls_that_outlast_the_drain_are_cancelled_and_a_run_that_hangs_then_is_left(left, monkeypatch):
+    cancelled = threading.Event()
+    monkeypatch.setattr(stopping, "close_engines", cancelled.set)
+    monkeypatch.setattr(stopping, "_LAST_WRITES", 0.05)
+    reset_run_state()
+    with Stop(0.05).on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: left)
+    assert cancelled.is_set()
+    assert left == [1]
+
+
+def test_engines_start_no_call_once_the_run_stops(left, monkeypatch):
+    errors = []
+    monkeypatch.setattr(stopping, "stop_engines", errors.append)
+    state = reset_run_state()
+    Stop(60).apply(state)
+    state.stop("why")
+    state.stop("again")
+    assert len(errors) == 1
+    assert state.stop_reason == "why"
