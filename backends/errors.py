@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from storage.environment import without_secrets
+
 __all__ = [
     "AccountBlocked",
     "BadReply",
@@ -72,8 +74,9 @@ class ModelError(Exception):
         provider: str | None = None,
         until: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        # What a service says may quote the request, with its headers.
+        self.message = without_secrets(message)
+        super().__init__(self.message)
         self.status = status
         self.code = code
         self.retry_after = retry_after

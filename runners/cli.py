@@ -27,7 +27,7 @@ from runners.stream import stream as stream_files
 from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
 from runners.verify import render
 from runners.verify import verify as check_output
-from storage.environment import MissingSettings, default_queue
+from storage.environment import MissingSettings, default_queue, without_secrets
 from storage.errors import BucketNotFound, StorageError
 from storage.ledger import prune as prune_ledger
 from transforms.run_state import RunState
@@ -241,9 +241,20 @@ def _complain(*problems: str) -> None:
         _err.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
+class _LogFormat(logging.Formatter):
+    """Shows no secret: at DEBUG the HTTP libraries log what services send, and that may be what was sent to them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 def _quieten(level: str) -> None:
     """Keeps what Beam and gRPC say of a pipeline that failed away from users, who get one sentence for it."""
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig()  # does nothing where Beam's import has made a handler already
+    logging.getLogger().setLevel(level)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(_LogFormat("%(levelname)s %(name)s: %(message)s"))
     if logging.getLogger().isEnabledFor(logging.INFO):
         return
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

@@ -146,10 +146,11 @@ def _same(row: dict[str, Any], data: bytes) -> bool:
     rest = {name: value for name, value in row.items() if name != "error"}
     if rest == {"raw": None} and row["error"].get("class"):
         return True
-    if rest.keys() == {"raw"} and isinstance(rest["raw"], str):
-        return rest["raw"].encode(errors="surrogatepass") == data
-    if rest.keys() == {"raw_base64"}:
-        return bool(rest["raw_base64"] == base64.b64encode(data).decode())
+    # What follows may also be the only field of a line that is an object.
+    if rest.keys() == {"raw"} and isinstance(rest["raw"], str) and rest["raw"].encode(errors="surrogatepass") == data:
+        return True
+    if rest == {"raw_base64": base64.b64encode(data).decode()}:
+        return True
     document = _object(data)
     return document is not None and rest == {name: value for name, value in document.items() if name != "error"}
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
+# What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
+_SECRETS = (
+    *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+_SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
 
 class MissingSettings(Exception):
@@ -67,6 +75,19 @@ def r2_access() -> R2Access:
         raise MissingSettings(problems)
     endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
     return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
+
+
+def without_secrets(text: str) -> str:
+    """A text with ``<NAME>`` for the value of each secret variable, also as a URL or JSON would write it.
+
+    For what a service says: some echo a request with its headers, and error messages quote them.
+    """
+    for name in _SECRETS:
+        secret = os.environ.get(name, "")
+        if len(secret) >= _SHORTEST_SECRET:
+            for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+                text = text.replace(form, f"<{name}>")
+    return text
 
 
 def filesystem_options() -> list[str]:

@@ -16,6 +16,8 @@ StorageError
 
 from __future__ import annotations
 
+from storage.environment import without_secrets
+
 __all__ = [
     "AccessDenied",
     "AlreadyExists",
@@ -33,7 +35,10 @@ __all__ = [
 
 
 class StorageError(Exception):
-    """Base of all errors of this room; picklable, since Beam moves errors between processes."""
+    """Base of all errors of this room; picklable, since Beam moves errors between processes. Shows no secret."""
+
+    def __init__(self, message: str = "", *details: object) -> None:
+        super().__init__(without_secrets(message), *details)
 
 
 class ObjectNotFound(StorageError):

@@ -129,11 +129,16 @@ def _overflows(value: object) -> bool:
 def _document(data: bytes) -> dict[str, Any]:
     document = json_object(data)
     if isinstance(document.get("error"), dict) and {"class", "offset"} <= document["error"].keys():
-        if isinstance(document.get("raw"), str):
-            return _document(document["raw"].encode())
-        if isinstance(document.get("raw_base64"), str):
-            return _document(base64.b64decode(document["raw_base64"]))
         document = {k: v for k, v in document.items() if k != "error"}
+        match document:  # what is kept of a line that was no JSON object stands alone
+            case {"raw": str(raw)} if len(document) == 1:
+                return _document(raw.encode("utf-8", "surrogatepass"))
+            case {"raw_base64": str(raw)} if len(document) == 1:
+                try:
+                    kept = base64.b64decode(raw, validate=True)
+                except ValueError as error:
+                    raise BadLine("'raw_base64' is no base64: take the error file as it was written") from error
+                return _document(kept)
     return document
 
 

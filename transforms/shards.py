@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
+from apache_beam.coders import PickleCoder, TupleCoder, VarIntCoder
 from apache_beam.pvalue import PCollection
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
+from storage.intervals import Intervals
 from storage.manifests import Kind, file_folder, put_shard
 from storage.objects import Location, open_store
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Outcome, Stale, Written
@@ -19,7 +25,9 @@ SLOT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """A shard is written when it has ``size`` lines, or ``seconds`` after its first line came."""
+    """A shard is written when it has ``size`` lines, or ``seconds`` after its first line came, or with the last line of
+    its file.
+    """
 
     size: int = 100
     seconds: float = 60.0
@@ -30,6 +38,7 @@ class WriteShards(beam.PTransform):
     """Writes outcomes as JSONL objects of at most ``size`` lines, or what has come after ``seconds``.
 
     Answers and failures go to different shards; each shard's metadata holds the tiles of the source that it covers.
+    When all of a file is there, what is left of it is written at once: a small file does not wait for ``seconds``.
     A retried bundle may write other shards for the same lines: the manifest, not the listing, says which ones count.
     Emits what was written, and what needs no shard: blanks, stale files, known shards.
     """
@@ -43,8 +52,7 @@ class WriteShards(beam.PTransform):
         return (
             outcomes
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
-            | "Batch" >> beam.GroupIntoBatches(self.batching.size, self.batching.seconds)
-            | "Put" >> beam.ParDo(_PutShard(self.output, self.configuration))
+            | "Batch and put" >> beam.ParDo(_Batch(self.output, self.configuration, self.batching))
         )
 
 
@@ -53,14 +61,9 @@ def _keyed(outcome: Outcome) -> tuple[str, Outcome]:
 
 
 def shard_key(outcome: Outcome) -> str:
-    """Outcomes with the same key may share a shard: one file, one kind, one stretch of the file."""
-    match outcome:
-        case Answer():
-            return f"{outcome.file.work_id}|answers|{outcome.start // SLOT_BYTES}"
-        case Failure():
-            return f"{outcome.file.work_id}|errors|{outcome.start // SLOT_BYTES}"
-        case _:
-            return f"{outcome.file.work_id}|rest"
+    """Outcomes with the same key may be written together: one file, one stretch of it."""
+    start = outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
+    return f"{outcome.file.work_id}|{start // SLOT_BYTES}"
 
 
 def folder_of(output: Location, file: FileVersion) -> str:
@@ -69,13 +72,15 @@ def folder_of(output: Location, file: FileVersion) -> str:
 
 
 def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) -> Iterator[Written]:
-    """Writes one batch of outcomes that share a ``shard_key``."""
-    rows: list[Answer | Failure] = []
+    """Writes one batch of outcomes that share a ``shard_key``: a shard of answers, one of errors, or both."""
+    rows: dict[Kind, list[Answer | Failure]] = {"answers": [], "errors": []}
     blanks: list[Blank] = []
     for outcome in batch:
         match outcome:
-            case Answer() | Failure():
-                rows.append(outcome)
+            case Answer():
+                rows["answers"].append(outcome)
+            case Failure():
+                rows["errors"].append(outcome)
             case Blank():
                 blanks.append(outcome)
             case KnownShard():
@@ -87,10 +92,13 @@ def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) 
     if blanks:
         total = next((blank.total for blank in blanks if blank.total is not None), None)
         yield Written(blanks[0].file, blanks=tuple((b.start, b.stop) for b in blanks), total=total)
-    if not rows:
-        return
+    for kind, found in rows.items():
+        if found:
+            yield _put(output, configuration, kind, found)
+
+
+def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer | Failure]) -> Written:
     file = rows[0].file
-    kind: Kind = "answers" if isinstance(rows[0], Answer) else "errors"
     answers = [row for row in rows if isinstance(row, Answer)]
     shard = put_shard(
         open_store(output.store_url),
@@ -102,13 +110,106 @@ def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) 
         output_tokens=sum(row.output_tokens for row in answers),
     )
     run_state().add(shards=1)
-    yield Written(file, shard=shard)
+    return Written(file, shard=shard)
 
 
-class _PutShard(beam.DoFn):
-    def __init__(self, output: Location, configuration: str) -> None:
+def part_of(outcome: Outcome) -> int:
+    """0 for answers, 1 for errors, 2 for blanks: each fills batches of its own. None of these waits for others: 3."""
+    match outcome:
+        case Answer():
+            return 0
+        case Failure():
+            return 1
+        case Blank():
+            return 2
+        case _:
+            return 3
+
+
+def length_of(outcome: Outcome) -> int:
+    """How many bytes of its file an outcome stands for."""
+    if isinstance(outcome, KnownShard):
+        return sum(stop - start for start, stop in Intervals.decode(outcome.shard.tiles).spans)
+    return outcome.stop - outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
+
+
+class _Batch(beam.DoFn):
+    """Beam's GroupIntoBatches does not know when a file is whole, and keeps its last lines for ``seconds``."""
+
+    WAITING = BagStateSpec("waiting", PickleCoder())
+    # How many answers, errors and blanks wait; how many bytes of the file came by; how many there are, or -1.
+    COUNTS = ReadModifyWriteStateSpec("counts", TupleCoder([VarIntCoder()] * 5))
+    DUE = TimerSpec("due", TimeDomain.REAL_TIME)
+    WINDOW_END = TimerSpec("window-end", TimeDomain.WATERMARK)
+
+    def __init__(self, output: Location, configuration: str, batching: Batching) -> None:
         self.output = output
         self.configuration = configuration
+        self.batching = batching
 
-    def process(self, batch: tuple[str, Iterable[Outcome]]) -> Iterator[Written]:
-        yield from write_batch(self.output, self.configuration, batch[1])
+    def process(
+        self,
+        element: tuple[str, Outcome],
+        window: Any = beam.DoFn.WindowParam,
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        counts: Any = beam.DoFn.StateParam(COUNTS),
+        due: Any = beam.DoFn.TimerParam(DUE),
+        window_end: Any = beam.DoFn.TimerParam(WINDOW_END),
+    ) -> Iterator[Written]:
+        _, outcome = element
+        *parts, seen, total = counts.read() or (0, 0, 0, 0, -1)
+        seen += length_of(outcome)
+        if total < 0 and not outcome.file.compression:
+            total = outcome.file.size
+        if isinstance(outcome, Blank) and outcome.total is not None:
+            total = outcome.total
+        part = part_of(outcome)
+        if part == len(parts):
+            yield from self._write([outcome])
+        else:
+            if not any(parts):
+                due.set(time.time() + self.batching.seconds)
+                window_end.set(window.end)
+            waiting.add(outcome)
+            parts[part] += 1
+        whole = seen == total
+        if whole or (part < len(parts) and parts[part] >= self.batching.size):
+            found = list(waiting.read())
+            waiting.clear()
+            for other in found:
+                if not whole and part_of(other) != part:
+                    waiting.add(other)
+            yield from self._write(other for other in found if whole or part_of(other) == part)
+            parts = [0 if whole or i == part else count for i, count in enumerate(parts)]
+            if not any(parts):
+                due.clear()
+        counts.write((*parts, seen, total))
+
+    @on_timer(DUE)  # type: ignore[untyped-decorator]  # Beam's decorators have no types
+    def is_due(
+        self,
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        counts: Any = beam.DoFn.StateParam(COUNTS),
+    ) -> Iterator[Written]:
+        """``seconds`` are over."""
+        yield from self._write_all(waiting, counts)
+
+    @on_timer(WINDOW_END)  # type: ignore[untyped-decorator]  # as above
+    def is_over(
+        self,
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        counts: Any = beam.DoFn.StateParam(COUNTS),
+        due: Any = beam.DoFn.TimerParam(DUE),
+    ) -> Iterator[Written]:
+        """Nothing more can come."""
+        due.clear()  # or the runner waits for it
+        yield from self._write_all(waiting, counts)
+
+    def _write_all(self, waiting: Any, counts: Any) -> Iterator[Written]:
+        yield from self._write(list(waiting.read()))
+        waiting.clear()
+        *_, seen, total = counts.read() or (0, -1)
+        counts.write((0, 0, 0, seen, total))
+
+    def _write(self, batch: Iterable[Outcome]) -> Iterator[Written]:
+        yield from write_batch(self.output, self.configuration, batch)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,8 @@ from local.queues import NewMessage, Queues
 from local.queues_api import QueuesApi
 from local.wire import Call, Refused, failure
 from pipelines.options import check_options
-from runners.run import Summary, run
+from runners.run import run
+from runners.summary import Summary
 from storage.ledger_sqlite import SqliteLedger
 from storage.objects import ObjectInfo
 from storage.queue_api import QueueApi
@@ -278,17 +280,29 @@ class World:
         """The bucket, as the process that runs now reaches it."""
         return RecordedStore(self.bucket, self.process, self.clock, self._times)
 
-    def upload(self, name: str, body: bytes, messages: int = 1) -> None:
-        """Puts input/NAME, and so many messages that announce it."""
-        key = f"input/{name}"
-        event = Event("PutObject", "llmdo", key, len(body), self.bucket.put(key, body))
+    def put(self, key: str, body: bytes) -> str:
+        """Puts an object that is in no history; returns its etag."""
         self._times[key] = self.clock()
+        return self.bucket.put(key, body)
+
+    def upload(self, name: str, body: bytes, messages: int = 1) -> str:
+        """Puts input/NAME, and so many messages that announce it; returns its etag."""
+        key = f"input/{name}"
+        etag = self.put(key, body)
+        event = Event("PutObject", "llmdo", key, len(body), etag)
         message = NewMessage(to_json(event.message(ACCOUNT, self.clock())))
         self._queues.push(self._queue, [message] * messages)
+        return etag
 
     def backlog(self) -> int:
         """Messages that are not acked."""
         return self._queues.backlog(self._queue).count
+
+    def kept(self) -> int:
+        """Answers in the ledger. A process that dies may keep one without knowing it."""
+        with closing(sqlite3.connect(self._ledger.removeprefix("sqlite:///"))) as db:
+            there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'answers'").fetchone()[0]
+            return db.execute("SELECT count(*) FROM answers").fetchone()[0] if there else 0
 
     def run(self, dies: tuple[Moment, int] | None = None, **options: Any) -> Summary | None:
         """One process from its begin to its end; None where it died. Afterwards an hour goes by.

@@ -55,7 +55,7 @@ def test_lines_that_failed_for_a_while_are_answered_once_and_only_they_are_paid(
     assert errors(cloud, "a.jsonl")[0]["raw"] == "{broken"
     assert errors(cloud, "b.jsonl.gz") == []
     assert cloud.rows("whole.jsonl") == whole
-    assert [key for key in cloud.keys() if "/errors-" in key and "/b.jsonl.gz/" in key] == []
+    assert [key for key in cloud.keys("output/llmdo/input/b.jsonl.gz/") if "/errors-" in key] == []
     assert cloud.keys("output/_retry/") == cloud.keys("output/_runs/") == []
     # A run finds nothing to do, nor does another retry, unless it is told to try the broken line too.
     assert {s.reason for s in cloud.run(input="r2://llmdo/input/").settled} == {"was done before"}
@@ -111,7 +111,7 @@ def test_the_days_allocation_ends_a_retry_without_a_switch_and_the_next_one_goes
     assert again()[0] == 0
     assert paid(cloud) == 41
     cloud.check()
-    assert [key for key in cloud.keys() if "/errors-" in key] == []
+    assert [key for key in cloud.keys("output/llmdo/") if "/errors-" in key] == []
 
 
 def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(cloud):
@@ -138,6 +138,21 @@ def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(clou
     cloud.check()
 
 
+def test_two_retries_at_once_pay_for_no_line_twice(cloud):
+    for i in range(4):
+        cloud.upload(f"{i}.jsonl", prompts(15, f"file {i}, prompt"))
+    cloud.fault(target="ai", status=500)
+    cloud.run()
+    cloud.no_faults()
+    cloud.fault(target="ai", latency_s=0.3)
+    both = [cloud.command("retry", OUTPUT, "--json", "--concurrency", "4", "--ledger", "none") for _ in range(2)]
+    said = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert any(one["in_work_by_others"] for one in said)
+    assert sum(one["answered"] for one in said) == paid(cloud) == 60
+    cloud.check()
+
+
 def test_an_output_without_a_configuration_is_a_usage_error(cloud):
-    with pytest.raises(UsageError, match="_configuration.json is not there"):
+    with pytest.raises(UsageError, match=r"_configuration\.json is not there"):
         retry_options(OUTPUT, "retryable")

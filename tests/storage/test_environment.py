@@ -1,14 +1,19 @@
+import json
 import pickle
 
 import pytest
 
+from backends.errors import StopRun
 from storage.environment import (
     PUBLIC_API,
     MissingSettings,
     cloudflare_account,
     default_queue,
+    filesystem_options,
     r2_access,
+    without_secrets,
 )
+from storage.errors import QueueError, StorageUnavailable
 
 ACCOUNT = "0123456789abcdef0123456789ABCDEF"
 NAMES = (
@@ -85,3 +90,38 @@ def test_empty_defaults_are_none(monkeypatch):
     assert default_queue() is None
     monkeypatch.setenv("LLMDO_QUEUE", "jobs")
     assert default_queue() == "jobs"
+
+
+@pytest.mark.parametrize(
+    ("secret", "said", "left"),
+    [
+        ("cf-token-123", "Bearer cf-token-123, cf-token-123", "Bearer <CLOUDFLARE_API_TOKEN>, <CLOUDFLARE_API_TOKEN>"),
+        ("a/b+c=d&e", "?key=a%2Fb%2Bc%3Dd%26e", "?key=<CLOUDFLARE_API_TOKEN>"),
+        ('with"quotes\\', json.dumps({"a": 'with"quotes\\'}), '{"a": "<CLOUDFLARE_API_TOKEN>"}'),
+        ("short", "a short one", "a short one"),
+        ("", "nothing is set", "nothing is set"),
+    ],
+)
+def test_a_text_is_shown_without_secrets(monkeypatch, secret, said, left):
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", secret)
+    assert without_secrets(said) == left
+
+
+def test_no_error_quotes_a_secret_also_after_its_way_between_processes(monkeypatch):
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "r2-secret-456")
+    for error in (
+        StorageUnavailable("you sent r2-secret-456"),
+        QueueError("you sent r2-secret-456", 500, 7),
+        StopRun("you sent r2-secret-456", status=500),
+    ):
+        for each in (error, pickle.loads(pickle.dumps(error))):
+            assert str(each) == "you sent <R2_SECRET_ACCESS_KEY>"
+            assert "r2-secret-456" not in repr(each) + repr(vars(each))
+            assert getattr(each, "status", 500) == 500
+
+
+def test_the_options_of_file_systems_are_read_as_on_a_command_line(monkeypatch):
+    monkeypatch.delenv("LLMDO_FILESYSTEM_OPTIONS", raising=False)
+    assert filesystem_options() == []
+    monkeypatch.setenv("LLMDO_FILESYSTEM_OPTIONS", "--hdfs_host=a --hdfs_user='b c'")
+    assert filesystem_options() == ["--hdfs_host=a", "--hdfs_user=b c"]

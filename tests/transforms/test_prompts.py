@@ -125,3 +125,14 @@ def test_an_error_line_can_be_fed_back_unchanged(kept):
 def test_a_line_that_is_no_request_says_why(line, says):
     with pytest.raises(BadLine, match=re.escape(says)):
         parse(line)
+
+
+@pytest.mark.parametrize("raw", ["a", "====", "é"])
+def test_an_error_line_with_damaged_base64_is_a_bad_line(raw):
+    with pytest.raises(BadLine):
+        parse(json.dumps({"raw_base64": raw, "error": {"class": "X", "offset": 3}}).encode())
+
+
+def test_a_field_named_raw_beside_others_is_a_field_like_any_other():
+    line = {"prompt": "p", "raw": "note", "error": {"class": "X", "offset": 3}}
+    assert parse(json.dumps(line).encode()).document == {"prompt": "p", "raw": "note"}

@@ -1,0 +1,137 @@
+"""Whatever a service does, no secret gets into logs, errors, or anything that is written."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECRETS = {
+    "CLOUDFLARE_API_TOKEN": "cf-token-Zq8vK2mXw4",
+    "R2_ACCESS_KEY_ID": "r2keyid5Jh7Tn3Bs9",
+    "R2_SECRET_ACCESS_KEY": "r2-secret+Yd6/Lc1Gf0=",
+    "OPENAI_API_KEY": "sk-openai-Wm3Qe7Ru5",
+    "BRAINTRUST_API_KEY": "sk-braintrust-Ak9Vp2Ox6",
+}
+# In the clear, as a part of a URL or of basic authentication, and as JSON or repr would write it.
+FORMS = {
+    form
+    for secret in SECRETS.values()
+    for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1])
+}
+HTML = b"<!DOCTYPE html><html><title>Sign in</title><body>Who are you?</body></html>"
+
+
+class _Service(BaseHTTPRequestHandler):
+    """Answers every request of any service alike, as its server's ``trouble`` says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        said = "; ".join(f"{name}: {value}" for name, value in self.headers.items())
+        errors = {"success": False, "errors": [{"code": 5006, "message": f"we do not like {said}"}]}
+        xml = f"<Error><Code>InternalError</Code><Message>we do not like {said}</Message></Error>"
+        is_r2 = "AWS4-HMAC" in said
+        status, kind, body = {
+            "401": (401, "application/json", b'{"success": false, "errors": [{"code": 10000, "message": "Who?"}]}'),
+            "page": (200, "text/html", HTML),
+            "echo": (500, "text/xml" if is_r2 else "application/json", (xml if is_r2 else json.dumps(errors)).encode()),
+            "bad": (400, "text/xml" if is_r2 else "application/json", (xml if is_r2 else json.dumps(errors)).encode()),
+        }[self.server.trouble]
+        self.server.seen.append(said)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-You-Sent", said)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = answer
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def service():
+    """Starts a server that answers badly; gives its URL."""
+    servers = []
+
+    def start(trouble):
+        if trouble == "refused":
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))
+                return f"http://127.0.0.1:{closed.getsockname()[1]}", ["nobody is there"]
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
+        server.daemon_threads = True
+        server.trouble, server.seen = trouble, []
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}", server.seen
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def run(place, where, url):
+    """Starts llmdo where one service is the bad one and the others are not used."""
+    (place / "in.jsonl").write_bytes(b'{"prompt": "hello"}\n{"prompt": "again"}\n')
+    sources = {"ai": ["in.jsonl"], "queue": ["--queue", "some-queue"], "r2": ["--input", "r2://bucket/input/"]}
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LLMDO_"))},
+        **SECRETS,
+        "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
+        "CLOUDFLARE_BASE_URL": f"{url}/client/v4",
+        "R2_ENDPOINT_URL": url,
+        "LLMDO_LOG_LEVEL": "DEBUG",
+        "XDG_STATE_HOME": str(place / "state"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "runners", "run", *sources[where], "--output", "out"]
+    return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("where", "troubles"),
+    [
+        ("ai", ["401", "page", "echo", "bad", "refused"]),
+        ("queue", ["401", "page", "echo", "refused"]),
+        ("r2", ["401", "echo", "refused"]),
+    ],
+)
+def test_no_secret_shows_whatever_goes_wrong(service, where, troubles, tmp_path):
+    running = {}
+    for trouble in troubles:
+        url, seen = service(trouble)
+        place = tmp_path / trouble
+        place.mkdir()
+        running[trouble] = run(place, where, url), seen
+    for trouble, (process, seen) in running.items():
+        out, err = process.communicate(timeout=150)
+        written = {str(path): path.read_bytes() for path in (tmp_path / trouble).rglob("*") if path.is_file()}
+        assert seen
+        assert process.returncode != 0, trouble
+        assert b"DEBUG" in err
+        if trouble == "echo":
+            assert any(b"<CLOUDFLARE_API_TOKEN>" in text or b"<R2_ACCESS_KEY_ID>" in text for text in (out, err))
+        if (where, trouble) == ("ai", "bad"):
+            rows = [text for name, text in written.items() if "errors-" in name]
+            assert b"".join(rows).count(b"<CLOUDFLARE_API_TOKEN>") == 2
+        for name, text in {"stdout": out, "stderr": err, **written}.items():
+            found = [form for form in FORMS if form.encode() in text]
+            context = [text[max(0, text.index(f.encode()) - 300) :][:600] for f in found]
+            assert not found, (where, trouble, name, context)
