@@ -9,6 +9,7 @@ ModelError                    what to do
 │   └── StreamError           a stream cut off before its end mark
 ├── StopRun                   no further call can succeed: stop, keep what is there, go on later
 │   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
+│   ├── BudgetSpent           --max-cost or --max-tokens-total is reached
 │   ├── EngineClosed          the engine was closed before the call ended
 │   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
 │   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
@@ -16,6 +17,8 @@ ModelError                    what to do
     ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
     ├── ModelNotFound         no such model (5007, 3042), or not allowed to this account (5018, 5035)
     ├── LicenceNotAccepted    5016
+    ├── PlanRequired          the model needs a paid plan
+    ├── ModelRetired          the model was switched off; the message names its successor where there is one
     ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
     ├── ContentFiltered       3030 and finish reason content_filter
     └── BadReply              a reply that no documented shape explains
@@ -30,6 +33,7 @@ from storage.environment import without_secrets
 __all__ = [
     "AccountBlocked",
     "BadReply",
+    "BudgetSpent",
     "CallTimeout",
     "ConnectionFailed",
     "ContentFiltered",
@@ -40,7 +44,9 @@ __all__ = [
     "LineError",
     "ModelError",
     "ModelNotFound",
+    "ModelRetired",
     "Overloaded",
+    "PlanRequired",
     "QuotaExhausted",
     "RateLimited",
     "Retryable",
@@ -124,6 +130,10 @@ class Unauthorized(StopRun):
     """Wrong token, or wrong account."""
 
 
+class BudgetSpent(StopRun):
+    """The next call could pass what the run may cost."""
+
+
 class EngineClosed(StopRun):
     """The engine was closed before the call ended, or before it was asked: the run is over, a later one goes on."""
 
@@ -150,6 +160,14 @@ class ModelNotFound(LineError):
 
 class LicenceNotAccepted(LineError):
     """The model's licence must be accepted first."""
+
+
+class PlanRequired(LineError):
+    """The model is not in this account's plan."""
+
+
+class ModelRetired(LineError):
+    """The model was switched off."""
 
 
 class ContextOverflow(LineError):

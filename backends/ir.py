@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from backends.errors import ModelError
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 
@@ -63,7 +65,10 @@ Request = ChatRequest | EmbedRequest | RawRequest
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a call used, in tokens; ``neurons`` where Workers AI tells."""
+    """What a request used, in tokens, over all its tries that the provider told of; ``neurons`` where Workers AI tells.
+
+    ``cached_tokens`` are part of the input, ``reasoning_tokens`` of the output.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -81,7 +86,9 @@ class ChatResponse:
         tool_calls: in OpenAI's shape, arguments as JSON text.
         finish_reason: None where the provider does not tell.
         model: the name that the provider says answered, which need not be the one asked for.
-        warnings: sentences about what is not as asked (dropped parameter, other model, cut by length).
+        warnings: sentences about what is not as asked: a parameter dropped or clamped, another model, cut by length,
+            a model that will be switched off.
+        details: what the provider tells besides, to be kept: ``{"cache_status": …, "log_id": …}`` of a gateway.
     """
 
     text: str | None
@@ -92,6 +99,7 @@ class ChatResponse:
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,8 @@ class EmbedResponse:
     usage: Usage
     model: str
     request_id: str | None = None
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,8 @@ class RawResponse:
     usage: Usage
     model: str
     request_id: str | None = None
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 Response = ChatResponse | EmbedResponse | RawResponse
@@ -119,21 +131,75 @@ Response = ChatResponse | EmbedResponse | RawResponse
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """One piece of a streamed answer, numbered from 0: start, content …, done; without a done comes StreamError."""
+    """One piece of a streamed answer, numbered from 0: start; content, tool_use, metadata; done.
+
+    A stream that fails, or ends without its end mark, gives an ``error`` chunk and then raises that error: it never
+    passes for a short answer.
+
+    Attributes:
+        text: of content: what was added; reasoning is metadata.
+        tool_call: of tool_use: one whole call in OpenAI's shape, arguments as JSON text.
+        finish_reason, usage: of done.
+        details: of metadata: what the provider tells besides, ``{"reasoning": …}``, ``{"model": …}`` …
+        error: of error: the sentence.
+    """
 
     sequence: int
-    kind: Literal["start", "content", "done"]
+    kind: Literal["start", "content", "tool_use", "metadata", "done", "error"]
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    tool_call: Mapping[str, Any] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in US dollars: for a million tokens, or for ``unit`` where it is not paid by the token."""
+
+    input: float | None = None
+    output: float | None = None
+    cached_input: float | None = None
+    unit: str = "M tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One entry of a provider's list. ``name`` has the provider's prefix and can be given to ``--model``."""
+    """One entry of a provider's list.
+
+    Attributes:
+        name: with the provider's prefix; it can be given to ``--model``.
+        task: as the provider calls it: "Text Generation", "Text Embeddings" …
+        price: None where nobody tells.
+        capabilities: of "tools", "vision", "reasoning", "json", "batch", "paid plan only", "beta".
+        deprecated: the date in ISO 8601 on which it is switched off, or was; "" where none is known.
+        properties: what else the provider tells, as it is.
+    """
 
     name: str
     task: str = ""
     description: str = ""
     context_tokens: int | None = None
     properties: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
+    capabilities: frozenset[str] = frozenset()
+    deprecated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A provider's list; ``age_s`` seconds old when it is from the cache, and then ``problem`` says why, or is ""."""
+
+    models: tuple[ModelInfo, ...]
+    age_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchState:
+    """An asynchronous batch: None while the provider works on it, else one result or error for each request, in the
+    order of the requests. An item that the provider has lost is a Retryable error.
+    """
+
+    results: tuple[Response | ModelError, ...] | None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator
-from typing import Protocol, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 from backends.errors import ModelNotFound
 from backends.ir import (
+    BatchState,
     ChatRequest,
     ChatResponse,
     EmbedRequest,
@@ -15,6 +16,7 @@ from backends.ir import (
     ModelInfo,
     RawRequest,
     RawResponse,
+    Request,
     StreamChunk,
 )
 
@@ -28,7 +30,7 @@ class Backend(Protocol):
         """Answers a conversation."""
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation piece by piece."""
+        """Answers a conversation piece by piece; see StreamChunk for how it ends."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts."""
@@ -42,8 +44,25 @@ class Backend(Protocol):
     def max_texts(self, model: str) -> int:
         """How many texts one embedding call of this model takes; 1 where it takes no array."""
 
+    async def health(self) -> None:
+        """One cheap call that proves address and credentials. Raises what a real one would."""
+
     async def aclose(self) -> None:
         """Closes connections; the backend is not used after."""
+
+
+@runtime_checkable
+class BatchBackend(Protocol):
+    """What a provider offers besides where requests can be handed over and answered later."""
+
+    def takes_batches(self, model: str) -> bool:
+        """Whether submit_batch works for this model."""
+
+    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
+        """Hands requests of one model over to be answered later, and cheaper; returns what names the batch."""
+
+    async def poll_batch(self, model: str, batch: str, requests: Sequence[Request]) -> BatchState:
+        """Looks whether a batch is done; ``requests`` are those that were handed over."""
 
 
 # provider → module with open_backend() -> Backend, which reads the environment and may raise MissingSettings.

@@ -70,6 +70,9 @@ class Echo:
         """How many texts one embedding call takes."""
         return self._catalogue[model].max_texts if self._catalogue[model].task == EMBEDDINGS else 1
 
+    async def health(self) -> None:
+        """Always."""
+
     async def aclose(self) -> None:
         """Nothing is open."""
 

@@ -101,17 +101,20 @@ class Turn:
         self._among: int | None = None  # lanes that the ranges are dealt to when the turn is over
         self._end: float | None = None
 
-    def wait(self, fresh: bool) -> float | None:
+    def wait(self, fresh: bool, small: bool = False) -> float | None:
         """For how many seconds a range must be deferred, unclaimed, before it is looked at again; None: read it now.
 
         A ``fresh`` range, one that was never deferred, is dealt to a lane: it comes back together with the others of
-        this bundle that go there.
+        this bundle that go there. A ``small`` one, of some 100 lines at most, is not worth that. There is one lane more
+        for it, and it is read also when the time is up: the range in front of it would be first the next time too.
         """
-        if fresh:
+        if fresh and not small:
             return self._deal(self._count)
         if self._end is None:
-            self._end = self._lanes.enter(self, self._count, self._clock(), self._seconds)
+            self._end = self._lanes.enter(self, self._count + small, self._clock(), self._seconds)
             return RETRY if self._end is None else None
+        if small and self._clock() < self._end + self._seconds / self._count:
+            return None
         return self.rest()
 
     def rest(self) -> float | None:

@@ -255,7 +255,7 @@ def test_a_clock_that_r2_refuses_is_said_and_nothing_is_paid_twice_when_it_is_ri
 
 
 class Jump:
-    """The clock of the heartbeat goes on by ``seconds`` at once, when it was asked for so many times.
+    """The clocks of the heartbeat go on by ``seconds`` at once, when they were asked for so many times.
 
     With ``signing`` it is the time in requests to R2 instead, which takes 15 minutes' difference.
     """
@@ -264,12 +264,12 @@ class Jump:
         self.jumped = False
         self._seconds, self._signing = seconds, signing
         self._left = iter(range(asked))
-        self._now, self._date = runs._now, auth.get_current_datetime
+        self._date = auth.get_current_datetime
         self._context = patch.context()
 
     def __enter__(self) -> Jump:
         patch = self._context.__enter__()
-        patch.setattr(runs, "_now", self._jumping)
+        patch.setattr(runs, "time", self)
         if self._signing:
             patch.setattr(auth, "get_current_datetime", lambda: self._date() + timedelta(seconds=self._ahead))
         return self
@@ -281,9 +281,17 @@ class Jump:
     def _ahead(self) -> float:
         return self._seconds if self.jumped else 0.0
 
-    def _jumping(self) -> float:
-        self.jumped = self.jumped or next(self._left, None) is None
-        return self._now() + (0.0 if self._signing else self._ahead)
+    def __getattr__(self, name: str):
+        """What the module ``time`` has, each of its clocks jumping."""
+        real = getattr(time, name)
+        if name not in ("time", "monotonic", "clock_gettime"):
+            return real
+
+        def jumping(*which) -> float:
+            self.jumped = self.jumped or next(self._left, None) is None
+            return real(*which) + (0.0 if self._signing else self._ahead)
+
+        return jumping
 
 
 def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(cloud, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import unicodedata
@@ -270,3 +271,36 @@ def test_hostile_names_of_local_files_are_data_too(cloud, tmp_path):
     assert (summary.problem, list(summary.in_work), summary.exit_code) == (None, [], 0)
     assert verify(str(output), [str(inputs)]).differences == ()
     assert sorted(row["source"]["key"] for row in rows_in(open_store(str(output)), "")) == sorted(names)
+
+
+def test_a_local_name_that_is_no_text_is_said_and_can_be_mended(cloud, tmp_path):
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    wrong = Path(os.fsdecode(os.fsencode(inputs) + b"/\xff.jsonl"))
+    for path in (inputs / "good.jsonl", wrong):
+        path.write_bytes(prompt_of("a file"))
+    summary = cloud.run(files=(str(inputs),), output=str(output), queue=None)
+    assert (summary.exit_code, "is not UTF-8; rename the file" in summary.problem) == (1, True)
+    wrong.rename(inputs / "mended.jsonl")
+    assert cloud.run(files=(str(inputs),), output=str(output), queue=None).exit_code == 0
+    assert verify(str(output), [str(inputs)]).differences == ()
+
+
+def test_a_bomb_of_lines_ends_as_stale_and_stops_no_other_file(cloud):
+    line = prompt_of("a bomb")
+    cloud.upload("bomb.jsonl.gz", gzip.compress(line * 100_000))
+    cloud.upload("large.jsonl", line * 1000)
+    cloud.upload("small.jsonl", line)
+    summary = cloud.run(max_file_bytes=10_000)
+    found = {settled.file.key: settled for settled in summary.settled}
+    assert {key: settled.status for key, settled in found.items()} == {
+        "input/bomb.jsonl.gz": "stale",
+        "input/large.jsonl": "stale",
+        "input/small.jsonl": "done",
+    }
+    for name in ("bomb.jsonl.gz", "large.jsonl"):
+        reason = f"r2://llmdo/input/{name} holds more than 10,000 bytes: raise --max-file-bytes, or split the file"
+        assert found[f"input/{name}"].reason == reason
+    assert (summary.problem, list(summary.in_work), summary.exit_code) == (None, [], 3)
+    assert cloud.keys("output/_open/") == []
+    assert cloud.stats()["paid"]["calls"] <= 1 + 10_000 // len(line)

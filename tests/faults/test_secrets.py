@@ -127,7 +127,8 @@ def test_no_secret_shows_whatever_goes_wrong(service, where, troubles, tmp_path)
         assert process.returncode != 0, trouble
         assert b"DEBUG" in err
         if trouble == "echo":
-            assert any(b"<CLOUDFLARE_API_TOKEN>" in text or b"<R2_ACCESS_KEY_ID>" in text for text in (out, err))
+            everything = out + err + b"".join(written.values())
+            assert (b"<R2_ACCESS_KEY_ID>" if where == "r2" else b"<CLOUDFLARE_API_TOKEN>") in everything
         if (where, trouble) == ("ai", "bad"):
             rows = [text for name, text in written.items() if "errors-" in name]
             assert b"".join(rows).count(b"<CLOUDFLARE_API_TOKEN>") == 2
