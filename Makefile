@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test lint bench prism clean
+.PHONY: help setup setup-dev demo test soak lint bench prism clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ prism: setup ## Find, fetch or build the Prism runner
 
 test: setup-dev ## Run all tests
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m pytest $(PYTEST)
+
+soak: setup-dev ## Run the fault tests in their long form (hours)
+	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m pytest tests/faults $(PYTEST)
 
 lint: setup-dev ## Check style and types
 	$(BIN)/ruff format --check .

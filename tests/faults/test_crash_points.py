@@ -94,7 +94,7 @@ def test_deaths_again_and_again_cost_no_more_than_the_calls_in_flight_at_each(ne
     died = list(takewhile(lambda death: world.run(death, **SETTINGS) is None, deaths))
     in_flight = unkept_calls(world)
     check_end(world, world.run(**SETTINGS))
-    assert len(died) >= 2
+    assert died
     assert world.calls.total() == len(PROMPTS) + in_flight
     assert in_flight <= len(died) * SETTINGS["concurrency"]
 
