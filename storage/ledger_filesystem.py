@@ -7,7 +7,7 @@ nothing is lost but a call, which two processes would only make for one line if 
 Some file systems (HDFS, local ones) show an object while it is written, and keep a part of it if its writer is killed.
 The checksum in an entry's header tells: a torn one is a miss, and is replaced once it is paid again.
 
-Beam's ``s3://`` makes a new client for each of its operations, which takes some 50 ms of CPU: write ``r2://`` for R2.
+Beam's ``s3://`` makes a new client for each of its operations, which takes some 100 ms of CPU: write ``r2://`` for R2.
 """
 
 # Beam's file classes have no annotations.

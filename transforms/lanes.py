@@ -1,9 +1,7 @@
 """When a bundle reads, waits or ends its turn, on a runner that lets nothing out of a bundle before its end. No Beam.
 
 There a reader must defer what is left after some seconds, so that answers come out. While the bundle then drains it
-submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different times. What is
-ready at the same moment comes back as one bundle, and lanes run out of ranges before others: a turn that finds lanes
-free at its end deals its ranges out to them.
+submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different times.
 """
 
 from __future__ import annotations
@@ -54,7 +52,6 @@ class Lanes:
     """The bundles that read at this moment in this process. Thread-safe."""
 
     _ends: dict[Turn, float] = field(default_factory=dict)
-    _returning: dict[Turn, float] = field(default_factory=dict)  # their ranges come back when the bundle has drained
     _refused: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -70,18 +67,10 @@ class Lanes:
             self._ends[turn] = end
             return end
 
-    def leave(self, turn: Turn, back_by: float | None = None) -> None:
-        """Gives the lane back, if the turn had one; what it deferred will want one again, at ``back_by`` about."""
+    def leave(self, turn: Turn) -> None:
+        """Gives the lane back, if the turn had one."""
         with self._lock:
-            if self._ends.pop(turn, None) is not None and back_by is not None:
-                self._returning[turn] = back_by
-
-    def free(self, turn: Turn, count: int, now: float) -> int:
-        """How many of ``count`` lanes are for the ranges of a turn that is over: its own, and those of nobody else."""
-        with self._lock:
-            self._returning = {other: by for other, by in self._returning.items() if by > now}
-            reading = sum(end > now for other, end in self._ends.items() if other is not turn)
-            return max(1, count - reading - len(self._returning))
+            self._ends.pop(turn, None)
 
     def pause(self, now: float) -> float:
         """How long a bundle whose turn is over must wait, in seconds: no time, unless others wait for a lane."""
@@ -98,18 +87,20 @@ class Turn:
         self._seconds = seconds
         self._clock = clock
         self._dealt = 0
-        self._among: int | None = None  # lanes that the ranges are dealt to when the turn is over
         self._end: float | None = None
 
     def wait(self, fresh: bool, small: bool = False) -> float | None:
         """For how many seconds a range must be deferred, unclaimed, before it is looked at again; None: read it now.
 
         A ``fresh`` range, one that was never deferred, is dealt to a lane: it comes back together with the others of
-        this bundle that go there. A ``small`` one, of some 100 lines at most, is not worth that. There is one lane more
-        for it, and it is read also when the time is up: the range in front of it would be first the next time too.
+        this bundle that go there. A ``small`` one, of some 100 lines at most, does not wait behind large ones: it is
+        not dealt, there is one lane more for it, and it is begun even when time has just run out, since a range that
+        was read before it in this bundle may be so again, until that one is through.
         """
         if fresh and not small:
-            return self._deal(self._count)
+            lane = self._dealt % self._count
+            self._dealt += 1
+            return lane * min(SPACING, self._seconds / self._count)
         if self._end is None:
             self._end = self._lanes.enter(self, self._count + small, self._clock(), self._seconds)
             return RETRY if self._end is None else None
@@ -118,21 +109,11 @@ class Turn:
         return self.rest()
 
     def rest(self) -> float | None:
-        """None while the turn goes on; then for how many seconds a range of the bundle must be deferred."""
+        """None while the turn goes on; then for how many seconds all ranges of the bundle must be deferred."""
         now = self._clock()
-        if self._end is None or now < self._end:
-            return None
-        if self._among is None:
-            self._among, self._dealt = self._lanes.free(self, self._count, now), 0
-        return self._lanes.pause(now) + self._deal(self._among)
+        return None if self._end is None or now < self._end else self._lanes.pause(now)
 
     def leave(self) -> None:
         """The bundle reads no more: its lane is free."""
-        # Half a turn is longer than most bundles drain. One that is still away then is not waited for.
-        self._lanes.leave(self, None if self._among is None else self._clock() + self._seconds / 2)
+        self._lanes.leave(self)
         self._end = None
-
-    def _deal(self, lanes: int) -> float:
-        lane = self._dealt % lanes
-        self._dealt += 1
-        return lane * min(SPACING, self._seconds / self._count)

@@ -227,7 +227,8 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
             yield [unread]
             return
         restriction = tracker.current_restriction()
-        wait = self._turn.wait(restriction.fresh) if self._turn else None
+        small = restriction.seekable and restriction.stop - restriction.start <= SMALLEST_RANGE
+        wait = self._turn.wait(restriction.fresh, small) if self._turn else None
         if wait is not None and not stopping():
             tracker.defer_remainder(Duration(wait))
             return

@@ -88,10 +88,13 @@ class RunState:
             self.opened.pop(file.id, None)
             self.left.pop(file.id, None)
             self.others.pop(file.id, None)
+            before = self.settled.pop(file.id, None)
+            self.settled[file.id] = settled
+            if before is not None and before.status == settled.status:
+                return  # another message about the same version
             self.counts.files_done += settled.status == "done"
             self.counts.files_stale += settled.status == "stale"
             self.counts.files_with_errors += bool(settled.failed)
-            self.settled[file.id] = settled
             if len(self.settled) > KEPT:
                 del self.settled[next(iter(self.settled))]
 

@@ -81,6 +81,32 @@ def test_a_bundle_that_never_ends_keeps_its_lane_no_longer_than_its_turn(clock: 
     assert waiting.wait(fresh=False) is None
 
 
+def test_a_small_range_is_read_at_once_though_all_lanes_are_taken_by_large_ones(clock: Clock) -> None:
+    lanes = Lanes()
+    assert [Turn(lanes, 4, T, clock).wait(fresh=False) for _ in range(4)] == [None] * 4
+    first, second = Turn(lanes, 4, T, clock), Turn(lanes, 4, T, clock)
+    assert first.wait(fresh=True, small=True) is None
+    assert second.wait(fresh=True, small=True) == RETRY  # one lane more, not any number
+    first.leave()
+    assert second.wait(fresh=False, small=True) is None
+
+
+def test_a_large_range_never_takes_the_lane_that_is_for_small_ones(clock: Clock) -> None:
+    lanes = Lanes()
+    assert [Turn(lanes, 2, T, clock).wait(fresh=False) for _ in range(3)] == [None, None, RETRY]
+
+
+def test_a_small_range_behind_a_large_one_is_begun_when_the_turn_ends(clock: Clock) -> None:
+    turn = Turn(Lanes(), 4, T, clock)
+    assert turn.wait(fresh=False) is None
+    clock.now += T
+    assert turn.rest() == 0.0  # the large one is deferred, and may be in front again
+    assert turn.wait(fresh=False) == 0.0
+    assert turn.wait(fresh=True, small=True) is None
+    clock.now += T / 4  # so many of them that the bundle would never end
+    assert turn.wait(fresh=False, small=True) == 0.0
+
+
 def test_a_lane_is_given_back_once(clock: Clock) -> None:
     lanes = Lanes()
     first, second = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
