@@ -1,5 +1,15 @@
-"""Models behind one form of request, answer and error. No Beam here; usable alone: ``from backends import connect``."""
+"""Models behind one form of request, answer and error. No Beam here; usable alone:
 
-from backends.protocol import Backend, connect, split_model
+    from backends import connect
 
-__all__ = ["Backend", "connect", "split_model"]
+    with connect("workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast") as model:
+        print(model.execute("What is the capital of France?", max_tokens=20).text)
+
+``connect_async`` gives the same as coroutines, for a program with a loop of its own.
+"""
+
+from backends.protocol import Backend, split_model
+from backends.protocol import connect as connect_async
+from backends.sync import Model, connect
+
+__all__ = ["Backend", "Model", "connect", "connect_async", "split_model"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,12 +38,19 @@ from backends.ir import (
     Usage,
 )
 from backends.llama_weights import CONTEXT, PROVIDER, SLOTS, Server, Weights, in_thread
-from backends.parameters import token_limit
+from backends.parameters import WORKERS_AI_ONLY, Dialect, token_limit, translate
+from backends.streams import numbered
 
 CHAT = "smollm2-135m-instruct"
 EMBED = "smollm2-135m-embed"
 MODELS: Mapping[str, ModelInfo] = {
-    CHAT: ModelInfo(f"{PROVIDER}/{CHAT}", "Text Generation", "SmolLM2 135M Instruct, 4 bit, embedded", CONTEXT),
+    CHAT: ModelInfo(
+        f"{PROVIDER}/{CHAT}",
+        "Text Generation",
+        "SmolLM2 135M Instruct, 4 bit, embedded",
+        CONTEXT,
+        capabilities=frozenset({"json"}),
+    ),
     EMBED: ModelInfo(f"{PROVIDER}/{EMBED}", "Text Embeddings", "SmolLM2 135M, mean of its states, embedded", CONTEXT),
 }
 TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
@@ -53,8 +60,21 @@ DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
 # Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
 # Hugging Face"), after which these weights answer a question about France in rambling French.
 SYSTEM = Message("system", "You are a helpful assistant.")
-_WITHOUT_EFFECT = ("tools", "tool_choice")  # the model's template has no place for them
-_OURS = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"})
+# The model's template has no place for tools, and an answer of ours none for probabilities.
+_DIALECT = Dialect(
+    unknown=WORKERS_AI_ONLY
+    | {
+        "functions",
+        "logprobs",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "user",
+    },
+    renamed={"repetition_penalty": "repeat_penalty"},
+)
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -83,7 +103,8 @@ class LlamaCpp:
                 said.append(chunk)
                 return cancelled()
 
-            await in_thread(functools.partial(_generate, server, _chat_body(request), keep))
+            body, warnings = _chat_body(request)
+            await in_thread(functools.partial(_generate, server, body, keep))
         text, finish, usage = "", None, Usage()
         for chunk in map(_checked, said):
             text += _delta(chunk)
@@ -91,10 +112,15 @@ class LlamaCpp:
             usage = _usage(chunk) or usage
         if finish is None:
             raise _broken_off(request.model)
-        return ChatResponse(text, finish, usage, request.model, warnings=_warnings(request, finish, usage))
+        if finish == "length":
+            warnings += (f"the answer is cut off at {usage.output_tokens} tokens: raise max_tokens",)
+        return ChatResponse(text, finish, usage, request.model, warnings=warnings)
 
-    async def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation token by token."""
+        return numbered(self._pieces(request))
+
+    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         async with self._turns:
@@ -106,13 +132,16 @@ class LlamaCpp:
                 loop.call_soon_threadsafe(chunks.put_nowait, chunk)
                 return False
 
-            work = functools.partial(_generate, server, _chat_body(request), pass_on)
+            body, warnings = _chat_body(request)
+            work = functools.partial(_generate, server, body, pass_on)
             generating = asyncio.create_task(in_thread(work))
             generating.add_done_callback(lambda _: chunks.put_nowait(None))
             try:
                 async for piece in _stream(chunks):
                     ended = piece.kind == "done"
                     yield piece
+                    if piece.kind == "start" and warnings:
+                        yield StreamChunk(0, "metadata", details={"warnings": warnings})
                 await generating
                 if not ended:
                     raise _broken_off(request.model)
@@ -141,6 +170,11 @@ class LlamaCpp:
     def max_texts(self, model: str) -> int:
         """See TEXTS."""
         return TEXTS if model == EMBED else 1
+
+    async def health(self) -> None:
+        """Loads the weights. Raises StopRun where a package is missing."""
+        async with self._turns:
+            await self._server(CHAT, CHAT)
 
     async def aclose(self) -> None:
         """Gives the weights up; the last backend of the process frees them."""
@@ -177,12 +211,12 @@ def _refusals() -> Iterator[None]:
         raise InvalidRequest(f"llama.cpp cannot use the input: {error}", provider=PROVIDER) from error
 
 
-def _chat_body(request: ChatRequest) -> dict[str, Any]:
+def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not request.messages:
         raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
-    parameters = {name: value for name, value in request.parameters.items() if name not in (*_OURS, *_WITHOUT_EFFECT)}
+    parameters, warnings = translate(request.parameters, _DIALECT, request.model)
     first = () if request.messages[0].role == "system" else (SYSTEM,)
-    return {
+    body = {
         **DEFAULTS,
         **parameters,
         "max_tokens": token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
@@ -190,6 +224,7 @@ def _chat_body(request: ChatRequest) -> dict[str, Any]:
         "stream": True,  # only a stream can be stopped
         "stream_options": {"include_usage": True},
     }
+    return body, warnings
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -198,17 +233,16 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[StreamChunk]:
-    sequence, finish, usage = 1, None, Usage()
+    finish, usage = None, Usage()
     yield StreamChunk(0, "start")
     while (chunk := await chunks.get()) is not None:
         text = _delta(_checked(chunk))
         finish = _finish(chunk) or finish
         usage = _usage(chunk) or usage
         if text:
-            yield StreamChunk(sequence, "content", text)
-            sequence += 1
+            yield StreamChunk(0, "content", text)
     if finish:
-        yield StreamChunk(sequence, "done", finish_reason=finish, usage=usage)
+        yield StreamChunk(0, "done", finish_reason=finish, usage=usage)
 
 
 def _broken_off(model: str) -> StreamError:
@@ -229,17 +263,6 @@ def _usage(chunk: Mapping[str, Any]) -> Usage | None:
         return None
     cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
     return Usage(usage["prompt_tokens"], usage.get("completion_tokens", 0), cached)
-
-
-def _warnings(request: ChatRequest, finish: FinishReason, usage: Usage) -> tuple[str, ...]:
-    warnings = [
-        f"{name} was left out: {request.model} cannot use it"
-        for name in _WITHOUT_EFFECT
-        if request.parameters.get(name)
-    ]
-    if finish == "length":
-        warnings.append(f"the answer is cut off at {usage.output_tokens} tokens: raise max_tokens")
-    return tuple(warnings)
 
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:

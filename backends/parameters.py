@@ -1,11 +1,60 @@
-"""Parameters that more than one provider reads."""
+"""Parameters by OpenAI's names, and what a provider makes of them: nothing is left out without a word."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from backends.errors import InvalidRequest
+
+# Fields of a request that a backend fills in itself.
+_OURS = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens"})
+
+# Inputs of native Workers AI models, which no other service knows.
+WORKERS_AI_ONLY = frozenset({"lora", "raw", "image", "pooling", "truncate_inputs", "instruction"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a service takes the parameters of a chat.
+
+    Attributes:
+        known: all that it takes; None: whatever is not in ``unknown``.
+        unknown: what it does not take, or takes without doing anything.
+        renamed: OpenAI's name → its own.
+        bounds: least and greatest value; what lies outside is moved to the bound.
+    """
+
+    known: frozenset[str] | None = None
+    unknown: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The parameters as the service takes them, and a sentence for each that is left out or changed.
+
+    The limit of tokens is not among them: see ``token_limit``. Values that ask for nothing (null, false, an empty list)
+    are left out silently.
+    """
+    body: dict[str, Any] = {}
+    warnings: list[str] = []
+    for name, value in parameters.items():
+        if name in _OURS or value is None:
+            continue
+        taken = name not in dialect.unknown and (dialect.known is None or name in dialect.known)
+        if name == "n" and value != 1:
+            warnings.append("n was left out: a request has one answer")
+        elif not taken or name == "n":
+            if name != "n" and not _asks_nothing(value):
+                warnings.append(f"{name} was left out: {model} cannot use it")
+        else:
+            kept = _within(value, dialect.bounds.get(name))
+            if kept != value:
+                warnings.append(f"{name} was changed from {value} to {kept}: {model} takes no other")
+            body[dialect.renamed.get(name, name)] = kept
+    return body, tuple(warnings)
 
 
 def token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
@@ -18,3 +67,13 @@ def token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InvalidRequest(f"max_tokens is {limit!r}: write a whole number of at least 1", provider=provider)
     return limit
+
+
+def _asks_nothing(value: Any) -> bool:
+    return value is False or value in ([], {}, "")
+
+
+def _within(value: Any, bounds: tuple[float, float] | None) -> Any:
+    if bounds is None or not isinstance(value, int | float):
+        return value
+    return min(max(value, bounds[0]), bounds[1])

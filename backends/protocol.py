@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 from backends.errors import ModelNotFound
@@ -19,6 +20,7 @@ from backends.ir import (
     Request,
     StreamChunk,
 )
+from storage.environment import braintrust_access, cloudflare_account, openai_access
 
 
 class Backend(Protocol):
@@ -65,10 +67,24 @@ class BatchBackend(Protocol):
         """Looks whether a batch is done; ``requests`` are those that were handed over."""
 
 
-# provider → module with open_backend() -> Backend, which reads the environment and may raise MissingSettings.
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A row of the table of providers.
+
+    Attributes:
+        module: has ``open_backend() -> Backend``, which reads the environment; imported when first needed.
+        access: reads what the provider needs of the environment, and raises MissingSettings; None: it needs nothing.
+    """
+
+    module: str
+    access: Callable[[], object] | None = None
+
+
 PROVIDERS = {
-    "workers-ai": "backends.workers_ai",
-    "local": "backends.llama_cpp",
+    "workers-ai": Provider("backends.workers_ai", cloudflare_account),
+    "openai": Provider("backends.openai", openai_access),
+    "braintrust": Provider("backends.braintrust", braintrust_access),
+    "local": Provider("backends.llama_cpp"),
 }
 
 
@@ -89,8 +105,17 @@ def split_model(name: str) -> tuple[str, str]:
     )
 
 
+def access_of(model: str) -> Callable[[], object] | None:
+    """What reads the settings that a model's provider needs: see Provider; None also for a name that nobody has."""
+    try:
+        provider, _ = split_model(model)
+    except ModelNotFound:
+        return None
+    return PROVIDERS[provider].access
+
+
 def connect(provider: str) -> Backend:
     """A new backend of a provider, or of the provider of a model's full name. Raises ModelNotFound, MissingSettings."""
     if provider not in PROVIDERS:
         provider, _ = split_model(provider)
-    return cast(Backend, importlib.import_module(PROVIDERS[provider]).open_backend())
+    return cast(Backend, importlib.import_module(PROVIDERS[provider].module).open_backend())

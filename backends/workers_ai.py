@@ -1,4 +1,5 @@
-"""Workers AI over its REST API, by the native endpoint ``/ai/run/{model}``, which every model has.
+"""Workers AI over its REST API: natively by ``/ai/run/{model}``, which every model has, and by the OpenAI-compatible
+route where a model has OpenAI's input.
 
 The official client is not used: it percent-encodes the model's name, which the API does not route, and repeats calls
 on errors that cannot go away.
@@ -6,70 +7,67 @@ on errors that cannot go away.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import functools
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
 import httpx
 import pydantic_core
 
-from backends.errors import (
-    BadReply,
-    ConnectionFailed,
-    ContextOverflow,
-    InvalidRequest,
-    ModelError,
-    ModelNotFound,
-    StreamError,
-)
-from backends.http import check_url, network_errors, open_client
+from backends import workers_ai_models as models
+from backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
 from backends.ir import (
+    BatchState,
     ChatRequest,
     ChatResponse,
     EmbedRequest,
     EmbedResponse,
-    Message,
     ModelInfo,
     RawRequest,
     RawResponse,
+    Request,
     StreamChunk,
 )
+from backends.json_answers import added, asked_again, problem_of_answer, wants_json, without_fence
+from backends.openai_shapes import read_usage
 from backends.parameters import token_limit
 from backends.sse import read_events
-from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
-from backends.workers_ai_shapes import Reply, read_chat, read_usage, read_vectors, unwrap
-from backends.workers_ai_stream import read_stream, whole_answer
-from storage.environment import CloudflareAccount, cloudflare_account
+from backends.streams import numbered, whole_answer
+from backends.workers_ai_api import Api, content_type, stream_bytes
+from backends.workers_ai_batch import batch_content, batch_name, batch_state
+from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, chat_body, embed_body, raw_body
+from backends.workers_ai_catalogue import deprecation, model_info
+from backends.workers_ai_errors import PROVIDER
+from backends.workers_ai_models import Shape
+from backends.workers_ai_shapes import Reply, model_of, read_chat, read_vectors
+from backends.workers_ai_stream import read_stream
+from storage.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
 
-# Sent with every chat request that has no limit of its own: the API's default of 256 cuts answers off without a word.
-# Long enough for three pages, short enough to end within the 120 to 240 s that the service gives a call.
-DEFAULT_MAX_TOKENS = 2048
+__all__ = ["DEFAULT_MAX_TOKENS", "WorkersAI", "chat_body", "open_backend"]
+
 LEAST_MAX_TOKENS = 64  # below this, an answer that fits the context window is not worth a second call
 PAGE = 50  # models a page of the list
 
-# Texts an embedding call takes: `maxItems` in the models' input schemas.
-MAX_TEXTS = 100
-MAX_TEXTS_BY_MODEL: Mapping[str, int] = {"@cf/qwen/qwen3-embedding-0.6b": 32}
-
-# Its embedding models by name: bge-*, *embed*; a reranker takes a query with contexts instead.
-_EMBEDS = re.compile(r"embed|/bge-(?!reranker)")
-
-_MODEL = re.compile(r"@?[\w-][\w.:-]*(/[\w-][\w.:-]*)*", re.ASCII)  # it stands unescaped in the path: no "..", no "?"
 _OVERFLOW = re.compile(r"tokens \((\d+)\).*limit \((\d+)\)", re.DOTALL)
+# What both shapes of input call by the same name, so that a model of unknown shape need not be looked up for it.
+_COMMON = frozenset(
+    "max_tokens max_completion_tokens temperature top_p seed frequency_penalty presence_penalty stream".split()
+)
 
 
 def open_backend() -> WorkersAI:
-    """The backend of the account that the environment names. Raises MissingSettings."""
-    return WorkersAI(cloudflare_account())
+    """The backend of the account, and the AI Gateway, that the environment names. Raises MissingSettings."""
+    return WorkersAI(cloudflare_account(), gateway=ai_gateway())
 
 
 class WorkersAI:
-    """See Backend. Endpoint: developers.cloudflare.com/api, POST /accounts/{account_id}/ai/run/{model}."""
+    """See Backend and BatchBackend."""
 
     name = PROVIDER
 
@@ -78,223 +76,230 @@ class WorkersAI:
         account: CloudflareAccount,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.time,
+        gateway: AiGateway | None = None,
     ) -> None:
-        self._root = f"{account.url}/ai"
-        check_url(PROVIDER, account.base_url)
+        self._api = Api(account, gateway, transport, clock)
         self._clock = clock
-        self._client = open_client({"authorization": f"Bearer {account.token}"}, transport)
+        self._catalogue: Mapping[str, ModelInfo] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._looking_up = asyncio.Lock()
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation.
 
         Where only our default of max_tokens makes the request too long for the model's context window, the call is made
-        again with what fits.
+        again with what fits. In JSON mode an answer that does not keep to it is shown to the model once, with what is
+        wrong; the usage is that of both calls. Raises BadReply where the second one does not keep to it either.
         """
-        body = chat_body(request)
-        try:
-            return await self._chat(request.model, body)
-        except ContextOverflow as error:
-            fits = None if token_limit(request.parameters, PROVIDER) else _fitting_max_tokens(error)
-            if fits is None:
-                raise
-        response = await self._chat(request.model, {**body, "max_tokens": fits})
-        warning = f"max_tokens was lowered from {DEFAULT_MAX_TOKENS} to {fits} to fit the context window"
-        return replace(response, warnings=(*response.warnings, warning))
+        response = await self._answer(request)
+        wanted = request.parameters.get("response_format")
+        if not wants_json(wanted):
+            return response
+        response = without_fence(response)
+        problem = problem_of_answer(response, wanted)
+        if problem and response.finish_reason != "length":
+            second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
+            warning = f"the model was asked twice, since {problem}"
+            usage = added(response.usage, second.usage)
+            response = replace(second, usage=usage, warnings=(*second.warnings, warning))
+            problem = problem_of_answer(response, wanted)
+            problem = problem and f"{problem}, also when asked again"
+        if problem:
+            raise BadReply(
+                f"{request.model}: {problem}; make the schema simpler, or name another model",
+                code=5024,
+                request_id=response.request_id,
+                provider=PROVIDER,
+            )
+        return response
 
-    async def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation piece by piece. Raises StreamError when the stream ends before its end mark."""
-        body = chat_body(request)
-        model, limit = request.model, body["max_tokens"]
-        outgoing = self._post(model, {**body, "stream": True})
-        with network_errors(PROVIDER, self._root):
-            incoming = await self._client.send(outgoing, stream=True)
-        try:
-            if incoming.is_success and _content_type(incoming) == "text/event-stream":
-                events = read_events(_bytes_of_stream(incoming, model))
-                async for chunk in read_stream(
-                    events, model, limit, lambda event: self._refusal(incoming, event, model)
-                ):
-                    yield chunk
-                return
-            with network_errors(PROVIDER, self._root):
-                await incoming.aread()
-        finally:
-            await incoming.aclose()
-        reply = self._read(incoming, model)
-        # Some models pass over `stream` and send JSON; the result can be empty then, and only a plain call answers.
-        response = read_chat(reply, model, limit) if reply.result else await self.execute(request)
-        for chunk in whole_answer(response):
-            yield chunk
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
+        return numbered(self._chunks(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""
-        body = {**request.parameters, "text": list(request.texts)}
-        reply = self._read(await self._send(self._post(request.model, body)), request.model)
+        model, warnings = request.model, self._warnings(request.model)
+        body = embed_body(request, warnings.append)
+        reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
+        answered, substituted = model_of(reply.result, model)
         return EmbedResponse(
-            vectors=read_vectors(reply, request.model, len(request.texts)),
+            vectors=read_vectors(reply, model, len(request.texts)),
             usage=read_usage(reply.result, reply.neurons),
-            model=_named(reply.result, request.model),
+            model=answered,
             request_id=reply.request_id,
+            warnings=(*warnings, *substituted),
+            details=reply.details,
         )
 
     async def run(self, request: RawRequest) -> RawResponse:
-        """Passes a model's own input on; images and audio come back as ``{"content_type": …, "base64": …}``."""
-        incoming = await self._send(self._post(request.model, request.input))
-        kind = _content_type(incoming)
-        if incoming.is_success and "json" not in kind and kind != "text/html":
-            is_text = kind.startswith("text/")
-            result: Any = incoming.text if is_text else _binary(incoming.content, kind)
-            reply = Reply(result, request_id(incoming.headers), _neurons(incoming))
-        else:
-            reply = self._read(incoming, request.model)
-        usage = read_usage(reply.result, reply.neurons)
-        return RawResponse(reply.result, usage, _named(reply.result, request.model), reply.request_id)
+        """Passes a model's own input on; images and audio come back as ``{"content_type": …, "base64": …}``.
+
+        Images and sounds go in as base64, whatever the model takes: see raw_body.
+        """
+        model = request.model
+        outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
+        reply = self._raw(await self._api.send(outgoing), model)
+        answered, substituted = model_of(reply.result, model)
+        return RawResponse(
+            result=reply.result,
+            usage=read_usage(reply.result, reply.neurons),
+            model=answered,
+            request_id=reply.request_id,
+            warnings=(*self._warnings(model), *substituted),
+            details=reply.details,
+        )
 
     async def list_models(self) -> list[ModelInfo]:
-        """All models of the account, by GET /ai/models/search; a page that is not full is the last one."""
-        models: list[ModelInfo] = []
+        """All models of the account, deprecated ones too; a page that is not full is the last one."""
+        listed: list[ModelInfo] = []
         for page in range(1, 1000):
-            query = {"page": page, "per_page": PAGE}
-            outgoing = self._client.build_request("GET", f"{self._root}/models/search", params=query)
-            entries = self._read(await self._send(outgoing), "the list of models").result
+            asked = self._api.get("models/search", page=page, per_page=PAGE, include_deprecated="true")
+            entries = (await self._api.ask(asked, "the list of models")).result
             if not isinstance(entries, list):
-                raise BadReply(f"{self._root}/models/search sent no list: check CLOUDFLARE_BASE_URL", provider=PROVIDER)
-            models += [_model_info(entry) for entry in entries if isinstance(entry, dict) and entry.get("name")]
+                raise BadReply("/ai/models/search sent no list: check CLOUDFLARE_BASE_URL", provider=PROVIDER)
+            listed += [model_info(entry) for entry in entries if isinstance(entry, dict) and entry.get("name")]
             if len(entries) < PAGE:
                 break
-        return models
+        self._catalogue = {info.name.removeprefix(f"{PROVIDER}/"): info for info in listed}
+        return listed
 
     def max_texts(self, model: str) -> int:
-        """See MAX_TEXTS; 1 for a model that embeds nothing."""
-        return MAX_TEXTS_BY_MODEL.get(model, MAX_TEXTS) if _EMBEDS.search(model) else 1
+        """See workers_ai_models.MAX_TEXTS; 1 for a model that embeds nothing."""
+        return models.max_texts(model)
+
+    async def health(self) -> None:
+        """Asks for one entry of the list of models."""
+        await self._api.ask(self._api.get("models/search", page=1, per_page=1), "the list of models")
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._api.aclose()
 
-    async def _chat(self, model: str, body: Mapping[str, Any]) -> ChatResponse:
-        reply = self._read(await self._send(self._post(model, body)), model)
-        return read_chat(reply, model, body["max_tokens"])
+    def takes_batches(self, model: str) -> bool:
+        """Whether the asynchronous batch API takes this model, by the catalogue where it was read."""
+        info = self._catalogue.get(model)
+        return "batch" in info.capabilities if info else models.takes_batches(model)
 
-    def _post(self, model: str, body: Mapping[str, Any]) -> httpx.Request:
-        url = _run_url(self._root, model)
+    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
+        """Hands requests over; below 10 MB in all, else InvalidRequest.
+
+        A LineError says that the model, or this input, is not for batches: ask for each alone.
+        """
+        content = batch_content(model, requests, models.shape_of(model) or "native")
+        return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
+
+    async def poll_batch(self, model: str, batch: str, requests: Sequence[Request]) -> BatchState:
+        """Looks whether a batch is done. A Retryable error: poll again; a LineError: nobody knows this batch."""
+        content = pydantic_core.to_json({"request_id": batch})
+        reply = await self._api.ask(self._api.queue(model, content), model)
+        return batch_state(reply, model, requests, self._clock())
+
+    async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
+        shape, body, warnings = await self._prepared(request)
         try:
-            content = pydantic_core.to_json(dict(body))
-        except ValueError as error:
+            reply = await self._chat(request, body, shape, fresh=fresh)
+        except ContextOverflow as error:
+            _lower_limit(body, request, error, warnings)
+            reply = await self._chat(request, body, shape, fresh=fresh)
+        response = read_chat(reply, request.model, body["max_tokens"])
+        if request.parameters.get("tool_choice") == "required" and not response.tool_calls:
+            warnings.append("tool_choice was required, and the model called no tool")
+        return replace(response, warnings=(*warnings, *response.warnings))
+
+    async def _prepared(
+        self, request: ChatRequest, *, streams: bool = False
+    ) -> tuple[Shape, dict[str, Any], list[str]]:
+        if models.takes_own_input(request.model):
             raise InvalidRequest(
-                f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER
-            ) from error
-        headers = {"content-type": "application/json"}
-        return self._client.build_request("POST", url, content=content, headers=headers)
+                f"{request.model} does not chat: name a text generation model, or send this model's own input",
+                provider=PROVIDER,
+            )
+        shape = models.shape_of(request.model)
+        if shape is None:
+            plain = not streams and request.parameters.keys() <= _COMMON
+            shape = "native" if plain else await self._look_up(request.model)
+        warnings = self._warnings(request.model)
+        return shape, chat_body(request, shape, warnings.append), warnings
 
-    async def _send(self, outgoing: httpx.Request) -> httpx.Response:
-        with network_errors(PROVIDER, self._root):
-            return await self._client.send(outgoing)
+    async def _look_up(self, model: str) -> Shape:
+        """The shape of a model's input by its schema; native where that cannot be had, as every model is called so."""
+        async with self._looking_up:
+            if model not in self._shapes:
+                try:
+                    schemas = (await self._api.ask(self._api.get("models/schema", model=model), model)).result
+                except ModelError:
+                    schemas = None  # the call that needs it will say what is wrong
+                self._shapes[model] = models.shape_of_schema(
+                    schemas.get("input") if isinstance(schemas, dict) else None
+                )
+        return self._shapes[model]
 
-    def _read(self, incoming: httpx.Response, model: str) -> Reply:
-        """The result of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
-        try:
-            body = pydantic_core.from_json(incoming.content)
-        except ValueError as error:
-            if incoming.is_success:
-                raise _no_json(incoming, model) from error
-            body = incoming.content.decode("utf-8", "replace")
-        if not incoming.is_success or is_refusal(body):
-            raise self._refusal(incoming, body, model)
-        return Reply(unwrap(body), request_id(incoming.headers), _neurons(incoming))
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, *, fresh: bool) -> Reply:
+        outgoing = self._api.call(request.model, body, shape, about=request.request_id, fresh=fresh)
+        return await self._api.ask(outgoing, request.model)
 
-    def _refusal(self, incoming: httpx.Response, body: object, model: str) -> ModelError:
-        return refusal(incoming.status_code, incoming.headers, body, model, self._clock())
+    async def _chunks(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
+        shape, body, warnings = await self._prepared(request, streams=True)
+        body |= {"stream": True} if shape == "native" else {"stream": True, "stream_options": {"include_usage": True}}
+        for last in (False, True):
+            try:
+                async with aclosing(self._stream(request, body, shape, warnings)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except ContextOverflow as error:
+                if last:
+                    raise
+                _lower_limit(body, request, error, warnings)
+
+    async def _stream(
+        self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, warnings: Sequence[str]
+    ) -> AsyncGenerator[StreamChunk, None]:
+        model = request.model
+        outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
+        async with self._api.opened(outgoing) as incoming:
+            if incoming.is_success and content_type(incoming) == "text/event-stream":
+                head = self._api.reply(incoming, None)
+                events = read_events(stream_bytes(incoming, model))
+                refused = lambda event: self._api.refusal(incoming, event, model)  # noqa: E731 - closes over the reply
+                async for chunk in read_stream(events, model, body["max_tokens"], refused, head, warnings):
+                    yield chunk
+                return
+            await self._api.read_rest(incoming)
+        reply = self._api.read(incoming, model)
+        # Some models pass over `stream` and send JSON; the result can be empty then, and only a plain call answers.
+        response = read_chat(reply, model, body["max_tokens"]) if reply.result else await self.execute(request)
+        for chunk in whole_answer(replace(response, warnings=(*warnings, *response.warnings))):
+            yield chunk
+
+    def _raw(self, incoming: httpx.Response, model: str) -> Reply:
+        kind = content_type(incoming)
+        if not incoming.is_success or not incoming.content or "json" in kind or kind == "text/html":
+            return self._api.read(incoming, model)
+        if kind.startswith("text/"):
+            return self._api.reply(incoming, incoming.text)
+        encoded = base64.b64encode(incoming.content).decode("ascii")
+        return self._api.reply(incoming, {"content_type": kind, "base64": encoded})
+
+    def _warnings(self, model: str) -> list[str]:
+        today = datetime.fromtimestamp(self._clock(), UTC).date().isoformat() if self._catalogue else ""
+        warning = deprecation(self._catalogue.get(model), today)
+        return [warning] if warning else []
 
 
-@functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
-def _run_url(root: str, model: str) -> httpx.URL:
-    if not _MODEL.fullmatch(model):
-        raise ModelNotFound(f"{model!r} is no model's name: write one such as @cf/baai/bge-m3", provider=PROVIDER)
-    return httpx.URL(f"{root}/run/{model}")
-
-
-def chat_body(request: ChatRequest) -> dict[str, Any]:
-    """The native input of a conversation: parameters by OpenAI's names, and always a limit of tokens."""
-    # Newer models say max_completion_tokens and still take max_tokens; older ones know only the latter.
-    ours = ("max_completion_tokens", "stream")
-    body = {name: value for name, value in request.parameters.items() if name not in ours}
-    body["max_tokens"] = token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
-    if "response_format" in body:
-        body["response_format"] = _native_format(body["response_format"])
-    body["messages"] = [_native_message(message) for message in request.messages]
-    return body
-
-
-def _native_format(wanted: Any) -> Any:
-    """Native models want the bare JSON Schema where OpenAI wraps it as ``{"name", "schema", "strict"}``."""
-    schema = wanted.get("json_schema") if isinstance(wanted, dict) else None
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        return {**wanted, "json_schema": schema["schema"]}
-    return wanted
-
-
-def _native_message(message: Message) -> dict[str, Any]:
-    content = message.content  # null is refused, also beside tool calls
-    parts = "" if content is None else content if isinstance(content, str) else list(content)
-    return {**message.extra, "role": message.role, "content": parts}
-
-
-def _fitting_max_tokens(error: ContextOverflow) -> int | None:
-    """What the context window leaves for the answer, by the numbers in error 5021; None if too little."""
+def _lower_limit(body: dict[str, Any], request: ChatRequest, error: ContextOverflow, warnings: list[str]) -> None:
+    """Sets max_tokens to what the window leaves, by the numbers in error 5021; raises it where that is too little."""
     numbers = _OVERFLOW.search(error.message)
-    if not numbers:
-        return None
+    if token_limit(request.parameters, PROVIDER) or not numbers:
+        raise error
     estimate, limit = map(int, numbers.groups())
     fits = DEFAULT_MAX_TOKENS - (estimate - limit)
-    return fits if LEAST_MAX_TOKENS <= fits < DEFAULT_MAX_TOKENS else None
-
-
-async def _bytes_of_stream(incoming: httpx.Response, model: str) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in incoming.aiter_bytes():
-            yield chunk
-    except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
-        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=PROVIDER) from error
-
-
-def _no_json(incoming: httpx.Response, model: str) -> ModelError:
-    kind, identity = _content_type(incoming), request_id(incoming.headers)
-    if "json" in kind:
-        text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
-        return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
-    text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
-    return BadReply(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
-
-
-def _content_type(incoming: httpx.Response) -> str:
-    return incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _neurons(incoming: httpx.Response) -> float | None:
-    try:
-        return float(incoming.headers["cf-ai-neurons"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _binary(content: bytes, kind: str) -> dict[str, str]:
-    return {"content_type": kind, "base64": base64.b64encode(content).decode("ascii")}
-
-
-def _named(result: Any, asked: str) -> str:
-    named = result.get("model") if isinstance(result, dict) else None
-    return named if isinstance(named, str) and named else asked
-
-
-def _model_info(entry: Mapping[str, Any]) -> ModelInfo:
-    pairs = [item for item in entry.get("properties") or () if isinstance(item, dict) and "property_id" in item]
-    properties = {str(item["property_id"]): item.get("value") for item in pairs}
-    window = str(properties.get("context_window") or "")
-    return ModelInfo(
-        name=f"{PROVIDER}/{entry['name']}",
-        task=str((entry.get("task") or {}).get("name") or ""),
-        description=str(entry.get("description") or ""),
-        context_tokens=int(window) if window.isdecimal() else None,
-        properties=properties,
-    )
+    if not LEAST_MAX_TOKENS <= fits < DEFAULT_MAX_TOKENS:
+        raise error
+    body["max_tokens"] = fits
+    warnings.append(f"max_tokens was lowered from {DEFAULT_MAX_TOKENS} to {fits} to fit the context window")

@@ -1,14 +1,13 @@
 """Workers AI's refusals: which error each code, status and text means, and what to do about it.
 
-Codes: developers.cloudflare.com/workers-ai/platform/errors, and 2014, 3021, 3030, 3046, 4006, 5021, 5024, 5025 and 5035
-as users report them.
+Codes: developers.cloudflare.com/workers-ai/platform/errors, and 3021, 3030, 3046, 4006, 5001, 5021, 5024, 5025, 5028
+and 5035 as users report them. Those of AI Gateway, 2000 and above: ai-gateway/features/guardrails, and users' reports.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from backends.errors import (
@@ -21,24 +20,18 @@ from backends.errors import (
     LicenceNotAccepted,
     ModelError,
     ModelNotFound,
+    ModelRetired,
     Overloaded,
+    PlanRequired,
     QuotaExhausted,
     RateLimited,
     Retryable,
     Unauthorized,
 )
 from backends.http import next_midnight_utc, retry_after_s
+from backends.refusals import Meaning, page_text, sentence
 
 PROVIDER = "workers-ai"
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a refusal is, in words, and the class that says how to go on."""
-
-    error: type[ModelError]
-    what: str
-    remedy: str
 
 
 _QUOTA = Meaning(
@@ -61,8 +54,31 @@ _INVALID = Meaning(InvalidRequest, "the input does not fit the model", "compare 
 _NO_MODEL = Meaning(ModelNotFound, "there is no such model", "list them with `llmdo models workers-ai`")
 _NOT_ALLOWED = Meaning(ModelNotFound, "the model is not open to this account", "name another model")
 
+_NO_CREDITS = Meaning(QuotaExhausted, "the AI Gateway's credits are used", "load credits, or leave --gateway out")
+_RETIRED = Meaning(
+    ModelRetired, "the model was switched off", "name its successor: `llmdo models workers-ai` lists those there are"
+)
+_PLAN = Meaning(PlanRequired, "the model is not part of the account's plan", "change the plan, or name another model")
+_NO_JSON = Meaning(Retryable, "the model did not keep to the JSON schema", "make the schema simpler")
+
 CODES: Mapping[int, Meaning] = {
+    2001: Meaning(Unauthorized, "there is no such AI Gateway", "check --gateway, or create it in the dashboard"),
+    2002: Meaning(Retryable, "AI Gateway could not read what the model sent", "try later, or leave --gateway out"),
+    2003: Meaning(
+        RateLimited, "the AI Gateway's own rate limit is reached", "lower --rpm, or raise the gateway's limit"
+    ),
+    2009: Meaning(
+        Unauthorized,
+        "the AI Gateway refuses the token",
+        "set CLOUDFLARE_AI_GATEWAY_TOKEN to a token with AI Gateway Run, and check CLOUDFLARE_API_TOKEN",
+    ),
     2014: Meaning(CallTimeout, "AI Gateway waited too long for the model", "ask for fewer tokens"),
+    2016: Meaning(ContentFiltered, "the AI Gateway's guardrails blocked the prompt", "change the prompt"),
+    2017: Meaning(ContentFiltered, "the AI Gateway's guardrails blocked the answer", "change the prompt"),
+    2019: Meaning(InvalidRequest, "AI Gateway cannot use the input", "compare it with the model's input schema"),
+    2021: _NO_CREDITS,
+    2047: Meaning(Unauthorized, "AI Gateway has no valid key for the provider", "check the keys that it keeps"),
+    2049: _NO_CREDITS,
     3003: Meaning(InvalidRequest, "the request is incomplete", "compare it with the model's input schema"),
     3006: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
     3007: _SLOW,
@@ -77,6 +93,7 @@ CODES: Mapping[int, Meaning] = {
     3042: _NO_MODEL,
     3046: _SLOW,
     4006: _QUOTA,
+    5001: Meaning(Overloaded, "the service failed inside", "try later"),
     5004: Meaning(InvalidRequest, "the base64 data is invalid", "encode the input again"),
     5005: Meaning(InvalidRequest, "the model takes no LoRA", "leave lora out, or name a -lora model"),
     5006: _INVALID,
@@ -89,9 +106,10 @@ CODES: Mapping[int, Meaning] = {
     5018: _NOT_ALLOWED,
     5019: Meaning(InvalidRequest, "the model refuses this kind of client", "name another model"),
     5021: _CONTEXT,
-    5024: Meaning(Retryable, "the model did not keep to the JSON schema", "make the schema simpler"),
+    5024: _NO_JSON,
     5025: Meaning(InvalidRequest, "the model takes no JSON schema", "leave response_format out, or name another model"),
-    5035: Meaning(ModelNotFound, "the model is not part of the Workers Free plan", "change the plan, or the model"),
+    5028: _RETIRED,
+    5035: _PLAN,
     7000: Meaning(
         ModelNotFound, "there is no such route", "check the model's name, and CLOUDFLARE_BASE_URL if every line fails"
     ),
@@ -104,15 +122,34 @@ CODES: Mapping[int, Meaning] = {
 # before the codes, because the code beside them differs.
 TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
     (re.compile(r"daily free allocation", re.IGNORECASE), frozenset({200, 429}), _QUOTA),
-    (re.compile(r"maximum context length|context window limit", re.IGNORECASE), frozenset({200, 400, 413}), _CONTEXT),
+    (
+        re.compile(r"maximum context length|context window limit", re.IGNORECASE),
+        frozenset({200, 400, 403, 413}),
+        _CONTEXT,
+    ),
+    (
+        re.compile(r"model (was|has been|is) (deprecated|retired)|model is no longer available", re.IGNORECASE),
+        frozenset({200, 400, 403, 404, 410}),
+        _RETIRED,
+    ),
+    (
+        re.compile(
+            r"not (available|supported) (on|in|for) (the )?(workers )?free|requires? .{0,20}paid", re.IGNORECASE
+        ),
+        frozenset({200, 400, 402, 403}),
+        _PLAN,
+    ),
+    (re.compile(r"JSON Mode couldn't be met", re.IGNORECASE), frozenset({200, 400, 422, 500}), _NO_JSON),
 )
 
 STATUSES: Mapping[int, Meaning] = {
     401: _TOKEN,
+    402: _PLAN,
     403: _TOKEN,
     404: _NO_MODEL,
     408: _SLOW,
     409: Meaning(Overloaded, "another call is in the way", "try later"),
+    410: _RETIRED,
     413: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
     429: _RATE,
     504: _SLOW,
@@ -131,8 +168,6 @@ _CHALLENGE = Meaning(
     "run it from another network, or ask Cloudflare's support to allow the address",
 )
 _CODE_IN_TEXT = re.compile(r"\b(\d{4,5}):")
-_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
-_SAID = 300  # characters of the provider's own text that go into our sentence
 
 
 def refusal(status: int, headers: Mapping[str, str], body: object, model: str, now: float) -> ModelError:
@@ -144,17 +179,14 @@ def refusal(status: int, headers: Mapping[str, str], body: object, model: str, n
     code = _code(body, said)
     meaning = _meaning(status, code, said, headers)
     numbers = ", ".join(([f"code {code}"] if code is not None else []) + [f"HTTP {status}"])
-    sentence = f"{model}: {meaning.what} ({numbers}): {meaning.remedy}"
-    if said:
-        sentence += f"; the service said {said[:_SAID]!r}"
     return meaning.error(
-        sentence,
+        sentence(model, meaning, numbers, said),
         status=status,
         code=code,
         retry_after=retry_after_s(headers, now),
         request_id=request_id(headers),
         provider=PROVIDER,
-        until=next_midnight_utc(now) if meaning.error is QuotaExhausted else None,
+        until=next_midnight_utc(now) if meaning is _QUOTA else None,
     )
 
 
@@ -197,7 +229,7 @@ def _codes(body: object) -> Iterator[int]:
 
 def _text(body: object) -> str:
     if isinstance(body, str):
-        return " ".join(_TAGS.sub(" ", body).split())
+        return page_text(body)
     if not isinstance(body, dict):
         return ""
     texts = [_first(body.get("errors")).get("message"), body.get("message"), body.get("description")]
@@ -211,5 +243,6 @@ def _first(errors: Any) -> Mapping[str, Any]:
 
 
 def _nested(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one error under ``error``, which AI Gateway sends as a list."""
     error = body.get("error")
-    return error if isinstance(error, dict) else {}
+    return _first(error) if isinstance(error, list) else error if isinstance(error, dict) else {}

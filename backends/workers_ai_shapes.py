@@ -7,39 +7,25 @@ Text generation answers in one of three shapes, by model: native ``{"response": 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pydantic_core
 
 from backends.errors import BadReply, ContentFiltered
 from backends.ir import ChatResponse, FinishReason, Usage
+from backends.openai_shapes import FINISH_REASONS, as_text, is_same_model, mapping, read_usage, tool_calls
 from backends.workers_ai_errors import PROVIDER
-
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "end_turn": "stop",
-    "completed": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool-calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "error": "error",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call brought: the result without its envelope, and what its headers say."""
+    """What a call brought: the result without its envelope, and what its headers say, a gateway's in ``details``."""
 
     result: Any
     request_id: str | None = None
     neurons: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def unwrap(body: Any) -> Any:
@@ -71,16 +57,29 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     finish = response.finish_reason
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason
-    named = result.get("model")
-    answered = named if isinstance(named, str) and named else model
+    answered, substituted = model_of(result, model)
+    logprobs = mapping((result.get("choices") or [None])[0]).get("logprobs")
     return replace(
         response,
         finish_reason=finish,
         usage=usage,
         model=answered,
         request_id=reply.request_id,
-        warnings=tuple(_warnings(response, finish, model, answered, max_tokens)),
+        warnings=(*_warnings(response, finish, max_tokens), *substituted),
+        details={**reply.details, **({"logprobs": logprobs} if logprobs else {})},
     )
+
+
+def model_of(result: Any, asked: str) -> tuple[str, tuple[str, ...]]:
+    """The model that answered, and a warning where it is not the one asked for: a retired name can lead to another
+    one.
+    """
+    named = mapping(result).get("model")
+    if not isinstance(named, str) or not named:
+        return asked, ()
+    if is_same_model(asked, named):
+        return asked, ()
+    return named, (f"model substituted: {named} answered instead of {asked}",)
 
 
 def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...], ...]:
@@ -88,7 +87,7 @@ def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...
     texts. Raises BadReply.
     """
     result = reply.result
-    rows = _mapping(result).get("data") or _mapping(result).get("response")
+    rows = mapping(result).get("data") or mapping(result).get("response")
     vectors = []
     for row in rows if isinstance(rows, list) else []:
         numbers = row.get("embedding") if isinstance(row, dict) else row
@@ -103,41 +102,13 @@ def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...
     return tuple(vectors)
 
 
-def read_usage(result: Any, neurons: float | None) -> Usage:
-    """Reads ``usage`` by either naming; ``neurons`` from the header where the body has none."""
-    usage = _mapping(_mapping(result).get("usage"))
-    input_details = _mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    output_details = _mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    in_body = usage.get("neurons")
-    return Usage(
-        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
-        cached_tokens=_count(input_details.get("cached_tokens")),
-        reasoning_tokens=_count(output_details.get("reasoning_tokens")),
-        neurons=float(in_body) if isinstance(in_body, int | float) else neurons,
-    )
-
-
-def as_text(value: Any) -> str | None:
-    """A model's output as text: parts joined, an object (JSON mode) or a number as JSON, null as None."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part for part in value):
-        return "".join(as_text(part["text"]) or "" for part in value)
-    return pydantic_core.to_json(value).decode()
-
-
-def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
-    """Tool calls in OpenAI's shape, from that shape or from the native flat one with an object for arguments."""
-    listed = calls if isinstance(calls, list) else []
-    return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
-
-
 def _shape(result: Mapping[str, Any]) -> ChatResponse | None:
     if isinstance(result.get("choices"), list) and result["choices"]:
-        return _chat_completion(_mapping(result["choices"][0]), result)
+        return _chat_completion(mapping(result["choices"][0]), result)
     if isinstance(result.get("output"), list):
         return _responses(result)
+    if isinstance(result.get("description"), str):  # image to text
+        return _response(result["description"], None, ())
     return _native(result) if "response" in result else None
 
 
@@ -148,7 +119,7 @@ def _native(result: Mapping[str, Any]) -> ChatResponse:
 
 
 def _chat_completion(choice: Mapping[str, Any], result: Mapping[str, Any]) -> ChatResponse:
-    message = _mapping(choice.get("message"))
+    message = mapping(choice.get("message"))
     text = as_text(message.get("content")) or as_text(choice.get("text")) or as_text(result.get("response"))
     reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning"))
     finish = FINISH_REASONS.get(str(choice.get("finish_reason")))
@@ -160,14 +131,14 @@ def _responses(result: Mapping[str, Any]) -> ChatResponse:
     said = [_parts(item) for item in items if item.get("type") == "message"]
     thought = [_parts(item) for item in items if item.get("type") == "reasoning"]
     calls = tool_calls([item for item in items if item.get("type") == "function_call"])
-    reason = _mapping(result.get("incomplete_details")).get("reason") or result.get("status") or "completed"
+    reason = mapping(result.get("incomplete_details")).get("reason") or result.get("status") or "completed"
     finish = "tool_calls" if calls and reason == "completed" else FINISH_REASONS.get(str(reason))
     return _response("".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
 
 
 def _parts(item: Mapping[str, Any]) -> str:
     parts = item.get("content") or item.get("summary") or []
-    return parts if isinstance(parts, str) else "".join(str(_mapping(part).get("text") or "") for part in parts)
+    return parts if isinstance(parts, str) else "".join(str(mapping(part).get("text") or "") for part in parts)
 
 
 def _response(
@@ -183,37 +154,24 @@ def _response(
     )
 
 
-def _tool_call(call: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    function = _mapping(call.get("function")) or call
-    arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str) else pydantic_core.to_json(arguments or {}).decode()
-    return {
-        "id": call.get("call_id") or call.get("id") or f"call_{index}",
-        "type": "function",
-        "function": {"name": str(function.get("name") or ""), "arguments": text},
-    }
-
-
-def _warnings(
-    response: ChatResponse, finish: FinishReason | None, asked: str, answered: str, max_tokens: int
-) -> Iterator[str]:
+def _warnings(response: ChatResponse, finish: FinishReason | None, max_tokens: int) -> Iterator[str]:
     if finish == "length" and response.text is None and response.reasoning:
         yield f"all {max_tokens} tokens went into reasoning: raise max_tokens"
     elif finish == "length":
         yield f"the answer is cut off at {max_tokens} tokens: raise max_tokens"
     elif response.text is None and not response.tool_calls:
         yield "the model sent no text"
-    if answered != asked:
-        yield f"{answered} answered instead of {asked}"
+    for call in response.tool_calls:
+        if not _is_json(call["function"]["arguments"]):
+            yield f"the arguments for {call['function']['name']} are no JSON"
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is an object; whatever else stands there says nothing."""
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+def _is_json(text: str) -> bool:
+    try:
+        pydantic_core.from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _excerpt(value: Any) -> str:

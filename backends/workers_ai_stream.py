@@ -1,64 +1,114 @@
 """Workers AI's streams of chat answers, as our chunks.
 
 ``data: {json}`` events, native ``{"response": "…"}`` or OpenAI's ``{"choices": [{"delta": {…}, "finish_reason": …}]}``,
-then ``data: [DONE]``. Usage comes in the last chunk or after it. An error can come as an event.
+then ``data: [DONE]``. Usage comes in the last chunk or after it. An error can come as an event, also as the first one.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pydantic_core
 
-from backends.errors import BadReply, ContentFiltered, ModelError, StreamError
-from backends.ir import ChatResponse, FinishReason, StreamChunk, Usage
+from backends.errors import BadReply, ModelError, StreamError
+from backends.ir import FinishReason, StreamChunk, Usage
+from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, mapping, read_usage, tool_calls
+from backends.streams import ToolCalls
 from backends.workers_ai_errors import PROVIDER, is_refusal
-from backends.workers_ai_shapes import FINISH_REASONS, as_text, read_usage
+from backends.workers_ai_shapes import Reply, model_of
 
 END = "[DONE]"
 
 
 async def read_stream(
-    events: AsyncIterator[str], model: str, max_tokens: int, refused: Callable[[Any], ModelError]
+    events: AsyncIterator[str],
+    model: str,
+    max_tokens: int,
+    refused: Callable[[Any], ModelError],
+    head: Reply,
+    warnings: Sequence[str] = (),
 ) -> AsyncIterator[StreamChunk]:
-    """Yields start, content …, done. ``refused`` makes the error of an event that is one.
+    """Yields start, metadata and content, tool_use for each whole call, done; not numbered.
 
-    Raises StreamError when the events end without an end mark and without a finish reason.
+    ``refused`` makes the error of an event that is one; ``head``: what the reply's headers say; ``warnings`` come as
+    metadata. Raises StreamError when the events end without an end mark and without a finish reason.
     """
     yield StreamChunk(0, "start")
-    sequence = 1
-    finish: FinishReason | None = None
-    usage = Usage()
-    ended = False
+    said = _Said(head)
     async for data in events:
         if data == END:
-            ended = True
+            said.ended = True
             break
         event = _event(data, model)
         if is_refusal(event):
             raise _retryable(refused(event), model)
+        for chunk in said.take(event, model):
+            yield chunk
+    if said.finish == "content_filter":
+        raise filtered(model, PROVIDER, head.request_id)
+    if not said.ended and said.finish is None:
+        raise StreamError(
+            f"{model}: the stream ended before its end mark: ask again", request_id=head.request_id, provider=PROVIDER
+        )
+    for chunk in said.rest(max_tokens, warnings):
+        yield chunk
+
+
+class _Said:
+    """What a stream has told so far."""
+
+    def __init__(self, head: Reply) -> None:
+        self.finish: FinishReason | None = None
+        self.ended = False
+        self._head = head
+        self._usage = Usage(neurons=head.neurons)
+        self._deltas = ToolCalls()
+        self._calls: list[Mapping[str, Any]] = []  # native ones come whole
+        self._named = False
+        self._answered = False
+
+    def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
+        """Takes one event in, and gives the chunks that it makes."""
         if event.get("usage"):
-            usage = read_usage(event, None)
-        finish = _finish(event) or finish
-        text = _text(event)
+            self._usage = read_usage(event, self._head.neurons)
+        answered, substituted = model_of(event, model)
+        if substituted and not self._named:
+            self._named = True
+            yield StreamChunk(0, "metadata", details={"model": answered, "warnings": substituted})
+        choice = first_choice(event) or {}
+        finish = FINISH_REASONS.get(str(choice.get("finish_reason") or event.get("finish_reason")))
+        self.finish = finish or self.finish
+        delta = mapping(choice.get("delta"))
+        self._deltas.add(delta.get("tool_calls"))
+        self._calls += tool_calls(event.get("tool_calls"))
+        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
+        if reasoning:
+            yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
+        text = as_text(delta.get("content") if choice else event.get("response"))
         if text:
-            yield StreamChunk(sequence, "content", text)
-            sequence += 1
-    if finish == "content_filter":
-        raise ContentFiltered(f"{model}: the filter cut the answer off: change the prompt", provider=PROVIDER)
-    if not ended and finish is None:
-        raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=PROVIDER)
-    if finish is None and usage.output_tokens >= max_tokens:
-        finish = "length"  # native events have no finish reason
-    yield StreamChunk(sequence, "done", finish_reason=finish, usage=usage)
+            self._answered = True
+            yield StreamChunk(0, "content", text)
 
-
-def whole_answer(response: ChatResponse) -> list[StreamChunk]:
-    """The chunks of an answer that came in one piece."""
-    content = [StreamChunk(1, "content", response.text)] if response.text else []
-    last = StreamChunk(1 + len(content), "done", finish_reason=response.finish_reason, usage=response.usage)
-    return [StreamChunk(0, "start"), *content, last]
+    def rest(self, max_tokens: int, warnings: Sequence[str]) -> Iterator[StreamChunk]:
+        """The chunks after the end mark."""
+        calls = [*self._deltas.whole(), *self._calls]
+        for call in calls:
+            yield StreamChunk(0, "tool_use", tool_call=call)
+        finish = self.finish
+        if finish is None and calls:
+            finish = "tool_calls"  # native events have no finish reason
+        elif finish is None and self._usage.output_tokens >= max_tokens:
+            finish = "length"
+        said = list(warnings)
+        if finish == "length":
+            said.append(f"the answer is cut off at {max_tokens} tokens: raise max_tokens")
+        elif not self._answered and not calls:
+            said.append("the model sent no text")
+        details = {**self._head.details, **({"warnings": tuple(said)} if said else {})}
+        if details:
+            yield StreamChunk(0, "metadata", details=details)
+        yield StreamChunk(0, "done", finish_reason=finish, usage=self._usage)
 
 
 def _event(data: str, model: str) -> dict[str, Any]:
@@ -67,22 +117,6 @@ def _event(data: str, model: str) -> dict[str, Any]:
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=PROVIDER) from error
     return event if isinstance(event, dict) else {"response": event}
-
-
-def _choice(event: dict[str, Any]) -> dict[str, Any]:
-    choices = event.get("choices")
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-
-
-def _text(event: dict[str, Any]) -> str:
-    choice = _choice(event)
-    delta = choice.get("delta")
-    content = (delta if isinstance(delta, dict) else {}).get("content") if choice else event.get("response")
-    return as_text(content) or ""
-
-
-def _finish(event: dict[str, Any]) -> FinishReason | None:
-    return FINISH_REASONS.get(str(_choice(event).get("finish_reason") or event.get("finish_reason")))
 
 
 def _retryable(error: ModelError, model: str) -> ModelError:

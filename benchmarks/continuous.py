@@ -6,9 +6,12 @@ R2 and the queue are an ``llmdo local``, the model an endpoint with log-normal l
 process. ``share`` is how much of the window the endpoint saw in use: its calls' time over window times seconds, from
 the first call to the last one's begin, after which nothing is left to fill the window with; ``share_to_end`` is that up
 to the last answer. ``limit``: a loop of plain aiohttp that does nothing else; ``of_limit`` is a share over its share.
+``in_flight`` is what the engine had in flight of its window, over the same time as ``share``: there a call begins with
+a look into the ledger and ends when its answer is kept.
 
 ``mean`` scales time: 0.2 s stands for a model of 2 s, and Prism's reader checkpoints itself after 15 means, as it does
-with 30 s there. What the machine does for a call is not scaled, so a share here is lower than it would be there.
+with 30 s there. What the machine does for a call is not scaled, so a share here is lower than it would be there, and
+lower still when the machine is busy with other things; ``in_flight`` suffers less.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import resource
@@ -29,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import aiohttp
@@ -88,7 +92,7 @@ def window_used(spans: Sequence[Span], window: int) -> dict[str, Any]:
 def seconds_of(waits: Sequence[float]) -> dict[str, Any]:
     """Median, ninth decile and maximum."""
     ordered = sorted(waits)
-    p90 = ordered[min(len(ordered) - 1, round(0.9 * len(ordered)))]
+    p90 = ordered[math.ceil(0.9 * len(ordered)) - 1]
     return {"p50_s": round(median(ordered), 2), "p90_s": round(p90, 2), "max_s": round(ordered[-1], 2)}
 
 
@@ -118,7 +122,7 @@ def llmdo(scale: Scale, url: str, *arguments: str) -> Iterator[subprocess.Popen[
     """An ``llmdo`` at work, its model at ``url``. It is told to drain at the end, and must have ended well."""
     checkpoint = str(CHECKPOINT_MEANS * scale.mean)
     options = ["--model", MODEL, "--concurrency", str(scale.window), "--json"]
-    command = [sys.executable, "-m", "benchmarks.launch", checkpoint, url, *arguments, *options]
+    command = [sys.executable, "-m", "benchmarks.launch", checkpoint, url, str(samples()), *arguments, *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -156,7 +160,7 @@ def prism(scale: Scale) -> dict[str, Any]:
             while not (big := listed("prism/", "big.jsonl", MANIFEST_NAME)) or len(settled) < len(sent):
                 now = time.monotonic()
                 settled |= dict.fromkeys(listed("prism/", "one-", MANIFEST_NAME) - settled.keys(), now)
-                if next_at <= now < last and not big:
+                if not sent or (next_at <= now < last and not big):
                     name = f"one-{len(sent):03d}.jsonl"
                     upload(f"input/prism/{name}", 1)
                     sent[name] = time.monotonic()
@@ -228,7 +232,19 @@ def result_of(place: str, key: str, spans: Sequence[Span], scale: Scale, cpu_bef
     answered = Manifest.model_validate_json(store.read(manifest)[0]).answered
     assert answered == scale.lines, answered
     cpu_ms = 1000 * (_cpu_s() - cpu_before) / len(spans)
-    return window_used(spans, scale.window) | {"cpu_ms_per_call": round(cpu_ms, 2)}
+    more = {"in_flight": round(in_flight(spans, scale.window), 3), "cpu_ms_per_call": round(cpu_ms, 2)}
+    return window_used(spans, scale.window) | more
+
+
+def in_flight(spans: Sequence[Span], window: int) -> float:
+    """How much of its window the engine that made these calls, the last one that ran, had in use until the last one."""
+    begin, last = min(span[0] for span in spans), max(span[0] for span in spans)
+    return mean(calls for at, calls in json.loads(samples().read_text()) if begin <= at <= last) / window
+
+
+def samples() -> Path:
+    """What ``benchmarks.launch`` writes."""
+    return Path(os.environ["XDG_STATE_HOME"]) / "samples.json"
 
 
 def _cpu_s() -> float:

@@ -1,30 +1,51 @@
-"""``llmdo`` with what a user cannot set and a benchmark must: ``python -m benchmarks.launch CHECKPOINT URL ARGUMENTS…``
+"""``llmdo`` with what a user cannot set and a benchmark must.
+
+    python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
 CHECKPOINT stands for ``pipelines.options.PRISM_CHECKPOINT``, in seconds: where latencies are scaled down, so is this.
-URL is where the model stands, apart from the queue, so that neither slows the other.
+URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that gets, at
+the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 from backends import workers_ai
+from backends.engine import calls_in_flight
 from pipelines import options
 from runners import cli
 from storage.environment import cloudflare_account
 
+EVERY_S = 0.05
+
 
 def main() -> None:
     """The command."""
-    checkpoint, url, *arguments = sys.argv[1:]
+    checkpoint, url, path, *arguments = sys.argv[1:]
+    samples: list[tuple[float, int]] = []
+    threading.Thread(target=_sample, args=(samples,), daemon=True).start()
     model = replace(cloudflare_account(), base_url=url)
     with (
         patch.object(options, "PRISM_CHECKPOINT", float(checkpoint)),
         patch.object(workers_ai, "cloudflare_account", lambda: model),
     ):
-        cli.main(arguments)
+        try:
+            cli.main(arguments)
+        finally:
+            Path(path).write_text(json.dumps(samples))
+
+
+def _sample(samples: list[tuple[float, int]]) -> None:
+    while True:
+        samples.append((time.monotonic(), calls_in_flight()))
+        time.sleep(EVERY_S)
 
 
 if __name__ == "__main__":

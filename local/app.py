@@ -66,7 +66,9 @@ class Cloudflare:
         """One call to whichever service its path names."""
         parts = call.path.removeprefix(API).split("/")
         target: Target | None = None
-        if not call.path.startswith((f"{API}/", "/_faults", "/_stats")):
+        if call.path.startswith(f"/v1/{self._own.account_id}/"):
+            target, parts = "ai", ["", "accounts", *parts[2:]]  # gateway.ai.cloudflare.com/v1/ACCOUNT/GATEWAY/…
+        elif not call.path.startswith((f"{API}/", "/_faults", "/_stats")):
             target = "r2"
         elif len(parts) > 3 and parts[1] == "accounts":
             target = _SERVICES.get(parts[3])
@@ -96,6 +98,8 @@ class Cloudflare:
         if parts[2] != self._own.account_id:
             message = f"Could not route to {call.path}, perhaps your object identifier is invalid?"
             raise Refused(404, 7003, message)
+        if target == "ai" and parts[4:5] == ["workers-ai"]:
+            return await self._models_api.answer(call, parts[5:], gateway=parts[3])
         if target == "ai":
             return await self._models_api.answer(call, parts[4:])
         if target == "queue":

@@ -12,13 +12,24 @@ from typing import Any
 
 CHAT = "Text Generation"
 EMBEDDINGS = "Text Embeddings"
+CLASSIFICATION = "Text Classification"
+TRANSLATION = "Translation"
+SUMMARIES = "Summarization"
+IMAGE_TO_TEXT = "Image-to-Text"
+IMAGE_CLASSIFICATION = "Image Classification"
+SPEECH = "Automatic Speech Recognition"
+TEXT_TO_IMAGE = "Text-to-Image"
 # What the embedded backend calls its two uses of the same weights.
 EMBEDDED_CHAT = "smollm2-135m-instruct"
 EMBEDDED_EMBED = "smollm2-135m-embed"
 # developers.cloudflare.com/workers-ai/platform/pricing: $0.011 for 1,000 neurons
 NEURONS_A_DOLLAR = 1000 / 0.011
 
-_TASK_IDS = {CHAT: "c329a1f9-323d-4e91-b2aa-582dd4188d34", EMBEDDINGS: "0137cdcf-162a-4108-94f2-1ca59e8c65ee"}
+_TASK_IDS = {
+    CHAT: "c329a1f9-323d-4e91-b2aa-582dd4188d34",
+    EMBEDDINGS: "0137cdcf-162a-4108-94f2-1ca59e8c65ee",
+    IMAGE_TO_TEXT: "882a91d1-c331-4eec-bdad-834c919942a8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,8 @@ class Model:
         price: dollars for a million tokens, in and out.
         openai_shape: whether ``/ai/run`` answers as chat.completion, as newer models do.
         batch: whether it takes the asynchronous batch API, in Cloudflare's catalogue.
+        able: properties that are "true" in the catalogue: function_calling, vision, reasoning …
+        deprecated: the date on which it is switched off, or was.
     """
 
     name: str
@@ -44,6 +57,8 @@ class Model:
     price: tuple[float, float] = (0.0, 0.0)
     openai_shape: bool = False
     batch: bool = False
+    able: tuple[str, ...] = ()
+    deprecated: str = ""
 
     def neurons(self, input_tokens: int, output_tokens: int) -> float:
         """What Cloudflare would count for these tokens."""
@@ -53,7 +68,7 @@ class Model:
     def as_json(self) -> dict[str, Any]:
         """One entry of ``/ai/models/search``."""
         properties: list[dict[str, Any]] = [
-            {"property_id": "context_window", "value": str(self.context_tokens)},
+            *([{"property_id": "context_window", "value": str(self.context_tokens)}] if self.context_tokens else []),
             {
                 "property_id": "price",
                 "value": [
@@ -63,8 +78,10 @@ class Model:
                 ],
             },
         ]
-        if self.batch:
-            properties.append({"property_id": "async_queue", "value": "true"})
+        able = [*self.able, *(["async_queue"] if self.batch else [])]
+        properties += [{"property_id": name, "value": "true"} for name in able]
+        if self.deprecated:
+            properties.append({"property_id": "planned_deprecation_date", "value": self.deprecated})
         if self.dimensions:
             properties.append({"property_id": "output_dimensions", "value": str(self.dimensions)})
         return {
@@ -72,10 +89,24 @@ class Model:
             "source": 1,
             "name": self.name,
             "description": self.description,
-            "task": {"id": _TASK_IDS[self.task], "name": self.task, "description": f"Models for {self.task.lower()}."},
+            "task": {
+                "id": _TASK_IDS.get(self.task) or str(uuid.uuid5(uuid.NAMESPACE_URL, self.task)),
+                "name": self.task,
+                "description": f"Models for {self.task.lower()}.",
+            },
             "created_at": "2025-01-01 00:00:00.000",
             "tags": [],
             "properties": properties,
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """What ``/ai/models/schema`` answers: as much as tells the two kinds of text generation apart."""
+        fields = {CHAT: ("messages", "max_tokens", "temperature"), EMBEDDINGS: ("text",)}.get(self.task, ())
+        if self.openai_shape:
+            fields += ("max_completion_tokens", "reasoning_effort")
+        return {
+            "input": {"type": "object", "oneOf": [{"properties": {name: {} for name in fields}}]},
+            "output": {"type": "object"},
         }
 
 
@@ -90,9 +121,24 @@ def _embedded(name: str, task: str, description: str) -> Model:
 
 
 ECHO = (
-    _echo("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, 24_000, price=(0.29, 2.25), batch=True),
+    _echo(
+        "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
+        CHAT,
+        24_000,
+        price=(0.29, 2.25),
+        batch=True,
+        able=("function_calling",),
+    ),
     _echo("@cf/meta/llama-3.1-8b-instruct-fast", CHAT, 128_000, price=(0.045, 0.384)),
-    _echo("@cf/google/gemma-4-26b-a4b-it", CHAT, 256_000, price=(0.10, 0.30), openai_shape=True, batch=True),
+    _echo(
+        "@cf/google/gemma-4-26b-a4b-it",
+        CHAT,
+        256_000,
+        price=(0.10, 0.30),
+        openai_shape=True,
+        batch=True,
+        able=("function_calling", "reasoning", "vision"),
+    ),
     _echo("@cf/openai/gpt-oss-20b", CHAT, 128_000, price=(0.20, 0.30), openai_shape=True, batch=True),
     _echo("@cf/echo/chat", CHAT, 1_000_000),
     _echo("@cf/baai/bge-m3", EMBEDDINGS, 60_000, dimensions=1024, price=(0.0118, 0.0), batch=True),
@@ -100,6 +146,16 @@ ECHO = (
     _echo("@cf/baai/bge-small-en-v1.5", EMBEDDINGS, 512, dimensions=384, price=(0.02, 0.0), batch=True),
     _echo("@cf/qwen/qwen3-embedding-0.6b", EMBEDDINGS, 8_192, dimensions=1024, max_texts=32, price=(0.012, 0.0)),
     _echo("@cf/echo/embed", EMBEDDINGS, 1_000_000, dimensions=8),
+    _echo("@cf/huggingface/distilbert-sst-2-int8", CLASSIFICATION, 0, price=(0.026, 0.0)),
+    _echo("@cf/baai/bge-reranker-base", CLASSIFICATION, 0, price=(0.003, 0.0)),
+    _echo("@cf/meta/m2m100-1.2b", TRANSLATION, 0, price=(0.342, 0.342), batch=True),
+    _echo("@cf/facebook/bart-large-cnn", SUMMARIES, 0, able=("beta",), deprecated="2026-05-30"),
+    _echo("@cf/llava-hf/llava-1.5-7b-hf", IMAGE_TO_TEXT, 0, able=("beta",)),
+    _echo("@cf/microsoft/resnet-50", IMAGE_CLASSIFICATION, 0),
+    _echo("@cf/openai/whisper", SPEECH, 0),
+    _echo("@cf/openai/whisper-large-v3-turbo", SPEECH, 0),
+    _echo("@cf/black-forest-labs/flux-1-schnell", TEXT_TO_IMAGE, 0),
+    _echo("@cf/stabilityai/stable-diffusion-xl-base-1.0", TEXT_TO_IMAGE, 0, able=("beta",)),
 )
 _ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
 SMOLLM2 = (

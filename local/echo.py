@@ -1,7 +1,8 @@
 """A stand-in for models, for tests and benchmarks: instant, deterministic, and it understands nothing.
 
-Chat answers ``echo: `` and the last user message; an embedding is a unit vector made from the text's hash. Tokens are
-words. The real models are elsewhere; a run that should show real answers serves the embedded model instead.
+Chat answers ``echo: `` and the last user message, in JSON or as a tool call where it must; an embedding is a unit
+vector made from the text's hash. Tokens are words. The real models are elsewhere; a run that should show real answers
+serves the embedded model instead.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import hashlib
 import math
 import re
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-from backends.errors import ContextOverflow, InvalidRequest
+from backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -26,9 +27,13 @@ from backends.ir import (
     StreamChunk,
     Usage,
 )
+from backends.parameters import Dialect, token_limit, translate
+from backends.streams import numbered
 from local.catalogue import EMBEDDINGS, Model
+from local.json_mode import as_asked
 
 _WORD = re.compile(r"\S+\s*")
+_DIALECT = Dialect(known=frozenset({"response_format", "tools", "tool_choice"}))
 
 
 class Echo:
@@ -43,24 +48,19 @@ class Echo:
         """``echo: <last user text>``, cut after ``max_tokens`` words. Raises ContextOverflow."""
         return self._answer(request)
 
-    async def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """The same, one word a chunk. Raises ContextOverflow."""
-        answer = self._answer(request)
-        yield StreamChunk(0, "start")
-        words = _WORD.findall(answer.text or "")
-        for number, word in enumerate(words, start=1):
-            yield StreamChunk(number, "content", word)
-        yield StreamChunk(len(words) + 1, "done", finish_reason=answer.finish_reason, usage=answer.usage)
+        return numbered(self._pieces(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """One unit vector a text, the same for the same text."""
-        size = self._catalogue[request.model].dimensions
+        size = self._find(request.model).dimensions
         tokens = sum(len(text.split()) for text in request.texts)
         return EmbedResponse(tuple(vector(text, size) for text in request.texts), Usage(tokens), request.model)
 
     async def run(self, request: RawRequest) -> RawResponse:
         """Nothing else can be echoed. Raises InvalidRequest."""
-        raise InvalidRequest(f"{request.model}: the echo stand-in only chats and embeds")
+        raise InvalidRequest(f"{request.model}: the echo stand-in only chats and embeds", provider=self.name)
 
     async def list_models(self) -> list[ModelInfo]:
         """The catalogue."""
@@ -68,7 +68,8 @@ class Echo:
 
     def max_texts(self, model: str) -> int:
         """How many texts one embedding call takes."""
-        return self._catalogue[model].max_texts if self._catalogue[model].task == EMBEDDINGS else 1
+        row = self._catalogue.get(model)
+        return row.max_texts if row and row.task == EMBEDDINGS else 1
 
     async def health(self) -> None:
         """Always."""
@@ -76,13 +77,32 @@ class Echo:
     async def aclose(self) -> None:
         """Nothing is open."""
 
+    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        answer = self._answer(request)
+        yield StreamChunk(0, "start")
+        if answer.warnings:
+            yield StreamChunk(0, "metadata", details={"warnings": answer.warnings})
+        for word in _WORD.findall(answer.text or ""):
+            yield StreamChunk(0, "content", word)
+        for call in answer.tool_calls:
+            yield StreamChunk(0, "tool_use", tool_call=call)
+        yield StreamChunk(0, "done", finish_reason=answer.finish_reason, usage=answer.usage)
+
+    def _find(self, model: str) -> Model:
+        if model not in self._catalogue:
+            text = f"{model} is no model of the echo stand-in: there are {', '.join(self._catalogue)}"
+            raise ModelNotFound(text, provider=self.name)
+        return self._catalogue[model]
+
     def _answer(self, request: ChatRequest) -> ChatResponse:
+        row = self._find(request.model)
+        _, warnings = translate(request.parameters, _DIALECT, request.model)
         texts = [text_of(message) for message in request.messages]
         asked = next(
             (t for t, m in zip(reversed(texts), reversed(request.messages), strict=True) if m.role == "user"), ""
         )
-        limit = int(request.parameters.get("max_tokens", 256))
-        tokens, window = sum(len(text.split()) for text in texts), self._catalogue[request.model].context_tokens
+        limit = token_limit(request.parameters, self.name) or 256
+        tokens, window = sum(len(text.split()) for text in texts), row.context_tokens
         if tokens + limit > window:
             raise ContextOverflow(
                 f"AiError: AiError: 5021: The estimated number of input and maximum output tokens ({tokens + limit})"
@@ -92,7 +112,8 @@ class Echo:
         cut = len(words) > limit
         reason: FinishReason = "length" if cut else "stop"
         text = "".join(words[:limit]).rstrip() if cut else f"echo: {asked}"
-        return ChatResponse(text, reason, Usage(tokens, min(len(words), limit)), request.model)
+        usage = Usage(tokens, min(len(words), limit))
+        return as_asked(request, ChatResponse(text, reason, usage, request.model, warnings=warnings))
 
 
 def text_of(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""The REST API of Workers AI: native runs, the OpenAI-compatible routes, the list of models.
+"""The REST API of Workers AI: native runs, batches, the OpenAI-compatible routes, the list of models; and AI Gateway.
 
 Shapes: developers.cloudflare.com/workers-ai (models' schemas, configuration/open-ai-compatibility, platform/errors).
 The OpenAI routes answer without Cloudflare's envelope; their errors come in it, as on the real service.
@@ -15,9 +15,12 @@ from urllib.parse import unquote
 from backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
 from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, StreamChunk, Usage
 from backends.protocol import Backend
+from local.batches import Batches
 from local.catalogue import CHAT, EMBEDDINGS, Model
 from local.faults import Faults
-from local.inputs import body_of, chat_request, embed_request, prompts_of
+from local.gateway import HEADER as GATEWAY_HEADER
+from local.gateway import Gateways
+from local.inputs import bad_input, body_of, chat_request, embed_request, prompts_of
 from local.replies import (
     chat_completion,
     native_chat,
@@ -28,6 +31,7 @@ from local.replies import (
     usage_of,
 )
 from local.stats import Stats
+from local.tasks import TASKS
 from local.wire import EVENT_STREAM, Call, Refused, Reply, json_reply, no_route, page_of, success
 
 LINE_HEADER = "x-llmdo-line"
@@ -51,54 +55,93 @@ class ModelsApi:
         self._models = models
         self._faults = faults
         self._stats = stats
+        self._gateways = Gateways()
+        self._batches = Batches(self._item)
         self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
             ("chat", "completions"): (CHAT, self._chat_openai),
             ("embeddings",): (EMBEDDINGS, self._embed_openai),
         }
 
-    async def answer(self, call: Call, rest: list[str]) -> Reply:
-        """``rest``: the path below ``ai``, in parts that are still encoded. Raises Refused."""
-        head, tail = rest[0] if rest else "", rest[1:]
+    async def answer(self, call: Call, rest: list[str], gateway: str = "") -> Reply:
+        """``rest``: the path below ``ai``, in parts that are still encoded; ``gateway``: the one whose address it was.
+
+        Raises Refused.
+        """
         if call.method == "GET" and rest == ["v1", "models"]:
             return await self._faults.under("ai", (call.target,), self._list_openai)
         if call.method == "GET" and rest == ["models", "search"]:
-            return await self._faults.under("ai", (call.target,), lambda: self._search(call))
-        if call.method == "POST" and head == "v1" and tuple(tail) in self._openai:
+            return await self._search(call)
+        if call.method == "GET" and rest == ["models", "schema"]:
+            return success(self._find(call.parameter("model"), None).schema())
+        gateway = gateway or call.headers.get(GATEWAY_HEADER, "")
+        if call.method == "POST" and gateway:
+            return await self._gateways.through(call, gateway, lambda: self._post(call, rest))
+        return await self._post(call, rest)
+
+    async def _post(self, call: Call, rest: list[str]) -> Reply:
+        head, tail = rest[0] if rest else "", rest[1:]
+        if call.method != "POST":
+            raise no_route(call)
+        if head == "v1" and tuple(tail) in self._openai:
             task, answer = self._openai[tuple(tail)]
-            return await self._call(call, None, task, answer)
+            body = body_of(call)
+            return await self._call(call, body, self._find(str(body.get("model") or ""), task), answer)
+        if rest == ["run"]:
+            body = body_of(call)
+            model, given = self._find(str(body.get("model") or ""), None), body.get("input")
+            if GATEWAY_HEADER not in call.headers or not isinstance(given, dict):
+                raise bad_input(f"Workers AI models need an object as 'input' and the header {GATEWAY_HEADER} here")
+            return await self._call(call, given, model, self._run)
         # The real router takes an encoded slash for part of one name, and has no such route.
-        if call.method == "POST" and head == "run" and tail and not any("%2f" in part.lower() for part in tail):
-            return await self._call(call, unquote("/".join(tail)), None, self._run)
+        if head == "run" and tail and not any("%2f" in part.lower() for part in tail):
+            body, model = body_of(call), self._find(unquote("/".join(tail)), None)
+            if body.keys() == {"request_id"} or (call.parameter("queueRequest") == "true" and "requests" in body):
+                return await self._faults.under("ai", (call.target,), lambda: self._queue(call, body, model))
+            return await self._call(call, body, model, self._run)
         raise no_route(call)
 
-    async def _call(self, call: Call, name: str | None, task: str | None, answer: _Answer) -> Reply:
-        """One paid call: its input checked, its fault drawn, counted when it was answered."""
-        body = body_of(call)
-        model = self._find(str(body.get("model") or "") if name is None else name, task)
-        prompts = prompts_of(body)
-        line = call.headers.get(LINE_HEADER) or body.get("custom_id")
+    async def _queue(self, call: Call, body: dict[str, Any], model: Model) -> Reply:
+        if "requests" in body:
+            return self._batches.submit(body, model, len(call.body))
+        return self._batches.poll(body["request_id"], model)
 
-        async def work() -> Reply:
-            reply = await answer(body, model)
-            self._stats.paid(prompts, str(line) if line else None)
-            return reply
-
+    async def _item(self, body: dict[str, Any], model: Model) -> Reply:
+        """One request of a batch; a fault strikes it by its prompt, or by ``#batch-item``."""
         with self._stats.flight():
-            try:
-                reply = await self._faults.under("ai", (call.target, *prompts), work)
-            except ModelError as error:
-                status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
-                raise Refused(status, code, error.message) from error
+            return await self._paid(body, model, self._run, f"/ai/run/{model.name}#batch-item", None)
+
+    async def _call(self, call: Call, body: dict[str, Any], model: Model, answer: _Answer) -> Reply:
+        with self._stats.flight():
+            reply = await self._paid(body, model, answer, call.target, call.headers.get(LINE_HEADER))
         reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
         if reply.pieces:
             reply.pieces = self._in_flight(reply.pieces)
         return reply
+
+    async def _paid(self, body: dict[str, Any], model: Model, answer: _Answer, target: str, line: str | None) -> Reply:
+        """The answer to one request: its fault drawn, counted when it was answered. Raises Refused."""
+        prompts = prompts_of(body)
+        named = line or body.get("custom_id")
+
+        async def work() -> Reply:
+            reply = await answer(body, model)
+            self._stats.paid(prompts, str(named) if named else None)
+            return reply
+
+        try:
+            return await self._faults.under("ai", (target, *prompts), work)
+        except ModelError as error:
+            status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
+            raise Refused(status, code, error.message) from error
 
     async def _run(self, body: dict[str, Any], model: Model) -> Reply:
         if model.task == EMBEDDINGS:
             response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
             return _metered(reply, model.neurons(response.usage.input_tokens, 0))
+        if model.task in TASKS:
+            result = TASKS[model.task](body, model.name)
+            return Reply(200, result, {"Content-Type": "image/png"}) if isinstance(result, bytes) else success(result)
         chat = chat_request(body, model)
         if body.get("stream"):
             return _event_stream(native_stream(await self._begin(chat), model))
@@ -130,6 +173,8 @@ class ModelsApi:
         """Starts a stream and waits for its first chunk, so that an error still gets a status of its own."""
         chunks = aiter(self._backend.execute_stream(chat))
         first = await anext(chunks)
+        while first.kind == "error":  # what is raised next
+            first = await anext(chunks)
 
         async def whole() -> AsyncIterator[StreamChunk]:
             yield first

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from backends.ir import ChatResponse, EmbedResponse, StreamChunk, Usage
 from local.catalogue import Model
@@ -29,7 +29,9 @@ def native_chat(response: ChatResponse, model: Model) -> dict[str, Any]:
     """``{"response", "usage"}``: there is no finish reason in this shape."""
     result: dict[str, Any] = {"response": response.text, "usage": usage_of(response.usage, model)}
     if response.tool_calls:
-        result["tool_calls"] = [dict(call) for call in response.tool_calls]
+        result["tool_calls"] = [_flat(call) for call in response.tool_calls]
+    elif _is_object(response.text):
+        result["response"] = from_json(response.text or "")  # JSON mode
     return result
 
 
@@ -73,6 +75,8 @@ async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> Asy
     async for chunk in chunks:
         if chunk.kind == "content":
             yield _event({"response": chunk.text})
+        elif chunk.kind == "tool_use" and chunk.tool_call:
+            yield _event({"response": "", "tool_calls": [_flat(chunk.tool_call)]})
         elif chunk.kind == "done":
             yield _event({"response": "", "usage": usage_of(chunk.usage or Usage(), model)})
     yield DONE
@@ -83,13 +87,46 @@ async def openai_stream(
 ) -> AsyncGenerator[bytes, None]:
     """chat.completion.chunk events: role, pieces of content, finish reason, usage when asked for, ``[DONE]``."""
     head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model.name}
+    calls = 0
     async for chunk in chunks:
-        delta = {"start": {"role": "assistant", "content": ""}, "content": {"content": chunk.text}, "done": {}}
-        choice = {"index": 0, "delta": delta[chunk.kind], "finish_reason": chunk.finish_reason}
-        yield _event({**head, "choices": [choice]})
+        for delta in _deltas(chunk, calls):
+            yield _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}]})
+        calls += chunk.kind == "tool_use"
         if chunk.kind == "done" and with_usage:
             yield _event({**head, "choices": [], "usage": usage_of(chunk.usage or Usage(), model)})
     yield DONE
+
+
+def _deltas(chunk: StreamChunk, calls: int) -> list[dict[str, Any]]:
+    """What OpenAI's stream says of a chunk after so many calls; a call comes in two pieces, as from the real one."""
+    match chunk.kind:
+        case "start":
+            return [{"role": "assistant", "content": ""}]
+        case "content":
+            return [{"content": chunk.text}]
+        case "tool_use" if chunk.tool_call:
+            function = chunk.tool_call["function"]
+            half = len(function["arguments"]) // 2
+            begun = {**function, "arguments": function["arguments"][:half]}
+            rest = {"index": calls, "function": {"arguments": function["arguments"][half:]}}
+            return [{"tool_calls": [{**chunk.tool_call, "index": calls, "function": begun}]}, {"tool_calls": [rest]}]
+        case "done":
+            return [{}]
+        case _:
+            return []
+
+
+def _flat(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call as native models send it."""
+    function = call["function"]
+    return {"name": function["name"], "arguments": from_json(function["arguments"])}
+
+
+def _is_object(text: str | None) -> bool:
+    try:
+        return isinstance(from_json(text or ""), dict)
+    except ValueError:
+        return False
 
 
 def _event(value: dict[str, Any]) -> bytes:

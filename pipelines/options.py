@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backends.errors import ModelNotFound
-from backends.protocol import split_model
+from backends.money import Limits
+from backends.protocol import access_of, split_model
 from backends.recall import Reuse
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
@@ -23,12 +25,15 @@ from transforms.lines import Reading
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
 from transforms.shards import Batching
+from transforms.templates import fields_of, problem_of
 
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
 PRISM_CHECKPOINT = 30.0
 # One setting holds calls, file descriptors and memory within what one process can serve.
 MAX_CONCURRENCY = 4096
+# A schema without any of these allows everything, and is likely another file.
+_SCHEMA_WORDS = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items"})
 
 
 class UsageError(Exception):
@@ -48,8 +53,12 @@ class JsonlOptions(BaseModel):
         output: r2://bucket/prefix/ or a local folder.
         concurrency: calls in flight at most, for each process.
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
+        prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
+        model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
+        response_schema: the JSON Schema that answers must fit.
+        max_cost, max_tokens_total: US dollars and tokens that this run may spend, over all its restarts.
         continuous: goes on until it is stopped; then ``max_restarts`` failures in a row without progress end it.
-        configuration: the fingerprint of what decides an answer: model, parameters, system prompt.
+        configuration: the fingerprint of what decides an answer: model, parameters, templates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +75,11 @@ class JsonlOptions(BaseModel):
     system: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=5)
+    prompt: str = ""
+    model_for: tuple[str, ...] = ()
+    response_schema: dict[str, Any] | None = None
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_tokens_total: int | None = Field(default=None, ge=1)
     concurrency: int = Field(default=64, ge=1, le=MAX_CONCURRENCY)
     batch_size: int = Field(default=100, ge=1, le=10_000)
     batch_seconds: float = Field(default=60.0, gt=0)
@@ -99,6 +113,32 @@ class JsonlOptions(BaseModel):
         except ModelNotFound as error:
             raise ValueError(error.message) from None
 
+    @field_validator("prompt")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        problem = problem_of(value) if value else None
+        if problem:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("model_for")
+    @classmethod
+    def _known_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        rules = []
+        for rule in value:
+            pattern, equals, model = rule.rpartition("=")
+            if not (equals and pattern and model):
+                raise ValueError("write GLOB=PROVIDER/MODEL, such as 'embed/*=@cf/baai/bge-m3'")
+            rules.append(f"{pattern}={cls._known_model(model)}")
+        return tuple(rules)
+
+    @field_validator("response_schema")
+    @classmethod
+    def _is_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and not _SCHEMA_WORDS & value.keys():
+            raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
+        return value
+
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:
         given = [name for name in ("files", "input", "queue", "retry") if getattr(self, name)]
@@ -131,8 +171,32 @@ class JsonlOptions(BaseModel):
     @property
     def defaults(self) -> Defaults:
         """Model and parameters for lines that do not say otherwise."""
-        parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        return Defaults(self.model, {k: v for k, v in parameters.items() if v is not None}, self.system)
+        schema = self.response_schema
+        parameters = {
+            **self._parameters,
+            **({"response_format": {"type": "json_schema", "json_schema": _named(schema)}} if schema else {}),
+        }
+        return Defaults(self.model, parameters, self.system, self.prompt, self._models)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the options name: ``model``, then those of ``model_for``."""
+        return tuple(dict.fromkeys((self.model, *(model for _, model in self._models))))
+
+    @property
+    def _models(self) -> tuple[tuple[str, str], ...]:
+        rules = (rule.rpartition("=") for rule in self.model_for)
+        return tuple((pattern, model) for pattern, _, model in rules)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        given = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def limits(self) -> Limits:
+        """What the run may spend."""
+        return Limits(self.max_cost, self.max_tokens_total)
 
     @property
     def reading(self) -> Reading:
@@ -157,14 +221,30 @@ class JsonlOptions(BaseModel):
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides an answer: model, parameters, system prompt."""
-        defaults = self.defaults
-        return {"model": defaults.model, "parameters": dict(defaults.parameters), "system": defaults.system}
+        """What decides an answer. An option that is not set is not there: outputs made before it keep their
+        fingerprint.
+        """
+        decisive = {"model": self.model, "parameters": self._parameters, "system": self.system}
+        # Before there were templates, a system prompt was never filled in, whatever its braces.
+        fields = sorted(fields_of(self.system))
+        later = {
+            "system_fields": fields,
+            "prompt": self.prompt,
+            "model_for": list(self.model_for),
+            "schema": self.response_schema,
+        }
+        return decisive | {name: value for name, value in later.items() if value}
 
     @property
     def configuration(self) -> str:
         """The fingerprint of what decides an answer."""
         return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _named(schema: dict[str, Any]) -> dict[str, Any]:
+    """As OpenAI wants a schema: wrapped, with a name of letters, digits, _ and -; not strict, which not all can be."""
+    name = re.sub(r"[^\w-]+", "_", str(schema.get("title") or "answer"), flags=re.ASCII)[:64]
+    return {"name": name, "schema": schema}
 
 
 def default_ledger(output: Location) -> str:
@@ -188,14 +268,18 @@ def check_options(**given: Any) -> JsonlOptions:
         problems += [_sentence(dict(detail)) for detail in error.errors()]
     model = str(given.get("model") or DEFAULT_MODEL)
     output = str(given.get("output") or "")
-    needs_r2 = given.get("queue") or given.get("input") or output.startswith(R2_SCHEME)
-    needs_cloudflare = given.get("queue") or model.startswith(("workers-ai/", "@"))
-    for needed, read in ((needs_r2, r2_access), (needs_cloudflare, cloudflare_account)):
-        if needed:
-            try:
-                read()
-            except MissingSettings as missing:
-                problems += [p for p in missing.problems if p not in problems]
+    reads: list[Callable[[], object]] = []
+    if given.get("queue") or given.get("input") or output.startswith(R2_SCHEME):
+        reads.append(r2_access)
+    if given.get("queue"):
+        reads.append(cloudflare_account)
+    models = [model, *(str(rule).rpartition("=")[2] for rule in given.get("model_for") or ())]
+    reads += [access for access in map(access_of, models) if access is not None]
+    for read in dict.fromkeys(reads):
+        try:
+            read()
+        except MissingSettings as missing:
+            problems += [p for p in missing.problems if p not in problems]
     if problems or options is None:
         raise UsageError(problems)
     return options
@@ -205,4 +289,6 @@ def _sentence(detail: dict[str, Any]) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not detail["loc"]:
         return message
+    if detail["loc"][0] == "response_schema":
+        return f"--schema: {message}"
     return f"--{str(detail['loc'][0]).replace('_', '-')} {detail['input']!r}: {message}"

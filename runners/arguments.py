@@ -18,6 +18,11 @@ Prefix = Annotated[str, typer.Option(help="Only objects below this prefix (with 
 System = Annotated[Path | None, typer.Option(help="File with a system prompt for lines that have none.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
 Temperature = Annotated[float | None, typer.Option(help="0 to 5.")]
+Prompt = Annotated[str, typer.Option(help="What to ask of each line, with its fields: 'Summarise: {text}'.")]
+ModelFor = Annotated[list[str] | None, typer.Option(help="GLOB=MODEL for files whose key fits; may be repeated.")]
+Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that answers must fit.")]
+MaxCost = Annotated[float | None, typer.Option(help="US dollars at most; the run stops before it could pass them.")]
+MaxTokensTotal = Annotated[int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")]
 Concurrency = Annotated[str, typer.Option(help="Calls in flight at most: N or fixed:N.")]
 BatchSize = Annotated[int, typer.Option(help="Lines in a shard at most.")]
 BatchSeconds = Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")]
@@ -34,6 +39,7 @@ Ledger = Annotated[
 Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
 PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every line, estimate tokens, cost and time; no call.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")]
 
 
@@ -48,5 +54,5 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in arguments.items()
-        if name in JsonlOptions.model_fields and name not in ("files", "system")
+        if name in JsonlOptions.model_fields and name not in ("files", "system", "model_for")
     }

@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import backends.errors
 import storage.errors
 from backends.engine import close_engines
+from backends.money import Budget
 from pipelines import jsonl
 from pipelines.options import JsonlOptions, UsageError
 from runners import direct, prism
@@ -41,9 +42,15 @@ RUNNERS: dict[str, Callable[[JsonlOptions], AbstractContextManager[list[str]]]] 
 }
 
 
-def attempt(options: JsonlOptions, watch: Watch, stop: Stop, build: Build = jsonl.build) -> Summary:
-    """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration."""
+def attempt(
+    options: JsonlOptions, watch: Watch, stop: Stop, build: Build = jsonl.build, budget: Budget | None = None
+) -> Summary:
+    """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration.
+
+    ``budget``: what earlier attempts of the same command have spent, and may spend all together.
+    """
     state = reset_run_state()
+    state.budget = budget or Budget(options.limits)
     run_id = new_run_id()
     problem: str | None = None
     where = options.output_location
@@ -82,6 +89,7 @@ def attempt(options: JsonlOptions, watch: Watch, stop: Stop, build: Build = json
         isinstance(reason, Exception) and not isinstance(reason, RunAsleep),
         dict(state.others),
         continuous=options.continuous,
+        spent=state.budget.spent(),
     )
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from backends.money import Prices
 from pipelines.options import JsonlOptions, UsageError
 from storage.configuration import agree
 from storage.environment import cloudflare_account
@@ -38,6 +39,13 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
     for place in (options.output, options.input):
         if place is not None and (where := locate(place)).bucket:
             next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
+    check_files(options)
+    check_ledger(options.paid)
+    return options
+
+
+def check_files(options: JsonlOptions) -> None:
+    """Raises UsageError where local files are named, and none is there."""
     source = options.source
     if (
         options.files
@@ -45,8 +53,17 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
         and next(list_inputs(source, options.output_location), None) is None
     ):
         raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
-    check_ledger(options.paid)
-    return options
+
+
+def check_prices(options: JsonlOptions, prices: Prices) -> None:
+    """Raises UsageError for a --max-cost that cannot be kept: nobody tells the price of a model."""
+    if options.max_cost is None:
+        return
+    unknown = [name for name in options.models if prices.of(*name.split("/", 1)) is None]
+    if unknown:
+        raise UsageError(
+            [f"--max-cost: the price of {' and '.join(unknown)} is not known: use --max-tokens-total instead"]
+        )
 
 
 def check_consumers(name: str, queue_id: str) -> None:
@@ -85,10 +102,11 @@ def check_configuration(options: JsonlOptions, is_alive: Callable[[str], bool]) 
     except ValueError as error:
         raise UsageError([str(error)]) from None
     if other is not None:
+        ours = options.decisive
         differences = [
-            f"{name} {other.get(name)!r} there, {ours!r} now"
-            for name, ours in options.decisive.items()
-            if other.get(name) != ours
+            f"{name} {other.get(name)!r} there, {ours.get(name)!r} now"
+            for name in dict.fromkeys((*ours, *other))
+            if other.get(name) != ours.get(name) and name != "fingerprint"
         ]
         said = f"{options.output} is for answers of another configuration ({'; '.join(differences)})"
         raise UsageError([f"{said}: use another --output"])

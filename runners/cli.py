@@ -9,15 +9,18 @@ import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from backends.errors import ModelError
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners import arguments as arg
+from runners import commands_models
+from runners.dryrun import plan, show_plan
 from runners.prism_binary import PrismError
 from runners.progress import Watch, show_summary, stream_line
 from runners.retry import retry as retry_errors
@@ -41,6 +44,8 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.command(epilog=commands_models.ASK_EXAMPLES)(commands_models.ask)
+app.command(epilog=commands_models.MODELS_EXAMPLES)(commands_models.models)
 # Progress and complaints go to stderr, so that stdout holds what was asked for.
 _err = Console(stderr=True)
 
@@ -52,6 +57,8 @@ Examples:
     llmdo run --input r2://bucket/input/ --output r2://bucket/output/
 
     llmdo run --queue llmdo-input --output r2://bucket/output/ --runner prism
+
+    llmdo run reviews.jsonl --output out/ --prompt 'Is this praise? {text}' --dry-run
 
 Exit codes: 0 all answered; 3 finished, some lines ended as errors; 1 failed or stopped; 2 usage.
 """
@@ -83,9 +90,14 @@ def run(
     model: arg.Model = arg.default("model"),
     runner: Annotated[str, typer.Option(help="direct or prism.")] = arg.default("runner"),
     prefix: arg.Prefix = "",
+    prompt: arg.Prompt = "",
     system: arg.System = None,
+    model_for: arg.ModelFor = None,
+    schema: arg.Schema = None,
     max_tokens: arg.MaxTokens = None,
     temperature: arg.Temperature = None,
+    max_cost: arg.MaxCost = None,
+    max_tokens_total: arg.MaxTokensTotal = None,
     concurrency: arg.Concurrency = arg.default("concurrency"),
     batch_size: arg.BatchSize = arg.default("batch_size"),
     batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
@@ -97,13 +109,16 @@ def run(
     reuse: arg.Reuse = arg.default("reuse"),
     drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
     prism_location: arg.PrismLocation = None,
+    dry_run: arg.DryRun = False,
     as_json: arg.AsJson = False,
 ) -> None:
     """Answer what is there, then exit: files, a listing, or what a queue announces."""
-    given = arg.given(locals())
-    if not (files or input or queue):
+    given = arg.given(locals()) | _decisive(system, model_for, schema)
+    if not (files or input or queue or dry_run):
         given["queue"] = default_queue()
-    options = check_options(**given, files=tuple(files or ()), system=_read_text(system))
+    options = check_options(**given, files=tuple(files or ()))
+    if dry_run:
+        _show_dry_run(options, as_json)
     _finish(run_files(options, _quiet if as_json else Watch(_err)), options, as_json)
 
 
@@ -114,9 +129,14 @@ def stream(
     model: arg.Model = arg.default("model"),
     runner: Annotated[str, typer.Option(help="prism.")] = "prism",
     prefix: arg.Prefix = "",
+    prompt: arg.Prompt = "",
     system: arg.System = None,
+    model_for: arg.ModelFor = None,
+    schema: arg.Schema = None,
     max_tokens: arg.MaxTokens = None,
     temperature: arg.Temperature = None,
+    max_cost: arg.MaxCost = None,
+    max_tokens_total: arg.MaxTokensTotal = None,
     concurrency: arg.Concurrency = arg.default("concurrency"),
     batch_size: arg.BatchSize = arg.default("batch_size"),
     batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
@@ -134,9 +154,27 @@ def stream(
     as_json: arg.AsJson = False,
 ) -> None:
     """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
-    given = arg.given(locals()) | {"queue": queue or default_queue(), "continuous": True}
-    options = check_options(**given, system=_read_text(system))
+    given = arg.given(locals()) | _decisive(system, model_for, schema)
+    options = check_options(**given | {"queue": queue or default_queue(), "continuous": True})
     _finish(stream_files(options, _quiet if as_json else Watch(_err, stream_line)), options, as_json)
+
+
+def _decisive(system: Path | None, model_for: list[str] | None, schema: Path | None) -> dict[str, Any]:
+    """Those of the options that decide an answer which the command line does not give as they are."""
+    return {
+        "system": _read_text(system, "--system"),
+        "model_for": tuple(model_for or ()),
+        "response_schema": _read_schema(schema),
+    }
+
+
+def _show_dry_run(options: JsonlOptions, as_json: bool) -> NoReturn:
+    report = plan(options)
+    if as_json:
+        print(json.dumps(report.as_json()))  # noqa: T201  this is the command's output
+    else:
+        Console().print(show_plan(report))
+    raise typer.Exit(report.exit_code)
 
 
 def _quiet(_: RunState) -> AbstractContextManager[None]:
@@ -159,6 +197,8 @@ def retry(
     everything: Annotated[bool, typer.Option("--all", help="Also lines whose error says that it would come again.")] = (
         False
     ),
+    max_cost: arg.MaxCost = None,
+    max_tokens_total: arg.MaxTokensTotal = None,
     concurrency: arg.Concurrency = arg.default("concurrency"),
     ledger: arg.Ledger = None,
     drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
@@ -166,7 +206,15 @@ def retry(
 ) -> None:
     """Answer an output's error lines again, by its own model and parameters, and merge the answers in."""
     which: Literal["retryable", "all"] = "all" if everything else "retryable"
-    options = retry_options(output, which, concurrency=concurrency, ledger=ledger, drain_seconds=drain_seconds)
+    options = retry_options(
+        output,
+        which,
+        max_cost=max_cost,
+        max_tokens_total=max_tokens_total,
+        concurrency=concurrency,
+        ledger=ledger,
+        drain_seconds=drain_seconds,
+    )
     summary = retry_errors(options, _quiet if as_json else Watch(_err))
     if as_json:
         print(json.dumps(retry_json(summary)))  # noqa: T201  this is the command's output
@@ -226,13 +274,25 @@ def prune(
     print(f"removed {pruned.entries:,} answers of {pruned.bytes:,} bytes")  # noqa: T201  this is the command's output
 
 
-def _read_text(path: Path | None) -> str:
+def _read_text(path: Path | None, option: str) -> str:
     if path is None:
         return ""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError([f"--system {path}: {error}"]) from None
+        raise UsageError([f"{option} {path}: {error}"]) from None
+
+
+def _read_schema(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        schema = json.loads(_read_text(path, "--schema"))
+    except ValueError as error:
+        raise UsageError([f"--schema {path} is no JSON: {error}"]) from None
+    if not isinstance(schema, dict):
+        raise UsageError([f"--schema {path} holds no JSON object: write a JSON Schema"])
+    return schema
 
 
 def _complain(*problems: str) -> None:
@@ -280,6 +340,6 @@ def main(argv: list[str] | None = None) -> None:
     except BucketNotFound as error:
         _complain(str(error))
         sys.exit(EXIT_USAGE)
-    except (StorageError, PrismError) as error:
+    except (StorageError, PrismError, ModelError) as error:
         _complain(str(error))
         sys.exit(EXIT_FAILED)

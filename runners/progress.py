@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backends.engine import calls_in_flight, calls_made
-from runners.summary import Summary
+from runners.summary import NOTHING_SPENT, Summary, dollars
 from storage.errors import StorageError
 from storage.manifests import read_manifest
 from storage.objects import Location, open_store
@@ -53,7 +53,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     done = counts.files_done + counts.files_stale
     return (
         f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · "
-        f"{tokens:,} tokens · {counts.failed:,} errors · {done:,}/{len(state.in_work()) + done:,} files"
+        f"{tokens:,} tokens{_cost(state)} · {counts.failed:,} errors · {done:,}/{len(state.in_work()) + done:,} files"
     )
 
 
@@ -66,6 +66,12 @@ def stream_line(state: RunState, rate: Rate) -> str:
         f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
         f"{calls_in_flight():,} in flight · {tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
+
+
+def _cost(state: RunState) -> str:
+    """What was spent; nothing where nothing costs anything."""
+    spent = state.budget.spent() if state.budget else NOTHING_SPENT
+    return f" · {dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)}" if spent.cost_usd or spent.unpriced else ""
 
 
 class Watch:
@@ -138,6 +144,11 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
     console.print(table if table.row_count else "No files to answer.")
     if counts.files_done + counts.files_stale > len(summary.settled):
         console.print(f"{counts.files_done:,} files are done in all, {counts.files_stale:,} stale.")
+    spent = summary.spent
+    if spent.calls:
+        cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
+        used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
+        console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
     if summary.restarts:
         console.print(f"The pipeline was begun again {summary.restarts:,} times.")
     if counts.messages_passed_over or counts.messages_undecodable:

@@ -17,6 +17,9 @@ from storage import configuration
 from storage.errors import InvalidLocation
 from storage.objects import locate_folder, open_store
 
+# What stands in an output's configuration only if it was set → the option that it is.
+_OPTIONS = {"prompt": "prompt", "model_for": "model_for", "schema": "response_schema"}
+
 
 def retry_options(output: str, which: Literal["retryable", "all"], **given: Any) -> JsonlOptions:
     """The options of a retry: model, parameters and system prompt are the output's own.
@@ -39,6 +42,7 @@ def retry_options(output: str, which: Literal["retryable", "all"], **given: Any)
     decisive = {
         "model": there.get("model"),
         "system": there.get("system", ""),
+        **{option: there[name] for name, option in _OPTIONS.items() if name in there},
         **(parameters if isinstance(parameters, dict) else {}),
     }
     return check_options(**{**decisive, **given, "output": output, "retry": which})
@@ -62,6 +66,7 @@ def retry_json(summary: Summary) -> dict[str, Any]:
         "not_retried": counts.failed_before,
         "input_tokens": counts.input_tokens,
         "output_tokens": counts.output_tokens,
+        "spent": whole["spent"],
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from backends.money import Budget
 from pipelines import jsonl
 from pipelines.options import JsonlOptions
 from runners.attempt import Build, Watch, attempt
-from runners.checks import prepare
+from runners.checks import check_prices, prepare
 from runners.stop import Stop
 from runners.summary import Summary
 
@@ -16,11 +17,12 @@ _log = logging.getLogger(__name__)
 
 def run(options: JsonlOptions, watch: Watch, build: Build = jsonl.build) -> Summary:
     """Runs a graph until nothing is left; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
-    stop = Stop(options.drain_seconds)
+    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)
+    check_prices(options, budget.prices)
     with stop.on_signals():
         while True:
-            summary = attempt(options, watch, stop, build)
+            summary = attempt(options, watch, stop, build, budget)
             # Again and again without progress would help nobody.
             if not summary.asleep or not summary.counts.shards or stop.asked:
                 return summary

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import fields, replace
 
+from backends.money import Budget
 from pipelines.options import JsonlOptions
 from runners.attempt import Watch, attempt
-from runners.checks import prepare
+from runners.checks import check_prices, prepare
 from runners.prism_binary import find_prism
 from runners.stop import Stop
 from runners.summary import Summary
@@ -26,12 +27,13 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     (a wrong token, the day's allowance). Raises what ``prepare`` raises, and PrismError where there is no Prism.
     """
     find_prism(options.prism_location)
-    stop = Stop(options.drain_seconds)
+    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)
+    check_prices(options, budget.prices)
     counts, restarts, in_vain = Counts(), 0, 0
     with stop.on_signals():
         while True:
-            summary = attempt(options, watch, stop)
+            summary = attempt(options, watch, stop, budget=budget)
             counts = added(counts, summary.counts)
             progress = summary.counts.shards > 0 or summary.counts.files_done > 0
             in_vain = 0 if progress else in_vain + 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends.money import Spent
+from storage.costs import Cost
 from transforms.elements import FileVersion, Settled
 from transforms.run_state import Counts
 
+NOTHING_SPENT = Spent()
 EXIT_ANSWERED, EXIT_FAILED, EXIT_USAGE, EXIT_SOME_ERRORS = 0, 1, 2, 3
 
 
@@ -24,6 +28,8 @@ class Summary:
         final: it would stop again for the same reason.
         others: files that other runs work on, with the run's id.
         restarts: how often the pipeline of a continuous run was begun again.
+        spent: what this command's calls have used, failed tries included as far as the providers tell; answers from
+            the ledger are not in it.
     """
 
     run_id: str
@@ -37,6 +43,7 @@ class Summary:
     others: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
     continuous: bool = False
+    spent: Spent = NOTHING_SPENT
 
     @property
     def exit_code(self) -> int:
@@ -62,12 +69,13 @@ class Summary:
             "failed": counts.failed + counts.failed_before,
             "input_tokens": counts.input_tokens,
             "output_tokens": counts.output_tokens,
+            "spent": spent_json(self.spent),
             "messages": {"passed_over": counts.messages_passed_over, "undecodable": counts.messages_undecodable},
             "files_done": counts.files_done,
             "files_stale": counts.files_stale,
             "files": [
                 {"file": f"{s.file.store_url}/{s.file.key}", "etag": s.file.etag, "status": s.status}
-                | ({"answered": s.answered, "failed": s.failed} if s.status == "done" else {})
+                | ({"answered": s.answered, "failed": s.failed, **cost_json(s.cost)} if s.status == "done" else {})
                 | ({"reason": s.reason} if s.reason else {})
                 for s in self.settled
             ],
@@ -75,3 +83,32 @@ class Summary:
             "left": self.left,
             "in_work_by_others": self.others,
         }
+
+
+def spent_json(spent: Spent) -> dict[str, Any]:
+    """What calls have used; ``cost_is_lower_bound``: nobody told what some of them cost."""
+    return {
+        "calls": spent.calls,
+        "input_tokens": spent.input_tokens,
+        "output_tokens": spent.output_tokens,
+        "neurons": spent.neurons,
+        "cost_usd": spent.cost_usd,
+        "cost_is_lower_bound": spent.unpriced > 0,
+    }
+
+
+def cost_json(cost: Cost) -> dict[str, Any]:
+    """What the answers of a file cost, whoever paid for them and when."""
+    return {"neurons": cost.neurons, "cost_usd": cost.usd, "cost_is_lower_bound": cost.unpriced > 0}
+
+
+def dollars(usd: float | None, *, lower_bound: bool) -> str:
+    """For people.
+
+    >>> dollars(0.0012345, lower_bound=True), dollars(12.3456, lower_bound=False), dollars(None, lower_bound=True)
+    ('≥ $0.0012', '$12.35', '$?')
+    """
+    if usd is None:
+        return "$?"
+    digits = 2 if usd >= 1 or not usd else 1 - math.floor(math.log10(usd))
+    return f"{'≥ ' if lower_bound else ''}${usd:,.{digits}f}"

@@ -6,13 +6,15 @@ import json
 import os
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
+OPENAI_API = "https://api.openai.com/v1"
 # What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
 _SECRETS = (
     *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
 )
 _SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
@@ -43,6 +45,30 @@ class CloudflareAccount:
 
 
 @dataclass(frozen=True)
+class AiGateway:
+    """An AI Gateway: its id, or the URL that the dashboard gives, and the token of one that wants its own."""
+
+    name: str
+    token: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class OpenAIAccess:
+    """Base URL and key of OpenAI, or of a server that speaks its API; the key may be empty there."""
+
+    base_url: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class BraintrustAccess:
+    """Key and project of Braintrust; the proxy logs each call to the project."""
+
+    project_id: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class R2Access:
     """Endpoint and keys of R2's S3 API."""
 
@@ -62,6 +88,37 @@ def cloudflare_account() -> CloudflareAccount:
         raise MissingSettings(problems)
     base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
     return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
+
+
+def ai_gateway() -> AiGateway | None:
+    """LLMDO_GATEWAY and CLOUDFLARE_AI_GATEWAY_TOKEN; None without the former. Raises MissingSettings."""
+    name, token = os.environ.get("LLMDO_GATEWAY", ""), os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
+    problems = [
+        _unfit(variable)
+        for variable, text in (("LLMDO_GATEWAY", name), ("CLOUDFLARE_AI_GATEWAY_TOKEN", token))
+        if text and not _fits_a_header(text)
+    ]
+    if name and problems:
+        raise MissingSettings(problems)
+    return AiGateway(name, token) if name else None
+
+
+def openai_access() -> OpenAIAccess:
+    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (other servers may not want one). Raises MissingSettings."""
+    base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/")
+    key = os.environ.get("OPENAI_API_KEY", "")
+    problems = _unusable("OPENAI_API_KEY") if key or base_url == OPENAI_API else []
+    if problems:
+        raise MissingSettings(problems)
+    return OpenAIAccess(base_url, key)
+
+
+def braintrust_access() -> BraintrustAccess:
+    """BRAINTRUST_API_KEY and BRAINTRUST_PROJECT_ID. Raises MissingSettings."""
+    problems = _unusable("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID")
+    if problems:
+        raise MissingSettings(problems)
+    return BraintrustAccess(os.environ["BRAINTRUST_PROJECT_ID"], os.environ["BRAINTRUST_API_KEY"])
 
 
 def r2_access() -> R2Access:
@@ -100,16 +157,34 @@ def default_queue() -> str | None:
     return os.environ.get("LLMDO_QUEUE") or None
 
 
+def default_store() -> str | None:
+    """STORE_ID (the event store whose conversations are answered), or None."""
+    return os.environ.get("STORE_ID") or None
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/llmdo, by default ~/.cache/llmdo; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmdo"
+
+
 def _unusable(*names: str) -> list[str]:
     problems = []
     for name in names:
         text = os.environ.get(name, "")
         if not text:
             problems.append(f"{name} is not set: export it in the environment")
-        elif not all("!" <= c <= "~" for c in text):
-            # HTTP libraries refuse such a header with an error that quotes it, secret and all.
-            problems.append(f"{name} has a space, a line break or a special character in it: copy it again")
+        elif not _fits_a_header(text):
+            problems.append(_unfit(name))
     return problems
+
+
+def _fits_a_header(text: str) -> bool:
+    """HTTP libraries refuse another one with an error that quotes it, secret and all."""
+    return all("!" <= c <= "~" for c in text)
+
+
+def _unfit(name: str) -> str:
+    return f"{name} has a space, a line break or a special character in it: copy it again"
 
 
 def _is_account_id(text: str) -> bool:

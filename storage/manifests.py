@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from storage.costs import NOTHING, Cost, total, unknown
 from storage.errors import AlreadyExists, ObjectNotFound
 from storage.intervals import Intervals
 from storage.objects import ObjectInfo, ObjectStore
@@ -30,6 +31,7 @@ class ShardRecord:
         name: the last part of its key.
         tiles: delta-coded ranges of the source (``Intervals.encode``).
         lines: how many lines it holds.
+        cost: of its answers; not known of shards that were written before costs were.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ShardRecord:
     lines: int
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: Cost = NOTHING
 
     @property
     def first(self) -> int:
@@ -65,7 +68,8 @@ class Manifest(BaseModel):
     """Says that a file is done. Its shards hold every line of the source exactly once.
 
     ``size`` is in bytes as stored, ``length`` in uncompressed bytes, ``created_at`` ISO 8601 in UTC; shards are in the
-    order of their first line.
+    order of their first line. ``cost_usd``, ``unpriced`` and ``neurons`` are those of ``Cost``; a manifest that was
+    written before costs were has none of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,7 +88,15 @@ class Manifest(BaseModel):
     blank: int
     input_tokens: int
     output_tokens: int
+    cost_usd: float | None = None
+    unpriced: int | None = None
+    neurons: float | None = None
     shards: tuple[ManifestShard, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """What its answers cost."""
+        return unknown(self.answered) if self.unpriced is None else Cost(self.cost_usd, self.unpriced, self.neurons)
 
 
 def file_folder(prefix: str, bucket: str, key: str, etag: str) -> str:
@@ -122,18 +134,22 @@ def put_shard(
     configuration: str,
     input_tokens: int = 0,
     output_tokens: int = 0,
+    cost: Cost | None = None,
 ) -> ShardRecord:
     """Writes rows (start, stop, JSON line), sorted by offset, as one object; a repeat writes the same one."""
     ordered = sorted(rows)
+    cost = cost or unknown(len(ordered) if kind == "answers" else 0)
     tiles = Intervals((start, stop) for start, stop, _ in ordered).encode()
     body = b"".join(row + b"\n" for _, _, row in ordered)
-    shard = ShardRecord(shard_name(kind, ordered[0][0], body), kind, tiles, len(ordered), input_tokens, output_tokens)
+    name = shard_name(kind, ordered[0][0], body)
+    shard = ShardRecord(name, kind, tiles, len(ordered), input_tokens, output_tokens, cost)
     metadata = {
         "tiles": tiles,
         "lines": str(shard.lines),
         "input-tokens": str(input_tokens),
         "output-tokens": str(output_tokens),
         "configuration": configuration,
+        **_cost_metadata(cost),
     }
     if sum(len("x-amz-meta-" + name) + len(value) for name, value in metadata.items()) > MAX_METADATA_BYTES:
         del metadata["tiles"]  # read_shard then takes them from the body, where each row has its own
@@ -161,6 +177,7 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
                 int(metadata["lines"]),
                 int(metadata["input-tokens"]),
                 int(metadata["output-tokens"]),
+                _cost_of(metadata, kind, int(metadata["lines"])),
             )
         body, _ = store.read(info.key)
         lines = [from_json(line) for line in body.splitlines()]
@@ -173,10 +190,28 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
             len(rows),
             sum(int(u.get("input_tokens") or 0) for u in usage),
             sum(int(u.get("output_tokens") or 0) for u in usage),
+            total(_line_cost(u) for u in usage),
         )
     except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if name == shard_name(kind, rows[0][0] if rows else 0, body) else None
+
+
+def _cost_metadata(cost: Cost) -> dict[str, str]:
+    known = {"cost-usd": cost.usd, "neurons": cost.neurons}
+    return {"unpriced": str(cost.unpriced)} | {k: repr(v) for k, v in known.items() if v is not None}
+
+
+def _cost_of(metadata: Mapping[str, str], kind: Kind, lines: int) -> Cost:
+    if "unpriced" not in metadata:  # from before costs were written
+        return unknown(lines if kind == "answers" else 0)
+    usd, neurons = (float(metadata[name]) if name in metadata else None for name in ("cost-usd", "neurons"))
+    return Cost(usd, int(metadata["unpriced"]), neurons)
+
+
+def _line_cost(usage: Mapping[str, Any]) -> Cost:
+    usd, neurons = usage.get("cost_usd"), usage.get("neurons")
+    return Cost(usd, int(usd is None), neurons)
 
 
 def _tile(place: Mapping[str, Any]) -> tuple[int, int]:

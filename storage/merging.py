@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
+from storage.costs import total
 from storage.errors import ObjectChanged
 from storage.intervals import Intervals
 from storage.manifests import MANIFEST_NAME, Manifest, ManifestShard, ShardRecord, read_manifest
@@ -28,6 +29,7 @@ def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord],
     kept = [shard for shard in old.shards if shard.name not in gone]
     added = [ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in new]
     shards = sorted([*kept, *added], key=lambda shard: shard.first)
+    cost = total([old.cost, *(shard.cost for shard in new)])
     return old.model_copy(
         update={
             "run_id": run_id,
@@ -36,6 +38,9 @@ def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord],
             "failed": sum(shard.lines for shard in shards if shard.kind == "errors"),
             "input_tokens": old.input_tokens + sum(s.input_tokens for s in new),
             "output_tokens": old.output_tokens + sum(s.output_tokens for s in new),
+            "cost_usd": cost.usd,
+            "unpriced": cost.unpriced,
+            "neurons": cost.neurons,
             "shards": tuple(shards),
         }
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from storage.costs import NOTHING, Cost
 from storage.manifests import ShardRecord
 from storage.objects import Location
 
@@ -75,11 +76,12 @@ class OpenFile:
     """A file that this run works on, and the ranges that no shard holds yet.
 
     ``gaps`` are in uncompressed bytes. For gzip and zstd, whose length is unknown before the end, the last gap's stop
-    is None: it goes to the end of the data.
+    is None: it goes to the end of the data. ``content`` is the whole file as stored, where it is small.
     """
 
     file: FileVersion
     gaps: tuple[tuple[int, int | None], ...]
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Answer:
     row: bytes
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: Cost = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +192,11 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file that is done: its manifest exists, or it went stale."""
+    """A file that is done: its manifest exists, or it went stale. ``cost`` is that of all its answers."""
 
     file: FileVersion
     status: Literal["done", "stale"]
     answered: int = 0
     failed: int = 0
     reason: str = ""
+    cost: Cost = NOTHING

@@ -16,10 +16,13 @@ from backends.engine import Engine, get_engine
 from backends.errors import EngineClosed, LineError, ModelError, ModelNotFound, StopRun
 from backends.ir import EmbedRequest
 from backends.jobs import Done
+from backends.money import NO_LIMITS, Limits
 from backends.recall import Recall, Reuse
+from storage.costs import Cost
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from transforms.metrics import InferMetrics
 from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
 from transforms.run_state import run_state
@@ -47,16 +50,18 @@ class Infer(beam.PTransform):
 
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
-    used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on.
+    used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
+    does before the call that could pass the ``limits`` of what the run may spend.
     """
 
     defaults: Defaults
     window: int = 64
     paid: PaidAnswers = PaidAnswers()
+    limits: Limits = NO_LIMITS
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
-        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window, self.paid))
+        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window, self.paid, self.limits))
 
 
 @dataclass(slots=True)
@@ -69,12 +74,15 @@ class _Job:
 
 
 class _Infer(beam.DoFn):
-    def __init__(self, defaults: Defaults, window: int, paid: PaidAnswers) -> None:
+    def __init__(self, defaults: Defaults, window: int, paid: PaidAnswers, limits: Limits) -> None:
         self.defaults = defaults
         self.window = window
         self.paid = paid
+        self.limits = limits
 
     def setup(self) -> None:
+        self._budget = run_state().budget_within(self.limits)
+        self._metrics = InferMetrics()
         self._engine: Engine = get_engine(self.window, open_recall=self.paid.open, gate=_asleep)
 
     def start_bundle(self) -> None:
@@ -88,7 +96,7 @@ class _Infer(beam.DoFn):
     ) -> Iterator[Any]:
         if isinstance(tile, TooLong):
             run_state().add(lines_read=1)
-            yield _too_long(tile)
+            yield self._failure(tile, too_long(tile), attempts=0)
             return
         if not isinstance(tile, Line):
             if isinstance(tile, Blank):
@@ -97,13 +105,14 @@ class _Infer(beam.DoFn):
             return
         run_state().add(lines_read=1)
         try:
-            prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts)
+            prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
         except BadLine as error:
-            yield _failure(tile, error, attempts=0)
+            yield self._failure(tile, error, attempts=0)
             return
         except ModelError as error:  # the provider itself is not there: no package, no token
             run_state().stop(error)
             return
+        self._budget.prices.ask(prompt.provider)  # while the first calls are made, they are read
         job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
         yield from self._submit(job)
         yield from self._results(wait=False)
@@ -114,6 +123,7 @@ class _Infer(beam.DoFn):
         self._arrays.clear()
         while self._open:
             yield from self._results(wait=True)
+        self._metrics.engine(self._engine, now=True)
 
     def _submit(self, job: _Job) -> Iterator[WindowedValue]:
         request = job.prompt.request
@@ -164,6 +174,7 @@ class _Infer(beam.DoFn):
                 return
             wait = False
             self._open -= 1
+            self._metrics.engine(self._engine)
             outcome = self._outcome(job, done)
             if outcome is not None:
                 yield job.context.with_value(outcome)
@@ -175,10 +186,13 @@ class _Infer(beam.DoFn):
             if isinstance(done.error, StopRun) or (isinstance(done.error, ModelNotFound) and not job.prompt.own_model):
                 run_state().stop(done.error)
                 return None
-            return _failure(job.line, done.error, done.attempts)
+            return self._failure(job.line, done.error, done.attempts)
         response = done.response
         assert response is not None  # noqa: S101  Done has exactly one of the two
-        usage = response.usage
+        usage, prompt = response.usage, job.prompt
+        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, response)
+        cost = Cost(usd, int(usd is None), usage.neurons)
+        self._metrics.answer(usage, usd, done)
         run_state().add(
             answered=1,
             bytes_done=job.line.stop - job.line.start,
@@ -189,10 +203,16 @@ class _Infer(beam.DoFn):
             job.line.file,
             job.line.start,
             job.line.stop,
-            answer_row(job.prompt, job.line, response, done.attempts, done.latency_s),
+            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd),
             usage.input_tokens,
             usage.output_tokens,
+            cost,
         )
+
+    def _failure(self, line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
+        self._metrics.failure(error)
+        run_state().add(failed=1, bytes_done=line.stop - line.start)
+        return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
 
 
 def _asleep() -> StopRun | None:
@@ -212,14 +232,9 @@ def request_id(line: Line) -> str:
     return hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
 
 
-def _failure(line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
-    run_state().add(failed=1, bytes_done=line.stop - line.start)
-    return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
-
-
-def _too_long(line: TooLong) -> Failure:
-    length = line.stop - line.start
-    return _failure(line, LineTooLong(f"the line has {length:,} bytes: raise --max-line-bytes, or split it"), 0)
+def too_long(line: TooLong) -> LineTooLong:
+    """Says what to do about it."""
+    return LineTooLong(f"the line has {line.stop - line.start:,} bytes: raise --max-line-bytes, or split it")
 
 
 class LineTooLong(LineError):

@@ -293,7 +293,10 @@ def _read(element: OpenFile, restriction: _Range, reading: Reading) -> Iterator[
     if file.compression:
         spans = [(max(start, restriction.start), stop) for start, stop in element.gaps]
         content = bounded(
-            DECOMPRESSORS[file.compression](store.stream(file.key, file.etag)), reading.content_limit(file)
+            DECOMPRESSORS[file.compression](
+                store.stream(file.key, file.etag) if element.content is None else iter([element.content])
+            ),
+            reading.content_limit(file),
         )
         try:
             yield from cut_spans(file, content, spans, limit)
@@ -305,15 +308,18 @@ def _read(element: OpenFile, restriction: _Range, reading: Reading) -> Iterator[
     first, last = _gap(element)
     start, stop = restriction.start, min(restriction.stop, last)
     if start == first:  # a gap begins with a line
-        chunks = _stream(store, file, start, stop, last)
+        chunks = _stream(store, element, start, stop, last)
     else:
-        start, chunks = skip_to_line(_stream(store, file, start - 1, stop, last), start, stop)
+        start, chunks = skip_to_line(_stream(store, element, start - 1, stop, last), start, stop)
     yield from cut(file, chunks, start, stop, limit)
 
 
-def _stream(store: ObjectStore, file: FileVersion, start: int, stop: int, last: int) -> Iterator[bytes]:
+def _stream(store: ObjectStore, element: OpenFile, start: int, stop: int, last: int) -> Iterator[bytes]:
     """The bytes [start, stop), and then, as far as they are taken, those up to ``last``, by requests that grow."""
-    size = OVERHANG
+    file, size = element.file, OVERHANG
+    if element.content is not None:
+        yield element.content[start:last]
+        return
     while start < last:
         for chunk in store.stream(file.key, file.etag, start, stop):
             start += len(chunk)

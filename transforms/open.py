@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
-from apache_beam.utils.windowed_value import WindowedValue
 from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
-from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound
+from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
 from storage.intervals import Intervals
 from storage.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from storage.manifests import ShardRecord, counted_shards, read_manifest
@@ -25,15 +22,16 @@ from storage.queues import QueueClient
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
 from transforms.run_state import run_state
 from transforms.shards import folder_of
+from transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
-# Opening is some calls of R2's API one after the other; so many files at the same time.
-_AT_ONCE = 16
 # One call acks this many messages at most (developers.cloudflare.com/queues/platform/limits).
 _ACKS_A_CALL = 100
 # A message whose file is open is acked after this long, or when there are enough for one call. Seconds.
 _ACK_AFTER = 2.0
+# A file of this size goes with its notice from step to step. Bytes.
+SMALL_BYTES = 16 << 10
 # A file that fails to open this many times goes to the dead letters.
 TRIES = 3
 
@@ -58,8 +56,11 @@ class OpenFiles(beam.PTransform):
 
     def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
         """Notice → Opened."""
-        return notices | "Write job record" >> beam.ParDo(
-            _Open(self.output, self.configuration, self.run_id, self.queue)
+        return (
+            notices
+            | "Write job records"
+            >> beam.ParDo(SideBySide(partial(open_each, self.output, self.configuration, self.run_id)))
+            | "Ack messages" >> beam.ParDo(_Ack(self.queue))
         )
 
 
@@ -69,6 +70,12 @@ class Opening:
 
     elements: tuple[Opened, ...] = ()
     ack: bool = True
+    lease_id: str | None = None
+
+
+def open_each(output: Location, configuration: str, run_id: str, notice: Notice) -> Iterator[Opening]:
+    """One Opening a notice, which knows the notice's lease."""
+    yield replace(open_file(output, configuration, run_id, notice), lease_id=notice.lease_id)
 
 
 def open_file(output: Location, configuration: str, run_id: str, notice: Notice) -> Opening:
@@ -88,7 +95,8 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
             return Opening(ack=False)
         # A run that died between the manifest and the record's removal left a record that nobody needs.
         jobs.remove((file.store_url, file.key, file.etag))
-        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, "was done before"))
+        was = "was done before"
+        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
         return Opening()
     claim = jobs.claim(
         new_record(
@@ -118,19 +126,22 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
 
 def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
     """What there is to do for a file that is this run's. Raises CannotOpen and StorageError."""
-    stale = _why_stale(file)
-    if stale is not None:
+    try:
+        file, content = _look_at(file)
+    except (ObjectNotFound, ObjectChanged) as error:
         jobs.remove((file.store_url, file.key, file.etag))
-        run_state().settle(Settled(file, "stale", reason=stale))
+        run_state().settle(Settled(file, "stale", reason=str(error)))
         return
     shards, leftovers = counted_shards(jobs.store, folder_of(output, file))
     if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:
         raise CannotOpen("it holds answers of another configuration: use another --output")
     run_state().open(file)
-    yield from _elements(file, shards, leftovers)
+    yield from _elements(file, shards, leftovers, content)
 
 
-def _elements(file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str]) -> Iterator[Opened]:
+def _elements(
+    file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str], content: bytes | None
+) -> Iterator[Opened]:
     covered = Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)
     run_state().add(
         answered_before=sum(shard.lines for shard in shards if shard.kind == "answers"),
@@ -143,21 +154,26 @@ def _elements(file: FileVersion, shards: Sequence[ShardRecord], leftovers: Seque
         yield KnownShard(file, shard)
     gaps = gaps_of(file, covered)
     if gaps:
-        yield OpenFile(file, gaps)
+        yield OpenFile(file, gaps, content)
 
 
-def _why_stale(file: FileVersion) -> str | None:
-    """Why this version is no more, or None. Raises CannotOpen where the file's own place refuses, and StorageError."""
-    name = f"{file.store_url}/{file.key}"
+def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
+    """The version as it is there, and its content where it is small: reading that is no more work than looking.
+
+    Raises ObjectNotFound, ObjectChanged, CannotOpen where the file's own place refuses, and StorageError.
+    """
+    store, name = open_store(file.store_url), f"{file.store_url}/{file.key}"
     try:
-        there = open_store(file.store_url).stat(file.key)
-    except ObjectNotFound:
-        return f"{name} is gone: it was deleted before it was read"
+        if 0 < file.size <= SMALL_BYTES:
+            content = b"".join(store.stream(file.key, file.etag, 0, SMALL_BYTES))
+            if len(content) == file.size:
+                return file, content
+        there = store.stat(file.key)
     except (AccessDenied, BucketNotFound, InvalidLocation) as error:
         raise CannotOpen(str(error)) from error
     if there.etag != file.etag:
-        return f"{name} was overwritten before it was read: the new version is a file of its own"
-    return None
+        raise ObjectChanged(f"{name} was overwritten before it was read: the new version is a file of its own")
+    return replace(file, size=there.size), None
 
 
 def _fail(output: Location, jobs: Jobs, record: JobRecord, problem: str) -> None:
@@ -183,47 +199,26 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
     return tuple(covered.gaps(file.size)) if file.size else ((0, 0),)
 
 
-class _Open(beam.DoFn):
-    def __init__(self, output: Location, configuration: str, run_id: str, queue: str | None) -> None:
-        self.output = output
-        self.configuration = configuration
-        self.run_id = run_id
+class _Ack(beam.DoFn):
+    """Acks what is open, and lets go on what is to be read."""
+
+    def __init__(self, queue: str | None) -> None:
         self.queue = queue
 
-    def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-open")
-
     def start_bundle(self) -> None:
-        self._open: deque[tuple[Notice, WindowedValue, Future[Opening]]] = deque()
         self._leases: list[str] = []
         self._ack_at = float("inf")
 
-    def process(
-        self, notice: Notice, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
-    ) -> Iterator[Any]:
-        future = self._pool.submit(open_file, self.output, self.configuration, self.run_id, notice)
-        self._open.append((notice, WindowedValue(None, timestamp, (window,)), future))
-        while self._open and (self._open[0][2].done() or len(self._open) > _AT_ONCE):
-            yield from self._opened()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        while self._open:
-            yield from self._opened()
-        self._ack()
-
-    def teardown(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _opened(self) -> Iterator[WindowedValue]:
-        notice, context, future = self._open.popleft()
-        opening = future.result()
-        for element in opening.elements:
-            yield context.with_value(element)
-        if opening.ack and notice.lease_id is not None:
-            self._leases.append(notice.lease_id)
+    def process(self, opening: Opening) -> Iterator[Opened]:
+        yield from opening.elements
+        if opening.ack and opening.lease_id is not None:
+            self._leases.append(opening.lease_id)
             self._ack_at = min(self._ack_at, time.monotonic() + _ACK_AFTER)
         if len(self._leases) >= _ACKS_A_CALL or time.monotonic() > self._ack_at:
             self._ack()
+
+    def finish_bundle(self) -> None:
+        self._ack()
 
     def _ack(self) -> None:
         if self._leases and self.queue is not None:

@@ -2,7 +2,8 @@
 
 Accepted are an OpenAI batch line (``custom_id, method, url, body``), ``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and
 any other native input of a Workers AI model. ``id`` or ``custom_id``, ``model`` and parameters may stand in the line;
-fields that are none of these ride along in ``metadata``. An error line of an earlier run is accepted as it is.
+fields that are none of these ride along in ``metadata``. An error line of an earlier run is accepted as it is. With a
+prompt template of the run, a line is any object that has the template's fields.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -19,6 +21,7 @@ from pydantic_core import from_json
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.protocol import PROVIDERS
+from transforms.templates import MissingField, fields_of, fill_in
 
 # Parameters of chat requests, by OpenAI's and by Workers AI's names (facts of both schemas); others are metadata.
 PARAMETERS = frozenset(
@@ -27,6 +30,11 @@ PARAMETERS = frozenset(
     functions reasoning_effort chat_template_kwargs lora raw image pooling truncate_inputs instruction""".split()
 )
 _OWN_FIELDS = frozenset({"id", "custom_id", "model", "metadata", "error"})
+_BATCH_FIELDS = _OWN_FIELDS | {"url", "body", "method"}
+# What each kind of request uses up; with a template, also its fields.
+_CHAT = PARAMETERS | {"prompt", "messages", "system"}
+_EMBED = PARAMETERS | {"text", "input"}
+_TEMPLATED = PARAMETERS | {"system"}
 
 
 class BadLine(InvalidRequest):
@@ -45,11 +53,29 @@ _MESSAGES = TypeAdapter(list[_Message])
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for lines that do not say otherwise: model (``provider/model``), parameters, system prompt."""
+    """What holds for lines that do not say otherwise.
+
+    Attributes:
+        model: ``provider/model``.
+        system: a system prompt; one with fields is a template.
+        prompt: a template of what to ask, or "": the line says it.
+        models: (pattern, model): the first one whose pattern fits the file's key comes before ``model``.
+    """
 
     model: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
+    prompt: str = ""
+    models: tuple[tuple[str, str], ...] = ()
+
+    def model_for(self, key: str) -> str:
+        """The model of the lines of a file; ``*`` in a pattern is any text, also with slashes."""
+        return next((model for pattern, model in self.models if fnmatchcase(key, pattern)), self.model)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that the templates use: content, even where a parameter has the same name."""
+        return fields_of(self.prompt) | fields_of(self.system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +91,9 @@ class Prompt:
     own_model: bool  # the line names its model; else it is the run's
 
 
-def parse_prompt(data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int]) -> Prompt:
+def parse_prompt(
+    data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int], key: str = ""
+) -> Prompt:
     """Understands one line.
 
     Args:
@@ -73,21 +101,27 @@ def parse_prompt(data: bytes, request_id: str, defaults: Defaults, max_texts: Ca
         request_id: given to the request, the same over all tries.
         defaults: what the run sets.
         max_texts: (provider, model) → how many texts an embedding call takes; 1 says that it embeds nothing.
+        key: of the file that the line is from.
 
     Raises:
         BadLine: with a sentence that says what is wrong with the line.
     """
     document = _document(data)
-    provider, model, own = _model(document, defaults)
+    fields = defaults.fields
+    provider, model, own = _model(document, defaults.model_for(key), fields)
     body = document
     if "url" in document and "body" in document:
         body = document["body"]
         if not isinstance(body, dict):
             raise BadLine("'body' must be an object, as in an OpenAI batch line")
     embeds = max_texts(provider, model) > 1
-    request = _builder(document, body)(body, _Target(model, embeds, request_id, defaults))
-    known = set(request_fields(request)) | _OWN_FIELDS | ({"url", "body", "method"} if body is not document else set())
-    extra = {} if isinstance(request, RawRequest) else {k: v for k, v in document.items() if k not in known}
+    build = _templated if defaults.prompt else _builder(document, body)
+    request = build(body, _Target(model, embeds, request_id, defaults, fields))
+    extra: dict[str, Any] = {}
+    if not isinstance(request, RawRequest):
+        used = _TEMPLATED if defaults.prompt else request_fields(request)
+        around = _BATCH_FIELDS if body is not document else _OWN_FIELDS
+        extra = {k: v for k, v in document.items() if k not in used and k not in around and k not in fields}
     metadata = document.get("metadata")
     if metadata is not None:
         extra = {**metadata, **extra} if isinstance(metadata, dict) else {"metadata": metadata, **extra}
@@ -98,9 +132,9 @@ def parse_prompt(data: bytes, request_id: str, defaults: Defaults, max_texts: Ca
 def request_fields(request: Request) -> frozenset[str]:
     """The fields of a line that its request has used up."""
     if isinstance(request, ChatRequest):
-        return PARAMETERS | {"prompt", "messages", "system"}
+        return _CHAT
     if isinstance(request, EmbedRequest):
-        return PARAMETERS | {"text", "input"}
+        return _EMBED
     return frozenset(request.input)
 
 
@@ -142,12 +176,13 @@ def _document(data: bytes) -> dict[str, Any]:
     return document
 
 
-def _model(document: Mapping[str, Any], defaults: Defaults) -> tuple[str, str, bool]:
-    body = document.get("body")
-    name = document.get("model") or (body.get("model") if isinstance(body, dict) else None)
+def _model(document: Mapping[str, Any], default: str, fields: frozenset[str]) -> tuple[str, str, bool]:
+    body, name = document.get("body"), None
+    if "model" not in fields:
+        name = document.get("model") or (body.get("model") if isinstance(body, dict) else None)
     if name is not None and not isinstance(name, str):
         raise BadLine(f"'model' must be a string, not {_kind(name)}")
-    default_provider, _, default_model = defaults.model.partition("/")
+    default_provider, _, default_model = default.partition("/")
     if not name:
         return default_provider, default_model, False
     provider, _, model = name.partition("/")
@@ -164,6 +199,11 @@ class _Target:
     embeds: bool
     request_id: str
     defaults: Defaults
+    fields: frozenset[str]
+
+    def parameters(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Those in the line, by themselves."""
+        return {k: v for k, v in body.items() if k in PARAMETERS and k not in self.fields}
 
 
 _Builder = Callable[[Mapping[str, Any], _Target], Request]
@@ -195,22 +235,48 @@ def _chat(body: Mapping[str, Any], target: _Target) -> ChatRequest:
         messages = [Message("user", body["prompt"])]
     else:
         raise BadLine(f"'prompt' must be a string, not {_kind(body.get('prompt'))}")
+    return _conversation(messages, body, target)
+
+
+def _conversation(messages: list[Message], body: Mapping[str, Any], target: _Target) -> ChatRequest:
     if not any(_says_something(m) for m in messages):
         raise BadLine("there is nothing to answer: the prompt or the messages are empty")
-    system = body.get("system", target.defaults.system)
-    if not isinstance(system, str):
-        raise BadLine(f"'system' must be a string, not {_kind(system)}")
-    if system and not any(m.role == "system" for m in messages):
+    own = "" if "system" in target.fields else body.get("system", "")
+    if not isinstance(own, str):
+        raise BadLine(f"'system' must be a string, not {_kind(own)}")
+    if not any(m.role == "system" for m in messages) and (system := _system(body, target)):
         messages.insert(0, Message("system", system))
-    parameters = {**target.defaults.parameters, **{k: v for k, v in body.items() if k in PARAMETERS}}
+    parameters = {**target.defaults.parameters, **target.parameters(body)}
     return ChatRequest(target.model, tuple(messages), parameters, target.request_id)
+
+
+def _system(body: Mapping[str, Any], target: _Target) -> str:
+    """The line's own system prompt as it is, else the run's; one without fields is no template."""
+    if "system" in body and "system" not in target.fields:
+        return str(body["system"])
+    system = target.defaults.system
+    return _filled_in(system, body) if fields_of(system) else system
+
+
+def _templated(body: Mapping[str, Any], target: _Target) -> Request:
+    """What the run's template asks about the line; for an embedding model, the text that it gives."""
+    text = _filled_in(target.defaults.prompt, body)
+    if target.embeds:
+        return EmbedRequest(target.model, (text,), target.parameters(body), target.request_id)
+    return _conversation([Message("user", text)], body, target)
+
+
+def _filled_in(template: str, body: Mapping[str, Any]) -> str:
+    try:
+        return fill_in(template, body)
+    except MissingField as missing:
+        raise BadLine(f"the line has no '{missing}', which the template needs: add it, or leave the line out") from None
 
 
 def _embed(body: Mapping[str, Any], target: _Target) -> Request:
     text = body.get("text", body.get("input"))
     if isinstance(text, str) and target.embeds:
-        parameters = {k: v for k, v in body.items() if k in PARAMETERS}
-        return EmbedRequest(target.model, (text,), parameters, target.request_id)
+        return EmbedRequest(target.model, (text,), target.parameters(body), target.request_id)
     return _raw(body, target)
 
 

@@ -241,7 +241,8 @@ def _lines(output: Location, folder: str, claimed: Claimed, everything: bool) ->
     if replaced or (claimed.abandoned and claimed.uncounted):
         yield Leftovers(file, (*replaced, *claimed.uncounted))
     else:
-        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, "nothing to try again"))
+        nothing = "nothing to try again"
+        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
         _let_go(retries(output), file)
 
 
@@ -264,7 +265,7 @@ def merge_file(written: Iterable[Written], output: Location, run_id: str) -> Ite
     except CannotMerge as error:
         run_state().leave(file.id, str(error))
     else:
-        settled = Settled(file, "done", manifest.answered, manifest.failed)
+        settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
         run_state().settle(settled)
         yield settled
     _let_go(jobs, file)

@@ -15,7 +15,9 @@ from transforms.elements import FileVersion, Line, TooLong
 from transforms.prompts import BadLine, Prompt, json_object
 
 
-def answer_row(prompt: Prompt, line: Line, response: Response, attempts: int, latency_s: float) -> bytes:
+def answer_row(
+    prompt: Prompt, line: Line, response: Response, attempts: int, latency_s: float, cost_usd: float | None = None
+) -> bytes:
     """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's."""
     place = default_id(line.file, line.start)
     row: dict[str, Any] = {
@@ -28,15 +30,17 @@ def answer_row(prompt: Prompt, line: Line, response: Response, attempts: int, la
         },
         "error": None,
         "model": f"{prompt.provider}/{response.model}",
-        "usage": usage_fields(response.usage),
+        "usage": usage_fields(response.usage, cost_usd),
         "source": source_fields(line),
         "attempts": attempts,
         "latency_ms": round(latency_s * 1000),
     }
     if prompt.metadata:
         row["metadata"] = prompt.metadata
-    if isinstance(response, ChatResponse) and response.warnings:
+    if response.warnings:
         row["warnings"] = response.warnings
+    if response.details:
+        row["details"] = response.details
     return to_json(row)
 
 
@@ -72,8 +76,8 @@ def source_fields(line: Line) -> dict[str, Any]:
     return {"key": line.file.key, "etag": line.file.etag, "offset": line.start, "length": line.stop - line.start}
 
 
-def usage_fields(usage: Usage) -> dict[str, Any]:
-    """Tokens, and neurons where they are known."""
+def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
+    """Tokens; neurons where they are known; the cost in US dollars, or null."""
     fields: dict[str, Any] = {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -85,6 +89,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
         fields["reasoning_tokens"] = usage.reasoning_tokens
     if usage.neurons is not None:
         fields["neurons"] = usage.neurons
+    fields["cost_usd"] = cost_usd
     return fields
 
 

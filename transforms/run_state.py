@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from backends.money import Budget, Limits
 from storage.runs import Presence
 from transforms.elements import FileVersion, Settled
 
@@ -54,6 +55,7 @@ class RunState:
         others: files that other runs work on, with the run's id.
         backlog: about how many messages the queue holds, or None.
         stop_reason: why the run ends early, or None.
+        budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -63,6 +65,7 @@ class RunState:
     others: dict[str, str] = field(default_factory=dict)
     backlog: int | None = None
     presence: Presence | None = None
+    budget: Budget | None = None
     stop_reason: BaseException | str | None = None
     on_stop: Callable[[], None] = lambda: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,6 +100,13 @@ class RunState:
             self.counts.files_with_errors += bool(settled.failed)
             if len(self.settled) > KEPT:
                 del self.settled[next(iter(self.settled))]
+
+    def budget_within(self, limits: Limits) -> Budget:
+        """The run's budget; one with these limits where there is none."""
+        with self._lock:
+            if self.budget is None:
+                self.budget = Budget(limits)
+            return self.budget
 
     def in_work(self) -> list[FileVersion]:
         """The files in work at this moment."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.coders import PickleCoder, StrUtf8Coder, VarIntCoder
+from apache_beam.coders import PickleCoder
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
+from storage.costs import total
 from storage.errors import ObjectNotFound
 from storage.intervals import Intervals
 from storage.jobs import Jobs
@@ -21,6 +23,7 @@ from storage.objects import Location, open_store
 from transforms.elements import FileVersion, Settled, Written
 from transforms.run_state import run_state
 from transforms.shards import folder_of
+from transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,11 @@ class SettleFiles(beam.PTransform):
         return (
             written
             | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
-            | "Merge tiles" >> beam.ParDo(_Settle(self.output, self.configuration, self.run_id))
+            | "Merge tiles" >> beam.ParDo(_Merge()).with_output_types(Concluded)
+            | "Write manifests"
+            >> beam.ParDo(
+                SideBySide(partial(conclude, self.output, self.configuration, self.run_id))
+            ).with_output_types(Settled)
         )
 
 
@@ -64,6 +71,19 @@ class Finished:
     leftovers: frozenset[str] = frozenset()
 
 
+Concluded = Finished | Written  # a Written that says why its file is stale
+
+
+def conclude(output: Location, configuration: str, run_id: str, concluded: Concluded) -> Iterator[Settled]:
+    """Settles a file that is whole, or stale."""
+    if isinstance(concluded, Finished):
+        settled = settle(output, configuration, run_id, concluded)
+    else:
+        settled = settle_stale(output, concluded.file, concluded.stale or "", concluded.gone)
+    run_state().settle(settled)
+    yield settled
+
+
 def merge(covered: Intervals, written: Written) -> bool:
     """Adds the tiles of ``written``; False, and nothing added, when one of them is covered already."""
     spans = [*written.blanks, *(Intervals.decode(written.shard.tiles).spans if written.shard else ())]
@@ -81,6 +101,7 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
     """
     file, shards = finished.file, sorted(finished.shards, key=lambda shard: shard.first)
     store, folder = open_store(output.store_url), folder_of(output, file)
+    cost = total(shard.cost for shard in shards)
     ours = Manifest(
         bucket=file.bucket,
         key=file.key,
@@ -95,6 +116,9 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
         blank=finished.blank,
         input_tokens=sum(shard.input_tokens for shard in shards),
         output_tokens=sum(shard.output_tokens for shard in shards),
+        cost_usd=cost.usd,
+        unpriced=cost.unpriced,
+        neurons=cost.neurons,
         shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
     )
     manifest = write_manifest(store, folder, ours)
@@ -102,7 +126,7 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
         for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
             store.delete(folder + name)
     Jobs(store, output.key).remove((file.store_url, file.key, file.etag))
-    return Settled(file, "done", manifest.answered, manifest.failed)
+    return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
 
 
 def settle_stale(output: Location, file: FileVersion, reason: str, gone: bool) -> Settled:
@@ -132,65 +156,71 @@ def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
     return sum(shard.lines for shard in shards if shard.kind == kind)
 
 
-class _Settle(beam.DoFn):
-    TILES = ReadModifyWriteStateSpec("tiles", StrUtf8Coder())
-    SHARDS = BagStateSpec("shards", PickleCoder())
-    LEFTOVERS = BagStateSpec("leftovers", StrUtf8Coder())
-    BLANK = ReadModifyWriteStateSpec("blank", VarIntCoder())
-    LENGTH = ReadModifyWriteStateSpec("length", VarIntCoder())
-    OVER = ReadModifyWriteStateSpec("over", VarIntCoder())  # settled or stale: what still comes is dropped
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What is known of a file so far, in one piece: each cell of state is a round trip to the runner.
 
-    def __init__(self, output: Location, configuration: str, run_id: str) -> None:
-        self.output = output
-        self.configuration = configuration
-        self.run_id = run_id
+    Attributes:
+        tiles: what is covered (``Intervals.encode``).
+        kept: how many shards are in the bag.
+        blank: lines that hold no prompt.
+        length: of a compressed file, once it is known, in uncompressed bytes.
+        over: settled or stale: what still comes is dropped.
+    """
+
+    tiles: str = ""
+    kept: int = 0
+    leftovers: frozenset[str] = frozenset()
+    blank: int = 0
+    length: int | None = None
+    over: bool = False
+
+
+class _Merge(beam.DoFn):
+    MERGED = ReadModifyWriteStateSpec("merged", PickleCoder())
+    SHARDS = BagStateSpec("shards", PickleCoder())
 
     def process(
         self,
         element: tuple[str, Written],
-        tiles: Any = beam.DoFn.StateParam(TILES),
+        merged: Any = beam.DoFn.StateParam(MERGED),
         shards: Any = beam.DoFn.StateParam(SHARDS),
-        leftovers: Any = beam.DoFn.StateParam(LEFTOVERS),
-        blank: Any = beam.DoFn.StateParam(BLANK),
-        length: Any = beam.DoFn.StateParam(LENGTH),
-        over: Any = beam.DoFn.StateParam(OVER),
-    ) -> Iterator[Settled]:
+    ) -> Iterator[Concluded]:
         _, written = element
-        if over.read():
+        before: _Merged = merged.read() or _Merged()
+        if before.over:
             return
         if written.stale is not None:
-            over.write(1)
-            yield _told(settle_stale(self.output, written.file, written.stale, written.gone))
+            merged.write(_Merged(over=True))
+            yield written
             return
-        for name in written.leftovers:
-            leftovers.add(name)
-        covered = Intervals.decode(tiles.read() or "")
-        if not merge(covered, written):
-            if written.shard is not None:
-                leftovers.add(written.shard.name)
-            _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
-            return
-        tiles.write(covered.encode())
-        if written.shard is not None:
+        after, finished = _add(before, written)
+        if finished is not None:
+            found = [*(shards.read() if before.kept else ()), *([written.shard] if written.shard else ())]
+            yield replace(finished, shards=tuple(found))
+            shards.clear()
+        elif after.kept > before.kept:
             shards.add(written.shard)
-        lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
-        if lines:
-            blank.write((blank.read() or 0) + lines)
-            run_state().add(blank=lines)
-        if written.total is not None:
-            length.write(written.total)
-        total = length.read() if written.file.compression else written.file.size
-        if total is None or not covered.covers(total):
-            return
-        if total == 0 and written.total is None:
-            return
-        finished = Finished(written.file, total, blank.read() or 0, tuple(shards.read()), frozenset(leftovers.read()))
-        over.write(1)
-        for state in (tiles, shards, leftovers, blank, length):
-            state.clear()
-        yield _told(settle(self.output, self.configuration, self.run_id, finished))
+        merged.write(after)
 
 
-def _told(settled: Settled) -> Settled:
-    run_state().settle(settled)
-    return settled
+def _add(before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
+    """What is known with ``written``; a Finished, still without its shards, when that is all of the file."""
+    leftovers = before.leftovers.union(written.leftovers)
+    covered = Intervals.decode(before.tiles)
+    if not merge(covered, written):
+        _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
+        return replace(before, leftovers=leftovers.union([written.shard.name] if written.shard else ())), None
+    lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
+    run_state().add(blank=lines)
+    after = _Merged(
+        covered.encode(),
+        before.kept + (written.shard is not None),
+        leftovers,
+        before.blank + lines,
+        before.length if written.total is None else written.total,
+    )
+    total = after.length if written.file.compression else written.file.size
+    if total is None or not covered.covers(total) or (total == 0 and written.total is None):
+        return after, None
+    return _Merged(over=True), Finished(written.file, total, after.blank, (), leftovers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -13,11 +14,13 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
+from storage.costs import total
 from storage.intervals import Intervals
 from storage.manifests import Kind, file_folder, put_shard
 from storage.objects import Location, open_store
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Outcome, Stale, Written
 from transforms.run_state import run_state
+from transforms.side_by_side import SideBySide
 
 # A file's lines go to one key for each this many bytes of it, so that workers can write shards of a big file at once.
 SLOT_BYTES = 64 << 20
@@ -52,7 +55,8 @@ class WriteShards(beam.PTransform):
         return (
             outcomes
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
-            | "Batch and put" >> beam.ParDo(_Batch(self.output, self.configuration, self.batching))
+            | "Batch" >> beam.ParDo(_Batch(self.batching)).with_output_types(list[Outcome])
+            | "Put" >> beam.ParDo(SideBySide(partial(write_batch, self.output, self.configuration)))
         )
 
 
@@ -108,6 +112,7 @@ def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer
         configuration=configuration,
         input_tokens=sum(row.input_tokens for row in answers),
         output_tokens=sum(row.output_tokens for row in answers),
+        cost=total(row.cost for row in answers),
     )
     run_state().add(shards=1)
     return Written(file, shard=shard)
@@ -133,6 +138,13 @@ def length_of(outcome: Outcome) -> int:
     return outcome.stop - outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
 
 
+def length_of_file(outcome: Outcome, known: int) -> int:
+    """How many bytes the file has, or ``known`` where this outcome does not tell; -1 is "not yet"."""
+    if isinstance(outcome, Blank) and outcome.total is not None:
+        return outcome.total
+    return known if outcome.file.compression else outcome.file.size
+
+
 class _Batch(beam.DoFn):
     """Beam's GroupIntoBatches does not know when a file is whole, and keeps its last lines for ``seconds``."""
 
@@ -142,9 +154,7 @@ class _Batch(beam.DoFn):
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
     WINDOW_END = TimerSpec("window-end", TimeDomain.WATERMARK)
 
-    def __init__(self, output: Location, configuration: str, batching: Batching) -> None:
-        self.output = output
-        self.configuration = configuration
+    def __init__(self, batching: Batching) -> None:
         self.batching = batching
 
     def process(
@@ -155,34 +165,33 @@ class _Batch(beam.DoFn):
         counts: Any = beam.DoFn.StateParam(COUNTS),
         due: Any = beam.DoFn.TimerParam(DUE),
         window_end: Any = beam.DoFn.TimerParam(WINDOW_END),
-    ) -> Iterator[Written]:
+    ) -> Iterator[list[Outcome]]:
         _, outcome = element
-        *parts, seen, total = counts.read() or (0, 0, 0, 0, -1)
-        seen += length_of(outcome)
-        if total < 0 and not outcome.file.compression:
-            total = outcome.file.size
-        if isinstance(outcome, Blank) and outcome.total is not None:
-            total = outcome.total
-        part = part_of(outcome)
+        *before, seen, total = counts.read() or (0, 0, 0, 0, -1)
+        seen, total = seen + length_of(outcome), length_of_file(outcome, total)
+        part, parts = part_of(outcome), list(before)
+        whole, full, added = seen == total, False, [outcome]
         if part == len(parts):
-            yield from self._write([outcome])
+            yield [outcome]
+            added = []
         else:
-            if not any(parts):
-                due.set(time.time() + self.batching.seconds)
-                window_end.set(window.end)
-            waiting.add(outcome)
             parts[part] += 1
-        whole = seen == total
-        if whole or (part < len(parts) and parts[part] >= self.batching.size):
-            found = list(waiting.read())
+            full = parts[part] >= self.batching.size
+        if whole or full:
+            # A bag that is known to be empty is not asked: that is a round trip to the runner.
+            found = [*waiting.read(), *added] if any(before) else added
+            if found:
+                yield [other for other in found if whole or part_of(other) == part]
             waiting.clear()
-            for other in found:
-                if not whole and part_of(other) != part:
-                    waiting.add(other)
-            yield from self._write(other for other in found if whole or part_of(other) == part)
+            added = [other for other in found if not whole and part_of(other) != part]
             parts = [0 if whole or i == part else count for i, count in enumerate(parts)]
             if not any(parts):
                 due.clear()
+        elif added and not any(before):
+            due.set(time.time() + self.batching.seconds)
+            window_end.set(window.end)
+        for other in added:
+            waiting.add(other)
         counts.write((*parts, seen, total))
 
     @on_timer(DUE)  # type: ignore[untyped-decorator]  # Beam's decorators have no types
@@ -190,9 +199,9 @@ class _Batch(beam.DoFn):
         self,
         waiting: Any = beam.DoFn.StateParam(WAITING),
         counts: Any = beam.DoFn.StateParam(COUNTS),
-    ) -> Iterator[Written]:
+    ) -> Iterator[list[Outcome]]:
         """``seconds`` are over."""
-        yield from self._write_all(waiting, counts)
+        yield from self._all(waiting, counts)
 
     @on_timer(WINDOW_END)  # type: ignore[untyped-decorator]  # as above
     def is_over(
@@ -200,16 +209,15 @@ class _Batch(beam.DoFn):
         waiting: Any = beam.DoFn.StateParam(WAITING),
         counts: Any = beam.DoFn.StateParam(COUNTS),
         due: Any = beam.DoFn.TimerParam(DUE),
-    ) -> Iterator[Written]:
+    ) -> Iterator[list[Outcome]]:
         """Nothing more can come."""
         due.clear()  # or the runner waits for it
-        yield from self._write_all(waiting, counts)
+        yield from self._all(waiting, counts)
 
-    def _write_all(self, waiting: Any, counts: Any) -> Iterator[Written]:
-        yield from self._write(list(waiting.read()))
+    def _all(self, waiting: Any, counts: Any) -> Iterator[list[Outcome]]:
+        batch = list(waiting.read())
+        if batch:
+            yield batch
         waiting.clear()
         *_, seen, total = counts.read() or (0, -1)
         counts.write((0, 0, 0, seen, total))
-
-    def _write(self, batch: Iterable[Outcome]) -> Iterator[Written]:
-        yield from write_batch(self.output, self.configuration, batch)

@@ -1,6 +1,6 @@
 import pytest
 
-from backends import connect, split_model
+from backends import connect_async, split_model
 from backends.errors import ModelNotFound
 from backends.protocol import PROVIDERS
 from storage.environment import MissingSettings
@@ -12,6 +12,9 @@ from storage.environment import MissingSettings
         ("@cf/baai/bge-m3", ("workers-ai", "@cf/baai/bge-m3")),
         ("workers-ai/@cf/baai/bge-m3", ("workers-ai", "@cf/baai/bge-m3")),
         ("local/smollm2-135m-instruct", ("local", "smollm2-135m-instruct")),
+        ("openai/gpt-4o", ("openai", "gpt-4o")),
+        ("openai/@cf/baai/bge-m3", ("openai", "@cf/baai/bge-m3")),
+        ("braintrust/gpt-4o", ("braintrust", "gpt-4o")),
     ],
 )
 def test_a_full_name_splits_into_provider_and_model(name, parts):
@@ -27,15 +30,18 @@ def test_a_name_without_a_known_provider_is_refused_with_the_known_ones(name):
 def test_every_provider_in_the_table_can_be_connected(monkeypatch):
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0" * 32)
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "t")
-    assert [connect(provider).name for provider in PROVIDERS] == list(PROVIDERS)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("BRAINTRUST_API_KEY", "k")
+    monkeypatch.setenv("BRAINTRUST_PROJECT_ID", "p")
+    assert [connect_async(provider).name for provider in PROVIDERS] == list(PROVIDERS)
 
 
 def test_a_backend_can_be_had_by_a_models_full_name():
-    assert connect("local/smollm2-135m-instruct").name == "local"
+    assert connect_async("local/smollm2-135m-instruct").name == "local"
 
 
 def test_missing_settings_are_named(monkeypatch):
     monkeypatch.delenv("CLOUDFLARE_ACCOUNT_ID", raising=False)
     monkeypatch.delenv("CLOUDFLARE_API_TOKEN", raising=False)
     with pytest.raises(MissingSettings, match=r"CLOUDFLARE_ACCOUNT_ID.*CLOUDFLARE_API_TOKEN"):
-        connect("workers-ai")
+        connect_async("workers-ai")

@@ -19,8 +19,8 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
-from backends.workers_ai import DEFAULT_MAX_TOKENS, WorkersAI, chat_body, open_backend
-from storage.environment import CloudflareAccount
+from backends.workers_ai import DEFAULT_MAX_TOKENS, WorkersAI, open_backend
+from storage.environment import AiGateway, CloudflareAccount
 
 ACCOUNT = CloudflareAccount("0" * 32, "the-token")
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -71,66 +71,12 @@ def test_a_chat_request_on_the_wire():
     }
 
 
-@pytest.mark.parametrize(
-    ("parameters", "sent"),
-    [
-        ({}, {"max_tokens": DEFAULT_MAX_TOKENS}),
-        ({"max_tokens": 7}, {"max_tokens": 7}),
-        ({"max_completion_tokens": 7}, {"max_tokens": 7}),
-        ({"max_tokens": None}, {"max_tokens": DEFAULT_MAX_TOKENS}),
-        ({"stream": True, "seed": 3}, {"max_tokens": DEFAULT_MAX_TOKENS, "seed": 3}),
-        (
-            {"response_format": {"type": "json_object"}},
-            {"max_tokens": DEFAULT_MAX_TOKENS, "response_format": {"type": "json_object"}},
-        ),
-        (
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True},
-                }
-            },
-            {
-                "max_tokens": DEFAULT_MAX_TOKENS,
-                "response_format": {"type": "json_schema", "json_schema": {"type": "object"}},
-            },
-        ),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"type": "object"}}, "tools": [{"name": "f"}]},
-            {
-                "max_tokens": DEFAULT_MAX_TOKENS,
-                "response_format": {"type": "json_schema", "json_schema": {"type": "object"}},
-                "tools": [{"name": "f"}],
-            },
-        ),
-    ],
-)
-def test_parameters_are_passed_and_a_limit_of_tokens_always_is(parameters, sent):
-    body = chat_body(ChatRequest(LLAMA, HELLO, parameters))
-    assert body.pop("messages") == [{"role": "user", "content": "Hello"}]
-    assert body == sent
-
-
 @pytest.mark.parametrize("limit", ["many", 0, -1, 1.5, True])
 def test_a_limit_that_is_no_number_is_refused_before_the_call(limit):
     service = Service(ok({"response": "Hi"}))
     with pytest.raises(InvalidRequest, match="whole number"):
         service.call("execute", ChatRequest(LLAMA, HELLO, {"max_tokens": limit}))
     assert service.requests == []
-
-
-def test_messages_keep_their_parts_and_extra_fields_and_never_have_null_content():
-    parts = ({"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "data:x"}})
-    messages = (
-        Message("user", parts),
-        Message("assistant", None, {"tool_calls": [{"id": "1"}]}),
-        Message("tool", "42", {"tool_call_id": "1"}),
-    )
-    assert chat_body(ChatRequest(LLAMA, messages))["messages"] == [
-        {"role": "user", "content": list(parts)},
-        {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]},
-        {"role": "tool", "content": "42", "tool_call_id": "1"},
-    ]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +114,8 @@ def test_an_answer_without_an_envelope_is_read():
         (httpx.Response(403, html="Just a moment...", headers={"cf-mitigated": "challenge"}), StopRun),
         (httpx.Response(301, headers={"location": "https://elsewhere.example/"}), BadReply),
         (httpx.Response(200, html="<h1>Sign in to the network</h1>"), BadReply),
-        (httpx.Response(200, content=b"", headers={"content-type": "text/plain"}), BadReply),
+        (httpx.Response(200, content=b"", headers={"content-type": "text/plain"}), ConnectionFailed),
+        (httpx.Response(200), ConnectionFailed),
         (
             httpx.Response(200, content=b'{"result": {"resp', headers={"content-type": "application/json"}),
             ConnectionFailed,
@@ -260,9 +207,16 @@ def test_any_other_model_takes_its_own_input_and_gives_its_own_result(reply, res
     assert response.result == result
 
 
-@pytest.mark.parametrize("reply", [refused(400, 5006), httpx.Response(200, html="<h1>Sign in</h1>")])
-def test_a_refused_raw_call_is_an_error(reply):
-    with pytest.raises((InvalidRequest, BadReply)):
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (refused(400, 5006), InvalidRequest),
+        (httpx.Response(200, html="<h1>Sign in</h1>"), BadReply),
+        (httpx.Response(200), ConnectionFailed),
+    ],
+)
+def test_a_refused_raw_call_is_an_error(reply, kind):
+    with pytest.raises(kind):
         Service(reply).call("run", RawRequest("@cf/meta/m2m100-1.2b", {}))
 
 
@@ -282,7 +236,8 @@ def test_models_are_listed_until_a_page_is_not_full():
     service = Service(ok([entry(n) for n in range(50)]), ok([entry(n) for n in range(50, 100)]), ok([entry(100)]))
     models = asyncio.run(service.backend.list_models())
     assert [m.name for m in models] == [f"workers-ai/@cf/x/m{n}" for n in range(101)]
-    assert [dict(r.url.params) for r in service.requests] == [{"page": str(n), "per_page": "50"} for n in (1, 2, 3)]
+    asked = [{"page": str(n), "per_page": "50", "include_deprecated": "true"} for n in (1, 2, 3)]
+    assert [dict(r.url.params) for r in service.requests] == asked
     assert models[0].context_tokens == 24000
     assert (models[0].task, models[0].properties["beta"]) == ("Text Generation", "true")
 
@@ -312,3 +267,283 @@ def test_an_input_that_is_no_json_is_refused_before_the_call():
     with pytest.raises(InvalidRequest, match="cannot be written as JSON"):
         service.call("run", RawRequest("@cf/x/y", {"a": "\ud800"}))
     assert service.requests == []
+
+
+GEMMA = "@cf/google/gemma-4-26b-a4b-it"
+UNKNOWN = "@cf/nobody/new-1"
+
+
+def completion(content, finish="stop", **more):
+    return httpx.Response(200, json={"choices": [{"message": {"content": content}, "finish_reason": finish}], **more})
+
+
+def test_a_model_with_openais_input_is_called_by_the_openai_route():
+    service = Service(completion("Hi"))
+    parameters = {"stop": ["."], "response_format": {"type": "text"}, "tools": [{"name": "f"}]}
+    assert service.call("execute", ChatRequest(GEMMA, HELLO, parameters)).text == "Hi"
+    assert service.requests[0].url.path.endswith("/ai/v1/chat/completions")
+    assert service.body() == {
+        "model": GEMMA,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": DEFAULT_MAX_TOKENS,
+        "stop": ["."],
+        "response_format": {"type": "text"},
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        (
+            ok({"input": {"anyOf": [{"oneOf": [{"properties": {"max_completion_tokens": {}}}]}]}}),
+            "/v1/chat/completions",
+        ),
+        (ok({"input": {"oneOf": [{"properties": {"max_tokens": {}}}]}}), f"/run/{UNKNOWN}"),
+        (ok(None), f"/run/{UNKNOWN}"),
+        (refused(404, 5007), f"/run/{UNKNOWN}"),
+    ],
+)
+def test_a_model_of_unknown_family_is_looked_up_once_where_its_shape_matters(schema, path):
+    service = Service(schema, completion("Hi"))
+
+    async def twice():
+        request = ChatRequest(UNKNOWN, HELLO, {"stop": "."})
+        return await asyncio.gather(service.backend.execute(request), service.backend.execute(request))
+
+    asyncio.run(twice())
+    first, *calls = service.requests
+    assert (first.url.path.endswith("/ai/models/schema"), dict(first.url.params)) == (True, {"model": UNKNOWN})
+    assert [call.url.path.endswith(f"/ai{path}") for call in calls] == [True, True]
+
+
+def test_a_model_of_unknown_family_is_called_at_once_where_its_shape_does_not_matter():
+    service = Service(ok({"response": "Hi"}))
+    service.call("execute", ChatRequest(UNKNOWN, HELLO, {"temperature": 1, "max_tokens": 5}))
+    assert [request.url.path.endswith(f"/ai/run/{UNKNOWN}") for request in service.requests] == [True]
+
+
+def test_a_parameter_that_is_dropped_or_changed_is_warned_of():
+    service = Service(ok({"response": "Hi"}))
+    response = service.call("execute", ChatRequest(LLAMA, HELLO, {"stop": ["."], "top_k": 99, "seed": 7}))
+    assert service.body() == {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2048, "top_k": 50,
+                              "seed": 7}  # fmt: skip
+    assert len(response.warnings) == 2
+    assert f"stop was left out: {LLAMA} cannot use it" in response.warnings
+    assert any(warning.startswith("top_k was changed from 99 to 50") for warning in response.warnings)
+
+
+def test_an_embedding_parameter_of_another_model_is_dropped_with_a_warning():
+    service = Service(ok({"data": [[1.0]]}))
+    response = service.call("embed", EmbedRequest("@cf/qwen/qwen3-embedding-0.6b", ("a",), {"pooling": "cls"}))
+    assert service.body() == {"text": ["a"]}
+    assert response.warnings == ("pooling was left out: @cf/qwen/qwen3-embedding-0.6b cannot use it",)
+
+
+def test_a_tool_that_must_be_called_and_was_not_is_warned_of():
+    service = Service(ok({"response": "Hi"}))
+    parameters = {"tools": [{"name": "f"}], "tool_choice": "required"}
+    response = service.call("execute", ChatRequest(LLAMA, HELLO, parameters))
+    assert response.warnings == ("tool_choice was required, and the model called no tool",)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("execute", ChatRequest(LLAMA, HELLO)),
+        ("embed", EmbedRequest(LLAMA, ("a",))),
+        ("run", RawRequest(LLAMA, {"text": "a"})),
+    ],
+)
+def test_another_model_than_asked_is_warned_of_in_every_answer(method, request_):
+    service = Service(ok({"model": "@cf/x/dearer", "response": "Hi", "data": [[1.0]]}))
+    response = service.call(method, request_)
+    assert response.model == "@cf/x/dearer"
+    assert response.warnings == (f"model substituted: @cf/x/dearer answered instead of {LLAMA}",)
+
+
+def test_a_model_that_does_not_chat_is_refused_before_the_call():
+    service = Service(ok({}))
+    with pytest.raises(InvalidRequest, match="own input"):
+        service.call("execute", ChatRequest("@cf/black-forest-labs/flux-1-schnell", HELLO))
+    assert service.requests == []
+
+
+def test_a_deprecated_model_is_warned_of_once_the_list_is_known():
+    entry = {"name": LLAMA, "properties": [{"property_id": "planned_deprecation_date", "value": "1970-01-01"}]}
+    service = Service(ok([entry]), ok({"response": "Hi"}))
+    (info,) = asyncio.run(service.backend.list_models())
+    assert info.deprecated == "1970-01-01"
+    response = service.call("execute", ChatRequest(LLAMA, HELLO))
+    assert response.warnings == (f"{LLAMA} is deprecated since 1970-01-01: name another model",)
+
+
+def test_health_is_one_entry_of_the_list():
+    service = Service(ok([]))
+    asyncio.run(service.backend.health())
+    assert dict(service.requests[0].url.params) == {"page": "1", "per_page": "1"}
+    with pytest.raises(Unauthorized):
+        asyncio.run(Service(refused(401, 10000)).backend.health())
+
+
+JSON_SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+AS_JSON = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": JSON_SCHEMA}}}
+
+
+def said(text, tokens=3):
+    return ok({"response": text, "usage": {"prompt_tokens": 5, "completion_tokens": tokens}})
+
+
+@pytest.mark.parametrize("text", [{"city": "Paris"}, '{"city": "Paris"}', '```json\n{"city": "Paris"}\n```'])
+def test_an_answer_in_json_mode_that_fits_is_taken_at_once(text):
+    service = Service(said(text))
+    response = service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
+    assert json.loads(response.text) == {"city": "Paris"}
+    assert service.body()["response_format"] == {"type": "json_schema", "json_schema": JSON_SCHEMA}
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("model", [LLAMA, GEMMA])
+def test_an_answer_in_json_mode_that_does_not_fit_is_shown_to_the_model_once(model):
+    service = Service(said({"town": "Paris"}), said({"city": "Paris"}, tokens=4))
+    response = service.call("execute", ChatRequest(model, HELLO, AS_JSON))
+    assert json.loads(response.text) == {"city": "Paris"}
+    assert response.usage == Usage(10, 7)
+    assert len(response.warnings) == 1
+    assert response.warnings[0].startswith("the model was asked twice, since the answer does not fit")
+    assert [m["role"] for m in service.body(1)["messages"]] == ["user", "assistant", "user"]
+    assert "$ lacks 'city'" in service.body(1)["messages"][2]["content"]
+
+
+def test_an_answer_in_json_mode_that_never_fits_is_an_error_after_two_calls():
+    service = Service(said("Paris"))
+    with pytest.raises(BadReply, match=r"no JSON.*also when asked again") as caught:
+        service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
+    assert (caught.value.code, len(service.requests)) == (5024, 2)
+
+
+def test_an_answer_in_json_mode_that_is_cut_is_not_asked_for_again():
+    service = Service(said('{"city": "Pa', tokens=9))
+    with pytest.raises(BadReply, match="cut off at 9 tokens: raise max_tokens"):
+        service.call("execute", ChatRequest(LLAMA, HELLO, {**AS_JSON, "max_tokens": 9}))
+    assert len(service.requests) == 1
+
+
+PIXEL = base64.b64encode(b"\x89PNG").decode()
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sent"),
+    [
+        ("@cf/openai/whisper", {"audio": PIXEL}, {"audio": [0x89, 0x50, 0x4E, 0x47]}),
+        ("@cf/openai/whisper", {"audio": f"data:audio/wav;base64,{PIXEL}"}, {"audio": [0x89, 0x50, 0x4E, 0x47]}),
+        ("@cf/openai/whisper", {"audio": [1, 2]}, {"audio": [1, 2]}),
+        ("@cf/openai/whisper-large-v3-turbo", {"audio": PIXEL}, {"audio": PIXEL}),
+        ("@cf/openai/whisper-large-v3-turbo", {"audio": f"data:audio/wav;base64,{PIXEL}"}, {"audio": PIXEL}),
+        ("@cf/microsoft/resnet-50", {"image": PIXEL}, {"image": [0x89, 0x50, 0x4E, 0x47]}),
+        ("@cf/baai/bge-reranker-base", {"query": "a", "contexts": [{"text": "b"}]},
+         {"query": "a", "contexts": [{"text": "b"}]}),
+    ],
+)  # fmt: skip
+def test_images_and_sounds_are_base64_in_a_line_and_what_the_model_takes_on_the_wire(model, given, sent):
+    service = Service(ok({"text": "Hi"}))
+    service.call("run", RawRequest(model, given))
+    assert service.body() == sent
+
+
+@pytest.mark.parametrize(("value", "words"), [("no base64!", "encode it again"), ("https://x/y.png", "takes no URL")])
+def test_an_image_that_is_no_base64_is_refused_before_the_call(value, words):
+    service = Service(ok({}))
+    with pytest.raises(InvalidRequest, match=words):
+        service.call("run", RawRequest("@cf/microsoft/resnet-50", {"image": value}))
+    assert service.requests == []
+
+
+def test_a_model_that_describes_images_takes_a_line_with_image_and_prompt():
+    service = Service(ok({"description": "a cat"}))
+    request = ChatRequest("@cf/llava-hf/llava-1.5-7b-hf", HELLO, {"image": PIXEL, "seed": 1})
+    response = service.call("execute", request)
+    assert service.body() == {"image": [0x89, 0x50, 0x4E, 0x47], "max_tokens": 2048, "prompt": "Hello"}
+    assert response.text == "a cat"
+    assert response.warnings == ("seed was left out: @cf/llava-hf/llava-1.5-7b-hf cannot use it",)
+
+
+class TestByGateway:
+    OK = ok({"response": "Hi"}, **{"cf-aig-cache-status": "HIT", "cf-aig-log-id": "log-1"})
+
+    def service(self, *replies, name="mine", token=""):
+        service = Service(*replies)
+        transport = httpx.MockTransport(service.answer)
+        service.backend = WorkersAI(ACCOUNT, transport, lambda: 0.0, AiGateway(name, token))
+        return service
+
+    def test_an_id_goes_as_a_header_to_the_usual_address(self):
+        service = self.service(self.OK)
+        service.call("execute", ChatRequest(LLAMA, HELLO, {}, "id-1"))
+        (request,) = service.requests
+        assert request.url.path == f"/client/v4/accounts/{'0' * 32}/ai/run"
+        assert service.body()["model"] == LLAMA
+        assert service.body()["input"]["messages"] == [{"role": "user", "content": "Hello"}]
+        ours = {name: value for name, value in request.headers.items() if name.startswith("cf-aig-")}
+        assert ours == {
+            "cf-aig-gateway-id": "mine",
+            "cf-aig-max-attempts": "1",
+            "cf-aig-metadata": '{"request_id": "id-1"}',
+        }
+
+    def test_the_openai_route_takes_the_same_header(self):
+        service = self.service(completion("Hi"))
+        service.call("execute", ChatRequest(GEMMA, HELLO))
+        assert service.requests[0].url.path.endswith("/ai/v1/chat/completions")
+        assert service.requests[0].headers["cf-aig-gateway-id"] == "mine"
+
+    @pytest.mark.parametrize(
+        ("model", "path"), [(LLAMA, f"/workers-ai/run/{LLAMA}"), (GEMMA, "/workers-ai/v1/chat/completions")]
+    )
+    def test_a_gateways_own_url_is_called_as_a_provider(self, model, path):
+        service = self.service(self.OK, name="https://gateway.ai.cloudflare.com/v1/acc/mine/", token="gate-token")
+        service.call("execute", ChatRequest(model, HELLO))
+        (request,) = service.requests
+        assert str(request.url) == f"https://gateway.ai.cloudflare.com/v1/acc/mine{path}"
+        assert request.headers["cf-aig-authorization"] == "Bearer gate-token"
+        assert request.headers["authorization"] == "Bearer the-token"
+        assert "cf-aig-gateway-id" not in request.headers
+
+    @pytest.mark.parametrize(
+        ("method", "request_"),
+        [
+            ("execute", ChatRequest(LLAMA, HELLO)),
+            ("embed", EmbedRequest("@cf/baai/bge-m3", ("a",))),
+            ("run", RawRequest("@cf/meta/m2m100-1.2b", {"text": "a"})),
+        ],
+    )
+    def test_what_the_gateway_tells_is_kept(self, method, request_):
+        headers = {"cf-aig-cache-status": "HIT", "cf-aig-log-id": "log-1"}
+        response = self.service(ok({"response": "Hi", "data": [[1.0]]}, **headers)).call(method, request_)
+        assert response.details == {"cache_status": "HIT", "log_id": "log-1"}
+
+    def test_a_second_try_in_json_mode_is_not_from_the_cache(self):
+        service = self.service(said("no"), said({"city": "Paris"}))
+        service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
+        assert [request.headers.get("cf-aig-skip-cache") for request in service.requests] == [None, "true"]
+
+    def test_lists_and_batches_go_the_straight_way(self):
+        service = self.service(ok([]), ok({"status": "queued", "request_id": "b"}))
+        asyncio.run(service.backend.list_models())
+        asyncio.run(service.backend.submit_batch(LLAMA, [ChatRequest(LLAMA, HELLO)]))
+        assert not [name for request in service.requests for name in request.headers if name.startswith("cf-aig")]
+
+    def test_its_refusal_is_known(self):
+        body = {"success": False, "result": [], "error": [{"code": 2001, "message": "Please configure AI Gateway"}]}
+        with pytest.raises(Unauthorized, match="--gateway"):
+            self.service(httpx.Response(400, json=body)).call("execute", ChatRequest(LLAMA, HELLO))
+
+    def test_the_environment_names_it(self, monkeypatch):
+        for name, value in [("CLOUDFLARE_ACCOUNT_ID", "a" * 32), ("CLOUDFLARE_API_TOKEN", "t"),
+                            ("CLOUDFLARE_BASE_URL", "http://127.0.0.1:1"), ("LLMDO_GATEWAY", "http://127.0.0.1:2/v1/g"),
+                            ("CLOUDFLARE_AI_GATEWAY_TOKEN", "secret-token")]:  # fmt: skip
+            monkeypatch.setenv(name, value)
+        backend = open_backend()
+        with pytest.raises(ConnectionFailed) as caught:
+            asyncio.run(backend.execute(ChatRequest(LLAMA, HELLO)))
+        assert "secret-token" not in str(caught.value)

@@ -9,7 +9,17 @@ MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 
 # Code, HTTP status and class, as the documentation and users' reports have them.
 ROWS = [
+    (2001, 400, "Unauthorized"),
+    (2002, 500, "Retryable"),
+    (2003, 429, "RateLimited"),
+    (2009, 401, "Unauthorized"),
     (2014, 500, "CallTimeout"),
+    (2016, 424, "ContentFiltered"),
+    (2017, 424, "ContentFiltered"),
+    (2019, 400, "InvalidRequest"),
+    (2021, 402, "QuotaExhausted"),
+    (2047, 400, "Unauthorized"),
+    (2049, 402, "QuotaExhausted"),
     (3003, 400, "InvalidRequest"),
     (3006, 413, "ContextOverflow"),
     (3007, 408, "CallTimeout"),
@@ -25,6 +35,7 @@ ROWS = [
     (3046, 408, "CallTimeout"),
     (3046, 500, "CallTimeout"),
     (4006, 429, "QuotaExhausted"),
+    (5001, 500, "Overloaded"),
     (5004, 400, "InvalidRequest"),
     (5005, 405, "InvalidRequest"),
     (5006, 400, "InvalidRequest"),
@@ -35,7 +46,8 @@ ROWS = [
     (5021, 400, "ContextOverflow"),
     (5024, 400, "Retryable"),
     (5025, 400, "InvalidRequest"),
-    (5035, 403, "ModelNotFound"),
+    (5028, 400, "ModelRetired"),
+    (5035, 403, "PlanRequired"),
     (7000, 400, "ModelNotFound"),
     (7003, 404, "Unauthorized"),
     (7009, 503, "Overloaded"),
@@ -70,11 +82,13 @@ def test_every_code_of_the_table_is_tested():
         (302, "BadReply"),
         (400, "InvalidRequest"),
         (401, "Unauthorized"),
+        (402, "PlanRequired"),
         (403, "Unauthorized"),
         (404, "ModelNotFound"),
         (405, "InvalidRequest"),
         (408, "CallTimeout"),
         (409, "Overloaded"),
+        (410, "ModelRetired"),
         (413, "ContextOverflow"),
         (422, "InvalidRequest"),
         (429, "RateLimited"),
@@ -108,6 +122,8 @@ def test_without_a_known_code_the_status_decides_whatever_the_body_is(status, ki
         ({"errors": [{"code": 1234, "message": "at 2026: nothing known"}]}, 1234),
         ({"errors": [{"message": "in 2026: nothing known"}]}, None),
         ("<p>AiError: 3007: timeout</p>", 3007),
+        ({"success": False, "error": [{"code": 2003, "message": "Rate limited"}]}, 2003),
+        ({"success": False, "error": [{"code": 2009}], "name": "AiGatewayError", "internalCode": 2009}, 2009),
         ({"errors": [{"code": None, "message": None}]}, None),
     ],
 )
@@ -137,6 +153,29 @@ def test_a_prompt_that_the_service_repeats_does_not_stop_the_run():
 )
 def test_a_full_context_window_is_known_by_its_text(text):
     assert type(read(400, {"errors": [{"message": text}]})) is errors.ContextOverflow
+
+
+def test_credits_that_are_used_do_not_come_back_at_midnight():
+    error = read(402, {"success": False, "error": [{"code": 2021, "message": "Insufficient AI Gateway credits"}]})
+    assert (type(error), error.until) == (errors.QuotaExhausted, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (400, "This model was deprecated on 2026-05-30. Please use an alternative model.", "ModelRetired"),
+        (410, "The model is no longer available", "ModelRetired"),
+        (403, "Model @cf/x/y is not available on the Workers Free plan", "PlanRequired"),
+        (403, "@cf/zai-org/glm-5.3-flash requires a Workers Paid plan", "PlanRequired"),
+        (429, "daily free allocation used, please upgrade to Cloudflare's Workers Paid plan", "QuotaExhausted"),
+        (403, "exceeded this model context window limit (8000)", "ContextOverflow"),
+        (400, "JSON Mode couldn't be met", "Retryable"),
+    ],
+)
+def test_what_has_no_sure_code_is_known_by_its_text(status, text, kind):
+    error = read(status, {"success": False, "errors": [{"message": text}]})
+    assert type(error) is getattr(errors, kind)
+    assert text[:40] in error.message
 
 
 def test_a_challenge_page_stops_the_run_and_says_why():

@@ -114,7 +114,27 @@ def test_a_native_answer_that_used_all_tokens_is_known_to_be_cut():
 def test_another_model_than_asked_is_recorded_and_warned_of():
     response = read(chat({"content": "x"}, model="@cf/moonshotai/kimi-k2.6"))
     assert response.model == "@cf/moonshotai/kimi-k2.6"
-    assert response.warnings == (f"@cf/moonshotai/kimi-k2.6 answered instead of {MODEL}",)
+    assert response.warnings == (f"model substituted: @cf/moonshotai/kimi-k2.6 answered instead of {MODEL}",)
+
+
+@pytest.mark.parametrize("named", [MODEL, "llama-3.3-70b-instruct-fp8-fast", "", 7, None])
+def test_the_same_model_by_another_name_is_no_substitute(named):
+    response = read({"response": "x", "model": named})
+    assert (response.model, response.warnings) == (MODEL, ())
+
+
+def test_an_image_model_answers_with_a_description():
+    assert read({"description": " a cat"}).text == " a cat"
+
+
+def test_arguments_of_a_tool_call_that_are_no_json_are_warned_of():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
+    assert read(chat({"tool_calls": [call]}, "tool_calls")).warnings == ("the arguments for f are no JSON",)
+
+
+def test_what_a_gateway_tells_and_log_probabilities_are_kept():
+    result = {"choices": [{"message": {"content": "x"}, "logprobs": {"content": []}}]}
+    assert read(result, details={"log_id": "l"}).details == {"log_id": "l", "logprobs": {"content": []}}
 
 
 def test_the_filters_refusal_is_an_error():

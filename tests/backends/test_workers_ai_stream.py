@@ -6,8 +6,10 @@ import pytest
 
 from backends.errors import (
     CallTimeout,
+    ConnectionFailed,
     ContentFiltered,
     InvalidRequest,
+    ModelError,
     Overloaded,
     QuotaExhausted,
     StreamError,
@@ -49,31 +51,106 @@ def chunks(*replies):
     return asyncio.run(scenario()), bodies
 
 
+def kinds(found):
+    return [chunk.kind for chunk in found]
+
+
+CUT = "the answer is cut off at 50 tokens: raise max_tokens"
+
+
 @pytest.mark.parametrize(
-    ("reply", "finish", "usage"),
+    ("reply", "finish", "usage", "told"),
     [
-        (stream({"response": "Pa"}, {"response": "ris", "usage": USAGE}, "[DONE]"), None, Usage(5, 3)),
-        (stream({"response": "Pa", "p": "abc"}, {"response": "ris"}, "[DONE]"), None, Usage()),
-        (stream(delta("Pa"), delta("ris"), delta(finish="stop"), "[DONE]"), "stop", Usage()),
-        (stream(delta("Pa"), delta("ris", "stop"), {"choices": [], "usage": USAGE}, "[DONE]"), "stop", Usage(5, 3)),
-        (stream(delta("Pa"), delta("ris", "length")), "length", Usage()),
-        (stream(delta(reasoning_content="hm"), delta("Paris"), delta(None, "stop", tool_calls=None)), "stop", Usage()),
+        (stream({"response": "Pa"}, {"response": "ris", "usage": USAGE}, "[DONE]"), None, Usage(5, 3), []),
+        (stream({"response": "Pa", "p": "abc"}, {"response": "ris"}, "[DONE]"), None, Usage(), []),
+        (stream(delta("Pa"), delta("ris"), delta(finish="stop"), "[DONE]"), "stop", Usage(), []),
+        (
+            stream(delta("Pa"), delta("ris", "stop"), {"choices": [], "usage": USAGE}, "[DONE]"),
+            "stop",
+            Usage(5, 3),
+            [],
+        ),
+        (stream(delta("Pa"), delta("ris", "length")), "length", Usage(), [{"warnings": (CUT,)}]),
+        (
+            stream(delta(reasoning_content="hm"), delta("Paris"), delta(None, "stop", tool_calls=None)),
+            "stop",
+            Usage(),
+            [{"reasoning": "hm"}],
+        ),
         (
             stream({"response": "Paris", "usage": {"prompt_tokens": 5, "completion_tokens": 50}}, "[DONE]"),
             "length",
             Usage(5, 50),
+            [{"warnings": (CUT,)}],
         ),
-        (stream({"response": "Paris"}, "[DONE]", "{broken after the end"), None, Usage()),
+        (stream({"response": "Paris"}, "[DONE]", "{broken after the end"), None, Usage(), []),
     ],
 )
-def test_a_stream_becomes_start_content_and_done(reply, finish, usage):
+def test_a_stream_becomes_start_content_metadata_and_done(reply, finish, usage, told):
     found, bodies = chunks(reply)
     assert [chunk.sequence for chunk in found] == list(range(len(found)))
     assert [found[0].kind, found[-1].kind] == ["start", "done"]
-    assert all(chunk.kind == "content" for chunk in found[1:-1])
-    assert "".join(chunk.text for chunk in found) == "Paris"
+    assert "".join(chunk.text for chunk in found if chunk.kind == "content") == "Paris"
+    assert [chunk.details for chunk in found if chunk.kind == "metadata"] == told
     assert (found[-1].finish_reason, found[-1].usage) == (finish, usage)
     assert bodies == [{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 50, "stream": True}]
+
+
+CALL = {"id": "call_7", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+
+@pytest.mark.parametrize(
+    ("reply", "calls"),
+    [
+        (
+            stream(
+                delta(tool_calls=[{"index": 0, "id": "call_7", "function": {"name": "f", "arguments": ""}}]),
+                delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
+                delta(tool_calls=[{"index": 0, "function": {"arguments": ":1}"}}]),
+                delta(tool_calls=[{"index": 0, "function": None}]),
+                delta(finish="tool_calls"),
+                "[DONE]",
+            ),
+            [CALL],
+        ),
+        (
+            stream({"response": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}, "[DONE]"),
+            [{**CALL, "id": "call_0"}],
+        ),
+    ],
+)
+def test_a_tool_call_comes_whole_however_it_was_sent(reply, calls):
+    found, _ = chunks(reply)
+    assert kinds(found) == ["start", *["tool_use"] * len(calls), "done"]
+    assert [chunk.tool_call for chunk in found if chunk.tool_call] == calls
+    assert found[-1].finish_reason == "tool_calls"
+
+
+def test_a_substituted_model_and_an_answer_without_text_are_said():
+    found, _ = chunks(stream({**delta(), "model": "@cf/x/other"}, {**delta(), "model": "@cf/x/other"}, "[DONE]"))
+    warning = f"model substituted: @cf/x/other answered instead of {LLAMA}"
+    assert [chunk.details for chunk in found if chunk.kind == "metadata"] == [
+        {"model": "@cf/x/other", "warnings": (warning,)},
+        {"warnings": ("the model sent no text",)},
+    ]
+
+
+def failing(*replies, request=REQUEST):
+    """The chunks that come before the error, and the error."""
+
+    async def scenario():
+        left, found = list(replies), []
+        backend = WorkersAI(
+            CloudflareAccount("0" * 32, "t"), httpx.MockTransport(lambda _: left.pop(0)), clock=lambda: 0.0
+        )
+        try:
+            async for chunk in backend.execute_stream(request):
+                found.append(chunk)
+        except ModelError as error:
+            return found, error
+        return found, None
+
+    return asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -91,12 +168,93 @@ def test_a_stream_becomes_start_content_and_done(reply, finish, usage):
         (httpx.Response(429, json={"success": False, "errors": [{"code": 3040, "message": "m"}]}), Overloaded),
         (httpx.Response(200, json={"success": False, "errors": [{"code": 5006, "message": "m"}]}), InvalidRequest),
         (httpx.Response(502, html="<h1>502</h1>"), Overloaded),
+        (httpx.Response(200), ConnectionFailed),
         (stream({"errors": [{"code": 3040}]}, status=503), Overloaded),
     ],
 )
-def test_a_stream_that_is_no_whole_answer_is_an_error(reply, kind):
-    with pytest.raises(kind):
-        chunks(reply)
+def test_a_stream_that_is_no_whole_answer_ends_with_an_error_chunk_and_raises_it(reply, kind):
+    found, error = failing(reply)
+    assert type(error) is kind
+    assert [chunk.sequence for chunk in found] == list(range(len(found)))
+    assert (found[-1].kind, found[-1].error) == ("error", error.message)
+    assert "done" not in kinds(found)
+
+
+WHOLE = {
+    "native": stream({"response": "Grüße"}, {"response": " 🐈 \u2028", "usage": USAGE}, "[DONE]"),
+    "chat": stream(
+        delta("Grüße"),
+        delta(" 🐈 \u2028"),
+        delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]),
+        delta(finish="stop"),
+        {"choices": [], "usage": USAGE},
+        "[DONE]",
+    ),
+}
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, *pieces):
+        self.pieces = pieces
+
+    async def __aiter__(self):
+        for piece in self.pieces:
+            yield piece
+
+
+def in_pieces(*pieces):
+    return httpx.Response(200, stream=Pieces(*pieces), headers={"content-type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+def test_a_stream_that_arrives_in_two_pieces_is_the_same_wherever_it_is_parted(shape):
+    body = WHOLE[shape].content
+    whole, error = failing(in_pieces(body))
+    assert error is None
+    for at in range(len(body)):
+        assert failing(in_pieces(body[:at], body[at:])) == (whole, None)
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+def test_a_stream_cut_at_any_byte_is_never_a_short_answer(shape):
+    body = WHOLE[shape].content
+    whole, _ = failing(in_pieces(body))
+    answer = [(chunk.kind, chunk.text, chunk.tool_call) for chunk in whole if chunk.kind in ("content", "tool_use")]
+    # All that the answer needs is there: its end mark, or the finish reason, after which only the usage is missing.
+    needed = b"data: [DONE]" if shape == "native" else b'"finish_reason": "stop"}]}'
+    least = body.index(needed) + len(needed)
+    for at in range(len(body)):
+        found, error = failing(in_pieces(body[:at]))
+        said = [(chunk.kind, chunk.text, chunk.tool_call) for chunk in found if chunk.kind in ("content", "tool_use")]
+        if at < least:
+            assert isinstance(error, StreamError), at
+            assert (found[-1].kind, said) == ("error", answer[: len(said)])
+        else:
+            assert error is None or isinstance(error, StreamError), at
+            assert said == answer or error, at
+
+
+def test_json_mode_comes_in_one_piece_since_it_has_no_streams():
+    request = ChatRequest(LLAMA, REQUEST.messages, {"response_format": {"type": "json_object"}})
+    reply = httpx.Response(200, json={"result": {"response": {"a": 1}}, "success": True})
+    found, error = failing(reply, request=request)
+    assert (kinds(found), error) == (["start", "content", "done"], None)
+    assert found[1].text == '{"a":1}'
+
+
+def test_a_dropped_parameter_is_said_in_a_stream():
+    request = ChatRequest(LLAMA, REQUEST.messages, {"logit_bias": {"1": 1}, "max_tokens": 50})
+    found, _ = failing(stream({"response": "Paris"}, "[DONE]"), request=request)
+    assert found[-2].details == {"warnings": (f"logit_bias was left out: {LLAMA} cannot use it",)}
+
+
+def test_the_default_limit_is_lowered_for_a_stream_too():
+    text = "input and maximum output tokens (2148) exceeded this model context window limit (2048)"
+    refused = httpx.Response(400, json={"success": False, "errors": [{"code": 5021, "message": text}]})
+    request = ChatRequest(LLAMA, REQUEST.messages)
+    found, error = failing(refused, stream({"response": "Paris"}, "[DONE]"), request=request)
+    assert (kinds(found), error) == (["start", "content", "metadata", "done"], None)
+    assert "lowered from 2048 to 1948" in found[2].details["warnings"][0]
 
 
 def test_a_model_that_sends_json_instead_of_a_stream_is_read_whole():

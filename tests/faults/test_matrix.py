@@ -299,13 +299,17 @@ def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(
     cloud.fault(target="ai", latency_s=0.1)
     source = ["run", "--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL, "--json", "--ledger", "none"]
     other = cloud.command(*source, "--concurrency", "4")
-    while cloud.stats()["paid"]["calls"] < 4:
-        time.sleep(0.02)
-    other.send_signal(signal.SIGSTOP)  # so that it does not end before the other one has looked
-    with Jump(monkeypatch, HOUR, asked=0):
-        summary = cloud.run(input=INPUT, ledger="none")
-    other.send_signal(signal.SIGCONT)
-    out, _ = other.communicate(timeout=60)
+    try:
+        while cloud.stats()["paid"]["calls"] < 4:
+            assert other.poll() is None, other.communicate()
+            time.sleep(0.02)
+        other.send_signal(signal.SIGSTOP)  # so that it does not end before the other one has looked
+        with Jump(monkeypatch, HOUR, asked=0):
+            summary = cloud.run(input=INPUT, ledger="none")
+        other.send_signal(signal.SIGCONT)
+        out, _ = other.communicate(timeout=60)
+    finally:
+        other.kill()
     assert (summary.exit_code, summary.settled, len(summary.others)) == (0, (), 1)
     assert json.loads(out)["exit_code"] == 0
     cloud.check()

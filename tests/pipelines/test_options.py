@@ -50,6 +50,14 @@ def test_a_queue_and_r2_give_their_places():
         ({"concurrency": "0"}, "--concurrency"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"temperature": -1}, "--temperature -1"),
+        ({"prompt": "Hello"}, "--prompt 'Hello': it has no field"),
+        ({"prompt": "{a.b}"}, "{a.b} is no field"),
+        ({"model_for": ("x/*",)}, "write GLOB=PROVIDER/MODEL"),
+        ({"model_for": ("x/*=gpt-4o",)}, "'gpt-4o' names no provider"),
+        ({"response_schema": {"name": "x"}}, "--schema"),
+        ({"max_cost": 0}, "--max-cost 0"),
+        ({"max_cost": float("nan")}, "--max-cost"),
+        ({"max_tokens_total": 0}, "--max-tokens-total 0"),
         ({"poll_seconds": 0.01}, "--poll-seconds 0.01"),
     ],
 )
@@ -88,7 +96,64 @@ def test_the_fingerprint_follows_what_decides_an_answer_and_nothing_else():
     assert len(prints | {plain}) == 5
 
 
+# Written by the version before there were templates: outputs of that time must go on.
+BEFORE = {
+    "8c062ce3ad03c5a8": {},
+    "1f63212e5c91ac1e": {"max_tokens": 5, "temperature": 0.5, "system": "Be kind."},
+}
+
+
+@pytest.mark.parametrize(("fingerprint", "given"), BEFORE.items())
+def test_an_output_of_an_earlier_version_keeps_its_fingerprint(fingerprint, given):
+    options = check_options(**LOCAL, **given)
+    assert set(options.decisive) == {"model", "parameters", "system"}
+    assert options.configuration == fingerprint
+    unset = {"prompt": "", "model_for": (), "response_schema": None, "max_cost": 3.0, "max_tokens_total": 9}
+    assert check_options(**LOCAL, **given, **unset).configuration == fingerprint
+
+
+SCHEMA = {"title": "A label!", "type": "object", "properties": {"label": {"type": "string"}}}
+
+
+def test_templates_schema_and_models_by_key_decide_an_answer():
+    plain = check_options(**LOCAL).configuration
+    others = [
+        {"prompt": "Say {a}"},
+        {"prompt": "Say {b}"},
+        {"model_for": ("x/*=@cf/baai/bge-m3",)},
+        {"model_for": ("y/*=@cf/baai/bge-m3",)},
+        {"response_schema": SCHEMA},
+        {"system": "Say {a}"},
+    ]
+    prints = {check_options(**{**LOCAL, **other}).configuration for other in others}
+    assert len(prints | {plain}) == 7
+    # Before there were templates, these braces stayed as they were.
+    assert check_options(**LOCAL, system="Say {a}").decisive["system_fields"] == ["a"]
+    assert "system_fields" not in check_options(**LOCAL, system='Say {"a": 1}').decisive
+
+
+def test_the_defaults_have_templates_models_by_key_and_the_schema():
+    options = check_options(
+        **LOCAL, prompt="Say {a}", model_for=("a=b/*=@cf/baai/bge-m3",), response_schema=SCHEMA, max_tokens=9
+    )
+    assert options.defaults.prompt == "Say {a}"
+    assert options.defaults.models == (("a=b/*", "workers-ai/@cf/baai/bge-m3"),)
+    assert options.models == ("local/smollm2-135m-instruct", "workers-ai/@cf/baai/bge-m3")
+    assert options.defaults.parameters == {
+        "max_tokens": 9,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "A_label_", "schema": SCHEMA}},
+    }
+    assert options.decisive["schema"] == SCHEMA
+
+
+def test_a_model_by_key_needs_its_provider_too(monkeypatch):
+    monkeypatch.delenv("CLOUDFLARE_API_TOKEN")
+    check_options(**LOCAL)
+    with pytest.raises(UsageError, match="CLOUDFLARE_API_TOKEN"):
+        check_options(**LOCAL, model_for=("x/*=@cf/baai/bge-m3",))
+
+
 def test_no_option_holds_a_secret():
     dumped = check_options(queue="q", output="r2://bucket/x").model_dump_json()
     assert not any(secret in dumped for secret in ("token-value", "key-value", "secret-value"))
-    assert not {name for name in JsonlOptions.model_fields if "token" in name and name != "max_tokens"}
+    assert not {name for name in JsonlOptions.model_fields if "token" in name} - {"max_tokens", "max_tokens_total"}

@@ -2,6 +2,8 @@ from io import StringIO
 
 from rich.console import Console
 
+from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
+from backends.money import Budget, Prices, Spent
 from runners.progress import Rate, Watch, show_summary, status_line
 from runners.summary import Summary
 from storage.manifests import Manifest, put_shard, write_manifest
@@ -79,3 +81,23 @@ def test_the_summary_has_every_file_with_its_end_and_some_answers(tmp_path):
         assert part in text
     for part in ("in work by run-7", "2 messages", "Why [red]is[/] the sky blue?", "Rayleigh [bold]scattering"):
         assert part in text
+
+
+def test_the_status_line_has_the_cost_where_there_is_one():
+    state = RunState()
+    assert "$" not in status_line(state, Rate())
+    listed = Models((ModelInfo("p/m", price=Price(1.0, 1.0)), ModelInfo("p/free")))
+    state.budget = Budget(prices=Prices(lambda provider: listed))
+    state.budget.prices.of("p", "m")
+    request = ChatRequest("m", (Message("user", "x"),))
+    state.budget.after("p", request, ChatResponse("x", "stop", Usage(1_000_000, 0), "m"))
+    assert " · $1.00 · " in status_line(state, Rate())
+    state.budget.after("p", request, ChatResponse("x", "stop", Usage(), "m"))
+    assert " · ≥ $1.00 · " in status_line(state, Rate())
+
+
+def test_the_end_tells_what_was_spent(tmp_path):
+    shown = console()
+    spent = Spent(3, 1000, 20, None, 0.0421, 1)
+    show_summary(Summary("r", Counts(), (), (), {}, spent=spent), Location(str(tmp_path), ""), shown)
+    assert "Spent: ≥ $0.042 at list prices, 1,000 tokens in, 20 out." in shown.file.getvalue()

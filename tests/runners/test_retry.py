@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines.options import UsageError
+from backends.money import Limits
+from pipelines.options import UsageError, check_options
 from runners.cli import app, main
 from runners.retry import retry_json, retry_options, show_retry
 from runners.summary import Summary
@@ -50,6 +51,20 @@ def test_what_decided_the_answers_is_read_from_the_output(output):
     }
     assert (options.retry, options.concurrency, options.drain_seconds, options.runner) == ("all", 3, 5.0, "direct")
     assert options.paid.ledger == f"sqlite:///{where}/_ledger.sqlite"
+
+
+def test_templates_schema_and_models_by_key_are_read_from_the_output_and_the_fingerprint_is_the_same(output):
+    given = {
+        "prompt": "Say {a}",
+        "system": "In {language}",
+        "model_for": (f"x/*={MODEL}",),
+        "response_schema": {"type": "object"},
+    }
+    first = check_options(files=("a.jsonl",), output="out/", model=MODEL, **given)
+    options = retry_options(output(first.decisive), "all", max_cost=2.0)
+    assert options.configuration == first.configuration
+    assert options.defaults == first.defaults
+    assert options.limits == Limits(2.0)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +145,4 @@ def test_the_command_has_help_with_an_example_and_takes_no_secret():
     said = CliRunner().invoke(app, ["retry", "--help"], env={"COLUMNS": "200"})
     assert said.exit_code == 0
     assert "llmdo retry r2://" in said.output and "--all" in said.output
-    assert "token" not in said.output.lower() and "secret" not in said.output.lower()
+    assert "--token" not in said.output.lower() and "secret" not in said.output.lower()

@@ -1,6 +1,8 @@
 import pytest
 
-from runners.summary import Summary
+from backends.money import Spent
+from runners.summary import Summary, dollars
+from storage.costs import Cost, unknown
 from transforms.elements import FileVersion, Settled
 from transforms.run_state import Counts
 
@@ -28,3 +30,38 @@ def summary(**fields):
 def test_the_exit_code_says_how_it_ended(fields, code):
     assert summary(**fields).exit_code == code
     assert summary(**fields).as_json()["exit_code"] == code
+
+
+def test_the_summary_tells_what_calls_used_and_what_each_file_cost():
+    files = (
+        Settled(FILE, "done", 5, 0, cost=Cost(0.5, 0, 3.0)),
+        Settled(FILE, "done", 5, 0, cost=unknown(5)),
+        Settled(FILE, "stale", reason="gone"),
+    )
+    said = summary(settled=files, spent=Spent(7, 100, 50, 3.0, 0.25, 1)).as_json()
+    assert said["spent"] == {
+        "calls": 7,
+        "input_tokens": 100,
+        "output_tokens": 50,
+        "neurons": 3.0,
+        "cost_usd": 0.25,
+        "cost_is_lower_bound": True,
+    }
+    assert [file.get("cost_usd") for file in said["files"]] == [0.5, None, None]
+    assert [file.get("cost_is_lower_bound") for file in said["files"]] == [False, True, None]
+    assert said["files"][0]["neurons"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("usd", "lower_bound", "text"),
+    [
+        (0.0, False, "$0.00"),
+        (1234.5, False, "$1,234.50"),
+        (0.5, True, "≥ $0.50"),
+        (0.0123, False, "$0.012"),
+        (0.0000000118, False, "$0.000000012"),
+        (None, True, "$?"),
+    ],
+)
+def test_dollars_have_two_digits_that_say_something(usd, lower_bound, text):
+    assert dollars(usd, lower_bound=lower_bound) == text

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.costs import Cost, total, unknown
 from storage.errors import AlreadyExists
 from storage.files import LocalStore
 from storage.intervals import Intervals
@@ -218,7 +219,7 @@ def test_usage_may_be_unknown(local):
     body = b'{"usage": null, "source": {"offset": 0, "length": 4}}\n'
     body += b'{"usage": {"input_tokens": null}, "source": {"offset": 4, "length": 4}}\n'
     local.put(FOLDER + shard_name("answers", 0, body), body)
-    assert shards_of(local) == [ShardRecord(shard_name("answers", 0, body), "answers", "0+8", 2)]
+    assert shards_of(local) == [ShardRecord(shard_name("answers", 0, body), "answers", "0+8", 2, cost=unknown(2))]
 
 
 def test_a_shard_that_vanishes_after_the_listing_does_not_count(either):
@@ -336,3 +337,48 @@ def test_a_manifest_that_cannot_be_read_is_named(either, body):
         ValueError, match=f"{either.url}/{FOLDER}{MANIFEST_NAME} is no manifest that this version can read"
     ):
         read_manifest(either, FOLDER)
+
+
+# Costs
+
+
+PRICED = {"input_tokens": 3, "output_tokens": 5, "cost_usd": 1.5e-6, "neurons": 0.25}
+UNPRICED = {"input_tokens": 3, "output_tokens": 5, "cost_usd": None}
+
+
+def put_priced(store, *usages):
+    rows = [
+        (10 * i, 10 * i + 10, json.dumps({"usage": u, "source": {"offset": 10 * i, "length": 10}}).encode())
+        for i, u in enumerate(usages)
+    ]
+    cost = total(Cost(u["cost_usd"], int(u["cost_usd"] is None), u.get("neurons")) for u in usages)
+    return put_shard(store, FOLDER, "answers", rows, configuration="c", input_tokens=9, output_tokens=5, cost=cost)
+
+
+@pytest.mark.parametrize("usages", [[PRICED], [PRICED, UNPRICED, PRICED], [UNPRICED]])
+def test_what_a_shards_answers_cost_is_read_again_from_metadata_and_from_the_body(either, usages):
+    written = put_priced(either, *usages)
+    (found,) = shards_of(either)
+    assert found.cost == written.cost
+    assert found.cost.unpriced == sum(usage is UNPRICED for usage in usages)
+
+
+def test_a_shard_from_before_costs_were_written_counts_and_its_cost_is_unknown(store):
+    written = put_priced(store, PRICED, PRICED)
+    body, _ = store.read(FOLDER + written.name)
+    old = {"tiles": written.tiles, "lines": "2", "input-tokens": "6", "output-tokens": "10", "configuration": "c"}
+    store.put(FOLDER + written.name, body, old)
+    errors = put_shard(store, FOLDER, "errors", [row("errors", 90, 95)], configuration="c")
+    store.put(FOLDER + errors.name, store.read(FOLDER + errors.name)[0], old | {"tiles": errors.tiles, "lines": "1"})
+    assert {shard.kind: shard.cost for shard in shards_of(store)} == {"answers": unknown(2), "errors": Cost()}
+
+
+def test_a_manifest_from_before_costs_were_written_can_be_read(local):
+    old = manifest().model_dump(exclude={"cost_usd", "unpriced", "neurons"})
+    local.put(FOLDER + MANIFEST_NAME, json.dumps(old).encode())
+    assert read_manifest(local, FOLDER).cost == unknown(2)
+
+
+def test_a_manifest_tells_its_cost(local):
+    new = manifest().model_copy(update={"cost_usd": 0.5, "unpriced": 1, "neurons": 7.0})
+    assert write_manifest(local, FOLDER, new).cost == read_manifest(local, FOLDER).cost == Cost(0.5, 1, 7.0)

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
+from storage.costs import Cost, unknown
 from storage.errors import ObjectChanged
 from storage.manifests import Manifest, ManifestShard, ShardRecord, read_manifest, write_manifest
 from storage.merging import CannotMerge, merged, switch
@@ -94,3 +97,22 @@ def test_a_manifest_that_is_gone_is_not_written_again():
     store = MemoryStore()
     assert not switch(store, "f/", OLD, "e")
     assert read_manifest(store, "f/") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "added", "after"),
+    [
+        (Cost(0.5, 0, 1.0), Cost(0.25), Cost(0.75, 0, 1.0)),
+        (Cost(0.5), unknown(2), Cost(0.5, 2)),
+        (unknown(2), Cost(0.25), Cost(0.25, 2)),
+    ],
+)
+def test_what_the_new_answers_cost_is_added(before, added, after):
+    old = OLD.model_copy(update={"cost_usd": before.usd, "unpriced": before.unpriced, "neurons": before.neurons})
+    answers = replace(record("answers", (10, 20), (20, 30), (50, 60)), cost=added)
+    assert merged(old, {FAILED.name}, [answers], "run-2").cost == after
+
+
+def test_the_cost_of_a_manifest_from_before_costs_were_written_stays_a_lower_bound():
+    answers = replace(record("answers", (10, 20), (20, 30), (50, 60)), cost=Cost(0.25))
+    assert merged(OLD, {FAILED.name}, [answers], "run-2").cost == Cost(0.25, OLD.answered)

@@ -10,9 +10,12 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from backends import retry
 from backends.engine import Engine
 from backends.errors import InvalidRequest, ModelNotFound, Overloaded, QuotaExhausted
-from backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
+from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
+from backends.money import Budget, Prices
+from storage.costs import Cost
 from storage.manifests import ShardRecord
 from transforms import infer
+from transforms import run_state as run_state_module
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
 from transforms.infer import Infer
 from transforms.prompts import Defaults
@@ -195,3 +198,32 @@ def test_outcomes_keep_the_window_of_their_line(provider):
             | beam.ParDo(CollectWindows())
         )
     assert sorted(FOUND) == [(i, 10 * i // 100 * 100, 10 * i) for i in range(40)]
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Prices instead of a provider's list."""
+    models = Models((ModelInfo("workers-ai/@cf/chat", price=Price(1.0, 2.0)), ModelInfo("workers-ai/@cf/free")))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: models)))
+
+
+def test_an_answer_has_its_cost_in_the_row_and_beside_it(provider, listed):
+    found = outcomes([line(0, {"prompt": "hello"}), line(1, {"prompt": "hello", "model": "@cf/free"})])
+    assert [json.loads(o.row)["usage"]["cost_usd"] for o in found] == [7e-6, None]  # 3 tokens at $1, 2 at $2 a million
+    assert [o.cost for o in found] == [Cost(7e-6), Cost(None, 1)]
+
+
+def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
+    FOUND.clear()
+    defaults = Defaults("workers-ai/@cf/chat", prompt="say {word}", models=(("input/*", "workers-ai/@cf/free"),))
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([line(0, {"word": "hi"}), line(1, {"no": "hi"})], reshuffle=False)
+            | Infer(defaults, 4)
+            | beam.Map(collect)
+        )
+    assert provider.calls == ["say hi"]
+    rows = sorted((json.loads(o.row) for o in FOUND), key=lambda row: "error" in row and bool(row["error"]))
+    assert rows[0]["model"] == "workers-ai/@cf/free"
+    assert "the line has no 'word'" in rows[1]["error"]["message"]

@@ -6,6 +6,7 @@ import gzip
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -69,7 +70,7 @@ class RestlessTurn(Turn):
         super().__init__(Lanes(), 1, 1.0)
         self.rng, self.left = rng, 30
 
-    def wait(self, fresh: bool) -> float | None:
+    def wait(self, fresh: bool, small: bool = False) -> float | None:
         return self.rest()
 
     def rest(self) -> float | None:
@@ -376,6 +377,7 @@ def test_a_range_begins_with_one_line_so_that_a_slow_step_behind_leaves_the_rest
 
 def test_a_bundle_that_fails_gives_its_lane_back(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "_lanes", Lanes())
+    monkeypatch.setattr(lines, "SMALLEST_RANGE", 1)  # else there is one lane more for it
     element = OpenFile(store.add("a", b"a\nb\n"), ((0, 4),))
     resumed = lines._Range(0, 4, fresh=False)
 
@@ -390,6 +392,28 @@ def test_a_bundle_that_fails_gives_its_lane_back(store: MemoryStore, monkeypatch
     assert begin()[1] == []  # deferred: the only lane is taken
     first.teardown()
     assert begin()[1] == groups
+
+
+def test_a_small_file_is_read_while_large_ones_have_all_lanes(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_lanes", Lanes())
+    monkeypatch.setattr(lines, "SMALLEST_RANGE", 10)
+    reading = Reading(checkpoint_seconds=30.0, lanes=1)
+
+    def read(content: bytes, key: str = "a", fresh: bool = True) -> list[Any]:
+        do_fn = lines._ReadRange(reading)
+        do_fn.start_bundle()
+        file = store.add(key, content)
+        element = OpenFile(file, ((0, None if file.compression else file.size),))
+        tracker = do_fn.create_tracker(replace(do_fn.initial_restriction(element), fresh=fresh))
+        return list(do_fn.process(element, RestrictionTrackerView(ThreadsafeRestrictionTracker(tracker))))
+
+    assert read(b"line\n" * 100, fresh=False)
+    assert read(b"line\n" * 100, fresh=False) == []
+    # What is packed may be of any size.
+    assert read(gzip.compress(b""), key="a.gz", fresh=False) == []
+    assert read(b"one\n")
 
 
 # End to end.

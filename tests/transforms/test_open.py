@@ -14,7 +14,7 @@ from storage.objects import Location, open_store
 from transforms import open as opening
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
 from transforms.notices import left_in_work
-from transforms.open import TRIES, OpenFiles, Opening, gaps_of, open_file
+from transforms.open import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
 from transforms.run_state import reset_run_state
 from transforms.settle import Finished, settle
 from transforms.shards import folder_of
@@ -69,7 +69,7 @@ def records(output):
 
 
 def opened(file, *gaps, nonce="n1"):
-    return OpenFile(replace(file, opening=nonce), gaps)
+    return OpenFile(replace(file, opening=nonce), gaps, CONTENT)
 
 
 def test_a_new_file_gets_a_record_with_its_whole_notification(output, file, state):
@@ -160,6 +160,17 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
     store.delete(folder_of(output, file) + MANIFEST_NAME)
     assert open_file(output, "c", "run-4", notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
     assert state.left == {}
+
+
+def test_a_big_file_is_not_read_when_it_is_opened(output, source):
+    file = put(source, content=b"x" * SMALL_BYTES + b"\n")
+    assert open_file(output, "c", "run-1", notice(file)).elements[0].content is None
+
+
+def test_a_wrong_size_in_an_event_is_put_right(output, file):
+    for size in (0, 7, 10 * SMALL_BYTES):
+        (element,) = open_file(output, "c", f"run-{size}", notice(replace(file, size=size), f"n{size}")).elements
+        assert (element.file.size, element.gaps, element.content) == (100, ((0, 100),), None)
 
 
 def test_gaps_of_a_compressed_file_are_open_at_the_end(file):

@@ -136,3 +136,91 @@ def test_an_error_line_with_damaged_base64_is_a_bad_line(raw):
 def test_a_field_named_raw_beside_others_is_a_field_like_any_other():
     line = {"prompt": "p", "raw": "note", "error": {"class": "X", "offset": 3}}
     assert parse(json.dumps(line).encode()).document == {"prompt": "p", "raw": "note"}
+
+
+# Templates and models by key
+
+TEMPLATED = Defaults("workers-ai/@cf/meta/llama", {"max_tokens": 99}, prompt="Summarise in {language}: {text}")
+
+
+def test_a_template_asks_about_a_lines_fields_and_the_others_ride_along():
+    line = {"id": 7, "text": "a story", "language": "German", "team": "x", "prompt": "unused", "seed": 3}
+    prompt = parse(line, TEMPLATED)
+    assert prompt.request.messages == (Message("user", "Summarise in German: a story"),)
+    assert prompt.request.parameters == {"max_tokens": 99, "seed": 3}
+    assert prompt.metadata == {"team": "x", "prompt": "unused"}
+    assert (prompt.id, dict(prompt.document)) == (7, line)
+
+
+def test_a_batch_line_is_asked_about_by_its_bodys_fields():
+    line = {"custom_id": "c", "url": "/v1/chat/completions", "body": {"text": "t", "language": "French", "n": 1}}
+    assert parse(line, TEMPLATED).request.messages[0].content == "Summarise in French: t"
+    assert parse(line, TEMPLATED).metadata == {}
+
+
+def test_a_field_of_a_template_is_content_also_where_a_parameter_or_the_model_has_its_name():
+    defaults = Defaults("workers-ai/@cf/meta/llama", prompt="{user} bought {model}, {system}")
+    prompt = parse({"user": "Ann", "model": "a bike", "system": "online"}, defaults)
+    assert prompt.request == ChatRequest(
+        "@cf/meta/llama", (Message("user", "Ann bought a bike, online"),), {}, "request-1"
+    )
+    assert prompt.metadata == {}
+    assert not prompt.own_model
+
+
+@pytest.mark.parametrize("line", [{"text": "x"}, {"text": "x", "language": None}, {"messages": []}])
+def test_a_line_without_a_field_of_the_template_is_a_bad_line_that_names_it(line):
+    with pytest.raises(BadLine, match=r"the line has no '(language|text)', which the template needs"):
+        parse(line, TEMPLATED)
+
+
+def test_for_an_embedding_model_the_template_gives_the_text():
+    defaults = Defaults("workers-ai/@cf/baai/bge-m3", prompt="query: {q}")
+    prompt = parse({"q": "cats", "lang": "en"}, defaults)
+    assert prompt.request == EmbedRequest("@cf/baai/bge-m3", ("query: cats",), {}, "request-1")
+    assert prompt.metadata == {"lang": "en"}
+
+
+def test_a_template_that_gives_nothing_is_a_bad_line():
+    with pytest.raises(BadLine, match="nothing to answer"):
+        parse({"text": " "}, Defaults("workers-ai/@cf/meta/llama", prompt="{text}"))
+
+
+def test_a_system_prompt_with_fields_is_filled_in_and_one_without_is_left_as_it_is():
+    polite = Defaults("workers-ai/@cf/meta/llama", {}, "Answer in {language}.")
+    prompt = parse({"prompt": "x", "language": "Dutch"}, polite)
+    assert prompt.request.messages[0] == Message("system", "Answer in Dutch.")
+    assert prompt.metadata == {}
+    json_only = Defaults("workers-ai/@cf/meta/llama", {}, 'Answer as {"a": {{}}}.')
+    assert parse({"prompt": "x"}, json_only).request.messages[0] == Message("system", 'Answer as {"a": {{}}}.')
+    with pytest.raises(BadLine, match="no 'language'"):
+        parse({"prompt": "x"}, polite)
+    own = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]}
+    assert parse(own, polite).request.messages[0].content == "Be brief."
+
+
+def test_an_error_line_goes_through_the_template_again():
+    line = {"text": "t", "language": "Thai", "error": {"class": "Overloaded", "offset": 0, "length": 9}}
+    assert parse(line, TEMPLATED).request.messages[0].content == "Summarise in Thai: t"
+
+
+@pytest.mark.parametrize(
+    ("key", "model"),
+    [
+        ("embed/a.jsonl", "@cf/baai/bge-m3"),
+        ("embed/deep/a.jsonl", "@cf/baai/bge-m3"),
+        ("chat/a.jsonl", "@cf/meta/llama"),
+        ("EMBED/a.jsonl", "@cf/meta/llama"),
+        ("both-embed.jsonl", "first"),
+    ],
+)
+def test_the_first_pattern_that_fits_the_key_chooses_the_model(key, model):
+    rules = (("both-*", "local/first"), ("*embed*", "workers-ai/@cf/baai/bge-m3"))
+    defaults = Defaults("workers-ai/@cf/meta/llama", models=rules)
+
+    def parsed(line):
+        return parse_prompt(json.dumps(line).encode(), "r", defaults, lambda _, m: 100 if "bge" in m else 1, key)
+
+    assert parsed({"text": "x"}).request.model == model
+    assert not parsed({"text": "x"}).own_model
+    assert parsed({"text": "x", "model": "openai/own"}).request.model == "own"

@@ -20,10 +20,10 @@ def line_of(document, start=0):
     return Line(FILE, start, start + len(data) + 1, data)
 
 
-def answer(document, response, start=0):
+def answer(document, response, start=0, cost_usd=None):
     line = line_of(document, start)
     prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 100 if "bge" in model else 1)
-    return answer_row(prompt, line, response, attempts=2, latency_s=0.1234)
+    return answer_row(prompt, line, response, attempts=2, latency_s=0.1234, cost_usd=cost_usd)
 
 
 def test_answer_rows_are_as_the_golden_file_says():
@@ -31,6 +31,7 @@ def test_answer_rows_are_as_the_golden_file_says():
         answer(
             {"id": "a", "prompt": "Hi", "team": "x"},
             ChatResponse("Hello", "stop", Usage(3, 2, 1, 0, 0.5), "@cf/meta/llama", "cf-1", warnings=("cut",)),
+            cost_usd=0.00000537,
         ),
         answer(
             {"prompt": "Why?"},
@@ -46,12 +47,13 @@ def test_answer_rows_are_as_the_golden_file_says():
         ),
         answer(
             {"custom_id": "e", "text": "x", "model": "@cf/baai/bge-m3"},
-            EmbedResponse(((0.5, -0.25),), Usage(1), "@cf/baai/bge-m3", "cf-2"),
+            EmbedResponse(((0.5, -0.25),), Usage(1), "@cf/baai/bge-m3", "cf-2", warnings=("old",)),
             start=60,
+            cost_usd=1.18e-8,
         ),
         answer(
             {"text": "x", "target_lang": "de", "model": "@cf/meta/m2m100"},
-            RawResponse({"translated_text": "y"}, Usage(), "@cf/meta/m2m100", "cf-3"),
+            RawResponse({"translated_text": "y"}, Usage(), "@cf/meta/m2m100", "cf-3", details={"log_id": "aig-7"}),
             start=120,
         ),
     ]

@@ -1,0 +1,31 @@
+"""Braintrust's proxy: models of many providers by OpenAI's API, each call logged to a project.
+
+Source: braintrust.dev/docs/guides/proxy. Calls with temperature 0 or a seed may be answered from its cache.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from backends.openai import OpenAI, Service
+from storage.environment import BraintrustAccess, braintrust_access
+
+API = "https://api.braintrust.dev/v1"
+
+
+def open_backend() -> OpenAI:
+    """The proxy, for the project that the environment names. Raises MissingSettings."""
+    return OpenAI(service(braintrust_access()))
+
+
+def service(access: BraintrustAccess) -> Service:
+    """The proxy as a service that speaks OpenAI's API."""
+    return Service(
+        name="braintrust",
+        url=f"{API}/proxy",
+        headers={"Authorization": f"Bearer {access.key}", "x-bt-parent": f"project_id:{access.project_id}"},
+        key="BRAINTRUST_API_KEY",
+        # It asks for the project, which proves key and project; the proxy's own routes would ask a provider.
+        health=f"{API}/project/{quote(access.project_id, safe='')}",
+        details={"x-bt-cached": "cache_status", "x-bt-used-endpoint": "endpoint", "x-bt-span-id": "log_id"},
+    )

@@ -1,0 +1,84 @@
+"""Lists of models, kept for an hour on this machine: a list costs a request, and some take many pages.
+
+$XDG_CACHE_HOME/llmdo/models-*.json, one file for each provider and account. When the provider cannot be asked, an older
+list is better than none, and says that it is old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from backends.errors import ModelError
+from backends.ir import ModelInfo, Models
+from backends.protocol import PROVIDERS, Backend
+from storage.environment import cache_folder
+
+FRESH_S = 3600.0  # models, prices and dates change some times a month
+
+_FORM = 1  # of the file; another form is passed over
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    form: int
+    written_at: float
+    models: tuple[ModelInfo, ...]
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
+async def list_models(backend: Backend, now: Callable[[], float] = time.time) -> Models:
+    """The provider's models: from the cache while it is fresh, else from the provider, else from an older cache.
+
+    ``now``: Unix time in seconds. Raises ModelError where the provider fails and there is no cache, and
+    MissingSettings.
+    """
+    path = _path(backend.name)
+    kept = _read(path)
+    age_s = max(0.0, now() - kept.written_at) if kept else 0.0
+    if kept and age_s < FRESH_S:
+        return Models(kept.models, age_s)
+    try:
+        models = tuple(await backend.list_models())
+    except ModelError as error:
+        if kept is None:
+            raise
+        return Models(kept.models, age_s, error.message)
+    _write(path, _Kept(_FORM, now(), models))
+    return Models(models)
+
+
+def _path(provider: str) -> Path | None:
+    """None for a provider that asks nobody: its list is at hand."""
+    row = PROVIDERS.get(provider)
+    if row is None or row.access is None:
+        return None
+    account = hashlib.sha256(repr(row.access()).encode()).hexdigest()[:16]  # a repr has no secret in it
+    return cache_folder() / f"models-{provider}-{account}.json"
+
+
+def _read(path: Path | None) -> _Kept | None:
+    try:
+        kept = _KEPT.validate_json(path.read_bytes()) if path else None
+    except (OSError, ValidationError):
+        return None
+    return kept if kept and kept.form == _FORM else None
+
+
+def _write(path: Path | None, kept: _Kept) -> None:
+    if path is None:
+        return
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(_KEPT.dump_json(kept))
+        new.replace(path)

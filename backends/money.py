@@ -1,0 +1,278 @@
+"""What calls cost at the prices of the providers' own lists, what a run has spent, and where it must stop.
+
+Costs are list prices in US dollars: free allowances, discounts and taxes are not in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from backends.errors import BudgetSpent, StopRun
+from backends.estimates import Estimates
+from backends.ir import Models, Price, Request, Response, Usage
+from backends.listing import list_models
+from backends.protocol import connect
+
+NEURON_USD = 0.011 / 1000  # developers.cloudflare.com/workers-ai/platform/pricing
+DECIMALS = (
+    12  # sums are rounded to a millionth of a micro-dollar; one token of the cheapest model costs 10,000 of these
+)
+# The models that run in this process.
+FREE = frozenset({"local"})
+
+_LIST_S = 30.0  # after so long a list is given up: answers wait for their prices
+
+_log = logging.getLogger(__name__)
+
+
+def cost_usd(usage: Usage, price: Price | None) -> float | None:
+    """What tokens cost, or where their price is unknown what the neurons do; None where nobody tells.
+
+    A price for another unit than tokens says nothing here.
+    """
+    tokens_told = usage.input_tokens > 0 or usage.output_tokens > 0
+    if price is not None and price.unit == Price().unit and (tokens_told or usage.neurons is None):
+        rates = (price.input, price.cached_input if price.cached_input is not None else price.input, price.output)
+        counts = (usage.input_tokens - usage.cached_tokens, usage.cached_tokens, usage.output_tokens)
+        parts = [count * rate for count, rate in zip(counts, rates, strict=True) if count and rate is not None]
+        free = not any(rate for rate in rates)
+        if len(parts) == sum(count != 0 for count in counts) and (tokens_told or free):
+            return round(math.fsum(parts) / 1e6, DECIMALS)
+    return None if usage.neurons is None else round(usage.neurons * NEURON_USD, DECIMALS)
+
+
+def list_of(provider: str) -> Models:
+    """A provider's list, which may be an hour old. Raises ModelError, MissingSettings."""
+
+    async def read() -> Models:
+        backend = connect(provider)
+        try:
+            async with asyncio.timeout(_LIST_S):
+                return await list_models(backend)
+        finally:
+            await backend.aclose()
+
+    return asyncio.run(read())
+
+
+class Prices:
+    """Prices by provider and model, from the lists that ``list_of`` gives; each is read once. Thread-safe.
+
+    A list that cannot be read, and a model whose cost nobody tells, is warned of once; their costs stay unknown.
+    """
+
+    def __init__(self, list_of: Callable[[str], Models] = list_of) -> None:
+        self._list_of = list_of
+        self._lists: dict[str, Future[dict[str, Price | None]]] = {}
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+
+    def ask(self, provider: str) -> Future[dict[str, Price | None]]:
+        """Begins to read a provider's list; does not wait for it. By the models' full names; empty if it failed."""
+        with self._lock:
+            found = self._lists.get(provider)
+            if found is not None:
+                return found
+            found = self._lists[provider] = Future()
+            if provider in FREE:
+                found.set_result({})
+            else:
+                threading.Thread(target=self._read, args=(provider, found), name="llmdo-prices", daemon=True).start()
+            return found
+
+    def of(self, provider: str, *models: str) -> Price | None:
+        """The price of the first of some models that has one; waits for the list."""
+        if provider in FREE:
+            return Price(0.0, 0.0, 0.0)
+        prices = self.ask(provider).result()
+        found = (prices.get(f"{provider}/{model}") for model in models)
+        return next((price for price in found if price is not None), None)
+
+    def lists(self, provider: str, model: str) -> bool:
+        """Whether a provider has a model, or does not tell; waits for the list."""
+        models = self.ask(provider).result()
+        return not models or f"{provider}/{model}" in models
+
+    def cost(self, provider: str, asked: str, response: Response) -> float | None:
+        """What an answer cost, by the model that answered or else the one asked for; waits for the list."""
+        cost = cost_usd(response.usage, self.of(provider, response.model, asked))
+        if cost is None:
+            self._warn(f"{provider}/{asked}", "the provider tells no price, or no tokens: its cost is not known")
+        return cost
+
+    def _read(self, provider: str, found: Future[dict[str, Price | None]]) -> None:
+        prices: dict[str, Price | None] = {}
+        try:
+            listed = self._list_of(provider)
+            prices = {info.name: info.price for info in listed.models}
+            if listed.problem:
+                self._warn(provider, f"prices are {listed.age_s / 3600:.1f} hours old: {listed.problem}")
+        except Exception as error:  # noqa: BLE001 - without prices the answers are as good
+            self._warn(provider, f"prices cannot be read, and costs may stay unknown: {error}")
+        finally:
+            found.set_result(prices)
+
+    def _warn(self, about: str, sentence: str) -> None:
+        with self._lock:
+            new = about not in self._warned
+            self._warned.add(about)
+        if new:
+            _log.warning("%s: %s", about, sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may spend: US dollars, and input and output tokens together. None: as much as it takes."""
+
+    max_cost_usd: float | None = None
+    max_tokens: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What calls have used, as far as the providers told.
+
+    Attributes:
+        calls: those that were answered.
+        neurons: the sum of those told; None where none were.
+        cost_usd: of the calls whose cost is known; None where there were calls and of none it is.
+        unpriced: calls whose cost is not known: unless 0, the cost is a lower bound.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    neurons: float | None = None
+    cost_usd: float | None = 0.0
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """What a call may use; ``usd`` is None where nobody tells its price."""
+
+    tokens: int = 0
+    usd: float | None = 0.0
+
+    def plus(self, other: _Amount) -> _Amount:
+        return _Amount(self.tokens + other.tokens, (self.usd or 0.0) + (other.usd or 0.0))
+
+    def minus(self, other: _Amount) -> _Amount:
+        return _Amount(self.tokens - other.tokens, max(0.0, (self.usd or 0.0) - (other.usd or 0.0)))
+
+
+class Budget:
+    """Counts what is spent, and says before each call whether it still fits; the engine's hook. Thread-safe.
+
+    A call reserves the most that it may use, by estimate, and gives back what it did not. So the limits are not passed,
+    however many calls are in flight, as long as the estimates hold; they are raised by what comes (see Estimates).
+    """
+
+    def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None) -> None:
+        self.limits = limits
+        self.prices = prices or Prices()
+        self._estimates = Estimates()
+        self._lock = threading.Lock()
+        self._reserved: dict[int, list[_Amount]] = {}  # by the request's id(): it lives as long as its call
+        self._held = _Amount()
+        self._calls = self._input = self._output = self._unpriced = 0
+        self._neurons: float | None = None
+        self._usd = 0.0
+        self._unsettled: list[tuple[str, str, Response]] = []  # till their provider's prices are there
+
+    def before(self, provider: str, request: Request) -> StopRun | None:
+        """Reserves what a call may use; an error where that could pass a limit. With --max-cost it waits for prices."""
+        self.prices.ask(provider)
+        if self.limits == NO_LIMITS:
+            return None
+        price = self.prices.of(provider, request.model) if self.limits.max_cost_usd is not None else None
+        with self._lock:
+            self._settle()
+            amount = self._most(request, price)
+            error = self._why_not(provider, request, amount)
+            if error is None:
+                self._reserved.setdefault(id(request), []).append(amount)
+                self._held = self._held.plus(amount)
+            return error
+
+    def after(self, provider: str, request: Request, response: Response | None) -> None:
+        """Gives back what a call reserved, and counts what it used; None: it failed, and nobody tells what it used."""
+        with self._lock:
+            waiting = self._reserved.get(id(request))
+            if waiting:
+                self._held = self._held.minus(waiting.pop())
+                if not waiting:
+                    del self._reserved[id(request)]
+                if not self._reserved:
+                    self._held = _Amount()  # what is left of sums and differences of fractions
+            if response is None:
+                return
+            usage = response.usage
+            self._calls += 1
+            self._input += usage.input_tokens
+            self._output += usage.output_tokens
+            if usage.neurons is not None:
+                self._neurons = (self._neurons or 0.0) + usage.neurons
+            if self.limits != NO_LIMITS:
+                self._estimates.learn(request, response)
+            self._unsettled.append((provider, request.model, response))
+            self._settle()
+
+    def can_wait(self) -> bool:
+        """Whether calls in flight may yet give back what they reserved."""
+        return bool(self._reserved)
+
+    def spent(self) -> Spent:
+        """What was spent so far; does not wait for prices."""
+        with self._lock:
+            self._settle()
+            unpriced = self._unpriced + len(self._unsettled)
+            known = unpriced < self._calls or not self._calls
+            return Spent(
+                calls=self._calls,
+                input_tokens=self._input,
+                output_tokens=self._output,
+                neurons=self._neurons,
+                cost_usd=round(self._usd, DECIMALS) if known else None,
+                unpriced=unpriced,
+            )
+
+    def _settle(self) -> None:
+        """Adds the costs of the answers whose prices are there by now."""
+        waiting, self._unsettled = self._unsettled, []
+        for provider, asked, response in waiting:
+            if not self.prices.ask(provider).done():
+                self._unsettled.append((provider, asked, response))
+                continue
+            cost = self.prices.cost(provider, asked, response)
+            self._usd += cost or 0.0
+            self._unpriced += cost is None
+
+    def _most(self, request: Request, price: Price | None) -> _Amount:
+        most = self._estimates.most(request)
+        return _Amount(most.input_tokens + most.output_tokens, cost_usd(most, price))
+
+    def _why_not(self, provider: str, request: Request, amount: _Amount) -> StopRun | None:
+        limits, tokens = self.limits, self._input + self._output
+        spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
+        again = "could be passed by the next call: raise it and run the same command again to go on"
+        if limits.max_cost_usd is not None:
+            if amount.usd is None:
+                return BudgetSpent(
+                    f"{provider}/{request.model}: nobody tells its price, so --max-cost cannot be kept: use "
+                    "--max-tokens-total instead, or name another model"
+                )
+            if self._usd + (self._held.usd or 0.0) + amount.usd > limits.max_cost_usd:
+                return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
+        if limits.max_tokens is not None and tokens + self._held.tokens + amount.tokens > limits.max_tokens:
+            return BudgetSpent(f"{spent}, and --max-tokens-total {limits.max_tokens} {again}")
+        return None

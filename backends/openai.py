@@ -1,0 +1,258 @@
+"""OpenAI's API over HTTP, and any server that speaks it: vLLM, llama.cpp, Ollama, LM Studio, proxies.
+
+Endpoints: chat/completions, embeddings, models below the base URL (platform.openai.com/docs/api-reference).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import httpx
+import pydantic_core
+
+from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
+from backends.http import check_url, network_errors, open_client
+from backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    StreamChunk,
+)
+from backends.openai_errors import is_refusal, refusal
+from backends.openai_models import model_info
+from backends.openai_request import COMPATIBLE, OPENAI, chat_body
+from backends.openai_shapes import mapping, read_completion, read_usage, read_vectors
+from backends.openai_stream import read_stream
+from backends.parameters import Dialect, translate
+from backends.sse import read_events
+from backends.streams import numbered, whole_answer
+from storage.environment import OPENAI_API, openai_access
+
+# OpenAI takes 2,048 texts with 300,000 tokens in all; some servers have less patience.
+MAX_TEXTS = 256
+# Embedding models by name; an API does not tell.
+_EMBEDS = re.compile(r"embed|(?:^|[/-])(?:bge|e5|gte|all-minilm)-(?!reranker)", re.IGNORECASE)
+_EMBEDDINGS = Dialect(known=frozenset({"dimensions", "user"}))
+_CLIENT_ID = re.compile(r"[!-~]{1,512}")  # what X-Client-Request-Id may hold
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that speaks OpenAI's API.
+
+    Attributes:
+        name: of the provider.
+        url: the base URL, without a slash at its end.
+        headers: sent with every call; they hold the key.
+        key: the variable that holds the key, for errors.
+        dialect: the chat parameters that it takes.
+        is_openai: it is OpenAI itself: max_completion_tokens for all models, and a request id of ours.
+        health: the URL that ``health`` asks; by default the list of models.
+        details: response header → its name in a response's details.
+    """
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    key: str
+    dialect: Dialect = COMPATIBLE
+    is_openai: bool = False
+    health: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_backend() -> OpenAI:
+    """The service that OPENAI_BASE_URL names. Raises MissingSettings."""
+    access = openai_access()
+    headers = {"authorization": f"Bearer {access.key}"} if access.key else {}
+    service = Service("openai", access.base_url, headers, "OPENAI_API_KEY")
+    itself = access.base_url == OPENAI_API
+    return OpenAI(replace(service, dialect=OPENAI, is_openai=True) if itself else service)
+
+
+class OpenAI:
+    """See Backend."""
+
+    def __init__(
+        self,
+        service: Service,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        check_url(service.name, service.url)
+        self.name = service.name
+        self._service = service
+        self._clock = clock
+        self._client = open_client(service.headers, transport)
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation."""
+        body, warnings = self._chat_body(request)
+        incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
+        return self._completion(incoming, request.model, warnings)
+
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation piece by piece. Raises StreamError when the stream ends before its end mark."""
+        return numbered(self._stream(request))
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds at most ``max_texts`` texts."""
+        parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
+        body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
+        incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
+        reply, request_id = self._read(incoming, request.model), _request_id(incoming)
+        vectors = read_vectors(reply, request.model, len(request.texts), self.name, request_id)
+        named = str(mapping(reply).get("model") or request.model)
+        details = self._details(incoming)
+        return EmbedResponse(tuple(vectors), read_usage(reply), named, request_id, warnings, details)
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """Passes a body of the embeddings route on, which has ``input``. Raises InvalidRequest for any other."""
+        if "input" not in request.input:
+            raise InvalidRequest(
+                f"{request.model}: {sorted(request.input)} is no input for {self.name}: "
+                "give prompt, messages, or text for an embedding model",
+                provider=self.name,
+            )
+        body = {**request.input, "model": request.model}
+        incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
+        reply = self._read(incoming, request.model)
+        named = str(mapping(reply).get("model") or request.model)
+        return RawResponse(reply, read_usage(reply), named, _request_id(incoming), details=self._details(incoming))
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models of the service, by GET models."""
+        entries = await self._get(f"{self._service.url}/models", "the list of models")
+        listed = mapping(entries).get("data", entries)
+        if not isinstance(listed, list):
+            raise BadReply(f"{self._service.url}/models sent no list: check the base URL", provider=self.name)
+        return [model_info(entry, self.name) for entry in listed if isinstance(entry, dict) and entry.get("id")]
+
+    def max_texts(self, model: str) -> int:
+        """See MAX_TEXTS; 1 for a model that embeds nothing, by its name."""
+        return MAX_TEXTS if _EMBEDS.search(model) else 1
+
+    async def health(self) -> None:
+        """Asks for the list of models, or what the service has instead: no call is paid."""
+        await self._get(self._service.health or f"{self._service.url}/models", self.name)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        body, warnings = self._chat_body(request)
+        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        model = request.model
+        outgoing = self._post("chat/completions", body, model, request.request_id)
+        with network_errors(self.name, self._service.url):
+            incoming = await self._client.send(outgoing, stream=True)
+        try:
+            if incoming.is_success and _content_type(incoming) == "text/event-stream":
+                events = read_events(_bytes_of_stream(incoming, model, self.name))
+                async for chunk in read_stream(
+                    events, model, self.name, lambda event: self._error(incoming, event, model)
+                ):
+                    yield chunk
+                    if chunk.kind == "start":
+                        for told in self._told(incoming, warnings):
+                            yield told
+                return
+            with network_errors(self.name, self._service.url):
+                await incoming.aread()
+        finally:
+            await incoming.aclose()
+        # Some servers pass over `stream` and send JSON.
+        for chunk in whole_answer(self._completion(incoming, model, warnings)):
+            yield chunk
+
+    def _told(self, incoming: httpx.Response, warnings: tuple[str, ...]) -> list[StreamChunk]:
+        details: dict[str, Any] = {**self._details(incoming)}
+        if warnings:
+            details["warnings"] = warnings
+        if _request_id(incoming):
+            details["request_id"] = _request_id(incoming)
+        return [StreamChunk(0, "metadata", details=details)] if details else []
+
+    def _chat_body(self, request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+        service = self._service
+        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
+
+    def _completion(self, incoming: httpx.Response, model: str, warnings: tuple[str, ...]) -> ChatResponse:
+        response = read_completion(self._read(incoming, model), model, self.name, _request_id(incoming))
+        details = {**response.details, **self._details(incoming)}
+        return replace(response, warnings=(*warnings, *response.warnings), details=details)
+
+    def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> httpx.Request:
+        try:
+            content = pydantic_core.to_json(body)
+        except ValueError as error:
+            text = f"{model}: the input cannot be written as JSON ({error})"
+            raise InvalidRequest(text, provider=self.name) from error
+        headers = {"content-type": "application/json"}
+        if self._service.is_openai and _CLIENT_ID.fullmatch(request_id):
+            headers["x-client-request-id"] = request_id
+        return self._client.build_request("POST", f"{self._service.url}/{path}", content=content, headers=headers)
+
+    async def _get(self, url: str, about: str) -> Any:
+        return self._read(await self._send(self._client.build_request("GET", url)), about)
+
+    async def _send(self, outgoing: httpx.Request) -> httpx.Response:
+        with network_errors(self.name, self._service.url):
+            return await self._client.send(outgoing)
+
+    def _read(self, incoming: httpx.Response, model: str) -> Any:
+        """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
+        try:
+            body = pydantic_core.from_json(incoming.content)
+        except ValueError as error:
+            if incoming.is_success:
+                raise self._no_json(incoming, model) from error
+            body = incoming.content.decode("utf-8", "replace")
+        if not incoming.is_success or is_refusal(body):
+            raise self._refusal(incoming, body, model)
+        return body
+
+    def _error(self, incoming: httpx.Response, event: Any, model: str) -> ModelError | None:
+        return self._refusal(incoming, event, model) if is_refusal(event) else None
+
+    def _refusal(self, incoming: httpx.Response, body: object, model: str) -> ModelError:
+        status, key = incoming.status_code, self._service.key
+        return refusal(status, incoming.headers, body, model, self.name, key, self._clock())
+
+    def _no_json(self, incoming: httpx.Response, model: str) -> ModelError:
+        kind, request_id, status = _content_type(incoming), _request_id(incoming), incoming.status_code
+        if "json" in kind:
+            text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
+            return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
+        text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check the base URL and any proxy between"
+        return BadReply(text, status=status, request_id=request_id, provider=self.name)
+
+    def _details(self, incoming: httpx.Response) -> dict[str, str]:
+        wanted = self._service.details
+        return {name: incoming.headers[header] for header, name in wanted.items() if header in incoming.headers}
+
+
+async def _bytes_of_stream(incoming: httpx.Response, model: str, provider: str) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in incoming.aiter_bytes():
+            yield chunk
+    except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
+
+
+def _content_type(incoming: httpx.Response) -> str:
+    return incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _request_id(incoming: httpx.Response) -> str | None:
+    return incoming.headers.get("x-request-id")

@@ -1,0 +1,101 @@
+"""OpenAI's streams of chat completions, as our chunks.
+
+``data: {"choices": [{"delta": {…}, "finish_reason": …}], "usage": …}`` events, then ``data: [DONE]``. Usage comes after
+the finish reason. An error can come as an event, also as the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import pydantic_core
+
+from backends.errors import BadReply, ModelError, StreamError
+from backends.ir import FinishReason, StreamChunk, Usage
+from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, is_same_model, mapping, read_usage
+from backends.streams import ToolCalls
+
+END = "[DONE]"
+
+
+async def read_stream(
+    events: AsyncIterator[str], model: str, provider: str, refused: Callable[[Any], ModelError | None]
+) -> AsyncIterator[StreamChunk]:
+    """Yields start, content and metadata, tool_use for each whole call, done; not numbered.
+
+    ``refused`` makes the error of an event that is one. Raises StreamError when the events end without a finish reason
+    and without ``[DONE]`` after an answer.
+    """
+    yield StreamChunk(0, "start")
+    said = _Said()
+    async for data in events:
+        if data == END:
+            said.ended = True
+            break
+        event = _event(data, model, provider)
+        error = refused(event)
+        if error is not None:
+            raise _broken(error, model, provider)
+        for chunk in said.take(event, model):
+            yield chunk
+    if said.finish == "content_filter":
+        raise filtered(model, provider)
+    calls = said.calls.whole()
+    if said.finish is None and not (said.ended and (said.answered or calls)):
+        raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=provider)
+    for call in calls:
+        yield StreamChunk(0, "tool_use", tool_call=call)
+    yield StreamChunk(0, "done", finish_reason=said.finish, usage=said.usage)
+
+
+class _Said:
+    """What a stream has told so far."""
+
+    def __init__(self) -> None:
+        self.finish: FinishReason | None = None
+        self.usage = Usage()
+        self.calls = ToolCalls()
+        self.answered = False
+        self.ended = False
+        self._named = False
+
+    def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
+        """Takes one event in, and gives the chunks that it makes."""
+        if event.get("usage"):
+            self.usage = read_usage(event)
+        named = event.get("model")
+        if not self._named and isinstance(named, str) and named:
+            self._named = True
+            details: dict[str, Any] = {"model": named}
+            if not is_same_model(model, named):
+                details["warnings"] = (f"{named} answered instead of {model}",)
+            yield StreamChunk(0, "metadata", details=details)
+        choice = first_choice(event)
+        if choice is None:
+            return
+        self.finish = FINISH_REASONS.get(str(choice.get("finish_reason"))) or self.finish
+        delta = mapping(choice.get("delta"))
+        self.calls.add(delta.get("tool_calls"))
+        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
+        if reasoning:
+            yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
+        text = as_text(delta.get("content")) or as_text(delta.get("refusal")) or as_text(choice.get("text"))
+        if text:
+            self.answered = True
+            yield StreamChunk(0, "content", text)
+
+
+def _event(data: str, model: str, provider: str) -> Mapping[str, Any]:
+    try:
+        event = pydantic_core.from_json(data)
+    except ValueError as error:
+        raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
+    return mapping(event)
+
+
+def _broken(error: ModelError, model: str, provider: str) -> ModelError:
+    """An error event that no table knows is a broken stream, not a broken line."""
+    if isinstance(error, BadReply):
+        return StreamError(f"{model}: the stream broke off ({error.message})", provider=provider)
+    return error

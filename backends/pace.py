@@ -1,0 +1,160 @@
+"""How fast calls of a model start, learned from what the service refuses.
+
+A window alone cannot hold a service's rate: where few calls are in flight, one more is a large part of all, and every
+round of growth ends in refusals. So the starts are spaced, and the rate is measured: a token bucket is empty whenever
+it refuses, hence what it admitted between two refusals, divided by the time, is its rate, however deep it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from backends.rates import Meter
+
+OPENING_PER_S = 100.0  # the first calls are spaced too: a service that refuses at once has then refused few
+OPENING_DOUBLES_S = 0.2
+BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: taken to be a second's worth
+
+# After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
+# refusal in a cycle of so many calls is under a percent of them; in what the bucket saves meanwhile nothing is lost.
+CYCLE_CALLS = 150
+CYCLE_S = (5.0, 60.0)  # at least, at most
+MARGIN = 0.97
+SPAN = 0.075  # growth in a cycle
+REST = 0.008  # of a cycle, without starts, after a refusal
+DOUBT_S = 4.0  # in so many seconds the pace grows by the measurement's possible error
+LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
+BOLD_PER_S = 0.06
+SURE_CALLS = 5  # admitted between two refusals, for a measurement that is worth something
+
+# A refusal in the first part of a cycle contradicts the measurement: the rate has fallen. Where refusals go on however
+# often the pace was cut, they are not about the pace, and it is put back.
+EARLY = 0.4
+EARLY_CUT = 0.8
+EARLY_MOST = 6
+MARKS = 16
+
+
+@dataclass(slots=True)
+class _Mark:
+    """A moment at which the service had nothing left: that of a start which it refused."""
+
+    at: float
+    index: int
+    unused_s: float
+    refused: int = 0  # starts after this one that were refused
+
+
+class Pace:
+    """Spaces the starts of calls, all numbered; times are seconds of one clock.
+
+    Until the first refusal the pace doubles every OPENING_DOUBLES_S and is soon no limit. It grows only while it is
+    what holds calls back.
+    """
+
+    __slots__ = (
+        *("_before", "_cut_at", "_doubt", "_early", "_last", "_marks", "_meter", "_refused_at", "_unused_s"),
+        *("_used_s", "starts"),
+    )
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self._meter = Meter(OPENING_PER_S)
+        self._marks: deque[_Mark] = deque(maxlen=MARKS)
+        self._last = 0.0
+        self._used_s = 0.0  # since the last refusal
+        self._unused_s = 0.0  # in all
+        self._doubt = 1.0  # possible error of the last measurement, as a ratio
+        self._early = 0
+        self._before = math.inf  # the pace before refusals came early
+        self._cut_at = 0
+
+    @property
+    def per_s(self) -> float | None:
+        """Starts a second, once learned."""
+        return self._meter.per_s if len(self._marks) > 1 else None
+
+    @property
+    def opens_at(self) -> float:
+        """From when on the next call may start."""
+        return self._meter.opens_at
+
+    @property
+    def rest_s(self) -> float:
+        """How long to start nothing after a refusal."""
+        return REST * self._cycle_s
+
+    def started(self, now: float, *, grows: bool) -> int:
+        """Takes note of a start; returns its number. ``grows``: nothing speaks against a faster pace."""
+        meter = self._meter
+        if not self.starts:
+            self._marks.append(_Mark(now - BURST_S, 0, 0.0))
+        elif (late_s := now - meter.due) <= 0:
+            step_s = now - self._last
+            self._used_s += step_s
+            if grows:
+                meter.per_s *= self._growth(step_s)
+        else:
+            self._unused_s += late_s
+        self._last = now
+        self.starts += 1
+        meter.spend(1.0, now)
+        return self.starts
+
+    def refused(self, index: int, at: float) -> bool:
+        """Takes note that the start with this number, made at ``at``, was refused; says whether the pace was cut.
+
+        Calls that were in flight at a cut do not cut again.
+        """
+        for mark in self._marks:
+            mark.refused += index > mark.index
+        if index <= self._cut_at:
+            return False
+        here = _Mark(at, index, self._unused_s)
+        rate, doubt, fresh = self._measure(here)
+        if len(self._marks) == 1:
+            self._before, self._meter.per_s = self._meter.per_s, rate
+        elif self._used_s < EARLY * self._cycle_s and self._doubt < 1.0:
+            self._early += 1
+            if self._early <= EARLY_MOST:
+                slower = rate if fresh else EARLY_CUT * self._meter.per_s
+                self._meter.per_s = MARGIN * min(slower, self._meter.per_s)
+            else:
+                self._meter.per_s = max(self._before, self._meter.per_s)
+        else:
+            self._early = 0
+            self._before = self._meter.per_s
+            self._meter.per_s = max(MARGIN * rate, EARLY_CUT * self._meter.per_s)
+        self._doubt = doubt
+        self._marks.append(here)
+        self._cut_at = self.starts
+        self._used_s = 0.0
+        return True
+
+    def pause_until(self, until: float) -> None:
+        """No start before."""
+        self._last = until
+        self._meter.due = until
+
+    @property
+    def _cycle_s(self) -> float:
+        return min(max(CYCLE_CALLS / self._meter.per_s, CYCLE_S[0]), CYCLE_S[1])
+
+    def _measure(self, here: _Mark) -> tuple[float, float, bool]:
+        """Calls admitted a second between an earlier refusal and this one, and how wrong that may be, as a ratio."""
+        for mark in reversed(self._marks):
+            admitted = here.index - mark.index - mark.refused
+            seconds = here.at - mark.at - (here.unused_s - mark.unused_s)
+            if admitted >= SURE_CALLS:
+                break
+        doubt = 1.0 if mark.index == 0 else 1.0 / max(admitted, 1)
+        return max(admitted, 1) / max(seconds, BURST_S / 10), doubt, mark is self._marks[-1]
+
+    def _growth(self, step_s: float) -> float:
+        if len(self._marks) == 1:
+            return 2.0 ** (step_s / OPENING_DOUBLES_S)
+        cycle_s = self._cycle_s
+        probing = BOLD_PER_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
+        return math.exp(step_s * (probing + self._doubt / DOUBT_S))

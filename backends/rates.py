@@ -1,0 +1,92 @@
+"""Requests and tokens a minute: how many a caller may send, and when the next call may start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.ir import ChatRequest, EmbedRequest, Request
+
+# How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
+SLACK_S = 0.05
+CHARACTERS_A_TOKEN = 4  # of English; what a call really used corrects it
+MODEST_OUTPUT = 256  # tokens expected of an answer while none was measured and the request sets no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Requests and tokens (input and output together) a minute; None where there is no limit."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+
+    def or_else(self, other: Rates) -> Rates:
+        """These, and the other's where these say nothing."""
+        return Rates(other.rpm if self.rpm is None else self.rpm, other.tpm if self.tpm is None else self.tpm)
+
+    def shared_by(self, workers: int) -> Rates:
+        """The part of one of several processes that call at the same time."""
+        return Rates(self.rpm and self.rpm / workers, self.tpm and self.tpm / workers)
+
+
+class Meter:
+    """Spaces amounts evenly: what exceeds the rate is paid for by the time until the next start.
+
+    The generic cell rate algorithm (ITU-T I.371) in seconds of the caller's clock. A single amount may be larger than
+    a second's worth, so a long prompt waits for nothing but its turn.
+    """
+
+    __slots__ = ("due", "per_s")
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self.due = float("-inf")
+
+    @property
+    def opens_at(self) -> float:
+        """From when on the next call may start."""
+        return self.due - SLACK_S
+
+    def spend(self, amount: float, now: float) -> None:
+        """Takes note of a start."""
+        self.due = max(self.due, now) + amount / self.per_s
+
+    def correct(self, amount: float) -> None:
+        """Adds to what was spent before, or gives back."""
+        self.due += amount / self.per_s
+
+
+class Tokens:
+    """Guesses what a call will use. What answers really had replaces what they may have at most."""
+
+    __slots__ = ("_calls", "_output")
+
+    def __init__(self) -> None:
+        self._calls = self._output = 0
+
+    def estimate(self, request: Request) -> float:
+        """Tokens of input and output that a call may use."""
+        if isinstance(request, EmbedRequest):
+            return sum(map(len, request.texts)) / CHARACTERS_A_TOKEN
+        if not isinstance(request, ChatRequest):
+            return _characters(request.input) / CHARACTERS_A_TOKEN
+        asked = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        most = next((limit for limit in asked if isinstance(limit, int)), None)
+        measured = self._output / self._calls if self._calls else None
+        output = min((known for known in (most, measured) if known is not None), default=MODEST_OUTPUT)
+        return sum(_characters(message.content) for message in request.messages) / CHARACTERS_A_TOKEN + output
+
+    def measured(self, output: int) -> None:
+        """Takes note of an answer's length."""
+        self._calls += 1
+        self._output += output
+
+
+def _characters(content: Any) -> int:
+    """Those of all texts in a JSON value; a picture's bytes are none."""
+    if isinstance(content, str):
+        return 0 if content.startswith("data:") else len(content)
+    if isinstance(content, Mapping):
+        return sum(map(_characters, content.values()))
+    return sum(map(_characters, content)) if isinstance(content, list | tuple) else 0

@@ -1,0 +1,93 @@
+"""What all streams of chunks have in common: numbers, an honest end, tool calls that come in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from pydantic_core import to_json
+
+from backends.errors import ModelError
+from backends.ir import ChatResponse, StreamChunk
+
+
+async def numbered(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
+    """The chunks, numbered from 0. A ModelError comes as an ``error`` chunk first, and is then raised.
+
+    Who stops listening closes it: ``chunks`` is closed with it.
+    """
+    sequence = 0
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield replace(chunk, sequence=sequence)
+                sequence += 1
+        except ModelError as error:
+            yield StreamChunk(sequence, "error", error=error.message)
+            raise
+
+
+def whole_answer(response: ChatResponse) -> Iterator[StreamChunk]:
+    """The chunks of an answer that came in one piece; not numbered."""
+    yield StreamChunk(0, "start")
+    if response.warnings:
+        yield StreamChunk(0, "metadata", details={"warnings": response.warnings})
+    if response.reasoning:
+        yield StreamChunk(0, "metadata", details={"reasoning": response.reasoning})
+    if response.text:
+        yield StreamChunk(0, "content", response.text)
+    for call in response.tool_calls:
+        yield StreamChunk(0, "tool_use", tool_call=call)
+    if response.details:
+        yield StreamChunk(0, "metadata", details=response.details)
+    yield StreamChunk(0, "done", finish_reason=response.finish_reason, usage=response.usage)
+
+
+class ToolCalls:
+    """Joins the deltas of OpenAI's tool calls to whole calls.
+
+    A call is known by its ``index``; servers that leave it out, or send 0 for each, are told apart by the ``id``.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[dict[str, str]] = []
+        self._by_index: dict[Any, dict[str, str]] = {}
+
+    def add(self, deltas: Any) -> None:
+        """Takes what stands in a delta's ``tool_calls``."""
+        for delta in deltas if isinstance(deltas, list) else []:
+            if isinstance(delta, dict):
+                self._add(delta)
+
+    def whole(self) -> list[Mapping[str, Any]]:
+        """All calls, in the order in which they began, arguments as JSON text."""
+        return [
+            {
+                "id": call["id"] or f"call_{number}",
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["arguments"] or "{}"},
+            }
+            for number, call in enumerate(self._calls)
+        ]
+
+    def _add(self, delta: Mapping[str, Any]) -> None:
+        index, identity = delta.get("index"), str(delta.get("id") or "")
+        call = self._by_index.get(index)
+        if call is None or (identity and call["id"] and identity != call["id"]):
+            call = {"id": "", "name": "", "arguments": ""}
+            self._calls.append(call)
+            self._by_index[index] = call
+        given = delta.get("function")
+        function: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        call["id"] = call["id"] or identity
+        call["name"] = call["name"] or str(function.get("name") or "")
+        arguments = function.get("arguments")
+        call["arguments"] += _json_text(arguments)
+
+
+def _json_text(arguments: Any) -> str:
+    if isinstance(arguments, str) or arguments is None:
+        return arguments or ""
+    return to_json(arguments).decode()

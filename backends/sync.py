@@ -1,0 +1,163 @@
+"""A model for programs without asyncio: the backends' calls as plain ones, on a loop in a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from backends.errors import InvalidRequest
+from backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    Message,
+    Models,
+    RawRequest,
+    RawResponse,
+    StreamChunk,
+    Usage,
+)
+from backends.listing import list_models
+from backends.protocol import PROVIDERS, Backend, split_model
+from backends.protocol import connect as open_backend
+
+T = TypeVar("T")
+
+
+def connect(name: str) -> Model:
+    """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
+
+    Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
+    """
+    provider, model = (name, "") if name in PROVIDERS else split_model(name)
+    return Model(open_backend(provider), model)
+
+
+class Model:
+    """One model of a provider, called without asyncio; safe from any thread. Every call may raise ModelError.
+
+    Nothing is tried again: see ``ModelError`` for what to do. ``backend`` belongs to a loop of its own; for ``await``
+    open one with ``backends.connect_async``.
+    """
+
+    def __init__(self, backend: Backend, model: str = "") -> None:
+        self.backend = backend
+        self.model = model
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, name="llmdo-model", daemon=True)
+        thread.start()
+        # Also at the end of the process, where connections that are left open would be complained of.
+        self._finish = weakref.finalize(self, _close, backend, self._loop, thread)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """``provider/model``, as ``connect`` takes it; the provider alone where no model was named."""
+        return f"{self.backend.name}/{self.model}" if self.model else self.backend.name
+
+    def execute(self, request: ChatRequest | str, **parameters: Any) -> ChatResponse:
+        """Answers a conversation, or a prompt with these parameters, by OpenAI's names."""
+        return self._call(self.backend.execute(self._chat(request, parameters)))
+
+    def execute_stream(self, request: ChatRequest | str, **parameters: Any) -> Iterator[StreamChunk]:
+        """Answers piece by piece; see StreamChunk for how it ends."""
+        chunks = aiter(self.backend.execute_stream(self._chat(request, parameters)))
+        try:
+            while (chunk := self._call(_next(chunks))) is not None:
+                yield chunk
+        finally:
+            close = getattr(chunks, "aclose", None)
+            if close is not None and self._finish.alive:
+                self._call(close())
+
+    def embed(self, texts: EmbedRequest | Sequence[str] | str, **parameters: Any) -> EmbedResponse:
+        """Embeds any number of texts: one vector a text, in their order, by as many calls as the model needs."""
+        if isinstance(texts, EmbedRequest):
+            return self._call(self.backend.embed(texts))
+        texts = (texts,) if isinstance(texts, str) else tuple(texts)
+        return self._call(self._embed(self._named(), texts, parameters))
+
+    def run(self, raw: RawRequest | Mapping[str, Any]) -> RawResponse:
+        """Passes a model's own input on."""
+        request = raw if isinstance(raw, RawRequest) else RawRequest(self._named(), raw)
+        return self._call(self.backend.run(request))
+
+    def list_models(self) -> Models:
+        """The provider's models; a list of the last hour is taken as it is: see ``backends.listing``."""
+        return self._call(list_models(self.backend))
+
+    def health(self) -> None:
+        """One cheap call that proves address and credentials. Raises what a real one would."""
+        self._call(self.backend.health())
+
+    def close(self) -> None:
+        """Ends the connections and the thread; a second time does nothing."""
+        self._finish()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chat(self, request: ChatRequest | str, parameters: Mapping[str, Any]) -> ChatRequest:
+        if isinstance(request, str):
+            return ChatRequest(self._named(), (Message("user", request),), dict(parameters))
+        return request
+
+    def _named(self) -> str:
+        if not self.model:
+            text = f"no model is named: connect to {self.backend.name}/MODEL, or pass a request with one"
+            raise InvalidRequest(text, provider=self.backend.name)
+        return self.model
+
+    async def _embed(self, model: str, texts: tuple[str, ...], parameters: Mapping[str, Any]) -> EmbedResponse:
+        most = self.backend.max_texts(model)
+        requests = [EmbedRequest(model, texts[i : i + most], dict(parameters)) for i in range(0, len(texts), most)]
+        parts = [await self.backend.embed(request) for request in requests]
+        if not parts:
+            raise InvalidRequest(f"{model}: there are no texts to embed", provider=self.backend.name)
+        usage = Usage(sum(part.usage.input_tokens for part in parts), sum(part.usage.output_tokens for part in parts))
+        neurons = [part.usage.neurons for part in parts if part.usage.neurons is not None]
+        return EmbedResponse(
+            tuple(vector for part in parts for vector in part.vectors),
+            Usage(usage.input_tokens, usage.output_tokens, neurons=sum(neurons) if neurons else None),
+            parts[0].model,
+            parts[0].request_id,
+            tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+            parts[0].details,
+        )
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._finish.alive:
+            work.close()
+            raise RuntimeError("the model is closed: connect again")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C ends the call, too
+            future.cancel()
+            raise
+
+
+async def _next(chunks: Any) -> StreamChunk | None:
+    return await anext(chunks, None)
+
+
+def _close(backend: Backend, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    closing = asyncio.run_coroutine_threadsafe(backend.aclose(), loop)
+    closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    if threading.current_thread() is thread:  # collected there, and nobody waits
+        return
+    closing.result()
+    thread.join()
+    loop.close()

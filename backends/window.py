@@ -1,0 +1,27 @@
+"""How many calls of a model may be in flight: additive increase, multiplicative decrease."""
+
+from __future__ import annotations
+
+START = 20
+CUT = 0.8
+
+
+class Window:
+    """Doubles in each round of answers until the first cut, then grows by one call a round, up to its ceiling."""
+
+    __slots__ = ("_ceiling", "_doubles", "size")
+
+    def __init__(self, ceiling: int, *, fixed: bool = False) -> None:
+        self._ceiling = ceiling
+        self._doubles = True
+        self.size = float(ceiling if fixed else min(START, ceiling))
+
+    def answered(self, in_flight: int) -> None:
+        """Grows, if the window was full: ``in_flight`` counts the call that was answered too."""
+        if in_flight >= int(self.size):
+            self.size = min(self._ceiling, self.size + (1.0 if self._doubles else 1.0 / self.size))
+
+    def cut(self) -> None:
+        """Takes a fifth away; one call may always be in flight."""
+        self._doubles = False
+        self.size = max(1.0, CUT * self.size)

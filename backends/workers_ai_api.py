@@ -1,0 +1,186 @@
+"""The HTTP side of Workers AI: where a call goes and with which headers, also by an AI Gateway; what a reply is.
+
+Sources: developers.cloudflare.com/api (POST /accounts/{account_id}/ai/run/{model}), workers-ai/configuration/
+open-ai-compatibility, ai-gateway/usage/rest-api and ai-gateway/usage/providers/workersai.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import httpx
+import pydantic_core
+
+from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
+from backends.http import check_url, network_errors, open_client
+from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
+from backends.workers_ai_models import Shape
+from backends.workers_ai_shapes import Reply, unwrap
+from storage.environment import AiGateway, CloudflareAccount
+
+_MODEL = re.compile(r"@?[\w-][\w.:-]*(/[\w-][\w.:-]*)*", re.ASCII)  # it stands unescaped in the path: no "..", no "?"
+_JSON = {"content-type": "application/json"}
+
+
+class Api:
+    """One account's Workers AI. Every coroutine raises ModelError, and nothing else.
+
+    With a gateway, all calls but batches and lists go through it. Its own retries are off: they would multiply ours.
+    """
+
+    def __init__(
+        self,
+        account: CloudflareAccount,
+        gateway: AiGateway | None,
+        transport: httpx.AsyncBaseTransport | None,
+        clock: Callable[[], float],
+    ) -> None:
+        check_url(PROVIDER, account.base_url)
+        self._root = f"{account.url}/ai"
+        # The dashboard gives a gateway's URL, which is a provider's address of its own; an id goes with the usual one.
+        self._gateway_url = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
+        check_url(PROVIDER, self._gateway_url or account.base_url)
+        self._calls = self._gateway_url or self._root
+        self._gateway = gateway
+        self._headers = _gateway_headers(gateway) if gateway else {}
+        self._clock = clock
+        self._client = open_client({"authorization": f"Bearer {account.token}"}, transport)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> httpx.Request:
+        """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache."""
+        url = _run_url(self._calls, model)
+        if shape == "chat":
+            return self._post(f"{self._calls}/v1/chat/completions", {**body, "model": model}, model, about, fresh=fresh)
+        if self._gateway and not self._gateway_url:  # this one knows the header, the one with the model's name may not
+            return self._post(f"{self._root}/run", {"model": model, "input": body}, model, about, fresh=fresh)
+        return self._post(url, body, model, about, fresh=fresh)
+
+    def queue(self, model: str, content: bytes) -> httpx.Request:
+        """A call of the asynchronous batch API; never by a gateway, which is not documented to have it."""
+        url = _run_url(self._root, model).copy_merge_params({"queueRequest": "true"})
+        return self._client.build_request("POST", url, content=content, headers=_JSON)
+
+    def get(self, path: str, **query: str | int) -> httpx.Request:
+        """A question about models: ``models/search``, ``models/schema``."""
+        return self._client.build_request("GET", f"{self._root}/{path}", params=query)
+
+    async def send(self, outgoing: httpx.Request) -> httpx.Response:
+        """The whole reply."""
+        with network_errors(PROVIDER, self._root):
+            return await self._client.send(outgoing)
+
+    @asynccontextmanager
+    async def opened(self, outgoing: httpx.Request) -> AsyncIterator[httpx.Response]:
+        """A reply whose body is read by its user."""
+        with network_errors(PROVIDER, self._root):
+            incoming = await self._client.send(outgoing, stream=True)
+        try:
+            yield incoming
+        finally:
+            await incoming.aclose()
+
+    async def read_rest(self, incoming: httpx.Response) -> None:
+        """Reads the body of an opened reply."""
+        with network_errors(PROVIDER, self._root):
+            await incoming.aread()
+
+    async def ask(self, outgoing: httpx.Request, model: str) -> Reply:
+        """Sends, and reads the reply's result."""
+        return self.read(await self.send(outgoing), model)
+
+    def read(self, incoming: httpx.Response, model: str) -> Reply:
+        """The result of a whole reply; raises what the reply means otherwise."""
+        try:
+            body = pydantic_core.from_json(incoming.content)
+        except ValueError as error:
+            if incoming.is_success:
+                raise _no_json(incoming, model) from error
+            body = incoming.content.decode("utf-8", "replace")
+        if not incoming.is_success or is_refusal(body):
+            raise self.refusal(incoming, body, model)
+        return self.reply(incoming, unwrap(body))
+
+    def reply(self, incoming: httpx.Response, result: Any) -> Reply:
+        """A result with what the headers say."""
+        headers = incoming.headers
+        details = {} if not self._gateway else _told(headers)
+        return Reply(result, request_id(headers), _neurons(headers), details)
+
+    def refusal(self, incoming: httpx.Response, body: object, model: str) -> ModelError:
+        """The error that a reply, or an event of a stream, means."""
+        return refusal(incoming.status_code, incoming.headers, body, model, self._clock())
+
+    def _post(self, url: httpx.URL | str, body: object, model: str, about: str, *, fresh: bool) -> httpx.Request:
+        try:
+            content = pydantic_core.to_json(body)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER
+            ) from error
+        headers = {**_JSON, **self._headers}
+        if self._gateway and about:
+            headers["cf-aig-metadata"] = json.dumps({"request_id": about})
+        if self._gateway and fresh:
+            headers["cf-aig-skip-cache"] = "true"
+        return self._client.build_request("POST", url, content=content, headers=headers)
+
+
+async def stream_bytes(incoming: httpx.Response, model: str) -> AsyncIterator[bytes]:
+    """The bytes of an opened reply. Raises StreamError where the connection breaks."""
+    try:
+        async for chunk in incoming.aiter_bytes():
+            yield chunk
+    except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=PROVIDER) from error
+
+
+def content_type(incoming: httpx.Response) -> str:
+    """The reply's media type without its parameters."""
+    return incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
+    headers = {"cf-aig-max-attempts": "1"}
+    if "://" not in gateway.name:
+        headers["cf-aig-gateway-id"] = gateway.name
+    if gateway.token:
+        headers["cf-aig-authorization"] = f"Bearer {gateway.token}"
+    return headers
+
+
+def _told(headers: Mapping[str, str]) -> dict[str, str]:
+    told = {"cache_status": headers.get("cf-aig-cache-status"), "log_id": headers.get("cf-aig-log-id")}
+    return {name: value for name, value in told.items() if value}
+
+
+@functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
+def _run_url(root: str, model: str) -> httpx.URL:
+    if not _MODEL.fullmatch(model):
+        raise ModelNotFound(f"{model!r} is no model's name: write one such as @cf/baai/bge-m3", provider=PROVIDER)
+    return httpx.URL(f"{root}/run/{model}")
+
+
+def _no_json(incoming: httpx.Response, model: str) -> ModelError:
+    kind, identity = content_type(incoming), request_id(incoming.headers)
+    if "json" in kind or not incoming.content:
+        text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
+        return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
+    text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
+    return BadReply(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
+
+
+def _neurons(headers: Mapping[str, str]) -> float | None:
+    try:
+        return float(headers["cf-ai-neurons"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,94 @@
+"""The commands that only need a model: ``llmdo ask`` and ``llmdo models``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from backends.errors import ModelNotFound
+from backends.protocol import PROVIDERS, split_model
+from pipelines.options import UsageError
+from runners import arguments as arg
+from runners.ask import Question
+from runners.ask import ask as ask_model
+from runners.models import as_json as lists_as_json
+from runners.models import problems, read_lists, table
+from runners.summary import EXIT_FAILED
+
+_WIDE = 200  # columns of a table that goes into a file or a pipe
+
+ASK_EXAMPLES = """
+Examples:
+
+    llmdo ask "Why is the sky blue?" --model local/smollm2-135m-instruct
+
+    git diff | llmdo ask - --system "Write a commit message for this diff." --model openai/gpt-4o
+
+Exit codes: 0 answered; 1 failed, or no text came; 2 usage.
+"""
+
+MODELS_EXAMPLES = """
+Examples:
+
+    llmdo models workers-ai --task embed
+
+    llmdo models --json
+
+Lists are kept for an hour in $XDG_CACHE_HOME/llmdo.
+"""
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    model: arg.Model = arg.default("model"),
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--no-stream", help="Write as it comes; by default on a terminal.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="What the model should be told before.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of the answer at most.", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 5.", min=0, max=5)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; with --stream, an object for each piece.")
+    ] = False,
+) -> None:
+    """Ask a model one thing; the answer goes to stdout as it comes."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise UsageError(["the prompt is empty: write what to ask"])
+    try:
+        split_model(model)
+    except ModelNotFound as error:
+        raise UsageError([f"--model {error.message}"]) from None
+    given = {"max_tokens": max_tokens, "temperature": temperature}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    live = stream if stream is not None else sys.stdout.isatty() and not as_json
+    said = ask_model(Question(text, model, system, parameters), sys.stdout, stream=live, as_json=as_json)
+    for warning in said.warnings:
+        _note(warning)
+    raise typer.Exit(0 if said.answered else EXIT_FAILED)
+
+
+def models(
+    provider: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PROVIDERS)}; all by default.")] = None,
+    task: Annotated[str, typer.Option(help="Only models whose task, or else whose name, contains this.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the lists as JSON.")] = False,
+) -> None:
+    """List models, with context window in tokens, price for a million tokens, and what they can do."""
+    if provider is not None and provider not in PROVIDERS:
+        raise UsageError([f"{provider!r} is no provider that is known here: name one of {', '.join(PROVIDERS)}"])
+    lists = read_lists(provider, task)
+    if as_json:
+        print(json.dumps(lists_as_json(lists)))  # noqa: T201  this is the command's output
+    else:
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(table(lists))
+    for problem in problems(lists):
+        _note(problem)
+    raise typer.Exit(0 if any(listed.list for listed in lists) else EXIT_FAILED)
+
+
+def _note(sentence: str) -> None:
+    typer.echo(f"llmdo: {sentence}", err=True)

@@ -1,0 +1,50 @@
+"""What answers cost, added up; a sum knows how many of its answers have no known cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_DECIMALS = 12  # of a sum: a millionth of a micro-dollar
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What some answers cost.
+
+    Attributes:
+        usd: US dollars, at list prices, of those whose cost is known; None where there are some and of none it is.
+        unpriced: how many have no known cost: unless 0, ``usd`` is a lower bound.
+        neurons: Workers AI's unit, the sum of those told; None where none were.
+    """
+
+    usd: float | None = 0.0
+    unpriced: int = 0
+    neurons: float | None = None
+
+
+NOTHING = Cost()
+
+
+def unknown(answers: int) -> Cost:
+    """The cost of answers of which nobody told it."""
+    return Cost(None if answers else 0.0, answers)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum.
+
+    >>> total([Cost(0.5), Cost(0.25, neurons=3.0), unknown(2)])
+    Cost(usd=0.75, unpriced=2, neurons=3.0)
+    """
+    costs = list(costs)
+    usd = _sum(cost.usd for cost in costs) or 0.0
+    unpriced = sum(cost.unpriced for cost in costs)
+    # Where nothing that was priced cost anything, the rest may as well be all of it.
+    return Cost(usd if usd or not unpriced else None, unpriced, _sum(cost.neurons for cost in costs))
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return round(math.fsum(known), _DECIMALS) if known else None

@@ -1,0 +1,58 @@
+from backends.estimates import CONVERSATION, LONGEST_ANSWER, MESSAGE, PICTURE, Estimates
+from backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, Usage
+
+
+def chat(text, **parameters):
+    return ChatRequest("m", (Message("user", text),), parameters)
+
+
+def answer(input_tokens, output_tokens):
+    return ChatResponse("x", "stop", Usage(input_tokens, output_tokens), "m")
+
+
+def test_a_token_is_four_bytes_and_an_answer_has_its_limit():
+    assert Estimates().most(chat("a" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 100, 7)
+    assert Estimates().most(chat("ü" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 200, 7)
+    assert Estimates().most(chat("a")).output_tokens == LONGEST_ANSWER
+
+
+def test_embeddings_have_no_output_and_own_inputs_are_counted_as_text():
+    assert Estimates().most(EmbedRequest("m", ("a" * 40, "b" * 40))) == Usage(2 * MESSAGE + 20, 0)
+    assert Estimates().most(RawRequest("m", {"text": "a" * 36})).input_tokens == CONVERSATION + 10
+    assert Estimates().most(RawRequest("m", {"audio": "a" * 10_000, "max_tokens": 9})).output_tokens == 9
+    assert Estimates().most(RawRequest("m", {"audio": "a" * 10_000})).input_tokens == CONVERSATION
+
+
+def test_a_picture_is_not_counted_by_its_bytes():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    found = Estimates().most(ChatRequest("m", (Message("user", (picture,)),)))
+    assert PICTURE < found.input_tokens < PICTURE + 100
+
+
+def test_tools_and_schemas_are_read_by_the_model_too():
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 4000}}]
+    assert Estimates().most(chat("a", tools=tools)).input_tokens > 1000
+
+
+def test_in_json_mode_the_model_may_be_asked_twice():
+    once, twice = (
+        Estimates().most(chat("a", max_tokens=5)),
+        Estimates().most(chat("a", max_tokens=5, response_format={"type": "json_object"})),
+    )
+    assert twice.output_tokens == 10
+    assert twice.input_tokens > 2 * once.input_tokens
+
+
+def test_what_was_used_raises_the_estimate_and_never_lowers_it():
+    estimates, request = Estimates(), chat("あ" * 1000, max_tokens=5)
+    before = estimates.most(request)
+    estimates.learn(request, answer(100, 1))
+    assert estimates.most(request) == before
+    estimates.learn(request, answer(1500, 1))
+    assert estimates.most(request).input_tokens >= 1500
+    estimates.learn(request, answer(10**9, 1))
+    assert estimates.most(request).input_tokens <= CONVERSATION + MESSAGE + 3000  # a token has one byte at least
+    estimates.learn(chat("a"), answer(10, 5000))
+    assert estimates.most(chat("a")).output_tokens == 5000
+    other = ChatRequest("other", (Message("user", "あ" * 1000),), {"max_tokens": 5})
+    assert estimates.most(other) == before

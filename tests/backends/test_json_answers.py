@@ -1,0 +1,79 @@
+import pytest
+
+from backends.ir import ChatRequest, ChatResponse, Message, Usage
+from backends.json_answers import added, asked_again, problem_of_answer, schema_of, wants_json, without_fence
+
+SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+BARE = {"type": "json_schema", "json_schema": SCHEMA}
+WRAPPED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+OBJECT = {"type": "json_object"}
+
+
+def answer(text, finish="stop", **more):
+    return ChatResponse(text, finish, Usage(3, 7), "m", **more)
+
+
+def test_json_is_wanted_by_two_types_and_no_other():
+    assert [wants_json(f) for f in (BARE, OBJECT, {"type": "text"}, None, "json", {})] == [True, True] + [False] * 4
+
+
+def test_the_schema_is_found_in_either_form():
+    assert schema_of(BARE) == schema_of(WRAPPED) == SCHEMA
+    assert schema_of({"type": "json_schema"}) is True
+
+
+@pytest.mark.parametrize("wanted", [BARE, WRAPPED])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"city": "Paris"}', None),
+        ('{"city": 3}', "the answer does not fit the JSON schema: $.city must be string, not 3"),
+        ('["city"]', "the answer does not fit the JSON schema: $ must be object, not ['city']"),
+        ("Paris", "the answer is no JSON (expected value at line 1 column 1)"),
+        (None, "the answer is no JSON (EOF while parsing a value at line 1 column 0)"),
+    ],
+)
+def test_an_answer_is_checked_against_the_schema(wanted, text, problem):
+    assert problem_of_answer(answer(text), wanted) == problem
+
+
+@pytest.mark.parametrize(("text", "problem"), [("{}", None), ("[]", "the answer is JSON but no object")])
+def test_a_json_object_must_be_one(text, problem):
+    assert problem_of_answer(answer(text), OBJECT) == problem
+
+
+def test_a_cut_answer_says_what_to_raise():
+    problem = problem_of_answer(answer('{"city": "Pa', "length"), BARE)
+    assert problem == "the JSON is cut off at 7 tokens: raise max_tokens"
+
+
+def test_tool_calls_and_requests_without_json_are_not_checked():
+    assert problem_of_answer(answer(None, "tool_calls", tool_calls=({"id": "1"},)), BARE) is None
+    assert problem_of_answer(answer("Paris"), None) is None
+
+
+@pytest.mark.parametrize("text", ['```json\n{"a": 1}\n```', '```\n{"a": 1}```\n', '\n```JSON\n{"a": 1}\n```'])
+def test_a_fence_around_json_is_taken_off_with_a_warning(text):
+    bare = without_fence(answer(text))
+    assert (bare.text, bare.warnings) == ('{"a": 1}', ("a code fence around the JSON was removed",))
+
+
+@pytest.mark.parametrize("text", ['{"a": "```"}', "see ```x```", None])
+def test_a_fence_inside_an_answer_stays(text):
+    assert without_fence(answer(text)) == answer(text)
+
+
+def test_the_model_is_shown_its_answer_and_what_is_wrong_with_it():
+    request = ChatRequest("m", (Message("user", "Where?"),), {"response_format": BARE}, "id-1")
+    again = asked_again(request, answer("Paris"), "the answer is no JSON")
+    assert [(m.role, m.content) for m in again.messages] == [
+        ("user", "Where?"),
+        ("assistant", "Paris"),
+        ("user", "This cannot be used: the answer is no JSON. Answer again, with nothing but JSON that fits."),
+    ]
+    assert (again.parameters, again.request_id) == (request.parameters, "id-1")
+
+
+@pytest.mark.parametrize(("one", "other", "both"), [(1.0, 2.0, 3.0), (None, 2.0, 2.0), (None, None, None)])
+def test_usage_is_added_up(one, other, both):
+    assert added(Usage(1, 2, 3, 4, one), Usage(10, 20, 30, 40, other)) == Usage(11, 22, 33, 44, both)

@@ -1,0 +1,202 @@
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.errors import BudgetSpent, Unauthorized
+from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
+from backends.money import NEURON_USD, Budget, Limits, Prices, Spent, cost_usd
+
+CHEAP = Price(0.29, 2.25)
+CACHED = Price(1.0, 2.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("usage", "price", "usd"),
+    [
+        (Usage(1_000_000, 1_000_000), CHEAP, 2.54),
+        (Usage(1_000_000, 0), Price(0.0118), 0.0118),
+        (Usage(1000, 10, cached_tokens=900), CACHED, (100 * 1.0 + 900 * 0.1 + 10 * 2.0) / 1e6),
+        (Usage(1000, 10, cached_tokens=900), CHEAP, (1000 * 0.29 + 10 * 2.25) / 1e6),
+        (Usage(1, 0), Price(0.0118), 1.18e-8),
+        (Usage(0, 0), Price(0.0, 0.0, 0.0), 0.0),
+        (Usage(0, 0), CHEAP, None),  # the provider told nothing
+        (Usage(5, 5), None, None),
+        (Usage(5, 5), Price(0.0118), None),  # what the output costs is not said
+        (Usage(5, 5), Price(0.5, unit="audio minute"), None),
+        (Usage(5, 5, neurons=1000.0), None, 0.011),
+        (Usage(0, 0, neurons=1000.0), CHEAP, 0.011),
+        (Usage(5, 5, neurons=1000.0), Price(0.5, unit="audio minute"), 0.011),
+        (Usage(1_000_000, 0, neurons=1.0), CHEAP, 0.29),
+    ],
+)
+def test_a_cost_is_tokens_at_their_price_else_neurons_else_unknown(usage, price, usd):
+    assert cost_usd(usage, price) == (None if usd is None else pytest.approx(usd, abs=1e-12))
+
+
+def test_a_thousand_neurons_cost_one_cent_and_a_tenth():
+    assert pytest.approx(0.011) == 1000 * NEURON_USD
+
+
+def listing(**prices):
+    calls = []
+
+    def list_of(provider):
+        calls.append(provider)
+        return Models(tuple(ModelInfo(f"{provider}/{name}", price=price) for name, price in prices.items()))
+
+    return Prices(list_of), calls
+
+
+def chat(text="x", model="m", **parameters):
+    return ChatRequest(model, (Message("user", text),), parameters)
+
+
+def answer(used=(10, 5), model="m", neurons=None):
+    return ChatResponse("x", "stop", Usage(*used, neurons=neurons), model)
+
+
+def test_a_list_is_read_once_however_many_ask():
+    prices, calls = listing(m=CHEAP)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(prices.of("p", "m"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (found, calls) == ([CHEAP] * 8, ["p"])
+
+
+def test_the_price_is_that_of_the_model_that_answered_where_it_has_one():
+    prices, _ = listing(asked=CHEAP, dear=Price(100.0, 100.0))
+    assert prices.cost("p", "asked", answer((1_000_000, 0), "dear")) == 100.0
+    assert prices.cost("p", "asked", answer((1_000_000, 0), "asked-2026-01")) == 0.29
+
+
+def test_models_in_this_process_are_free_and_nobody_is_asked():
+    prices, calls = listing()
+    assert prices.cost("local", "smollm2", answer()) == 0.0
+    prices.ask("local")
+    assert calls == []
+
+
+def test_a_list_that_fails_is_warned_of_once_and_costs_stay_unknown(caplog):
+    def refuse(provider):
+        raise Unauthorized("the token is wrong")
+
+    prices = Prices(refuse)
+    for _ in range(3):
+        assert prices.cost("p", "m", answer()) is None
+    assert caplog.text.count("prices cannot be read") == 1
+    assert "the token is wrong" in caplog.text
+    assert caplog.text.count("its cost is not known") == 1
+
+
+def test_a_model_without_a_price_is_warned_of_once_and_neurons_stand_in_for_it(caplog):
+    prices, _ = listing(m=None)
+    assert prices.cost("p", "m", answer(neurons=1000.0)) == 0.011
+    assert caplog.text == ""
+    assert [prices.cost("p", "m", answer()) for _ in range(2)] == [None, None]
+    assert caplog.text.count("p/m: the provider tells no price") == 1
+
+
+def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_prices():
+    gate = threading.Event()
+
+    def slow(provider):
+        gate.wait(10)
+        return Models((ModelInfo("p/m", price=Price(1.0, 1.0)),))
+
+    budget = Budget(prices=Prices(slow))
+    for reply in (answer((10, 5)), None, answer((1, 0), neurons=2.0)):
+        assert budget.before("p", chat()) is None
+        budget.after("p", chat(), reply)
+    assert budget.spent() == Spent(2, 11, 5, 2.0, None, 2)
+    gate.set()
+    budget.prices.of("p", "m")
+    assert budget.spent() == Spent(2, 11, 5, 2.0, 16e-6, 0)
+
+
+def test_a_sum_with_an_unknown_part_says_so():
+    prices, _ = listing(m=Price(1.0, 1.0), free=None)
+    budget = Budget(prices=prices)
+    prices.of("p", "m")
+    for model in ("m", "free"):
+        budget.before("p", chat(model=model))
+        budget.after("p", chat(model=model), answer((10, 0), model))
+    assert budget.spent() == Spent(2, 20, 0, None, 10e-6, 1)
+
+
+def test_the_error_says_what_was_spent_and_the_remedy():
+    prices, _ = listing(m=Price(1.0, 1.0))
+    budget = Budget(Limits(max_tokens=3000), prices)
+    budget.prices.of("p", "m")
+    request = chat(max_tokens=1000)
+    assert budget.before("p", request) is None
+    budget.after("p", request, answer((1500, 900)))
+    error = budget.before("p", request)
+    assert isinstance(error, BudgetSpent)
+    assert "2,400 tokens" in error.message
+    assert "--max-tokens-total 3000" in error.message
+    assert "run the same command again to go on" in error.message
+
+
+def test_a_model_without_a_price_stops_a_run_that_has_a_limit_of_cost():
+    prices, _ = listing(m=None)
+    error = Budget(Limits(max_cost_usd=1.0), prices).before("p", chat())
+    assert isinstance(error, BudgetSpent)
+    assert "p/m: nobody tells its price" in error.message and "--max-tokens-total" in error.message
+
+
+def test_a_call_that_failed_gives_back_what_it_reserved():
+    prices, _ = listing(m=Price(1.0, 1.0))
+    budget = Budget(Limits(max_tokens=1100), prices)
+    request = chat(max_tokens=1000)
+    for _ in range(5):
+        assert budget.before("p", request) is None
+        assert isinstance(budget.before("p", chat(max_tokens=1000)), BudgetSpent)
+        assert budget.can_wait()
+        budget.after("p", request, None)
+        assert not budget.can_wait()
+
+
+REQUESTS = st.lists(
+    st.tuples(st.text(max_size=400), st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.booleans()),
+    min_size=1,
+    max_size=200,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(REQUESTS, st.integers(1, 30_000), st.floats(1e-6, 0.02), st.data())
+def test_a_budget_is_never_passed_with_64_calls_in_flight(requests, max_tokens, max_cost, data):
+    """Stands for an engine: starts calls until the budget refuses or 64 are in flight, and ends them in any order."""
+    price = Price(0.4, 2.0)
+    prices, _ = listing(m=price)
+    budget = Budget(Limits(max_cost, max_tokens), prices)
+    waiting, in_flight, spent_tokens, spent_usd, stopped = list(requests), [], 0, 0.0, None
+    while waiting or in_flight:
+        while waiting and len(in_flight) < 64 and stopped is None:
+            text, limit, *how = waiting[-1]
+            request = chat(text, max_tokens=limit)
+            stopped = budget.before("p", request)
+            if stopped is None:
+                waiting.pop()
+                in_flight.append((request, limit, how))
+        if not in_flight:
+            break
+        request, limit, (used_in, used_out, fails) = in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1)))
+        text = request.messages[0].content
+        if fails:
+            budget.after("p", request, None)
+            continue
+        used = Usage(round(used_in * (len(text.encode()) // 4 + 40)), round(used_out * limit))
+        budget.after("p", request, ChatResponse("x", "stop", used, "m"))
+        spent_tokens += used.input_tokens + used.output_tokens
+        spent_usd += cost_usd(used, price) or 0.0
+        assert spent_tokens <= max_tokens
+        assert spent_usd <= max_cost + 1e-9
+    assert isinstance(stopped, BudgetSpent) == bool(waiting)
+    assert not budget.can_wait()
+    assert budget.spent().input_tokens + budget.spent().output_tokens == spent_tokens

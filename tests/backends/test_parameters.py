@@ -1,0 +1,47 @@
+import pytest
+
+from backends.errors import InvalidRequest
+from backends.parameters import Dialect, token_limit, translate
+
+DIALECT = Dialect(unknown=frozenset({"lora"}), renamed={"seed": "random_seed"}, bounds={"temperature": (0, 2)})
+
+
+@pytest.mark.parametrize(
+    ("given", "sent", "warned"),
+    [
+        ({}, {}, []),
+        ({"seed": 0, "other": [1]}, {"random_seed": 0, "other": [1]}, []),
+        ({"temperature": 2}, {"temperature": 2}, []),
+        ({"temperature": -1}, {"temperature": 0}, ["temperature was changed from -1 to 0: m takes no other"]),
+        ({"temperature": "hot"}, {"temperature": "hot"}, []),
+        ({"lora": "x"}, {}, ["lora was left out: m cannot use it"]),
+        ({"lora": None, "seed": None}, {}, []),
+        ({"lora": False}, {}, []),
+        ({"n": 1}, {}, []),
+        ({"n": 2}, {}, ["n was left out: a request has one answer"]),
+        ({"model": "x", "stream": True, "max_tokens": 4, "messages": []}, {}, []),
+    ],
+)
+def test_a_parameter_is_sent_or_a_sentence_says_why_not(given, sent, warned):
+    assert translate(given, DIALECT, "m") == (sent, tuple(warned))
+
+
+def test_a_service_with_a_list_of_its_own_takes_nothing_else():
+    assert translate({"seed": 1, "top_k": 0}, Dialect(known=frozenset({"seed"})), "m") == (
+        {"seed": 1},
+        ("top_k was left out: m cannot use it",),
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_tokens": 5}, {"max_completion_tokens": 5}, {"max_tokens": None, "max_completion_tokens": 5}]
+)
+def test_the_limit_has_two_names(given):
+    assert token_limit(given, "p") == 5
+    assert token_limit({}, "p") is None
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "5", True])
+def test_a_limit_that_is_none_is_refused(limit):
+    with pytest.raises(InvalidRequest, match="max_tokens"):
+        token_limit({"max_tokens": limit}, "p")

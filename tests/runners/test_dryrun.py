@@ -1,0 +1,157 @@
+import gzip
+import json
+
+import pytest
+from rich.console import Console
+
+from backends.ir import ModelInfo, Models, Price
+from backends.money import Prices
+from backends.rates import Rates
+from pipelines.options import UsageError, check_options
+from runners import dryrun
+from runners.cli import main
+from runners.dryrun import plan, show_plan
+from storage.manifests import Manifest, write_manifest
+from storage.objects import open_store
+from transforms.elements import FileVersion
+from transforms.shards import folder_of
+
+MODEL = "workers-ai/@cf/meta/llama"
+EMBEDS = "workers-ai/@cf/baai/bge-m3"
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    """A list of models and rates instead of a network; nothing listens where calls would go."""
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0123456789abcdef" * 2)
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token-value")
+    monkeypatch.setenv("CLOUDFLARE_BASE_URL", "http://127.0.0.1:9/client/v4")
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", "key-value")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "secret-value")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    listed = Models((ModelInfo(MODEL, price=Price(1.0, 10.0)), ModelInfo(EMBEDS, price=Price(0.5))))
+    monkeypatch.setattr(dryrun, "Prices", lambda: Prices(lambda provider: listed))
+    rates = {MODEL: Rates(rpm=300), EMBEDS: Rates(rpm=3000, tpm=600)}
+    monkeypatch.setattr(dryrun, "published_rates", lambda provider, model: rates.get(f"{provider}/{model}", Rates()))
+
+
+def write(folder, name, *lines):
+    data = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    path = folder / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return data
+
+
+def options(folder, **given):
+    return check_options(
+        **{"files": (str(folder / "in"),), "output": str(folder / "out"), "model": MODEL, "max_tokens": 100, **given}
+    )
+
+
+def test_lines_tokens_cost_and_time_are_told_for_each_model(tmp_path):
+    write(tmp_path, "a.jsonl", *({"prompt": "x" * 400} for _ in range(600)))
+    write(tmp_path, "b.jsonl.gz", b"", *({"text": "y" * 40, "model": EMBEDS} for _ in range(250)))
+    found = plan(options(tmp_path))
+    chat, embed = found.models[MODEL], found.models[EMBEDS]
+    assert (found.files, found.lines, found.blank, found.broken) == (2, 850, 1, 0)
+    assert (chat.lines, chat.calls, chat.input_tokens, chat.output_tokens) == (600, 600, 600 * 148, 60_000)
+    assert (embed.lines, embed.calls, embed.output_tokens) == (250, 3, 0)  # 100 texts a call
+    assert chat.cost.usd == pytest.approx((600 * 148 * 1.0 + 60_000 * 10.0) / 1e6)
+    assert chat.seconds == pytest.approx(120) and chat.limit == "300 requests a minute"
+    assert embed.seconds == pytest.approx(60 * embed.input_tokens / 600) and embed.limit == "600 tokens a minute"
+    said = found.as_json()
+    assert (said["exit_code"], said["calls"], said["seconds"]) == (0, 603, round(embed.seconds, 1))
+    assert said["cost_usd_at_most"] == pytest.approx(chat.cost.usd + embed.cost.usd)
+    assert said["models"][MODEL]["limited_by"] == "300 requests a minute"
+
+
+def test_nothing_is_written_and_no_model_is_called(tmp_path):
+    write(tmp_path, "a.jsonl", {"prompt": "x"})
+    before = sorted(tmp_path.rglob("*"))
+    plan(options(tmp_path))  # a call would be refused by the address that nothing listens at, and raise
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
+    data = write(
+        tmp_path,
+        "a.jsonl",
+        {"text": "good"},
+        b"{broken",
+        {"other": 1},
+        {"text": "x", "model": "openai/gpt-4o"},
+        {"text": "z" * 500},
+    )
+    starts = [data.index(part) for part in (b"{broken", b'{"other', b'{"text": "x"', b'{"text": "zz')]
+    (tmp_path / "in" / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 50)[:-9])
+    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300))
+    assert (found.lines, found.broken, found.unreadable, found.exit_code) == (5 + 50, 4, 1, 3)
+    file = tmp_path / "in" / "a.jsonl"
+    said = ["not valid JSON", "the line has no 'text'", "OPENAI_API_KEY is not set", "raise --max-line-bytes"]
+    assert len(found.problems) == 5
+    for start, what, problem in zip(starts, said, found.problems, strict=False):
+        assert problem.startswith(f"{file}:{start}: ") and what in problem
+    assert "torn.jsonl.gz: ends in the middle of its gzip data" in found.problems[4]
+
+
+def test_only_some_problems_are_shown_and_the_rest_is_counted(tmp_path):
+    write(tmp_path, "a.jsonl", *([b"{"] * 50))
+    found = plan(options(tmp_path))
+    assert (found.broken, len(found.problems)) == (50, dryrun.PROBLEMS_SHOWN)
+    console = Console(width=200, record=True)
+    console.print(show_plan(found))
+    assert "and 30 more" in console.export_text()
+
+
+def test_without_a_price_or_a_rate_it_says_so(tmp_path):
+    write(tmp_path, "a.jsonl", {"prompt": "x"}, *({"prompt": "x", "model": "@cf/new"} for _ in range(65)))
+    found = plan(options(tmp_path, concurrency=64))
+    assert (found.models["workers-ai/@cf/new"].cost.usd, found.cost.unpriced) == (None, 65)
+    assert found.models["workers-ai/@cf/new"].seconds == 2 * dryrun.ASSUMED_CALL_S
+    assert "64 calls in flight" in found.models["workers-ai/@cf/new"].limit
+    assert found.as_json()["cost_is_lower_bound"] is True
+    (note,) = found.notes
+    assert "@cf/new is not in its provider's list: 65 lines ask it, first" in note and note.endswith("a.jsonl:16")
+    console = Console(width=200, record=True)
+    console.print(show_plan(found))
+    assert "at most ≥ $" in console.export_text()
+
+
+def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
+    write(tmp_path, "a.jsonl", {"prompt": "x"})
+    given = options(tmp_path)
+    info = open_store(str(tmp_path / "in")).stat("a.jsonl")
+    file = FileVersion(str(tmp_path / "in"), "a.jsonl", info.etag, info.size)
+    manifest = Manifest(
+        bucket="", key="a.jsonl", etag=info.etag, size=info.size, length=info.size, configuration=given.configuration,
+        run_id="r", created_at="t", answered=1, failed=0, blank=0, input_tokens=1, output_tokens=1, shards=(),
+    )  # fmt: skip
+    write_manifest(open_store(str(tmp_path / "out")), folder_of(given.output_location, file), manifest)
+    assert (plan(given).files_done, plan(given).lines) == (1, 0)
+    assert (plan(options(tmp_path, max_tokens=7)).files_done, plan(options(tmp_path, max_tokens=7)).lines) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"files": (), "queue": "q"}, "--dry-run needs FILES or --input"),
+        ({"files": ("no/*.jsonl",)}, "no file ends in"),
+    ],
+)
+def test_what_cannot_be_planned_is_a_usage_error(tmp_path, given, says):
+    with pytest.raises(UsageError, match=says):
+        plan(options(tmp_path, **given))
+
+
+def test_the_command_prints_the_plan_and_exits_by_it(tmp_path, capsys):
+    write(tmp_path, "a.jsonl", {"text": "x"}, {"no": 1})
+    command = ["run", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--model", MODEL, "--dry-run"]
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--prompt", "Say {text}", "--json"])
+    assert left.value.code == 3
+    assert json.loads(capsys.readouterr().out)["broken"] == 1
+    with pytest.raises(SystemExit) as left:
+        main(["run", "--queue", "q", "--output", "r2://bucket/out/", "--dry-run", "--model", MODEL])
+    assert left.value.code == 2
+    assert "--dry-run needs FILES or --input" in capsys.readouterr().err

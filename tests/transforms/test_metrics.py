@@ -1,0 +1,104 @@
+import asyncio
+import json
+
+import apache_beam as beam
+import pytest
+from apache_beam.metrics import MetricsFilter
+from apache_beam.testing.test_pipeline import TestPipeline
+
+from backends import retry
+from backends.engine import Engine
+from backends.errors import InvalidRequest, Overloaded
+from backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
+from backends.money import Budget, Prices
+from storage.ledger import open_ledger
+from transforms import infer
+from transforms import run_state as run_state_module
+from transforms.elements import FileVersion, Line
+from transforms.infer import Infer, PaidAnswers
+from transforms.metrics import NAMESPACE
+from transforms.prompts import Defaults
+from transforms.run_state import reset_run_state
+
+FILE = FileVersion("r2://bucket", "a.jsonl", "e1", 100_000)
+NO_LEDGER = PaidAnswers()
+
+
+class Flaky:
+    """Stands for a provider: the first try of a busy line is refused, and a bad one always."""
+
+    name = "workers-ai"
+
+    def __init__(self):
+        self.seen = set()
+
+    async def execute(self, request):
+        text = request.messages[-1].content
+        await asyncio.sleep(0.002)
+        if text.startswith("bad"):
+            raise InvalidRequest("does not fit", status=400)
+        if text.startswith("busy") and text not in self.seen:
+            self.seen.add(text)
+            raise Overloaded("out of capacity", status=429, code=3040)
+        return ChatResponse("x", "stop", Usage(3, 2), request.model)
+
+    def max_texts(self, model):
+        return 1
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    made, backend = [], Flaky()
+    priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
+
+    def engine(window, **hooks):
+        if not made or not made[-1].usable:
+            open_recall = hooks.pop("open_recall")
+            made.append(Engine(window=window, connect=lambda name: backend, recall=open_recall(), **hooks))
+        return made[-1]
+
+    monkeypatch.setattr(infer, "get_engine", engine)
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: priced)))
+    retry.set_instant(True)
+    reset_run_state()
+    yield made
+    retry.set_instant(False)
+    for each in made:
+        each.close()
+
+
+def run(prompts, paid=NO_LEDGER):
+    lines = [Line(FILE, 10 * i, 10 * i + 10, json.dumps({"prompt": p}).encode()) for i, p in enumerate(prompts)]
+    pipeline = TestPipeline(runner="FnApiRunner")
+    _ = pipeline | beam.Create(lines) | Infer(Defaults("workers-ai/@cf/chat"), 4, paid)
+    result = pipeline.run()
+    result.wait_until_finish()
+    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    counters = {metric.key.metric.name: metric.committed for metric in found["counters"]}
+    return counters, {metric.key.metric.name: metric.committed for metric in found["distributions"]}
+
+
+def test_the_runner_is_told_lines_calls_retries_tokens_cost_and_latency(engines):
+    counters, distributions = run(["hello"] * 20 + [f"busy {i}" for i in range(5)] + ["bad", "bad"])
+    assert (counters["lines_answered"], counters["lines_failed"]) == (25, 2)
+    assert counters["lines_failed.InvalidRequest"] == 2
+    assert (counters["input_tokens"], counters["output_tokens"]) == (75, 50)
+    assert counters["cost_microdollars"] in (11, 12)  # half of 25; each bundle keeps what is less than one
+    assert (counters["calls"], counters["retries"]) == (32, 5)
+    assert counters["retries.Overloaded"] == 5
+    assert distributions["latency_ms"].count == 25
+    assert distributions["latency_ms"].min >= 1
+    assert 1 <= distributions["window"].min <= distributions["window"].max <= 4
+
+
+def test_an_answer_from_the_ledger_is_counted_as_that_and_is_no_call(engines, tmp_path):
+    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    assert open_ledger(paid.ledger) is not None
+    assert run(["hello"] * 10, paid)[0].get("answers_reused") is None
+    counters, distributions = run(["hello"] * 10, paid)
+    assert (counters["answers_reused"], counters["lines_answered"]) == (10, 10)
+    assert "calls" not in counters
+    assert "latency_ms" not in distributions

@@ -1,0 +1,147 @@
+import asyncio
+import pickle
+import sys
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.testing.test_pipeline import TestPipeline
+
+from backends import engine as engine_module
+from backends import retry
+from backends.engine import Engine, close_engines, get_engine
+from backends.errors import InvalidRequest, ModelNotFound, QuotaExhausted
+from backends.ir import ChatRequest, ChatResponse, EmbedResponse, Message, RawRequest, RawResponse, Usage
+from examples import run_inference
+from transforms.model_handler import WorkersAIModelHandler
+
+CHAT, EMBED = "workers-ai/@cf/chat", "workers-ai/@cf/baai/bge-m3"
+
+
+class Backend:
+    """Stands for a provider."""
+
+    name = "workers-ai"
+
+    def __init__(self):
+        self.calls, self.running, self.most = [], 0, 0
+
+    async def execute(self, request):
+        text = request.messages[-1].content
+        self.calls.append(text)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.05)
+        self.running -= 1
+        if text == "bad":
+            raise InvalidRequest("does not fit")
+        if text == "quota":
+            raise QuotaExhausted("used up")
+        return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
+
+    async def embed(self, request):
+        self.calls.append(request.texts)
+        return EmbedResponse(tuple((float(len(t)),) for t in request.texts), Usage(1), request.model)
+
+    async def run(self, request):
+        return RawResponse(dict(request.input), Usage(), request.model)
+
+    def max_texts(self, model):
+        return 10 if "bge" in model else 1
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    backend = Backend()
+    monkeypatch.setattr(engine_module, "Engine", lambda **given: Engine(**{**given, "connect": lambda name: backend}))
+    close_engines()
+    retry.set_instant(True)
+    yield backend
+    retry.set_instant(False)
+    close_engines()
+
+
+def infer(handler, *examples):
+    return list(handler.run_inference(examples, handler.load_model()))
+
+
+FOUND = []
+
+
+def collect(result):
+    FOUND.append(result)
+
+
+def test_run_inference_answers_with_beams_own_transform(backend):
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        texts = [f"hello {i}" for i in range(50)]
+        handler = WorkersAIModelHandler("@cf/chat", min_batch_size=50)
+        _ = pipeline | beam.Create(texts, reshuffle=False) | RunInference(handler) | beam.Map(collect)
+    assert sorted((r.example, r.inference.text, r.model_id) for r in FOUND) == sorted(
+        (f"hello {i}", f"re: hello {i}", CHAT) for i in range(50)
+    )
+
+
+def test_the_examples_of_a_batch_are_asked_at_the_same_time(backend):
+    begun = time.monotonic()
+    infer(WorkersAIModelHandler("@cf/chat", concurrency=40), *(f"p {i}" for i in range(40)))
+    assert backend.most > 1
+    assert time.monotonic() - begun < 40 * 0.05
+
+
+def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):
+    results = infer(WorkersAIModelHandler("@cf/chat"), "a", "bad", {"prompt": 5}, {"prompt": "b"}, "")
+    assert [r.example for r in results] == ["a", "bad", {"prompt": 5}, {"prompt": "b"}, ""]
+    found = [r.inference for r in results]
+    assert [found[0].text, found[3].text] == ["re: a", "re: b"]
+    assert isinstance(found[1], InvalidRequest)
+    assert "must be a string" in found[2].message and "nothing to answer" in found[4].message
+
+
+def test_texts_share_calls(backend):
+    results = infer(WorkersAIModelHandler(EMBED), *("x" * n for n in range(1, 26)))
+    assert [r.inference.vectors for r in results] == [((float(n),),) for n in range(1, 26)]
+    assert sorted(map(len, backend.calls)) == [5, 10, 10]
+
+
+def test_templates_parameters_and_whole_requests(backend):
+    handler = WorkersAIModelHandler("@cf/chat", prompt="Say {text}", system="Be brief.", parameters={"max_tokens": 3})
+    request = ChatRequest("@cf/chat", (Message("user", "as it is"),))
+    raw = RawRequest("@cf/other", {"q": 1})
+    found = [r.inference for r in infer(handler, {"text": "hi"}, "ho", request, raw)]
+    assert [found[0].text, found[1].text, found[2].text, found[3].result] == [
+        "re: Say hi",
+        "re: Say ho",
+        "re: as it is",
+        {"q": 1},
+    ]
+
+
+def test_an_error_that_no_call_survives_fails_the_batch_and_a_later_pipeline_begins_anew(backend):
+    handler = WorkersAIModelHandler("@cf/chat")
+    with pytest.raises(QuotaExhausted):
+        infer(handler, "quota")
+    assert infer(handler, "a")[0].inference.text == "re: a"
+    assert get_engine(64, run_id="RunInference").usable
+
+
+def test_a_handler_can_be_sent_to_workers_and_says_at_once_what_is_wrong_with_it():
+    handler = pickle.loads(pickle.dumps(WorkersAIModelHandler("local/smollm2-135m-instruct", max_batch_size=7)))
+    assert handler.batch_elements_kwargs() == {"max_batch_size": 7}
+    with pytest.raises(ModelNotFound):
+        WorkersAIModelHandler("gpt-4o")
+    with pytest.raises(ValueError, match="inference_args"):
+        handler.validate_inference_args({"temperature": 0})
+
+
+def test_the_example_prints_an_answer_for_each_review(backend, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_inference.py", CHAT])
+    run_inference.main(CHAT)
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said[0] == "1: re: Is this review happy or angry? Review: It broke after a day. (2 tokens)"
+    assert said[2].startswith("3: no answer, the line has no 'text'")

@@ -1,0 +1,135 @@
+"""Our models in Beam's own ``RunInference``, for pipelines that are not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from pydantic_core import to_json
+
+from backends.engine import Engine, get_engine
+from backends.errors import ModelError, StopRun
+from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
+from backends.jobs import Done
+from backends.protocol import split_model
+from transforms.prompts import BadLine, Defaults, parse_prompt
+
+# One engine for all handlers, apart from those of our own runs.
+_SHARED = "RunInference"
+
+Example = str | Mapping[str, Any] | Request
+
+
+class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
+    """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
+
+    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``backends.ir``. Its
+    ``inference`` is a response of ``backends.ir``, or the ModelError that says why there is none: one example never
+    fails the others of its batch. Only an error that no call can survive fails it: a wrong token, the day's allocation.
+
+    All calls of a process share one engine with its limits and retries; at most ``concurrency`` are in flight. Those of
+    one batch are made at the same time, so batches should be larger than ``concurrency``: Beam hands over the next one
+    when the last answer has come. There is no ledger: a bundle that Beam repeats is paid again. Where that matters, use
+    ``transforms.infer.Infer``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        system: str = "",
+        prompt: str = "",
+        concurrency: int = 64,
+        min_batch_size: int | None = None,
+        max_batch_size: int = 256,
+    ) -> None:
+        """``parameters`` by OpenAI's names; ``prompt`` and ``system`` may have fields, as in ``Summarise: {text}``.
+
+        Raises ModelNotFound for a name without a known provider.
+        """
+        super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
+        self._provider, name = split_model(model)
+        self._defaults = Defaults(f"{self._provider}/{name}", dict(parameters or {}), system, prompt)
+        self._concurrency = concurrency
+
+    def load_model(self) -> Engine:
+        """The process's engine, which connects when it is first needed."""
+        engine = get_engine(self._concurrency, run_id=_SHARED)
+        if engine.stopped is not None:  # in an earlier pipeline of this process
+            engine.close()
+            engine = get_engine(self._concurrency, run_id=_SHARED)
+        return engine
+
+    def run_inference(
+        self,
+        batch: Sequence[Example],
+        model: Engine,
+        inference_args: dict[str, Any] | None = None,  # noqa: ARG002  Beam gives it; see validate_inference_args
+    ) -> Iterable[PredictionResult]:
+        """One result for each example, in their order. Raises StopRun."""
+        done: SimpleQueue[tuple[int, Done]] = SimpleQueue()
+        results: dict[int, Response | ModelError] = {}
+        texts: dict[tuple[str, str, str], list[tuple[int, EmbedRequest]]] = {}
+        for index, example in enumerate(batch):
+            try:
+                provider, request = self._request(example, model)
+            except BadLine as error:
+                results[index] = error
+                continue
+            if isinstance(request, EmbedRequest) and len(request.texts) == 1:
+                texts.setdefault((provider, request.model, repr(request.parameters)), []).append((index, request))
+            else:
+                model.submit(provider, request, partial(_keep, done, index))
+        for (provider, name, _), alike in texts.items():
+            most = model.max_texts(provider, name)
+            for start in range(0, len(alike), most):
+                self._submit_texts(model, provider, alike[start : start + most], done)
+        while len(results) < len(batch):
+            index, outcome = done.get()
+            if isinstance(outcome.error, StopRun):
+                raise outcome.error
+            result = outcome.response or outcome.error
+            assert result is not None  # noqa: S101  Done has exactly one of the two
+            results[index] = result
+        return [PredictionResult(example, results[i], self._defaults.model) for i, example in enumerate(batch)]
+
+    def get_metrics_namespace(self) -> str:
+        """As other handlers have one."""
+        return "BeamML_LLMDO"
+
+    def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
+        """Parameters belong to the handler, or stand in the example."""
+        if inference_args:
+            raise ValueError("inference_args are not used: give parameters to WorkersAIModelHandler, or in an example")
+
+    def _request(self, example: Example, engine: Engine) -> tuple[str, Request]:
+        if isinstance(example, ChatRequest | EmbedRequest | RawRequest):
+            return self._provider, example
+        document = example
+        if isinstance(example, str):
+            provider, _, model = self._defaults.model.partition("/")
+            is_text = self._defaults.prompt or engine.max_texts(provider, model) > 1
+            document = {"text" if is_text else "prompt": example}
+        prompt = parse_prompt(to_json(document), "", self._defaults, engine.max_texts)
+        return prompt.provider, prompt.request
+
+    @staticmethod
+    def _submit_texts(
+        engine: Engine, provider: str, alike: Sequence[tuple[int, EmbedRequest]], done: SimpleQueue[tuple[int, Done]]
+    ) -> None:
+        first = alike[0][1]
+        engine.submit_texts(
+            provider,
+            first.model,
+            [request.texts[0] for _, request in alike],
+            first.parameters,
+            lambda at, outcome: done.put((alike[at][0], outcome)),
+        )
+
+
+def _keep(done: SimpleQueue[tuple[int, Done]], index: int, outcome: Done) -> None:
+    done.put((index, outcome))

@@ -1,0 +1,59 @@
+"""Slow work on elements, done side by side in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import apache_beam as beam
+from apache_beam.utils.windowed_value import WindowedValue
+
+# An object's round trip to R2 takes tens of milliseconds and hardly any CPU.
+AT_ONCE = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SideBySide(beam.DoFn, Generic[T, R]):
+    """Does ``work`` for up to AT_ONCE elements at the same time, and emits what each gave, in the elements' order.
+
+    The results of the last ones come with later elements, or at the end of the bundle. An error fails the bundle.
+    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one.
+    """
+
+    def __init__(self, work: Callable[[T], Iterable[R]]) -> None:
+        self._work = work
+
+    def setup(self) -> None:
+        """Starts the threads."""
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="llmdo-side")
+
+    def start_bundle(self) -> None:
+        """Nothing of an earlier bundle is left."""
+        self._open: deque[tuple[WindowedValue, Future[list[R]]]] = deque()
+
+    def process(
+        self, element: T, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[WindowedValue]:
+        """See the class."""
+        future = self._pool.submit(lambda: list(self._work(element)))
+        self._open.append((WindowedValue(None, timestamp, (window,)), future))
+        while self._open and (self._open[0][1].done() or len(self._open) >= AT_ONCE):
+            yield from self._results()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Waits for the rest."""
+        while self._open:
+            yield from self._results()
+
+    def teardown(self) -> None:
+        """Lets go of the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _results(self) -> Iterator[WindowedValue]:
+        context, future = self._open.popleft()
+        for result in future.result():
+            yield context.with_value(result)
