@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,8 +22,10 @@ NEURON_USD = 0.011 / 1000  # developers.cloudflare.com/workers-ai/platform/prici
 DECIMALS = (
     12  # sums are rounded to a millionth of a micro-dollar; one token of the cheapest model costs 10,000 of these
 )
+_TOKENS = Price().unit
 # The models that run in this process.
 FREE = frozenset({"local"})
+_NOTHING = Price(0.0, 0.0, 0.0)
 
 _LIST_S = 30.0  # after so long a list is given up: answers wait for their prices
 
@@ -34,16 +35,21 @@ _log = logging.getLogger(__name__)
 def cost_usd(usage: Usage, price: Price | None) -> float | None:
     """What tokens cost, or where their price is unknown what the neurons do; None where nobody tells.
 
-    A price for another unit than tokens says nothing here.
+    A price for another unit than tokens says nothing here, nor does the price of a model that cost something and told
+    no tokens.
     """
-    tokens_told = usage.input_tokens > 0 or usage.output_tokens > 0
-    if price is not None and price.unit == Price().unit and (tokens_told or usage.neurons is None):
-        rates = (price.input, price.cached_input if price.cached_input is not None else price.input, price.output)
-        counts = (usage.input_tokens - usage.cached_tokens, usage.cached_tokens, usage.output_tokens)
-        parts = [count * rate for count, rate in zip(counts, rates, strict=True) if count and rate is not None]
-        free = not any(rate for rate in rates)
-        if len(parts) == sum(count != 0 for count in counts) and (tokens_told or free):
-            return round(math.fsum(parts) / 1e6, DECIMALS)
+    if price is not None and price.unit == _TOKENS:
+        cached, output = usage.cached_tokens, usage.output_tokens
+        plain = usage.input_tokens - cached
+        rate = price.input if price.cached_input is None else price.cached_input
+        known = (
+            (not plain or price.input is not None)
+            and (not cached or rate is not None)
+            and (not output or price.output is not None)
+        )
+        if known and (usage.input_tokens or output or price.input == 0 == (price.output or 0)):
+            usd = plain * (price.input or 0.0) + cached * (rate or 0.0) + output * (price.output or 0.0)
+            return round(usd / 1e6, DECIMALS)
     return None if usage.neurons is None else round(usage.neurons * NEURON_USD, DECIMALS)
 
 
@@ -89,10 +95,13 @@ class Prices:
     def of(self, provider: str, *models: str) -> Price | None:
         """The price of the first of some models that has one; waits for the list."""
         if provider in FREE:
-            return Price(0.0, 0.0, 0.0)
+            return _NOTHING
         prices = self.ask(provider).result()
-        found = (prices.get(f"{provider}/{model}") for model in models)
-        return next((price for price in found if price is not None), None)
+        for model in models:
+            price = prices.get(f"{provider}/{model}")
+            if price is not None:
+                return price
+        return None
 
     def lists(self, provider: str, model: str) -> bool:
         """Whether a provider has a model, or does not tell; waits for the list."""

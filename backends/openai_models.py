@@ -31,7 +31,8 @@ def _windows(entry: Mapping[str, Any]) -> Iterator[Any]:
     yield entry.get("context_length")  # OpenRouter, llama.cpp's router
     yield entry.get("max_model_len")  # vLLM
     yield entry.get("context_window")
-    yield mapping(entry.get("meta")).get("n_ctx_train")  # llama.cpp
+    yield mapping(entry.get("meta")).get("n_ctx")  # llama.cpp: what it was started with
+    yield mapping(entry.get("meta")).get("n_ctx_train")
 
 
 def _price(pricing: Mapping[str, Any]) -> Price | None:

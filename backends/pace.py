@@ -19,21 +19,18 @@ BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: tak
 
 # After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
 # refusal in a cycle of so many calls is under a percent of them; in what the bucket saves meanwhile nothing is lost.
-CYCLE_CALLS = 150
-CYCLE_S = (5.0, 60.0)  # at least, at most
+CYCLE_CALLS = 100
+CYCLE_S = (1.5, 30.0)  # at least, at most
 MARGIN = 0.97
 SPAN = 0.075  # growth in a cycle
 REST = 0.008  # of a cycle, without starts, after a refusal
-DOUBT_S = 4.0  # in so many seconds the pace grows by the measurement's possible error
+DOUBT_S = 6.0  # in so many seconds the pace grows by the measurement's possible error
 LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
 BOLD_PER_S = 0.06
 SURE_CALLS = 5  # admitted between two refusals, for a measurement that is worth something
 
-# A refusal in the first part of a cycle contradicts the measurement: the rate has fallen. Where refusals go on however
-# often the pace was cut, they are not about the pace, and it is put back.
-EARLY = 0.4
-EARLY_CUT = 0.8
-EARLY_MOST = 6
+FAR = 1.2  # times the last measurement: grown so far, the pace before was not what filled the bucket
+HASTY_CUT = 0.8  # when refused again before anything could be measured
 MARKS = 16
 
 
@@ -55,8 +52,8 @@ class Pace:
     """
 
     __slots__ = (
-        *("_before", "_cut_at", "_doubt", "_early", "_last", "_marks", "_meter", "_refused_at", "_unused_s"),
-        *("_used_s", "starts"),
+        *("_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
+        "starts",
     )
 
     def __init__(self) -> None:
@@ -67,8 +64,7 @@ class Pace:
         self._used_s = 0.0  # since the last refusal
         self._unused_s = 0.0  # in all
         self._doubt = 1.0  # possible error of the last measurement, as a ratio
-        self._early = 0
-        self._before = math.inf  # the pace before refusals came early
+        self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
 
     @property
@@ -114,19 +110,15 @@ class Pace:
             return False
         here = _Mark(at, index, self._unused_s)
         rate, doubt, fresh = self._measure(here)
+        meter, before = self._meter, self._meter.per_s
         if len(self._marks) == 1:
-            self._before, self._meter.per_s = self._meter.per_s, rate
-        elif self._used_s < EARLY * self._cycle_s and self._doubt < 1.0:
-            self._early += 1
-            if self._early <= EARLY_MOST:
-                slower = rate if fresh else EARLY_CUT * self._meter.per_s
-                self._meter.per_s = MARGIN * min(slower, self._meter.per_s)
-            else:
-                self._meter.per_s = max(self._before, self._meter.per_s)
+            meter.per_s = rate
+        elif not fresh:
+            meter.per_s = HASTY_CUT * before
         else:
-            self._early = 0
-            self._before = self._meter.per_s
-            self._meter.per_s = max(MARGIN * rate, EARLY_CUT * self._meter.per_s)
+            least = HASTY_CUT * before if before > FAR * self._set else 0.0
+            meter.per_s = min(max(MARGIN * rate, least), before)
+        self._set = meter.per_s
         self._doubt = doubt
         self._marks.append(here)
         self._cut_at = self.starts
@@ -149,8 +141,8 @@ class Pace:
             seconds = here.at - mark.at - (here.unused_s - mark.unused_s)
             if admitted >= SURE_CALLS:
                 break
-        doubt = 1.0 if mark.index == 0 else 1.0 / max(admitted, 1)
-        return max(admitted, 1) / max(seconds, BURST_S / 10), doubt, mark is self._marks[-1]
+        doubt = 2.0 if mark.index == 0 else 1.0 / max(admitted, 1)
+        return max(admitted, 1) / max(seconds, BURST_S / 10), doubt, mark is self._marks[-1] or seconds < self._cycle_s / 2
 
     def _growth(self, step_s: float) -> float:
         if len(self._marks) == 1:

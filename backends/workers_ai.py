@@ -205,7 +205,7 @@ class WorkersAI:
         response = read_chat(reply, request.model, body["max_tokens"])
         if request.parameters.get("tool_choice") == "required" and not response.tool_calls:
             warnings.append("tool_choice was required, and the model called no tool")
-        return replace(response, warnings=(*warnings, *response.warnings))
+        return replace(response, warnings=(*warnings, *response.warnings)) if warnings else response
 
     async def _prepared(
         self, request: ChatRequest, *, streams: bool = False

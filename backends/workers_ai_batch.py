@@ -95,11 +95,12 @@ def _references(requests: Sequence[Request]) -> list[str]:
 def _matched(items: Sequence[Mapping[str, Any]], references: Sequence[str]) -> Mapping[int, Mapping[str, Any]]:
     """Each request's item. References are not checked by the service, so that one that stands twice says nothing."""
     numbers = {reference: number for number, reference in enumerate(references)}
-    given = [item.get("external_reference") for item in items]
+    told = [item.get("external_reference") for item in items]
+    given = [one if isinstance(one, str) and one in numbers else None for one in told]
     found: dict[int, Mapping[str, Any]] = {}
     for place, (item, reference) in enumerate(zip(items, given, strict=True)):
-        number = numbers.get(str(reference)) if reference is not None and given.count(reference) == 1 else None
-        if number is None and reference is None:
+        number = numbers[reference] if reference is not None and given.count(reference) == 1 else None
+        if reference is None:
             number = next((n for n in (item.get("id"), item.get("index")) if isinstance(n, int)), None)
             # In the shape of Responses an item's id is text, and nothing tells them apart but their order.
             number = place if number is None and "success" not in item else number
@@ -112,8 +113,7 @@ def _item(item: Mapping[str, Any], reply: Reply, model: str, request: Request, n
     result = item.get("result", item)
     if isinstance(result, dict) and isinstance(result.get("result"), dict):
         result = result["result"]
-    body = {"success": False, **item} if item.get("success") is False else item
-    for candidate in (body, result):
+    for candidate in (item, result):
         if is_refusal(candidate):
             return _alone(_refused(candidate, result, model, now), request)
     try:

@@ -52,7 +52,8 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
     body["max_tokens"] = limit
     if describes_images(request.model) or (shape == "native" and bytes_field(request.model) == "image"):
         return _with_image(body, request, warn)
-    body["messages"] = [_message(message, tool_names(request.messages)) for message in request.messages]
+    called = _called(request.messages)
+    body["messages"] = [_message(message, called) for message in request.messages]
     return body
 
 
@@ -79,7 +80,7 @@ def raw_body(request: RawRequest) -> dict[str, Any]:
     return body
 
 
-def tool_names(messages: tuple[Message, ...]) -> Mapping[str, str]:
+def _called(messages: tuple[Message, ...]) -> Mapping[str, str]:
     """The function that each tool call in a conversation named, by the call's id."""
     calls = [call for message in messages for call in message.extra.get("tool_calls") or () if isinstance(call, dict)]
     return {str(call.get("id")): str((call.get("function") or {}).get("name") or "") for call in calls}

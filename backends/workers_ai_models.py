@@ -6,6 +6,7 @@ A catalogue that was read says more than these tables, and goes before them.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -91,7 +92,10 @@ EMBEDDING_PARAMETERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("instruction", re.compile(r"/qwen3-embedding")),
 )
 
+_remembered = functools.lru_cache(maxsize=256)  # asked on every call, of few models
 
+
+@_remembered
 def shape_of(model: str) -> Shape | None:
     """How a text generation model wants its input, by its family; None where the name does not tell."""
     if _CHAT.search(model):
@@ -104,11 +108,13 @@ def shape_of_schema(schema: object) -> Shape:
     return "chat" if "max_completion_tokens" in _names(schema) else "native"
 
 
+@_remembered
 def max_texts(model: str) -> int:
     """How many texts an embedding call of this model takes; 1 for a model that embeds nothing."""
     return MAX_TEXTS_BY_MODEL.get(model, MAX_TEXTS) if _EMBEDS.search(model) else 1
 
 
+@_remembered
 def takes_own_input(model: str) -> bool:
     """Whether a line for this model is its own input, also where it has a field called prompt or text."""
     return bool(_OTHER_TASKS.search(model))
@@ -124,11 +130,13 @@ def takes_json_schema(model: str) -> bool:
     return bool(_JSON.search(model)) or shape_of(model) == "chat"
 
 
+@_remembered
 def describes_images(model: str) -> bool:
     """Whether the model takes one prompt with one image, and not a conversation."""
     return bool(_DESCRIBES.search(model))
 
 
+@_remembered
 def bytes_field(model: str) -> str | None:
     """The field in which this model wants an array of bytes; None where base64 is right, or nothing is known."""
     return next((name for pattern, name in _BYTES if pattern.search(model)), None)

@@ -1,8 +1,8 @@
 """An endpoint in a process of its own that answers every POST like Workers AI, after a fixed or log-normal latency.
 
 It stands in for the network and the model where only the caller is measured: it spends some 40 µs of CPU on a call, so
-that on two cores the caller is the limit. Every body gets the same native answer; nothing is checked. A GET gives the
-times of all calls answered since the last GET.
+that on two cores the caller is the limit. Every body gets the same native answer; nothing is checked. GET /spans gives
+the times of all calls answered since the last one; any other GET gives an empty list, of models for example.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def fake_endpoint(latency_s: float, sigma: float = 0.0) -> Iterator[str]:
 
 def take_spans(url: str) -> list[Span]:
     """When each call answered since the last time was there, and when it was answered: seconds of time.monotonic()."""
-    with urlopen(url) as reply:
+    with urlopen(f"{url}/spans") as reply:
         return [(begin, end) for begin, end in json.load(reply)]
 
 
@@ -81,13 +81,20 @@ class _Answering(asyncio.Protocol):
                     length = int(line.partition(b":")[2])
             if len(self._data) < end + 4 + length:
                 return
-            asked, self._data = self._data[:4] == b"GET ", self._data[end + 4 + length :]
-            if asked:
-                body = json.dumps(self._spans).encode()
-                self._spans.clear()
-                self._transport.write(_REPLY % (len(body), body))
+            asked, self._data = self._data[:end], self._data[end + 4 + length :]
+            if asked.startswith(b"GET "):
+                self._tell(self._take_spans() if asked.startswith(b"GET /spans ") else {**ANSWER, "result": []})
             else:
                 self._loop.call_later(self._draw(), self._reply, self._loop.time())
+
+    def _take_spans(self) -> list[Span]:
+        spans = self._spans.copy()
+        self._spans.clear()
+        return spans
+
+    def _tell(self, what: object) -> None:
+        body = json.dumps(what).encode()
+        self._transport.write(_REPLY % (len(body), body))
 
     def _reply(self, begin: float) -> None:
         self._spans.append((begin, self._loop.time()))

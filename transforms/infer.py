@@ -160,7 +160,10 @@ class _Infer(beam.DoFn):
         """Submits as soon as there is room. A closed engine says that the run is over: the lines have no outcome."""
         try:
             while not submit():
-                yield from self._results(wait=True)
+                if self._open:
+                    yield from self._results(wait=True)
+                else:  # no end of a call of this bundle's own would wake it when there is room
+                    self._engine.wait_for_room(_LOOK_AGAIN)
         except EngineClosed:
             return
         self._open += lines

@@ -281,6 +281,17 @@ def test_probabilities_are_kept():
         (httpx.Response(200, content=b"null"), BadReply, "no chat completion"),
         (httpx.Response(400, json="plain words"), InvalidRequest, "plain words"),
         (completion(finish="content_filter"), ContentFiltered, "filter"),
+        (
+            httpx.Response(400, json={"success": False, "errors": [{"code": 5007, "message": "No such model x"}]}),
+            ModelNotFound,
+            "No such model x",
+        ),
+        (
+            httpx.Response(429, json={"errors": [{"code": 4006, "message": "used up your daily free allocation"}]}),
+            QuotaExhausted,
+            "day",
+        ),
+        (httpx.Response(200, json={"success": False, "errors": []}), BadReply, "not documented"),
     ],
 )
 def test_each_refusal_is_the_class_that_says_what_to_do(reply, kind, says):

@@ -138,6 +138,7 @@ def test_a_batch_that_is_worked_on_has_no_results(status):
     [
         {"responses": [item(2, "C", "id-c"), item(0, "A", "id-a"), item(1, "B", "id-b")]},
         {"responses": [item(2, "C"), item(0, "A"), item(1, "B")]},  # references come back as null
+        {"responses": [item(2, "C", "theirs"), item(0, "A", 0), item(1, "B", ["x"])]},  # references that are not ours
         {"responses": [item(7, "C", "id-c"), item(7, "A", "id-a"), item(7, "B", "id-b")]},
         {"responses": [{"id": n, "success": True, "result": {"result": {"response": t}}} for n, t in
                        ((2, "C"), (0, "A"), (1, "B"))]},

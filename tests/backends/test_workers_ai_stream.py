@@ -16,7 +16,7 @@ from backends.errors import (
 )
 from backends.ir import ChatRequest, Message, Usage
 from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount
+from storage.environment import AiGateway, CloudflareAccount
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 REQUEST = ChatRequest(LLAMA, (Message("user", "Hello"),), {"max_tokens": 50})
@@ -309,3 +309,18 @@ def test_pieces_come_as_they_arrive():
         return texts
 
     assert asyncio.run(scenario()) == ["", "one", "two", ""]
+
+
+def test_what_the_headers_of_a_stream_tell_is_kept():
+    reply = stream({"response": "Paris"}, "[DONE]")
+    reply.headers.update({"cf-ai-neurons": "1.5", "cf-aig-log-id": "log-1", "cf-aig-cache-status": "MISS"})
+
+    async def scenario():
+        backend = WorkersAI(
+            CloudflareAccount("0" * 32, "t"), httpx.MockTransport(lambda _: reply), lambda: 0.0, AiGateway("mine")
+        )
+        return [chunk async for chunk in backend.execute_stream(REQUEST)]
+
+    found = asyncio.run(scenario())
+    assert found[-2].details == {"cache_status": "MISS", "log_id": "log-1"}
+    assert found[-1].usage == Usage(neurons=1.5)

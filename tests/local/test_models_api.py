@@ -214,3 +214,49 @@ def test_the_embedded_model_answers_behind_the_same_routes(tmp_path: Path) -> No
         too_long = run(server, {"prompt": "word " * 3000}, name)
         assert (too_long.status_code, too_long.json()["errors"][0]["code"]) == (400, 5021)
         assert server.stats()["paid"]["calls"] == 5
+
+
+def test_the_catalogue_says_what_models_can_do_and_when_they_end(cloudflare: Running) -> None:
+    listed = {model["name"]: model for model in rest(cloudflare, "GET", "/ai/models/search").json()["result"]}
+    properties = {
+        name: {entry["property_id"]: entry["value"] for entry in model["properties"]} for name, model in listed.items()
+    }
+    assert properties[GEMMA]["vision"] == properties[GEMMA]["async_queue"] == "true"
+    assert properties["@cf/facebook/bart-large-cnn"]["planned_deprecation_date"] == "2026-05-30"
+    assert "context_window" not in properties["@cf/openai/whisper"]
+    assert listed["@cf/openai/whisper"]["task"]["name"] == "Automatic Speech Recognition"
+
+
+def test_a_models_schema_tells_its_kind(cloudflare: Running) -> None:
+    def fields(model: str) -> set[str]:
+        schema = rest(cloudflare, "GET", f"/ai/models/schema?model={model}").json()["result"]["input"]
+        return {name for option in schema["oneOf"] for name in option["properties"]}
+
+    assert "max_completion_tokens" in fields(GEMMA)
+    assert "max_completion_tokens" not in fields(LLAMA)
+    assert rest(cloudflare, "GET", "/ai/models/schema?model=@cf/no/such").json()["errors"][0]["code"] == 5007
+
+
+def test_a_native_tool_call_is_flat_and_json_mode_gives_an_object(cloudflare: Running) -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    called = run(cloudflare, {"prompt": "x", "tools": [tool], "tool_choice": "required"}).json()["result"]
+    assert called["response"] is None
+    assert called["tool_calls"] == [{"name": "f", "arguments": {"a": 0}}]
+    schema = {"type": "json_schema", "json_schema": tool["parameters"]}
+    assert run(cloudflare, {"prompt": "x", "response_format": schema}).json()["result"]["response"] == {"a": 0}
+
+
+def test_the_openai_client_streams_a_tool_call(cloudflare: Running) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    stream = openai_client(cloudflare).chat.completions.create(
+        model=GEMMA,
+        messages=[{"role": "user", "content": "x"}],
+        tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+        tool_choice="required",
+        stream=True,
+    )
+    deltas = [delta for chunk in stream if chunk.choices for delta in chunk.choices[0].delta.tool_calls or ()]
+    assert [delta.index for delta in deltas] == [0, 0]
+    assert "".join(d.function.arguments or "" for d in deltas if d.function) == '{"a":0}'
+    assert deltas[0].function is not None
+    assert (deltas[0].id, deltas[0].function.name) == ("call_0", "f")

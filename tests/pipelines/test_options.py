@@ -157,3 +157,22 @@ def test_no_option_holds_a_secret():
     dumped = check_options(queue="q", output="r2://bucket/x").model_dump_json()
     assert not any(secret in dumped for secret in ("token-value", "key-value", "secret-value"))
     assert not {name for name in JsonlOptions.model_fields if "token" in name} - {"max_tokens", "max_tokens_total"}
+
+
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [
+        ("openai/gpt-4o", ["OPENAI_API_KEY"]),
+        ("braintrust/gpt-4o", ["BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID"]),
+        ("@cf/baai/bge-m3", ["CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN"]),
+    ],
+)
+def test_the_environment_must_have_what_the_models_provider_needs(monkeypatch, model, missing):
+    for name in (*ENVIRONMENT, "OPENAI_API_KEY", "OPENAI_BASE_URL", "BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError) as raised:
+        check_options(**{**LOCAL, "model": model})
+    assert [problem.partition(" ")[0] for problem in raised.value.problems] == missing
+    for name in missing:
+        monkeypatch.setenv(name, "0" * 32)
+    assert check_options(**{**LOCAL, "model": model}).model.endswith(model)

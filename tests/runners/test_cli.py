@@ -8,7 +8,7 @@ from runners.cli import app, main
 runner = CliRunner()
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "local"])
+@pytest.mark.parametrize("command", ["run", "verify", "local", "ask", "models"])
 def test_every_command_has_help_with_an_example(command):
     result = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -16,7 +16,7 @@ def test_every_command_has_help_with_an_example(command):
 
 
 def test_no_option_takes_a_secret():
-    for command in ("run", "verify", "local"):
+    for command in ("run", "verify", "local", "ask", "models"):
         text = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.lower()
         assert "secret" not in text and "api-key" not in text and "--token" not in text
 

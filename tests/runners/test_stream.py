@@ -25,11 +25,13 @@ def run(monkeypatch):
 
     def go(*ends, **options):
         left, waits = list(ends), []
-        monkeypatch.setattr(streaming, "attempt", lambda options, watch, stop: left.pop(0))
+        budgets = []
+        monkeypatch.setattr(streaming, "attempt", lambda *_, budget: budgets.append(budget) or left.pop(0))
         monkeypatch.setattr(streaming.Stop, "wait", lambda self, seconds: waits.append(seconds))
         given = {"output": OUTPUT, "queue": "q", "runner": "prism", "continuous": True, **options}
         summary = stream(check_options(**given), lambda state: nullcontext())
         assert left == []
+        assert len({id(budget) for budget in budgets}) == 1  # what one pipeline spent counts for the next
         return summary, waits
 
     return go

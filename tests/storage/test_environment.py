@@ -5,11 +5,20 @@ import pytest
 
 from backends.errors import StopRun
 from storage.environment import (
+    OPENAI_API,
     PUBLIC_API,
+    AiGateway,
+    BraintrustAccess,
     MissingSettings,
+    OpenAIAccess,
+    ai_gateway,
+    braintrust_access,
+    cache_folder,
     cloudflare_account,
     default_queue,
+    default_store,
     filesystem_options,
+    openai_access,
     r2_access,
     without_secrets,
 )
@@ -18,7 +27,8 @@ from storage.errors import QueueError, StorageUnavailable
 ACCOUNT = "0123456789abcdef0123456789ABCDEF"
 NAMES = (
     "CLOUDFLARE_ACCOUNT_ID CLOUDFLARE_API_TOKEN CLOUDFLARE_BASE_URL R2_ENDPOINT_URL R2_ACCESS_KEY_ID "
-    "R2_SECRET_ACCESS_KEY LLMDO_BUCKET LLMDO_QUEUE"
+    "R2_SECRET_ACCESS_KEY LLMDO_BUCKET LLMDO_QUEUE OPENAI_API_KEY OPENAI_BASE_URL BRAINTRUST_API_KEY "
+    "BRAINTRUST_PROJECT_ID STORE_ID XDG_CACHE_HOME"
 ).split()
 
 
@@ -125,3 +135,57 @@ def test_the_options_of_file_systems_are_read_as_on_a_command_line(monkeypatch):
     assert filesystem_options() == []
     monkeypatch.setenv("LLMDO_FILESYSTEM_OPTIONS", "--hdfs_host=a --hdfs_user='b c'")
     assert filesystem_options() == ["--hdfs_host=a", "--hdfs_user=b c"]
+
+
+def test_openai_itself_wants_a_key_and_other_servers_may_not(monkeypatch):
+    with pytest.raises(MissingSettings, match="OPENAI_API_KEY is not set"):
+        openai_access()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1/")
+    assert openai_access() == OpenAIAccess("http://127.0.0.1:11434/v1", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "hush hush")
+    with pytest.raises(MissingSettings, match="copy it again"):
+        openai_access()
+    monkeypatch.setenv("OPENAI_API_KEY", "hush-hush")
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    assert openai_access() == OpenAIAccess(OPENAI_API, "hush-hush")
+    assert "hush" not in repr(openai_access())
+
+
+def test_braintrust_wants_a_key_and_a_project(monkeypatch):
+    with pytest.raises(MissingSettings, match=r"BRAINTRUST_API_KEY.*BRAINTRUST_PROJECT_ID"):
+        braintrust_access()
+    monkeypatch.setenv("BRAINTRUST_API_KEY", "hush-hush")
+    monkeypatch.setenv("BRAINTRUST_PROJECT_ID", "p")
+    assert braintrust_access() == BraintrustAccess("p", "hush-hush")
+    assert "hush" not in repr(braintrust_access())
+
+
+def test_the_store_and_the_cache_have_their_places(monkeypatch, tmp_path):
+    assert default_store() is None
+    monkeypatch.setenv("STORE_ID", "store-1")
+    assert default_store() == "store-1"
+    assert cache_folder().parts[-2:] == (".cache", "llmdo")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "llmdo"
+
+
+def test_a_gateway_is_named_by_the_environment_or_there_is_none(monkeypatch):
+    for name in ("LLMDO_GATEWAY", "CLOUDFLARE_AI_GATEWAY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert ai_gateway() is None
+    monkeypatch.setenv("CLOUDFLARE_AI_GATEWAY_TOKEN", "gate-token-1")
+    assert ai_gateway() is None
+    monkeypatch.setenv("LLMDO_GATEWAY", "mine")
+    gateway = ai_gateway()
+    assert gateway == AiGateway("mine", "gate-token-1")
+    assert "gate-token-1" not in repr(gateway)
+    assert without_secrets("Bearer gate-token-1") == "Bearer <CLOUDFLARE_AI_GATEWAY_TOKEN>"
+
+
+@pytest.mark.parametrize("name", ["LLMDO_GATEWAY", "CLOUDFLARE_AI_GATEWAY_TOKEN"])
+def test_a_gateway_that_no_header_can_hold_is_refused_without_quoting_it(monkeypatch, name):
+    monkeypatch.setenv("LLMDO_GATEWAY", "mine")
+    monkeypatch.setenv(name, "two words")
+    with pytest.raises(MissingSettings, match=f"{name} has a space") as caught:
+        ai_gateway()
+    assert "two words" not in str(caught.value)

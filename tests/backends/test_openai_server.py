@@ -1,0 +1,85 @@
+"""A real server that speaks OpenAI's API: llama.cpp's own, with the embedded weights, on a port of this machine."""
+
+import asyncio
+
+import pytest
+
+from backends import llama_weights
+from backends.errors import ContextOverflow, InvalidRequest, Unauthorized
+from backends.ir import ChatRequest, EmbedRequest, Message
+from backends.openai import OpenAI, Service
+
+pytestmark = pytest.mark.model
+
+KEY = "hush-hush-hush"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Its base URL. It listens as long as the object lives."""
+    library = llama_weights._library()
+    params = library.CommonParams()
+    params.model.path = str(llama_weights._weights())
+    params.n_parallel, params.n_ctx = 1, 1024
+    params.cpuparams.n_threads = 1
+    params.verbosity = -1
+    params.warmup = False
+    params.cache_ram_mib = 0
+    params.fit_params = False
+    params.api_keys = [KEY]
+    params.ui = False
+    serving = library.Server(params)
+    yield f"{serving.listening_address}/v1"
+
+
+def call(server, method, *arguments, key=KEY):
+    async def scenario():
+        service = Service("openai", server, {"authorization": f"Bearer {key}"}, "OPENAI_API_KEY")
+        backend = OpenAI(service)
+        try:
+            if method == "execute_stream":
+                return [chunk async for chunk in backend.execute_stream(*arguments)]
+            return await getattr(backend, method)(*arguments)
+        finally:
+            await backend.aclose()
+
+    return asyncio.run(scenario())
+
+
+def ask(text="What is the capital of France?", **parameters):
+    system = Message("system", "You are a helpful assistant.")
+    return ChatRequest("smollm2", (system, Message("user", text)), {"max_tokens": 20, "temperature": 0, **parameters})
+
+
+def test_a_question_is_answered_whole_and_in_pieces(server):
+    whole = call(server, "execute", ask())
+    assert "Paris" in whole.text
+    assert (whole.finish_reason, whole.usage.output_tokens > 2) == ("stop", True)
+    pieces = call(server, "execute_stream", ask())
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert sum(piece.kind == "content" for piece in pieces) > 2
+    assert (pieces[-1].finish_reason, pieces[-1].usage.output_tokens) == ("stop", whole.usage.output_tokens)
+
+
+def test_json_is_enforced(server):
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+    wanted = {"type": "json_schema", "json_schema": schema}
+    text = call(server, "execute", ask("Is Paris in France?", response_format=wanted)).text
+    assert "".join(text.split()) in ('{"yes":true}', '{"yes":false}')
+
+
+def test_its_refusals_are_understood(server):
+    with pytest.raises(ContextOverflow, match="1024"):
+        call(server, "execute", ask("word " * 2000))
+    with pytest.raises(InvalidRequest, match="temperature"):
+        call(server, "execute", ask(temperature="hot"))
+    with pytest.raises(InvalidRequest, match="embeddings"):
+        call(server, "embed", EmbedRequest("smollm2", ("a",)))
+    with pytest.raises(Unauthorized, match="OPENAI_API_KEY"):
+        call(server, "execute", ask(), key="wrong-wrong")
+
+
+def test_it_is_healthy_and_tells_its_context_window(server):
+    call(server, "health")
+    (model,) = call(server, "list_models")
+    assert model.context_tokens == 1024
