@@ -19,14 +19,16 @@ BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: tak
 
 # After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
 # refusal in a cycle of so many calls is under a percent of them; in what the bucket saves meanwhile nothing is lost.
-CYCLE_CALLS = 100
-CYCLE_S = (1.5, 30.0)  # at least, at most
+CYCLE_CALLS = 150
+CYCLE_S = (5.0, 40.0)  # at least, at most
 MARGIN = 0.97
 SPAN = 0.075  # growth in a cycle
 REST = 0.008  # of a cycle, without starts, after a refusal
 DOUBT_S = 6.0  # in so many seconds the pace grows by the measurement's possible error
 LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
 BOLD_PER_S = 0.06
+UNSURE = 0.1  # a doubt that calls for a longer rest
+UNSURE_REST_S = 0.25
 SURE_CALLS = 5  # admitted between two refusals, for a measurement that is worth something
 
 FAR = 1.2  # times the last measurement: grown so far, the pace before was not what filled the bucket
@@ -79,8 +81,8 @@ class Pace:
 
     @property
     def rest_s(self) -> float:
-        """How long to start nothing after a refusal."""
-        return REST * self._cycle_s
+        """How long to start nothing after a refusal; longer where nothing was measured, to have more to measure."""
+        return REST * self._cycle_s if self._doubt < UNSURE else UNSURE_REST_S
 
     def started(self, now: float, *, grows: bool) -> int:
         """Takes note of a start; returns its number. ``grows``: nothing speaks against a faster pace."""

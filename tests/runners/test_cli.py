@@ -3,7 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from backends.money import Limits
+from runners import cli
 from runners.cli import app, main
+from runners.summary import Summary
+from transforms.run_state import Counts
 
 runner = CliRunner()
 
@@ -41,3 +45,67 @@ def test_verify_of_a_folder_that_is_no_output_fails_with_a_sentence(tmp_path, ca
         main(["verify", str(tmp_path), "--json"])
     assert left.value.code == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The options that a run or a stream would be started with."""
+    found = []
+
+    def start(options, watch):
+        found.append(options)
+        return Summary("r", Counts(), (), (), {})
+
+    monkeypatch.setattr(cli, "run_files", start)
+    monkeypatch.setattr(cli, "stream_files", start)
+    for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "a" * 32)
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "--input", "r2://bucket/in/"],
+        ["stream", "--queue", "q"],
+    ],
+)
+def test_templates_schema_models_by_key_and_limits_reach_a_run(started, tmp_path, command):
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    (tmp_path / "system.txt").write_text("In {language}.")
+    given = ["--prompt", "Say {a}", "--system", str(tmp_path / "system.txt"), "--schema", str(tmp_path / "schema.json")]
+    given += ["--model-for", "x/*=@cf/baai/bge-m3", "--model-for", "y/*=local/smollm2-135m-instruct"]
+    given += ["--max-cost", "1.5", "--max-tokens-total", "1000", "--output", "r2://bucket/out/"]
+    with pytest.raises(SystemExit) as left:
+        main([*command, *given])
+    assert left.value.code == 0
+    (options,) = started
+    assert (options.prompt, options.system, options.response_schema) == (
+        "Say {a}",
+        "In {language}.",
+        {"type": "object"},
+    )
+    assert options.model_for == ("x/*=workers-ai/@cf/baai/bge-m3", "y/*=local/smollm2-135m-instruct")
+    assert options.limits == Limits(1.5, 1000)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        ("{", "is no JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"name": 1}', "it is no JSON Schema"),
+    ],
+)
+def test_a_schema_that_is_none_is_a_usage_error(started, tmp_path, capsys, content, says):
+    if content is not None:
+        (tmp_path / "schema.json").write_text(content)
+    with pytest.raises(SystemExit) as left:
+        main(
+            ["run", "--input", "r2://b/in/", "--output", "r2://bucket/out/", "--schema", str(tmp_path / "schema.json")]
+        )
+    assert (left.value.code, started) == (2, [])
+    said = capsys.readouterr().err
+    assert "--schema" in said and says in said
