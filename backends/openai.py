@@ -237,7 +237,8 @@ class OpenAI:
             text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
             return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
         text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check the base URL and any proxy between"
-        return BadReply(text, status=status, request_id=request_id, provider=self.name)
+        # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
+        return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
 
     def _details(self, incoming: httpx.Response) -> dict[str, str]:
         wanted = self._service.details

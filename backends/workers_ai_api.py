@@ -17,7 +17,7 @@ import aiohttp
 import httpx
 import pydantic_core
 
-from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
+from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
 from backends.http import check_url, network_errors, open_client
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
@@ -176,7 +176,8 @@ def _no_json(incoming: httpx.Response, model: str) -> ModelError:
         text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
         return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
     text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
-    return BadReply(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
+    # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
+    return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
 
 
 def _neurons(headers: Mapping[str, str]) -> float | None:

@@ -21,6 +21,7 @@ from pydantic_core import from_json
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.protocol import PROVIDERS
+from backends.workers_ai_models import takes_own_input
 from transforms.templates import MissingField, fields_of, fill_in
 
 # Parameters of chat requests, by OpenAI's and by Workers AI's names (facts of both schemas); others are metadata.
@@ -116,6 +117,8 @@ def parse_prompt(
             raise BadLine("'body' must be an object, as in an OpenAI batch line")
     embeds = max_texts(provider, model) > 1
     build = _templated if defaults.prompt else _builder(document, body)
+    if build is _chat and body is document and provider == "workers-ai" and takes_own_input(model):
+        build = _raw  # an image model's prompt is no conversation
     request = build(body, _Target(model, embeds, request_id, defaults, fields))
     extra: dict[str, Any] = {}
     if not isinstance(request, RawRequest):

@@ -287,7 +287,7 @@ async def failing(subject: Subject, reply: Callable[[], httpx.Response]) -> list
 
 
 PAGES: Mapping[int, type[ModelError]] = {
-    200: BadReply,
+    200: ConnectionFailed,
     301: BadReply,
     401: Unauthorized,
     403: StopRun,

@@ -113,7 +113,7 @@ def test_an_answer_without_an_envelope_is_read():
         (httpx.Response(500, html="<title>Error 1101</title>"), Overloaded),
         (httpx.Response(403, html="Just a moment...", headers={"cf-mitigated": "challenge"}), StopRun),
         (httpx.Response(301, headers={"location": "https://elsewhere.example/"}), BadReply),
-        (httpx.Response(200, html="<h1>Sign in to the network</h1>"), BadReply),
+        (httpx.Response(200, html="<h1>Sign in to the network</h1>"), ConnectionFailed),
         (httpx.Response(200, content=b"", headers={"content-type": "text/plain"}), ConnectionFailed),
         (httpx.Response(200), ConnectionFailed),
         (
@@ -211,7 +211,7 @@ def test_any_other_model_takes_its_own_input_and_gives_its_own_result(reply, res
     ("reply", "kind"),
     [
         (refused(400, 5006), InvalidRequest),
-        (httpx.Response(200, html="<h1>Sign in</h1>"), BadReply),
+        (httpx.Response(200, html="<h1>Sign in</h1>"), ConnectionFailed),
         (httpx.Response(200), ConnectionFailed),
     ],
 )

@@ -224,3 +224,10 @@ def test_the_first_pattern_that_fits_the_key_chooses_the_model(key, model):
     assert parsed({"text": "x"}).request.model == model
     assert not parsed({"text": "x"}).own_model
     assert parsed({"text": "x", "model": "openai/own"}).request.model == "own"
+
+
+def test_a_prompt_for_a_model_that_makes_no_text_is_its_own_input():
+    line = {"id": 7, "prompt": "a red fox", "model": "@cf/black-forest-labs/flux-1-schnell", "steps": 4}
+    assert parse(line).request == RawRequest(
+        "@cf/black-forest-labs/flux-1-schnell", {"prompt": "a red fox", "steps": 4}, "request-1"
+    )
