@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from backends.errors import LicenceNotAccepted, LineError, ModelError, ModelNotFound
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
+from backends.retry import is_refusal
+from backends.throttle import Started
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Job:
         apart: one delivery for each text of an EmbedRequest, instead of one for all.
         first: index of the request's first text in the array that was submitted.
         earlier: calls made for the arrays that this request is a part of; ``tries``: calls made for itself.
+        refusals, failures: tries that ended so.
+        began: time of its first call; ``call``: the one that runs, or ran last.
     """
 
     provider: str
@@ -49,6 +53,23 @@ class Job:
     first: int = 0
     earlier: int = 0
     tries: int = 0
+    refusals: int = 0
+    failures: int = 0
+    began: float | None = None
+    call: Started | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether it, or the array that it is a part of, was tried before."""
+        return self.tries > 0 or self.earlier > 0
+
+    def count(self, error: ModelError) -> int:
+        """Counts a try that ended with this error; returns how many ended like it."""
+        if is_refusal(error):
+            self.refusals += 1
+            return self.refusals
+        self.failures += 1
+        return self.failures
 
     @property
     def deliveries(self) -> int:
@@ -70,7 +91,7 @@ def halves(job: Job) -> tuple[Job, Job]:
     calls = job.earlier + job.tries
     first = replace(request, texts=request.texts[:middle], line_ids=request.line_ids[:middle])
     second = replace(request, texts=request.texts[middle:], line_ids=request.line_ids[middle:])
-    left = replace(job, request=first, earlier=calls, tries=0)
+    left = Job(job.provider, first, job.deliver, job.place, job.apart, job.first, earlier=calls)
     return left, replace(left, request=second, first=job.first + middle)
 
 

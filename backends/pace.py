@@ -11,29 +11,37 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from backends.rates import Meter
+from backends.rates import SLACK_S, Meter
 
-OPENING_PER_S = 100.0  # the first calls are spaced too: a service that refuses at once has then refused few
+OPENING_PER_S = 40.0  # the first calls are spaced too: a service that refuses at once has then refused few
 OPENING_DOUBLES_S = 0.2
 BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: taken to be a second's worth
 
 # After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
 # refusal in a cycle of so many calls is under a percent of them; in what the bucket saves meanwhile nothing is lost.
-CYCLE_CALLS = 150
-CYCLE_S = (5.0, 40.0)  # at least, at most
+CYCLE_CALLS = 110
+CYCLE_S = (2.0, 40.0)  # at least, at most
 MARGIN = 0.97
 SPAN = 0.075  # growth in a cycle
 REST = 0.008  # of a cycle, without starts, after a refusal
 DOUBT_S = 6.0  # in so many seconds the pace grows by the measurement's possible error
 LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
 BOLD_PER_S = 0.06
-UNSURE = 0.1  # a doubt that calls for a longer rest
+UNSURE = 0.15  # a doubt that calls for a longer rest
 UNSURE_REST_S = 0.25
-SURE_CALLS = 5  # admitted between two refusals, for a measurement that is worth something
+SURE_CALLS = (5, 20)  # admitted between two refusals, for a measurement that is worth something: in SURE_S, in less
+SURE_S = 1.0
 
 FAR = 1.2  # times the last measurement: grown so far, the pace before was not what filled the bucket
 HASTY_CUT = 0.8  # when refused again before anything could be measured
+
+# Refusals that go on, though the pace was cut again and again, are not about the pace: it is put back, and for as many
+# refusals more it stays. The window answers them.
 MARKS = 16
+OFTEN_CALLS = 25  # or less between two refusals, at half the pace
+ALWAYS_CALLS = 4  # the same, at any
+BACK = 4.0  # times the pace, if it was as slow all the time
+VAIN = 0.5
 
 
 @dataclass(slots=True)
@@ -43,6 +51,7 @@ class _Mark:
     at: float
     index: int
     unused_s: float
+    per_s: float  # the pace until then
     refused: int = 0  # starts after this one that were refused
 
 
@@ -54,7 +63,7 @@ class Pace:
     """
 
     __slots__ = (
-        *("_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
+        *("_blind", "_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
         "starts",
     )
 
@@ -68,6 +77,7 @@ class Pace:
         self._doubt = 1.0  # possible error of the last measurement, as a ratio
         self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
+        self._blind = 0  # refusals left that do not slow it
 
     @property
     def per_s(self) -> float | None:
@@ -88,7 +98,7 @@ class Pace:
         """Takes note of a start; returns its number. ``grows``: nothing speaks against a faster pace."""
         meter = self._meter
         if not self.starts:
-            self._marks.append(_Mark(now - BURST_S, 0, 0.0))
+            self._marks.append(_Mark(now - BURST_S, 0, 0.0, meter.per_s))
         elif (late_s := now - meter.due) <= 0:
             step_s = now - self._last
             self._used_s += step_s
@@ -110,11 +120,15 @@ class Pace:
             mark.refused += index > mark.index
         if index <= self._cut_at:
             return False
-        here = _Mark(at, index, self._unused_s)
+        here = _Mark(at, index, self._unused_s, self._meter.per_s)
         rate, doubt, fresh = self._measure(here)
         meter, before = self._meter, self._meter.per_s
         if len(self._marks) == 1:
             meter.per_s = rate
+        elif self._blind:
+            self._blind -= 1
+        elif self._in_vain(here):
+            meter.per_s, self._blind = max(self._marks[0].per_s, BACK * meter.per_s), MARKS
         elif not fresh:
             meter.per_s = HASTY_CUT * before
         else:
@@ -130,7 +144,7 @@ class Pace:
     def pause_until(self, until: float) -> None:
         """No start before."""
         self._last = until
-        self._meter.due = until
+        self._meter.due = until + SLACK_S
 
     @property
     def _cycle_s(self) -> float:
@@ -140,15 +154,24 @@ class Pace:
         """Calls admitted a second between an earlier refusal and this one, and how wrong that may be, as a ratio."""
         for mark in reversed(self._marks):
             admitted = here.index - mark.index - mark.refused
-            seconds = here.at - mark.at - (here.unused_s - mark.unused_s)
-            if admitted >= SURE_CALLS:
+            seconds = max(here.at - mark.at - (here.unused_s - mark.unused_s), 1e-3)
+            if admitted >= SURE_CALLS[1] or (admitted >= SURE_CALLS[0] and seconds >= SURE_S):
                 break
-        doubt = 2.0 if mark.index == 0 else 1.0 / max(admitted, 1)
-        return max(admitted, 1) / max(seconds, BURST_S / 10), doubt, mark is self._marks[-1] or seconds < self._cycle_s / 2
+        fresh = mark is self._marks[-1] or seconds < self._cycle_s / 2
+        doubt = 2.0 if mark.index == 0 else 1.0 / max(admitted, 1) if fresh else UNSURE
+        return max(admitted, 1) / seconds, doubt, fresh
+
+    def _in_vain(self, here: _Mark) -> bool:
+        """Whether the last MARKS refusals came as if the pace, which was lowered all the time, did not matter."""
+        first, calls = self._marks[0], here.index - self._marks[0].index
+        if len(self._marks) < MARKS:
+            return False
+        lowered = calls <= MARKS * OFTEN_CALLS and here.per_s < VAIN * first.per_s
+        return lowered or calls <= MARKS * ALWAYS_CALLS
 
     def _growth(self, step_s: float) -> float:
         if len(self._marks) == 1:
             return 2.0 ** (step_s / OPENING_DOUBLES_S)
         cycle_s = self._cycle_s
         probing = BOLD_PER_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
-        return math.exp(step_s * (probing + self._doubt / DOUBT_S))
+        return math.exp(step_s * max(probing, self._doubt / DOUBT_S))

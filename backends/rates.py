@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.ir import ChatRequest, EmbedRequest, Request
+from backends.ir import ChatRequest, EmbedRequest, Request, Usage
 
 # How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
 SLACK_S = 0.05
@@ -16,7 +16,7 @@ MODEST_OUTPUT = 256  # tokens expected of an answer while none was measured and 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests and tokens (input and output together) a minute; None where there is no limit."""
+    """Requests and tokens (input and output together) a minute; None where nobody says, infinite for no limit."""
 
     rpm: float | None = None
     tpm: float | None = None
@@ -28,6 +28,9 @@ class Rates:
     def shared_by(self, workers: int) -> Rates:
         """The part of one of several processes that call at the same time."""
         return Rates(self.rpm and self.rpm / workers, self.tpm and self.tpm / workers)
+
+
+NO_RATES = Rates()
 
 
 class Meter:
@@ -58,29 +61,42 @@ class Meter:
 
 
 class Tokens:
-    """Guesses what a call will use. What answers really had replaces what they may have at most."""
+    """Guesses what a call will use, by what calls really used so far."""
 
-    __slots__ = ("_calls", "_output")
+    __slots__ = ("_calls", "_guessed", "_input", "_output")
 
     def __init__(self) -> None:
-        self._calls = self._output = 0
+        self._calls = self._input = self._output = 0
+        self._guessed = 0.0
 
     def estimate(self, request: Request) -> float:
         """Tokens of input and output that a call may use."""
-        if isinstance(request, EmbedRequest):
-            return sum(map(len, request.texts)) / CHARACTERS_A_TOKEN
+        a_guess = self._input / self._guessed if self._guessed else 1.0
+        return _guess(request) * a_guess + self._answer(request)
+
+    def measured(self, request: Request, usage: Usage) -> None:
+        """Takes note of what a call used."""
+        self._calls += 1
+        self._guessed += _guess(request)
+        self._input += usage.input_tokens
+        self._output += usage.output_tokens
+
+    def _answer(self, request: Request) -> float:
         if not isinstance(request, ChatRequest):
-            return _characters(request.input) / CHARACTERS_A_TOKEN
+            return self._output / self._calls if self._calls else 0.0
         asked = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
         most = next((limit for limit in asked if isinstance(limit, int)), None)
         measured = self._output / self._calls if self._calls else None
-        output = min((known for known in (most, measured) if known is not None), default=MODEST_OUTPUT)
-        return sum(_characters(message.content) for message in request.messages) / CHARACTERS_A_TOKEN + output
+        return min((known for known in (most, measured) if known is not None), default=MODEST_OUTPUT)
 
-    def measured(self, output: int) -> None:
-        """Takes note of an answer's length."""
-        self._calls += 1
-        self._output += output
+
+def _guess(request: Request) -> float:
+    """Tokens of a request's input."""
+    if isinstance(request, ChatRequest):
+        text = sum(_characters(message.content) for message in request.messages)
+    else:
+        text = _characters(request.texts if isinstance(request, EmbedRequest) else request.input)
+    return text / CHARACTERS_A_TOKEN
 
 
 def _characters(content: Any) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from backends.errors import ModelError, Retryable
+from backends.errors import ModelError, Overloaded, RateLimited, Retryable
 
 LONGEST_RETRY_AFTER_S = 300.0  # a service that asks for more is down: the line fails and a later run answers it
+OUT_OF_CAPACITY = 3040  # Workers AI; comes with HTTP 429
 
 _instant = False
 
@@ -18,12 +19,26 @@ def set_instant(instant: bool) -> None:
     _instant = instant
 
 
+def instant() -> bool:
+    """Whether waits are zero."""
+    return _instant
+
+
+def is_refusal(error: ModelError) -> bool:
+    """Whether the service had too many calls, ours or others': it failed at nothing, and the call cost nothing."""
+    if isinstance(error, RateLimited):
+        return True
+    return isinstance(error, Overloaded) and (error.status == 429 or error.code == OUT_OF_CAPACITY)
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a retryable call is tried, and the bounds of its back-off.
 
     Attributes:
-        attempts: tries in all.
+        attempts: tries in all, where it fails.
+        refusals: tries that the service may refuse (see is_refusal); they count apart from those that fail.
+        deadline_s: seconds from a request's first call in which its tries begin.
         base_s: upper bound of the first wait, in seconds; doubles with each try.
         cap_s: upper bound of any wait of our own. What the service asks for with Retry-After is kept even above it,
             up to LONGEST_RETRY_AFTER_S.
@@ -32,14 +47,17 @@ class Retry:
     attempts: int = 3
     base_s: float = 0.5
     cap_s: float = 30.0
+    refusals: int = 20
+    deadline_s: float = 1800.0
 
-    def wait_s(self, error: ModelError, tries: int, rng: random.Random) -> float | None:
+    def wait_s(self, error: ModelError, tries: int, rng: random.Random, spent_s: float = 0.0) -> float | None:
         """Seconds to wait before the next try, or None when the error is final.
 
-        ``tries`` counts the ones made so far. The wait is random in the upper half of the exponential back-off; with
-        Retry-After it is the larger of both, spread a little so that the waiting calls do not return all at once.
+        ``tries`` counts those so far that ended like this one: refused, or failed. ``spent_s``: seconds since the first
+        call. The wait is random in the upper half of the exponential back-off; with Retry-After it is the larger of
+        both, spread a little so that the waiting calls do not return all at once.
         """
-        if not isinstance(error, Retryable) or tries >= self.attempts:
+        if not isinstance(error, Retryable) or tries >= (self.refusals if is_refusal(error) else self.attempts):
             return None
         asked = error.retry_after or 0.0
         if asked > LONGEST_RETRY_AFTER_S:
@@ -49,7 +67,8 @@ class Retry:
         bound = min(self.cap_s, self.base_s * 2.0 ** (tries - 1))
         jitter = rng.random()
         own = bound * (0.5 + jitter / 2)
-        return max(own, asked + bound * jitter) if asked else own
+        wait = max(own, asked + bound * jitter) if asked else own
+        return wait if spent_s + wait <= self.deadline_s else None
 
 
 THREE_TRIES = Retry()

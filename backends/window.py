@@ -16,10 +16,9 @@ class Window:
         self._doubles = True
         self.size = float(ceiling if fixed else min(START, ceiling))
 
-    def answered(self, in_flight: int) -> None:
-        """Grows, if the window was full: ``in_flight`` counts the call that was answered too."""
-        if in_flight >= int(self.size):
-            self.size = min(self._ceiling, self.size + (1.0 if self._doubles else 1.0 / self.size))
+    def grow(self) -> None:
+        """For one answer that came while the window was full."""
+        self.size = min(self._ceiling, self.size + (1.0 if self._doubles else 1.0 / self.size))
 
     def cut(self) -> None:
         """Takes a fifth away; one call may always be in flight."""

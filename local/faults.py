@@ -91,7 +91,7 @@ class Fault(BaseModel):
         empty: answers 200 with nothing in it and no header of the service, before the work or ``after`` it.
         page: a web page instead of a reply, as from a proxy or a firewall: with ``status``, else with 200.
         truncate: sends half of the body under the whole Content-Length; a stream ends early, without its end mark.
-        rate_per_s: a token bucket, one second deep: what goes beyond it gets 429.
+        rate_per_s: a token bucket, one second deep: what goes beyond it gets 429, at once but for its own latency_s.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -199,6 +199,8 @@ class Faults:
             if (chosen is None or not fault.effects) and fault.strikes(target, texts, self._clock()):
                 delay += fault.delay()
                 chosen = fault if fault.effects else chosen
+        if chosen and chosen.rate_per_s is not None:
+            delay = chosen.delay()  # what is too much is refused at once, not after the work's time
         return Verdict(delay, chosen)
 
     async def under(self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[Reply]]) -> Reply:

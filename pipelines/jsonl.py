@@ -27,7 +27,8 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         | "Find files" >> find_files(options)
         | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
         | "Read lines" >> ReadLines(options.reading)
-        | "Answer lines" >> Infer(options.defaults, options.concurrency, options.paid, options.limits)
+        | "Answer lines"
+        >> Infer(options.defaults, options.concurrency, options.paid, options.limits, options.rates, options.fixed)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Settle files" >> SettleFiles(output, configuration, run_id)
     )

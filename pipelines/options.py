@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from backends.errors import ModelNotFound
 from backends.money import Limits
 from backends.protocol import access_of, split_model
+from backends.rates import Rates
 from backends.recall import Reuse
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
@@ -51,7 +52,8 @@ class JsonlOptions(BaseModel):
         files: local files, folders, glob patterns; or ``input`` (r2://bucket/prefix/); or ``queue`` (id or name).
         retry: instead of these, the error lines in ``output``: those that may be answered now, or all.
         output: r2://bucket/prefix/ or a local folder.
-        concurrency: calls in flight at most, for each process.
+        concurrency: calls in flight at most, for each process; unless ``fixed``, the service's refusals lower it.
+        rpm, tpm: requests and tokens a minute; None is what the provider publishes.
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
         model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
@@ -81,6 +83,9 @@ class JsonlOptions(BaseModel):
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
     concurrency: int = Field(default=64, ge=1, le=MAX_CONCURRENCY)
+    fixed: bool = False
+    rpm: float | None = Field(default=None, gt=0)
+    tpm: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=100, ge=1, le=10_000)
     batch_seconds: float = Field(default=60.0, gt=0)
     range_bytes: int = Field(default=4 << 20, ge=1)
@@ -94,9 +99,14 @@ class JsonlOptions(BaseModel):
     continuous: bool = False
     max_restarts: int = Field(default=5, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**given, "fixed": str(given.get("concurrency")).startswith("fixed:")}
+
     @field_validator("concurrency", mode="before")
     @classmethod
-    def _fixed(cls, value: Any) -> Any:
+    def _number(cls, value: Any) -> Any:
         """``fixed:N`` and ``N``."""
         if isinstance(value, str):
             match = re.fullmatch(r"(?:fixed:)?(\d+)", value)
@@ -208,6 +218,11 @@ class JsonlOptions(BaseModel):
             checkpoint_seconds=checkpoint,
             max_file_bytes=self.max_file_bytes,
         )
+
+    @property
+    def rates(self) -> Rates:
+        """How many calls and tokens a minute the user allows."""
+        return Rates(self.rpm, self.tpm)
 
     @property
     def batching(self) -> Batching:

@@ -22,7 +22,8 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         root
         | "Find errors" >> FindErrors(output)
         | "Read errors" >> ReadErrors(output, configuration, run_id, everything=options.retry == "all")
-        | "Answer lines" >> Infer(options.defaults, options.concurrency, options.paid, options.limits)
+        | "Answer lines"
+        >> Infer(options.defaults, options.concurrency, options.paid, options.limits, options.rates, options.fixed)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Merge files" >> MergeFiles(output, run_id)
     )

@@ -17,6 +17,7 @@ from backends.errors import EngineClosed, LineError, ModelError, ModelNotFound, 
 from backends.ir import EmbedRequest
 from backends.jobs import Done
 from backends.money import NO_LIMITS, Limits
+from backends.rates import NO_RATES, Rates
 from backends.recall import Recall, Reuse
 from storage.costs import Cost
 from storage.ledger import NO_LEDGER, open_ledger
@@ -48,6 +49,7 @@ class PaidAnswers:
 class Infer(beam.PTransform):
     """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
 
+    ``rates`` go before what the provider publishes; a ``fixed`` window is not lowered by refusals.
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
@@ -58,10 +60,12 @@ class Infer(beam.PTransform):
     window: int = 64
     paid: PaidAnswers = PaidAnswers()
     limits: Limits = NO_LIMITS
+    rates: Rates = NO_RATES
+    fixed: bool = False
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
-        return tiles | "Call the model" >> beam.ParDo(_Infer(self.defaults, self.window, self.paid, self.limits))
+        return tiles | "Call the model" >> beam.ParDo(_Infer(self))
 
 
 @dataclass(slots=True)
@@ -74,16 +78,25 @@ class _Job:
 
 
 class _Infer(beam.DoFn):
-    def __init__(self, defaults: Defaults, window: int, paid: PaidAnswers, limits: Limits) -> None:
-        self.defaults = defaults
-        self.window = window
-        self.paid = paid
-        self.limits = limits
+    def __init__(self, step: Infer) -> None:
+        self.defaults = step.defaults
+        self.window = step.window
+        self.paid = step.paid
+        self.limits = step.limits
+        self.rates = step.rates
+        self.fixed = step.fixed
 
     def setup(self) -> None:
         self._budget = run_state().budget_within(self.limits)
         self._metrics = InferMetrics()
-        self._engine: Engine = get_engine(self.window, open_recall=self.paid.open, gate=_asleep)
+        self._engine: Engine = get_engine(
+            self.window,
+            open_recall=self.paid.open,
+            gate=_asleep,
+            budget=self._budget,
+            rates=self.rates,
+            fixed=self.fixed,
+        )
 
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.

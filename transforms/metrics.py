@@ -22,6 +22,7 @@ from backends.ir import Usage
 from backends.jobs import Done
 
 NAMESPACE = "llmdo"
+_THROTTLED = "cumulativeThrottlingSeconds"  # Dataflow looks for this name, in any namespace
 _EVERY_S = 1.0
 
 # What bundles have told of each engine: all bundles of a process share it, and each tells what is new.
@@ -68,7 +69,9 @@ class InferMetrics:
             return
         self._next = at + _EVERY_S
         stats = engine.stats()
-        done = Counter({"calls": stats.calls, "retries": stats.retries})
+        done = Counter({"calls": stats.calls, "retries": stats.retries, _THROTTLED: int(stats.throttled_s)})
+        done.update({f"retries.{name}": count for name, count in stats.retried.items()})
+        self._window.update(stats.window)
         with _telling:
             new = done - _told.get(engine, Counter())
             _told[engine] = done

@@ -4,15 +4,17 @@ import random
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from backends import engine as engine_module
-from backends.engine import Engine, close_engines, get_engine
+from backends.engine import Engine, close_engines, get_engine, limits_of_engines
 from backends.errors import (
     BadReply,
     CallTimeout,
     ContextOverflow,
+    EngineClosed,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
@@ -21,6 +23,7 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
+from backends.rates import Rates
 from backends.retry import Retry, set_instant
 from storage.environment import MissingSettings
 
@@ -220,21 +223,39 @@ def test_an_error_of_the_line_is_not_tried_again(start):
     assert results.wait(1)[0][1].attempts == 1
 
 
-def test_retry_after_is_waited_for_and_others_use_the_place_in_the_window(start):
+def test_a_call_that_waits_for_its_next_try_leaves_its_place_in_the_window_to_others(start):
     times = []
 
     def script(request, calls):
-        if request.request_id == "asked":
+        if request.request_id == "failed":
             times.append(time.monotonic())
             if calls == 1:
-                raise Overloaded("busy", retry_after=0.3)
+                raise CallTimeout("slow")
 
     set_instant(False)
-    engine, results = start(Provider(script), window=1, retry=Retry(base_s=0.001)), Results()
-    submit_all(engine, results, ["asked", *range(20)])
+    engine, results = start(Provider(script), window=1, retry=Retry(base_s=0.6)), Results()
+    submit_all(engine, results, ["failed", *range(20)])
     order = [key for key, _ in results.wait(21)]
-    assert order[-1] == "asked"
+    assert order[-1] == "failed"
     assert times[1] - times[0] >= 0.3
+
+
+def test_retry_after_holds_back_all_calls_of_that_model_and_no_others(start):
+    times = {}
+
+    def script(request, calls):
+        times.setdefault(request.request_id, []).append(time.monotonic())
+        if request.request_id == "asked" and calls == 1:
+            raise Overloaded("busy", status=503, retry_after=0.3)
+
+    set_instant(False)
+    engine, results = start(Provider(script), window=2, retry=Retry(base_s=0.001)), Results()
+    submit_all(engine, results, ["asked", "same model"])
+    engine.submit("fake", ChatRequest("other", (), request_id="other model"), results.deliver("other model"))
+    assert next(key for key, _ in results.wait(3)) == "other model"
+    for key in ("asked", "same model"):
+        assert times[key][-1] - times["asked"][0] >= 0.3
+    assert engine.stats().throttled_s >= 0.25
 
 
 def test_a_stop_error_stops_everything_that_is_not_in_flight(start):
@@ -242,7 +263,7 @@ def test_a_stop_error_stops_everything_that_is_not_in_flight(start):
 
     def script(request, calls):
         if request.request_id == "waits":
-            raise Overloaded("busy", retry_after=200.0)
+            raise CallTimeout("slow")
 
         async def wait():
             await opened(stop)
@@ -254,11 +275,13 @@ def test_a_stop_error_stops_everything_that_is_not_in_flight(start):
 
     set_instant(False)
     provider, results = Provider(script), Results()
-    engine = start(provider, window=2)
+    engine = start(provider, window=2, retry=Retry(base_s=400.0, cap_s=400.0))
     submit_all(engine, results, ["waits"])
     while engine.stats().calls == 0 or engine.stats().in_flight:
         time.sleep(0.001)
     submit_all(engine, results, ["quota", "in flight"])
+    while engine.stats().in_flight < 2:
+        time.sleep(0.001)
     assert engine.try_submit("fake", chat("queued"), results.deliver("queued"))
     assert engine.stopped is None
     stop.set()
@@ -517,7 +540,7 @@ def test_closing_cancels_what_runs_delivers_the_rest_and_refuses_more(start):
     engine.close()
     engine.close()
     assert sorted(key for key, _ in results.done) == [0, 1, 2, 3]
-    assert {type(done.error) for _, done in results.done} == {StopRun}
+    assert {type(done.error) for _, done in results.done} == {EngineClosed}
     assert provider.closed
     assert provider.now == 0
     for submit in (engine.submit, engine.try_submit):
@@ -556,7 +579,7 @@ def test_a_dead_loop_is_noticed_and_nothing_waits_for_ever(start):
 
     engine._loop.call_soon_threadsafe(die)
     found = results.wait(4)
-    assert {type(done.error) for _, done in found} == {StopRun}
+    assert {type(done.error) for _, done in found} == {EngineClosed}
     engine._thread.join(SOON)
     assert not engine.usable
     with pytest.raises(StopRun):
@@ -584,3 +607,19 @@ def test_a_process_has_one_engine_for_the_same_settings(monkeypatch):
         close_engines()
     assert len(engines) == 3
     assert not any(engine.usable for engine in engines)
+
+
+def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_published_ones(monkeypatch):
+    monkeypatch.setattr(engine_module, "_engines", {})
+    monkeypatch.setattr(engine_module, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
+    monkeypatch.setattr(engine_module, "Engine", partial(Engine, connect=lambda provider: Provider()))
+    results = Results()
+    try:
+        for engine in (get_engine(4), get_engine(4, rates=Rates(rpm=60), workers=2)):
+            engine.submit("fake", chat(1), results.deliver(1))
+        results.wait(2)
+        assert [limits.rates for limits in limits_of_engines()] == [Rates(300, 4000), Rates(30, 2000)]
+        assert [limits.model for limits in limits_of_engines()] == ["m", "m"]
+        assert get_engine(4, fixed=True) is not get_engine(4)
+    finally:
+        close_engines()

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from backends.errors import InvalidRequest, Overloaded, QuotaExhausted
-from backends.retry import LONGEST_RETRY_AFTER_S, THREE_TRIES, Retry, set_instant
+from backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
+from backends.retry import LONGEST_RETRY_AFTER_S, THREE_TRIES, Retry, is_refusal, set_instant
 
 
 def waits(retry, error, tries):
@@ -50,3 +50,32 @@ def test_one_switch_makes_waits_instant_and_leaves_the_number_of_tries():
     finally:
         set_instant(False)
     assert THREE_TRIES.wait_s(Overloaded("busy"), 1, random.Random(0)) > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (Overloaded("full", status=429, code=3040), True),
+        (Overloaded("full", code=3040), True),
+        (RateLimited("slow down"), True),
+        (Overloaded("failed", status=500), False),
+        (Overloaded("busy"), False),
+        (CallTimeout("slow"), False),
+        (QuotaExhausted("used", status=429), False),
+    ],
+)
+def test_a_service_that_has_too_many_calls_refuses_and_one_that_breaks_fails(error, refused):
+    assert is_refusal(error) is refused
+
+
+def test_refused_calls_have_tries_of_their_own():
+    refused = RateLimited("slow down")
+    assert THREE_TRIES.wait_s(refused, 19, random.Random(0)) is not None
+    assert THREE_TRIES.wait_s(refused, 20, random.Random(0)) is None
+
+
+def test_no_wait_ends_after_the_deadline():
+    retry = Retry(deadline_s=60.0)
+    error = RateLimited("slow down", retry_after=10.0)
+    assert retry.wait_s(error, 1, random.Random(0), spent_s=45.0) is not None
+    assert retry.wait_s(error, 1, random.Random(0), spent_s=55.0) is None

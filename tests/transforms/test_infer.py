@@ -68,9 +68,11 @@ class Scripted:
 def provider(monkeypatch):
     scripted, engines = Scripted(), {}
 
-    def engine(window, open_recall, gate):
+    def engine(window, open_recall, rates, fixed, **hooks):
         if window not in engines:
-            engines[window] = Engine(window=window, connect=lambda name: scripted, recall=open_recall(), gate=gate)
+            engines[window] = Engine(
+                window=window, connect=lambda name: scripted, recall=open_recall(), fixed=fixed, **hooks
+            )
         return engines[window]
 
     monkeypatch.setattr(infer, "get_engine", engine)
@@ -121,7 +123,7 @@ def test_every_line_has_one_outcome_in_windows_smaller_and_larger_than_the_input
     assert (run_state().counts.answered, run_state().counts.input_tokens) == (count, 3 * count)
 
 
-def test_a_line_that_fails_does_not_disturb_the_others_and_retryable_errors_get_three_tries(provider):
+def test_a_line_that_fails_does_not_disturb_the_others_and_refused_calls_get_twenty_tries(provider):
     tiles = [
         line(0, {"prompt": "hello"}),
         line(1, {"prompt": "bad one"}),
@@ -136,12 +138,12 @@ def test_a_line_that_fails_does_not_disturb_the_others_and_retryable_errors_get_
     errors = [json.loads(o.row)["error"] for o in found if isinstance(o, Failure)]
     assert [(e["class"], e["attempts"], e["retryable"]) for e in errors] == [
         ("InvalidRequest", 1, False),
-        ("Overloaded", 3, True),
+        ("Overloaded", 20, True),
         ("BadLine", 0, False),
         ("LineTooLong", 0, False),
         ("ModelNotFound", 1, False),
     ]
-    assert provider.calls.count("busy one") == 3
+    assert provider.calls.count("busy one") == 20
 
 
 def test_what_needs_no_call_goes_through(provider):

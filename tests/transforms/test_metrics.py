@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import apache_beam as beam
 import pytest
@@ -54,10 +55,10 @@ def engines(monkeypatch):
     made, backend = [], Flaky()
     priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
 
-    def engine(window, **hooks):
+    def engine(window, rates, fixed, **hooks):
         if not made or not made[-1].usable:
             open_recall = hooks.pop("open_recall")
-            made.append(Engine(window=window, connect=lambda name: backend, recall=open_recall(), **hooks))
+            made.append(Engine(window=window, connect=lambda name: backend, recall=open_recall(), fixed=fixed, **hooks))
         return made[-1]
 
     monkeypatch.setattr(infer, "get_engine", engine)
@@ -92,6 +93,15 @@ def test_the_runner_is_told_lines_calls_retries_tokens_cost_and_latency(engines)
     assert distributions["latency_ms"].count == 25
     assert distributions["latency_ms"].min >= 1
     assert 1 <= distributions["window"].min <= distributions["window"].max <= 4
+
+
+def test_dataflows_autoscaler_is_told_how_long_calls_were_held_back(engines, monkeypatch):
+    whole = Engine.stats
+    monkeypatch.setattr(Engine, "stats", lambda self: replace(whole(self), throttled_s=12.7))
+    assert run(["hello"] * 5)[0]["cumulativeThrottlingSeconds"] == 12
+    assert "cumulativeThrottlingSeconds" not in run(["hello"] * 5)[0]  # it was told already
+    monkeypatch.setattr(Engine, "stats", lambda self: replace(whole(self), throttled_s=14.0))
+    assert run(["hello"] * 5)[0]["cumulativeThrottlingSeconds"] == 2
 
 
 def test_an_answer_from_the_ledger_is_counted_as_that_and_is_no_call(engines, tmp_path):

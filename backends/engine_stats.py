@@ -1,0 +1,59 @@
+"""What an engine has done so far."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Upper bounds, in seconds, of the classes that latencies are counted in; a last class has what took longer.
+LATENCY_BOUNDS_S: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+
+
+@dataclass(slots=True)
+class Latencies:
+    """Of calls, the waits for their turn left out; ``classes`` are counts by LATENCY_BOUNDS_S."""
+
+    sum_s: float = 0.0
+    most_s: float = 0.0
+    classes: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
+
+    def add(self, seconds: float) -> None:
+        """Counts a call."""
+        self.sum_s += seconds
+        self.most_s = max(self.most_s, seconds)
+        self.classes[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine has done so far.
+
+    Attributes:
+        calls: calls started, retries and the parts of split arrays included; ``calls_by_model``: by full name.
+        in_flight: calls running now; ``most_in_flight``: the most there ever were.
+        succeeded: deliveries with a response, each text of an array counted; ``failed``: those with an error.
+        retries: calls that repeated a failed one; ``retried``: by the class of its error, counted when it failed.
+        window: calls that may be in flight at this moment; ``windows``: by model.
+        throttled_s: seconds in which a call was ready and held back by the limits of its model.
+        waited_s: seconds that all calls together were.
+        latency_s, most_latency_s: of all calls together, and of the longest; ``latencies``: calls by LATENCY_BOUNDS_S.
+    """
+
+    calls: int
+    in_flight: int
+    most_in_flight: int
+    succeeded: int
+    failed: int
+    retries: int
+    input_tokens: int
+    output_tokens: int
+    retried: Mapping[str, int]
+    window: int
+    throttled_s: float
+    waited_s: float
+    calls_by_model: Mapping[str, int]
+    windows: Mapping[str, int]
+    latency_s: float
+    most_latency_s: float
+    latencies: Sequence[int]

@@ -1,0 +1,164 @@
+"""Goodput where the service admits fewer calls than it is sent. Prints one JSON object a line.
+
+    python -m benchmarks.limits [--quick] [--seconds 60]
+
+`llmdo local`, in a process of its own, answers after 0.2 s and admits R calls a second (a token bucket, one second
+deep); the rest it refuses at once with 429 and code 3040, without Retry-After. Nobody tells the caller R, and halfway R
+halves. Three ways to call it, at the same time and each with a server of its own, always have a call ready: the engine,
+the engine with a fixed window of 64, and one without a limiter (a fixed window of 512). All three try a refused call
+again, up to 20 times, with the same back-off.
+
+``warm`` is what was answered a second after the first 10 s, in parts of R; ``found`` the same for the half rate, from
+10 s after it halved; ``refused``: the part of all calls that were refused; ``failed``: requests without an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backends.engine import Engine
+from backends.errors import EngineClosed
+from backends.ir import ChatRequest, Message
+from backends.jobs import Done
+from backends.workers_ai import WorkersAI
+from storage.environment import CloudflareAccount
+
+MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+REQUEST = ChatRequest(MODEL, (Message("user", "What is the capital of France?"),), {"max_tokens": 20})
+LATENCY_S = 0.2
+WARM_S = 10.0
+RATES = (5, 20, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to call: the engine's window, and whether it is fixed."""
+
+    name: str
+    window: int
+    fixed: bool
+
+
+WAYS = (Way("engine", 64, False), Way("fixed window of 64", 64, True), Way("no limiter", 512, True))
+
+
+class Server:
+    """``llmdo local`` in a process of its own; see ``local.faults`` for what it can be told."""
+
+    def __init__(self, account: CloudflareAccount, url: str) -> None:
+        self.account = account
+        self._url = url
+
+    def admit(self, per_s: float) -> None:
+        """Admits so many calls a second from now on."""
+        self._control("DELETE")
+        self._control("POST", {"target": "ai", "rate_per_s": per_s, "code": 3040})
+        self._control("POST", {"target": "ai", "latency_s": LATENCY_S})
+
+    def _control(self, method: str, body: dict[str, Any] | None = None) -> None:
+        headers = {"authorization": f"Bearer {self.account.token}"}
+        httpx.request(method, f"{self._url}/_faults", json=body, headers=headers, trust_env=False).raise_for_status()
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """Starts one; it ends with the context."""
+    with tempfile.TemporaryDirectory() as data:
+        command = [sys.executable, "-m", "runners", "local", "--data", data, "--port", "0", "--model", "echo"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            try:
+                while not (env := Path(data, "env")).exists():
+                    assert process.poll() is None, "llmdo local did not start"
+                    time.sleep(0.05)
+                variables = dict(
+                    line.removeprefix("export ").replace("'", "").split("=", 1) for line in env.read_text().splitlines()
+                )
+                account = CloudflareAccount(
+                    variables["CLOUDFLARE_ACCOUNT_ID"],
+                    variables["CLOUDFLARE_API_TOKEN"],
+                    variables["CLOUDFLARE_BASE_URL"],
+                )
+                yield Server(account, variables["R2_ENDPOINT_URL"])
+            finally:
+                process.terminate()
+
+
+def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
+    """Calls for ``seconds`` at the rate, and as long at half of it."""
+    answered: list[float] = []
+    failed: list[Done] = []
+
+    def deliver(done: Done) -> None:
+        if done.response:
+            answered.append(time.monotonic() - begin)
+        elif not isinstance(done.error, EngineClosed):
+            failed.append(done)
+
+    with server() as service:
+        service.admit(rate)
+        engine = Engine(window=way.window, connect=lambda _: WorkersAI(service.account), fixed=way.fixed)
+        begin = time.monotonic()
+        halve = threading.Timer(seconds, service.admit, [rate / 2])
+        halve.start()
+        try:
+            while time.monotonic() - begin < 2 * seconds:
+                if engine.wait_for_room(0.1):
+                    engine.try_submit("workers-ai", REQUEST, deliver)
+            (limits,) = engine.limits()
+        finally:
+            halve.join()
+            engine.close()
+
+    def share(start: float, stop: float, of: float) -> float:
+        return round(sum(start <= moment < stop for moment in answered) / (stop - start) / of, 3)
+
+    warm = min(WARM_S, seconds / 2)
+    return {
+        "name": way.name,
+        "admitted_per_s": rate,
+        "seconds": 2 * seconds,
+        "warm": share(warm, seconds, rate),
+        "found": share(seconds + warm, 2 * seconds, rate / 2),
+        "calls": limits.calls,
+        "refused": round(limits.refused / limits.calls, 4),
+        "failed": len(failed),
+        "changes": len(limits.changes),
+    }
+
+
+def run(rates: Sequence[float], seconds: float, ways: Sequence[Way] = WAYS) -> list[dict[str, Any]]:
+    """Measures all ways at each rate and prints the results."""
+    results = []
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for rate in rates:
+            for result in pool.map(lambda way: measure(way, rate, seconds), ways):  # noqa: B023 - it ends in this round
+                print(json.dumps(result), flush=True)
+                results.append(result)
+    return results
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a few seconds at one rate, to see that it runs")
+    parser.add_argument("--seconds", type=float, default=90.0, help="at each rate, and again at its half")
+    chosen = parser.parse_args()
+    run(RATES[1:2] if chosen.quick else RATES, 3.0 if chosen.quick else chosen.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""The engine against services that have limits, on a fake clock: goodput, refusals, and how they are found again."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from backends.connections import Connections
+from backends.dispatch import Dispatcher, Settings
+from backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
+from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
+from backends.jobs import Job, Place
+from backends.rates import NO_RATES, Rates
+from backends.retry import Retry
+from backends.throttle import Throttle
+from tests.backends.fake_clock import run
+
+
+class Bucket:
+    """Admits ``rate(seconds since the first call)`` calls a second; one second deep unless said."""
+
+    def __init__(self, rate, deep_s=1.0):
+        self.rate, self.deep_s = rate, deep_s
+        self.last, self.left = 0.0, max(1.0, rate(0.0) * deep_s)
+
+    def admits(self, now):
+        rate = self.rate(now)
+        self.left = min(max(1.0, rate * self.deep_s), self.left + (now - self.last) * rate)
+        self.last = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+    def ended(self):
+        pass
+
+
+class Capacity:
+    """Runs so many calls at once."""
+
+    def __init__(self, most):
+        self.left = most
+
+    def admits(self, now):
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+    def ended(self):
+        self.left += 1
+
+
+class Capricious:
+    """Refuses a part of the calls, whatever is sent."""
+
+    def __init__(self, part):
+        self.part, self.random = part, random.Random(2)
+
+    def admits(self, now):
+        return self.random.random() >= self.part
+
+    def ended(self):
+        pass
+
+
+class Service:
+    """Stands for a provider: answers what its policy admits after ``latency()``, refuses others after ``refuses_s``."""
+
+    name = "fake"
+
+    def __init__(self, policy, latency=lambda: 0.2, refuses_s=0.005, error=lambda: Overloaded("full", code=3040)):
+        self.policy, self.latency, self.refuses_s, self.error = policy, latency, refuses_s, error
+        self.begin = None
+        self.starts, self.answered, self.refused = [], [], []
+        self.in_flight = self.most = 0
+
+    async def execute(self, request):
+        now = asyncio.get_running_loop().time()
+        self.begin = now if self.begin is None else self.begin
+        self.starts.append(now - self.begin)
+        if not self.policy.admits(now - self.begin):
+            await asyncio.sleep(self.refuses_s)
+            self.refused.append(asyncio.get_running_loop().time() - self.begin)
+            raise self.error()
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await asyncio.sleep(self.latency())
+        self.in_flight -= 1
+        self.policy.ended()
+        self.answered.append(asyncio.get_running_loop().time() - self.begin)
+        return ChatResponse("x", "stop", Usage(10, 5), request.model)
+
+    def answered_per_s(self, start, stop):
+        return sum(start <= moment < stop for moment in self.answered) / (stop - start)
+
+    @property
+    def refused_part(self):
+        return len(self.refused) / len(self.starts)
+
+
+def dispatch(service, loop, free, *, window=64, rates=NO_RATES, fixed=False, retry=None, gate=lambda: None):
+    def throttle(provider, model):
+        return Throttle(window, rates, fixed=fixed)
+
+    settings = Settings(window, retry or Retry(refusals=1000), 1e6, None, gate, None, throttle)
+    return Dispatcher(loop, Connections(lambda _: service), settings, free)
+
+
+REQUEST = ChatRequest("m", (Message("user", "x" * 400),))
+
+
+def keep_busy(service, seconds, request=REQUEST, window=64, **settings):
+    """Has 2 * window jobs waiting for ``seconds``; returns the dispatcher, as it was then."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+
+        def free(place):
+            if loop.time() < end:
+                loop.call_soon(lambda: work.add([job()]))
+
+        def job():
+            return Job("fake", request, lambda *_: None, Place(1))
+
+        work = dispatch(service, loop, free, window=window, **settings)
+        work.add([job() for _ in range(2 * window)])
+        await asyncio.sleep(seconds)
+        await work.cancel()
+        return work
+
+    return run(scenario())
+
+
+def answer_all(service, requests, **settings):
+    """Runs requests until all are delivered; returns (seconds since the begin, Done) of each, as they ended."""
+
+    async def scenario():
+        loop, done, ready = asyncio.get_running_loop(), [], asyncio.Event()
+        begin = loop.time()
+
+        def deliver(_, each):
+            done.append((loop.time() - begin, each))
+            if len(done) == len(requests):
+                ready.set()
+
+        work = dispatch(service, loop, lambda place: None, **settings)
+        work.add([Job("fake", request, deliver, Place(1)) for request in requests])
+        await ready.wait()
+        return work, done
+
+    return run(scenario())
+
+
+def chats(count):
+    return [ChatRequest("m", (), request_id=str(n)) for n in range(count)]
+
+
+@pytest.mark.parametrize(("rate", "half"), [(5, 90), (20, 60), (100, 40)])
+@pytest.mark.parametrize("refuses_s", [0.005, 0.1])
+def test_what_the_service_admits_is_used_and_found_again_within_10_s_when_it_halves(rate, half, refuses_s):
+    service = Service(Bucket(lambda now: rate if now < half else rate / 2), refuses_s=refuses_s)
+    keep_busy(service, 2 * half)
+    assert service.answered_per_s(10, half) >= 0.95 * rate
+    assert service.answered_per_s(half + 10, 2 * half) >= 0.95 * rate / 2
+    assert service.refused_part <= (0.03 if refuses_s < 0.1 else 0.06)
+
+
+def test_a_fixed_window_is_refused_far_more_often():
+    service = Service(Bucket(lambda now: 20))
+    keep_busy(service, 60, fixed=True)
+    assert service.refused_part > 0.1
+
+
+@pytest.mark.parametrize("deep_s", [0.1, 10])
+def test_the_depth_of_the_bucket_does_not_matter(deep_s):
+    service = Service(Bucket(lambda now: 20, deep_s))
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= 0.9 * 20
+    assert service.refused_part <= 0.03
+
+
+def test_a_rate_that_grows_is_found_too():
+    service = Service(Bucket(lambda now: 10 if now < 60 else 40))
+    keep_busy(service, 180)
+    assert service.answered_per_s(120, 180) >= 0.9 * 40
+
+
+def test_a_service_that_runs_few_calls_at_once_is_kept_busy():
+    service = Service(Capacity(10))
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= 0.8 * 10 / 0.2
+    assert service.refused_part <= 0.03
+
+
+@pytest.mark.parametrize(("part", "least"), [(0.05, 10.0), (0.2, 5.0), (0.5, 0.5)])
+def test_refusals_that_no_pace_prevents_do_not_bring_the_run_to_a_halt(part, least):
+    service = Service(Capricious(part))
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= least
+
+
+def test_without_refusals_the_window_doubles_to_its_ceiling_and_stays():
+    service = Service(Bucket(lambda now: 1e9))
+    work = keep_busy(service, 5, window=256)
+    (limits,) = work.limits()
+    assert (service.most, limits.window, limits.per_s, limits.refused) == (256, 256, None, 0)
+    assert service.answered_per_s(2, 5) >= 0.99 * 256 / 0.2
+    assert [change.window for change in limits.changes][-1] > 200
+    assert limits.changes[0].window >= 20 * 1.25
+
+
+def test_the_window_does_not_grow_while_it_is_not_used():
+    service = Service(Bucket(lambda now: 1e9))
+    work, done = answer_all(service, chats(10), window=256)
+    assert work.limits()[0].window == 20
+    assert len(done) == 10
+
+
+def test_calls_in_flight_at_a_cut_do_not_cut_again():
+    service = Service(Bucket(lambda now: 1e9 if now < 2 else 1e-9), refuses_s=0.2)
+    work = keep_busy(service, 2.9)
+    (limits,) = work.limits()
+    assert limits.refused > 30
+    cuts = [change for change in limits.changes if change.reason.startswith("Overloaded")]
+    assert [change.window for change in cuts][:1] == [int(0.8 * 64)]
+    assert len(cuts) <= 3
+
+
+def test_every_change_tells_its_reason():
+    service = Service(Bucket(lambda now: 20))
+    changes = keep_busy(service, 30).limits()[0].changes
+    assert {change.reason for change in changes} <= {
+        "Overloaded (code 3040)",
+        "the window was full of calls that were answered",
+    }
+    refused = [change for change in changes if change.pause_s]
+    assert refused
+    assert all(change.per_s and change.pause_s < 1 for change in refused)
+
+
+def test_retry_after_is_kept_by_all_calls_of_the_model():
+    service = Service(Bucket(lambda now: 1e9 if now < 1 or now > 1.5 else 1e-9))
+    service.error = lambda: RateLimited("slow down", status=429, retry_after=30.0)
+    work = keep_busy(service, 60)
+    first = service.refused[0]
+    late = [start for start in service.starts if first + 0.001 < start < first + 29.9]
+    assert late == []
+    assert [start for start in service.starts if start > first + 30]
+    assert max(change.pause_s for change in work.limits()[0].changes) == 30.0
+    assert 25 < work.stats().throttled_s < 40
+
+
+@pytest.mark.parametrize("error", [Overloaded("failed", status=500), CallTimeout("slow")])
+def test_failures_of_the_service_stop_the_growth_and_cut_nothing(error):
+    service = Service(Bucket(lambda now: 1e-9 if 0.5 < now < 0.55 else 1e9), error=lambda: error)
+    work = keep_busy(service, 4, window=500)
+    stats, (limits,) = work.stats(), work.limits()
+    assert stats.retried[type(error).__name__] > 0
+    assert limits.refused == 0
+    assert 20 < limits.window < 500  # neither cut nor grown
+    assert keep_busy(Service(Bucket(lambda now: 1e9)), 4, window=500).limits()[0].window == 500
+
+
+def test_a_service_that_refuses_everything_is_asked_ever_more_rarely():
+    service = Service(Bucket(lambda now: 1e-9))
+    keep_busy(service, 120)
+    assert len(service.starts) <= 30
+    assert max(b - a for a, b in zip(service.starts, service.starts[1:], strict=False)) >= 10
+
+
+def test_a_refused_call_is_tried_20_times_and_a_failed_one_three_times():
+    refusing = Service(Bucket(lambda now: 1e-9))
+    refusing.policy.left = 0
+    _, done = answer_all(refusing, chats(1), retry=Retry())
+    assert (type(done[0][1].error), done[0][1].attempts) == (Overloaded, 20)
+    failing = Service(refusing.policy, error=lambda: Overloaded("failed", status=502))
+    _, done = answer_all(failing, chats(1), retry=Retry())
+    assert done[0][1].attempts == 3
+
+
+def test_refusals_use_up_no_tries_of_failures():
+    errors = [Overloaded("full", code=3040)] * 5 + [CallTimeout("slow")] * 2
+    service = Service(Bucket(lambda now: 1e9))
+    service.policy.admits = lambda now: not errors
+    service.error = errors.pop
+    _, done = answer_all(service, chats(1), retry=Retry())
+    assert (done[0][1].error, done[0][1].attempts) == (None, 8)
+
+
+def test_no_try_begins_after_the_deadline():
+    service = Service(Bucket(lambda now: 1e-9))
+    service.policy.left = 0
+    _, done = answer_all(service, chats(1), retry=Retry(deadline_s=20.0))
+    assert type(done[0][1].error) is Overloaded
+    assert service.starts[-1] <= 20.0
+    assert done[0][1].attempts < 20
+
+
+def test_a_request_rate_is_never_passed():
+    service = Service(Bucket(lambda now: 5.1, deep_s=0.4))  # 300 a minute, and a burst of two
+    keep_busy(service, 120, rates=Rates(rpm=300))
+    assert service.refused == []
+    assert service.answered_per_s(10, 120) >= 0.98 * 5
+
+
+def test_a_token_rate_is_kept_by_what_calls_really_use():
+    service = Service(Bucket(lambda now: 1e9))
+    request = ChatRequest("m", (Message("user", "x" * 400),), {"max_tokens": 1000})  # estimated at 1,100, used are 15
+    keep_busy(service, 120, request=request, rates=Rates(tpm=9000))
+    assert service.answered_per_s(30, 120) * 15 * 60 == pytest.approx(9000, rel=0.05)
+    assert sum(start < 0.2 for start in service.starts) == 1  # before anything was measured
+
+
+def test_a_request_larger_than_the_rate_of_a_minute_waits_for_nothing_but_its_turn():
+    service = Service(Bucket(lambda now: 1e9))
+    request = ChatRequest("m", (Message("user", "x" * 400_000),), {"max_tokens": 10})
+    _, done = answer_all(service, [request], rates=Rates(tpm=1000))
+    assert done[0][0] < 1.0
+
+
+def test_a_fixed_window_is_neither_paced_nor_cut_and_still_keeps_to_rates():
+    service = Service(Bucket(lambda now: 1e9))
+    work = keep_busy(service, 10, window=100, fixed=True)
+    assert service.starts[99] == 0.0
+    assert (service.most, work.limits()[0].changes) == (100, ())
+    service = Service(Bucket(lambda now: 1e9))
+    keep_busy(service, 60, fixed=True, rates=Rates(rpm=600))
+    assert service.answered_per_s(0, 60) == pytest.approx(10, rel=0.02)
+
+
+def test_a_model_that_is_held_back_does_not_hold_back_another():
+    class Two(Service):
+        async def execute(self, request):
+            if request.model == "slow":
+                raise Overloaded("full", code=3040)
+            return await super().execute(request)
+
+    service = Two(Bucket(lambda now: 1e9))
+    requests = [ChatRequest("slow", ()) if n % 2 else ChatRequest("m", ()) for n in range(200)]
+    work, done = answer_all(service, requests, retry=Retry(refusals=3), window=64)
+    answered = [moment for moment, each in done if each.response]
+    assert len(answered) == 100
+    assert max(answered) < 2.0
+    assert done[-1][0] > 10
+    assert work.stats().calls_by_model["fake/m"] == 100
+    assert work.stats().windows["fake/m"] == 64 or work.stats().windows["fake/m"] >= 20
+
+
+def test_the_statistics_tell_latencies_and_how_long_calls_were_held_back():
+    service = Service(Bucket(lambda now: 1e9), latency=lambda: 0.3)
+    work, _ = answer_all(service, chats(10), rates=Rates(rpm=60))
+    stats = work.stats()
+    assert stats.latency_s == pytest.approx(10 * 0.3)
+    assert stats.most_latency_s == pytest.approx(0.3)
+    assert sum(stats.latencies) == stats.latencies[3] == 10
+    assert stats.throttled_s == pytest.approx(9, rel=0.05)
+    assert stats.waited_s == pytest.approx(45, rel=0.05)
+    assert stats.calls_by_model == {"fake/m": 10}
+
+
+def test_nothing_is_called_throttled_while_the_window_is_full():
+    service = Service(Bucket(lambda now: 1e9))
+    assert keep_busy(service, 10, fixed=True).stats().throttled_s == 0.0
+
+
+def test_the_daily_allowance_ends_the_run_with_the_calls_in_flight():
+    class Daily(Service):
+        async def execute(self, request):
+            if request.request_id == "500":
+                raise QuotaExhausted("used up", until=86_400.0)
+            return await super().execute(request)
+
+    service = Daily(Bucket(lambda now: 1e9))
+    _, done = answer_all(service, chats(1000))
+    kinds = Counter(type(each.error) for _, each in done)
+    assert len(service.starts) <= 499 + 64
+    assert kinds == {type(None): len(service.starts), QuotaExhausted: 1000 - len(service.starts)}
+    assert {each.error.until for _, each in done if each.error} == {86_400.0}
+    assert sum(each.attempts for _, each in done) == len(service.starts) + 1
+
+
+def test_an_array_with_one_invalid_text_costs_at_most_15_calls_and_one_failure():
+    class Embeds(Service):
+        async def embed(self, request):
+            self.starts.append(len(request.texts))
+            if "bad" in request.texts:
+                raise InvalidRequest("a text does not fit")
+            return EmbedResponse(tuple((1.0,) for _ in request.texts), Usage(len(request.texts)), request.model)
+
+    async def scenario():
+        loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
+
+        def deliver(index, each):
+            done[index] = each
+            if len(done) == 100:
+                ready.set()
+
+        work = dispatch(service, loop, lambda place: None)
+        texts = tuple("bad" if n == 37 else f"text {n}" for n in range(100))
+        work.add([Job("fake", EmbedRequest("m", texts), deliver, Place(100), apart=True)])
+        await ready.wait()
+        return done
+
+    service = Embeds(None)
+    done = run(scenario())
+    assert [index for index, each in done.items() if each.error] == [37]
+    assert len(service.starts) <= 15

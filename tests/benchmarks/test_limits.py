@@ -1,0 +1,15 @@
+import json
+
+from benchmarks import limits
+
+
+def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
+    results = limits.run([20.0], seconds=4.0)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == results
+    assert [result["name"] for result in results] == [way.name for way in limits.WAYS]
+    for result in results:
+        assert result["calls"] > 40
+        assert 0.2 < result["warm"] < 2.0
+        assert 0.2 < result["found"] < 2.0
+    engine, fixed, unlimited = (result["refused"] for result in results)
+    assert engine < 0.3 < min(fixed, unlimited)
