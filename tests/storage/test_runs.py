@@ -289,6 +289,8 @@ def test_a_store_that_cannot_be_reached_for_long_puts_the_run_to_sleep(store, cl
 def test_a_beat_that_failed_is_soon_made_again(store, clock, begin, monkeypatch):
     waits = []
     presence = begin()
+    presence._over.set()  # its own thread would wait by the clock below too
+    presence._thread.join()
 
     class Over:
         def wait(self, seconds):
