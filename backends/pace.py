@@ -38,6 +38,11 @@ HASTY_CUT = 0.8  # when refused again before anything could be measured
 # Refusals that go on, though the pace was cut again and again, are not about the pace: it is put back, and for as many
 # refusals more it stays. The window answers them.
 MARKS = 16
+# One refusal in many says little of the pace, whatever it is: so many are forgiven, as a part of the calls started. At
+# a slow pace fewer are, since a cut is cheap there and a bucket must be learned from few refusals.
+FORGIVEN = 0.02
+FORGIVEN_AT_PER_S = 80.0
+MOST_FORGIVEN = 10.0  # at once
 OFTEN_CALLS = 25  # or less between two refusals, at half the pace
 ALWAYS_CALLS = 4  # the same, at any
 BACK = 4.0  # times the pace, if it was as slow all the time
@@ -63,7 +68,7 @@ class Pace:
     """
 
     __slots__ = (
-        *("_blind", "_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
+        *("_blind", "_credit", "_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
         "starts",
     )
 
@@ -77,6 +82,7 @@ class Pace:
         self._doubt = 1.0  # possible error of the last measurement, as a ratio
         self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
+        self._credit = 0.0  # refusals that are forgiven
         self._blind = 0  # refusals left that do not slow it
 
     @property
@@ -107,6 +113,8 @@ class Pace:
         else:
             self._unused_s += late_s
         self._last = now
+        self._credit += FORGIVEN * min(1.0, meter.per_s / FORGIVEN_AT_PER_S)
+        self._credit = min(self._credit, MOST_FORGIVEN)
         self.starts += 1
         meter.spend(1.0, now)
         return self.starts
@@ -119,6 +127,9 @@ class Pace:
         for mark in self._marks:
             mark.refused += index > mark.index
         if index <= self._cut_at:
+            return False
+        if self._credit >= 1.0:
+            self._credit -= 1.0
             return False
         here = _Mark(at, index, self._unused_s, self._meter.per_s)
         rate, doubt, fresh = self._measure(here)

@@ -196,6 +196,13 @@ def test_a_service_that_runs_few_calls_at_once_is_kept_busy():
     assert service.refused_part <= 0.03
 
 
+@pytest.mark.parametrize(("part", "used"), [(0.003, 0.99), (0.01, 0.97), (0.02, 0.6)])
+def test_a_refusal_in_many_that_no_pace_prevents_costs_little(part, used):
+    service = Service(Capricious(part))
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= used * 64 / 0.2
+
+
 @pytest.mark.parametrize(("part", "least"), [(0.05, 10.0), (0.2, 5.0), (0.5, 0.5)])
 def test_refusals_that_no_pace_prevents_do_not_bring_the_run_to_a_halt(part, least):
     service = Service(Capricious(part))

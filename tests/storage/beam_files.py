@@ -92,7 +92,7 @@ class MemoryFileSystem(FileSystem):
             self.trouble("delete", path)
             del self.objects[path]
 
-    def _unused(self, *_):
+    def _unused(self, *_):  # abstract in Beam's FileSystem: the ledger must not come to need these
         raise NotImplementedError
 
     join = split = mkdirs = copy = rename = size = checksum = metadata = _unused
