@@ -8,10 +8,12 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.worker.sdk_worker import SdkWorker
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipelines.options import JsonlOptions
@@ -70,6 +72,27 @@ def test_a_graph_with_batches_runs_on_a_prism_of_its_own(binary: Path) -> None:
             | beam.GroupIntoBatches(4, max_buffering_duration_secs=60)
         )
         assert_that(batches | beam.MapTuple(lambda _, batch: len(batch)), equal_to([4, 4, 2]))
+
+
+@pytest.mark.prism
+def test_no_progress_is_collected_while_prism_runs_and_only_then(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collected = []
+
+    def collecting(_: SdkWorker, request: Any, instruction_id: str) -> Any:
+        collected.append(instruction_id)
+        raise AssertionError(request)
+
+    monkeypatch.setattr(SdkWorker, "process_bundle_progress", collecting)
+    with launch(options(binary)) as arguments, beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
+        slept = pipeline | beam.Create([0.5]) | beam.Map(_sleep)  # Prism asks after 0.1 s
+        assert_that(slept, equal_to([0.5]))
+    assert collected == []
+    assert SdkWorker.process_bundle_progress is collecting
+
+
+def _sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 @pytest.mark.prism
