@@ -46,7 +46,7 @@ lint: setup-dev ## Check style and types
 
 bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
-	$(BIN)/python -m benchmarks.infer
+	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.limits
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.continuous
 

@@ -1,8 +1,10 @@
-"""An endpoint in a process of its own that answers every POST like Workers AI, after a fixed or log-normal latency.
+"""An endpoint in a process of its own that answers every POST after a fixed or log-normal latency: Workers AI's native
+answer, or OpenAI's where a path ends in /chat/completions.
 
 It stands in for the network and the model where only the caller is measured: it spends some 40 µs of CPU on a call, so
-that on two cores the caller is the limit. Every body gets the same native answer; nothing is checked. GET /spans gives
-the times of all calls answered since the last one; any other GET gives an empty list, of models for example.
+that on two cores the caller is the limit. Nothing is checked. The n-th POST takes the n-th of ``latencies``, whoever
+sends it. GET /spans gives the times of all calls answered since the last one, GET /seen what the endpoint noted of
+them; any other GET gives an empty list, of models for example.
 """
 
 from __future__ import annotations
@@ -15,26 +17,57 @@ import math
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
-ANSWER = {
-    "result": {
-        "response": "Paris is the capital of France.",
-        "usage": {"prompt_tokens": 24, "completion_tokens": 8, "total_tokens": 32},
-    },
-    "success": True,
-    "errors": [],
-    "messages": [],
+TEXT = "Paris is the capital of France."
+USAGE = {"prompt_tokens": 24, "completion_tokens": 8, "total_tokens": 32}
+ANSWER = {"result": {"response": TEXT, "usage": USAGE}, "success": True, "errors": [], "messages": []}
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1_700_000_000,
+    "model": "fake",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}],
+    "usage": USAGE,
 }
-_BODY = json.dumps(ANSWER).encode()
-_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-REPLY = _REPLY % (len(_BODY), _BODY)
 _SEED = 64  # every run draws the same latencies
 
 Span = tuple[float, float]
+
+
+def _http(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
+_REPLY, _COMPLETION = (_http(json.dumps(answer).encode()) for answer in (ANSWER, COMPLETION))
+_NO_LENGTH = b"HTTP/1.1 411 Length Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the endpoint noted of its calls.
+
+    Attributes:
+        most_in_flight: calls that waited for their answer at the same time.
+        cpu_s: the endpoint's CPU seconds since the first call.
+        late_s: seconds by which answers went out later than the latency says, all together.
+    """
+
+    most_in_flight: int = 0
+    cpu_s: float = 0.0
+    late_s: float = 0.0
+
+
+def latencies(mean_s: float, sigma: float) -> Iterator[float]:
+    """The latencies of an endpoint's calls, in seconds and without end: always the same ones."""
+    chance = random.Random(_SEED)
+    while True:
+        yield mean_s * math.exp(chance.gauss(0, sigma) - sigma * sigma / 2) if sigma else mean_s
 
 
 @contextlib.contextmanager
@@ -55,16 +88,59 @@ def fake_endpoint(latency_s: float, sigma: float = 0.0) -> Iterator[str]:
 
 def take_spans(url: str) -> list[Span]:
     """When each call answered since the last time was there, and when it was answered: seconds of time.monotonic()."""
-    with urlopen(f"{url}/spans") as reply:
-        return [(begin, end) for begin, end in json.load(reply)]
+    return [(begin, end) for begin, end in _get(f"{url}/spans")]
+
+
+def seen(url: str) -> Seen:
+    """What the endpoint noted of all its calls so far."""
+    return Seen(**_get(f"{url}/seen"))
+
+
+def _get(url: str) -> Any:
+    with build_opener(ProxyHandler({})).open(url) as reply:
+        return json.load(reply)
+
+
+class _Notes:
+    """The endpoint's memory, which all its connections share."""
+
+    def __init__(self, waits: Iterator[float]) -> None:
+        self.waits = waits
+        self.spans: list[Span] = []
+        self.in_flight = 0
+        self.cpu_before: float | None = None
+        self.seen = Seen()
+
+    def begin(self) -> float:
+        """A call is there; gives its latency."""
+        if self.cpu_before is None:
+            self.cpu_before = time.process_time()
+        self.in_flight += 1
+        self.seen.most_in_flight = max(self.seen.most_in_flight, self.in_flight)
+        return next(self.waits)
+
+    def end(self, begin: float, wait: float, now: float) -> None:
+        """A call's latency is over."""
+        self.in_flight -= 1
+        self.spans.append((begin, now))
+        self.seen.late_s += now - begin - wait
+
+    def told(self, path: bytes) -> object:
+        """What a GET gets."""
+        if path == b"/spans":
+            spans, self.spans = self.spans, []
+            return spans
+        if path == b"/seen":
+            self.seen.cpu_s = 0.0 if self.cpu_before is None else time.process_time() - self.cpu_before
+            return asdict(self.seen)
+        return {**ANSWER, "result": []}
 
 
 class _Answering(asyncio.Protocol):
     """HTTP/1.1 as far as the measured clients speak it: requests with a Content-Length, one after the other."""
 
-    def __init__(self, draw: Callable[[], float], spans: list[Span]) -> None:
-        self._draw = draw
-        self._spans = spans
+    def __init__(self, notes: _Notes) -> None:
+        self._notes = notes
         self._loop = asyncio.get_running_loop()
         self._data = b""
         self._transport: Any = None
@@ -75,40 +151,33 @@ class _Answering(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._data += data
         while (end := self._data.find(b"\r\n\r\n")) >= 0:
-            length = 0
-            for line in self._data[:end].lower().split(b"\r\n"):
-                if line.startswith(b"content-length:"):
-                    length = int(line.partition(b":")[2])
-            if len(self._data) < end + 4 + length:
+            head = self._data[:end].lower()
+            method, path, _ = head.split(b" ", 2)
+            length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+            if method != b"get" and not length:
+                self._transport.write(_NO_LENGTH)
+                self._transport.close()
                 return
-            asked, self._data = self._data[:end], self._data[end + 4 + length :]
-            if asked.startswith(b"GET "):
-                self._tell(self._take_spans() if asked.startswith(b"GET /spans ") else {**ANSWER, "result": []})
+            size = end + 4 + int(length or 0)
+            if len(self._data) < size:
+                return
+            self._data = self._data[size:]
+            if method == b"get":
+                self._transport.write(_http(json.dumps(self._notes.told(path)).encode()))
             else:
-                self._loop.call_later(self._draw(), self._reply, self._loop.time())
+                reply = _COMPLETION if path.endswith(b"/chat/completions") else _REPLY
+                begin, wait = self._loop.time(), self._notes.begin()
+                self._loop.call_at(begin + wait, self._answer, reply, begin, wait)
 
-    def _take_spans(self) -> list[Span]:
-        spans = self._spans.copy()
-        self._spans.clear()
-        return spans
-
-    def _tell(self, what: object) -> None:
-        body = json.dumps(what).encode()
-        self._transport.write(_REPLY % (len(body), body))
-
-    def _reply(self, begin: float) -> None:
-        self._spans.append((begin, self._loop.time()))
+    def _answer(self, reply: bytes, begin: float, wait: float) -> None:
+        self._notes.end(begin, wait, self._loop.time())
         if not self._transport.is_closing():
-            self._transport.write(REPLY)
+            self._transport.write(reply)
 
 
 async def _serve(latency_s: float, sigma: float) -> None:
-    loop, chance, spans = asyncio.get_running_loop(), random.Random(_SEED), list[Span]()
-
-    def draw() -> float:
-        return latency_s * math.exp(chance.gauss(0, sigma) - sigma * sigma / 2) if sigma else latency_s
-
-    server = await loop.create_server(lambda: _Answering(draw, spans), "127.0.0.1", 0, backlog=1024)
+    loop, notes = asyncio.get_running_loop(), _Notes(latencies(latency_s, sigma))
+    server = await loop.create_server(lambda: _Answering(notes), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends when the parent closes it, or dies
 

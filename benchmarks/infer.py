@@ -1,250 +1,296 @@
-"""How much of an endpoint's speed each way of calling it uses. Prints one JSON object a line.
+"""How much of an endpoint's speed each way of calling it uses. Prints one JSON object a line, and a table on stderr.
 
-    python -m benchmarks.infer [--quick] [--latency 0.2] [--only NAME]
+    python -m benchmarks.infer [--quick] [--rivals] [--only WAY] [--repeat N]
 
-An endpoint in another process answers every call after ``latency``, so that ``concurrency / latency`` calls a second
-are the limit, and ``share`` is the part of it that was reached. The clock starts when the first call is given to what
-is measured and stops when the last answer is there: filling the window and emptying it are part of the time. With
-``rounds`` times ``concurrency`` calls that costs at most 1 / rounds of the share: 2 % with the usual 50. One round
-before, not measured, opens the connections. The endpoint shares the machine's cores; its CPU time is not counted.
+An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers after 0.2 s, or after a log-normal time
+with that mean and sigma 1; everybody's n-th call takes the same time. For each latency and concurrency the ways take
+turns, each in a process of its own with an endpoint of its own, from the same file of prompts. All but httpx make
+10,000 calls. The engine has its window from the start, as the others do (``--concurrency fixed:N``), and so has Beam;
+"engine, learning" is the default, which begins with 20 calls at once and doubles.
+
+``seconds``: from the first call's arrival at the endpoint to its last answer. No faster than the sum of the calls'
+latencies over ``concurrency`` can it be; ``share`` is that over ``seconds``. Filling and emptying the window are part
+of the time, and with log-normal latencies the last calls hurt: a call of 5 s that comes late keeps everybody waiting,
+with hardly anything else in flight. It hurts all alike, hence ``ratio``: a share over that of bare aiohttp, in the same
+round, with the same latency and concurrency. ``cpu_ms_per_call``: of the way's process, from the first call to the end
+of all its work; ``start_s`` and ``start_cpu_s`` are what it took until the first call, Python's own start included.
+
+The endpoint shares the machine's cores with the way. ``endpoint`` tells how much of a core it used, how late its
+answers were in the mean, and the most calls that it saw in flight. A line before the others tells how many calls a
+second it admits when it answers at once, which must be far more than is measured. ``load`` is the machine's load
+average of the last minute; other work on the machine makes all figures worse.
+
+``--rivals`` adds other tools, which it installs below ``.cache/rivals`` (one may have to be compiled: 10 to 20
+minutes). They use the endpoint's OpenAI route, and reach nothing but this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import threading
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise, product
+from pathlib import Path
+from statistics import median
 from typing import Any
 
-import apache_beam as beam
-import httpx
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from rich.console import Console
+from rich.table import Table
 
-from backends.engine import Engine, close_engines
-from backends.ir import ChatRequest, Message
-from backends.jobs import Done
-from backends.workers_ai import WorkersAI, chat_body
-from benchmarks.fake_endpoint import fake_endpoint
-from storage.environment import CloudflareAccount
-from transforms.elements import Answer, FileVersion, Line
-from transforms.infer import Infer
-from transforms.prompts import Defaults
+from benchmarks.contestants import RIVALS, WAYS, YARDSTICK, Way
+from benchmarks.fake_endpoint import Seen, Span, fake_endpoint, latencies, seen, take_spans
+from benchmarks.measuring import MEASURED, Used
+from benchmarks.rivals.installing import CannotInstall, python_with
 
-MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
-REQUEST = ChatRequest(MODEL, (Message("user", "What is the capital of France?"),), {"temperature": 0})
-BUDGET_S = 20.0  # no new call after this: plain httpx would take many minutes for its rounds
+ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 900.0
+MARGIN = 3  # times what is measured must the endpoint admit
+PROMPT = "Classify the sentiment of review {} in one word: The delivery was late, but the product itself is great."
+
+
+# Of the table: title, field of the row, format.
+COLUMNS = (
+    ("calls/s", "calls_per_s", ",.0f"),
+    ("share", "share", ".3f"),
+    ("ratio", "ratio", ".3f"),
+    ("CPU ms", "cpu_ms_per_call", ".2f"),
+    ("peak MB", "peak_rss_mb", ".0f"),
+    ("start s", "start_s", ".1f"),
+    ("lines/s in shards", "lines_per_s", ",.0f"),
+    ("most seen", "most_in_flight", ".0f"),
+    ("answers late ms", "late_ms", ".2f"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What all ways are compared in: ``sigma`` 0 is a fixed latency of ``mean_s``, else it is log-normal."""
+
+    sigma: float
+    concurrency: int
+    calls: int = 10_000
+    mean_s: float = 0.2
+
+    @property
+    def latency(self) -> str:
+        """For people."""
+        return "log-normal" if self.sigma else "fixed"
+
+
+CELLS = tuple(Cell(sigma, concurrency) for sigma in (0.0, 1.0) for concurrency in (64, 256))
+QUICK = (Cell(1.0, concurrency=8, calls=80, mean_s=0.05),)
+
+
+class NotMeasured(Exception):
+    """A way did not do what it was to do; says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Calls that were answered, the wall time in seconds, and this process's CPU time in seconds."""
+    """What the endpoint saw of a way, and what the way's process tells.
 
-    calls: int
-    seconds: float
-    cpu_s: float
+    Attributes:
+        begun: time.monotonic() of the process's start.
+        spans: of the calls, one for each prompt.
+        before: calls before these: Curator makes one to read the service's limits from its headers.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way to call: ``measure(url, concurrency, calls)`` makes the calls and measures them."""
-
-    name: str
-    measure: Callable[[str, int, int], Measured]
-    concurrencies: Sequence[int]
-    rounds: int
+    begun: float
+    spans: list[Span]
+    before: int
+    seen: Seen
+    used: Used
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def stop(self, calls: int) -> Measured:
-        return Measured(calls, time.perf_counter() - self._wall, time.process_time() - self._cpu)
-
-
-def account(url: str) -> CloudflareAccount:
-    """An account at the endpoint."""
-    return CloudflareAccount("0" * 32, "token", url)
-
-
-def bare_engine(url: str, concurrency: int, calls: int) -> Measured:
-    """The engine with the Workers AI backend; one thread submits."""
-    engine = Engine(window=concurrency, connect=lambda _: WorkersAI(account(url)))
-
-    def submit_all(count: int) -> None:
-        left, all_done = count, threading.Event()
-
-        def deliver(done: Done) -> None:
-            nonlocal left
-            assert done.error is None, done.error
-            left -= 1
-            if not left:
-                all_done.set()
-
-        for _ in range(count):
-            engine.submit("workers-ai", REQUEST, deliver)
-        assert all_done.wait(600)
-
-    try:
-        submit_all(concurrency)
-        clock = _Clock()
-        submit_all(calls)
-        return clock.stop(calls)
-    finally:
-        engine.close()
+def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
+    """Lets a way make the cell's calls, with the Python that has what it needs. Raises NotMeasured."""
+    with (
+        tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder,
+        fake_endpoint(cell.mean_s, cell.sigma) as url,
+    ):
+        prompts = Path(folder, "prompts.jsonl")
+        lines = (json.dumps({"id": str(i), "prompt": PROMPT.format(i)}) for i in range(cell.calls))
+        prompts.write_text("".join(line + "\n" for line in lines))
+        command = [python, "-m", f"benchmarks.{way.module}", url, str(cell.concurrency), str(prompts), folder]
+        begun = time.monotonic()
+        run_to_end(command, folder)
+        used = Used(**json.loads(Path(folder, MEASURED).read_text()))
+        spans = sorted(take_spans(url))
+        if used.answered != cell.calls:
+            raise NotMeasured(f"{used.answered:,} of {cell.calls:,} prompts got the right answer")
+        if len(spans) != cell.calls and not way.requirements:
+            raise NotMeasured(f"it made {len(spans):,} calls for {cell.calls:,} prompts")
+        return Measured(begun, spans[-cell.calls :], len(spans) - cell.calls, seen(url), used)
 
 
-def plain_httpx(url: str, concurrency: int, calls: int) -> Measured:
-    """httpx with its own transport, one client, and a semaphore: what a script would do."""
-    target, body = f"{account(url).url}/ai/run/{MODEL}", chat_body(REQUEST)
-
-    async def call_all(client: httpx.AsyncClient, count: int) -> int:
-        semaphore, end, answered = asyncio.Semaphore(concurrency), time.monotonic() + BUDGET_S, 0
-
-        async def call() -> None:
-            nonlocal answered
-            async with semaphore:
-                if time.monotonic() < end:
-                    response = await client.post(target, json=body)
-                    answered += bool(response.json()["result"]["response"])
-
-        await asyncio.gather(*(call() for _ in range(count)))
-        return answered
-
-    async def scenario() -> Measured:
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        async with httpx.AsyncClient(limits=limits, timeout=180) as client:
-            await call_all(client, concurrency)
-            clock = _Clock()
-            return clock.stop(await call_all(client, calls))
-
-    return asyncio.run(scenario())
+def run_to_end(command: Sequence[str], folder: str) -> None:
+    """Runs a way to its end, with none of the user's settings, and no way to the network. Raises NotMeasured."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **nowhere}
+    log = Path(folder, "stderr")
+    with log.open("w") as stderr:
+        try:
+            ended = subprocess.run(
+                command,
+                check=False,
+                env=own,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise NotMeasured(f"it did not end within {TIMEOUT_S:.0f} s") from None
+    if ended.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise NotMeasured(f"exit code {ended.returncode}: {lines[-1]}")
 
 
-class _OneByOne(ModelHandler[dict[str, Any], PredictionResult, httpx.Client]):
-    """A handler as RunInference's documentation shows it for a remote service: one call after the other."""
-
-    def __init__(self, target: str) -> None:
-        super().__init__()
-        self._target = target
-
-    def load_model(self) -> httpx.Client:
-        return httpx.Client(timeout=180)
-
-    def run_inference(
-        self, batch: Sequence[dict[str, Any]], model: httpx.Client, inference_args: dict[str, Any] | None = None
-    ) -> list[PredictionResult]:
-        assert not inference_args
-        results = []
-        for body in batch:
-            start = time.perf_counter()
-            reply = model.post(self._target, json=body).json()["result"]["response"]
-            _spans.append((start, time.perf_counter()))
-            results.append(PredictionResult(body, reply))
-        return results
-
-
-_spans: list[tuple[float, float]] = []  # of the handler's calls; FnApiRunner's workers are threads of this process
-
-
-def run_inference(url: str, concurrency: int, calls: int) -> Measured:
-    """Beam's RunInference on FnApiRunner; only the time from its first call to its last is taken, not the start-up."""
-    assert concurrency == 1, "it makes one call at a time"
-    target, body = f"{account(url).url}/ai/run/{MODEL}", chat_body(REQUEST)
-    _spans.clear()
-    cpu = time.process_time()
-    with beam.Pipeline(runner="FnApiRunner") as root:
-        _ = root | beam.Create([body] * calls) | RunInference(_OneByOne(target))
-    return Measured(len(_spans), _spans[-1][1] - _spans[0][0], time.process_time() - cpu)
-
-
-def infer_step(url: str, concurrency: int, calls: int) -> Measured:
-    """The step Infer on FnApiRunner, with its parsing and rows; from the first line in to the last outcome out."""
-    at = account(url)
-    os.environ |= {
-        "CLOUDFLARE_ACCOUNT_ID": at.account_id,
-        "CLOUDFLARE_API_TOKEN": at.token,
-        "CLOUDFLARE_BASE_URL": at.base_url,
+def figures(measured: Measured, cell: Cell) -> dict[str, Any]:
+    """What is printed of a way, all but its ratio."""
+    spans, used = measured.spans, measured.used
+    begin, end = spans[0][0], max(end for _, end in spans)
+    seconds, calls = end - begin, len(spans)
+    drawn = islice(latencies(cell.mean_s, cell.sigma), measured.before, measured.before + calls)
+    ideal = sum(drawn) / cell.concurrency
+    start_cpu = cpu_at(used.cpu, begin)
+    return {
+        "calls": calls,
+        "seconds": round(seconds, 3),
+        "calls_per_s": round(calls / seconds, 1),
+        "share": round(ideal / seconds, 4),
+        "cpu_ms_per_call": round(1000 * (used.cpu[-1][1] - start_cpu) / calls, 3),
+        "peak_rss_mb": round(used.rss_mb),
+        "calls_before": measured.before,
+        "start_s": round(begin - measured.begun, 2),
+        "start_cpu_s": round(start_cpu, 2),
+        **used.more,
+        "endpoint": {
+            "most_in_flight": measured.seen.most_in_flight,
+            "core": round(measured.seen.cpu_s / seconds, 3),
+            "late_ms": round(1000 * measured.seen.late_s / calls, 2),
+        },
     }
-    file = FileVersion("r2://bucket", "prompts.jsonl", "etag", calls)
-    line = json.dumps({"prompt": "What is the capital of France?", "temperature": 0}).encode()
-
-    def answer_all(count: int) -> Measured:
-        _moments.clear()
-        cpu = time.process_time()
-        with beam.Pipeline(runner="FnApiRunner") as root:
-            lines = root | beam.Create([Line(file, i, i + 1, line) for i in range(count)], reshuffle=False)
-            answers = lines | "In" >> beam.Map(_note) | Infer(Defaults(f"workers-ai/{MODEL}"), concurrency)
-            _ = answers | "Out" >> beam.Map(_note)
-        answered = [moment for moment, element in _moments if isinstance(element, Answer)]
-        assert len(answered) == count
-        return Measured(count, answered[-1] - _moments[0][0], time.process_time() - cpu)
-
-    try:
-        answer_all(concurrency)
-        return answer_all(calls)
-    finally:
-        close_engines()
 
 
-_moments: list[tuple[float, Any]] = []  # when each element passed; FnApiRunner's workers are threads of this process
+def cpu_at(samples: Sequence[tuple[float, float]], moment: float) -> float:
+    """CPU seconds used until a moment, between the samples around it."""
+    for (before, used_before), (after, used_after) in pairwise(samples):
+        if before <= moment <= after and before < after:
+            return used_before + (used_after - used_before) * (moment - before) / (after - before)
+    raise ValueError("the process was not looked at then")
 
 
-def _note(element: Any) -> Any:
-    _moments.append((time.perf_counter(), element))
-    return element
+def check_endpoint(cells: Sequence[Cell]) -> dict[str, Any]:
+    """How many calls a second the endpoint admits, from bare aiohttp, when it answers at once."""
+    most = max(cell.concurrency / cell.mean_s for cell in cells)
+    at_once = replace(cells[0], sigma=0.0, mean_s=0.0)
+    spans = measure(YARDSTICK, at_once).spans
+    rate = len(spans) / (max(end for _, end in spans) - spans[0][0])
+    return {
+        "benchmark": "infer",
+        "way": "the endpoint, answering at once",
+        "calls_per_s": round(rate, 1),
+        "times_the_fastest_limit": round(rate / most, 2),
+        "enough": rate > MARGIN * most,
+    }
 
 
-ROWS = (
-    Row("engine", bare_engine, (16, 64, 256), 50),
-    Row("Infer step", infer_step, (16, 64, 256), 50),
-    Row("plain httpx", plain_httpx, (16, 64, 256), 50),
-    Row("Beam RunInference", run_inference, (1,), 50),
-)
+def rows(ways: Sequence[Way], cells: Sequence[Cell], repeat: int) -> Iterator[dict[str, Any]]:
+    """Measures all ways in each cell, in turns. A way of ours must work; a rival that does not says why."""
+    pythons, reasons = install(ways)
+    for cell, number in product(cells, range(1, repeat + 1)):
+        yardstick = 0.0
+        for way in ways:
+            row: dict[str, Any] = {
+                "benchmark": "infer",
+                "way": way.name,
+                "latency": cell.latency,
+                "mean_s": cell.mean_s,
+                "concurrency": cell.concurrency,
+                "round": number,
+                "load": round(os.getloadavg()[0], 1),
+            }
+            mine = replace(cell, calls=min(cell.calls, way.most_calls))
+            try:
+                if way.name in reasons:
+                    raise NotMeasured(reasons[way.name])
+                row |= figures(measure(way, mine, pythons[way.name]), mine)
+            except NotMeasured as error:
+                if not way.requirements:
+                    raise SystemExit(f"{way.name}: {error}") from error
+                yield row | {"not_measured": str(error)}
+                continue
+            yardstick = row["share"] if way is YARDSTICK else yardstick
+            yield row | {"ratio": round(row["share"] / yardstick, 3)}
 
 
-def run(rows: Sequence[Row], latency_s: float, quick: bool = False) -> list[dict[str, Any]]:
-    """Measures the rows against one endpoint and prints each result as it comes."""
+def install(ways: Sequence[Way]) -> tuple[dict[str, str], dict[str, str]]:
+    """The Python for each way, and for a rival that cannot be installed the reason."""
+    pythons, reasons = {}, {}
+    for way in ways:
+        try:
+            pythons[way.name] = (
+                str(python_with(way.name, way.requirements, way.build)) if way.requirements else sys.executable
+            )
+        except CannotInstall as error:
+            reasons[way.name] = f"it cannot be installed: {error}"
+    return pythons, reasons
+
+
+def table(results: Sequence[dict[str, Any]]) -> Table:
+    """All results for people; of several rounds, the median."""
+    shown = Table("latency", "in flight", "way", *(title for title, _, _ in COLUMNS))
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in results:
+        if "ratio" in row:
+            groups.setdefault((row["latency"], row["concurrency"], row["way"]), []).append(row | row["endpoint"])
+    last: tuple[str, int] | None = None
+    for (latency, concurrency, way), rounds in groups.items():
+        if last not in (None, (latency, concurrency)):
+            shown.add_section()
+        last = (latency, concurrency)
+        values = ([row[name] for row in rounds if row.get(name) is not None] for _, name, _ in COLUMNS)
+        cells = (format(median(v), form) if v else "" for v, (_, _, form) in zip(values, COLUMNS, strict=True))
+        shown.add_row(latency, str(concurrency), way, *cells)
+    return shown
+
+
+def run(ways: Sequence[Way], cells: Sequence[Cell], repeat: int = 1) -> list[dict[str, Any]]:
+    """Measures and prints."""
+    endpoint = check_endpoint(cells)
+    print(json.dumps(endpoint), flush=True)
     results = []
-    with fake_endpoint(latency_s) as url:
-        for row in rows:
-            for concurrency in row.concurrencies[:1] if quick else row.concurrencies:
-                measured = row.measure(url, concurrency, concurrency * (3 if quick else row.rounds))
-                rate = measured.calls / measured.seconds
-                result = {
-                    "name": row.name,
-                    "concurrency": concurrency,
-                    "latency_s": latency_s,
-                    "calls": measured.calls,
-                    "seconds": round(measured.seconds, 3),
-                    "calls_per_s": round(rate, 1),
-                    "share": round(rate * latency_s / concurrency, 3),
-                    "cpu_ms_per_call": round(1000 * measured.cpu_s / measured.calls, 3),
-                }
-                print(json.dumps(result), flush=True)
-                results.append(result)
+    for row in rows(ways, cells, repeat):
+        print(json.dumps(row), flush=True)
+        results.append(row)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    console.print(table(results))
+    for name, why in dict.fromkeys((row["way"], row["not_measured"]) for row in results if "not_measured" in row):
+        console.print(f"{name}: {why}", markup=False, highlight=False)
+    if not endpoint["enough"]:
+        console.print(f"The endpoint admits less than {MARGIN} times the limit: it may be what is measured.")
     return results
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--quick", action="store_true", help="three rounds at the lowest concurrency, to see that it runs"
-    )
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds the endpoint takes for a call")
-    parser.add_argument("--only", help="the name of one row")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs")
+    parser.add_argument("--rivals", action="store_true", help="install other tools, and measure them too")
+    parser.add_argument("--only", choices=[way.name for way in WAYS + RIVALS], help="one way, and bare aiohttp")
+    parser.add_argument("--repeat", type=int, default=1, help="rounds")
     chosen = parser.parse_args()
-    run([row for row in ROWS if chosen.only in (None, row.name)], chosen.latency, chosen.quick)
+    wanted = [way for way in WAYS + RIVALS if chosen.only in (None, way.name) or way is YARDSTICK]
+    ways = [way for way in wanted if not way.requirements or chosen.rivals or chosen.only]
+    run(ways, QUICK if chosen.quick else CELLS, chosen.repeat)
 
 
 if __name__ == "__main__":
-    # Not this module's own main(): Beam pickles what stands in __main__ by value, and the spans would go to a copy.
-    from benchmarks import infer
-
-    infer.main()
+    main()

@@ -1,0 +1,56 @@
+"""The ways to call a model that ``benchmarks.infer`` compares: ours, what a script or Beam would do, other tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to call.
+
+    Attributes:
+        module: is run in a process of its own; see ``benchmarks.measuring``.
+        most_calls: for one that would take many minutes for more.
+        requirements: of a rival, for a Python of its own; ``build``: variables for installing them.
+    """
+
+    name: str
+    module: str
+    most_calls: int = 10_000
+    requirements: tuple[str, ...] = ()
+    build: dict[str, str] = field(default_factory=dict)
+
+
+YARDSTICK = Way("bare aiohttp", "ways.bare_aiohttp")
+WAYS = (
+    YARDSTICK,
+    Way("engine", "ways.engine"),
+    Way("engine, learning", "ways.learning_engine"),
+    Way("beam", "ways.beam"),
+    Way("plain httpx", "ways.plain_httpx", most_calls=2_000),
+    Way("Beam RunInference", "ways.run_inference"),
+)
+RIVALS = (
+    Way(
+        "polar_llama",
+        "rivals.polar_llama",
+        requirements=("polar_llama==0.9.1", "polars==2.1.0"),
+        # Where there is no wheel: optimised as its authors do, over all crates at once, it takes far longer to compile.
+        build={
+            "CARGO_PROFILE_RELEASE_LTO": "off",
+            "CARGO_PROFILE_RELEASE_OPT_LEVEL": "2",
+            "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
+        },
+    ),
+    Way(
+        "Curator",
+        "rivals.curator",
+        requirements=("bespokelabs-curator==0.1.31", "litellm==1.83.7", "aiohttp==3.13.5"),
+    ),
+    Way(
+        "async-batch-llm",
+        "rivals.async_batch_llm",
+        requirements=("async-batch-llm==0.28.0", "openai==3.52.0"),
+    ),
+)

@@ -1,0 +1,41 @@
+"""A Python of its own for each rival, in ``.cache/rivals``: their requirements and ours do not agree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / ".cache" / "rivals"
+_INSTALLED = "installed.txt"
+
+
+class CannotInstall(Exception):
+    """pip could not install a rival; says what pip said last."""
+
+
+def python_with(name: str, requirements: Sequence[str], variables: Mapping[str, str]) -> Path:
+    """The Python of a rival, with exactly these requirements; made when it is not there. Raises CannotInstall.
+
+    ``variables``: for the build of what has no wheel for this machine.
+    """
+    home = FOLDER / name
+    python, installed, wanted = home / "bin" / "python", home / _INSTALLED, "\n".join(requirements)
+    if installed.exists() and installed.read_text() == wanted:
+        return python
+    _call([sys.executable, "-m", "venv", "--clear", str(home)], {})
+    print(f"Installing {' '.join(requirements)} into {home} …", file=sys.stderr, flush=True)
+    _call([str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], variables)
+    installed.write_text(wanted)
+    return python
+
+
+def _call(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    ended = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        lines = [line for line in ended.stderr.splitlines() if line.strip() and not line.startswith("hint:")]
+        raise CannotInstall(
+            next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "pip failed")
+        )

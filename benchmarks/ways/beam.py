@@ -1,0 +1,60 @@
+"""``llmdo run`` on the direct runner, from a JSONL file to shards and manifest in a local folder, with its ledger."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import MODEL, Task, run
+from runners import cli
+from storage.files import LocalStore
+from storage.manifests import MANIFEST_NAME, Manifest
+
+
+def answer_file(task: Task) -> tuple[int, dict[str, Any]]:
+    """Runs the command."""
+    os.environ |= {
+        "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
+        "CLOUDFLARE_API_TOKEN": "token",
+        "CLOUDFLARE_BASE_URL": task.url,
+    }
+    output = Path(task.folder, "output")
+    command = [
+        "run",
+        task.prompts,
+        "--output",
+        str(output),
+        "--model",
+        MODEL,
+        "--concurrency",
+        f"fixed:{task.concurrency}",
+    ]
+    try:
+        cli.main([*command, "--json"])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    return figures(output)
+
+
+def figures(output: Path) -> tuple[int, dict[str, Any]]:
+    """Lines answered, by the manifest, and how the shards came: seconds from the first to the last one, and the lines
+    a second of those after the first.
+    """
+    (found,) = (info.key for info in LocalStore(output).list("") if info.key.endswith(MANIFEST_NAME))
+    manifest = Manifest.model_validate_json((output / found).read_bytes())
+    folder = (output / found).parent
+    written = sorted(((folder / shard.name).stat().st_mtime_ns / 1e9, shard.lines) for shard in manifest.shards)
+    seconds = written[-1][0] - written[0][0]
+    later = sum(lines for _, lines in written[1:])
+    more = {
+        "shards": len(written),
+        "shards_s": round(seconds, 3),
+        "lines_per_s": round(later / seconds, 1) if seconds else None,
+    }
+    return manifest.answered, more
+
+
+if __name__ == "__main__":
+    run(answer_file)

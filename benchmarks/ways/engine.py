@@ -1,0 +1,34 @@
+"""llmdo's engine with the Workers AI backend, as ``--concurrency fixed:N`` sets it up; one thread submits."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+
+from backends.engine import Engine
+from backends.ir import ChatRequest, ChatResponse, Message
+from backends.jobs import Done
+from backends.workers_ai import WorkersAI
+from benchmarks.fake_endpoint import TEXT
+from benchmarks.measuring import MODEL, Task, run
+from storage.environment import CloudflareAccount
+
+
+def call_all(task: Task, *, fixed: bool = True) -> int:
+    """Makes all calls."""
+    account = CloudflareAccount("0" * 32, "token", task.url)
+    texts, finished = task.texts(), SimpleQueue[Done]()
+    engine = Engine(window=task.concurrency, connect=lambda _: WorkersAI(account), fixed=fixed)
+    try:
+        for text in texts:
+            engine.submit("workers-ai", ChatRequest(MODEL, (Message("user", text),)), finished.put)
+        return sum(_is_right(finished.get()) for _ in texts)
+    finally:
+        engine.close()
+
+
+def _is_right(done: Done) -> bool:
+    return isinstance(done.response, ChatResponse) and done.response.text == TEXT
+
+
+if __name__ == "__main__":
+    run(call_all)
