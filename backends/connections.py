@@ -58,5 +58,6 @@ def _complete(response: EmbedResponse, request: EmbedRequest) -> EmbedResponse:
     """The response, if each text has its vector: a line must not get its neighbour's. Raises BadReply."""
     vectors, texts = len(response.vectors), len(request.texts)
     if vectors != texts:
-        raise BadReply(f"{request.model} sent {vectors} vectors for {texts} texts: name another embedding model")
+        said = f"{request.model} sent {vectors} vectors for {texts} texts: name another embedding model"
+        raise BadReply(said, usage=response.usage)
     return response

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from backends.batch_work import BatchWork
+from backends.batches import Batches, Mode
 from backends.connections import Connections
 from backends.engine_stats import EngineStats, Latencies
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun
@@ -23,6 +25,7 @@ from backends.money import Budget
 from backends.recall import Recall
 from backends.retry import Retry
 from backends.throttle import ModelLimits, Throttle
+from backends.turns import NotStarted, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -38,46 +41,7 @@ class Settings:
     gate: Callable[[], StopRun | None]
     budget: Budget | None
     throttle: Callable[[str, str], Throttle]
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A call that waits to be started. ``granted`` becomes False where it must not be."""
-
-    job: Job
-    request: Request
-    granted: asyncio.Future[bool]
-
-
-class _Line:
-    """The calls of one model that wait for their turn; those that were tried before go first."""
-
-    __slots__ = ("again", "throttle", "turns")
-
-    def __init__(self, throttle: Throttle) -> None:
-        self.throttle = throttle
-        self.again: deque[_Turn] = deque()
-        self.turns: deque[_Turn] = deque()
-
-    def __len__(self) -> int:
-        return len(self.again) + len(self.turns)
-
-    @property
-    def first(self) -> deque[_Turn]:
-        """Where the next one stands."""
-        return self.again or self.turns
-
-    def send_away(self) -> None:
-        """Grants none of them."""
-        for turns in (self.again, self.turns):
-            for turn in turns:
-                if not turn.granted.done():
-                    turn.granted.set_result(False)
-            turns.clear()
-
-
-class _NotStarted(Exception):
-    """The run was stopped before this call."""
+    mode: Mode = "sync"
 
 
 class Dispatcher:
@@ -97,15 +61,18 @@ class Dispatcher:
         self._settings = settings
         self._free = free
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
-        self._lines: dict[tuple[str, str], _Line] = {}
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
         self._late: list[Job] = []  # that came while it was being closed
-        self._alarm: asyncio.TimerHandle | None = None
-        self._in_flight = self._most = 0
-        self._calls = self._succeeded = self._failed = self._retries = self._input = self._output = 0
+        self._succeeded = self._failed = self._retries = self._input = self._output = 0
         self._retried: Counter[str] = Counter()
         self._latencies = Latencies()
+        budget, recall = settings.budget, settings.recall
+        self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
+        self._batches: Batches | None = None
+        if settings.mode != "sync" or recall:
+            work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
+            self._batches = Batches(settings.mode, connections, work)
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in."""
@@ -120,17 +87,17 @@ class Dispatcher:
         for job, timer in waiting:
             timer.cancel()
             self._deliver(job, None, self.stopped, 0.0)
-        for line in self._lines.values():
-            line.send_away()
+        self._turns.close()
+        if self._batches:
+            self._batches.stop()
 
     async def cancel(self) -> None:
         """Ends what runs; deliver_left() delivers the rest."""
         self.closing = True
         for timer in self._waiting.values():
             timer.cancel()
-        if self._alarm:
-            self._alarm.cancel()
-        tasks = list(self._tasks.values())
+        self._turns.pause()
+        tasks = [*self._tasks.values(), *(self._batches.tasks if self._batches else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,13 +115,15 @@ class Dispatcher:
 
     def stats(self) -> EngineStats:
         """What was done so far."""
-        lines, now = list(self._lines.items()), self._loop.time()
-        held_back = [line.throttle.held_back_s(now) for _, line in lines]
-        windows = {f"{provider}/{model}": line.throttle.window for (provider, model), line in lines}
+        turns, now = self._turns, self._loop.time()
+        throttles = turns.throttles()
+        held_back = [throttle.held_back_s(now) for *_, throttle in throttles]
+        windows = {f"{provider}/{model}": throttle.window for provider, model, throttle in throttles}
         return EngineStats(
-            calls=self._calls,
-            in_flight=self._in_flight,
-            most_in_flight=self._most,
+            calls=turns.calls,
+            in_flight=turns.in_flight,
+            most_in_flight=turns.most,
+            batched=self._batches.waiting if self._batches else 0,
             succeeded=self._succeeded,
             failed=self._failed,
             retries=self._retries,
@@ -164,7 +133,7 @@ class Dispatcher:
             window=min(self._settings.window, sum(windows.values())) if windows else self._settings.window,
             throttled_s=max((seconds for seconds, _ in held_back), default=0.0),
             waited_s=sum(seconds for _, seconds in held_back),
-            calls_by_model={f"{provider}/{model}": line.throttle.calls for (provider, model), line in lines},
+            calls_by_model={f"{provider}/{model}": throttle.calls for provider, model, throttle in throttles},
             windows=windows,
             latency_s=self._latencies.sum_s,
             most_latency_s=self._latencies.most_s,
@@ -174,9 +143,9 @@ class Dispatcher:
     def limits(self) -> list[ModelLimits]:
         """What holds each model's calls back."""
         now = self._loop.time()
-        return [line.throttle.report(provider, model, now) for (provider, model), line in list(self._lines.items())]
+        return [throttle.report(provider, model, now) for provider, model, throttle in self._turns.throttles()]
 
-    # Turns.
+    # One try of one job.
 
     def _begin(self, job: Job) -> None:
         if self.stopped:
@@ -185,77 +154,6 @@ class Dispatcher:
             self._late.append(job)
         else:
             self._tasks[job] = self._loop.create_task(self._try(job))
-
-    async def _turn(self, job: Job, request: Request) -> None:
-        """Waits until the call may be made; it has its place in the window then. Raises _NotStarted."""
-        key = (job.provider, request.model)
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Line(self._settings.throttle(*key))
-        if self.stopped:
-            raise _NotStarted
-        turn = _Turn(job, request, self._loop.create_future())
-        (line.again if job.again else line.turns).append(turn)
-        self._start()
-        if not await turn.granted:
-            raise _NotStarted
-
-    def _start(self) -> None:
-        """Starts all calls whose turn it is, and sets the alarm for the next one."""
-        lines = [line for line in self._lines.values() if line]
-        if lines and not self.stopped and (error := self._settings.gate()):
-            self.stop(error)
-        if self.stopped or self.closing:
-            return
-        if len(lines) > 1:
-            lines.sort(key=lambda line: line.throttle.in_flight)
-        now, soonest = self._loop.time(), float("inf")
-        for line in lines:
-            opens_at, room = 0.0, True
-            while line and room and self._in_flight < self._settings.window:
-                opens_at = line.throttle.opens_at()
-                if opens_at > now:
-                    break
-                room = self._launch(line, now)
-            if self.stopped:
-                return
-            held = len(line) if room and self._in_flight < self._settings.window else 0
-            line.throttle.look(held, now)
-            soonest = min(soonest, opens_at) if opens_at > now else soonest
-        if soonest < float("inf") and (self._alarm is None or soonest < self._alarm.when()):
-            if self._alarm:
-                self._alarm.cancel()
-            self._alarm = self._loop.call_at(soonest, self._wake)
-
-    def _wake(self) -> None:
-        self._alarm = None
-        self._start()
-
-    def _launch(self, line: _Line, now: float) -> bool:
-        """Starts the first call in line; says whether the budget has room for it."""
-        turns, budget = line.first, self._settings.budget
-        turn = turns[0]
-        if turn.granted.done():  # its task was cancelled
-            turns.popleft()
-            return True
-        error = budget.before(turn.job.provider, turn.request) if budget else None
-        if error:
-            if not (budget and budget.can_wait()):
-                self.stop(error)
-            return False
-        turns.popleft()
-        turn.job.call = line.throttle.started(turn.request, now)
-        if turn.job.began is None:
-            turn.job.began = now
-        self._in_flight += 1
-        self._most = max(self._most, self._in_flight)
-        self._calls += 1
-        self._retries += bool(turn.job.tries)
-        turn.job.tries += 1
-        turn.granted.set_result(True)
-        return True
-
-    # One try of one job.
 
     async def _try(self, job: Job) -> None:
         began, job.call = self._loop.time(), None
@@ -266,35 +164,50 @@ class Dispatcher:
         if job.call:
             latency_s = now - job.call.at
             self._latencies.add(latency_s)
-            self._in_flight -= 1
-            self._lines[job.provider, job.request.model].throttle.ended(job.call, response, error, now)
+            self._turns.give_back(job.provider, job.call, response, error)
         if response:
             self._deliver(job, response, None, latency_s)
         elif error:
+            if error.usage:
+                self._input += error.usage.input_tokens
+                self._output += error.usage.output_tokens
             self._handle(job, error, latency_s, now)
         if self._settings.recall and self._settings.recall.broken:
             self.stop(self._settings.recall.broken)
-        self._start()
+        self._turns.start()
 
     async def _answer(self, job: Job) -> Response:
         async def call(request: Request) -> Response:
+            if self._batches and (response := await self._batches.answer(job, request)):
+                return response
             await self._turn(job, request)
-            response = None
+            ended: Response | ModelError | None = None
             try:
-                response = await self._connections.answer(job.provider, request, self._settings.call_timeout_s)
+                ended = await self._connections.answer(job.provider, request, self._settings.call_timeout_s)
+            except ModelError as error:
+                ended = error
+                raise
             finally:
                 if self._settings.budget:
-                    self._settings.budget.after(job.provider, request, response)
-            return response
+                    self._settings.budget.after(job.provider, request, ended)
+            return ended
 
         recall = self._settings.recall
         return await (recall.answer(job.provider, job.request, call) if recall else call(job.request))
+
+    async def _turn(self, job: Job, request: Request) -> None:
+        """Waits until the call may be made. Raises NotStarted."""
+        job.call = await self._turns.take(job.provider, request, again=job.again)
+        if job.began is None:
+            job.began = job.call.at
+        self._retries += bool(job.tries)
+        job.tries += 1
 
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
         model = job.request.model
         try:
             return await self._answer(job), None
-        except _NotStarted:
+        except NotStarted:
             return None, self.stopped
         except ModelError as known:
             error = known

@@ -12,15 +12,15 @@ import atexit
 import functools
 import gc
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from backends.batches import MAX_ITEMS, Mode
 from backends.connections import Connections
 from backends.dispatch import Dispatcher, Settings
 from backends.engine_stats import EngineStats
 from backends.errors import EngineClosed, StopRun
+from backends.intake import Intake, Room
 from backends.ir import EmbedRequest, Request
 from backends.jobs import Done, Job, Place
 from backends.money import Budget
@@ -32,8 +32,9 @@ from backends.retry import THREE_TRIES, Retry
 from backends.throttle import ModelLimits, Throttle
 
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
+# Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
+BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
-LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
 
 __all__ = [
     "Done",
@@ -45,6 +46,7 @@ __all__ = [
     "close_engines",
     "get_engine",
     "limits_of_engines",
+    "requests_in_batches",
     "stop_engines",
 ]
 
@@ -63,6 +65,8 @@ class Engine:
 
     Each model has a window of its own within ``window``, which grows while its calls are answered and shrinks when they
     are refused, and a pace (see Throttle). ``fixed`` switches both off. ``rates``: what provider and model allow.
+
+    ``mode``: whether requests are handed over in batches (see batches); a batch has ``retry.deadline_s`` s.
     """
 
     def __init__(
@@ -77,16 +81,13 @@ class Engine:
         budget: Budget | None = None,
         rates: Callable[[str, str], Rates] = lambda provider, model: NO_RATES,  # noqa: ARG005
         fixed: bool = False,
+        mode: Mode = "sync",
     ) -> None:
         _spare_the_collector()
         self._window = window
         self._recall = recall
         self._connections = Connections(connect)
-        self._room = threading.Condition()  # guards the next four
-        self._taken = 0
-        self._inbox: deque[Job] = deque()
-        self._called = False
-        self._over = False
+        self._over = False  # guarded by the intake's lock
 
         def throttle(provider: str, model: str) -> Throttle:
             return Throttle(window, rates(provider, model), fixed=fixed)
@@ -94,18 +95,20 @@ class Engine:
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
-        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle)
-        self._work = Dispatcher(self._loop, self._connections, settings, self._free)
+        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode)
+        room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
+        self._intake = Intake(self._loop, room, lambda: self.usable, self._begin)
+        self._work = Dispatcher(self._loop, self._connections, settings, self._intake.free)
         self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
         self._thread.start()
 
     def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
         """Takes a job in, or says False when there is no room; see wait_for_room. Raises EngineClosed."""
-        return self._take_in(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=False)
+        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=False)
 
     def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
         """Takes a job in; waits until there is room. Raises EngineClosed."""
-        self._take_in(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=True)
+        self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=True)
 
     def submit_texts(
         self,
@@ -127,12 +130,11 @@ class Engine:
         if not texts:
             return True
         request = EmbedRequest(model, tuple(texts), parameters, line_ids=tuple(line_ids))
-        return self._take_in(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
+        return self._intake.take(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
-        with self._room:
-            return self._wait(timeout_s)
+        return self._intake.wait(timeout_s)
 
     def max_texts(self, provider: str, model: str) -> int:
         """How many texts an embedding call of this model takes. Raises ModelError where there is no such provider."""
@@ -158,46 +160,17 @@ class Engine:
 
     def stop(self, error: StopRun) -> None:
         """Starts no further call: jobs that are not in flight, and later ones, are delivered ``error``."""
-        with self._room:
+        with self._intake.lock:
             if self.usable:
                 self._loop.call_soon_threadsafe(self._work.stop, error)
 
     def close(self) -> None:
         """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again."""
-        with self._room:
+        with self._intake.lock:
             if not self._over and self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._closing.set)
         if threading.current_thread() is not self._thread:
             self._thread.join(GOODBYE_S)
-
-    # Taking in, on the submitters' threads.
-
-    def _take_in(self, job: Job, *, wait: bool) -> bool:
-        with self._room:
-            if not self._wait(None if wait else 0.0):
-                return False
-            self._taken += 1
-            self._inbox.append(job)
-            if not self._called:
-                self._called = True
-                self._loop.call_soon_threadsafe(self._open_inbox)
-            return True
-
-    def _wait(self, timeout_s: float | None) -> bool:
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while self._check() and self._taken >= 2 * self._window:
-            left = LOOK_S if end is None else min(LOOK_S, end - time.monotonic())
-            if left <= 0:
-                return False
-            if threading.current_thread() is self._thread:
-                raise RuntimeError("deliver() waits for room in the engine that calls it: use try_submit there")
-            self._room.wait(left)
-        return True
-
-    def _check(self) -> bool:
-        if not self.usable:
-            raise EngineClosed("the engine that calls the models is closed: start the run again")
-        return True
 
     # The loop's thread.
 
@@ -207,37 +180,24 @@ class Engine:
                 try:
                     self._runner.run(self._main())
                 finally:
-                    with self._room:
+                    with self._intake.lock:
                         self._over = True
-                        self._room.notify_all()
+                        self._intake.lock.notify_all()
         finally:
             error = EngineClosed("the engine was closed before the call ended: start the run again")
-            left = list(self._inbox)
-            self._inbox.clear()
-            self._work.deliver_left(left, error)
+            self._work.deliver_left(self._intake.left(), error)
+
+    def _begin(self, jobs: list[Job]) -> None:
+        self._work.add(jobs)
 
     async def _main(self) -> None:
         await self._closing.wait()
-        with self._room:
+        with self._intake.lock:
             self._over = True
         await self._work.cancel()
         await self._connections.aclose()
         if self._recall:
             await self._recall.aclose()
-
-    def _open_inbox(self) -> None:
-        with self._room:
-            self._called = False
-            jobs = list(self._inbox)
-            self._inbox.clear()
-        self._work.add(jobs)
-
-    def _free(self, place: Place) -> None:
-        place.open -= 1
-        if not place.open:
-            with self._room:
-                self._taken -= 1
-                self._room.notify()
 
 
 @functools.cache
@@ -266,6 +226,7 @@ def get_engine(
     rates: Rates = NO_RATES,
     workers: int = 1,
     fixed: bool = False,
+    mode: Mode = "sync",
 ) -> Engine:
     """The process's engine with these settings; all threads and all DoFn instances share it.
 
@@ -274,7 +235,7 @@ def get_engine(
 
     ``rates`` go before what the provider publishes for a model; each of ``workers`` processes keeps to its part.
     """
-    key = (window, retry, run_id, rates, workers, fixed)
+    key = (window, retry, run_id, rates, workers, fixed, mode)
 
     def allowed(provider: str, model: str) -> Rates:
         return rates.or_else(published_rates(provider, model)).shared_by(workers)
@@ -290,6 +251,7 @@ def get_engine(
                 budget=budget,
                 rates=allowed,
                 fixed=fixed,
+                mode=mode,
             )
         return engine
 
@@ -310,6 +272,12 @@ def calls_in_flight() -> int:
     """Calls of the engines of get_engine that run at this moment."""
     with _opening:
         return sum(engine.stats().in_flight for engine in _engines.values())
+
+
+def requests_in_batches() -> int:
+    """Requests of the engines of get_engine that wait in batches at this moment; they are not calls in flight."""
+    with _opening:
+        return sum(engine.stats().batched for engine in _engines.values())
 
 
 def stop_engines(error: StopRun) -> None:

@@ -32,6 +32,7 @@ class EngineStats:
     Attributes:
         calls: calls started, retries and the parts of split arrays included; ``calls_by_model``: by full name.
         in_flight: calls running now; ``most_in_flight``: the most there ever were.
+        batched: requests that wait in batches, or to be handed over in one; they are not in flight.
         succeeded: deliveries with a response, each text of an array counted; ``failed``: those with an error.
         retries: calls that repeated a failed one; ``retried``: by the class of its error, counted when it failed.
         window: calls that may be in flight at this moment; ``windows``: by model.
@@ -43,6 +44,7 @@ class EngineStats:
     calls: int
     in_flight: int
     most_in_flight: int
+    batched: int
     succeeded: int
     failed: int
     retries: int

@@ -15,10 +15,11 @@ ModelError                    what to do
 │   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
 └── LineError                 this line gets no answer; the others go on
     ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
-    ├── ModelNotFound         no such model (5007, 3042), or not allowed to this account (5018, 5035)
-    ├── LicenceNotAccepted    5016
-    ├── PlanRequired          the model needs a paid plan
-    ├── ModelRetired          the model was switched off; the message names its successor where there is one
+    ├── ModelUnusable         nor does any other line that names this model
+    │   ├── ModelNotFound     no such model (5007, 3042), or not allowed to this account (5018, 5035)
+    │   ├── LicenceNotAccepted  5016
+    │   ├── PlanRequired      the model needs a paid plan
+    │   └── ModelRetired      the model was switched off; the message names its successor where there is one
     ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
     ├── ContentFiltered       3030 and finish reason content_filter
     └── BadReply              a reply that no documented shape explains
@@ -26,9 +27,12 @@ ModelError                    what to do
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage.environment import without_secrets
+
+if TYPE_CHECKING:
+    from backends.ir import Usage  # which names these errors
 
 __all__ = [
     "AccountBlocked",
@@ -45,6 +49,7 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "ModelRetired",
+    "ModelUnusable",
     "Overloaded",
     "PlanRequired",
     "QuotaExhausted",
@@ -67,6 +72,7 @@ class ModelError(Exception):
         request_id: the provider's id of the call, or None.
         provider: the provider's name, as in ``workers-ai``.
         until: Unix time in seconds at which calls can succeed again, or None; set on QuotaExhausted.
+        usage: what was used and is paid although there is no answer, or None where nobody tells.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class ModelError(Exception):
         request_id: str | None = None,
         provider: str | None = None,
         until: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         # What a service says may quote the request, with its headers.
         self.message = without_secrets(message)
@@ -89,6 +96,7 @@ class ModelError(Exception):
         self.request_id = request_id
         self.provider = provider
         self.until = until
+        self.usage = usage
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {k: v for k, v in vars(self).items() if k != "message"})
@@ -154,19 +162,23 @@ class InvalidRequest(LineError):
     """The input does not fit the model."""
 
 
-class ModelNotFound(LineError):
+class ModelUnusable(LineError):
+    """Nobody gets an answer of this model, whatever is asked."""
+
+
+class ModelNotFound(ModelUnusable):
     """No such model, or none that this account may use."""
 
 
-class LicenceNotAccepted(LineError):
+class LicenceNotAccepted(ModelUnusable):
     """The model's licence must be accepted first."""
 
 
-class PlanRequired(LineError):
+class PlanRequired(ModelUnusable):
     """The model is not in this account's plan."""
 
 
-class ModelRetired(LineError):
+class ModelRetired(ModelUnusable):
     """The model was switched off."""
 
 

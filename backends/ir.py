@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -194,6 +194,23 @@ class Models:
     models: tuple[ModelInfo, ...]
     age_s: float = 0.0
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """Where a request stands in a batch: ``number`` from 0, of ``count``; ``reference`` names it there."""
+
+    number: int
+    reference: str
+    count: int
+
+
+def batch_places(requests: Sequence[Request]) -> tuple[BatchPlace, ...]:
+    """The places of all requests of a batch. Their ids are the references where these tell them apart."""
+    count = len(requests)
+    ids = [request.request_id for request in requests]
+    references = ids if all(ids) and len(set(ids)) == count else map(str, range(count))
+    return tuple(BatchPlace(number, reference, count) for number, reference in enumerate(references))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from backends.errors import LicenceNotAccepted, LineError, ModelError, ModelNotFound
+from backends.errors import LineError, ModelError, ModelUnusable
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
 from backends.retry import is_refusal
 from backends.throttle import Started
@@ -17,7 +17,7 @@ class Done:
 
     Attributes:
         attempts: calls made for it; 0 when the run was stopped before its first.
-        latency_s: seconds that the last call took.
+        latency_s: seconds that the last call took, or the way by a batch.
     """
 
     response: Response | None
@@ -28,9 +28,10 @@ class Done:
 
 @dataclass(slots=True)
 class Place:
-    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries."""
+    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries. ``size``: see Room."""
 
     open: int
+    size: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +80,8 @@ class Job:
 
 def can_split(job: Job, error: ModelError) -> bool:
     """Whether one text of the job may be to blame for an error, and the others may do without it."""
-    about_input = isinstance(error, LineError) and not isinstance(error, ModelNotFound | LicenceNotAccepted)
-    return about_input and job.deliveries > 1
+    about_text = isinstance(error, LineError) and not isinstance(error, ModelUnusable)
+    return about_text and job.deliveries > 1
 
 
 def halves(job: Job) -> tuple[Job, Job]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from backends.errors import BudgetSpent, StopRun
+from backends.errors import BudgetSpent, ModelError, StopRun
 from backends.estimates import Estimates
 from backends.ir import Models, Price, Request, Response, Usage
 from backends.listing import list_models
@@ -110,7 +110,11 @@ class Prices:
 
     def cost(self, provider: str, asked: str, response: Response) -> float | None:
         """What an answer cost, by the model that answered or else the one asked for; waits for the list."""
-        cost = cost_usd(response.usage, self.of(provider, response.model, asked))
+        return self.cost_of(provider, asked, response.model, response.usage)
+
+    def cost_of(self, provider: str, asked: str, answered: str, usage: Usage) -> float | None:
+        """The same of what was used, also where nothing came of it."""
+        cost = cost_usd(usage, self.of(provider, answered, asked))
         if cost is None:
             self._warn(f"{provider}/{asked}", "the provider tells no price, or no tokens: its cost is not known")
         return cost
@@ -151,7 +155,7 @@ class Spent:
     """What calls have used, as far as the providers told.
 
     Attributes:
-        calls: those that were answered.
+        calls: those that were answered, or told what they used although they failed.
         neurons: the sum of those told; None where none were.
         cost_usd: of the calls whose cost is known; None where there were calls and of none it is.
         unpriced: calls whose cost is not known: unless 0, the cost is a lower bound.
@@ -196,7 +200,8 @@ class Budget:
         self._calls = self._input = self._output = self._unpriced = 0
         self._neurons: float | None = None
         self._usd = 0.0
-        self._unsettled: list[tuple[str, str, Response]] = []  # till their provider's prices are there
+        # Provider, model asked for, model that answered, what it used; till their provider's prices are there.
+        self._unsettled: list[tuple[str, str, str, Usage]] = []
 
     def before(self, provider: str, request: Request) -> StopRun | None:
         """Reserves what a call may use; an error where that could pass a limit. With --max-cost it waits for prices."""
@@ -213,8 +218,8 @@ class Budget:
                 self._held = self._held.plus(amount)
             return error
 
-    def after(self, provider: str, request: Request, response: Response | None) -> None:
-        """Gives back what a call reserved, and counts what it used; None: it failed, and nobody tells what it used."""
+    def after(self, provider: str, request: Request, ended: Response | ModelError | None) -> None:
+        """Gives back what a call reserved, and counts what it used, which an error may tell too."""
         with self._lock:
             waiting = self._reserved.get(id(request))
             if waiting:
@@ -223,17 +228,20 @@ class Budget:
                     del self._reserved[id(request)]
                 if not self._reserved:
                     self._held = _Amount()  # what is left of sums and differences of fractions
-            if response is None:
+            usage = ended.usage if ended else None
+            if ended is None or usage is None:
                 return
-            usage = response.usage
             self._calls += 1
             self._input += usage.input_tokens
             self._output += usage.output_tokens
             if usage.neurons is not None:
                 self._neurons = (self._neurons or 0.0) + usage.neurons
-            if self.limits != NO_LIMITS:
-                self._estimates.learn(request, response)
-            self._unsettled.append((provider, request.model, response))
+            answered = request.model
+            if not isinstance(ended, ModelError):
+                answered = ended.model
+                if self.limits != NO_LIMITS:
+                    self._estimates.learn(request, ended)
+            self._unsettled.append((provider, request.model, answered, usage))
             self._settle()
 
     def can_wait(self) -> bool:
@@ -258,11 +266,12 @@ class Budget:
     def _settle(self) -> None:
         """Adds the costs of the answers whose prices are there by now."""
         waiting, self._unsettled = self._unsettled, []
-        for provider, asked, response in waiting:
+        for call in waiting:
+            provider, asked, answered, usage = call
             if not self.prices.ask(provider).done():
-                self._unsettled.append((provider, asked, response))
+                self._unsettled.append(call)
                 continue
-            cost = self.prices.cost(provider, asked, response)
+            cost = self.prices.cost_of(provider, asked, answered, usage)
             self._usd += cost or 0.0
             self._unpriced += cost is None
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
-import httpx
 import pydantic_core
+from yarl import URL
 
 from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
-from backends.http import check_url, network_errors, open_client
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -85,16 +86,16 @@ class OpenAI:
     def __init__(
         self,
         service: Service,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_url(service.name, service.url)
         self.name = service.name
-        self._service = service
+        self._service = replace(service, url=check_url(service.name, service.url))
         self._clock = clock
-        # Parsing a URL is a sixth of a call's CPU time.
-        self._urls = {path: httpx.URL(f"{service.url}/{path}") for path in ("chat/completions", "embeddings")}
-        self._client = open_client(service.headers, transport)
+        headers = {**service.headers, "content-type": "application/json"}
+        paths = ("chat/completions", "embeddings")  # parsing a URL is a sixth of a call's CPU time
+        self._posts = {path: Call("POST", URL(f"{self._service.url}/{path}", encoded=True), headers) for path in paths}
+        self._transport = transport or Network(service.url)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation."""
@@ -149,35 +150,32 @@ class OpenAI:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         body, warnings = self._chat_body(request)
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         model = request.model
         outgoing = self._post("chat/completions", body, model, request.request_id)
-        with network_errors(self.name, self._service.url):
-            incoming = await self._client.send(outgoing, stream=True)
-        try:
-            if incoming.is_success and _content_type(incoming) == "text/event-stream":
+        async with AsyncExitStack() as stack:
+            with network_errors(self.name, self._service.url):
+                incoming = await stack.enter_async_context(self._transport.open(outgoing))
+            head = incoming.head
+            if head.ok and head.content_type == "text/event-stream":
                 events = read_events(_bytes_of_stream(incoming, model, self.name))
-                async for chunk in read_stream(
-                    events, model, self.name, lambda event: self._error(incoming, event, model)
-                ):
+                async for chunk in read_stream(events, model, self.name, lambda event: self._error(head, event, model)):
                     yield chunk
                     if chunk.kind == "start":
-                        for told in self._told(incoming, warnings):
+                        for told in self._told(head, warnings):
                             yield told
                 return
             with network_errors(self.name, self._service.url):
-                await incoming.aread()
-        finally:
-            await incoming.aclose()
+                whole = await incoming.read()
         # Some servers pass over `stream` and send JSON.
-        for chunk in whole_answer(self._completion(incoming, model, warnings)):
+        for chunk in whole_answer(self._completion(whole, model, warnings)):
             yield chunk
 
-    def _told(self, incoming: httpx.Response, warnings: tuple[str, ...]) -> list[StreamChunk]:
+    def _told(self, incoming: Incoming, warnings: tuple[str, ...]) -> list[StreamChunk]:
         details: dict[str, Any] = {**self._details(incoming)}
         if warnings:
             details["warnings"] = warnings
@@ -189,50 +187,50 @@ class OpenAI:
         service = self._service
         return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
 
-    def _completion(self, incoming: httpx.Response, model: str, warnings: tuple[str, ...]) -> ChatResponse:
+    def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
         response = read_completion(self._read(incoming, model), model, self.name, _request_id(incoming))
         details = {**response.details, **self._details(incoming)}
         return replace(response, warnings=(*warnings, *response.warnings), details=details)
 
-    def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> httpx.Request:
+    def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> Call:
         try:
             content = pydantic_core.to_json(body)
         except ValueError as error:
             text = f"{model}: the input cannot be written as JSON ({error})"
             raise InvalidRequest(text, provider=self.name) from error
-        headers = {"content-type": "application/json"}
+        call = replace(self._posts[path], content=content)
         if self._service.is_openai and _CLIENT_ID.fullmatch(request_id):
-            headers["x-client-request-id"] = request_id
-        return self._client.build_request("POST", self._urls[path], content=content, headers=headers)
+            call = replace(call, headers={**call.headers, "x-client-request-id": request_id})
+        return call
 
     async def _get(self, url: str, about: str) -> Any:
-        return self._read(await self._send(self._client.build_request("GET", url)), about)
+        return self._read(await self._send(Call("GET", URL(url, encoded=True), self._service.headers)), about)
 
-    async def _send(self, outgoing: httpx.Request) -> httpx.Response:
+    async def _send(self, outgoing: Call) -> Incoming:
         with network_errors(self.name, self._service.url):
-            return await self._client.send(outgoing)
+            return await self._transport.send(outgoing)
 
-    def _read(self, incoming: httpx.Response, model: str) -> Any:
+    def _read(self, incoming: Incoming, model: str) -> Any:
         """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
         try:
             body = pydantic_core.from_json(incoming.content)
         except ValueError as error:
-            if incoming.is_success:
+            if incoming.ok:
                 raise self._no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
-        if not incoming.is_success or is_refusal(body):
+        if not incoming.ok or is_refusal(body):
             raise self._refusal(incoming, body, model)
         return body
 
-    def _error(self, incoming: httpx.Response, event: Any, model: str) -> ModelError | None:
+    def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:
         return self._refusal(incoming, event, model) if is_refusal(event) else None
 
-    def _refusal(self, incoming: httpx.Response, body: object, model: str) -> ModelError:
-        status, key = incoming.status_code, self._service.key
+    def _refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
+        status, key = incoming.status, self._service.key
         return refusal(status, incoming.headers, body, model, self.name, key, self._clock())
 
-    def _no_json(self, incoming: httpx.Response, model: str) -> ModelError:
-        kind, request_id, status = _content_type(incoming), _request_id(incoming), incoming.status_code
+    def _no_json(self, incoming: Incoming, model: str) -> ModelError:
+        kind, request_id, status = incoming.content_type, _request_id(incoming), incoming.status
         if "json" in kind:
             text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
             return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
@@ -240,22 +238,18 @@ class OpenAI:
         # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
         return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
 
-    def _details(self, incoming: httpx.Response) -> dict[str, str]:
+    def _details(self, incoming: Incoming) -> dict[str, str]:
         wanted = self._service.details
         return {name: incoming.headers[header] for header, name in wanted.items() if header in incoming.headers}
 
 
-async def _bytes_of_stream(incoming: httpx.Response, model: str, provider: str) -> AsyncIterator[bytes]:
+async def _bytes_of_stream(incoming: Opened, model: str, provider: str) -> AsyncIterator[bytes]:
     try:
-        async for chunk in incoming.aiter_bytes():
+        async for chunk in incoming.pieces:
             yield chunk
-    except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
 
 
-def _content_type(incoming: httpx.Response) -> str:
-    return incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _request_id(incoming: httpx.Response) -> str | None:
+def _request_id(incoming: Incoming) -> str | None:
     return incoming.headers.get("x-request-id")

@@ -15,7 +15,7 @@ from backends.parameters import WORKERS_AI_ONLY, Dialect, token_limit, translate
 # What OpenAI itself takes; it refuses any other name.
 OPENAI = Dialect(
     known=frozenset(
-        """audio frequency_penalty logit_bias logprobs metadata modalities parallel_tool_calls prediction
+        """audio frequency_penalty logit_bias logprobs metadata modalities moderation parallel_tool_calls prediction
         presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
         safety_identifier seed service_tier stop store temperature tool_choice tools top_logprobs top_p user verbosity
         web_search_options""".split()

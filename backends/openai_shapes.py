@@ -47,12 +47,11 @@ def read_completion(body: Any, model: str, provider: str, request_id: str | None
             request_id=request_id,
             provider=provider,
         )
-    response = read_choice(choice)
+    response, usage = read_choice(choice), read_usage(body)
     if response.finish_reason == "content_filter":
-        raise filtered(model, provider, request_id)
+        raise filtered(model, provider, request_id, usage)
     named = body.get("model")
     answered = named if isinstance(named, str) and named else model
-    usage = read_usage(body)
     logprobs = choice.get("logprobs")
     return replace(
         response,
@@ -155,10 +154,10 @@ def is_same_model(asked: str, answered: str) -> bool:
     return answered.startswith(asked) and bool(_SNAPSHOT.fullmatch(answered, len(asked)))
 
 
-def filtered(model: str, provider: str, request_id: str | None = None) -> ContentFiltered:
+def filtered(model: str, provider: str, request_id: str | None = None, usage: Usage | None = None) -> ContentFiltered:
     """The error of an answer with finish reason content_filter."""
     text = f"{model}: the filter withheld the answer (finish reason content_filter): change the prompt"
-    return ContentFiltered(text, request_id=request_id, provider=provider)
+    return ContentFiltered(text, request_id=request_id, provider=provider, usage=usage)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from backends.errors import ModelNotFound
 from backends.ir import (
+    BatchPlace,
     BatchState,
     ChatRequest,
     ChatResponse,
@@ -55,16 +56,25 @@ class Backend(Protocol):
 
 @runtime_checkable
 class BatchBackend(Protocol):
-    """What a provider offers besides where requests can be handed over and answered later."""
+    """What a provider offers besides where requests can be handed over and answered later.
+
+    Of submit_batch a LineError says that the model, or this input, is not for batches. Of poll_batch a Retryable error
+    says to poll again, and a LineError that nobody knows this batch.
+    """
 
     def takes_batches(self, model: str) -> bool:
         """Whether submit_batch works for this model."""
 
+    def batch_share(self, request: Request) -> float:
+        """The part of the largest batch that a request takes. Raises LineError where it cannot be sent at all."""
+
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
         """Hands requests of one model over to be answered later, and cheaper; returns what names the batch."""
 
-    async def poll_batch(self, model: str, batch: str, requests: Sequence[Request]) -> BatchState:
-        """Looks whether a batch is done; ``requests`` are those that were handed over."""
+    async def poll_batch(
+        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
+    ) -> BatchState:
+        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part with its places."""
 
 
 @dataclass(frozen=True, slots=True)

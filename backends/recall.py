@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
 
 from backends.errors import StopRun
 from backends.ir import (
+    BatchPlace,
     ChatRequest,
     ChatResponse,
     EmbedRequest,
@@ -37,6 +38,8 @@ Call = Callable[[Request], Awaitable[Response]]
 # by the code as it will be: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
 # without a default. What was kept before is then paid again; it is never taken for something else.
 FORMAT = 1
+# The same for what is kept of a request that was handed over in a batch.
+BATCH_FORMAT = 1
 _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     ChatRequest: TypeAdapter(ChatResponse),
     EmbedRequest: TypeAdapter(EmbedResponse),
@@ -56,6 +59,20 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Lets go."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A request that was handed over: its batch's name, its place there (see BatchPlace), and Unix time in seconds."""
+
+    batch: str
+    number: int
+    reference: str
+    count: int
+    at: float
+
+
+_HANDED_OVER = TypeAdapter(HandedOver)
 
 
 class Recall:
@@ -87,6 +104,35 @@ class Recall:
         paying = self._in_flight[key] = asyncio.ensure_future(self._one(key, request, call))
         paying.add_done_callback(lambda _: self._in_flight.pop(key))
         return await paying
+
+    async def handed_over(self, provider: str, request: Request) -> HandedOver | None:
+        """The batch in which an earlier run handed a request over, if one did. Raises StopRun."""
+        value = await self._look_up(self._batch_key(provider, request))
+        try:
+            return None if value is None else _HANDED_OVER.validate_json(value)
+        except ValueError:
+            _log.warning("the ledger holds a batch that this version cannot read: its request is made again")
+            return None
+
+    async def has_batches(self, provider: str, model: str) -> bool:
+        """Whether any run with this ledger has handed requests of a model over. Raises StopRun."""
+        return await self._look_up(_batches_key(provider, model)) is not None
+
+    async def keep_batch(
+        self, provider: str, requests: Sequence[Request], places: Sequence[BatchPlace], batch: str, at: float
+    ) -> None:
+        """Keeps where requests are that were handed over, ``at`` in Unix time; sets ``broken`` where it cannot."""
+        values = {
+            self._batch_key(provider, request): _HANDED_OVER.dump_json(
+                HandedOver(batch, place.number, place.reference, place.count, at)
+            )
+            for request, place in zip(requests, places, strict=True)
+        }
+        values |= {_batches_key(provider, model): b"{}" for model in {request.model for request in requests}}
+        try:
+            await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
+        except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be kept must not be paid for
+            self.broken = StopRun(f"the ledger cannot keep a batch's name, and it would be paid again: {error}")
 
     async def aclose(self) -> None:
         """Closes the ledger."""
@@ -130,11 +176,18 @@ class Recall:
                 asked["input"] = request.input
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
-    async def _get(self, key: str, request: Request) -> Response | None:
+    def _batch_key(self, provider: str, request: Request) -> str:
+        asked = f"batch {BATCH_FORMAT} {self._key(provider, request, request.request_id)}"
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    async def _look_up(self, key: str) -> bytes | None:
         try:
-            value = await self._ledger.get(key)
+            return await self._ledger.get(key)
         except Exception as error:
             raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
+
+    async def _get(self, key: str, request: Request) -> Response | None:
+        value = await self._look_up(key)
         if value is None:
             return None
         try:
@@ -154,6 +207,10 @@ class Recall:
             await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _batches_key(provider: str, model: str) -> str:
+    return hashlib.sha256(f"batches {BATCH_FORMAT} {provider}/{model}".encode()).hexdigest()
 
 
 def _joined(responses: Sequence[EmbedResponse]) -> EmbedResponse:

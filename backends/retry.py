@@ -38,7 +38,7 @@ class Retry:
     Attributes:
         attempts: tries in all, where it fails.
         refusals: tries that the service may refuse (see is_refusal); they count apart from those that fail.
-        deadline_s: seconds from a request's first call in which its tries begin.
+        deadline_s: seconds from a request's first call in which its tries begin, and that a batch may take.
         base_s: upper bound of the first wait, in seconds; doubles with each try.
         cap_s: upper bound of any wait of our own. What the service asks for with Retry-After is kept even above it,
             up to LONGEST_RETRY_AFTER_S.

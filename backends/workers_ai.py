@@ -17,12 +17,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pydantic_core
 
 from backends import workers_ai_models as models
 from backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
+from backends.http import Incoming, Transport
 from backends.ir import (
+    BatchPlace,
     BatchState,
     ChatRequest,
     ChatResponse,
@@ -33,14 +34,15 @@ from backends.ir import (
     RawResponse,
     Request,
     StreamChunk,
+    Usage,
 )
 from backends.json_answers import added, asked_again, problem_of_answer, wants_json, without_fence
 from backends.openai_shapes import read_usage
 from backends.parameters import token_limit
 from backends.sse import read_events
 from backends.streams import numbered, whole_answer
-from backends.workers_ai_api import Api, content_type, stream_bytes
-from backends.workers_ai_batch import batch_content, batch_name, batch_state
+from backends.workers_ai_api import Api, stream_bytes
+from backends.workers_ai_batch import batch_content, batch_name, batch_state, share_of_batch
 from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, chat_body, embed_body, raw_body
 from backends.workers_ai_catalogue import deprecation, model_info
 from backends.workers_ai_errors import PROVIDER
@@ -74,7 +76,7 @@ class WorkersAI:
     def __init__(
         self,
         account: CloudflareAccount,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
         gateway: AiGateway | None = None,
     ) -> None:
@@ -98,7 +100,11 @@ class WorkersAI:
         response = without_fence(response)
         problem = problem_of_answer(response, wanted)
         if problem and response.finish_reason != "length":
-            second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
+            try:
+                second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
+            except ModelError as error:  # the first answer is paid all the same
+                error.usage = added(response.usage, error.usage or Usage())
+                raise
             warning = f"the model was asked twice, since {problem}"
             usage = added(response.usage, second.usage)
             response = replace(second, usage=usage, warnings=(*second.warnings, warning))
@@ -110,6 +116,7 @@ class WorkersAI:
                 code=5024,
                 request_id=response.request_id,
                 provider=PROVIDER,
+                usage=response.usage,
             )
         return response
 
@@ -181,6 +188,10 @@ class WorkersAI:
         info = self._catalogue.get(model)
         return "batch" in info.capabilities if info else models.takes_batches(model)
 
+    def batch_share(self, request: Request) -> float:
+        """The part of 10 MB that a request takes."""
+        return share_of_batch(request, models.shape_of(request.model) or "native")
+
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
         """Hands requests over; below 10 MB in all, else InvalidRequest.
 
@@ -189,11 +200,13 @@ class WorkersAI:
         content = batch_content(model, requests, models.shape_of(model) or "native")
         return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
 
-    async def poll_batch(self, model: str, batch: str, requests: Sequence[Request]) -> BatchState:
+    async def poll_batch(
+        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
+    ) -> BatchState:
         """Looks whether a batch is done. A Retryable error: poll again; a LineError: nobody knows this batch."""
         content = pydantic_core.to_json({"request_id": batch})
         reply = await self._api.ask(self._api.queue(model, content), model)
-        return batch_state(reply, model, requests, self._clock())
+        return batch_state(reply, model, requests, self._clock(), places)
 
     async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
         shape, body, warnings = await self._prepared(request)
@@ -263,26 +276,27 @@ class WorkersAI:
         model = request.model
         outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
         async with self._api.opened(outgoing) as incoming:
-            if incoming.is_success and content_type(incoming) == "text/event-stream":
-                head = self._api.reply(incoming, None)
+            head = incoming.head
+            if head.ok and head.content_type == "text/event-stream":
+                start = self._api.reply(head, None)
                 events = read_events(stream_bytes(incoming, model))
-                refused = lambda event: self._api.refusal(incoming, event, model)  # noqa: E731 - closes over the reply
-                async for chunk in read_stream(events, model, body["max_tokens"], refused, head, warnings):
+                refused = lambda event: self._api.refusal(head, event, model)  # noqa: E731 - closes over the reply
+                async for chunk in read_stream(events, model, body["max_tokens"], refused, start, warnings):
                     yield chunk
                 return
-            await self._api.read_rest(incoming)
-        reply = self._api.read(incoming, model)
+            whole = await self._api.read_rest(incoming)
+        reply = self._api.read(whole, model)
         # Some models pass over `stream` and send JSON; the result can be empty then, and only a plain call answers.
         response = read_chat(reply, model, body["max_tokens"]) if reply.result else await self.execute(request)
         for chunk in whole_answer(replace(response, warnings=(*warnings, *response.warnings))):
             yield chunk
 
-    def _raw(self, incoming: httpx.Response, model: str) -> Reply:
-        kind = content_type(incoming)
-        if not incoming.is_success or not incoming.content or "json" in kind or kind == "text/html":
+    def _raw(self, incoming: Incoming, model: str) -> Reply:
+        kind = incoming.content_type
+        if not incoming.ok or not incoming.content or "json" in kind or kind == "text/html":
             return self._api.read(incoming, model)
         if kind.startswith("text/"):
-            return self._api.reply(incoming, incoming.text)
+            return self._api.reply(incoming, incoming.content.decode("utf-8", "replace"))
         encoded = base64.b64encode(incoming.content).decode("ascii")
         return self._api.reply(incoming, {"content_type": kind, "base64": encoded})
 

@@ -10,15 +10,16 @@ import functools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
-import httpx
 import pydantic_core
+from yarl import URL
 
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
-from backends.http import check_url, network_errors, open_client
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, unwrap
@@ -38,115 +39,109 @@ class Api:
         self,
         account: CloudflareAccount,
         gateway: AiGateway | None,
-        transport: httpx.AsyncBaseTransport | None,
+        transport: Transport | None,
         clock: Callable[[], float],
     ) -> None:
-        check_url(PROVIDER, account.base_url)
-        self._root = f"{account.url}/ai"
+        self._root = check_url(PROVIDER, f"{account.url}/ai")
         # The dashboard gives a gateway's URL, which is a provider's address of its own; an id goes with the usual one.
-        self._gateway_url = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
-        check_url(PROVIDER, self._gateway_url or account.base_url)
+        own = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
+        self._gateway_url = own and check_url(PROVIDER, own)
         self._calls = self._gateway_url or self._root
         self._gateway = gateway
-        self._headers = _gateway_headers(gateway) if gateway else {}
+        self._key = {"authorization": f"Bearer {account.token}"}
+        self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
         self._clock = clock
-        self._client = open_client({"authorization": f"Bearer {account.token}"}, transport)
+        self._transport = transport or Network(self._gateway_url or account.base_url)
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
-    def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> httpx.Request:
+    def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> Call:
         """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache."""
         url = _run_url(self._calls, model)
         if shape == "chat":
-            return self._post(f"{self._calls}/v1/chat/completions", {**body, "model": model}, model, about, fresh=fresh)
+            url = _url(f"{self._calls}/v1/chat/completions")
+            return self._post(url, {**body, "model": model}, model, about, fresh=fresh)
         if self._gateway and not self._gateway_url:  # this one knows the header, the one with the model's name may not
-            return self._post(f"{self._root}/run", {"model": model, "input": body}, model, about, fresh=fresh)
+            return self._post(_url(f"{self._root}/run"), {"model": model, "input": body}, model, about, fresh=fresh)
         return self._post(url, body, model, about, fresh=fresh)
 
-    def queue(self, model: str, content: bytes) -> httpx.Request:
+    def queue(self, model: str, content: bytes) -> Call:
         """A call of the asynchronous batch API; never by a gateway, which is not documented to have it."""
-        url = _run_url(self._root, model).copy_merge_params({"queueRequest": "true"})
-        return self._client.build_request("POST", url, content=content, headers=_JSON)
+        url = _url(f"{_run_url(self._root, model)}?queueRequest=true")
+        return Call("POST", url, {**self._key, **_JSON}, content)
 
-    def get(self, path: str, **query: str | int) -> httpx.Request:
+    def get(self, path: str, **query: str | int) -> Call:
         """A question about models: ``models/search``, ``models/schema``."""
-        return self._client.build_request("GET", f"{self._root}/{path}", params=query)
+        return Call("GET", _url(f"{self._root}/{path}?{urlencode(query)}"), self._key)
 
-    async def send(self, outgoing: httpx.Request) -> httpx.Response:
+    async def send(self, outgoing: Call) -> Incoming:
         """The whole reply."""
         with network_errors(PROVIDER, self._root):
-            return await self._client.send(outgoing)
+            return await self._transport.send(outgoing)
 
     @asynccontextmanager
-    async def opened(self, outgoing: httpx.Request) -> AsyncIterator[httpx.Response]:
-        """A reply whose body is read by its user."""
-        with network_errors(PROVIDER, self._root):
-            incoming = await self._client.send(outgoing, stream=True)
-        try:
+    async def opened(self, outgoing: Call) -> AsyncIterator[Opened]:
+        """A reply whose body is read by its user: with ``read_rest``, or with stream_bytes."""
+        async with AsyncExitStack() as stack:
+            with network_errors(PROVIDER, self._root):
+                incoming = await stack.enter_async_context(self._transport.open(outgoing))
             yield incoming
-        finally:
-            await incoming.aclose()
 
-    async def read_rest(self, incoming: httpx.Response) -> None:
+    async def read_rest(self, incoming: Opened) -> Incoming:
         """Reads the body of an opened reply."""
         with network_errors(PROVIDER, self._root):
-            await incoming.aread()
+            return await incoming.read()
 
-    async def ask(self, outgoing: httpx.Request, model: str) -> Reply:
+    async def ask(self, outgoing: Call, model: str) -> Reply:
         """Sends, and reads the reply's result."""
         return self.read(await self.send(outgoing), model)
 
-    def read(self, incoming: httpx.Response, model: str) -> Reply:
+    def read(self, incoming: Incoming, model: str) -> Reply:
         """The result of a whole reply; raises what the reply means otherwise."""
         try:
             body = pydantic_core.from_json(incoming.content)
         except ValueError as error:
-            if incoming.is_success:
+            if incoming.ok:
                 raise _no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
-        if not incoming.is_success or is_refusal(body):
+        if not incoming.ok or is_refusal(body):
             raise self.refusal(incoming, body, model)
         return self.reply(incoming, unwrap(body))
 
-    def reply(self, incoming: httpx.Response, result: Any) -> Reply:
+    def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""
         headers = incoming.headers
         details = {} if not self._gateway else _told(headers)
         return Reply(result, request_id(headers), _neurons(headers), details)
 
-    def refusal(self, incoming: httpx.Response, body: object, model: str) -> ModelError:
+    def refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
         """The error that a reply, or an event of a stream, means."""
-        return refusal(incoming.status_code, incoming.headers, body, model, self._clock())
+        return refusal(incoming.status, incoming.headers, body, model, self._clock())
 
-    def _post(self, url: httpx.URL | str, body: object, model: str, about: str, *, fresh: bool) -> httpx.Request:
+    def _post(self, url: URL, body: object, model: str, about: str, *, fresh: bool) -> Call:
         try:
             content = pydantic_core.to_json(body)
         except ValueError as error:
             raise InvalidRequest(
                 f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER
             ) from error
-        headers = {**_JSON, **self._headers}
+        headers = self._headers
         if self._gateway and about:
-            headers["cf-aig-metadata"] = json.dumps({"request_id": about})
+            headers = {**headers, "cf-aig-metadata": json.dumps({"request_id": about})}
         if self._gateway and fresh:
-            headers["cf-aig-skip-cache"] = "true"
-        return self._client.build_request("POST", url, content=content, headers=headers)
+            headers = {**headers, "cf-aig-skip-cache": "true"}
+        return Call("POST", url, headers, content)
 
 
-async def stream_bytes(incoming: httpx.Response, model: str) -> AsyncIterator[bytes]:
+async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
     """The bytes of an opened reply. Raises StreamError where the connection breaks."""
     try:
-        async for chunk in incoming.aiter_bytes():
+        async for chunk in incoming.pieces:
             yield chunk
-    except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=PROVIDER) from error
-
-
-def content_type(incoming: httpx.Response) -> str:
-    """The reply's media type without its parameters."""
-    return incoming.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
@@ -164,20 +159,25 @@ def _told(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
-def _run_url(root: str, model: str) -> httpx.URL:
+def _run_url(root: str, model: str) -> URL:
     if not _MODEL.fullmatch(model):
         raise ModelNotFound(f"{model!r} is no model's name: write one such as @cf/baai/bge-m3", provider=PROVIDER)
-    return httpx.URL(f"{root}/run/{model}")
+    return _url(f"{root}/run/{model}")
 
 
-def _no_json(incoming: httpx.Response, model: str) -> ModelError:
-    kind, identity = content_type(incoming), request_id(incoming.headers)
+@functools.lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
+
+
+def _no_json(incoming: Incoming, model: str) -> ModelError:
+    kind, identity = incoming.content_type, request_id(incoming.headers)
     if "json" in kind or not incoming.content:
         text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
-        return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
+        return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
     text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
     # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
-    return ConnectionFailed(text, status=incoming.status_code, request_id=identity, provider=PROVIDER)
+    return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
 
 
 def _neurons(headers: Mapping[str, str]) -> float | None:

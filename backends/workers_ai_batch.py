@@ -7,6 +7,7 @@ reply, ``results`` with ``index``, and that items can be missing, are users' rep
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,18 @@ from typing import Any
 import pydantic_core
 
 from backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
-from backends.ir import BatchState, ChatRequest, EmbedRequest, EmbedResponse, RawResponse, Request, Response, Usage
+from backends.ir import (
+    BatchPlace,
+    BatchState,
+    ChatRequest,
+    EmbedRequest,
+    EmbedResponse,
+    RawResponse,
+    Request,
+    Response,
+    Usage,
+    batch_places,
+)
 from backends.jobs import share
 from backends.json_answers import problem_of_answer
 from backends.openai_shapes import read_usage
@@ -25,21 +37,19 @@ from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, model_of, read_chat, read_vectors
 
 MAX_BYTES = 10_000_000  # of one batch: "less than 10 MB"
+_AROUND = len('{"requests":[]}')
+_NUMBER = "00000000"  # what stands, with fewer digits, in place of an id that does not tell requests apart
 _WORKING = frozenset({"queued", "running", "pending", "processing"})
 _LOST = "the batch came back without this request: ask for it alone"
 
 
 def batch_content(model: str, requests: Sequence[Request], shape: Shape) -> bytes:
     """The body that hands requests over. Raises InvalidRequest where it is too large, or is no JSON."""
-    references = _references(requests)
     items = [
-        {**body_of(request, shape), "external_reference": reference}
-        for request, reference in zip(requests, references, strict=True)
+        _content(request, shape, place.reference)
+        for request, place in zip(requests, batch_places(requests), strict=True)
     ]
-    try:
-        content = pydantic_core.to_json({"requests": items})
-    except ValueError as error:
-        raise InvalidRequest(f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER) from error
+    content = b'{"requests":[' + b",".join(items) + b"]}"
     if len(content) >= MAX_BYTES:
         raise InvalidRequest(
             f"{model}: a batch of {len(requests)} requests has {len(content)} bytes, and at most {MAX_BYTES - 1} are"
@@ -48,6 +58,12 @@ def batch_content(model: str, requests: Sequence[Request], shape: Shape) -> byte
             provider=PROVIDER,
         )
     return content
+
+
+def share_of_batch(request: Request, shape: Shape) -> float:
+    """The part of the largest batch that a request takes. Raises InvalidRequest where it is no JSON."""
+    content = _content(request, shape, request.request_id + _NUMBER)
+    return (len(content) + len(",")) / (MAX_BYTES - 1 - _AROUND)
 
 
 def batch_name(reply: Reply, model: str) -> str:
@@ -62,8 +78,11 @@ def batch_name(reply: Reply, model: str) -> str:
     return named
 
 
-def batch_state(reply: Reply, model: str, requests: Sequence[Request], now: float) -> BatchState:
-    """What a poll says. ``now``: Unix time in seconds. Raises BadReply.
+def batch_state(
+    reply: Reply, model: str, requests: Sequence[Request], now: float, places: Sequence[BatchPlace] = ()
+) -> BatchState:
+    """What a poll says. ``now``: Unix time in seconds; ``places``: where the requests stand, if they are a part of the
+    batch. Raises BadReply.
 
     Items are matched by reference, else by number. An item that is missing, or that failed where one call would do
     better, is a Retryable error; so is every item of a batch that failed as a whole.
@@ -78,33 +97,44 @@ def batch_state(reply: Reply, model: str, requests: Sequence[Request], now: floa
             raise BadReply(f"{model} sent neither a batch's state nor its results: ask again later", provider=PROVIDER)
         failed = Overloaded(f"{model}: the batch ended as {status!r}: ask for each alone", provider=PROVIDER)
         return BatchState((failed,) * len(requests))
-    found = _matched([item for item in items if isinstance(item, dict)], _references(requests))
+    places = places or batch_places(requests)
+    found = _matched([item for item in items if isinstance(item, dict)], places)
     read = [
-        _item(found[number], reply, model, request, now) if number in found else Retryable(_LOST, provider=PROVIDER)
-        for number, request in enumerate(requests)
+        _item(found[place.number], reply, model, request, now)
+        if place.number in found
+        else Retryable(_LOST, provider=PROVIDER)
+        for place, request in zip(places, requests, strict=True)
     ]
-    return BatchState(tuple(_with_shares(read, requests, read_usage(result, reply.neurons))))
+    others = max((place.count for place in places), default=0) - len(places)
+    return BatchState(tuple(_with_shares(read, requests, others, read_usage(result, reply.neurons))))
 
 
-def _references(requests: Sequence[Request]) -> list[str]:
-    """What names each request in the batch, the same on every call: its id where these tell them apart."""
-    ids = [request.request_id for request in requests]
-    return ids if all(ids) and len(set(ids)) == len(ids) else [str(number) for number in range(len(requests))]
+def _content(request: Request, shape: Shape, reference: str) -> bytes:
+    try:
+        return pydantic_core.to_json({**body_of(request, shape), "external_reference": reference})
+    except ValueError as error:
+        text = f"{request.model}: the input cannot be written as JSON ({error})"
+        raise InvalidRequest(text, provider=PROVIDER) from error
 
 
-def _matched(items: Sequence[Mapping[str, Any]], references: Sequence[str]) -> Mapping[int, Mapping[str, Any]]:
-    """Each request's item. References are not checked by the service, so that one that stands twice says nothing."""
-    numbers = {reference: number for number, reference in enumerate(references)}
-    told = [item.get("external_reference") for item in items]
-    given = [one if isinstance(one, str) and one in numbers else None for one in told]
+def _matched(items: Sequence[Mapping[str, Any]], places: Sequence[BatchPlace]) -> Mapping[int, Mapping[str, Any]]:
+    """The items by the numbers of their requests; those of requests that stand elsewhere are left out.
+
+    References are not checked by the service, so that one that stands twice says nothing.
+    """
+    numbers = {place.reference: place.number for place in places}
+    told = Counter(one for item in items if isinstance(one := item.get("external_reference"), str))
+    ours, whole = bool(told.keys() & numbers.keys()), all(place.count == len(items) for place in places)
     found: dict[int, Mapping[str, Any]] = {}
-    for place, (item, reference) in enumerate(zip(items, given, strict=True)):
-        number = numbers[reference] if reference is not None and given.count(reference) == 1 else None
-        if reference is None:
+    for position, item in enumerate(items):
+        reference, number = item.get("external_reference"), None
+        if isinstance(reference, str) and reference in numbers:
+            number = numbers[reference] if told[reference] == 1 else None
+        elif not (ours and isinstance(reference, str)):  # else it is of a request that is not asked for
             number = next((n for n in (item.get("id"), item.get("index")) if isinstance(n, int)), None)
             # In the shape of Responses an item's id is text, and nothing tells them apart but their order.
-            number = place if number is None and "success" not in item else number
-        if number is not None and 0 <= number < len(references):
+            number = position if number is None and "success" not in item and whole else number
+        if number is not None:
             found.setdefault(number, item)
     return found
 
@@ -159,13 +189,17 @@ def _read(reply: Reply, model: str, request: Request) -> Response | ModelError:
 
 
 def _with_shares(
-    read: Sequence[Response | ModelError], requests: Sequence[Request], whole: Usage
+    read: Sequence[Response | ModelError], requests: Sequence[Request], others: int, whole: Usage
 ) -> Iterator[Response | ModelError]:
-    """The results; where only the batch tells its usage, each answer gets a share by the length of its input."""
+    """The results; where only the batch tells its usage, each answer gets a share by the length of its input.
+
+    ``others``: how many requests of the batch are not among these; they get theirs first, by their number.
+    """
     answers = [number for number, one in enumerate(read) if not isinstance(one, ModelError)]
     told = any(one.usage != Usage() for one in read if not isinstance(one, ModelError))
     shares: dict[int, Usage] = {}
     if answers and not told and whole != Usage():
+        whole = share(whole, [len(answers), others])[0]
         lengths = [len(pydantic_core.to_json(body_of(requests[number]))) for number in answers]
         shares = dict(zip(answers, share(whole, lengths), strict=True))
     for number, one in enumerate(read):

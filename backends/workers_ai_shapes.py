@@ -47,13 +47,14 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
             request_id=reply.request_id,
             provider=PROVIDER,
         )
+    usage = read_usage(result, reply.neurons)
     if response.finish_reason == "content_filter":
         raise ContentFiltered(
             f"{model}: the filter withheld the answer (finish reason content_filter): change the prompt",
             request_id=reply.request_id,
             provider=PROVIDER,
+            usage=usage,
         )
-    usage = read_usage(result, reply.neurons)
     finish = response.finish_reason
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason

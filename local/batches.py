@@ -2,7 +2,8 @@
 
 Each batch is queued at its first poll and running at its second, and done from the third on, once all its items are.
 Results stay as long as the server runs, so that a client that died finds them by the request id; no item is answered
-twice. Items fail on their own: what a fault makes of one becomes its error, and one that a fault drops is missing.
+twice. Items fail on their own: what a fault makes of one becomes its error, and one that a fault drops is missing. A
+fault may name ``#batch-submit``, ``#batch-poll`` or ``#batch-item`` for its match.
 """
 
 from __future__ import annotations

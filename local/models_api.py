@@ -96,13 +96,18 @@ class ModelsApi:
         if head == "run" and tail and not any("%2f" in part.lower() for part in tail):
             body, model = body_of(call), self._find(unquote("/".join(tail)), None)
             if body.keys() == {"request_id"} or (call.parameter("queueRequest") == "true" and "requests" in body):
-                return await self._faults.under("ai", (call.target,), lambda: self._queue(call, body, model))
+                # A fault strikes one of the two by this mark.
+                texts = (call.target, "#batch-submit" if "requests" in body else "#batch-poll")
+                return await self._faults.under("ai", texts, lambda: self._queue(call, body, model))
             return await self._call(call, body, model, self._run)
         raise no_route(call)
 
     async def _queue(self, call: Call, body: dict[str, Any], model: Model) -> Reply:
         if "requests" in body:
-            return self._batches.submit(body, model, len(call.body))
+            reply = self._batches.submit(body, model, len(call.body))
+            self._stats.batch("submitted")
+            return reply
+        self._stats.batch("polled")
         return self._batches.poll(body["request_id"], model)
 
     async def _item(self, body: dict[str, Any], model: Model) -> Reply:

@@ -31,6 +31,7 @@ class Stats:
         self.paid_calls = 0
         self.paid_prompts: Counter[str] = Counter()
         self.paid_lines: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter()
         self.max_in_flight = self.in_flight
 
     def called(self, target: str, outcome: str) -> None:
@@ -44,6 +45,10 @@ class Stats:
         if line:
             self.paid_lines[line] += 1
 
+    def batch(self, what: str) -> None:
+        """Counts what the batch API did: ``submitted``, a batch that was taken in, or ``polled``."""
+        self.batches[what] += 1
+
     @contextmanager
     def flight(self) -> Iterator[None]:
         """Counts an AI call as being in flight."""
@@ -55,7 +60,7 @@ class Stats:
             self.in_flight -= 1
 
     def as_json(self) -> dict[str, Any]:
-        """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), and what was paid."""
+        """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), what was paid, batches."""
         calls = {t: {"calls": self.calls[t].total(), "by_status": dict(self.calls[t])} for t in ("ai", "queue", "r2")}
         return {
             **calls,
@@ -65,4 +70,5 @@ class Stats:
                 "by_prompt": dict(self.paid_prompts),
                 "by_line": dict(self.paid_lines),
             },
+            "batches": {what: self.batches[what] for what in ("submitted", "polled")},
         }

@@ -6,6 +6,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from pipelines.options import JsonlOptions
+from storage.environment import default_gateway
 from transforms.elements import Settled
 from transforms.infer import Infer
 from transforms.lines import ReadLines
@@ -27,8 +28,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         | "Find files" >> find_files(options)
         | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
         | "Read lines" >> ReadLines(options.reading)
-        | "Answer lines"
-        >> Infer(options.defaults, options.concurrency, options.paid, options.limits, options.rates, options.fixed)
+        | "Answer lines" >> answer_lines(options)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Settle files" >> SettleFiles(output, configuration, run_id)
     )
@@ -40,3 +40,19 @@ def find_files(options: JsonlOptions) -> FindFiles | PollFiles:
     if options.continuous and isinstance(source, Notifications):
         return PollFiles(source, output)
     return FindFiles(source, output)
+
+
+def answer_lines(options: JsonlOptions) -> Infer:
+    """By what the options say; the gateway also on workers whose environment does not name it."""
+    return Infer(
+        options.defaults,
+        options.concurrency,
+        options.paid,
+        options.limits,
+        options.rates,
+        options.fixed,
+        mode=options.mode,
+        deadline_s=options.deadline,
+        workers=options.workers,
+        gateway=options.gateway or default_gateway(),
+    )

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from backends.errors import ModelNotFound
+from backends.batches import Mode
 from backends.money import Limits
-from backends.protocol import access_of, split_model
+from backends.protocol import access_of
 from backends.rates import Rates
 from backends.recall import Reuse
+from backends.retry import THREE_TRIES
+from pipelines.option_types import Concurrency, Gateway, JsonSchema, ModelName, ModelRules, Template
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
@@ -26,15 +28,11 @@ from transforms.lines import Reading
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
 from transforms.shards import Batching
-from transforms.templates import fields_of, problem_of
+from transforms.templates import fields_of
 
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
 PRISM_CHECKPOINT = 30.0
-# One setting holds calls, file descriptors and memory within what one process can serve.
-MAX_CONCURRENCY = 4096
-# A schema without any of these allows everything, and is likely another file.
-_SCHEMA_WORDS = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items"})
 
 
 class UsageError(Exception):
@@ -54,6 +52,10 @@ class JsonlOptions(BaseModel):
         output: r2://bucket/prefix/ or a local folder.
         concurrency: calls in flight at most, for each process; unless ``fixed``, the service's refusals lower it.
         rpm, tpm: requests and tokens a minute; None is what the provider publishes.
+        workers: so many processes call at the same time; each keeps to its part of these rates.
+        mode: whether requests are handed over in batches, where model and provider have an API for that.
+        deadline: how long one request may be refused, or be in a batch, before it is given up there.
+        gateway: the id or URL of the AI Gateway that Workers AI is called by; None is what the environment names.
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
         model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
@@ -70,22 +72,26 @@ class JsonlOptions(BaseModel):
     queue: str | None = None
     retry: Literal["retryable", "all"] | None = None
     output: str
-    model: str = DEFAULT_MODEL
+    model: ModelName = DEFAULT_MODEL
     runner: Literal["direct", "prism"] = "direct"
     prefix: str = ""
     suffixes: tuple[str, ...] = SUFFIXES
     system: str = ""
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=5)
-    prompt: str = ""
-    model_for: tuple[str, ...] = ()
-    response_schema: dict[str, Any] | None = None
+    prompt: Template = ""
+    model_for: ModelRules = ()
+    response_schema: JsonSchema | None = None
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
-    concurrency: int = Field(default=64, ge=1, le=MAX_CONCURRENCY)
+    concurrency: Concurrency = 64
     fixed: bool = False
     rpm: float | None = Field(default=None, gt=0)
     tpm: float | None = Field(default=None, gt=0)
+    workers: int = Field(default=1, ge=1)
+    mode: Mode = "sync"
+    deadline: float = Field(default=THREE_TRIES.deadline_s, gt=0, allow_inf_nan=False)
+    gateway: Gateway | None = None
     batch_size: int = Field(default=100, ge=1, le=10_000)
     batch_seconds: float = Field(default=60.0, gt=0)
     range_bytes: int = Field(default=4 << 20, ge=1)
@@ -103,51 +109,6 @@ class JsonlOptions(BaseModel):
     @classmethod
     def _fixed(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {**given, "fixed": str(given.get("concurrency")).startswith("fixed:")}
-
-    @field_validator("concurrency", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        """``fixed:N`` and ``N``."""
-        if isinstance(value, str):
-            match = re.fullmatch(r"(?:fixed:)?(\d+)", value)
-            if match is None:
-                raise ValueError("write a number, or fixed:NUMBER")
-            return int(match[1])
-        return value
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        try:
-            return "/".join(split_model(value))
-        except ModelNotFound as error:
-            raise ValueError(error.message) from None
-
-    @field_validator("prompt")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        problem = problem_of(value) if value else None
-        if problem:
-            raise ValueError(problem)
-        return value
-
-    @field_validator("model_for")
-    @classmethod
-    def _known_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        rules = []
-        for rule in value:
-            pattern, equals, model = rule.rpartition("=")
-            if not (equals and pattern and model):
-                raise ValueError("write GLOB=PROVIDER/MODEL, such as 'embed/*=@cf/baai/bge-m3'")
-            rules.append(f"{pattern}={cls._known_model(model)}")
-        return tuple(rules)
-
-    @field_validator("response_schema")
-    @classmethod
-    def _is_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and not _SCHEMA_WORDS & value.keys():
-            raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
-        return value
 
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:

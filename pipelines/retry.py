@@ -5,9 +5,9 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
+from pipelines.jsonl import answer_lines
 from pipelines.options import JsonlOptions
 from transforms.elements import Settled
-from transforms.infer import Infer
 from transforms.retry import FindErrors, MergeFiles, ReadErrors
 from transforms.shards import WriteShards
 
@@ -22,8 +22,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         root
         | "Find errors" >> FindErrors(output)
         | "Read errors" >> ReadErrors(output, configuration, run_id, everything=options.retry == "all")
-        | "Answer lines"
-        >> Infer(options.defaults, options.concurrency, options.paid, options.limits, options.rates, options.fixed)
+        | "Answer lines" >> answer_lines(options)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Merge files" >> MergeFiles(output, run_id)
     )

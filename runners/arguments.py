@@ -24,8 +24,25 @@ Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that 
 MaxCost = Annotated[float | None, typer.Option(help="US dollars at most; the run stops before it could pass them.")]
 MaxTokensTotal = Annotated[int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")]
 Concurrency = Annotated[str, typer.Option(help="Calls in flight at most: N, fewer while refused; or fixed:N.")]
-Rpm = Annotated[float | None, typer.Option(help="Requests a minute at most; default: what the provider publishes.")]
-Tpm = Annotated[float | None, typer.Option(help="Tokens a minute at most, in and out; likewise.")]
+Rpm = Annotated[
+    float | None,
+    typer.Option(
+        help="Requests a minute at most, to each model. By default what the provider publishes: at Cloudflare's public "
+        "API the limit of the model's task (text generation: 300); at other addresses none."
+    ),
+]
+Tpm = Annotated[float | None, typer.Option(help="Tokens a minute at most, in and out; by default no limit.")]
+Workers = Annotated[int, typer.Option(help="So many processes share the rates; each keeps to its part.")]
+CallMode = Annotated[
+    str,
+    typer.Option(
+        "--mode", help="sync: one call a request; batch: the asynchronous batch API, if any; auto: where that pays."
+    ),
+]
+Deadline = Annotated[float, typer.Option(help="Seconds for which one request may be refused, or wait in a batch.")]
+Gateway = Annotated[
+    str | None, typer.Option(help="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY.")
+]
 BatchSize = Annotated[int, typer.Option(help="Lines in a shard at most.")]
 BatchSeconds = Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")]
 RangeBytes = Annotated[int, typer.Option(help="Bytes of a file that one worker reads.")]

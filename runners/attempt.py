@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,14 +17,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import backends.errors
 import storage.errors
-from backends.engine import close_engines
+from backends.engine import close_engines, limits_of_engines
 from backends.money import Budget
+from backends.throttle import ModelLimits
 from pipelines import jsonl
 from pipelines.options import JsonlOptions, UsageError
 from runners import direct, prism
 from runners.checks import check_configuration
 from runners.stop import Stop
 from runners.summary import Summary
+from storage.environment import use_gateway
 from storage.objects import open_store
 from storage.runs import Presence
 from transforms.infer import RunAsleep
@@ -53,6 +56,7 @@ def attempt(
     state.budget = budget or Budget(options.limits)
     run_id = new_run_id()
     problem: str | None = None
+    limits: tuple[ModelLimits, ...] = ()
     where = options.output_location
     presence: Presence | None = None
     try:
@@ -71,7 +75,9 @@ def attempt(
         _log.debug("the pipeline failed", exc_info=error)
     finally:
         reason = state.stop_reason  # before the engines' ends are told to what may still run
+        limits = tuple(limits_of_engines())
         close_engines()
+        use_gateway(None)
         if presence is not None:
             presence.stop()
     if isinstance(reason, Exception):
@@ -90,12 +96,23 @@ def attempt(
         dict(state.others),
         continuous=options.continuous,
         spent=state.budget.spent(),
+        until=until_of(reason),
+        limits=limits,
     )
 
 
 def new_run_id() -> str:
     """Names one run among all: host, process and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def until_of(reason: BaseException | str | None) -> float | None:
+    """From when on a run can go on that stopped for this reason, Unix time in seconds."""
+    if not isinstance(reason, backends.errors.StopRun):
+        return None
+    if reason.until is None and reason.retry_after is not None:
+        return time.time() + reason.retry_after
+    return reason.until
 
 
 _OUR_ERRORS = "|".join([*storage.errors.__all__, *backends.errors.__all__, "MissingSettings"])

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import threading
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from backends.errors import ModelError
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners import arguments as arg
-from runners import commands_models
+from runners import commands_models, commands_outputs
 from runners.dryrun import plan, show_plan
+from runners.logs import quieten
 from runners.prism_binary import PrismError
 from runners.progress import Watch, show_summary, stream_line
-from runners.retry import retry as retry_errors
-from runners.retry import retry_json, retry_options, show_retry
 from runners.run import run as run_files
 from runners.stream import stream as stream_files
 from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
-from runners.verify import render
-from runners.verify import verify as check_output
-from storage.environment import MissingSettings, default_queue, without_secrets
+from runners.terminal import complain, leave, quiet, stderr
+from storage.environment import MissingSettings, default_queue
 from storage.errors import BucketNotFound, StorageError
-from storage.ledger import prune as prune_ledger
-from transforms.run_state import RunState
 
 app = typer.Typer(
     name="llmdo",
@@ -46,8 +37,9 @@ ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_
 app.add_typer(ledger_app, name="ledger")
 app.command(epilog=commands_models.ASK_EXAMPLES)(commands_models.ask)
 app.command(epilog=commands_models.MODELS_EXAMPLES)(commands_models.models)
-# Progress and complaints go to stderr, so that stdout holds what was asked for.
-_err = Console(stderr=True)
+app.command(epilog=commands_outputs.RETRY_EXAMPLES)(commands_outputs.retry)
+app.command(epilog=commands_outputs.VERIFY_EXAMPLES)(commands_outputs.verify)
+ledger_app.command(epilog=commands_outputs.PRUNE_EXAMPLES)(commands_outputs.prune)
 
 _RUN_EXAMPLES = """
 Examples:
@@ -75,12 +67,6 @@ Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on w
 """
 
 
-_RETRY_CODES = """
-
-Exit codes: 0 no errors are left; 3 some lines are still errors; 1 failed or stopped, the same command goes on; 2 usage.
-"""
-
-
 @app.command(epilog=_RUN_EXAMPLES)
 def run(
     output: arg.Output,
@@ -101,6 +87,10 @@ def run(
     concurrency: arg.Concurrency = arg.default("concurrency"),
     rpm: arg.Rpm = None,
     tpm: arg.Tpm = None,
+    workers: arg.Workers = arg.default("workers"),
+    mode: arg.CallMode = arg.default("mode"),
+    deadline: arg.Deadline = arg.default("deadline"),
+    gateway: arg.Gateway = None,
     batch_size: arg.BatchSize = arg.default("batch_size"),
     batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
     range_bytes: arg.RangeBytes = arg.default("range_bytes"),
@@ -121,7 +111,7 @@ def run(
     options = check_options(**given, files=tuple(files or ()))
     if dry_run:
         _show_dry_run(options, as_json)
-    _finish(run_files(options, _quiet if as_json else Watch(_err)), options, as_json)
+    _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json)
 
 
 @app.command(epilog=_STREAM_EXAMPLES)
@@ -142,6 +132,10 @@ def stream(
     concurrency: arg.Concurrency = arg.default("concurrency"),
     rpm: arg.Rpm = None,
     tpm: arg.Tpm = None,
+    workers: arg.Workers = arg.default("workers"),
+    mode: arg.CallMode = arg.default("mode"),
+    deadline: arg.Deadline = arg.default("deadline"),
+    gateway: arg.Gateway = None,
     batch_size: arg.BatchSize = arg.default("batch_size"),
     batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
     range_bytes: arg.RangeBytes = arg.default("range_bytes"),
@@ -160,7 +154,7 @@ def stream(
     """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
     given = arg.given(locals()) | _decisive(system, model_for, schema)
     options = check_options(**given | {"queue": queue or default_queue(), "continuous": True})
-    _finish(stream_files(options, _quiet if as_json else Watch(_err, stream_line)), options, as_json)
+    _finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json)
 
 
 def _decisive(system: Path | None, model_for: list[str] | None, schema: Path | None) -> dict[str, Any]:
@@ -181,69 +175,12 @@ def _show_dry_run(options: JsonlOptions, as_json: bool) -> NoReturn:
     raise typer.Exit(report.exit_code)
 
 
-def _quiet(_: RunState) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def _finish(summary: Summary, options: JsonlOptions, as_json: bool) -> NoReturn:
     if as_json:
         print(json.dumps(summary.as_json()))  # noqa: T201  this is the command's output
     else:
         show_summary(summary, options.output_location, Console())
-    if summary.problem:
-        _complain(summary.problem)
-    raise typer.Exit(summary.exit_code)
-
-
-@app.command(epilog="Example: llmdo retry r2://bucket/output/ --all" + _RETRY_CODES)
-def retry(
-    output: Annotated[str, typer.Argument(help="r2://BUCKET/PREFIX/ or a folder, as given to run.")],
-    everything: Annotated[bool, typer.Option("--all", help="Also lines whose error says that it would come again.")] = (
-        False
-    ),
-    max_cost: arg.MaxCost = None,
-    max_tokens_total: arg.MaxTokensTotal = None,
-    concurrency: arg.Concurrency = arg.default("concurrency"),
-    ledger: arg.Ledger = None,
-    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
-    as_json: arg.AsJson = False,
-) -> None:
-    """Answer an output's error lines again, by its own model and parameters, and merge the answers in."""
-    which: Literal["retryable", "all"] = "all" if everything else "retryable"
-    options = retry_options(
-        output,
-        which,
-        max_cost=max_cost,
-        max_tokens_total=max_tokens_total,
-        concurrency=concurrency,
-        ledger=ledger,
-        drain_seconds=drain_seconds,
-    )
-    summary = retry_errors(options, _quiet if as_json else Watch(_err))
-    if as_json:
-        print(json.dumps(retry_json(summary)))  # noqa: T201  this is the command's output
-    else:
-        show_retry(summary, options, Console())
-    if summary.problem:
-        _complain(summary.problem)
-    raise typer.Exit(summary.exit_code)
-
-
-@app.command(epilog="Example: llmdo verify r2://bucket/output/ --input r2://bucket/input/")
-def verify(
-    output: Annotated[str, typer.Argument(help="r2://BUCKET/PREFIX/ or a folder, as given to run.")],
-    input: Annotated[
-        list[str] | None, typer.Option(help="The prompts, as given to run: r2:// prefixes, files, folders, patterns.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
-    """Check an output: is every line of every source in exactly one shard, and is every manifest true?"""
-    result = check_output(output, list(input or ()))
-    if as_json:
-        print(json.dumps(result.as_json()))  # noqa: T201  this is the command's output
-    else:
-        Console().print(render(result))
-    raise typer.Exit(0 if result.ok else EXIT_FAILED)
+    leave(summary)
 
 
 @app.command(epilog="Example: llmdo local --data data/ --port 8787 & then: . data/env")
@@ -259,23 +196,13 @@ def local(
         from local.server import serve  # noqa: PLC0415  needs the extra [local]
         from local.settings import CannotServe  # noqa: PLC0415  as above
     except ModuleNotFoundError as error:
-        _complain(f"llmdo local needs the package {error.name}: pip install 'llmdo[local]'")
+        complain(f"llmdo local needs the package {error.name}: pip install 'llmdo[local]'")
         raise typer.Exit(EXIT_USAGE) from None
     try:
         serve(data, port, model)
     except CannotServe as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
-
-
-@ledger_app.command(epilog="Example: llmdo ledger prune sqlite:///out/_ledger.sqlite --older-than-days 30")
-def prune(
-    url: Annotated[str, typer.Argument(help="The ledger, as given to run.")],
-    older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],
-) -> None:
-    """Remove old answers from a ledger; runs may go on meanwhile."""
-    pruned = prune_ledger(url, older_than_days * 86_400)
-    print(f"removed {pruned.entries:,} answers of {pruned.bytes:,} bytes")  # noqa: T201  this is the command's output
 
 
 def _read_text(path: Path | None, option: str) -> str:
@@ -299,51 +226,18 @@ def _read_schema(path: Path | None) -> dict[str, Any] | None:
     return schema
 
 
-def _complain(*problems: str) -> None:
-    for problem in problems:
-        # As text: what a service says may hold brackets, which are no markup.
-        _err.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
-
-
-class _LogFormat(logging.Formatter):
-    """Shows no secret: at DEBUG the HTTP libraries log what services send, and that may be what was sent to them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
-
-
-def _quieten(level: str) -> None:
-    """Keeps what Beam and gRPC say of a pipeline that failed away from users, who get one sentence for it."""
-    logging.basicConfig()  # does nothing where Beam's import has made a handler already
-    logging.getLogger().setLevel(level)
-    for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setFormatter(_LogFormat("%(levelname)s %(name)s: %(message)s"))
-    if logging.getLogger().isEnabledFor(logging.INFO):
-        return
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    others = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        # A thread of Beam's worker whose connection was there until the runner was stopped, or died.
-        if not isinstance(args.exc_value, grpc.RpcError):
-            others(args)
-
-    threading.excepthook = hook
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; every expected error is one sentence on stderr."""
     level = os.environ.get("LLMDO_LOG_LEVEL", "WARNING")
-    _quieten(level)
+    quieten(level)
     try:
         app(args=argv)
     except (UsageError, MissingSettings) as error:
-        _complain(*error.problems)
+        complain(*error.problems)
         sys.exit(EXIT_USAGE)
     except BucketNotFound as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(EXIT_USAGE)
     except (StorageError, PrismError, ModelError) as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(EXIT_FAILED)

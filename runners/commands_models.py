@@ -18,6 +18,7 @@ from runners.ask import ask as ask_model
 from runners.models import as_json as lists_as_json
 from runners.models import problems, read_lists, table
 from runners.summary import EXIT_FAILED
+from storage.environment import use_gateway
 
 _WIDE = 200  # columns of a table that goes into a file or a pipe
 
@@ -51,6 +52,7 @@ def ask(
     system: Annotated[str, typer.Option(help="What the model should be told before.")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of the answer at most.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 5.", min=0, max=5)] = None,
+    gateway: arg.Gateway = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; with --stream, an object for each piece.")
     ] = False,
@@ -63,6 +65,7 @@ def ask(
         split_model(model)
     except ModelNotFound as error:
         raise UsageError([f"--model {error.message}"]) from None
+    use_gateway(gateway)
     given = {"max_tokens": max_tokens, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
     live = stream if stream is not None else sys.stdout.isatty() and not as_json

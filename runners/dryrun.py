@@ -216,12 +216,14 @@ class _Planner:
         return self._plan
 
     def _estimate_time(self, provider: str, short: str, model: ModelPlan) -> None:
-        rates, tokens = published_rates(provider, short), model.input_tokens + model.output_tokens
+        workers, tokens = self._options.workers, model.input_tokens + model.output_tokens
+        rates = self._options.rates.or_else(published_rates(provider, short)).shared_by(workers)
+        part = f" (one of {workers:,} workers' part)" if workers > 1 else ""
         by_limit = []
         if rates.rpm:
-            by_limit.append((60 * model.calls / rates.rpm, f"{rates.rpm:g} requests a minute"))
+            by_limit.append((60 * model.calls / rates.rpm, f"{rates.rpm:g} requests a minute{part}"))
         if rates.tpm:
-            by_limit.append((60 * tokens / rates.tpm, f"{rates.tpm:g} tokens a minute"))
+            by_limit.append((60 * tokens / rates.tpm, f"{rates.tpm:g} tokens a minute{part}"))
         if by_limit:
             model.seconds, model.limit = max(by_limit)
         else:

@@ -14,12 +14,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from backends.engine import calls_in_flight, calls_made
+from backends.engine import calls_in_flight, calls_made, requests_in_batches
+from runners.limits import limits_text
 from runners.summary import NOTHING_SPENT, Summary, dollars
 from storage.errors import StorageError
 from storage.manifests import read_manifest
 from storage.objects import Location, open_store
 from transforms.elements import FileVersion
+from transforms.notices import VISIBILITY_TIMEOUT
 from transforms.run_state import RunState
 from transforms.shards import folder_of
 
@@ -52,7 +54,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = counts.files_done + counts.files_stale
     return (
-        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · "
+        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · {_batched()}"
         f"{tokens:,} tokens{_cost(state)} · {counts.failed:,} errors · {done:,}/{len(state.in_work()) + done:,} files"
     )
 
@@ -64,8 +66,15 @@ def stream_line(state: RunState, rate: Rate) -> str:
     waiting = "?" if state.backlog is None else f"{state.backlog:,}"
     return (
         f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
-        f"{calls_in_flight():,} in flight · {tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
+        f"{calls_in_flight():,} in flight · {_batched()}"
+        f"{tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
+
+
+def _batched() -> str:
+    """How many requests wait in batches; nothing where none do."""
+    waiting = requests_in_batches()
+    return f"{waiting:,} in batches · " if waiting else ""
 
 
 def _cost(state: RunState) -> str:
@@ -149,6 +158,7 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
         cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
         used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
         console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
+    show_limits(summary, console)
     if summary.restarts:
         console.print(f"The pipeline was begun again {summary.restarts:,} times.")
     if counts.messages_passed_over or counts.messages_undecodable:
@@ -158,6 +168,18 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
         )
     for question, answer in samples(summary, output):
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
+
+
+def show_limits(summary: Summary, console: Console) -> None:
+    """What held calls back, and what may be waiting in the queue."""
+    for text in filter(None, map(limits_text, summary.limits)):
+        console.print(Text(text))
+    if summary.backlog:
+        console.print(
+            f"The queue still holds about {summary.backlog:,} messages that cannot be pulled now: delayed, or leased "
+            f"by another consumer or a pull whose reply was lost. Run again after {VISIBILITY_TIMEOUT:g} s.",
+            highlight=False,
+        )
 
 
 def samples(summary: Summary, output: Location) -> Iterator[tuple[str, str]]:

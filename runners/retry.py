@@ -11,6 +11,7 @@ from rich.text import Text
 from pipelines import retry as pipeline
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners.attempt import Watch
+from runners.progress import show_limits
 from runners.run import run
 from runners.summary import Summary
 from storage import configuration
@@ -56,7 +57,10 @@ def retry(options: JsonlOptions, watch: Watch) -> Summary:
 def retry_json(summary: Summary) -> dict[str, Any]:
     """For ``--json``: lines tried again, answered now, failed again, and error lines that were not tried again."""
     whole, counts = summary.as_json(), summary.counts
-    told = {name: whole[name] for name in ("run_id", "exit_code", "problem", "files", "in_work", "in_work_by_others")}
+    told = {
+        name: whole[name]
+        for name in ("run_id", "exit_code", "problem", "until", "files", "in_work", "in_work_by_others")
+    }
     return {
         **told,
         "left": summary.left,
@@ -67,6 +71,7 @@ def retry_json(summary: Summary) -> dict[str, Any]:
         "input_tokens": counts.input_tokens,
         "output_tokens": counts.output_tokens,
         "spent": whole["spent"],
+        "limits": whole["limits"],
     }
 
 
@@ -95,3 +100,4 @@ def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> Non
         said += f" {counts.failed_before:,} error lines would fail again and were left"
         said += ": their content was not kept." if options.retry == "all" else "; --all tries them too."
     console.print(said)
+    show_limits(summary, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from backends.money import Budget
 from pipelines import jsonl
@@ -11,6 +12,9 @@ from runners.attempt import Build, Watch, attempt
 from runners.checks import check_prices, prepare
 from runners.stop import Stop
 from runners.summary import Summary
+from storage.environment import cloudflare_account
+from storage.errors import QueueError
+from storage.queues import QueueClient
 
 _log = logging.getLogger(__name__)
 
@@ -25,5 +29,18 @@ def run(options: JsonlOptions, watch: Watch, build: Build = jsonl.build) -> Summ
             summary = attempt(options, watch, stop, build, budget)
             # Again and again without progress would help nobody.
             if not summary.asleep or not summary.counts.shards or stop.asked:
-                return summary
+                break
             _log.warning("%s; going on", summary.problem)
+    if options.queue is not None and summary.problem is None:
+        return replace(summary, backlog=_backlog(options.queue))
+    return summary
+
+
+def _backlog(queue_id: str) -> int | None:
+    """About how many messages a queue still holds, leased ones included; None where it does not tell."""
+    try:
+        with QueueClient(cloudflare_account(), queue_id) as client:
+            return client.metrics().backlog_count
+    except QueueError as error:  # all that was pulled is done, whatever the queue holds
+        _log.debug("%s", error)
+        return None

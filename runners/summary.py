@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.money import Spent
+from backends.throttle import ModelLimits
+from runners.limits import iso_time, limits_json
 from storage.costs import Cost
 from transforms.elements import FileVersion, Settled
 from transforms.run_state import Counts
@@ -30,6 +32,9 @@ class Summary:
         restarts: how often the pipeline of a continuous run was begun again.
         spent: what this command's calls have used, failed tries included as far as the providers tell; answers from
             the ledger are not in it.
+        until: Unix time in seconds before which the next run would stop for the same reason, where anybody told.
+        limits: what held the calls of each model back, of the last pipeline; empty where other processes called.
+        backlog: about how many messages the queue still holds though no pull gave any more; None: nobody asked.
     """
 
     run_id: str
@@ -44,6 +49,9 @@ class Summary:
     restarts: int = 0
     continuous: bool = False
     spent: Spent = NOTHING_SPENT
+    until: float | None = None
+    limits: tuple[ModelLimits, ...] = ()
+    backlog: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -64,13 +72,19 @@ class Summary:
             "run_id": self.run_id,
             "exit_code": self.exit_code,
             "problem": self.problem,
+            "until": None if self.until is None else iso_time(self.until),
             "restarts": self.restarts,
             "answered": counts.answered + counts.answered_before,
             "failed": counts.failed + counts.failed_before,
             "input_tokens": counts.input_tokens,
             "output_tokens": counts.output_tokens,
             "spent": spent_json(self.spent),
-            "messages": {"passed_over": counts.messages_passed_over, "undecodable": counts.messages_undecodable},
+            "limits": [limits_json(model) for model in self.limits],
+            "messages": {
+                "passed_over": counts.messages_passed_over,
+                "undecodable": counts.messages_undecodable,
+                "backlog": self.backlog,
+            },
             "files_done": counts.files_done,
             "files_stale": counts.files_stale,
             "files": [

@@ -18,6 +18,8 @@ _SECRETS = (
 )
 _SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
+_gateway: str | None = None  # what this process was told to use, whatever its environment says
+
 
 class MissingSettings(Exception):
     """Variables that the run needs are not set, or set to what cannot be right; names all of them at once."""
@@ -90,13 +92,27 @@ def cloudflare_account() -> CloudflareAccount:
     return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
 
 
+def use_gateway(name: str | None) -> None:
+    """Makes all later calls of this process go by this gateway; None: by that of the environment again."""
+    global _gateway  # noqa: PLW0603  backends are opened by the provider's name alone, wherever a worker runs
+    _gateway = name
+
+
+def default_gateway() -> str | None:
+    """LLMDO_GATEWAY (an AI Gateway's id or URL), or None."""
+    return os.environ.get("LLMDO_GATEWAY") or None
+
+
 def ai_gateway() -> AiGateway | None:
-    """LLMDO_GATEWAY and CLOUDFLARE_AI_GATEWAY_TOKEN; None without the former. Raises MissingSettings."""
-    name, token = os.environ.get("LLMDO_GATEWAY", ""), os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
+    """The gateway that was set, else LLMDO_GATEWAY, with CLOUDFLARE_AI_GATEWAY_TOKEN; None without a gateway.
+
+    Raises MissingSettings.
+    """
+    name, token = _gateway or default_gateway() or "", os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
     problems = [
         _unfit(variable)
         for variable, text in (("LLMDO_GATEWAY", name), ("CLOUDFLARE_AI_GATEWAY_TOKEN", token))
-        if text and not _fits_a_header(text)
+        if text and not fits_a_header(text)
     ]
     if name and problems:
         raise MissingSettings(problems)
@@ -173,13 +189,13 @@ def _unusable(*names: str) -> list[str]:
         text = os.environ.get(name, "")
         if not text:
             problems.append(f"{name} is not set: export it in the environment")
-        elif not _fits_a_header(text):
+        elif not fits_a_header(text):
             problems.append(_unfit(name))
     return problems
 
 
-def _fits_a_header(text: str) -> bool:
-    """HTTP libraries refuse another one with an error that quotes it, secret and all."""
+def fits_a_header(text: str) -> bool:
+    """Whether a header may hold it: HTTP libraries refuse another one with an error that quotes it, secret and all."""
     return all("!" <= c <= "~" for c in text)
 
 

@@ -46,7 +46,8 @@ class LocalStore:
     The etag is ``<size>-<mtime in ns>``. A put appears whole, after an fsync; metadata is dropped.
     ``put_if_absent`` is atomic. ``put_if_match`` is best effort: calls of it exclude each other, in all processes of
     this machine, but a plain put or delete, or another program, may come between its check and its write. ``list``
-    does not follow links to folders. Every method raises InvalidLocation for a key that names no file below the folder.
+    does not follow links to folders, and passes over names that are not UTF-8, which are no keys. Every method raises
+    InvalidLocation for a key that names no file below the folder.
     """
 
     keeps_metadata = False
@@ -134,6 +135,8 @@ class LocalStore:
         for name in found:
             if not name.startswith(start) or (name.startswith(_TEMP_PREFIX) and name.endswith(_TEMP_SUFFIX)):
                 continue
+            if not is_utf8(name):
+                continue
             if name.endswith("/"):
                 yield from self._walk(folder + name, "")
                 continue
@@ -144,10 +147,8 @@ class LocalStore:
         parts = key.split("/")
         if any(part in {"", ".", ".."} or "\0" in part for part in parts):
             raise InvalidLocation(f"{self.url}: {key!r} names no file below this folder; use a plain relative path")
-        try:
-            key.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidLocation(f"{self.url}: {key!r} is not UTF-8; rename the file") from error
+        if not is_utf8(key):
+            raise InvalidLocation(f"{self.url}: {key!r} is not UTF-8; rename the file")
         return self._root.joinpath(*parts)
 
     @contextmanager
@@ -158,6 +159,15 @@ class LocalStore:
             fallback = (StorageUnavailable, f"{error.strerror or error}; check the disk and run again")
             kind, remedy = _ERRORS.get(error.errno or 0, fallback)
             raise (missing if kind is ObjectNotFound else kind)(f"{self._root / key}: {remedy}") from error
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written down: bytes that are not UTF-8 are halves of surrogate pairs in Python's text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _etag(status: os.stat_result) -> str:

@@ -22,7 +22,7 @@ from storage.errors import (
     StorageUnavailable,
 )
 from storage.objects import R2_SCHEME, READ_CHUNK, ObjectInfo
-from storage.r2_client import FOREIGN, is_page, s3_client, translated
+from storage.r2_client import s3_client, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -63,7 +63,7 @@ class R2Store:
             self._check_bucket()
             raise
         metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # header names have no case
-        return ObjectInfo(key, self._etag(key, head), head["ContentLength"], head["LastModified"], metadata)
+        return ObjectInfo(key, _etag(head), head["ContentLength"], head["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
         """Raises BucketNotFound; the 404 of a HEAD says not what is missing."""
@@ -84,7 +84,7 @@ class R2Store:
                 reply = self._client.get_object(Bucket=self._bucket, Key=key)
             try:
                 with closing(reply["Body"]) as body:
-                    return body.read(), self._etag(key, reply)
+                    return body.read(), _etag(reply)
             except _BROKEN as error:
                 failures += 1
                 self._after_break(key, failures, error)
@@ -118,7 +118,6 @@ class R2Store:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
                     return None
                 raise
-        self._etag(key, reply)
         if part and "ContentRange" not in reply:
             reply["Body"].close()
             raise StorageUnavailable(f"{self._where(key)}: the reply ignores the range; check proxies before R2")
@@ -135,7 +134,7 @@ class R2Store:
         """See ObjectStore; at most 5 GiB, metadata in ASCII and at most 8,192 bytes."""
         with translated(self._where(key)):
             reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, Metadata=metadata or {})
-        return self._etag(key, reply)
+        return _etag(reply)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own object, and raises AlreadyExists."""
@@ -144,7 +143,7 @@ class R2Store:
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
         except ObjectChanged as error:
             raise AlreadyExists(f"{self._where(key)}: there is an object already") from error
-        return self._etag(key, reply)
+        return _etag(reply)
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own version, and raises ObjectChanged."""
@@ -153,7 +152,7 @@ class R2Store:
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=f'"{etag}"')
         except ObjectNotFound as error:
             raise ObjectChanged(f"{self._where(key)}: removed since it was read; read it again") from error
-        return self._etag(key, reply)
+        return _etag(reply)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -164,9 +163,6 @@ class R2Store:
         """See ObjectStore."""
         with translated(self._where(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                # An empty reply would pass for an empty bucket; IsTruncated stands in every page of R2's.
-                if is_page(page) or "IsTruncated" not in page:
-                    raise StorageUnavailable(f"{self._where(prefix)}: {FOREIGN}")
                 for found in page.get("Contents", ()):
                     yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
 
@@ -180,13 +176,12 @@ class R2Store:
         """Begins an object that is written piece by piece."""
         return R2Upload(self._client, self._bucket, key, content_type)
 
-    def _etag(self, key: str, reply: Any) -> str:
-        if "ETag" not in reply:
-            raise StorageUnavailable(f"{self._where(key)}: {FOREIGN}")
-        return str(reply["ETag"]).strip('"')
-
     def _where(self, key: str) -> str:
         return f"{self.url}/{key}"
+
+
+def _etag(reply: Any) -> str:
+    return str(reply["ETag"]).strip('"')
 
 
 class R2Upload:

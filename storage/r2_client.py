@@ -43,6 +43,7 @@ _NO_OBJECT = "there is no such object; it was deleted, or the key is wrong (keys
 _CLOCK = "this machine's clock is wrong; set it"
 _BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
 FOREIGN = "the reply is not R2's, but empty or a web page; check R2_ENDPOINT_URL and any firewall or proxy"
+_NOT_R2 = "NotR2"  # a code of our own
 _LATER = "R2 kept failing after every retry; run again later"
 
 # By R2's error code, or by the status of a reply without a body (to HEAD): what it is, and what to do.
@@ -69,7 +70,11 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "ClientDisconnect": (StorageUnavailable, _LATER),
     "MetadataTooLarge": (StorageError, "R2 takes 8,192 bytes of metadata; shorten it"),
     "EntityTooLarge": (StorageError, "R2 takes 5 GiB in one piece; write it in parts"),
+    _NOT_R2: (StorageUnavailable, FOREIGN),
 }
+# Every success of these has an ETag; a listing ends with its last tag.
+_WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
+_LISTING_ENDS = b"</ListBucketResult>"
 
 _clients: dict[tuple[int, R2Access], S3Client] = {}
 _clients_lock = threading.Lock()
@@ -115,7 +120,30 @@ def _new_client(access: R2Access) -> S3Client:
     # R2 never answers "100 Continue": each PUT would wait a second for it.
     client.meta.events.unregister("before-call.s3", handlers.add_expect_header)
     client.meta.events.register_last("needs-retry.s3", _retry_client_disconnect)  # type: ignore[arg-type]  # see there
+    for name in _WITH_ETAG:
+        client.meta.events.register(f"before-parse.s3.{name}", _check_etag)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _check_listing)
     return client
+
+
+def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    if response_dict["status_code"] < 300 and "etag" not in response_dict["headers"]:
+        body = response_dict["body"]
+        if not isinstance(body, bytes):  # a stream, which holds a connection
+            body.close()
+        _refuse(response_dict, customized_response_dict)
+
+
+def _check_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """An empty reply would pass for an empty bucket; what is no XML, botocore refuses by itself."""
+    if response_dict["status_code"] < 300 and not response_dict["body"].rstrip().endswith(_LISTING_ENDS):
+        _refuse(response_dict, customized_response_dict)
+
+
+def _refuse(response: dict[str, Any], parsed: dict[str, Any]) -> None:
+    """Makes an error of 500 of a success that is not R2's, so that botocore tries again."""
+    response["status_code"], response["body"] = 500, b""
+    parsed["Error"] = {"Code": _NOT_R2, "Message": "a success without what R2 sends"}
 
 
 def _retry_client_disconnect(response: Any, attempts: int, **_: object) -> float | None:

@@ -12,14 +12,17 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
+from backends.batches import Mode
 from backends.engine import Engine, get_engine
-from backends.errors import EngineClosed, LineError, ModelError, ModelNotFound, StopRun
+from backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
 from backends.ir import EmbedRequest
 from backends.jobs import Done
 from backends.money import NO_LIMITS, Limits
 from backends.rates import NO_RATES, Rates
 from backends.recall import Recall, Reuse
+from backends.retry import THREE_TRIES, Retry
 from storage.costs import Cost
+from storage.environment import use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
@@ -49,7 +52,9 @@ class PaidAnswers:
 class Infer(beam.PTransform):
     """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
 
-    ``rates`` go before what the provider publishes; a ``fixed`` window is not lowered by refusals.
+    ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
+    window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s.
+    ``gateway``: see use_gateway. ``mode``: see backends.batches; what waits in a batch is no call in flight.
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
@@ -62,6 +67,10 @@ class Infer(beam.PTransform):
     limits: Limits = NO_LIMITS
     rates: Rates = NO_RATES
     fixed: bool = False
+    deadline_s: float = THREE_TRIES.deadline_s
+    workers: int = 1
+    gateway: str | None = None
+    mode: Mode = "sync"
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -85,17 +94,25 @@ class _Infer(beam.DoFn):
         self.limits = step.limits
         self.rates = step.rates
         self.fixed = step.fixed
+        self.deadline_s = step.deadline_s
+        self.workers = step.workers
+        self.gateway = step.gateway
+        self.mode: Mode = step.mode
 
     def setup(self) -> None:
         self._budget = run_state().budget_within(self.limits)
         self._metrics = InferMetrics()
+        use_gateway(self.gateway)
         self._engine: Engine = get_engine(
             self.window,
+            retry=Retry(deadline_s=self.deadline_s),
             open_recall=self.paid.open,
             gate=_asleep,
             budget=self._budget,
             rates=self.rates,
+            workers=self.workers,
             fixed=self.fixed,
+            mode=self.mode,
         )
 
     def start_bundle(self) -> None:
@@ -199,7 +216,7 @@ class _Infer(beam.DoFn):
         if done.error is not None:
             if isinstance(done.error, EngineClosed):
                 return None
-            if isinstance(done.error, StopRun) or (isinstance(done.error, ModelNotFound) and not job.prompt.own_model):
+            if isinstance(done.error, StopRun) or (isinstance(done.error, ModelUnusable) and not job.prompt.own_model):
                 run_state().stop(done.error)
                 return None
             return self._failure(job.line, done.error, done.attempts)

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
 from storage.errors import ObjectNotFound, QueueError
+from storage.files import is_utf8
 from storage.jobs import Jobs, record_name
 from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
 from storage.objects import R2_SCHEME, Location, locate, open_store
@@ -108,7 +109,7 @@ def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
     """Every object or file of the listing, once; what lies below the output is no input.
 
     Local paths: a file is taken whatever its name, a folder or a pattern gives what ends in one of the suffixes. A
-    file's key is its path below the folder that was named, or its name.
+    file's key is its path below the folder that was named, or its name; one that is not UTF-8 is left out, and said.
     """
     seen: set[str] = set()
     for place in listing.inputs:
@@ -230,6 +231,9 @@ def _list_local(place: str, listing: Listing) -> Iterator[FileVersion]:
         found = sorted(p for p in root.glob(pattern) if p.is_file() and p.name.endswith(listing.suffixes))
     store = open_store(str(root))
     for file in found:
+        if not is_utf8(str(file)):
+            _log.warning("%r is left out: its name is not UTF-8, which no output could name; rename it", str(file))
+            continue
         info = store.stat(file.relative_to(root).as_posix())
         yield FileVersion(str(root), info.key, info.etag, info.size)
 

@@ -24,18 +24,24 @@ from backends.protocol import PROVIDERS
 from backends.workers_ai_models import takes_own_input
 from transforms.templates import MissingField, fields_of, fill_in
 
-# Parameters of chat requests, by OpenAI's and by Workers AI's names (facts of both schemas); others are metadata.
+# Parameters that may stand beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
+# Workers AI's (its models' schemas); others are metadata. Not here are OpenAI's audio, metadata, moderation, prediction
+# and store: lines have fields of their own by these names. The body of an OpenAI batch line may have any.
 PARAMETERS = frozenset(
     """temperature max_tokens max_completion_tokens top_p top_k seed stop n logprobs top_logprobs logit_bias user
     frequency_penalty presence_penalty repetition_penalty response_format tools tool_choice parallel_tool_calls
-    functions reasoning_effort chat_template_kwargs lora raw image pooling truncate_inputs instruction""".split()
+    functions function_call reasoning_effort verbosity service_tier modalities web_search_options safety_identifier
+    prompt_cache_key prompt_cache_retention chat_template_kwargs lora raw image pooling truncate_inputs
+    instruction""".split()
 )
+_EMBED_PARAMETERS = PARAMETERS | {"dimensions", "encoding_format"}
 _OWN_FIELDS = frozenset({"id", "custom_id", "model", "metadata", "error"})
 _BATCH_FIELDS = _OWN_FIELDS | {"url", "body", "method"}
-# What each kind of request uses up; with a template, also its fields.
+# What each kind of request uses up; with a template, its fields instead of those with content.
 _CHAT = PARAMETERS | {"prompt", "messages", "system"}
-_EMBED = PARAMETERS | {"text", "input"}
-_TEMPLATED = PARAMETERS | {"system"}
+_EMBED = _EMBED_PARAMETERS | {"text", "input"}
+# Of a batch line's body, what is no parameter; answers are never streamed.
+_CONTENT = frozenset({"model", "prompt", "messages", "system", "text", "input", "stream", "stream_options"})
 
 
 class BadLine(InvalidRequest):
@@ -119,10 +125,13 @@ def parse_prompt(
     build = _templated if defaults.prompt else _builder(document, body)
     if build is _chat and body is document and provider == "workers-ai" and takes_own_input(model):
         build = _raw  # an image model's prompt is no conversation
-    request = build(body, _Target(model, embeds, request_id, defaults, fields))
+    whole = body is not document and not defaults.prompt
+    request = build(body, _Target(model, embeds, request_id, defaults, fields, whole))
     extra: dict[str, Any] = {}
     if not isinstance(request, RawRequest):
-        used = _TEMPLATED if defaults.prompt else request_fields(request)
+        used = request_fields(request)
+        if defaults.prompt:
+            used -= {"prompt", "messages", "text", "input"}
         around = _BATCH_FIELDS if body is not document else _OWN_FIELDS
         extra = {k: v for k, v in document.items() if k not in used and k not in around and k not in fields}
     metadata = document.get("metadata")
@@ -203,10 +212,18 @@ class _Target:
     request_id: str
     defaults: Defaults
     fields: frozenset[str]
+    whole: bool  # the body is that of an API's call: what is no content in it is a parameter
 
-    def parameters(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def parameters(self, body: Mapping[str, Any], known: frozenset[str] = PARAMETERS) -> dict[str, Any]:
         """Those in the line, by themselves."""
-        return {k: v for k, v in body.items() if k in PARAMETERS and k not in self.fields}
+        if self.whole:
+            return {k: v for k, v in body.items() if k not in _CONTENT and k not in self.fields}
+        return {k: v for k, v in body.items() if k in known and k not in self.fields}
+
+    def embedding_parameters(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for an embedding; numbers are what every answer has."""
+        parameters = self.parameters(body, _EMBED_PARAMETERS)
+        return {k: v for k, v in parameters.items() if (k, v) != ("encoding_format", "float")}
 
 
 _Builder = Callable[[Mapping[str, Any], _Target], Request]
@@ -265,7 +282,7 @@ def _templated(body: Mapping[str, Any], target: _Target) -> Request:
     """What the run's template asks about the line; for an embedding model, the text that it gives."""
     text = _filled_in(target.defaults.prompt, body)
     if target.embeds:
-        return EmbedRequest(target.model, (text,), target.parameters(body), target.request_id)
+        return EmbedRequest(target.model, (text,), target.embedding_parameters(body), target.request_id)
     return _conversation([Message("user", text)], body, target)
 
 
@@ -279,7 +296,7 @@ def _filled_in(template: str, body: Mapping[str, Any]) -> str:
 def _embed(body: Mapping[str, Any], target: _Target) -> Request:
     text = body.get("text", body.get("input"))
     if isinstance(text, str) and target.embeds:
-        return EmbedRequest(target.model, (text,), target.parameters(body), target.request_id)
+        return EmbedRequest(target.model, (text,), target.embedding_parameters(body), target.request_id)
     return _raw(body, target)
 
 

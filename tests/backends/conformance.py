@@ -34,9 +34,11 @@ from backends.errors import (
     StreamError,
     Unauthorized,
 )
+from backends.http import Transport
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from backends.protocol import PROVIDERS, Backend, split_model
 from backends.retry import THREE_TRIES
+from tests.backends.wire import Wire
 
 SECRET = "hush-hush-hush"  # in every environment variable that holds one
 ANSWER = "Grüße aus Paris, a capital city 🎉."
@@ -74,7 +76,7 @@ class Subject:
     name: str
     chat: str
     embedding: str
-    open: Callable[[httpx.AsyncBaseTransport | None], Backend]
+    open: Callable[[Transport | None], Backend]
     service: Handler | None = None
     stream: bytes = b""
     failure: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Subject:
     async def backend(self, handler: Handler | None = None) -> AsyncIterator[Backend]:
         """A backend whose calls go to the handler, by default to the service."""
         handler = handler or self.service
-        backend = self.open(httpx.MockTransport(handler) if handler else None)
+        backend = self.open(Wire(handler) if handler else None)
         try:
             yield backend
         finally:
@@ -331,12 +333,10 @@ async def takes_an_error_inside_a_success_for_one(subject: Subject) -> None:
 
 async def knows_what_the_network_did(subject: Subject) -> None:
     for raised, kind in (
-        (httpx.ReadTimeout("slow"), CallTimeout),
-        (httpx.WriteTimeout("slow"), CallTimeout),
-        (httpx.ConnectTimeout("no"), ConnectionFailed),
-        (httpx.ConnectError("no"), ConnectionFailed),
-        (httpx.ReadError("reset"), ConnectionFailed),
-        (httpx.RemoteProtocolError("what"), ConnectionFailed),
+        (aiohttp.SocketTimeoutError("slow"), CallTimeout),
+        (aiohttp.ConnectionTimeoutError("no"), ConnectionFailed),
+        (aiohttp.ClientConnectionError("no"), ConnectionFailed),
+        (aiohttp.ServerDisconnectedError(), ConnectionFailed),
         (aiohttp.ClientPayloadError("cut"), ConnectionFailed),
         (ConnectionResetError("reset"), ConnectionFailed),
     ):
@@ -385,7 +385,7 @@ async def tells_a_broken_connection_from_the_end_of_a_stream(subject: Subject) -
     class Breaking(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield subject.stream[: len(subject.stream) // 2]
-            raise httpx.ReadError("reset")
+            raise aiohttp.ClientPayloadError("reset")
 
     headers = {"content-type": "text/event-stream"}
     async with subject.replied(lambda: httpx.Response(200, stream=Breaking(), headers=headers)) as backend:

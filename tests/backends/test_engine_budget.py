@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from backends.engine import Engine
-from backends.errors import BudgetSpent, Overloaded
+from backends.errors import BadReply, BudgetSpent, Overloaded
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
 from backends.money import Budget, Limits, Prices
 from backends.retry import set_instant
@@ -94,6 +94,26 @@ def test_one_call_that_is_too_long_stops_the_run_before_it_is_made():
     provider, _, errors = run(Limits(max_tokens=100), requests=10)
     assert provider.calls == 0
     assert {type(error) for error in errors} == {BudgetSpent}
+
+
+def test_what_failed_calls_used_counts_in_the_budget_and_in_the_engines_totals():
+    class Wrong(Provider):
+        async def execute(self, request):
+            raise BadReply("the answer is no JSON", usage=Usage(10, 5))
+
+    listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
+    budget, delivered = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed)), threading.Semaphore(0)
+    engine = Engine(window=4, connect=lambda name: Wrong(1.0), budget=budget)
+    for i in range(3):
+        request = ChatRequest("m", (Message("user", "x"),), {}, str(i))
+        engine.submit("fake", request, lambda outcome: delivered.release())
+    for _ in range(3):
+        assert delivered.acquire(timeout=10)
+    stats = engine.stats()
+    engine.close()
+    spent = budget.spent()
+    assert (stats.failed, stats.input_tokens, stats.output_tokens) == (3, 30, 15)
+    assert (spent.calls, spent.input_tokens, spent.output_tokens) == (3, 30, 15)
 
 
 def test_calls_that_are_cancelled_give_back_what_they_reserved():

@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from backends import errors
+from backends.ir import Usage
 
 
 def classes():
@@ -17,7 +18,14 @@ def test_all_names_every_public_class_and_nothing_else():
 @pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
 def test_every_error_survives_pickling_with_all_it_knows(kind):
     error = kind(
-        "one sentence", status=429, code=3040, retry_after=1.5, request_id="ray", provider="workers-ai", until=9.0
+        "one sentence",
+        status=429,
+        code=3040,
+        retry_after=1.5,
+        request_id="ray",
+        provider="workers-ai",
+        until=9.0,
+        usage=Usage(1, 2),
     )
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind

@@ -1,11 +1,16 @@
 import asyncio
+import contextlib
+import gzip
 import socket
+import warnings
 
+import aiohttp
 import httpx
 import pytest
+from yarl import URL
 
-from backends.errors import CallTimeout, ConnectionFailed
-from backends.http import CONNECTIONS, network_errors, next_midnight_utc, open_client, retry_after_s
+from backends.errors import CallTimeout, ConnectionFailed, StopRun
+from backends.http import Call, Network, check_url, network_errors, next_midnight_utc, retry_after_s
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 
@@ -41,16 +46,16 @@ def test_the_day_ends_at_midnight_utc():
 @pytest.mark.parametrize(
     ("raised", "kind"),
     [
-        (httpx.ConnectError("refused"), ConnectionFailed),
-        (httpx.ConnectTimeout(""), ConnectionFailed),
-        (httpx.ReadTimeout(""), CallTimeout),
-        (httpx.ReadError("reset"), ConnectionFailed),
-        (httpx.RemoteProtocolError("no HTTP"), ConnectionFailed),
-        (httpx.DecodingError("bad gzip"), ConnectionFailed),
+        (aiohttp.ConnectionTimeoutError("no answer"), ConnectionFailed),
+        (aiohttp.ClientConnectionError("refused"), ConnectionFailed),
+        (aiohttp.ServerDisconnectedError(), ConnectionFailed),
+        (aiohttp.ClientPayloadError("bad gzip"), ConnectionFailed),
+        (aiohttp.SocketTimeoutError("silent"), CallTimeout),
+        (TimeoutError(), CallTimeout),
         (ConnectionResetError("reset"), ConnectionFailed),
     ],
 )
-def test_what_httpx_raises_becomes_an_error_of_ours(raised, kind):
+def test_what_aiohttp_raises_becomes_an_error_of_ours(raised, kind):
     with pytest.raises(kind) as caught, network_errors("workers-ai", "https://api.example/ai"):
         raise raised
     assert caught.value.provider == "workers-ai"
@@ -62,10 +67,35 @@ def test_other_errors_pass_through():
         raise KeyError("a bug of ours")
 
 
-async def _get(url):
-    async with open_client({}) as client:
+async def _get(url, headers=None):
+    network = Network(url)
+    try:
         with network_errors("workers-ai", url):
-            return await client.get(url)
+            return await network.send(Call("GET", URL(url, encoded=True), headers or {}))
+    finally:
+        await network.aclose()
+
+
+@contextlib.asynccontextmanager
+async def serving(answer):
+    """A server on a free port, its URL; ``answer(head)`` gives what is sent for a request, then it hangs up."""
+
+    async def connected(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            reply = answer(head)
+            writer.write(await reply if asyncio.iscoroutine(reply) else reply)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def ok(body=b"", *headers):
+    lines = [b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), b"connection: close", *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def test_a_refused_connection_is_a_failed_connection():
@@ -77,60 +107,156 @@ def test_a_refused_connection_is_a_failed_connection():
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nshort"]
+    "sent",
+    [
+        b"",
+        b"no HTTP at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nshort",
+        ok(b"no gzip", b"content-encoding: gzip"),
+    ],
 )
 def test_a_broken_reply_is_a_failed_connection(sent):
     async def scenario():
-        async def answer(reader, writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(sent)
-            await writer.drain()
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with server:
-            await _get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        async with serving(lambda _: sent) as url:
+            await _get(url)
 
     with pytest.raises(ConnectionFailed):
         asyncio.run(scenario())
 
 
-def test_the_client_keeps_no_cookies_and_has_room_for_the_widest_window():
+def test_a_reply_comes_whole_decompressed_and_with_headers_in_any_case():
     async def scenario():
-        client = open_client({}, httpx.MockTransport(lambda _: httpx.Response(200, headers={"set-cookie": "a=b"})))
-        async with client:
-            await client.get("https://api.example/")
-            return list(client.cookies.jar), (await client.get("https://api.example/")).request.headers
+        body = gzip.compress(b"whole")
+        async with serving(
+            lambda _: ok(body, b"Content-Encoding: gzip", b"CF-Ray: r1", b"Content-Type: A/B; x")
+        ) as url:
+            return await _get(url)
 
-    cookies, headers = asyncio.run(scenario())
-    assert cookies == []
-    assert "cookie" not in headers
-    assert CONNECTIONS >= 256
+    reply = asyncio.run(scenario())
+    assert (reply.status, reply.ok, reply.content) == (200, True, b"whole")
+    assert (reply.headers["cf-ray"], reply.content_type) == ("r1", "a/b")
 
 
-def test_more_connections_than_httpx_would_allow_are_open_at_once():
-    """httpx's own limit is 100; aiohttp's connector gets ours."""
+def test_a_redirect_is_a_reply_and_followed_by_no_call():
+    asked = []
+
+    def answer(head):
+        asked.append(head)
+        return b"HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+    async def scenario():
+        async with serving(answer) as url:
+            return await _get(url)
+
+    assert asyncio.run(scenario()).status == 302
+    assert len(asked) == 1
+
+
+def test_a_url_goes_out_as_it_is_written():
+    asked = []
+
+    async def scenario():
+        async with serving(lambda head: asked.append(head) or ok()) as url:
+            await _get(f"{url}/ai/run/@cf/meta/x-1.5?a=b%20c")
+
+    asyncio.run(scenario())
+    assert asked[0].split(b"\r\n")[0] == b"GET /ai/run/@cf/meta/x-1.5?a=b%20c HTTP/1.1"
+
+
+def test_cookies_are_not_sent_back():
+    asked = []
+
+    async def scenario():
+        async with serving(lambda head: asked.append(head) or ok(b"", b"set-cookie: a=b; path=/")) as url:
+            network = Network(url)
+            for _ in range(2):
+                await network.send(Call("GET", URL(url), {}))
+            await network.aclose()
+
+    asyncio.run(scenario())
+    assert len(asked) == 2
+    assert b"cookie" not in asked[1].lower()
+
+
+def test_a_large_body_arrives_whole():
+    got = []
+
+    async def scenario():
+        async def connected(reader, writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            got.append(await reader.readexactly(size))
+            writer.write(ok())
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            network = Network(url)
+            await network.send(Call("POST", URL(url), {"content-type": "x/y"}, b"ab" * 1_000_000))
+            await network.aclose()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(scenario())
+    assert got == [b"ab" * 1_000_000]
+
+
+@pytest.mark.parametrize(("no_proxy", "way"), [("", "http://elsewhere.example/x"), ("elsewhere.example", None)])
+def test_the_environments_proxy_is_used_but_for_what_it_excepts(no_proxy, way, monkeypatch):
+    asked = []
+
+    async def scenario():
+        async with serving(lambda head: asked.append(head) or ok(b"by proxy")) as url:
+            monkeypatch.setenv("http_proxy", url)
+            monkeypatch.setenv("no_proxy", no_proxy)
+            if way is None:
+                assert Network("http://elsewhere.example")._proxy is None
+            else:
+                network = Network("http://elsewhere.example")
+                reply = await network.send(Call("GET", URL(way), {}))
+                await network.aclose()
+                assert reply.content == b"by proxy"
+
+    asyncio.run(scenario())
+    assert [head.split(b" ")[1].decode() for head in asked] == ([way] if way else [])
+
+
+def test_nothing_that_is_printed_shows_the_key():
+    assert "hush" not in repr(Call("GET", URL("http://a"), {"authorization": "Bearer hush"}, b"hush"))
+
+
+def test_no_limit_of_connections_holds_a_window_back():
+    """aiohttp's own limit is 100."""
     at_once = 150
 
     async def scenario():
         most = now = 0
         everybody = asyncio.Event()
 
-        async def answer(reader, writer):
+        async def answer():
             nonlocal most, now
-            await reader.readuntil(b"\r\n\r\n")
             now += 1
             most = max(most, now)
             if now == at_once:
                 everybody.set()
             await everybody.wait()
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-            writer.close()
+            return ok()
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        async with server, open_client({}) as client, asyncio.timeout(30):
-            await asyncio.gather(*(client.get(url) for _ in range(at_once)))
+        async with serving(lambda _: answer()) as url, asyncio.timeout(30):
+            network = Network(url)
+            await asyncio.gather(*(network.send(Call("GET", URL(url), {})) for _ in range(at_once)))
+            await network.aclose()
         return most
 
     assert asyncio.run(scenario()) == at_once
+
+
+@pytest.mark.parametrize("url", ["", "api.example", "ftp://api.example", "http://", "http://[", "http://a:b"])
+def test_a_base_url_that_cannot_be_called_stops_the_run(url):
+    with pytest.raises(StopRun, match="base URL"):
+        check_url("openai", url)
+
+
+def test_a_base_url_is_written_in_ascii_without_its_last_slash():
+    assert check_url("openai", "http://münchen.example/a b/") == "http://xn--mnchen-3ya.example/a%20b"

@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.errors import ContextOverflow, InvalidRequest, LicenceNotAccepted, ModelNotFound, Overloaded, StopRun
+from backends.errors import (
+    ContentFiltered,
+    ContextOverflow,
+    InvalidRequest,
+    LicenceNotAccepted,
+    ModelNotFound,
+    ModelRetired,
+    Overloaded,
+    PlanRequired,
+    StopRun,
+)
 from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Usage
 from backends.jobs import Job, Place, can_split, halves, one_each, share
 
@@ -57,8 +67,11 @@ def test_halves_keep_their_indexes_and_the_calls_made_before():
     [
         (InvalidRequest, True),
         (ContextOverflow, True),
+        (ContentFiltered, True),
         (ModelNotFound, False),
         (LicenceNotAccepted, False),
+        (PlanRequired, False),
+        (ModelRetired, False),
         (Overloaded, False),
         (StopRun, False),
     ],

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.errors import BudgetSpent, Unauthorized
+from backends.errors import BadReply, BudgetSpent, Unauthorized
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import NEURON_USD, Budget, Limits, Prices, Spent, cost_usd
+from backends.money import NEURON_USD, NO_LIMITS, Budget, Limits, Prices, Spent, cost_usd
 
 CHEAP = Price(0.29, 2.25)
 CACHED = Price(1.0, 2.0, 0.1)
@@ -116,6 +116,17 @@ def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_pri
     gate.set()
     budget.prices.of("p", "m")
     assert budget.spent() == Spent(2, 11, 5, 2.0, 16e-6, 0)
+
+
+def test_what_a_failed_call_used_is_spent_like_an_answer():
+    prices, _ = listing(m=Price(1.0, 1.0))
+    prices.of("p", "m")
+    for limits in (NO_LIMITS, Limits(max_tokens=10_000)):
+        budget = Budget(limits, prices)
+        for ended in (BadReply("no JSON", usage=Usage(10, 5)), Unauthorized("no")):
+            assert budget.before("p", chat()) is None
+            budget.after("p", chat(), ended)
+        assert budget.spent() == Spent(1, 10, 5, None, 15e-6, 0)
 
 
 def test_a_sum_with_an_unknown_part_says_so():

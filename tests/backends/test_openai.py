@@ -26,6 +26,7 @@ from backends.ir import ChatRequest, EmbedRequest, Message, Price, RawRequest, U
 from backends.openai import OpenAI, Service, open_backend
 from backends.openai_request import OPENAI
 from storage.environment import BraintrustAccess, MissingSettings
+from tests.backends.wire import Wire
 
 KEY = "sk-hush-hush-hush"
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -60,7 +61,7 @@ def call(method, *arguments, reply, service=ITSELF):
         return reply
 
     async def scenario():
-        backend = OpenAI(service, httpx.MockTransport(answer), clock=lambda: NOW)
+        backend = OpenAI(service, Wire(answer), clock=lambda: NOW)
         try:
             return await getattr(backend, method)(*arguments)
         finally:

@@ -8,6 +8,7 @@ from backends.errors import ContentFiltered, InvalidRequest, Overloaded, RateLim
 from backends.ir import ChatRequest, Message, Usage
 from backends.openai import OpenAI, Service
 from tests.backends.conformance import event_stream, events
+from tests.backends.wire import Wire
 
 SERVICE = Service("openai", "http://127.0.0.1:1/v1", {}, "OPENAI_API_KEY")
 
@@ -25,7 +26,7 @@ def stream(reply, **parameters):
         return reply
 
     async def scenario():
-        backend = OpenAI(SERVICE, httpx.MockTransport(answer))
+        backend = OpenAI(SERVICE, Wire(answer))
         request = ChatRequest("m", (Message("user", "?"),), parameters)
         return [chunk async for chunk in backend.execute_stream(request)]
 

@@ -16,6 +16,7 @@ from local import catalogue
 from local.echo import Echo
 from tests.backends.conformance import ANSWER
 from tests.backends.services import OPENAI_STREAM, openai_shape
+from tests.backends.wire import Wire
 
 ROWS = {row.name: row for row in catalogue.ECHO}
 CHAT, EMBED = "@cf/echo/chat", "@cf/echo/embed"
@@ -147,7 +148,7 @@ def test_a_stream_that_is_left_gives_its_connection_back():
             closed.set()
 
     reply = httpx.Response(200, stream=Body(), headers={"content-type": "text/event-stream"})
-    backend = OpenAI(Service("openai", "http://127.0.0.1:1/v1", {}, "K"), httpx.MockTransport(lambda _: reply))
+    backend = OpenAI(Service("openai", "http://127.0.0.1:1/v1", {}, "K"), Wire(lambda _: reply))
     with Model(backend, "m") as model:
         for piece in model.execute_stream("a"):
             if piece.text:
@@ -158,11 +159,11 @@ def test_a_stream_that_is_left_gives_its_connection_back():
 
 def test_a_backend_over_http_is_called_from_plain_code():
     service = Service("openai", "http://127.0.0.1:1/v1", {}, "K")
-    with Model(OpenAI(service, httpx.MockTransport(openai_shape)), "gpt-4o") as model:
+    with Model(OpenAI(service, Wire(openai_shape)), "gpt-4o") as model:
         assert model.execute("?").text == ANSWER
         assert "".join(piece.text for piece in model.execute_stream("?")) == ANSWER
     with (
-        Model(OpenAI(service, httpx.MockTransport(lambda _: httpx.Response(500))), "m") as model,
+        Model(OpenAI(service, Wire(lambda _: httpx.Response(500))), "m") as model,
         pytest.raises(Overloaded),
     ):
         model.execute("?")

@@ -1,4 +1,4 @@
-"""What goes over the wire, and what comes of each kind of reply; httpx.MockTransport stands for the network."""
+"""What goes over the wire, and what comes of each kind of reply; a Wire stands for the network."""
 
 import asyncio
 import base64
@@ -21,6 +21,7 @@ from backends.errors import (
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
 from backends.workers_ai import DEFAULT_MAX_TOKENS, WorkersAI, open_backend
 from storage.environment import AiGateway, CloudflareAccount
+from tests.backends.wire import Wire
 
 ACCOUNT = CloudflareAccount("0" * 32, "the-token")
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -42,7 +43,7 @@ class Service:
     def __init__(self, *replies):
         self.replies = list(replies)
         self.requests = []
-        self.backend = WorkersAI(ACCOUNT, httpx.MockTransport(self.answer), clock=lambda: 0.0)
+        self.backend = WorkersAI(ACCOUNT, Wire(self.answer), clock=lambda: 0.0)
 
     def answer(self, request):
         self.requests.append(request)
@@ -420,6 +421,14 @@ def test_an_answer_in_json_mode_that_never_fits_is_an_error_after_two_calls():
     with pytest.raises(BadReply, match=r"no JSON.*also when asked again") as caught:
         service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
     assert (caught.value.code, len(service.requests)) == (5024, 2)
+    assert caught.value.usage == Usage(10, 6)  # of both
+
+
+def test_an_answer_in_json_mode_that_does_not_fit_is_paid_also_when_the_second_call_fails():
+    service = Service(said("Paris"), refused(429, 3040))
+    with pytest.raises(Overloaded) as caught:
+        service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
+    assert caught.value.usage == Usage(5, 3)
 
 
 def test_an_answer_in_json_mode_that_is_cut_is_not_asked_for_again():
@@ -473,7 +482,7 @@ class TestByGateway:
 
     def service(self, *replies, name="mine", token=""):
         service = Service(*replies)
-        transport = httpx.MockTransport(service.answer)
+        transport = Wire(service.answer)
         service.backend = WorkersAI(ACCOUNT, transport, lambda: 0.0, AiGateway(name, token))
         return service
 

@@ -14,11 +14,12 @@ from backends.errors import (
     Overloaded,
     Retryable,
 )
-from backends.ir import BatchState, ChatRequest, EmbedRequest, Message, RawRequest, Usage
+from backends.ir import BatchState, ChatRequest, EmbedRequest, Message, RawRequest, Usage, batch_places
 from backends.protocol import BatchBackend
 from backends.workers_ai import WorkersAI
 from backends.workers_ai_batch import MAX_BYTES
 from storage.environment import CloudflareAccount
+from tests.backends.wire import Wire
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"
@@ -41,7 +42,7 @@ class Service:
         self.reply = reply
         self.requests = []
         account = CloudflareAccount("0" * 32, "the-token")
-        self.backend = WorkersAI(account, httpx.MockTransport(self.answer), clock=lambda: 0.0)
+        self.backend = WorkersAI(account, Wire(self.answer), clock=lambda: 0.0)
 
     def answer(self, request):
         self.requests.append(request)
@@ -277,3 +278,74 @@ def test_the_catalogue_says_who_takes_batches_and_before_it_is_read_the_name_doe
     assert [backend.takes_batches(model) for model in (LLAMA, "@cf/x/new", "@cf/x/old")] == [True, False, False]
     asyncio.run(backend.list_models())
     assert [backend.takes_batches(model) for model in (LLAMA, "@cf/x/new", "@cf/x/old")] == [True, True, False]
+
+
+def poll_part(requests, numbers, result):
+    """Polls for those of the requests with these numbers."""
+    places, reply = batch_places(requests), ok(result)
+    part = [requests[number] for number in numbers]
+    polled = Service(reply).backend.poll_batch(LLAMA, "batch-1", part, [places[number] for number in numbers])
+    return asyncio.run(polled)
+
+
+@pytest.mark.parametrize("ids", [("id-a", "id-b", "id-c"), ("", "", ""), ("same", "same", "same")])
+@pytest.mark.parametrize("numbers", [[1], [2, 0], [0, 1, 2]])
+@pytest.mark.parametrize("shape", ["references", "ids", "index"])
+def test_a_part_of_a_batch_gets_its_own_items(ids, numbers, shape):
+    requests = [chat(text, request_id) for text, request_id in zip("abc", ids, strict=True)]
+    texts_ = list(enumerate("ABC"))[::-1]
+    if shape == "index":
+        result = {"results": [{"index": n, "success": True, "result": {"response": t}} for n, t in texts_]}
+    else:
+        given = [place.reference for place in batch_places(requests)] if shape == "references" else [None] * 3
+        result = {"responses": [item(n, t, given[n]) for n, t in texts_]}
+    assert texts(poll_part(requests, numbers, result)) == ["ABC"[number] for number in numbers]
+
+
+def test_an_item_of_a_request_that_is_not_asked_for_is_never_taken_for_another():
+    # Its id, which is wrong here, would say that it is ours.
+    result = {"responses": [item(1, "C", "id-c"), item(0, "A", "id-a")]}
+    a, b = texts(poll_part(THREE, [0, 1], result))
+    assert a == "A"
+    assert type(b) is Retryable
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(3, [str, str, str]), (2, [Retryable] * 3)])
+def test_items_that_only_their_order_tells_apart_are_used_only_if_all_are_there(count, kinds):
+    items = [{"id": f"resp_{t}", "object": "response", "status": "completed",
+              "output": [{"type": "message", "content": [{"type": "output_text", "text": t}]}]}
+             for t in "ABC"[:count]]  # fmt: skip
+    assert [type(one) for one in texts(poll(THREE, {"results": items}))] == kinds
+
+
+def test_a_part_gets_its_part_of_a_usage_that_only_the_batch_tells():
+    plain = [{"id": n, "success": True, "result": {"response": t}} for n, t in enumerate("ABC")]
+    whole = {"responses": plain, "usage": {"prompt_tokens": 30, "completion_tokens": 6}}
+    parts = [poll_part(THREE, [0, 1], whole), poll_part(THREE, [2], whole)]
+    assert [sum(one.usage.input_tokens for one in part.results) for part in parts] == [20, 10]
+    assert [sum(one.usage.output_tokens for one in part.results) for part in parts] == [4, 2]
+
+
+@pytest.mark.parametrize("ids", ["", "id-{:03}", "the same", "ü\n\n\n\n\n\n\n\n-{:03}"])
+def test_requests_whose_shares_are_a_whole_batch_at_most_can_be_handed_over(ids):
+    service = Service(ok({"request_id": "n"}))
+    requests = [chat("x" * 90_000, ids.format(number)) for number in range(200)]
+    share, most = service.backend.batch_share(requests[0]), 0
+    while (most + 1) * share <= 1:
+        most += 1
+    assert asyncio.run(service.backend.submit_batch(LLAMA, requests[:most])) == "n"
+    with pytest.raises(InvalidRequest):
+        asyncio.run(service.backend.submit_batch(LLAMA, requests[: most + 2]))
+
+
+def test_the_shares_of_requests_are_never_less_than_what_is_sent():
+    for ids in ("", "id-{}", "the same"):
+        requests = [chat("x", ids.format(number)) for number in range(300)]
+        _, (sent,) = submit(requests, ok({"request_id": "n"}))
+        shares = sum(Service(ok({})).backend.batch_share(request) for request in requests)
+        assert len(sent.content) <= shares * MAX_BYTES
+
+
+def test_a_request_that_cannot_be_sent_has_no_share():
+    with pytest.raises(InvalidRequest):
+        Service(ok({})).backend.batch_share(chat("half a pair \ud800"))

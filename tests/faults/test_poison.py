@@ -273,14 +273,15 @@ def test_hostile_names_of_local_files_are_data_too(cloud, tmp_path):
     assert sorted(row["source"]["key"] for row in rows_in(open_store(str(output)), "")) == sorted(names)
 
 
-def test_a_local_name_that_is_no_text_is_said_and_can_be_mended(cloud, tmp_path):
+def test_a_local_name_that_is_no_text_is_said_and_can_be_mended(cloud, tmp_path, caplog):
     inputs, output = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     wrong = Path(os.fsdecode(os.fsencode(inputs) + b"/\xff.jsonl"))
     for path in (inputs / "good.jsonl", wrong):
         path.write_bytes(prompt_of("a file"))
     summary = cloud.run(files=(str(inputs),), output=str(output), queue=None)
-    assert (summary.exit_code, "is not UTF-8; rename the file" in summary.problem) == (1, True)
+    assert (summary.exit_code, summary.counts.answered) == (0, 1)
+    assert "/\\udcff.jsonl' is left out: its name is not UTF-8, which no output could name; rename it" in caplog.text
     wrong.rename(inputs / "mended.jsonl")
     assert cloud.run(files=(str(inputs),), output=str(output), queue=None).exit_code == 0
     assert verify(str(output), [str(inputs)]).differences == ()

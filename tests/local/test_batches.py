@@ -137,3 +137,23 @@ def test_only_so_many_batches_are_worked_on(cloudflare: Running, monkeypatch: py
     replies = [submit(cloudflare, [prompt("a")]) for _ in range(3)]
     assert [reply.status_code for reply in replies] == [200, 200, 429]
     assert code(replies[2]) == (429, 3040)
+
+
+@pytest.mark.parametrize(("mark", "expected"), [("#batch-submit", (429, 200)), ("#batch-poll", (200, 429))])
+def test_a_fault_can_strike_hand_overs_alone_or_polls_alone(
+    cloudflare: Running, mark: str, expected: tuple[int, int]
+) -> None:
+    name = submit(cloudflare, [prompt("a")]).json()["result"]["request_id"]
+    cloudflare.fault("ai", match=mark, status=429)
+    found = submit(cloudflare, [prompt("b")]).status_code, poll(cloudflare, name).status_code
+    assert found == expected
+
+
+def test_batches_and_polls_are_counted(cloudflare: Running) -> None:
+    assert cloudflare.stats()["batches"] == {"submitted": 0, "polled": 0}
+    done(cloudflare, [prompt("a"), prompt("b")])
+    submit(cloudflare, [])
+    stats = cloudflare.stats()["batches"]
+    assert (stats["submitted"], stats["polled"] >= 3) == (1, True)
+    cloudflare.reset_stats()
+    assert cloudflare.stats()["batches"] == {"submitted": 0, "polled": 0}

@@ -1,7 +1,8 @@
 import apache_beam as beam
 import pytest
 
-from pipelines.jsonl import build
+from backends.rates import Rates
+from pipelines.jsonl import answer_lines, build
 from pipelines.options import check_options
 
 SECRETS = {
@@ -25,3 +26,16 @@ def test_the_graph_is_one_chain_of_six_steps_and_its_proto_holds_no_secret(monke
     assert steps == ["Find files", "Open files", "Read lines", "Answer lines", "Write shards", "Settle files"]
     sent = proto.SerializeToString()
     assert not [name for name, value in SECRETS.items() if value.encode() in sent]
+
+
+@pytest.mark.parametrize(("given", "environment", "gateway"), [("mine", "theirs", "mine"), (None, "theirs", "theirs")])
+def test_how_calls_are_made_goes_with_the_step_to_whatever_worker_runs_it(monkeypatch, given, environment, gateway):
+    monkeypatch.setenv("LLMDO_GATEWAY", environment)
+    how = {"mode": "batch", "deadline": 5.0, "workers": 2, "rpm": 60, "tpm": 1000, "concurrency": "fixed:3"}
+    options = {"files": ("a.jsonl",), "output": "out/", "model": "local/smollm2-135m-instruct"}
+    step = answer_lines(check_options(**options, **how, gateway=given))
+    assert (step.mode, step.deadline_s, step.workers, step.gateway) == ("batch", 5.0, 2, gateway)
+    assert (step.rates, step.window, step.fixed) == (Rates(60, 1000), 3, True)
+    monkeypatch.delenv("LLMDO_GATEWAY")
+    assert answer_lines(check_options(**options)).gateway is None
+    assert answer_lines(check_options(**options)).mode == "sync"

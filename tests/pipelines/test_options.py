@@ -59,6 +59,11 @@ def test_a_queue_and_r2_give_their_places():
         ({"max_cost": float("nan")}, "--max-cost"),
         ({"max_tokens_total": 0}, "--max-tokens-total 0"),
         ({"poll_seconds": 0.01}, "--poll-seconds 0.01"),
+        ({"mode": "later"}, "--mode 'later'"),
+        ({"deadline": 0}, "--deadline 0"),
+        ({"deadline": float("inf")}, "--deadline inf"),
+        ({"workers": 0}, "--workers 0"),
+        ({"gateway": "two words"}, "--gateway 'two words': write the gateway's id, or the URL"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_remedy(changed, says):
@@ -91,6 +96,8 @@ def test_only_prism_checkpoints_its_reader():
 def test_the_fingerprint_follows_what_decides_an_answer_and_nothing_else():
     plain = check_options(**LOCAL).configuration
     assert check_options(**LOCAL, concurrency=3, batch_size=7, runner="prism").configuration == plain
+    how = {"mode": "batch", "deadline": 5.0, "workers": 2, "gateway": "mine", "rpm": 60, "tpm": 1000}
+    assert check_options(**LOCAL, **how).configuration == plain
     others = [{"max_tokens": 5}, {"temperature": 0}, {"system": "Be kind."}, {"model": "@cf/x/y"}]
     prints = {check_options(**{**LOCAL, **other}).configuration for other in others}
     assert len(prints | {plain}) == 5

@@ -15,6 +15,7 @@ from runners.ask import Question, ask
 from runners.cli import main
 from tests.backends.conformance import ANSWER, event_stream, events
 from tests.backends.services import OPENAI_STREAM, openai_shape
+from tests.backends.wire import Wire
 
 MODEL = "@cf/echo/chat"
 
@@ -34,7 +35,7 @@ def replies(monkeypatch):
             return reply() if callable(reply) else openai_shape(call)
 
         service = Service("openai", "http://127.0.0.1:1/v1", {}, "K")
-        monkeypatch.setattr(ask_module, "connect", lambda _: Model(OpenAI(service, httpx.MockTransport(answer)), "m"))
+        monkeypatch.setattr(ask_module, "connect", lambda _: Model(OpenAI(service, Wire(answer)), "m"))
         return sent
 
     yield set_replies

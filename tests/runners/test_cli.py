@@ -4,7 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from backends.money import Limits
-from runners import cli
+from backends.rates import Rates
+from runners import cli, commands_outputs
 from runners.cli import app, main
 from runners.summary import Summary
 from transforms.run_state import Counts
@@ -58,6 +59,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(cli, "run_files", start)
     monkeypatch.setattr(cli, "stream_files", start)
+    monkeypatch.setattr(commands_outputs, "retry_errors", start)
     for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "a" * 32)
@@ -88,6 +90,42 @@ def test_templates_schema_models_by_key_and_limits_reach_a_run(started, tmp_path
     )
     assert options.model_for == ("x/*=workers-ai/@cf/baai/bge-m3", "y/*=local/smollm2-135m-instruct")
     assert options.limits == Limits(1.5, 1000)
+
+
+HOW = ["--mode", "batch", "--deadline", "90", "--workers", "3", "--gateway", "mine", "--rpm", "60", "--tpm", "1000"]
+
+
+@pytest.mark.parametrize("command", ["run", "stream", "retry"])
+def test_how_calls_are_made_reaches_a_run(started, monkeypatch, tmp_path, command):
+    given = {
+        "run": ["--input", "r2://bucket/in/", "--output", "r2://bucket/out/"],
+        "stream": ["--queue", "q", "--output", "r2://bucket/out/"],
+        "retry": [str(tmp_path)],
+    }
+    decisive = {"model": "local/smollm2-135m-instruct", "parameters": {}, "system": "", "fingerprint": "x"}
+    (tmp_path / "_configuration.json").write_text(json.dumps({"version": 1, **decisive}))
+    with pytest.raises(SystemExit) as left:
+        main([command, *given[command], *HOW])
+    assert left.value.code == 0
+    (options,) = started
+    assert (options.mode, options.deadline, options.workers, options.gateway) == ("batch", 90.0, 3, "mine")
+    assert options.rates == Rates(60, 1000)
+
+
+def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):
+    stopped = Summary("r", Counts(), (), (), {}, problem="the allocation is used", until=1_790_035_200.0)
+    monkeypatch.setattr(cli, "run_files", lambda options, watch: stopped)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "--input", "r2://bucket/in/", "--output", "r2://bucket/out/"])
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "the allocation is used" in said
+    assert "It can go on from 2026-09-22 00:00 UTC: run the same command again then." in said
+
+
+def test_the_help_says_which_rate_holds_by_itself():
+    said = " ".join(runner.invoke(app, ["run", "--help"], env={"COLUMNS": "400"}).output.replace("│", " ").split())
+    assert "at Cloudflare's public API the limit of the model's task (text generation: 300)" in said
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,25 @@ def test_lines_tokens_cost_and_time_are_told_for_each_model(tmp_path):
     assert said["models"][MODEL]["limited_by"] == "300 requests a minute"
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds", "limit"),
+    [
+        ({}, 120, "300 requests a minute"),  # what is published
+        ({"rpm": 1200}, 30, "1200 requests a minute"),
+        ({"rpm": 1200, "workers": 4}, 120, "300 requests a minute (one of 4 workers' part)"),
+        ({"workers": 3}, 360, "100 requests a minute (one of 3 workers' part)"),
+        ({"tpm": 29_760}, 300, "29760 tokens a minute"),  # 600 lines of 148 tokens in and 100 out
+        ({"tpm": 29_760, "rpm": 60}, 600, "60 requests a minute"),
+        ({"tpm": 29_760, "workers": 2}, 600, "14880 tokens a minute (one of 2 workers' part)"),
+    ],
+)
+def test_the_time_is_that_of_the_rates_that_the_user_sets_else_of_those_published(tmp_path, given, seconds, limit):
+    write(tmp_path, "a.jsonl", *({"prompt": "x" * 400} for _ in range(600)))
+    found = plan(options(tmp_path, **given)).models[MODEL]
+    assert found.seconds == pytest.approx(seconds)
+    assert found.limit == limit
+
+
 def test_nothing_is_written_and_no_model_is_called(tmp_path):
     write(tmp_path, "a.jsonl", {"prompt": "x"})
     before = sorted(tmp_path.rglob("*"))

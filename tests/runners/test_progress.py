@@ -1,10 +1,13 @@
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
 
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
 from backends.money import Budget, Prices, Spent
-from runners.progress import Rate, Watch, show_summary, status_line
+from backends.rates import NO_RATES
+from backends.throttle import Change, ModelLimits
+from runners.progress import Rate, Watch, show_summary, status_line, stream_line
 from runners.summary import Summary
 from storage.manifests import Manifest, put_shard, write_manifest
 from storage.objects import Location, open_store
@@ -27,6 +30,14 @@ def test_the_status_line_has_lines_calls_tokens_errors_and_files():
     said = status_line(state, Rate())
     for part in ("1,501 lines", "calls/s", "2,345 tokens", "1 errors", "1/2 files"):
         assert part in said
+
+
+def test_requests_that_wait_in_batches_are_told_where_there_are_any(monkeypatch):
+    for line in (status_line, stream_line):
+        monkeypatch.setattr("runners.progress.requests_in_batches", lambda: 0)
+        assert "batches" not in line(RunState(), Rate())
+        monkeypatch.setattr("runners.progress.requests_in_batches", lambda: 1234)
+        assert " · 1,234 in batches · " in line(RunState(), Rate())
 
 
 def test_the_rate_is_that_of_the_last_seconds(monkeypatch):
@@ -101,3 +112,18 @@ def test_the_end_tells_what_was_spent(tmp_path):
     spent = Spent(3, 1000, 20, None, 0.0421, 1)
     show_summary(Summary("r", Counts(), (), (), {}, spent=spent), Location(str(tmp_path), ""), shown)
     assert "Spent: ≥ $0.042 at list prices, 1,000 tokens in, 20 out." in shown.file.getvalue()
+
+
+def test_the_end_tells_what_held_calls_back_and_what_the_queue_still_holds(tmp_path):
+    limits = ModelLimits("p", "[m]", 41, None, NO_RATES, 0, 9, 2, 0.0, 0.0, (Change(0.0, 41, None, 1.0, "refused"),))
+    quiet = replace(limits, model="quiet", changes=())
+    shown = console()
+    summary = Summary("r", Counts(), (), (), {}, limits=(limits, quiet), backlog=1200)
+    show_summary(summary, Location(str(tmp_path), ""), shown)
+    text = shown.file.getvalue()
+    assert "p/[m]: slowed down once by refusals (2 of 9 calls)" in text and "quiet" not in text
+    assert "The queue still holds about 1,200 messages" in text
+    assert "Run again after 300 s." in " ".join(text.split())
+    shown = console()
+    show_summary(Summary("r", Counts(), (), (), {}, backlog=0), Location(str(tmp_path), ""), shown)
+    assert "queue" not in shown.file.getvalue()

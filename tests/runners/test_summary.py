@@ -1,6 +1,8 @@
 import pytest
 
 from backends.money import Spent
+from backends.rates import NO_RATES
+from backends.throttle import ModelLimits
 from runners.summary import Summary, dollars
 from storage.costs import Cost, unknown
 from transforms.elements import FileVersion, Settled
@@ -22,6 +24,7 @@ def summary(**fields):
         ({"counts": Counts(files_stale=1)}, 3),
         ({"counts": Counts(files_with_errors=1), "in_work": (FILE,)}, 1),
         ({"left": {"x": "why"}}, 1),
+        ({"backlog": 3}, 0),
         ({"problem": "the token is wrong"}, 1),
         ({"continuous": True, "in_work": (FILE,), "left": {"x": "why"}}, 0),
         ({"continuous": True, "problem": "the token is wrong"}, 1),
@@ -50,6 +53,15 @@ def test_the_summary_tells_what_calls_used_and_what_each_file_cost():
     assert [file.get("cost_usd") for file in said["files"]] == [0.5, None, None]
     assert [file.get("cost_is_lower_bound") for file in said["files"]] == [False, True, None]
     assert said["files"][0]["neurons"] == 3.0
+
+
+def test_the_summary_tells_when_one_can_go_on_what_held_calls_back_and_what_the_queue_holds():
+    limits = ModelLimits("p", "m", 41, None, NO_RATES, 0, 9, 0, 0.0, 0.0, ())
+    said = summary(problem="used up", until=1_790_035_200.0, limits=(limits,), backlog=3).as_json()
+    assert (said["exit_code"], said["until"], said["messages"]["backlog"]) == (1, "2026-09-22T00:00:00Z", 3)
+    assert [(model["model"], model["window"]) for model in said["limits"]] == [("p/m", 41)]
+    plain = summary().as_json()
+    assert (plain["until"], plain["limits"], plain["messages"]["backlog"]) == (None, [], None)
 
 
 @pytest.mark.parametrize(

@@ -134,4 +134,6 @@ def waits(monkeypatch):
     waited = []
     monkeypatch.setattr("botocore.endpoint.time", types.SimpleNamespace(sleep=waited.append))
     monkeypatch.setattr("storage.r2.time", types.SimpleNamespace(sleep=waited.append))
+    # Tests share a client, whose quota of retries (a hundred, and more for each success) is not what they are about.
+    monkeypatch.setattr("botocore.retries.quota.RetryQuota.acquire", lambda quota, amount: True)
     return waited

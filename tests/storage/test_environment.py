@@ -15,11 +15,13 @@ from storage.environment import (
     braintrust_access,
     cache_folder,
     cloudflare_account,
+    default_gateway,
     default_queue,
     default_store,
     filesystem_options,
     openai_access,
     r2_access,
+    use_gateway,
     without_secrets,
 )
 from storage.errors import QueueError, StorageUnavailable
@@ -180,6 +182,20 @@ def test_a_gateway_is_named_by_the_environment_or_there_is_none(monkeypatch):
     assert gateway == AiGateway("mine", "gate-token-1")
     assert "gate-token-1" not in repr(gateway)
     assert without_secrets("Bearer gate-token-1") == "Bearer <CLOUDFLARE_AI_GATEWAY_TOKEN>"
+
+
+def test_a_gateway_that_is_set_wins_over_the_environments_and_wants_the_same_token(monkeypatch):
+    monkeypatch.setenv("LLMDO_GATEWAY", "mine")
+    monkeypatch.setenv("CLOUDFLARE_AI_GATEWAY_TOKEN", "gate-token-1")
+    assert default_gateway() == "mine"
+    use_gateway("other")
+    try:
+        assert ai_gateway() == AiGateway("other", "gate-token-1")
+        monkeypatch.delenv("LLMDO_GATEWAY")
+        assert (ai_gateway(), default_gateway()) == (AiGateway("other", "gate-token-1"), None)
+    finally:
+        use_gateway(None)
+    assert ai_gateway() is None
 
 
 @pytest.mark.parametrize("name", ["LLMDO_GATEWAY", "CLOUDFLARE_AI_GATEWAY_TOKEN"])

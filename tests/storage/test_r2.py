@@ -188,10 +188,43 @@ def test_a_page_of_html_in_place_of_r2_is_neither_nothing_nor_success(store, ser
     "call",
     [lambda s: list(s.list("")), lambda s: s.put("key", b"x"), lambda s: s.read("key"), lambda s: s.stat("key")],
 )
-def test_a_success_with_nothing_in_it_is_neither_an_empty_bucket_nor_a_write(store, server, call):
-    server.answers.append((200, ""))
+def test_a_success_with_nothing_in_it_is_neither_an_empty_bucket_nor_a_write(store, server, waits, call):
+    server.answers.extend([(200, "")] * ATTEMPTS)
     with pytest.raises(StorageUnavailable, match="not R2's, but empty or a web page"):
         call(store)
+    assert len(server.seen) == ATTEMPTS
+
+
+TORN = '<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>ke'
+LACKING = "<?xml version='1.0'?><Other></Other>"
+
+
+@pytest.mark.parametrize("answer", ["", "<!DOCTYPE html><html><p>Log in</p></html>", LACKING])
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        (lambda s: [info.key for info in s.list("")], ["key"]),
+        (lambda s: s.read("key")[0], b"x"),
+        (lambda s: b"".join(s.stream("key", s.stat("key").etag)), b"x"),
+        (lambda s: s.stat("key").size, 1),
+        (lambda s: len(s.put("other", b"y")) > 0, True),
+    ],
+)
+def test_a_reply_that_is_not_r2s_is_asked_for_again(store, server, waits, answer, call, result):
+    store.put("key", b"x")
+    server.answers.extend([(200, answer)] * 3)
+    assert call(store) == result
+    assert len(waits) == 3
+
+
+def test_a_page_of_a_listing_that_is_torn_is_asked_for_again_and_then_given_up(store, server, waits):
+    store.put("key", b"x")
+    server.answers.extend([(200, TORN)] * 2)
+    assert [info.key for info in store.list("")] == ["key"]
+    assert len(waits) == 2
+    server.answers.extend([(200, TORN)] * ATTEMPTS)
+    with pytest.raises(StorageUnavailable, match="R2 kept failing after every retry"):
+        list(store.list(""))
 
 
 @pytest.mark.parametrize("call", [lambda s: s.stat("key"), lambda s: s.read("key"), lambda s: list(s.list("a"))])

@@ -9,7 +9,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from backends import retry
 from backends.engine import Engine
-from backends.errors import InvalidRequest, ModelNotFound, Overloaded, QuotaExhausted
+from backends.errors import InvalidRequest, ModelNotFound, ModelRetired, Overloaded, QuotaExhausted
 from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
 from backends.money import Budget, Prices
 from storage.costs import Cost
@@ -44,6 +44,8 @@ class Scripted:
                 raise InvalidRequest("does not fit", status=400, code=5006)
             case "unknown":
                 raise ModelNotFound(f"no model {request.model}")
+            case "retired":
+                raise ModelRetired(f"{request.model} is gone", status=410)
             case "quota":
                 raise QuotaExhausted("used up", status=429, code=3036)
         return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
@@ -68,7 +70,7 @@ class Scripted:
 def provider(monkeypatch):
     scripted, engines = Scripted(), {}
 
-    def engine(window, open_recall, rates, fixed, **hooks):
+    def engine(window, open_recall, rates, workers, fixed, **hooks):
         if window not in engines:
             engines[window] = Engine(
                 window=window, connect=lambda name: scripted, recall=open_recall(), fixed=fixed, **hooks
@@ -184,9 +186,16 @@ def test_the_days_allocation_stops_the_run_and_lines_without_an_answer_have_no_o
     assert provider.calls == ["hello", "quota"]
 
 
-def test_the_runs_own_model_that_does_not_exist_stops_the_run(provider):
-    assert outcomes([line(0, {"prompt": "unknown"})]) == []
-    assert isinstance(run_state().stop_reason, ModelNotFound)
+@pytest.mark.parametrize(("prompt", "reason"), [("unknown", ModelNotFound), ("retired", ModelRetired)])
+def test_the_runs_own_model_that_nobody_can_use_stops_the_run(provider, prompt, reason):
+    assert outcomes([line(0, {"prompt": prompt})]) == []
+    assert isinstance(run_state().stop_reason, reason)
+
+
+def test_a_lines_own_model_that_is_retired_ends_that_line_only(provider):
+    (found,) = outcomes([line(0, {"prompt": "retired", "model": "workers-ai/@cf/old"})])
+    assert isinstance(found, Failure)
+    assert run_state().stop_reason is None
 
 
 def test_outcomes_keep_the_window_of_their_line(provider):

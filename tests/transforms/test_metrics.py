@@ -55,7 +55,7 @@ def engines(monkeypatch):
     made, backend = [], Flaky()
     priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
 
-    def engine(window, rates, fixed, **hooks):
+    def engine(window, rates, workers, fixed, **hooks):
         if not made or not made[-1].usable:
             open_recall = hooks.pop("open_recall")
             made.append(Engine(window=window, connect=lambda name: backend, recall=open_recall(), fixed=fixed, **hooks))

@@ -33,6 +33,21 @@ def test_a_file_is_taken_whatever_its_name(folder):
     assert listed(str(folder / "notes.txt")) == {(str(folder), "notes.txt", 3)}
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.jsonl", b"caf\xe9/d.jsonl"])
+def test_a_file_whose_name_is_not_utf_8_is_left_out_with_a_warning_that_names_it(folder, caplog, name):
+    path = folder / "sub" / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"{}\n")
+    for place in (folder, folder / "*" / "**" / "*.jsonl*"):
+        assert {key.rpartition("/")[2] for _, key, _ in listed(str(place))} >= {"b.jsonl", "c.jsonl.gz"}
+        assert "caf\\udce9" in caplog.text and "is not UTF-8" in caplog.text
+        caplog.clear()
+    assert listed(str(path)) == set()
+    assert "rename it" in caplog.text
+    keys = [info.key for info in open_store(str(folder)).list("sub/")]
+    assert keys == ["sub/b.jsonl", "sub/c.jsonl.gz"]
+
+
 def test_a_pattern_keeps_the_path_behind_its_fixed_part(folder):
     assert listed(str(folder / "sub" / "*.jsonl")) == {(str(folder / "sub"), "b.jsonl", 3)}
     output = Location(str(folder / "out"), "")

@@ -60,6 +60,33 @@ def test_a_text_for_an_embedding_model_is_an_embedding_and_else_the_models_own_i
     assert raw == RawRequest("@cf/meta/m2m100", {"text": "a", "target_lang": "de"}, "request-1")
 
 
+def test_parameters_by_openais_names_are_no_metadata():
+    given = {"verbosity": "low", "service_tier": "flex", "reasoning_effort": "low", "prompt_cache_key": "k"}
+    prompt = parse({"prompt": "x", **given, "store": "Berlin", "dimensions": "2 x 3 m"})
+    assert prompt.request.parameters == {"max_tokens": 99, **given}
+    assert prompt.metadata == {"store": "Berlin", "dimensions": "2 x 3 m"}  # of a chat these are no parameters
+
+
+@pytest.mark.parametrize("defaults", [DEFAULTS, Defaults("workers-ai/@cf/meta/llama", prompt="{text}")])
+def test_an_embeddings_dimensions_are_a_parameter(defaults):
+    line = {"text": "a", "model": "@cf/baai/bge-m3", "dimensions": 256, "encoding_format": "base64", "team": 1}
+    prompt = parse(line, defaults)
+    assert prompt.request.parameters == {"dimensions": 256, "encoding_format": "base64"}
+    assert prompt.metadata == {"team": 1}
+    assert parse(line | {"encoding_format": "float"}, defaults).request.parameters == {"dimensions": 256}
+
+
+def test_all_of_a_batch_lines_body_is_asked_for():
+    """A body that OpenAI would take has no field that is left out without a word: the backend warns of each."""
+    given = {"store": True, "metadata": {"a": "b"}, "prediction": {"type": "content"}, "new_parameter": 1}
+    content = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    prompt = parse({"custom_id": "c", "url": "/v1/chat/completions", "body": {**content, **given}})
+    assert prompt.request.parameters == {"max_tokens": 99, **given}
+    body = {"model": "@cf/baai/bge-m3", "input": "a", "dimensions": 9, "encoding_format": "float", "new_parameter": 1}
+    prompt = parse({"custom_id": "e", "url": "/v1/embeddings", "body": body})
+    assert prompt.request.parameters == {"dimensions": 9, "new_parameter": 1}
+
+
 def test_unknown_fields_ride_along_in_metadata():
     prompt = parse({"prompt": "x", "customer": 7, "metadata": {"batch": "b"}})
     assert prompt.metadata == {"batch": "b", "customer": 7}

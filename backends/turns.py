@@ -1,0 +1,173 @@
+"""Whose turn it is: the calls of an engine that wait, by model, and how many are in flight.
+
+Of each model no more calls are in flight than its Throttle allows, and over all models no more than ``window``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backends.errors import ModelError, StopRun
+from backends.ir import Request, Response
+from backends.money import Budget
+from backends.throttle import Started, Throttle
+
+
+class NotStarted(Exception):
+    """The run was stopped before this call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A call that waits to be started. ``granted`` becomes None where it must not be."""
+
+    provider: str
+    request: Request
+    paid: bool
+    granted: asyncio.Future[Started | None]
+
+
+class _Line:
+    """The calls of one model that wait for their turn; those that were tried before go first."""
+
+    __slots__ = ("again", "throttle", "turns")
+
+    def __init__(self, throttle: Throttle) -> None:
+        self.throttle = throttle
+        self.again: deque[_Turn] = deque()
+        self.turns: deque[_Turn] = deque()
+
+    def __len__(self) -> int:
+        return len(self.again) + len(self.turns)
+
+    @property
+    def first(self) -> deque[_Turn]:
+        """Where the next one stands."""
+        return self.again or self.turns
+
+    def send_away(self) -> None:
+        """Grants none of them."""
+        for turns in (self.again, self.turns):
+            for turn in turns:
+                if not turn.granted.done():
+                    turn.granted.set_result(None)
+            turns.clear()
+
+
+class Turns:
+    """See the module; used on the loop's thread. ``gate`` and ``budget``: see Engine; an error of theirs goes to
+    ``stop``, which must call ``close``.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        window: int,
+        throttle: Callable[[str, str], Throttle],
+        gate: Callable[[], StopRun | None],
+        budget: Budget | None,
+        stop: Callable[[StopRun], None],
+    ) -> None:
+        self.in_flight = self.most = self.calls = 0
+        self.closed = False
+        self._loop = loop
+        self._window = window
+        self._throttle = throttle
+        self._gate = gate
+        self._budget = budget
+        self._stop = stop
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def take(self, provider: str, request: Request, *, again: bool, paid: bool = True) -> Started:
+        """Waits until a call may be made; it has its place in the window then, until ``give_back``.
+
+        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted.
+        """
+        key = (provider, request.model)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(self._throttle(*key))
+        if self.closed:
+            raise NotStarted
+        turn = _Turn(provider, request, paid, self._loop.create_future())
+        (line.again if again else line.turns).append(turn)
+        self.start()
+        call = await turn.granted
+        if call is None:
+            raise NotStarted
+        return call
+
+    def give_back(self, provider: str, call: Started, response: Response | None, error: ModelError | None) -> None:
+        """The place of a call that has ended; ``start`` then lets another one have it."""
+        self.in_flight -= 1
+        self._lines[provider, call.request.model].throttle.ended(call, response, error, self._loop.time())
+
+    def close(self) -> None:
+        """Starts no further call; those that wait raise NotStarted."""
+        self.pause()
+        for line in self._lines.values():
+            line.send_away()
+
+    def pause(self) -> None:
+        """Starts no further call, and leaves those that wait as they are: their tasks are being cancelled."""
+        self.closed = True
+        if self._alarm:
+            self._alarm.cancel()
+
+    def throttles(self) -> list[tuple[str, str, Throttle]]:
+        """Provider, model and what holds its calls back; from any thread."""
+        return [(*key, line.throttle) for key, line in list(self._lines.items())]
+
+    def start(self) -> None:
+        """Starts all calls whose turn it is, and sets the alarm for the next one."""
+        lines = [line for line in self._lines.values() if line]
+        if lines and not self.closed and (error := self._gate()):
+            self._stop(error)
+        if self.closed:
+            return
+        if len(lines) > 1:
+            lines.sort(key=lambda line: line.throttle.in_flight)
+        now, soonest = self._loop.time(), float("inf")
+        for line in lines:
+            opens_at, room = 0.0, True
+            while line and room and self.in_flight < self._window:
+                opens_at = line.throttle.opens_at()
+                if opens_at > now:
+                    break
+                room = self._launch(line, now)
+            if self.closed:
+                return
+            held = len(line) if room and self.in_flight < self._window else 0
+            line.throttle.look(held, now)
+            soonest = min(soonest, opens_at) if opens_at > now else soonest
+        if soonest < float("inf") and (self._alarm is None or soonest < self._alarm.when()):
+            if self._alarm:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(soonest, self._wake)
+
+    def _wake(self) -> None:
+        self._alarm = None
+        self.start()
+
+    def _launch(self, line: _Line, now: float) -> bool:
+        """Starts the first call in line; says whether the budget has room for it."""
+        turns = line.first
+        turn, budget = turns[0], self._budget
+        if turn.granted.done():  # its task was cancelled
+            turns.popleft()
+            return True
+        error = budget.before(turn.provider, turn.request) if budget and turn.paid else None
+        if error:
+            if not (budget and budget.can_wait()):
+                self._stop(error)
+            return False
+        turns.popleft()
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        self.calls += 1
+        turn.granted.set_result(line.throttle.started(turn.request, now))
+        return True

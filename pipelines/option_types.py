@@ -1,0 +1,72 @@
+"""Values that options may have, checked as they are read; an error says what to write instead."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from backends.errors import ModelNotFound
+from backends.protocol import split_model
+from storage.environment import fits_a_header
+from transforms.templates import problem_of
+
+# One setting holds calls, file descriptors and memory within what one process can serve.
+MAX_CONCURRENCY = 4096
+# A schema without any of these allows everything, and is likely another file.
+_SCHEMA_WORDS = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items"})
+
+
+def _number(value: Any) -> Any:
+    """``fixed:N`` and ``N``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(?:fixed:)?(\d+)", value)
+        if match is None:
+            raise ValueError("write a number, or fixed:NUMBER")
+        return int(match[1])
+    return value
+
+
+def _known_model(value: str) -> str:
+    try:
+        return "/".join(split_model(value))
+    except ModelNotFound as error:
+        raise ValueError(error.message) from None
+
+
+def _template(value: str) -> str:
+    problem = problem_of(value) if value else None
+    if problem:
+        raise ValueError(problem)
+    return value
+
+
+def _known_models(value: tuple[str, ...]) -> tuple[str, ...]:
+    rules = []
+    for rule in value:
+        pattern, equals, model = rule.rpartition("=")
+        if not (equals and pattern and model):
+            raise ValueError("write GLOB=PROVIDER/MODEL, such as 'embed/*=@cf/baai/bge-m3'")
+        rules.append(f"{pattern}={_known_model(model)}")
+    return tuple(rules)
+
+
+def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    if not _SCHEMA_WORDS & value.keys():
+        raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
+    return value
+
+
+def _gateway(value: str) -> str:
+    if not value or not fits_a_header(value):
+        raise ValueError("write the gateway's id, or the URL that the dashboard gives")
+    return value
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]  # provider/model
+ModelRules = Annotated[tuple[str, ...], AfterValidator(_known_models)]  # GLOB=PROVIDER/MODEL
+Template = Annotated[str, AfterValidator(_template)]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
+Concurrency = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_CONCURRENCY)]
+Gateway = Annotated[str, AfterValidator(_gateway)]

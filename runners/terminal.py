@@ -1,0 +1,37 @@
+"""What the commands write for people beside their output: progress, complaints, and how a run ended."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from runners.limits import until_text
+from runners.summary import Summary
+from transforms.run_state import RunState
+
+# Stdout holds what was asked for, and nothing else.
+stderr = Console(stderr=True)
+
+
+def complain(*problems: str) -> None:
+    """A line for each problem, as it is: what a service says may hold brackets, which are no markup."""
+    for problem in problems:
+        stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
+
+
+def leave(summary: Summary) -> NoReturn:
+    """Says why a run stopped, and when it can go on; exits by how it ended."""
+    if summary.problem:
+        complain(summary.problem)
+    if summary.until is not None:
+        complain(until_text(summary.until))
+    raise typer.Exit(summary.exit_code)
+
+
+def quiet(_: RunState) -> AbstractContextManager[None]:
+    """Shows nothing of a run while it goes on."""
+    return nullcontext()

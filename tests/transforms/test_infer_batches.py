@@ -1,0 +1,201 @@
+"""Lines that are answered by way of batches: taken in ahead of the window, one outcome each, paid once."""
+
+import asyncio
+import json
+import threading
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+
+from backends import batch_work, batches
+from backends.engine import Engine
+from backends.errors import ContentFiltered, Retryable, StopRun
+from backends.ir import BatchState, ChatResponse, EmbedResponse, RawResponse, Usage, batch_places
+from backends.retry import Retry
+from transforms import infer
+from transforms.elements import Answer, Blank, Failure, FileVersion, Line
+from transforms.infer import Infer, PaidAnswers
+from transforms.prompts import Defaults
+from transforms.run_state import reset_run_state, run_state
+
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000_000)
+SIZE = 1000
+
+
+class Scripted:
+    """Stands for a provider with batches, which hold until ``open`` is set; what an item is, its prompt says."""
+
+    name = "workers-ai"
+
+    def __init__(self):
+        self.called, self.handed_over = [], []
+        self.open = threading.Event()
+        self.open.set()
+
+    async def execute(self, request):
+        self.called.append(request.messages[-1].content)
+        return self.answer(request)
+
+    async def embed(self, request):
+        self.called.append(request.texts)
+        return EmbedResponse(tuple((float(len(t)),) for t in request.texts), Usage(len(request.texts)), request.model)
+
+    async def run(self, request):
+        return RawResponse(dict(request.input), Usage(), request.model)
+
+    def max_texts(self, model):
+        return 10 if "bge" in model else 1
+
+    async def list_models(self):
+        raise Retryable("no list")
+
+    def takes_batches(self, model):
+        return True
+
+    def batch_share(self, request):
+        return 1e-6
+
+    async def submit_batch(self, model, requests):
+        self.handed_over.append(list(requests))
+        return f"batch-{len(self.handed_over) - 1}"
+
+    async def poll_batch(self, model, batch, requests, places=()):
+        await asyncio.sleep(0.01)
+        if not self.open.is_set():
+            return BatchState(None)
+        whole = self.handed_over[int(batch.removeprefix("batch-"))]
+        known = batch_places(whole)
+        assert all(known[place.number] == place for place in places)
+        return BatchState(tuple(self.answer(whole[place.number]) for place in places))
+
+    def answer(self, request):
+        text = request.messages[-1].content
+        if text.startswith("flagged"):
+            return ContentFiltered("flagged", code=3030)
+        return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    scripted, engines = Scripted(), []
+
+    def engine(window, retry, open_recall, rates, workers, fixed, **hooks):
+        if not engines or not engines[-1].usable:
+            engines.append(
+                Engine(
+                    window=window, connect=lambda _: scripted, retry=retry, recall=open_recall(), fixed=fixed, **hooks
+                )
+            )
+        return engines[-1]
+
+    scripted.engines = engines
+    monkeypatch.setattr(infer, "get_engine", engine)
+    monkeypatch.setattr(batches, "LINGER_S", 0.4)
+    monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
+    reset_run_state()
+    yield scripted
+    for each in engines:
+        each.close()
+
+
+def lines(count, start=0, **more):
+    documents = [{"id": i, "prompt": f"hello {i}", **more} for i in range(start, start + count)]
+    return [
+        Line(FILE, i * SIZE, (i + 1) * SIZE, json.dumps(document).encode())
+        for i, document in enumerate(documents, start)
+    ]
+
+
+# A module global, since Beam pickles closures: what a step puts into a local list is never seen here.
+FOUND = []
+
+
+def collect(element):
+    FOUND.append(element)
+
+
+def outcomes(tiles, **settings):
+    """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        step = Infer(Defaults("workers-ai/@cf/chat"), **{"window": 4, "mode": "batch", **settings})
+        _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(collect)
+    return sorted(FOUND, key=lambda outcome: outcome.start)
+
+
+def said(outcome):
+    return json.loads(outcome.row)["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def test_a_small_window_does_not_make_batches_small(provider):
+    found = outcomes(lines(2500))
+    assert sorted(map(len, provider.handed_over)) == [500, 1000, 1000]
+    assert [said(outcome) for outcome in found] == [f"re: hello {i}" for i in range(2500)]
+    assert {json.loads(outcome.row)["attempts"] for outcome in found} == {1}
+    assert provider.called == []
+    assert run_state().counts.answered == 2500
+
+
+def test_without_a_mode_every_line_is_called(provider):
+    outcomes(lines(50), mode=Infer(Defaults("m")).mode)
+    assert (len(provider.called), provider.handed_over) == (50, [])
+
+
+def test_auto_calls_for_a_few_lines(provider):
+    outcomes(lines(50), mode="auto")
+    assert (len(provider.called), provider.handed_over) == (50, [])
+
+
+def test_a_line_that_fails_in_a_batch_is_a_failure_among_answers_and_blanks_go_through(provider):
+    flagged = Line(FILE, 9 * SIZE, 10 * SIZE, b'{"prompt": "flagged one"}')
+    found = outcomes([*lines(9), flagged, Blank(FILE, 10 * SIZE, 10 * SIZE + 1)])
+    assert [type(outcome) for outcome in found] == [Answer] * 9 + [Failure, Blank]
+    error = json.loads(found[9].row)["error"]
+    assert (error["class"], error["attempts"]) == ("ContentFiltered", 1)
+    assert provider.called == []
+
+
+def test_texts_are_called_in_arrays_beside_batches(provider):
+    texts = [
+        Line(FILE, i * SIZE, (i + 1) * SIZE, json.dumps({"text": "x" * i, "model": "@cf/bge"}).encode())
+        for i in range(100, 125)
+    ]
+    found = outcomes([*lines(20), *texts])
+    assert [len(batch) for batch in provider.handed_over] == [20]
+    assert sorted(map(len, provider.called)) == [5, 10, 10]
+    assert len(found) == 45
+
+
+def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_handed_over(provider, tmp_path):
+    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    provider.open.clear()
+
+    def stop_when_handed_over():
+        while len(provider.handed_over) < 2:
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.3)  # the names are kept by then, or are being kept
+        provider.engines[-1].stop(StopRun("enough"))
+
+    stopper = threading.Thread(target=stop_when_handed_over)
+    stopper.start()
+    assert outcomes(lines(1200), paid=paid) == []
+    stopper.join()
+    assert str(run_state().stop_reason) == "enough"
+    provider.engines[-1].close()
+    provider.open.set()
+    reset_run_state()
+    found = outcomes(lines(1200), paid=paid)
+    assert [said(outcome) for outcome in found] == [f"re: hello {i}" for i in range(1200)]
+    assert (len(provider.handed_over), provider.called) == (2, [])
+
+
+def test_the_deadline_of_a_request_is_that_of_a_batch(provider):
+    provider.open.clear()
+    found = outcomes(lines(10), deadline_s=0.5)
+    assert [type(outcome) for outcome in found] == [Answer] * 10
+    assert (len(provider.handed_over), len(provider.called)) == (1, 10)
+    assert Retry().deadline_s == Infer(Defaults("m")).deadline_s
