@@ -17,6 +17,8 @@ __all__ = ["Lanes", "Turn", "end_of_turn", "next_group"]
 RETRY = 0.5
 # Fresh ranges are dealt out to lanes this far apart, or they would come back as one bundle. Seconds.
 SPACING = 0.25
+# A turn goes on while no other bundle reads, up to so many times its length: what it has read stays in it so long.
+LONGEST = 2
 # The longest and shortest time that a group of lines should be on its way through the steps behind. Seconds.
 SLOW, FAST = 0.2, 0.05
 MAX_GROUP = 64
@@ -67,6 +69,11 @@ class Lanes:
             self._ends[turn] = end
             return end
 
+    def others_read(self, turn: Turn, now: float) -> bool:
+        """Whether any other bundle has time left to read."""
+        with self._lock:
+            return any(end > now for other, end in self._ends.items() if other is not turn)
+
     def leave(self, turn: Turn) -> None:
         """Gives the lane back, if the turn had one."""
         with self._lock:
@@ -109,9 +116,17 @@ class Turn:
         return self.rest()
 
     def rest(self) -> float | None:
-        """None while the turn goes on; then for how many seconds all ranges of the bundle must be deferred."""
+        """None while the turn goes on; then for how many seconds all ranges of the bundle must be deferred.
+
+        It goes on longer while no other bundle reads: all that is left to read may be with this one and with bundles
+        that wait for a slow call, and nothing would be submitted before the first of them is through.
+        """
         now = self._clock()
-        return None if self._end is None or now < self._end else self._lanes.pause(now)
+        if self._end is None or now < self._end:
+            return None
+        pause = self._lanes.pause(now)
+        more = now < self._end + (LONGEST - 1) * self._seconds
+        return None if more and not pause and not self._lanes.others_read(self, now) else pause
 
     def leave(self) -> None:
         """The bundle reads no more: its lane is free."""

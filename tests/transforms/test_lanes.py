@@ -27,6 +27,13 @@ def clock() -> Clock:
     return Clock()
 
 
+def somebody_reads(lanes: Lanes, clock: Clock, after: float = 0.0) -> None:
+    """Another bundle whose turn begins ``after`` s from now, and is not over when one that begins now is."""
+    clock.now += after
+    assert Turn(lanes, 4, T, clock).wait(fresh=False) is None
+    clock.now -= after
+
+
 def test_fresh_ranges_of_a_bundle_are_dealt_to_the_lanes_in_turn_and_read_nothing(clock: Clock) -> None:
     lanes = Lanes()
     turn = Turn(lanes, 4, T, clock)
@@ -45,9 +52,11 @@ def test_lanes_lie_closer_together_than_a_short_turn(clock: Clock) -> None:
 
 
 def test_time_counts_from_the_bundles_first_read(clock: Clock) -> None:
-    turn = Turn(Lanes(), 4, T, clock)
+    lanes = Lanes()
+    turn = Turn(lanes, 4, T, clock)
     clock.now += 100
     assert turn.wait(fresh=False) is None
+    somebody_reads(lanes, clock, after=T / 2)
     clock.now += T - 0.1
     assert turn.rest() is None
     assert turn.wait(fresh=False) is None
@@ -56,8 +65,10 @@ def test_time_counts_from_the_bundles_first_read(clock: Clock) -> None:
 
 
 def test_when_time_is_up_waiting_ranges_defer_at_once(clock: Clock) -> None:
-    turn = Turn(Lanes(), 4, T, clock)
+    lanes = Lanes()
+    turn = Turn(lanes, 4, T, clock)
     assert turn.wait(fresh=False) is None
+    somebody_reads(lanes, clock, after=T / 2)
     clock.now += T
     assert [turn.wait(fresh=False) for _ in range(3)] == [0.0, 0.0, 0.0]
 
@@ -97,8 +108,10 @@ def test_a_large_range_never_takes_the_lane_that_is_for_small_ones(clock: Clock)
 
 
 def test_a_small_range_behind_a_large_one_is_begun_when_the_turn_ends(clock: Clock) -> None:
-    turn = Turn(Lanes(), 4, T, clock)
+    lanes = Lanes()
+    turn = Turn(lanes, 4, T, clock)
     assert turn.wait(fresh=False) is None
+    somebody_reads(lanes, clock, after=T / 2)
     clock.now += T
     assert turn.rest() == 0.0  # the large one is deferred, and may be in front again
     assert turn.wait(fresh=False) == 0.0
@@ -127,8 +140,32 @@ def test_whoever_was_refused_comes_before_those_whose_turn_is_over(clock: Clock)
     rest = reading.rest()
     assert rest is not None
     assert rest > RETRY
-    clock.now += 10 * RETRY  # the one that waited does not any more
+    clock.now += 2 * T  # the one that waited does not any more
     assert reading.rest() == 0.0
+
+
+def test_a_turn_goes_on_while_nobody_else_reads(clock: Clock) -> None:
+    lanes = Lanes()
+    somebody_reads(lanes, clock)
+    clock.now += T  # whoever that was waits for its last calls
+    begun = Turn(lanes, 4, T, clock)
+    assert begun.wait(fresh=False) is None
+    clock.now += T
+    assert begun.rest() is None
+    assert begun.wait(fresh=False) is None
+    somebody_reads(lanes, clock)
+    assert begun.rest() == 0.0
+
+
+def test_a_turn_that_goes_on_alone_keeps_no_lane_from_others_and_ends_at_twice_its_length(clock: Clock) -> None:
+    lanes = Lanes()
+    reading, other = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    assert reading.wait(fresh=False) is None
+    clock.now += 1.9 * T
+    assert reading.rest() is None
+    clock.now += 0.2 * T
+    assert reading.rest() == 0.0
+    assert other.wait(fresh=False) is None
 
 
 def test_the_ends_of_four_turns_are_a_quarter_apart() -> None:
