@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo test soak lint bench prism clean
+.PHONY: help setup setup-dev demo chat-demo test soak lint bench prism clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ setup-dev: .venv/.ready-dev
 demo: setup ## Answer the examples with a real model, on this machine, through R2 events and a queue
 	$(BIN)/python examples/demo.py
 
+chat-demo: setup ## Answer the example's chats with a real model, on this machine, through two queues
+	$(BIN)/python examples/chat_demo.py
+
 prism: setup ## Find, fetch or build the Prism runner
 	@$(BIN)/python -m runners.prism
 
@@ -49,6 +52,7 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.limits
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.continuous
+	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.chat
 
 clean: ## Remove what make made
 	rm -rf .venv .cache build dist *.egg-info

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from backends.errors import BadReply, Unauthorized
 from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
 from backends.protocol import Backend
+from backends.streams import heard
 from storage.environment import MissingSettings
 
 
@@ -43,7 +44,7 @@ class Connections:
         turn = self._turns.setdefault(provider, asyncio.Semaphore(slots)) if slots else contextlib.nullcontext()
         async with turn, asyncio.timeout(timeout_s):
             if isinstance(request, ChatRequest):
-                return await backend.execute(request)
+                return await (backend.execute(request) if request.listen is None else heard(backend, request))
             if isinstance(request, EmbedRequest):
                 return _complete(await backend.embed(request), request)
             return await backend.run(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,12 +32,15 @@ class ChatRequest:
         parameters: by OpenAI's names (temperature, max_tokens, top_p, stop, seed, tools, response_format …); a provider
             translates what it knows and passes on the rest.
         request_id: the same over all tries of one request.
+        listen: gets each chunk of the answer while it is generated, on the thread of the call; it must not block. Each
+            try begins with a ``start``. An answer that was kept comes without chunks.
     """
 
     model: str
     messages: tuple[Message, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     request_id: str = ""
+    listen: Callable[[StreamChunk], None] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

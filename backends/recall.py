@@ -31,6 +31,9 @@ from backends.jobs import one_each
 
 # Whose answer may be taken: that of the same line of the same file version, or of any equal request.
 Reuse = Literal["same-line", "same-request"]
+# For a Recall of chats: that of the same request id, whatever was asked under it. A message's answer stays its answer
+# although more of the conversation before it is known by now.
+SAME_MESSAGE: Literal["same-message"] = "same-message"
 
 Call = Callable[[Request], Awaitable[Response]]
 
@@ -82,7 +85,7 @@ class Recall:
     arrays do not.
     """
 
-    def __init__(self, ledger: Ledger, reuse: Reuse) -> None:
+    def __init__(self, ledger: Ledger, reuse: Reuse | Literal["same-message"]) -> None:
         self._ledger = ledger
         self._reuse = reuse
         self._in_flight: dict[str, asyncio.Future[Response]] = {}
@@ -94,7 +97,7 @@ class Recall:
         if isinstance(request, EmbedRequest):
             return await self._embed(provider, request, call)
         key = self._key(provider, request, request.request_id)
-        if self._reuse == "same-line":
+        if self._reuse != "same-request":
             return await self._one(key, request, call)
         if key in self._in_flight:
             response = await asyncio.shield(self._in_flight[key])
@@ -164,16 +167,12 @@ class Recall:
 
     def _key(self, provider: str, request: Request, line: str) -> str:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
-        if self._reuse == "same-line":
-            asked["line"] = line
-        match request:
-            case ChatRequest():
-                asked["messages"] = [(m.role, m.content, m.extra) for m in request.messages]
-                asked["parameters"] = request.parameters
-            case EmbedRequest():
-                asked |= {"texts": request.texts, "parameters": request.parameters}
-            case RawRequest():
-                asked["input"] = request.input
+        if self._reuse == SAME_MESSAGE:
+            asked["message"] = line
+        else:
+            if self._reuse == "same-line":
+                asked["line"] = line
+            asked |= _content(request)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _batch_key(self, provider: str, request: Request) -> str:
@@ -207,6 +206,17 @@ class Recall:
             await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _content(request: Request) -> dict[str, Any]:
+    match request:
+        case ChatRequest():
+            messages = [(m.role, m.content, m.extra) for m in request.messages]
+            return {"messages": messages, "parameters": request.parameters}
+        case EmbedRequest():
+            return {"texts": request.texts, "parameters": request.parameters}
+        case RawRequest():
+            return {"input": request.input}
 
 
 def _batches_key(provider: str, model: str) -> str:

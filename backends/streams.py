@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
 
 from backends.errors import ModelError
-from backends.ir import ChatResponse, StreamChunk
+from backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
+
+if TYPE_CHECKING:
+    from backends.protocol import Backend
 
 
 async def numbered(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
@@ -43,6 +46,42 @@ def whole_answer(response: ChatResponse) -> Iterator[StreamChunk]:
     if response.details:
         yield StreamChunk(0, "metadata", details=response.details)
     yield StreamChunk(0, "done", finish_reason=response.finish_reason, usage=response.usage)
+
+
+async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
+    """The whole answer of a stream; ``request.listen`` gets each chunk as it comes. Raises what the stream does."""
+    texts: list[str] = []
+    reasoning: list[str] = []
+    calls: list[Mapping[str, Any]] = []
+    warnings: list[str] = []
+    details: dict[str, Any] = {}
+    last = StreamChunk(0, "done", usage=Usage())
+    async with aclosing(cast(AsyncGenerator[StreamChunk, None], backend.execute_stream(request))) as chunks:
+        async for chunk in chunks:
+            if request.listen is not None:
+                request.listen(chunk)
+            if chunk.kind == "content":
+                texts.append(chunk.text)
+            elif chunk.kind == "tool_use" and chunk.tool_call is not None:
+                calls.append(chunk.tool_call)
+            elif chunk.kind == "metadata":
+                told = dict(chunk.details)
+                reasoning.append(told.pop("reasoning", ""))
+                warnings += told.pop("warnings", ())
+                details |= told
+            elif chunk.kind == "done":
+                last = chunk
+    return ChatResponse(
+        text="".join(texts) or None,
+        finish_reason=last.finish_reason,
+        usage=last.usage or Usage(),
+        model=str(details.pop("model", request.model)),
+        request_id=details.pop("request_id", None),
+        reasoning="".join(reasoning) or None,
+        tool_calls=tuple(calls),
+        warnings=tuple(warnings),
+        details=details,
+    )
 
 
 class ToolCalls:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,6 +33,8 @@ from transforms.templates import fields_of
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
 PRISM_CHECKPOINT = 30.0
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class UsageError(Exception):
@@ -236,24 +238,32 @@ def default_ledger(output: Location) -> str:
 
 def check_options(**given: Any) -> JsonlOptions:
     """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
-    problems: list[str] = []
-    options: JsonlOptions | None = None
-    try:
-        options = JsonlOptions(**given)
-    except ValidationError as error:
-        problems += [_sentence(dict(detail)) for detail in error.errors()]
     model = str(given.get("model") or DEFAULT_MODEL)
     output = str(given.get("output") or "")
-    reads: list[Callable[[], object]] = []
+    reads: list[Callable[[], object] | None] = []
     if given.get("queue") or given.get("input") or output.startswith(R2_SCHEME):
         reads.append(r2_access)
     if given.get("queue"):
         reads.append(cloudflare_account)
     models = [model, *(str(rule).rpartition("=")[2] for rule in given.get("model_for") or ())]
-    reads += [access for access in map(access_of, models) if access is not None]
+    return checked(JsonlOptions, given, [*reads, *map(access_of, models)])
+
+
+def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[], object] | None]) -> M:
+    """Options of this kind; ``reads`` are what reads the environment that they need.
+
+    Raises UsageError with everything that is wrong with both.
+    """
+    problems: list[str] = []
+    options: M | None = None
+    try:
+        options = kind(**given)
+    except ValidationError as error:
+        problems += [_sentence(dict(detail)) for detail in error.errors()]
     for read in dict.fromkeys(reads):
         try:
-            read()
+            if read is not None:
+                read()
         except MissingSettings as missing:
             problems += [p for p in missing.problems if p not in problems]
     if problems or options is None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
-from pipelines.options import JsonlOptions
+from pipelines.options import JsonlOptions, UsageError
 
 Output = Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
 Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")]
@@ -57,14 +58,15 @@ Ledger = Annotated[
 ]
 Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
+MaxRestarts = Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")]
 PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every line, estimate tokens, cost and time; no call.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")]
 
 
-def default(name: str) -> Any:
+def default(name: str, options: type[BaseModel] = JsonlOptions) -> Any:
     """The default of an option; what the command line takes as text is given as text."""
-    value = JsonlOptions.model_fields[name].default
+    value = options.model_fields[name].default
     return str(value) if name == "concurrency" else value
 
 
@@ -75,3 +77,11 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if name in JsonlOptions.model_fields and name not in ("files", "system", "model_for")
     }
+
+
+def read_text(path: Path, option: str) -> str:
+    """A file that an option names. Raises UsageError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError([f"{option} {path}: {error}"]) from None

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -20,10 +20,10 @@ import storage.errors
 from backends.engine import close_engines, limits_of_engines
 from backends.money import Budget
 from backends.throttle import ModelLimits
-from pipelines import jsonl
-from pipelines.options import JsonlOptions, UsageError
+from pipelines.options import UsageError
 from runners import direct, prism
 from runners.checks import check_configuration
+from runners.run_options import RunOptions
 from runners.stop import Stop
 from runners.summary import Summary
 from storage.environment import use_gateway
@@ -35,19 +35,18 @@ from transforms.run_state import RunState, reset_run_state
 _log = logging.getLogger(__name__)
 
 Watch = Callable[[RunState], AbstractContextManager[None]]
+Options = TypeVar("Options", bound=RunOptions)
 # Puts a graph into a pipeline; the text is the run's id.
-Build = Callable[[beam.Pipeline, JsonlOptions, str], Any]
+Build = Callable[[beam.Pipeline, Options, str], Any]
 
 # runner → a context manager that starts what it needs and gives the pipeline's arguments.
-RUNNERS: dict[str, Callable[[JsonlOptions], AbstractContextManager[list[str]]]] = {
+RUNNERS: dict[str, Callable[[RunOptions], AbstractContextManager[list[str]]]] = {
     "direct": direct.launch,
     "prism": prism.launch,
 }
 
 
-def attempt(
-    options: JsonlOptions, watch: Watch, stop: Stop, build: Build = jsonl.build, budget: Budget | None = None
-) -> Summary:
+def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], budget: Budget | None = None) -> Summary:
     """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration.
 
     ``budget``: what earlier attempts of the same command have spent, and may spend all together.
@@ -62,7 +61,8 @@ def attempt(
     try:
         presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration)
         state.presence = presence
-        check_configuration(options, presence.is_alive)
+        if options.configuration:
+            check_configuration(options, presence.is_alive)
         stop.apply(state)
         with RUNNERS[options.runner](options) as arguments, watch(state):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))

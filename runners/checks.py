@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from backends.money import Prices
 from pipelines.options import JsonlOptions, UsageError
+from runners.run_options import RunOptions
 from storage.configuration import agree
 from storage.environment import cloudflare_account
 from storage.errors import QueueNotFound
@@ -28,12 +30,7 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
     if options.queue is not None:
-        try:
-            queue_id = find_queue(cloudflare_account(), options.queue)
-        except QueueNotFound as error:
-            if error.code in WRONG_ACCOUNT:
-                raise
-            raise UsageError([str(error)]) from None
+        queue_id = id_of_queue(options.queue)
         check_consumers(options.queue, queue_id)
         options = options.model_copy(update={"queue": queue_id})
     for place in (options.output, options.input):
@@ -42,6 +39,16 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
     check_files(options)
     check_ledger(options.paid)
     return options
+
+
+def id_of_queue(id_or_name: str) -> str:
+    """A queue's id. Raises UsageError where there is no such queue, QueueError for a service that refuses."""
+    try:
+        return find_queue(cloudflare_account(), id_or_name)
+    except QueueNotFound as error:
+        if error.code in WRONG_ACCOUNT:
+            raise
+        raise UsageError([str(error)]) from None
 
 
 def check_files(options: JsonlOptions) -> None:
@@ -55,7 +62,19 @@ def check_files(options: JsonlOptions) -> None:
         raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
 
 
-def check_prices(options: JsonlOptions, prices: Prices) -> None:
+class Priced(Protocol):
+    """Options of a run that calls models."""
+
+    @property
+    def max_cost(self) -> float | None:
+        """US dollars at most."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Each as PROVIDER/MODEL."""
+
+
+def check_prices(options: Priced, prices: Prices) -> None:
     """Raises UsageError for a --max-cost that cannot be kept: nobody tells the price of a model."""
     if options.max_cost is None:
         return
@@ -94,7 +113,7 @@ def check_ledger(paid: PaidAnswers) -> None:
         asyncio.run(recall.aclose())
 
 
-def check_configuration(options: JsonlOptions, is_alive: Callable[[str], bool]) -> None:
+def check_configuration(options: RunOptions, is_alive: Callable[[str], bool]) -> None:
     """Raises UsageError where the output holds answers of another model, or by other parameters."""
     where = options.output_location
     try:

@@ -14,7 +14,7 @@ from rich.console import Console
 from backends.errors import ModelError
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners import arguments as arg
-from runners import commands_models, commands_outputs
+from runners import commands_chat, commands_models, commands_outputs
 from runners.dryrun import plan, show_plan
 from runners.logs import quieten
 from runners.prism_binary import PrismError
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(commands_chat.chat_app, name="chat")
 app.command(epilog=commands_models.ASK_EXAMPLES)(commands_models.ask)
 app.command(epilog=commands_models.MODELS_EXAMPLES)(commands_models.models)
 app.command(epilog=commands_outputs.RETRY_EXAMPLES)(commands_outputs.retry)
@@ -145,9 +146,7 @@ def stream(
     ledger: arg.Ledger = None,
     reuse: arg.Reuse = arg.default("reuse"),
     drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
-    max_restarts: Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")] = (
-        arg.default("max_restarts")
-    ),
+    max_restarts: arg.MaxRestarts = arg.default("max_restarts"),
     prism_location: arg.PrismLocation = None,
     as_json: arg.AsJson = False,
 ) -> None:
@@ -160,7 +159,7 @@ def stream(
 def _decisive(system: Path | None, model_for: list[str] | None, schema: Path | None) -> dict[str, Any]:
     """Those of the options that decide an answer which the command line does not give as they are."""
     return {
-        "system": _read_text(system, "--system"),
+        "system": "" if system is None else arg.read_text(system, "--system"),
         "model_for": tuple(model_for or ()),
         "response_schema": _read_schema(schema),
     }
@@ -205,20 +204,11 @@ def local(
         raise typer.Exit(EXIT_FAILED) from None
 
 
-def _read_text(path: Path | None, option: str) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError([f"{option} {path}: {error}"]) from None
-
-
 def _read_schema(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        schema = json.loads(_read_text(path, "--schema"))
+        schema = json.loads(arg.read_text(path, "--schema"))
     except ValueError as error:
         raise UsageError([f"--schema {path} is no JSON: {error}"]) from None
     if not isinstance(schema, dict):

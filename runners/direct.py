@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.options import JsonlOptions
+from runners.run_options import RunOptions
 
 # The name matters. An unnamed DirectRunner picks another runner for a graph with real-time timers, and that one loses
 # batches that never fill (github.com/apache/beam/issues/28716). One worker in memory keeps reading, inference, batches
@@ -14,6 +14,6 @@ ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direc
 
 
 @contextmanager
-def launch(_: JsonlOptions) -> Iterator[list[str]]:
+def launch(_: RunOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs here; for bounded work: batches' timers fire at bundles' ends."""
     yield list(ARGUMENTS)

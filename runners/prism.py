@@ -22,8 +22,8 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
 from apache_beam.runners.worker.sdk_worker import SdkWorker
 
-from pipelines.options import JsonlOptions
 from runners.prism_binary import PrismError, find_prism
+from runners.run_options import RunOptions
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def kill_prisms() -> None:
 
 
 @contextmanager
-def launch(options: JsonlOptions) -> Iterator[list[str]]:
+def launch(options: RunOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
 
     Raises PrismError when no Prism can be had or started, and PrismDied for one that ended in the middle.

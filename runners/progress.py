@@ -55,7 +55,8 @@ def status_line(state: RunState, rate: Rate) -> str:
     done = counts.files_done + counts.files_stale
     return (
         f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · {_batched()}"
-        f"{tokens:,} tokens{_cost(state)} · {counts.failed:,} errors · {done:,}/{len(state.in_work()) + done:,} files"
+        f"{tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors · "
+        f"{done:,}/{len(state.in_work()) + done:,} files"
     )
 
 
@@ -77,7 +78,7 @@ def _batched() -> str:
     return f"{waiting:,} in batches · " if waiting else ""
 
 
-def _cost(state: RunState) -> str:
+def cost_text(state: RunState) -> str:
     """What was spent; nothing where nothing costs anything."""
     spent = state.budget.spent() if state.budget else NOTHING_SPENT
     return f" · {dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)}" if spent.cost_usd or spent.unpriced else ""
@@ -153,11 +154,7 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
     console.print(table if table.row_count else "No files to answer.")
     if counts.files_done + counts.files_stale > len(summary.settled):
         console.print(f"{counts.files_done:,} files are done in all, {counts.files_stale:,} stale.")
-    spent = summary.spent
-    if spent.calls:
-        cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
-        used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
-        console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
+    show_spent(summary, console)
     show_limits(summary, console)
     if summary.restarts:
         console.print(f"The pipeline was begun again {summary.restarts:,} times.")
@@ -168,6 +165,15 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
         )
     for question, answer in samples(summary, output):
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
+
+
+def show_spent(summary: Summary, console: Console) -> None:
+    """What the calls have used, where there were any."""
+    spent = summary.spent
+    if spent.calls:
+        cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
+        used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
+        console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
 
 
 def show_limits(summary: Summary, console: Console) -> None:

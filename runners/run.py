@@ -19,7 +19,7 @@ from storage.queues import QueueClient
 _log = logging.getLogger(__name__)
 
 
-def run(options: JsonlOptions, watch: Watch, build: Build = jsonl.build) -> Summary:
+def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.build) -> Summary:
     """Runs a graph until nothing is left; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
     stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from backends.money import Budget
+from pipelines import jsonl
 from pipelines.options import JsonlOptions
 from runners.attempt import Watch, attempt
 from runners.checks import check_prices, prepare
@@ -30,21 +32,32 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)
     check_prices(options, budget.prices)
-    counts, restarts, in_vain = Counts(), 0, 0
     with stop.on_signals():
-        while True:
-            summary = attempt(options, watch, stop, budget=budget)
-            counts = added(counts, summary.counts)
-            progress = summary.counts.shards > 0 or summary.counts.files_done > 0
-            in_vain = 0 if progress else in_vain + 1
-            over = stop.asked or summary.final or summary.problem is None
-            if over or in_vain > options.max_restarts:
-                return replace(summary, counts=counts, restarts=restarts)
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** max(0, in_vain - 1))
-            _log.warning("%s; begins again in %g s", summary.problem, wait)
-            if stop.wait(wait):
-                return replace(summary, counts=counts, restarts=restarts, problem=None)
-            restarts += 1
+        return again_and_again(
+            lambda: attempt(options, watch, stop, jsonl.build, budget=budget),
+            stop,
+            options.max_restarts,
+            lambda counts: counts.shards > 0 or counts.files_done > 0,
+        )
+
+
+def again_and_again(
+    once: Callable[[], Summary], stop: Stop, max_restarts: int, progress: Callable[[Counts], bool]
+) -> Summary:
+    """Runs pipelines one after the other, until one ends by itself, or as ``stream`` says."""
+    counts, restarts, in_vain = Counts(), 0, 0
+    while True:
+        summary = once()
+        counts = added(counts, summary.counts)
+        in_vain = 0 if progress(summary.counts) else in_vain + 1
+        over = stop.asked or summary.final or summary.problem is None
+        if over or in_vain > max_restarts:
+            return replace(summary, counts=counts, restarts=restarts)
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** max(0, in_vain - 1))
+        _log.warning("%s; begins again in %g s", summary.problem, wait)
+        if stop.wait(wait):
+            return replace(summary, counts=counts, restarts=restarts, problem=None)
+        restarts += 1
 
 
 def added(one: Counts, other: Counts) -> Counts:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from runners.limits import until_text
-from runners.summary import Summary
 from transforms.run_state import RunState
 
 # Stdout holds what was asked for, and nothing else.
@@ -23,7 +22,23 @@ def complain(*problems: str) -> None:
         stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
-def leave(summary: Summary) -> NoReturn:
+class Ended(Protocol):
+    """How a command's work ended; see Summary."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it stopped early."""
+
+    @property
+    def until(self) -> float | None:
+        """When it can go on, as Unix time in seconds."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+
+
+def leave(summary: Ended) -> NoReturn:
     """Says why a run stopped, and when it can go on; exits by how it ended."""
     if summary.problem:
         complain(summary.problem)

@@ -107,7 +107,7 @@ class _Infer(beam.DoFn):
             self.window,
             retry=Retry(deadline_s=self.deadline_s),
             open_recall=self.paid.open,
-            gate=_asleep,
+            gate=asleep,
             budget=self._budget,
             rates=self.rates,
             workers=self.workers,
@@ -248,7 +248,7 @@ class _Infer(beam.DoFn):
         return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
 
 
-def _asleep() -> StopRun | None:
+def asleep() -> StopRun | None:
     """This run was not heard for so long that another one may work on its files by now: no further call."""
     presence = run_state().presence
     if presence is None or not presence.asleep:

@@ -1,13 +1,14 @@
-"""Finds files for as long as the run goes on: a queue that is asked again and again, and a sweep every few minutes."""
+"""Finds work for as long as the run goes on: an endless source that looks again and again, here for files."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import apache_beam as beam
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
@@ -35,6 +36,8 @@ WINDOW_SECONDS = 3600.0
 _END = 1 << 62
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
+T = TypeVar("T")
+
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class PollFiles(beam.PTransform):
@@ -52,9 +55,20 @@ class PollFiles(beam.PTransform):
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Ask again and again" >> beam.ParDo(_Poll(self.source, self.output)).with_output_types(Notice)
+            | "Ask again and again"
+            >> beam.ParDo(LookAgain(partial(_Files, self.source, self.output))).with_output_types(Notice)
             | "By the hour of finding" >> beam.WindowInto(FixedWindows(WINDOW_SECONDS))
         )
+
+
+class Looking(Protocol):
+    """What an endless source asks, from one thread, again and again."""
+
+    def look(self) -> tuple[Sequence[object], float]:
+        """What there is now, and after how many seconds to look again. An error that it raises stops the run."""
+
+    def close(self) -> None:
+        """Lets go of connections."""
 
 
 class _Endless(OffsetRestrictionTracker):
@@ -62,28 +76,34 @@ class _Endless(OffsetRestrictionTracker):
         return False
 
 
-class _Poll(beam.DoFn, RestrictionProvider):
-    """A restriction's positions are polls. Past the last one there is no work, and the pipeline ends by itself."""
+class LookAgain(beam.DoFn, RestrictionProvider):
+    """An endless source: emits what is found, at the time of finding it, until the run stops.
 
-    def __init__(self, source: Notifications, output: Location) -> None:
-        self._source = source
-        self._output = output
+    A restriction's positions are looks. Past the last one there is no work, and the pipeline ends by itself.
+    ``begin`` is pickled.
+    """
+
+    def __init__(self, begin: Callable[[], Looking]) -> None:
+        self._begin = begin
 
     def setup(self) -> None:
-        self._puller = Puller(self._source, self._output)
-        self._sweep_at = float("-inf")
-        self._sweep: Iterator[Notice] = iter(())
+        """Opens connections."""
+        self._looking = self._begin()
 
     def teardown(self) -> None:
-        self._puller.close()
+        """Closes them."""
+        self._looking.close()
 
     def initial_restriction(self, _: bytes) -> OffsetRange:
+        """All looks."""
         return OffsetRange(0, _END)
 
     def create_tracker(self, restriction: OffsetRange) -> _Endless:
+        """One that says that there is no end."""
         return _Endless(restriction)
 
     def restriction_size(self, _: bytes, restriction: OffsetRange) -> int:
+        """Nobody knows."""
         return 1 if restriction.start < restriction.stop else 0
 
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]  # Beam's decorators have no types
@@ -93,35 +113,58 @@ class _Poll(beam.DoFn, RestrictionProvider):
         tracker: Any = beam.DoFn.RestrictionParam(),
         watermark: Any = _WATERMARK,
     ) -> Iterator[TimestampedValue]:
+        """One look."""
         if stopping():
             tracker.try_claim(_END)
             watermark.set_watermark(MAX_TIMESTAMP)
             return
         tracker.try_claim(tracker.current_restriction().start)
         now = Timestamp.now()
-        found, wait = self._find()
-        for notice in found:
-            yield TimestampedValue(notice, now)
+        found: Sequence[object] = ()
+        wait = 0.0
+        try:
+            found, wait = self._looking.look()
+        except StorageError as error:
+            run_state().stop(error)
+        for element in found:
+            yield TimestampedValue(element, now)
         watermark.set_watermark(now)
         tracker.defer_remainder(Duration(wait))
 
-    def _find(self) -> tuple[list[Notice], float]:
-        """What there is now, and after how many seconds to look again; an error that stays stops the run."""
-        try:
-            swept = self._left_in_work()
-            notices, _, wait = self._puller.pull()
-        except StorageError as error:
-            run_state().stop(error)
-            return [], 0.0
-        return [*swept, *notices], 0.0 if len(swept) == _PORTION else wait
 
-    def _left_in_work(self) -> list[Notice]:
+class Sweep(Generic[T]):
+    """What earlier runs left, looked for every SWEEP_SECONDS, and given in portions."""
+
+    def __init__(self, left: Callable[[], Iterator[T]]) -> None:
+        self._left = left
+        self._next = float("-inf")
+        self._rest: Iterator[T] = iter(())
+
+    def portion(self) -> tuple[list[T], bool]:
+        """Some of it, and whether there may be more at once. A store that does not answer is asked again later."""
         now = time.monotonic()
-        if now > self._sweep_at:
-            self._sweep_at, self._sweep = now + SWEEP_SECONDS, left_in_work(self._output)
+        if now > self._next:
+            self._next, self._rest = now + SWEEP_SECONDS, self._left()
         try:
-            return list(islice(self._sweep, _PORTION))
+            found = list(islice(self._rest, _PORTION))
         except StorageUnavailable as error:
             _log.warning("no sweep: %s", error)
-            self._sweep_at = now + _SWEEP_AGAIN_SECONDS
-            return []
+            self._next = now + _SWEEP_AGAIN_SECONDS
+            return [], False
+        return found, len(found) == _PORTION
+
+
+class _Files:
+    """See Looking; the files that a queue announces, after those that were left in work."""
+
+    def __init__(self, source: Notifications, output: Location) -> None:
+        self._puller = Puller(source, output)
+        self._sweep = Sweep(lambda: left_in_work(output))
+
+    def look(self) -> tuple[list[Notice], float]:
+        swept, more = self._sweep.portion()
+        notices, _, wait = self._puller.pull()
+        return [*swept, *notices], 0.0 if more else wait
+
+    def close(self) -> None:
+        self._puller.close()

@@ -296,6 +296,24 @@ def test_same_lines_in_flight_are_not_shared(start):
     assert len(provider.calls) == 3
 
 
+def test_of_one_message_the_answer_stays_whatever_is_asked_under_its_id_and_no_other_gets_it():
+    provider, ledger = Provider(), Memory()
+    asked = [chat("c1/m1", "hello"), chat("c1/m1", "hello, and more", seed=1), chat("c1/m2", "hello")]
+    first, again, _ = answered(provider, "same-message", *asked, ledger=ledger)
+    assert again == first
+    assert provider.calls == [asked[0], asked[2]]
+    answered(provider, "same-message", chat("c1/m1", model="other"), ledger=ledger)
+    assert len(provider.calls) == 3
+    (key, *_) = ledger.kept
+    assert key[:8] == "3d1c4009"  # another key for the same message would pay for it again: see recall.FORMAT
+
+
+def test_equal_requests_of_two_messages_do_not_share_a_call(start):
+    provider = Provider(lambda request: asyncio.sleep(0.01))
+    ask(start(provider, Memory(), "same-message"), chat("c1/m1"), chat("c2/m1"))
+    assert len(provider.calls) == 2
+
+
 def test_only_the_missing_texts_of_an_array_are_called_and_each_gets_its_vector(start):
     provider = Provider()
     engine = start(provider, Memory())

@@ -1,0 +1,52 @@
+"""Events of chats in; every message of a user answered, in the log and by response events."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from pipelines.chat_options import ChatOptions
+from storage.environment import default_gateway
+from transforms.chat_elements import MOST_WAITING, Answered
+from transforms.chat_source import PollEvents, ReadEvents
+from transforms.converse import Converse
+
+
+def build(root: beam.Pipeline, options: ChatOptions, run_id: str) -> PCollection[Answered]:
+    """Events in, responses out, by way of the log.
+
+    ``options.queue`` and ``options.reply_queue`` are ids, not names. Emits what became of each message.
+    """
+    return (
+        root
+        | "Log events" >> log_events(options)
+        | "One conversation does not wait for another" >> beam.Reshuffle()
+        | "Answer in turn" >> answer_in_turn(options, run_id)
+    )
+
+
+def log_events(options: ChatOptions) -> ReadEvents | PollEvents:
+    """Those of some files, or for ever those of a queue."""
+    log = options.output_location
+    if options.queue is None:
+        return ReadEvents(options.events, log, options.since)
+    return PollEvents(options.queue, log, options.since, options.poll_seconds)
+
+
+def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
+    """By what the options say. Where a file is read, many messages of a conversation are there at once: they wait."""
+    return Converse(
+        options.output_location,
+        options.defaults,
+        run_id,
+        replies=options.reply_queue,
+        window=options.concurrency,
+        since=options.since,
+        deltas=options.deltas,
+        most_waiting=MOST_WAITING if options.continuous else None,
+        ledger=options.ledger_url,
+        limits=options.limits,
+        rates=options.rates,
+        fixed=options.fixed,
+        gateway=default_gateway(),
+    )

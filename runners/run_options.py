@@ -1,0 +1,45 @@
+"""What all runs' options tell of where they run and what is theirs, whatever their graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from backends.money import Limits
+from storage.objects import Location
+
+
+class RunOptions(Protocol):
+    """See JsonlOptions. A ``configuration`` of "": answers of any model and prompt may stand together."""
+
+    @property
+    def runner(self) -> str:
+        """A name in ``runners.attempt.RUNNERS``."""
+
+    @property
+    def prism_location(self) -> str | None:
+        """Where the binary is, if it is said."""
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the run goes on until it is stopped."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it may spend."""
+
+    @property
+    def output(self) -> str | None:
+        """As the user wrote it."""
+
+    @property
+    def output_location(self) -> Location:
+        """Where its heartbeat goes."""
+
+    @property
+    def configuration(self) -> str:
+        """The fingerprint of what decides an answer."""
+
+    @property
+    def decisive(self) -> Mapping[str, Any]:
+        """What decides an answer."""

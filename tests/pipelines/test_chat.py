@@ -1,0 +1,58 @@
+import apache_beam as beam
+import pytest
+
+from backends.money import Limits
+from pipelines.chat import answer_in_turn, build
+from pipelines.chat_options import check_chat_options
+from transforms.chat_elements import MOST_WAITING
+
+SECRETS = {
+    "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",
+    "R2_ACCESS_KEY_ID": "key-id-that-nobody-may-see",
+    "R2_SECRET_ACCESS_KEY": "secret-that-nobody-may-see",
+    "BRAINTRUST_API_KEY": "key-that-nobody-may-see",
+}
+QUEUES = {"queue": "0" * 32, "reply_queue": "1" * 32, "log": "r2://bucket/chat/"}
+FILES = {"events": ("a.jsonl",), "output": "out/"}
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0123456789abcdef" * 2)
+    monkeypatch.setenv("BRAINTRUST_PROJECT_ID", "project")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("STORE_ID", raising=False)
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("given", [QUEUES, FILES])
+def test_the_graph_is_one_chain_and_its_proto_holds_no_secret(environment, given):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    build(pipeline, check_chat_options(**given), "run-1")
+    proto = pipeline.to_runner_api()
+    transforms = proto.components.transforms
+    steps = [transforms[step].unique_name for step in transforms[proto.root_transform_ids[0]].subtransforms]
+    assert steps == ["Log events", "One conversation does not wait for another", "Answer in turn"]
+    # Without it Prism runs the poll and the answers as one stage, and nothing is polled before all is answered.
+    assert (
+        transforms[transforms[proto.root_transform_ids[0]].subtransforms[1]].spec.urn == "beam:transform:reshuffle:v1"
+    )
+    sent = proto.SerializeToString()
+    assert not [name for name, value in SECRETS.items() if value.encode() in sent]
+
+
+def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
+    monkeypatch.setenv("LLMDO_GATEWAY", "gate")
+    how = {"concurrency": "fixed:3", "rpm": 60, "max_cost": 2.0, "deltas": True, "since": "1970-01-01T00:00:09Z"}
+    step = answer_in_turn(check_chat_options(**QUEUES, **how, system="Be kind.", ledger="none"), "run-1")
+    assert (step.run_id, step.replies, step.window, step.fixed, step.deltas) == ("run-1", "1" * 32, 3, True, True)
+    assert (step.since, step.rates.rpm, step.limits) == (9.0, 60, Limits(2.0))
+    assert (step.gateway, step.ledger) == ("gate", "none")
+    assert step.defaults.system == "Be kind."
+    assert step.defaults.parameters == {"temperature": 0.7, "max_tokens": 1000}
+    assert step.most_waiting == MOST_WAITING
+
+
+def test_of_a_file_no_message_is_refused_for_coming_too_early(environment):
+    assert answer_in_turn(check_chat_options(**FILES), "run-1").most_waiting is None

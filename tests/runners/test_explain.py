@@ -1,0 +1,139 @@
+import json
+import os
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from runners.cli import app
+from runners.explain import explain, show_explained
+from storage.chat_log import ChatLog
+from storage.chat_records import ChatMessage, LoggedAnswer
+from storage.files import LocalStore
+from storage.objects import Location
+
+
+def message(name="m", conversation="c", created=100.0, role="user"):
+    return ChatMessage(
+        event={}, id=name, conversation=conversation, text="?", role=role, created=created, arrived=created + 1
+    )
+
+
+def answer(name="m", conversation="c", attempts=1, **more):
+    args = {"id": "r", "message": "said", "modelId": "gpt"}
+    trace = {"received": 101.0, "queued": 101.5, "begun": 102.0, "called": 102.0, "answered": 105.25}
+    return LoggedAnswer(
+        conversation=conversation,
+        message_id=name,
+        events=({"name": "v1.LLMResponseReceived", "args": args},),
+        trace=trace,
+        attempts=attempts,
+        **more,
+    )
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Location(str(tmp_path), "")
+
+
+@pytest.fixture
+def log(tmp_path):
+    return ChatLog(LocalStore(tmp_path), "")
+
+
+def one(place, name="m", conversation=None):
+    (found,) = explain(place, name, conversation)
+    return found
+
+
+def test_an_answered_message_has_its_stages_in_the_order_of_time(place, log):
+    log.add(message())
+    log.add(message().model_copy(update={"arrived": 103.0}))  # again
+    log.answer(answer())
+    log.close(message(), 106.0)
+    found = one(place)
+    assert [stage for stage, _ in found.stages] == [
+        *("sent", "received", "queued", "begun", "called", "duplicate", "answered", "pushed")
+    ]
+    assert dict(found.stages)["answered"] == 105.25
+    assert (found.verdict, found.exit_code) == ("It was answered by gpt; the model was asked once.", 0)
+
+
+def test_a_senders_clock_that_is_ahead_still_stands_first(place, log):
+    log.add(message().model_copy(update={"created": 999.0}))
+    assert [stage for stage, _ in one(place).stages] == ["sent", "received"]
+
+
+def test_an_error_for_an_answer_is_told_with_its_technical_sentence(place, log):
+    log.add(message())
+    log.answer(answer(attempts=3, failed=True, error="openai/gpt-4o: 503 overloaded"))
+    found = one(place)
+    assert found.exit_code == 3
+    assert "asked 3 times: openai/gpt-4o: 503 overloaded" in found.verdict
+    assert "not pushed yet" in found.verdict
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_message_that_waits_is_told_its_turn_and_who_is_at_work(place, log, tmp_path, alive):
+    for name, created in (("first", 1.0), ("second", 2.0), ("m", 3.0)):
+        log.add(message(name, created=created))
+    beat = tmp_path / "_runs/host-1-abc.json"
+    beat.parent.mkdir()
+    beat.write_text("{}")
+    if not alive:
+        os.utime(beat, (1.0, 1.0))
+    found = one(place)
+    assert found.exit_code == 1
+    assert "2 messages of its conversation are before it" in found.verdict
+    assert ("host-1-abc" in found.verdict) == alive
+    assert ("No run is at work" in found.verdict) != alive
+
+
+def test_a_message_that_wants_no_answer_says_why(place, log):
+    log.add(message("old"), wanted=False)
+    log.add(message("theirs", role="assistant"))
+    assert "--since" in one(place, "old").verdict
+    assert "role assistant" in one(place, "theirs").verdict
+    assert one(place, "old").exit_code == one(place, "theirs").exit_code == 1
+
+
+def test_an_event_that_was_not_understood_is_found_by_its_id_in_the_dead_letters(place, log):
+    log.bury(b'{"name": "v1.ChatMessageSent", "args": {"id": "bad-1"}}', "'conversationId' is wrong")
+    found = one(place, "bad-1")
+    assert "'conversationId' is wrong" in found.verdict and "_dead/" in found.verdict
+    assert "was received: check" in one(place, "bad-2").verdict
+    assert found.exit_code == 1
+
+
+def test_one_id_in_two_conversations_is_told_twice_unless_one_is_named(place, log):
+    for conversation in ("c", "d"):
+        log.add(message(conversation=conversation))
+    log.answer(answer(conversation="d"))
+    assert [found.conversation for found in explain(place, "m")] == ["c", "d"]
+    assert [found.exit_code for found in explain(place, "m", "d")] == [0]
+
+
+def test_people_see_a_table_and_brackets_as_they_are(place, log):
+    log.add(message(conversation="[red]"))
+    log.answer(answer(conversation="[red]"))
+    console = Console(file=StringIO(), width=200)
+    show_explained(explain(place, "m"), console)
+    said = console.file.getvalue()
+    for part in ("[red] / m", "1970-01-01T00:01:41.000Z", "4.250 s", "called", "answered by gpt"):
+        assert part in said
+
+
+def test_the_command_prints_json_and_finds_the_stores_log(log, tmp_path, monkeypatch):
+    store = ChatLog(LocalStore(tmp_path / "my-store"), "")
+    store.add(message())
+    store.answer(answer())
+    monkeypatch.setenv("STORE_ID", "my-store")
+    result = CliRunner().invoke(app, ["chat", "explain", "m", "--log", str(tmp_path), "--json"], catch_exceptions=False)
+    (said,) = json.loads(result.stdout)
+    assert (result.exit_code, said["message_id"], said["model"]) == (0, "m", "gpt")
+    assert said["stages"][1] == {"stage": "received", "at": "1970-01-01T00:01:41.000Z"}
+    monkeypatch.delenv("STORE_ID")
+    result = CliRunner().invoke(app, ["chat", "explain", "m", "--log", str(tmp_path)], catch_exceptions=False)
+    assert (result.exit_code, "no message" in result.output) == (1, True)

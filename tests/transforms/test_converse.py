@@ -1,0 +1,334 @@
+import asyncio
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import Duration
+from apache_beam.utils.windowed_value import WindowedValue
+
+from backends import retry
+from backends.engine import Engine
+from backends.errors import InvalidRequest, QuotaExhausted, StopRun
+from backends.ir import ChatResponse, Usage
+from runners.prism import prism_arguments, running_prism
+from runners.prism_binary import find_prism
+from storage.chat_log import ChatLog
+from storage.chat_records import ChatMessage
+from storage.files import LocalStore
+from storage.objects import Location
+from transforms import converse
+from transforms.chat_elements import Answered, ChatDefaults
+from transforms.conversations import close_conversations, open_conversations
+from transforms.converse import Converse, Desk
+from transforms.run_state import reset_run_state, run_state
+
+SOON = 30.0  # seconds until a test gives up waiting
+# Module globals, since Beam pickles closures: what a step puts into a local list is never seen here.
+FOUND = []
+SENT = {}
+
+
+class Provider:
+    """Stands for a provider: ``script(request)`` may raise, give a text or something to await."""
+
+    name = "openai"
+
+    def __init__(self):
+        self.calls = {}
+        self.script = lambda request: None
+
+    async def execute(self, request):
+        self.calls.setdefault(request.request_id, []).append(time.monotonic())
+        said = self.script(request)
+        said = await said if asyncio.iscoroutine(said) else said
+        return ChatResponse(said or f"re: {request.messages[-1].content}", "stop", Usage(3, 2), "fake-1")
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    scripted, engines = Provider(), {}
+
+    def engine(window, open_recall, rates, workers, fixed, run_id, **hooks):
+        if run_id not in engines or not engines[run_id].usable:
+            recall = open_recall()
+            engines[run_id] = Engine(window=window, connect=lambda _: scripted, recall=recall, fixed=True, **hooks)
+        return engines[run_id]
+
+    monkeypatch.setattr(converse, "get_engine", engine)
+    retry.set_instant(True)
+    reset_run_state()
+    run_state().on_stop = lambda: [each.stop(StopRun("the run is being stopped")) for each in engines.values()]
+    FOUND.clear()
+    SENT.clear()
+    scripted.engines = engines
+    yield scripted
+    retry.set_instant(False)
+    for each in engines.values():
+        each.close()
+    close_conversations()
+    converse._desks.clear()
+
+
+def message(identity="m1", conversation="c1", created=None):
+    return ChatMessage(
+        event={"name": "v1.ChatMessageSent"},
+        id=identity,
+        conversation=conversation,
+        text=f"say {identity}",
+        role="user",
+        created=float(identity.lstrip("m")) if created is None else created,
+        arrived=100.0,
+    )
+
+
+def logged(folder, *messages):
+    log = ChatLog(LocalStore(Path(folder)), "chat/")
+    for one in messages:
+        log.add(one)
+    return log
+
+
+def step(folder, run_id="run-1", **fields):
+    return Converse(Location(str(folder), "chat/"), ChatDefaults("openai/fake"), run_id, **fields)
+
+
+def collect(element):
+    FOUND.append(element)
+
+
+class CollectWindows(beam.DoFn):
+    def process(self, found, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam):
+        FOUND.append((int(found.message_id.lstrip("m")), int(window.start), int(timestamp)))
+
+
+def answer(folder, messages, **fields):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        _ = pipeline | beam.Create(messages, reshuffle=False) | step(folder, **fields) | beam.Map(collect)
+    return {(found.conversation, found.message_id): found.outcome for found in FOUND}
+
+
+def test_each_message_has_one_outcome_and_the_pipeline_ends_when_all_are_answered(provider, tmp_path):
+    provider.script = lambda request: asyncio.sleep(0.01)
+    said = [message(f"m{n}", f"c{c}") for c in range(6) for n in range(4, 0, -1)]
+    log = logged(tmp_path, *said)
+    found = answer(tmp_path, said)
+    assert found == {(one.conversation, one.id): "answered" for one in said}
+    assert len(FOUND) == len(said)
+    assert [answer.text for answer in log.conversation("c3").answers.values()] == [f"re: say m{n}" for n in range(1, 5)]
+    assert log.conversation("c3").answers["m4"].history == ("m1", "m2", "m3")
+    counts = run_state().counts
+    assert (counts.answered, counts.failed, counts.input_tokens, counts.output_tokens) == (24, 0, 72, 48)
+    assert list(log.open_messages()) == []
+    assert open_conversations() == 0
+
+
+def test_a_failed_message_is_counted_and_the_others_go_on(provider, tmp_path):
+    def script(request):
+        if request.request_id == "c1/m1":
+            raise InvalidRequest("does not fit")
+
+    provider.script = script
+    said = [message("m1"), message("m2")]
+    logged(tmp_path, *said)
+    assert answer(tmp_path, said) == {("c1", "m1"): "failed", ("c1", "m2"): "answered"}
+    assert (run_state().counts.answered, run_state().counts.failed, run_state().stop_reason) == (1, 1, None)
+
+
+def test_a_quota_that_is_used_up_does_not_stop_the_run(provider, tmp_path):
+    def script(request):
+        raise QuotaExhausted("used up", until=time.time() + 3600)
+
+    provider.script = script
+    said = [message("m1"), message("m2"), message("m1", "c2")]
+    logged(tmp_path, *said)
+    assert set(answer(tmp_path, said).values()) == {"failed"}
+    assert run_state().stop_reason is None
+    assert sum(map(len, provider.calls.values())) <= 2
+
+
+def test_outcomes_keep_the_window_of_their_message(provider, tmp_path):
+    said = [message(f"m{n}", f"c{n % 3}") for n in range(1, 31)]
+    logged(tmp_path, *said)
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([TimestampedValue(one, 10 * one.created) for one in said], reshuffle=False)
+            | beam.WindowInto(FixedWindows(100))
+            | step(tmp_path)
+            | beam.ParDo(CollectWindows())
+        )
+    assert sorted(FOUND) == [(n, 10 * n // 100 * 100, 10 * n) for n in range(1, 31)]
+
+
+def test_a_run_that_is_stopped_leaves_what_is_not_under_way_and_the_next_one_answers_it(provider, tmp_path):
+    async def script(request):
+        if request.request_id == "c1/m1":
+            await asyncio.sleep(0.1)
+            run_state().stop("stopped by SIGTERM")
+            await asyncio.sleep(0.1)
+
+    provider.script = script
+    said = [message(f"m{n}") for n in range(1, 6)]
+    log = logged(tmp_path, *said)
+    found = answer(tmp_path, said)
+    assert found == {("c1", "m1"): "answered"} | {("c1", f"m{n}"): "left" for n in range(2, 6)}
+    assert [one.id for one in log.open_messages()] == ["m2", "m3", "m4", "m5"]
+    reset_run_state()
+    FOUND.clear()
+    assert set(answer(tmp_path, said, run_id="run-2").values()) == {"answered"}
+    assert {len(calls) for calls in provider.calls.values()} == {1}
+
+
+def test_a_ledger_that_cannot_be_opened_ends_the_pipeline_before_a_call(provider, tmp_path):
+    with pytest.raises(Exception, match="names no file"):
+        answer(tmp_path, [message()], ledger="sqlite:///")
+    assert provider.calls == {}
+
+
+def test_an_answer_that_was_paid_for_is_not_paid_again_by_another_log(provider, tmp_path):
+    ledger = f"sqlite:///{tmp_path}/ledger.sqlite"
+    for run, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        earlier = message("m0").model_copy(update={"role": "assistant", "text": f"hello from {folder}"})
+        logged(tmp_path / folder, earlier, message())
+        FOUND.clear()
+        assert answer(tmp_path / folder, [message()], ledger=ledger, run_id=f"run-{run}")["c1", "m1"] == "answered"
+        provider.engines[f"run-{run}"].close()
+    assert len(provider.calls["c1/m1"]) == 1
+
+
+class Later:
+    """Stands for Conversations: messages are done when the test says so."""
+
+    def __init__(self):
+        self.dones = []
+        self.stopped = False
+
+    def submit(self, message, done):
+        self.dones.append(lambda: done(Answered(message.conversation, message.id, "answered")))
+
+    def stop(self):
+        self.stopped = True
+        for done in self.dones:
+            done()
+
+
+def fetching(desk):
+    """A bundle that ends, in a thread; what it got, and the thread."""
+    got = []
+
+    def end():
+        got.extend(found.value.message_id for found in desk.fetch_all())
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    return got, thread
+
+
+def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
+    reset_run_state()
+    desk = Desk(later := Later())
+    context = WindowedValue(None, 0, ())
+    desk.hand_in(message("m1"), context)
+    first, one = fetching(desk)
+    one.join(0.2)
+    assert one.is_alive()
+    desk.hand_in(message("m2"), context)
+    second, two = fetching(desk)
+    one.join(SOON)
+    assert (one.is_alive(), two.is_alive(), first) == (False, True, [])
+    for done in later.dones:
+        done()
+    two.join(SOON)
+    assert (two.is_alive(), second) == (False, ["m1", "m2"])
+    assert list(desk.fetch_all()) == []
+
+
+def test_a_stop_reaches_a_bundle_that_waits():
+    reset_run_state()
+    desk = Desk(later := Later())
+    desk.hand_in(message("m1"), WindowedValue(None, 0, ()))
+    got, thread = fetching(desk)
+    run_state().stop("stopped by SIGTERM")
+    thread.join(SOON)
+    assert (later.stopped, got) == (True, ["m1"])
+    reset_run_state()
+
+
+def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
+    reset_run_state()
+    monkeypatch.setattr(converse, "MOST_OPEN", 2)
+    desk = Desk(later := Later())
+    context = WindowedValue(None, 0, ())
+    desk.hand_in(message("m1"), context)
+    assert list(desk.fetch()) == []
+    desk.hand_in(message("m2"), context)
+    threading.Timer(0.2, later.dones[0]).start()
+    began = time.monotonic()
+    assert [found.value.message_id for found in desk.fetch()] == ["m1"]
+    assert time.monotonic() - began > 0.1
+
+
+class Trickle(beam.DoFn, RestrictionProvider):
+    """A message each tenth of a second, for as long as the run goes on."""
+
+    class _Endless(OffsetRestrictionTracker):
+        def is_bounded(self):
+            return False
+
+    def initial_restriction(self, _):
+        return OffsetRange(0, 1 << 62)
+
+    def create_tracker(self, restriction):
+        return self._Endless(restriction)
+
+    def restriction_size(self, _, restriction):
+        return 1
+
+    @beam.DoFn.unbounded_per_element()
+    def process(self, folder, tracker=beam.DoFn.RestrictionParam()):
+        number = tracker.current_restriction().start
+        if number == COUNT:
+            tracker.try_claim(1 << 62)
+            return
+        tracker.try_claim(number)
+        one = message(f"m{number + 1}", f"c{number + 1}")
+        logged(folder, one)
+        SENT[f"{one.conversation}/{one.id}"] = time.monotonic()
+        yield one
+        tracker.defer_remainder(Duration(0.1))
+
+
+COUNT, SLOW = 25, 4.0  # messages; seconds that the model takes
+
+
+@pytest.mark.prism
+def test_a_slow_model_does_not_keep_new_messages_out_on_prism(provider, tmp_path):
+    provider.script = lambda request: asyncio.sleep(SLOW)
+    with running_prism(find_prism(None)) as prism:
+        pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(prism)))
+        _ = (
+            pipeline
+            | beam.Create([str(tmp_path)], reshuffle=False)
+            | beam.ParDo(Trickle())
+            | beam.Reshuffle()
+            | step(tmp_path)
+            | beam.Map(collect)
+        )
+        pipeline.run().wait_until_finish()
+    sent = sorted(SENT.values())
+    assert len(sent) == COUNT
+    assert max(later - earlier for earlier, later in pairwise(sent)) < SLOW / 2
+    assert max(provider.calls[name][0] - at for name, at in SENT.items()) < SLOW / 2
+    assert sorted(found.message_id for found in FOUND) == sorted(f"m{n}" for n in range(1, COUNT + 1))

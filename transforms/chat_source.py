@@ -1,0 +1,217 @@
+"""Events of chats in, the messages to answer out: each event is in the log before its message goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from storage.chat_log import ChatLog
+from storage.chat_records import ChatMessage
+from storage.environment import cloudflare_account
+from storage.errors import QueueError, StorageError
+from storage.objects import Location, open_store
+from storage.queue_api import is_transient
+from storage.queues import Message, Pacer, QueueClient
+from transforms.chat_intake import Intake, Taken
+from transforms.conversations import in_work
+from transforms.cutting import DECOMPRESSORS, CorruptData, cut
+from transforms.elements import Blank, FileVersion, Line, TooLong
+from transforms.notices import VISIBILITY_TIMEOUT, Listing, list_inputs
+from transforms.poll import LookAgain, Sweep
+from transforms.run_state import run_state, stopping
+
+_log = logging.getLogger(__name__)
+
+_PORTION = 500  # events of a file that are logged side by side; a response finds the messages of its own portion
+_MAX_EVENT_BYTES = 1 << 20
+# While the log takes no events, from one try to the next. Seconds.
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+_NO_END = 1 << 62
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class ReadEvents(beam.PTransform):
+    """Logs all events of some files, one a line, then emits each message of a user that waits for an answer.
+
+    ``files``: as for a Listing. ``since``: messages that were sent before are logged, not answered; Unix time in
+    seconds. What earlier runs left unanswered in the log is emitted too.
+    """
+
+    files: tuple[str, ...]
+    log: Location
+    since: float | None = None
+
+    def expand(self, root: beam.Pipeline) -> PCollection[ChatMessage]:
+        """Nothing → ChatMessage."""
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Log, then look" >> beam.ParDo(_Read(self.files, self.log, self.since)).with_output_types(ChatMessage)
+        )
+
+
+@dataclass(eq=False)  # not frozen, as above
+class PollEvents(beam.PTransform):
+    """Logs the events that come by a queue, and emits the messages of users, until the run stops.
+
+    An event is acked once it is logged. So are those that are no messages; what is no event goes to the log's dead
+    letters. Messages that other runs left open are looked for at the start, and every few minutes.
+    """
+
+    queue_id: str
+    log: Location
+    since: float | None = None
+    poll_seconds: float = 0.25
+
+    def expand(self, root: beam.Pipeline) -> PCollection[ChatMessage]:
+        """Nothing → ChatMessage, without end."""
+        begin = partial(_Queue, self.queue_id, self.log, self.since, self.poll_seconds)
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Ask again and again" >> beam.ParDo(LookAgain(begin)).with_output_types(ChatMessage)
+        )
+
+
+class _Read(beam.DoFn):
+    def __init__(self, files: tuple[str, ...], log: Location, since: float | None) -> None:
+        self._files = files
+        self._where = log
+        self._since = since
+
+    def process(self, _: bytes) -> Iterator[ChatMessage]:
+        log = ChatLog(open_store(self._where.store_url), self._where.key)
+        intake = Intake(log, self._since)
+        try:
+            for file in list_inputs(Listing(self._files), None):
+                events = read_lines(file.file, log)
+                while not stopping() and (some := list(islice(events, _PORTION))):
+                    for taken in intake.take(some):
+                        if taken.error is not None:
+                            raise taken.error
+        finally:
+            intake.close()
+        if not stopping():
+            yield from log.open_messages()
+
+
+def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
+    """The lines of a file of events; one that is too long is buried. Raises StorageError, also for a torn file."""
+    chunks = open_store(file.store_url).stream(file.key, file.etag)
+    if file.compression:
+        chunks = DECOMPRESSORS[file.compression](chunks)
+    try:
+        for tiles in cut(file, chunks, 0, _NO_END, _MAX_EVENT_BYTES):
+            for tile in tiles:
+                match tile:
+                    case Line():
+                        yield tile.data
+                    case TooLong():
+                        run_state().add(messages_undecodable=1)
+                        place = {"file": f"{file.store_url}/{file.key}", "offset": tile.start}
+                        log.bury(place, f"an event has at most {_MAX_EVENT_BYTES:,} bytes")
+                    case Blank():
+                        pass
+    except CorruptData as error:
+        raise StorageError(f"{file.store_url}/{file.key} {error}: replace it") from None
+
+
+class _Queue:
+    """See Looking; the messages that come by a queue, and those that were left open."""
+
+    def __init__(self, queue_id: str, log: Location, since: float | None, poll_seconds: float) -> None:
+        self._log = ChatLog(open_store(log.store_url), log.key)
+        self._intake = Intake(self._log, since)
+        self._client = QueueClient(cloudflare_account(), queue_id)
+        self._pacer = Pacer(poll_seconds)
+        self._sweep = Sweep(lambda: self._log.open_messages(known=in_work()))
+        self._acks = _Acks(self._client)
+        self._held: list[Message] = []  # those that the log did not take yet
+        self._failures = 0
+
+    def look(self) -> tuple[Sequence[ChatMessage], float]:
+        swept, more = self._sweep.portion()
+        messages, wait = (self._held, 0.0) if self._held else self._pull()
+        taken = self._intake.take(_body(message) for message in messages)
+        self._acks.settle([m.lease_id for m, one in zip(messages, taken, strict=True) if one.error is None])
+        self._held = [m for m, one in zip(messages, taken, strict=True) if one.error is not None]
+        if self._held:
+            wait = self._wait_for_the_log(taken)
+        else:
+            self._failures = 0
+        return [*swept, *(one.message for one in taken if one.message is not None)], 0.0 if more else wait
+
+    def close(self) -> None:
+        self._acks.close()
+        self._intake.close()
+        self._client.close()
+
+    def _pull(self) -> tuple[list[Message], float]:
+        try:
+            pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+        except QueueError as error:
+            if not is_transient(error):
+                raise
+            _log.warning("%s", error)
+            return [], self._pacer.wait_after(error)
+        run_state().backlog = pulled.backlog
+        return list(pulled.messages), self._pacer.wait(len(pulled.messages))
+
+    def _wait_for_the_log(self, taken: list[Taken]) -> float:
+        """Nothing more is pulled meanwhile: given back, the messages would use up the deliveries that a queue makes."""
+        self._failures += 1
+        error = next(one.error for one in taken if one.error is not None)
+        _log.warning("%d events wait for the log: %s", len(self._held), error)
+        return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(self._failures - 1, 10))
+
+
+class _Acks:
+    """Acks while the messages go on already: they are in the log. A lease that cannot be acked now is acked later."""
+
+    def __init__(self, client: QueueClient) -> None:
+        self._client = client
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="llmdo-acks")
+        self._left: list[str] = []
+        self._lock = threading.Lock()
+        self._last: Future[None] | None = None
+
+    def settle(self, leases: list[str]) -> None:
+        """Raises QueueError where an earlier ack found that the queue cannot be used."""
+        if self._last is not None and self._last.done():
+            self._last.result()
+        with self._lock:
+            self._left += leases
+            wanted = bool(self._left)
+        if wanted:
+            self._last = self._pool.submit(self._settle)
+
+    def close(self) -> None:
+        """Waits for the last one."""
+        self._pool.shutdown()
+
+    def _settle(self) -> None:
+        with self._lock:
+            leases, self._left = self._left, []
+        if not leases:
+            return
+        try:
+            self._client.settle(acks=leases)
+        except QueueError as error:
+            if not is_transient(error):
+                raise
+            _log.warning("%s", error)
+            with self._lock:
+                self._left = [*leases, *self._left]
+
+
+def _body(message: Message) -> Any:
+    return message.body if message.decodable else message.raw

@@ -1,0 +1,203 @@
+"""Answers messages: the conversations of the process, and Beam's bundles that bring messages and fetch results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.utils.windowed_value import WindowedValue
+
+from backends.engine import get_engine
+from backends.money import NO_LIMITS, Limits
+from backends.protocol import split_model
+from backends.rates import NO_RATES, Rates
+from backends.recall import SAME_MESSAGE, Recall
+from backends.retry import THREE_TRIES, Retry
+from storage.chat_log import ChatLog
+from storage.chat_records import ChatMessage, LoggedAnswer
+from storage.environment import cloudflare_account, use_gateway
+from storage.ledger import NO_LEDGER, open_ledger
+from storage.objects import Location, open_store
+from storage.queues import QueueClient
+from transforms.chat_answers import Answers
+from transforms.chat_elements import MOST_WAITING, Answered, ChatDefaults, Settings
+from transforms.chat_engine import LastingEngine
+from transforms.conversations import Conversations, close_conversations
+from transforms.infer import asleep
+from transforms.replies import Replies
+from transforms.run_state import run_state, stopping
+
+# So many messages are taken in at once, of all conversations; then a bundle waits.
+MOST_OPEN = 10_000
+_LOOK_AGAIN = 0.05  # how often a bundle that waits looks whether another has come, or the run is stopped. Seconds.
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class Converse(beam.PTransform):
+    """Answers each message once, in the order of its conversation's log; conversations go on side by side.
+
+    The messages are in the log, and marked there as open. The answer is logged, then pushed to ``replies`` (a queue's
+    id), then the mark goes: whatever ends the run in between, a later one goes on from there. A message that gets no
+    answer gets an event that says so. What is left open is that of a run that is stopped.
+
+    Only the newest bundle waits for answers, for those of all bundles: on Prism few bundles run at a time, and a slow
+    model must not keep new messages out. ``since`` (Unix time in seconds), ``most_waiting``: see
+    chat_elements.Settings. ``deltas``: the text is pushed while it is generated. ``ledger``: see open_ledger.
+    The rest is as in Infer.
+    """
+
+    log: Location
+    defaults: ChatDefaults
+    run_id: str
+    replies: str | None = None
+    window: int = 256
+    since: float | None = None
+    deltas: bool = False
+    most_waiting: int | None = MOST_WAITING
+    ledger: str = NO_LEDGER
+    limits: Limits = NO_LIMITS
+    rates: Rates = NO_RATES
+    fixed: bool = False
+    deadline_s: float = THREE_TRIES.deadline_s
+    workers: int = 1
+    gateway: str | None = None
+
+    def expand(self, messages: PCollection[ChatMessage]) -> PCollection[Answered]:
+        """ChatMessage → Answered."""
+        return messages | "Answer messages" >> beam.ParDo(_Converse(self)).with_output_types(Answered)
+
+
+class Desk:
+    """Where bundles hand messages in and fetch what became of them; one for all bundles of a process. Thread-safe."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self.conversations = conversations
+        self._finished: SimpleQueue[WindowedValue] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open = self._newest = 0
+
+    def hand_in(self, message: ChatMessage, context: WindowedValue) -> None:
+        """``context``: the window and time of the message, which its result gets too."""
+        with self._lock:
+            self._open += 1
+        self.conversations.submit(message, lambda answered: self._finished.put(context.with_value(answered)))
+
+    def fetch(self) -> Iterator[WindowedValue]:
+        """What is finished, of whatever bundle; waits only while too many messages are open."""
+        yield from self._some(wait=False)
+        while self._open >= MOST_OPEN:
+            yield from self._some(wait=True)
+
+    def fetch_all(self) -> Iterator[WindowedValue]:
+        """Waits for all that is open, of whatever bundle, until a newer bundle does so."""
+        with self._lock:
+            self._newest += 1
+            ours = self._newest
+        while self._open and ours == self._newest:
+            yield from self._some(wait=True)
+
+    def _some(self, *, wait: bool) -> Iterator[WindowedValue]:
+        if stopping():
+            self.conversations.stop()
+        while True:
+            try:
+                result = self._finished.get(wait, _LOOK_AGAIN)
+            except Empty:
+                return
+            wait = False
+            with self._lock:
+                self._open -= 1
+            yield result
+
+
+class _Converse(beam.DoFn):
+    def __init__(self, step: Converse) -> None:
+        # Beam does not pickle a transform that hangs on a pipeline.
+        self._step = {name: getattr(step, name) for name in Converse.__dataclass_fields__}
+
+    def setup(self) -> None:
+        self._desk = _desk(Converse(**self._step))
+
+    def process(
+        self, message: ChatMessage, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        self._desk.hand_in(message, WindowedValue(None, timestamp, (window,)))
+        yield from self._desk.fetch()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from self._desk.fetch_all()
+
+
+# A module global, as the engines are: all threads and all DoFn instances share it. By the run's id.
+_desks: dict[str, Desk] = {}
+_opening = threading.Lock()
+
+
+def _desk(step: Converse) -> Desk:
+    """The process's desk for a run. That of an earlier run in this process is closed."""
+    with _opening:
+        desk = _desks.get(step.run_id)
+        if desk is None:
+            close_conversations()
+            _desks.clear()
+            desk = _desks[step.run_id] = Desk(conversations_of(step))
+        return desk
+
+
+def conversations_of(step: Converse) -> Conversations:
+    """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
+    use_gateway(step.gateway)
+    budget = run_state().budget_within(step.limits)
+    budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
+    replies = None
+    if step.replies is not None:
+        replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
+    engine = partial(
+        get_engine,
+        step.window,
+        retry=Retry(deadline_s=step.deadline_s),
+        run_id=step.run_id,
+        open_recall=partial(_open_recall, step.ledger),
+        gate=asleep,
+        budget=budget,
+        rates=step.rates,
+        workers=step.workers,
+        fixed=step.fixed,
+    )
+    answers = Answers(
+        step.defaults,
+        LastingEngine(engine, step.window),
+        tell=None if replies is None else replies.tell,
+        deltas=step.deltas,
+        stopping=stopping,
+    )
+    settings = Settings(
+        run_id=step.run_id,
+        is_alive=lambda run_id: run_state().is_alive(run_id),
+        since=step.since,
+        most_waiting=step.most_waiting,
+        counted=_count,
+        over=lambda error: run_state().stop(error),
+    )
+    return Conversations(ChatLog(open_store(step.log.store_url), step.log.key), answers, replies, settings)
+
+
+def _open_recall(ledger: str) -> Recall | None:
+    opened = open_ledger(ledger)
+    return None if opened is None else Recall(opened, SAME_MESSAGE)
+
+
+def _count(answer: LoggedAnswer) -> None:
+    usage: Mapping[str, Any] = answer.usage or {}
+    run_state().add(
+        answered=int(not answer.failed),
+        failed=int(answer.failed),
+        input_tokens=int(usage.get("inputTokens", 0)),
+        output_tokens=int(usage.get("outputTokens", 0)),
+    )
