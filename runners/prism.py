@@ -33,8 +33,9 @@ _START_TIMEOUT = 30.0
 _CONNECT_TIMEOUT = 20
 # From SIGTERM to SIGKILL. Seconds.
 _STOP_TIMEOUT = 5.0
-# A Prism whose submitter was killed fails its job and ends by itself after this long without a new one.
-_IDLE_SHUTDOWN = "120s"
+# Becomes Prism, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other end of
+# standard input any more, and Prism is killed. By itself it may wait for its worker for ever.
+_UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL $$) >/dev/null 2>&1 & exec "$@" 3<&-'
 _LOG_TAIL_LINES = 8
 _SERVING = re.compile(rb'"msg":"Serving JobManagement","endpoint":"([^"]+)"')
 
@@ -138,13 +139,12 @@ def running_prism(binary: Path) -> Iterator[Endpoint]:
         with log.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603  the binary that find_prism verified
                 [
-                    binary,
+                    *("/bin/sh", "-c", _UNTIL_WE_END, "sh", binary),
                     "--job_port=0",  # a free one, told in the log: no race for it
                     "--serve_http=false",
                     "--log_kind=json",
-                    f"--idle_shutdown_timeout={_IDLE_SHUTDOWN}",
                 ],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
@@ -204,6 +204,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if not _ended(process, _STOP_TIMEOUT):
         process.kill()
         process.wait()
+    if process.stdin:
+        process.stdin.close()  # the watcher ends
 
 
 def main() -> int:

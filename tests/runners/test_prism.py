@@ -166,7 +166,6 @@ CHILD = textwrap.dedent("""
 
     def main():
         signal.signal(signal.SIGINT, lambda *_: print("asked to stop", flush=True))
-        prism._IDLE_SHUTDOWN = "5s"
         with prism.running_prism(Path(sys.argv[1])) as endpoint:
             print(endpoint.pid, flush=True)
             pipeline = beam.Pipeline(options=PipelineOptions(prism.prism_arguments(endpoint)))
@@ -203,11 +202,49 @@ def test_ctrl_c_reaches_the_pipeline_and_not_prism(binary: Path) -> None:
 
 
 @pytest.mark.prism
-def test_prism_ends_by_itself_when_its_parent_was_killed(binary: Path) -> None:
+def test_prism_ends_when_its_parent_was_killed_in_the_middle_of_a_job(binary: Path) -> None:
     child, pid = start_child(binary, 60)
     child.kill()
     child.communicate()
-    assert gone(pid, within=60)
+    assert gone(pid, within=20)
+
+
+@pytest.mark.prism
+def test_prism_ends_when_its_parent_was_killed_before_it_had_a_job(binary: Path) -> None:
+    script = """
+        import sys, time
+        from pathlib import Path
+        from runners import prism
+
+        with prism.running_prism(Path(sys.argv[1])) as endpoint:
+            print(endpoint.pid, flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), binary]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline())
+        assert alive(pid)
+        child.kill()
+    assert gone(pid, within=20)
+
+
+@pytest.mark.prism
+def test_nothing_is_left_of_a_prism_that_was_stopped(binary: Path) -> None:
+    with running_prism(binary) as endpoint:
+        session = os.getsid(endpoint.pid)
+        assert len(of_session(session)) > 1  # Prism, and what watches over it
+    end = time.monotonic() + 20
+    while of_session(session) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert of_session(session) == []
+
+
+def of_session(session: int) -> list[str]:
+    """Processes of a session, as ps tells them."""
+    command = ["ps", "-o", "pid=,args=", "-s", str(session)]
+    asked = subprocess.run(command, check=False, capture_output=True, text=True)  # 1 where there are none
+    return [line for line in asked.stdout.splitlines() if "<defunct>" not in line]
 
 
 def test_a_prism_that_does_not_start_is_an_error_with_its_log(tmp_path: Path) -> None:

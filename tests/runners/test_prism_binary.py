@@ -19,7 +19,7 @@ from runners import prism_binary
 from runners.prism_binary import PrismError, cache_folder, checked, find_prism
 
 # Answers --help as Prism does; it serves nothing.
-FAKE_PRISM = "#!/bin/sh\necho 'Usage of prism: -job_port int -serve_http -log_kind string -idle_shutdown_timeout d'\n"
+FAKE_PRISM = "#!/bin/sh\necho 'Usage of prism: -job_port int -serve_http -log_kind string'\n"
 
 
 def script(path: Path, text: str) -> Path:
