@@ -124,6 +124,8 @@ def prism_arguments(endpoint: Endpoint) -> list[str]:
         # keys of the part that goes on are in work: another bundle of the same key starts from old state, and what one
         # of the two writes is lost. Ranges are split beforehand, and lanes share the work.
         "--experiments=prism_disable_sdf_split",
+        # Else Beam runs `pip freeze` at each start, a second of CPU, to list packages that are those of this process.
+        "--experiments=disable_logging_submission_environment",
     ]
 
 
