@@ -1,0 +1,248 @@
+"""How soon a message is answered, and how many conversations go on at once. Prints one JSON object a line.
+
+    python -m benchmarks.chat [--quick] [--seconds 60] [--only PART]
+
+Queues and R2 are an ``llmdo local``, the model an endpoint that always takes a second, ``llmdo chat`` on Prism a third
+process, which polls every 0.25 s.
+
+``delay``: 20 messages a second, at random moments and in many conversations; the time from a message's push to the
+moment at which the reply queue has its response, less the model's second. ``stages`` are the medians of its parts:
+until it is read and logged, until it is sent to the model, the call beyond its second, and until it is pushed.
+
+``full``: 256 conversations that always have a message waiting, so that 256 calls a second are possible; the log is a
+folder in memory, since the stand-in for R2, or a disk, would be the limit. ``calls_per_s`` and ``of_limit`` are of the
+middle half of the time; ``from_the_start`` is the share of the 256 from the first call to the last one's begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from benchmarks import continuous
+from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.read_lines import PROMPT
+from storage.chat_log import ChatLog
+from storage.chat_records import RESPONSE
+from storage.environment import cloudflare_account
+from storage.objects import locate_folder, open_store
+from storage.queues import QueueClient
+
+POLL_S = 0.25
+MEMORY = Path("/dev/shm")
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        latency_s: of every call.
+        per_s: messages a second for ``delay``, for ``seconds``, in so many ``talks``.
+        conversations: that always have a message waiting, for ``full``; ``each`` has so many.
+    """
+
+    latency_s: float = 1.0
+    per_s: float = 20.0
+    seconds: float = 60.0
+    talks: int = 200
+    conversations: int = 256
+    each: int = 20
+
+
+QUICK = Scale(latency_s=0.2, per_s=10.0, seconds=3.0, talks=20, conversations=8, each=5)
+
+
+class Queues:
+    """Where events go and responses come from."""
+
+    def __init__(self, name: str) -> None:
+        self.names = f"{name}-in", f"{name}-out"
+        self.events, self._responses = (_made(each) for each in self.names)
+        self.arrived: dict[str, float] = {}  # message → Unix time at which the queue had its response
+
+    def take(self) -> None:
+        """Takes what has come."""
+        while messages := self._responses.pull().messages:
+            for message in messages:
+                if message.body["name"] == RESPONSE:
+                    args = message.body["args"]
+                    if args["modelId"] == "error":
+                        raise SystemExit(f"a message got no answer: {args['message']}")
+                    self.arrived.setdefault(args["responseToMessageId"], message.timestamp_ms / 1000)
+            self._responses.settle([message.lease_id for message in messages])
+
+
+def _made(name: str) -> QueueClient:
+    account = cloudflare_account()
+    with httpx.Client(headers={"Authorization": f"Bearer {account.token}"}, trust_env=False) as api:
+        made = api.post(f"{account.url}/queues", json={"queue_name": name}).raise_for_status().json()["result"]
+        consumer = {"type": "http_pull", "dead_letter_queue": f"{name}-dead"}
+        api.post(f"{account.url}/queues/{made['queue_id']}/consumers", json=consumer).raise_for_status()
+    return QueueClient(account, made["queue_id"])
+
+
+def sent(identity: str, conversation: str) -> dict[str, Any]:
+    """A user's message, sent now."""
+    args = {"id": identity, "conversationId": conversation, "message": PROMPT, "role": "user"}
+    return {"name": "v1.ChatMessageSent", "args": args | {"createdAt": round(time.time() * 1000)}}
+
+
+@contextlib.contextmanager
+def answering(scale: Scale, url: str, queues: Queues, log: str) -> Iterator[subprocess.Popen[bytes]]:
+    """An ``llmdo chat`` that has answered a first message."""
+    places = ["--queue", queues.names[0], "--reply-queue", queues.names[1], "--log", log]
+    window = continuous.Scale(window=scale.conversations)
+    with continuous.llmdo(window, url, "chat", *places, "--poll-seconds", str(POLL_S)) as process:
+        queues.events.push(sent("first", "first"))
+        wait_for(lambda: "first" in queues.arrived, queues, process)
+        yield process
+
+
+def wait_for(done: Callable[[], bool], queues: Queues, process: subprocess.Popen[bytes]) -> None:
+    """Takes responses until ``done``."""
+    begin = time.monotonic()
+    while not done():
+        continuous.check(process, begin)
+        time.sleep(0.1)
+        queues.take()
+
+
+def delay(scale: Scale) -> dict[str, Any]:
+    """20 messages a second."""
+    queues, log, pushed = Queues("delay"), f"{continuous.BUCKET}/chat/", dict[str, float]()
+    with fake_endpoint(scale.latency_s) as url, answering(scale, url, queues, log) as process:
+        sender = threading.Thread(target=send, args=(scale, queues.events, pushed))
+        begin = time.monotonic()
+        sender.start()
+        wait_for(lambda: not sender.is_alive() and pushed.keys() <= queues.arrived.keys(), queues, process)
+        sender.join()
+    beyond = [queues.arrived[name] - at - scale.latency_s for name, at in pushed.items()]
+    per_s = len(pushed) / (max(pushed.values()) - min(pushed.values()))
+    figures = {"messages": len(pushed), "per_s": round(per_s, 1), "seconds": round(time.monotonic() - begin, 1)}
+    return figures | percentiles(beyond) | {"stages": stages(scale, log, pushed, queues.arrived)}
+
+
+def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
+    """Pushes messages one by one, and notes when."""
+    chance, due = random.Random(3), time.monotonic()
+    end = due + scale.seconds
+    while (due := due + chance.expovariate(scale.per_s)) < end:
+        name = f"m{len(pushed)}"
+        event = sent(name, f"c{len(pushed) % scale.talks}")
+        time.sleep(max(0.0, due - time.monotonic()))
+        now = time.time()
+        events.push(event)
+        pushed[name] = now
+
+
+def stages(scale: Scale, log: str, pushed: dict[str, float], arrived: dict[str, float]) -> dict[str, float]:
+    """Where the time went, by the log: medians in seconds."""
+    where, found = locate_folder(log), dict[str, list[float]]()
+    chats = ChatLog(open_store(where.store_url), where.key)
+    for answer in (one for talk in range(scale.talks) for one in chats.conversation(f"c{talk}").answers.values()):
+        trace, name = answer.trace, answer.message_id
+        times = pushed[name], trace["queued"], trace["called"], trace["answered"], arrived[name]
+        for stage, (begin, end) in zip(("logged", "called", "call", "pushed"), pairwise(times), strict=True):
+            found.setdefault(stage, []).append(end - begin - (scale.latency_s if stage == "call" else 0.0))
+    return {stage: round(median(each), 3) for stage, each in found.items()}
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 99th percentile and maximum."""
+    ordered = sorted(seconds)
+    p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+    return {"p50_s": round(median(ordered), 3), "p99_s": round(p99, 3), "max_s": round(ordered[-1], 3)}
+
+
+def full(scale: Scale) -> dict[str, Any]:
+    """As many conversations as calls are allowed."""
+    with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        return _full(scale, folder)
+
+
+def _full(scale: Scale, log: str) -> dict[str, Any]:
+    queues = Queues("full")
+    names = [(f"c{c}-m{n}", f"c{c}") for n in range(scale.each) for c in range(scale.conversations)]
+    with fake_endpoint(scale.latency_s) as url:
+        cpu = cpu_s()
+        with answering(scale, url, queues, log) as process:
+            take_spans(url)
+            queues.events.push_many(sent(*name) for name in names)
+            wait_for(lambda: len(queues.arrived) == len(names) + 1, queues, process)
+        spans = take_spans(url)
+        cpu = cpu_s() - cpu
+    return {
+        "conversations": scale.conversations,
+        "calls": len(spans),
+        **in_the_middle(spans, scale),
+        "from_the_start": round(continuous.share(spans, scale.conversations, max(begin for begin, _ in spans)), 3),
+        "cpu_ms_per_call": round(1000 * cpu / len(spans), 1),
+    }
+
+
+def cpu_s() -> float:
+    """CPU seconds of the processes that have ended, and of theirs: llmdo and its Prism."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def in_the_middle(spans: Sequence[Span], scale: Scale) -> dict[str, float]:
+    """What was answered in the middle half of the time, and its part of what was possible."""
+    begin, end = min(begin for begin, _ in spans), max(end for _, end in spans)
+    start, stop = (begin + part * (end - begin) for part in (0.25, 0.75))
+    in_flight = sum(max(0.0, min(end, stop) - max(begin, start)) for begin, end in spans) / (stop - start)
+    calls_per_s = in_flight / scale.latency_s
+    return {
+        "seconds": round(end - begin, 1),
+        "calls_per_s": round(calls_per_s, 1),
+        "of_limit": round(in_flight / scale.conversations, 3),
+    }
+
+
+PARTS: dict[str, Callable[[Scale], dict[str, Any]]] = {"delay": delay, "full": full}
+
+
+def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
+    """Measures the parts, and prints the figures of each as they come."""
+    os.environ.pop("STORE_ID", None)
+    results = []
+    for name, measure in PARTS.items():
+        if only in (None, name):
+            with continuous.local_cloudflare():
+                figures = {"benchmark": "chat", "part": name, "latency_s": scale.latency_s} | measure(scale)
+            print(json.dumps(figures), flush=True)
+            results.append(figures)
+    return results
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a small run, to see that it runs")
+    parser.add_argument("--seconds", type=float, default=Scale().seconds, help="of messages, for delay")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    chosen = parser.parse_args()
+    run(QUICK if chosen.quick else replace(Scale(), seconds=chosen.seconds), chosen.only)
+
+
+if __name__ == "__main__":
+    main()
