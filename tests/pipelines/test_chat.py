@@ -33,7 +33,13 @@ def test_the_graph_is_one_chain_and_its_proto_holds_no_secret(environment, given
     proto = pipeline.to_runner_api()
     transforms = proto.components.transforms
     steps = [transforms[step].unique_name for step in transforms[proto.root_transform_ids[0]].subtransforms]
-    assert steps == ["Log events", "One conversation does not wait for another", "Answer in turn"]
+    assert steps == [
+        "Log events",
+        "One conversation does not wait for another",
+        "Answer in turn",
+        "Let go of answers",
+        "Tell what became of each",
+    ]
     # Without it Prism runs the poll and the answers as one stage, and nothing is polled before all is answered.
     assert (
         transforms[transforms[proto.root_transform_ids[0]].subtransforms[1]].spec.urn == "beam:transform:reshuffle:v1"
