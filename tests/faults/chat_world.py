@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from local.server import running
 from storage.chat_log import ChatLog
 from storage.chat_records import ChatMessage, Conversation, LoggedAnswer
 from storage.environment import cloudflare_account
+from storage.errors import ObjectNotFound
 from storage.objects import open_store
 from storage.queues import QueueClient, find_queue
 from tests.integration.cloud import MODEL, Cloud
@@ -147,6 +148,15 @@ class Chats:
         folder = f"{PREFIX}{conversation}/messages/"
         listed = self.cloud.store.list(folder)
         return {info.key.removeprefix(folder).removesuffix(".json"): info.modified.timestamp() for info in listed}
+
+    def owners(self) -> set[str]:
+        """The runs that work on a conversation at this moment."""
+        found = set()
+        for key in self.cloud.keys(PREFIX):
+            if key.endswith("/_owner.json"):
+                with suppress(ObjectNotFound):
+                    found.add(json.loads(self.cloud.store.read(key)[0])["run_id"])
+        return found
 
     def done(self) -> bool:
         """Whether all that was sent is answered and pushed."""
