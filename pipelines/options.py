@@ -19,6 +19,7 @@ from backends.rates import Rates
 from backends.recall import Reuse
 from backends.retry import THREE_TRIES
 from pipelines.option_types import Concurrency, Gateway, JsonSchema, ModelName, ModelRules, Template
+from pipelines.runner_options import DataflowOptions, FlinkOptions
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
@@ -75,7 +76,9 @@ class JsonlOptions(BaseModel):
     retry: Literal["retryable", "all"] | None = None
     output: str
     model: ModelName = DEFAULT_MODEL
-    runner: Literal["direct", "prism"] = "direct"
+    runner: Literal["direct", "prism", "flink", "dataflow"] = "direct"
+    flink: FlinkOptions = FlinkOptions()
+    dataflow: DataflowOptions = DataflowOptions()
     prefix: str = ""
     suffixes: tuple[str, ...] = SUFFIXES
     system: str = ""
@@ -277,4 +280,5 @@ def _sentence(detail: dict[str, Any]) -> str:
         return message
     if detail["loc"][0] == "response_schema":
         return f"--schema: {message}"
-    return f"--{str(detail['loc'][0]).replace('_', '-')} {detail['input']!r}: {message}"
+    name = detail["loc"][1] if detail["loc"][0] in ("flink", "dataflow") else detail["loc"][0]
+    return f"--{str(name).replace('_', '-')} {detail['input']!r}: {message}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
 
 from pipelines.options import JsonlOptions, UsageError
+from pipelines.runner_options import DataflowOptions, FlinkOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Output = Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
 Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")]
@@ -70,13 +75,64 @@ def default(name: str, options: type[BaseModel] = JsonlOptions) -> Any:
     return str(value) if name == "concurrency" else value
 
 
+def takes(*holders: Callable[..., None]) -> Callable[[F], F]:
+    """Gives a command, which takes ``**given``, the parameters of ``holders`` behind its own."""
+
+    def decorate(command: F) -> F:
+        own = inspect.signature(command, eval_str=True)
+        named = {p.name: p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+        for holder in holders:
+            for parameter in inspect.signature(holder, eval_str=True).parameters.values():
+                named.setdefault(parameter.name, parameter)
+        command.__signature__ = own.replace(parameters=list(named.values()))  # type: ignore[attr-defined]  # read by inspect
+        return command
+
+    return decorate
+
+
+def answering(
+    model: Model = default("model"),
+    prefix: Prefix = "",
+    prompt: Prompt = "",
+    system: System = None,
+    model_for: ModelFor = None,
+    schema: Schema = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    max_cost: MaxCost = None,
+    max_tokens_total: MaxTokensTotal = None,
+    concurrency: Concurrency = default("concurrency"),
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    workers: Workers = default("workers"),
+    mode: CallMode = default("mode"),
+    deadline: Deadline = default("deadline"),
+    gateway: Gateway = None,
+    batch_size: BatchSize = default("batch_size"),
+    batch_seconds: BatchSeconds = default("batch_seconds"),
+    range_bytes: RangeBytes = default("range_bytes"),
+    max_line_bytes: MaxLineBytes = default("max_line_bytes"),
+    max_file_bytes: MaxFileBytes = default("max_file_bytes"),
+    poll_seconds: PollSeconds = default("poll_seconds"),
+    ledger: Ledger = None,
+    reuse: Reuse = default("reuse"),
+    drain_seconds: DrainSeconds = default("drain_seconds"),
+    prism_location: PrismLocation = None,
+) -> None:
+    """Parameters of every command that answers files (for ``takes``)."""
+
+
 def given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of a command's arguments that go into the options as they are."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if name in JsonlOptions.model_fields and name not in ("files", "system", "model_for")
+    """Those of a command's arguments that go into the options, as the options have them."""
+    apart = ("files", "system", "model_for", "flink", "dataflow")
+    found = {
+        name: value for name, value in arguments.items() if name in JsonlOptions.model_fields and name not in apart
     }
+    for name, kind in (("flink", FlinkOptions), ("dataflow", DataflowOptions)):
+        said = {field: arguments[field] for field in kind.model_fields if field in arguments}
+        if said:
+            found[name] = {field: tuple(value or ()) if field == "secret" else value for field, value in said.items()}
+    return found
 
 
 def read_text(path: Path, option: str) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from backends.errors import ModelError
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners import arguments as arg
+from runners import arguments_runners as arg_runners
 from runners import commands_chat, commands_models, commands_outputs
 from runners.dryrun import plan, show_plan
 from runners.logs import quieten
@@ -69,99 +70,50 @@ Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on w
 
 
 @app.command(epilog=_RUN_EXAMPLES)
+@arg.takes(arg.answering, arg_runners.flink, arg_runners.dataflow)
 def run(
     output: arg.Output,
     files: arg.Files = None,
     input: arg.Input = None,
     queue: arg.Queue = None,
-    model: arg.Model = arg.default("model"),
-    runner: Annotated[str, typer.Option(help="direct or prism.")] = arg.default("runner"),
-    prefix: arg.Prefix = "",
-    prompt: arg.Prompt = "",
-    system: arg.System = None,
-    model_for: arg.ModelFor = None,
-    schema: arg.Schema = None,
-    max_tokens: arg.MaxTokens = None,
-    temperature: arg.Temperature = None,
-    max_cost: arg.MaxCost = None,
-    max_tokens_total: arg.MaxTokensTotal = None,
-    concurrency: arg.Concurrency = arg.default("concurrency"),
-    rpm: arg.Rpm = None,
-    tpm: arg.Tpm = None,
-    workers: arg.Workers = arg.default("workers"),
-    mode: arg.CallMode = arg.default("mode"),
-    deadline: arg.Deadline = arg.default("deadline"),
-    gateway: arg.Gateway = None,
-    batch_size: arg.BatchSize = arg.default("batch_size"),
-    batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
-    range_bytes: arg.RangeBytes = arg.default("range_bytes"),
-    max_line_bytes: arg.MaxLineBytes = arg.default("max_line_bytes"),
-    max_file_bytes: arg.MaxFileBytes = arg.default("max_file_bytes"),
-    poll_seconds: arg.PollSeconds = arg.default("poll_seconds"),
-    ledger: arg.Ledger = None,
-    reuse: arg.Reuse = arg.default("reuse"),
-    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
-    prism_location: arg.PrismLocation = None,
+    runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = arg.default("runner"),
     dry_run: arg.DryRun = False,
     as_json: arg.AsJson = False,
+    **given: Any,
 ) -> None:
     """Answer what is there, then exit: files, a listing, or what a queue announces."""
-    given = arg.given(locals()) | _decisive(system, model_for, schema)
+    given |= {"output": output, "input": input, "queue": queue, "runner": runner}
     if not (files or input or queue or dry_run):
         given["queue"] = default_queue()
-    options = check_options(**given, files=tuple(files or ()))
+    options = check_options(**arg.given(given) | _decisive(given), files=tuple(files or ()))
     if dry_run:
         _show_dry_run(options, as_json)
     _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json)
 
 
 @app.command(epilog=_STREAM_EXAMPLES)
+@arg.takes(arg.answering, arg_runners.flink, arg_runners.dataflow)
 def stream(
     output: arg.Output,
     queue: arg.Queue = None,
-    model: arg.Model = arg.default("model"),
-    runner: Annotated[str, typer.Option(help="prism.")] = "prism",
-    prefix: arg.Prefix = "",
-    prompt: arg.Prompt = "",
-    system: arg.System = None,
-    model_for: arg.ModelFor = None,
-    schema: arg.Schema = None,
-    max_tokens: arg.MaxTokens = None,
-    temperature: arg.Temperature = None,
-    max_cost: arg.MaxCost = None,
-    max_tokens_total: arg.MaxTokensTotal = None,
-    concurrency: arg.Concurrency = arg.default("concurrency"),
-    rpm: arg.Rpm = None,
-    tpm: arg.Tpm = None,
-    workers: arg.Workers = arg.default("workers"),
-    mode: arg.CallMode = arg.default("mode"),
-    deadline: arg.Deadline = arg.default("deadline"),
-    gateway: arg.Gateway = None,
-    batch_size: arg.BatchSize = arg.default("batch_size"),
-    batch_seconds: arg.BatchSeconds = arg.default("batch_seconds"),
-    range_bytes: arg.RangeBytes = arg.default("range_bytes"),
-    max_line_bytes: arg.MaxLineBytes = arg.default("max_line_bytes"),
-    max_file_bytes: arg.MaxFileBytes = arg.default("max_file_bytes"),
-    poll_seconds: arg.PollSeconds = arg.default("poll_seconds"),
-    ledger: arg.Ledger = None,
-    reuse: arg.Reuse = arg.default("reuse"),
-    drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
+    runner: Annotated[str, typer.Option(help="prism, flink or dataflow.")] = "prism",
     max_restarts: arg.MaxRestarts = arg.default("max_restarts"),
-    prism_location: arg.PrismLocation = None,
     as_json: arg.AsJson = False,
+    **given: Any,
 ) -> None:
     """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
-    given = arg.given(locals()) | _decisive(system, model_for, schema)
-    options = check_options(**given | {"queue": queue or default_queue(), "continuous": True})
+    given |= {"output": output, "queue": queue or default_queue(), "runner": runner, "max_restarts": max_restarts}
+    options = check_options(**arg.given(given) | _decisive(given), continuous=True)
     _finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json)
 
 
-def _decisive(system: Path | None, model_for: list[str] | None, schema: Path | None) -> dict[str, Any]:
+def _decisive(given: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that decide an answer which the command line does not give as they are."""
+    system: Path | None = given["system"]
     return {
         "system": "" if system is None else arg.read_text(system, "--system"),
-        "model_for": tuple(model_for or ()),
-        "response_schema": _read_schema(schema),
+        "model_for": tuple(given["model_for"] or ()),
+        "response_schema": _read_schema(given["schema"]),
     }
 
 
