@@ -55,7 +55,7 @@ class DataflowOptions(BaseModel):
         temp_location, staging_location: gs://bucket/prefix; the second is the first where it is not said.
         container_image: with llmdo and its requirements, as ``Dockerfile`` makes it.
         max_num_workers: machines at most; each has ``concurrency`` calls in flight.
-        secret: ``NAME=projects/…/secrets/…/versions/…`` for each setting of the environment that workers take from
+        env_from: ``NAME=projects/…/secrets/…/versions/…`` for each setting of the environment that workers take from
             Secret Manager; options hold no secret.
     """
 
@@ -70,4 +70,4 @@ class DataflowOptions(BaseModel):
     subnetwork: str | None = None
     machine_type: str | None = None
     max_num_workers: int = Field(default=4, ge=1)
-    secret: tuple[Annotated[str, AfterValidator(_secret)], ...] = ()
+    env_from: tuple[Annotated[str, AfterValidator(_secret)], ...] = ()

@@ -131,7 +131,7 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, kind in (("flink", FlinkOptions), ("dataflow", DataflowOptions)):
         said = {field: arguments[field] for field in kind.model_fields if field in arguments}
         if said:
-            found[name] = {field: tuple(value or ()) if field == "secret" else value for field, value in said.items()}
+            found[name] = {field: tuple(value or ()) if field == "env_from" else value for field, value in said.items()}
     return found
 
 

@@ -79,7 +79,7 @@ def dataflow(
     max_num_workers: Annotated[int, typer.Option(help="Machines at most.", rich_help_panel=_DATAFLOW)] = arg.default(
         "max_num_workers", DataflowOptions
     ),
-    secret: Annotated[
+    env_from: Annotated[
         list[str] | None,
         typer.Option(
             help="NAME=projects/P/secrets/S/versions/V: a setting that workers take from Secret Manager.",

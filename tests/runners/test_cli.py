@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -21,9 +22,11 @@ def test_every_command_has_help_with_an_example(command):
 
 
 def test_no_option_takes_a_secret():
-    for command in ("run", "verify", "local", "ask", "models"):
+    for command in ("run", "stream", "chat", "retry", "verify", "local", "ask", "models"):
         text = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.lower()
-        assert "secret" not in text and "api-key" not in text and "--token" not in text
+        names = set(re.findall(r"--[a-z-]+", text))
+        assert "--help" in names
+        assert not {name for name in names if re.search(r"secret|key|password|credential|token$", name)}
 
 
 def test_usage_errors_are_all_said_and_exit_with_2(capsys):
