@@ -81,6 +81,7 @@ class Turns:
         self._stop = stop
         self._lines: dict[tuple[str, str], _Line] = {}
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
 
     async def take(self, provider: str, request: Request, *, again: bool, paid: bool = True) -> Started:
         """Waits until a call may be made; it has its place in the window then, until ``give_back``.
@@ -144,10 +145,11 @@ class Turns:
             held = len(line) if room and self.in_flight < self._window else 0
             line.throttle.look(held, now)
             soonest = min(soonest, opens_at) if opens_at > now else soonest
-        if soonest < float("inf") and (self._alarm is None or soonest < self._alarm.when()):
+        if soonest < float("inf") and (self._alarm is None or soonest < self._alarm_at):
             if self._alarm:
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(soonest, self._wake)
+            # uvloop's handle does not tell its time where that has come already.
+            self._alarm, self._alarm_at = self._loop.call_at(soonest, self._wake), soonest
 
     def _wake(self) -> None:
         self._alarm = None

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedWriter
+from operator import itemgetter
 from pathlib import Path
 
 from storage.errors import (
@@ -129,10 +131,12 @@ class LocalStore:
         try:
             with os.scandir(self._root / folder) as entries:
                 # With "/" at a folder's end, the order of names is the order of whole keys.
-                found = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries)
+                found = sorted(
+                    ((e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in entries), key=itemgetter(0)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return
-        for name in found:
+        for name, entry in found:
             if not name.startswith(start) or (name.startswith(_TEMP_PREFIX) and name.endswith(_TEMP_SUFFIX)):
                 continue
             if not is_utf8(name):
@@ -140,8 +144,10 @@ class LocalStore:
             if name.endswith("/"):
                 yield from self._walk(folder + name, "")
                 continue
-            with suppress(ObjectNotFound):  # removed since the folder was read, or a pipe, or a link to a folder
-                yield self.stat(folder + name)
+            with suppress(FileNotFoundError):  # removed since the folder was read
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):  # no pipe, no link to a folder
+                    yield _info(folder + name, status)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -181,13 +187,9 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
 @contextmanager
 def _temporary(folder: Path, body: bytes) -> Iterator[tuple[Path, str]]:
     """A synced file in the same folder, and its etag; gone afterwards, unless it was renamed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder") from error
     temp = folder / f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
     try:
-        with temp.open("xb") as file:
+        with _created(temp) as file:
             file.write(body)
             file.flush()
             # The kernel's clock ticks every few ms: two versions of one size within a tick would have one etag.
@@ -198,6 +200,17 @@ def _temporary(folder: Path, body: bytes) -> Iterator[tuple[Path, str]]:
         yield temp, etag
     finally:
         temp.unlink(missing_ok=True)
+
+
+def _created(path: Path) -> BufferedWriter:
+    """A new file, in a folder that is made where it is missing."""
+    with suppress(FileNotFoundError):
+        return path.open("xb")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder") from error
+    return path.open("xb")
 
 
 @contextmanager

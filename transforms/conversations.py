@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import uvloop
+
 from storage.chat_log import ChatLog
 from storage.chat_records import ChatMessage
 from transforms.chat_answers import Answers
@@ -34,7 +36,7 @@ class Conversations:
         self._replies = replies
         self._over = False
         self._gate = threading.Lock()  # guards _over: nothing is called on a loop that has ended
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="llmdo-chat"))
         self._office = Office(log, answers, replies, settings, asyncio.Event(), self._end, self._spawn)

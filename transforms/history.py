@@ -86,10 +86,10 @@ def history(
 
 def _part(message: ChatMessage, answer: str | None) -> _Part:
     # Models refuse messages without content.
-    said = [Message(message.role, message.text), Message("assistant", answer)]
-    return _Part(
-        message.id, message.role, tuple(one for one in said if isinstance(one.content, str) and one.content.strip())
-    )
+    said = [Message(message.role, message.text)] if message.text.strip() else []
+    if answer and answer.strip():
+        said.append(Message("assistant", answer))
+    return _Part(message.id, message.role, tuple(said))
 
 
 def _turns(parts: Sequence[_Part]) -> list[int]:
