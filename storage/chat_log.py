@@ -145,12 +145,13 @@ class ChatLog:
         body = json.dumps(answer.model_dump(mode="python")).encode()
         while True:
             try:
-                self._store.put_if_absent(key, body)
+                etag = self._store.put_if_absent(key, body)
             except AlreadyExists:
                 first = read_record(self._store, key, LoggedAnswer)
                 if first is None:  # removed in this moment
                     continue
                 return first
+            self._conversations.wrote(answer.conversation, key, etag, answer)
             return answer
 
     def adopt(self, response: LoggedAnswer, created: float) -> None:

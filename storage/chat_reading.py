@@ -22,6 +22,7 @@ CACHE_BYTES = 16 << 20
 _AT_ONCE = 16  # reads of small objects, side by side
 _KINDS: Mapping[str, type[ChatMessage | LoggedAnswer]] = {"messages": ChatMessage, "answers": LoggedAnswer}
 
+_Version = tuple[str, ChatMessage | LoggedAnswer]  # etag and record
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,7 +59,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 class _Look:
     """A conversation as it was read: the etag and the record of each key, and the bytes of all in the store."""
 
-    records: Mapping[str, tuple[str, ChatMessage | LoggedAnswer]]
+    records: Mapping[str, _Version]
     conversation: Conversation
     size: int
 
@@ -66,8 +67,9 @@ class _Look:
 class ConversationReader:
     """The conversations of one log (a prefix with '/' at its end, or empty). Thread-safe.
 
-    A look costs one listing, and a read for each object that is new in the conversation since the last look. At most
-    ``cache_bytes`` of objects are remembered, and the conversation that was looked at last.
+    A look costs one listing, and a read for each object that is new in the conversation since the last look, unless
+    ``wrote`` told of it. At most ``cache_bytes`` of objects are remembered, and the conversation that was looked at
+    last.
     """
 
     def __init__(self, store: ObjectStore, prefix: str, cache_bytes: int = CACHE_BYTES) -> None:
@@ -75,6 +77,7 @@ class ConversationReader:
         self._prefix = prefix
         self._cache_bytes = cache_bytes
         self._looks: OrderedDict[str, _Look] = OrderedDict()
+        self._written: dict[str, dict[str, _Version]] = {}  # folder → what was written there since the last look
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -83,12 +86,13 @@ class ConversationReader:
         folder = f"{self._prefix}{safe(conversation)}/"
         with self._lock:
             before = self._looks.get(folder)
-        known = before.records if before else {}
+            written = self._written.pop(folder, {})
+        known = {**(before.records if before else {}), **written}
         listed = [
             info for info in self._store.list(folder) if info.key.removeprefix(folder).partition("/")[0] in _KINDS
         ]
         new = [info.key for info in listed if info.key not in known or known[info.key][0] != info.etag]
-        if before and not new and len(listed) == len(known):
+        if before and not new and not written and len(listed) == len(known):
             look = before
         else:
             read = dict(zip(new, side_by_side(lambda key: self._read(folder, key), new), strict=True))
@@ -98,7 +102,14 @@ class ConversationReader:
         self._remember(folder, look)
         return look.conversation
 
-    def _read(self, folder: str, key: str) -> tuple[str, ChatMessage | LoggedAnswer] | None:
+    def wrote(self, conversation: str, key: str, etag: str, record: ChatMessage | LoggedAnswer) -> None:
+        """Takes note of an object that was written: the next look need not read it."""
+        folder = f"{self._prefix}{safe(conversation)}/"
+        with self._lock:
+            if folder in self._looks:  # else nobody may ever look
+                self._written.setdefault(folder, {})[key] = (etag, record)
+
+    def _read(self, folder: str, key: str) -> _Version | None:
         """The version that is there now; None for one that was removed since it was listed."""
         try:
             body, etag = self._store.read(key)
@@ -112,7 +123,9 @@ class ConversationReader:
             self._looks[folder] = look
             self._bytes += look.size - (replaced.size if replaced else 0)
             while self._bytes > self._cache_bytes and len(self._looks) > 1:
-                self._bytes -= self._looks.popitem(last=False)[1].size
+                dropped, look = self._looks.popitem(last=False)
+                self._bytes -= look.size
+                self._written.pop(dropped, None)
 
 
 def _whole(records: Iterable[ChatMessage | LoggedAnswer]) -> Conversation:

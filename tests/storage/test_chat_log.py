@@ -197,6 +197,34 @@ def test_a_second_look_is_one_listing_and_reads_only_what_is_new(place):
     assert (len(before.messages), len(after.messages), list(after.answers)) == (5, 6, ["m0", "m1"])
 
 
+def test_what_a_log_has_answered_itself_is_not_read_and_is_as_if_read(place):
+    counted = Counted(place)
+    log = ChatLog(counted, "chat/")
+    for number in range(3):
+        log.add(message(f"m{number}", created=float(number)))
+    log.conversation("c1")
+    log.answer(answer("m0", text="Zero."))
+    log.answer(answer("m1", text="One."))
+    counted.calls.clear()
+    own = log.conversation("c1")
+    assert counted.calls == [("list", "chat/c1/")]
+    assert own == ChatLog(place, "chat/").conversation("c1")
+    assert [one.id for one in own.unanswered] == ["m2"]
+
+
+def test_an_own_answer_that_was_replaced_or_removed_since_is_not_believed(log, place):
+    log.add(message("m1"))
+    log.add(message("m2", created=2.0))
+    log.conversation("c1")
+    log.answer(answer("m1", text="Mine."))
+    log.answer(answer("m2", text="Mine too."))
+    keys = {info.key.rpartition("/")[2]: info.key for info in place.list("") if "/answers/" in info.key}
+    place.put(keys["m1.json"], answer("m1", text="Another's, longer.").model_dump_json().encode())
+    place.delete(keys["m2.json"])
+    found = log.conversation("c1").answers
+    assert {name: one.text for name, one in found.items()} == {"m1": "Another's, longer."}
+
+
 def test_what_is_removed_or_replaced_in_the_store_is_not_remembered(log, place):
     log.add(message("m1"))
     log.add(message("m2", created=2.0))
