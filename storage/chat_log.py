@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
@@ -26,8 +27,9 @@ from pydantic_core import to_json
 
 from storage.chat_reading import ConversationReader, read_record, side_by_side, understood
 from storage.chat_records import ChatMessage, Conversation, DamagedLog, Found, LoggedAnswer, Trace, safe
+from storage.environment import R2Access, r2_access
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
-from storage.objects import ObjectStore
+from storage.objects import Location, ObjectStore, open_store
 
 OPEN, TRACES, EVENTS, DEAD = "_open/", "_traces/", "_events/", "_dead/"
 # What ``add`` found: a message that was not known, one that is known and waits for its answer, or nothing to do.
@@ -68,7 +70,8 @@ class ChatLog:
         """
         key, known = self._record_key(message.conversation, "messages", message.id), False
         try:
-            self._store.put_if_absent(key, message.model_dump_json().encode())
+            etag = self._store.put_if_absent(key, message.model_dump_json().encode())
+            self._conversations.wrote(message.conversation, key, etag, message)
         except AlreadyExists:
             # A PUT that was repeated, since its reply was lost, finds its own object.
             known = read_record(self._store, key, ChatMessage) != message
@@ -256,6 +259,19 @@ class ChatLog:
         """The parts of a key; none of one in the log's own folders."""
         parts = key.removeprefix(self._prefix).split("/")
         return [] if parts[0].startswith("_") else parts
+
+
+_logs: dict[tuple[Location, R2Access | None], ChatLog] = {}
+_opening = threading.Lock()
+
+
+def open_log(place: Location) -> ChatLog:
+    """The process's log at a place: what one step writes there, another one need not read. Raises MissingSettings."""
+    key = place, r2_access() if place.bucket else None
+    with _opening:
+        if key not in _logs:
+            _logs[key] = ChatLog(open_store(place.store_url), place.key)
+        return _logs[key]
 
 
 def mark_name(message: ChatMessage) -> str:

@@ -19,6 +19,7 @@ from storage.objects import ObjectStore
 # Conversations that were looked at last stay in memory, up to so much JSON in all; as Python objects it is several
 # times as much. Bytes.
 CACHE_BYTES = 16 << 20
+_WRITTEN = 1_000  # conversations in which something was written since they were looked at, the last ones
 _AT_ONCE = 16  # reads of small objects, side by side
 _KINDS: Mapping[str, type[ChatMessage | LoggedAnswer]] = {"messages": ChatMessage, "answers": LoggedAnswer}
 
@@ -77,7 +78,9 @@ class ConversationReader:
         self._prefix = prefix
         self._cache_bytes = cache_bytes
         self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self._written: dict[str, dict[str, _Version]] = {}  # folder → what was written there since the last look
+        self._written: OrderedDict[str, dict[str, _Version]] = (
+            OrderedDict()
+        )  # folder → what was written there since the last look
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -106,8 +109,10 @@ class ConversationReader:
         """Takes note of an object that was written: the next look need not read it."""
         folder = f"{self._prefix}{safe(conversation)}/"
         with self._lock:
-            if folder in self._looks:  # else nobody may ever look
-                self._written.setdefault(folder, {})[key] = (etag, record)
+            self._written.setdefault(folder, {})[key] = (etag, record)
+            self._written.move_to_end(folder)
+            if len(self._written) > _WRITTEN:  # nobody may ever look
+                self._written.popitem(last=False)
 
     def _read(self, folder: str, key: str) -> _Version | None:
         """The version that is there now; None for one that was removed since it was listed."""
@@ -123,9 +128,7 @@ class ConversationReader:
             self._looks[folder] = look
             self._bytes += look.size - (replaced.size if replaced else 0)
             while self._bytes > self._cache_bytes and len(self._looks) > 1:
-                dropped, look = self._looks.popitem(last=False)
-                self._bytes -= look.size
-                self._written.pop(dropped, None)
+                self._bytes -= self._looks.popitem(last=False)[1].size
 
 
 def _whole(records: Iterable[ChatMessage | LoggedAnswer]) -> Conversation:

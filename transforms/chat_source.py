@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from storage.chat_log import ChatLog
+from storage.chat_log import ChatLog, open_log
 from storage.chat_records import ChatMessage
 from storage.environment import cloudflare_account
 from storage.errors import QueueError, StorageError
@@ -89,7 +90,7 @@ class _Read(beam.DoFn):
         self._since = since
 
     def process(self, _: bytes) -> Iterator[ChatMessage]:
-        log = ChatLog(open_store(self._where.store_url), self._where.key)
+        log = open_log(self._where)
         intake = Intake(log, self._since)
         try:
             for file in list_inputs(Listing(self._files), None):
@@ -129,7 +130,7 @@ class _Queue:
     """See Looking; the messages that come by a queue, and those that were left open."""
 
     def __init__(self, queue_id: str, log: Location, since: float | None, poll_seconds: float) -> None:
-        self._log = ChatLog(open_store(log.store_url), log.key)
+        self._log = open_log(log)
         self._intake = Intake(self._log, since)
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
@@ -139,6 +140,7 @@ class _Queue:
         self._failures = 0
 
     def look(self) -> tuple[Sequence[ChatMessage], float]:
+        began = time.monotonic()
         swept, more = self._sweep.portion()
         messages, wait = (self._held, 0.0) if self._held else self._pull()
         taken = self._intake.take(_body(message) for message in messages)
@@ -148,7 +150,8 @@ class _Queue:
             wait = self._wait_for_the_log(taken)
         else:
             self._failures = 0
-        return [*swept, *(one.message for one in taken if one.message is not None)], 0.0 if more else wait
+        wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # from one pull's begin to the next one's
+        return [*swept, *(one.message for one in taken if one.message is not None)], wait
 
     def close(self) -> None:
         self._acks.close()

@@ -19,11 +19,11 @@ from backends.protocol import split_model
 from backends.rates import NO_RATES, Rates
 from backends.recall import SAME_MESSAGE, Recall
 from backends.retry import THREE_TRIES, Retry
-from storage.chat_log import ChatLog
+from storage.chat_log import open_log
 from storage.chat_records import ChatMessage, LoggedAnswer
 from storage.environment import cloudflare_account, use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
-from storage.objects import Location, open_store
+from storage.objects import Location
 from storage.queues import QueueClient
 from transforms.chat_answers import Answers
 from transforms.chat_elements import MOST_WAITING, Answered, ChatDefaults, Settings
@@ -185,7 +185,7 @@ def conversations_of(step: Converse) -> Conversations:
         counted=_count,
         over=lambda error: run_state().stop(error),
     )
-    return Conversations(ChatLog(open_store(step.log.store_url), step.log.key), answers, replies, settings)
+    return Conversations(open_log(step.log), answers, replies, settings)
 
 
 def _open_recall(ledger: str) -> Recall | None:

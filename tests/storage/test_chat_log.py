@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 
-from storage.chat_log import ChatLog, mark_name
+from storage import chat_reading
+from storage.chat_log import ChatLog, mark_name, open_log
 from storage.chat_reading import ConversationReader
 from storage.chat_records import ChatMessage, DamagedLog, LoggedAnswer, Trace, cleaned, safe
 from storage.errors import AlreadyExists, ObjectNotFound
 from storage.files import LocalStore
+from storage.objects import locate_folder
 
 
 def message(identity="m1", conversation="c1", created=1.0, **fields):
@@ -210,6 +212,27 @@ def test_what_a_log_has_answered_itself_is_not_read_and_is_as_if_read(place):
     assert counted.calls == [("list", "chat/c1/")]
     assert own == ChatLog(place, "chat/").conversation("c1")
     assert [one.id for one in own.unanswered] == ["m2"]
+
+
+def test_the_log_of_a_place_is_one_for_all_steps_of_a_process(tmp_path):
+    places = locate_folder(str(tmp_path / "one")), locate_folder(str(tmp_path / "two"))
+    assert open_log(places[0]) is open_log(places[0])
+    assert open_log(places[0]) is not open_log(places[1])
+    open_log(places[0]).add(message("m1"))
+    assert [one.id for one in open_log(places[0]).open_messages()] == ["m1"]
+    assert not list(open_log(places[1]).open_messages())
+
+
+def test_what_was_written_and_is_never_looked_at_is_forgotten(place, monkeypatch):
+    monkeypatch.setattr(chat_reading, "_WRITTEN", 2)
+    counted = Counted(place)
+    log = ChatLog(counted, "")
+    for name in ("c1", "c2", "c3"):
+        log.add(message("m1", name))
+    counted.calls.clear()
+    for name in ("c1", "c2", "c3"):
+        assert len(log.conversation(name).messages) == 1
+    assert [key for call, key in counted.calls if call == "read"] == ["c1/messages/m1.json"]
 
 
 def test_an_own_answer_that_was_replaced_or_removed_since_is_not_believed(log, place):
@@ -473,9 +496,9 @@ def test_plain_ids_can_be_read_in_the_keys():
 
 
 def test_a_store_that_lists_what_is_removed_at_once_breaks_no_look(place, monkeypatch):
-    log = ChatLog(place, "")
-    log.add(message("m1"))
-    log.add(message("m2", created=2.0))
+    log, writer = ChatLog(place, ""), ChatLog(place, "")
+    writer.add(message("m1"))
+    writer.add(message("m2", created=2.0))
     read = type(place).read
 
     def gone(self, key):

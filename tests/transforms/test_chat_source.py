@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from types import SimpleNamespace
 from uuid import uuid4
 
 import apache_beam as beam
@@ -180,7 +181,15 @@ class _Client:
 
 
 @pytest.fixture
-def queue(monkeypatch, tmp_path, log):
+def now(monkeypatch):
+    """The source's clock, in seconds, which stands still."""
+    clock = SimpleNamespace(monotonic=0.0)
+    monkeypatch.setattr(chat_source, "time", SimpleNamespace(monotonic=lambda: clock.monotonic))
+    return clock
+
+
+@pytest.fixture
+def queue(monkeypatch, tmp_path, log, now):
     """Opens the queue's side of the source over given pulls."""
     opened = []
 
@@ -211,6 +220,21 @@ def test_a_message_is_in_the_log_before_it_is_acked_and_goes_on(queue, log, monk
     looking.close()
     assert (client.acked, logged) == (["lease of a", "lease of r"], [["a"]])
     assert run_state().backlog == 7
+
+
+def test_the_time_that_a_look_takes_is_part_of_the_wait(queue, now, monkeypatch):
+    looking, client = queue([sent("a")], [sent("b")], [])
+    pull = client.pull
+
+    def slow(**given):
+        now.monotonic += took
+        return pull(**given)
+
+    monkeypatch.setattr(client, "pull", slow)
+    took = 0.125
+    assert ids(looking.look()) == (["a"], 0.125)
+    took = 3.0
+    assert ids(looking.look()) == (["b"], 0.0)
 
 
 def test_nothing_more_is_pulled_while_the_log_takes_nothing_and_nothing_is_acked(queue, monkeypatch):
