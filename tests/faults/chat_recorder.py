@@ -29,6 +29,7 @@ from local.queues_api import QueuesApi
 from local.wire import Call, Refused, failure
 from pipelines.chat_options import check_chat_options
 from runners.chat import ChatSummary, chat
+from storage import chat_log
 from storage.chat_log import ChatLog
 from storage.objects import Location
 from storage.queue_api import QueueApi
@@ -155,7 +156,7 @@ class ChatWorld(World):
 
     def answer_files(self, dies: tuple[Moment, int] | None = None) -> ChatSummary | None:
         """``llmdo chat --events``, the whole of it; None where the process died. Afterwards an hour goes by."""
-        process = self.process = Process(self.history, dies)
+        process = self._new_process(dies)
         options = {"events": (str(self._folder / "events.jsonl"),), "output": f"r2://llmdo/{PREFIX}", "model": MODEL}
         summary = None
         with suppress(Died):
@@ -166,7 +167,7 @@ class ChatWorld(World):
 
     def answer_queue(self, dies: tuple[Moment, int] | None = None) -> bool:
         """The steps of ``llmdo chat --queue``, by hand, until nothing is left to do; whether the process lived."""
-        process = self.process = Process(self.history, dies)
+        process = self._new_process(dies)
         reset_run_state()
         where = Location("r2://llmdo", PREFIX)
         given = {"replies": self._out.queue_id, "window": 2, "fixed": True, "ledger": self._ledger}
@@ -180,6 +181,11 @@ class ChatWorld(World):
                 close_engines()
                 source.close()
         return self._after(process, True) or False
+
+    def _new_process(self, dies: tuple[Moment, int] | None) -> Process:
+        chat_log._logs.clear()  # it knows nothing of what the last one wrote
+        self.process = Process(self.history, dies)
+        return self.process
 
     def _look_again_and_again(self, source: chat_source._Queue, conversations: Conversations) -> None:
         end, left = time.monotonic() + _SOON_S, 0
