@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
+SECRET_MANAGER = "https://secretmanager.googleapis.com"  # noqa: S105  an address
 # What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
 _SECRETS = (
     *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
+)
+# What is no secret, and may stand in a job's description.
+_PLAIN = (
+    *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
+    *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
 )
 _SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
@@ -163,6 +170,26 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
+    """The secret variables that a function of this module reads."""
+    return _READ_BY.get(read, ()) if read is not None else ()
+
+
+def plain_settings() -> dict[str, str]:
+    """The settings of this process that are no secrets, for workers on other machines."""
+    return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
+
+
+def secret_manager_url() -> str:
+    """Secret Manager's API; gcloud's own variable names another address of it, without a slash at its end."""
+    return (os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER") or SECRET_MANAGER).rstrip("/")
+
+
+def metadata_url() -> str:
+    """Google Cloud's metadata server, which every machine there has; GCE_METADATA_HOST, as in Google's libraries."""
+    return f"http://{os.environ.get('GCE_METADATA_HOST') or 'metadata.google.internal'}"
+
+
 def filesystem_options() -> list[str]:
     """LLMDO_FILESYSTEM_OPTIONS: what Beam's file systems want to be told (``--hdfs_host=…``), as on a command line."""
     return shlex.split(os.environ.get("LLMDO_FILESYSTEM_OPTIONS", ""))
@@ -205,3 +232,13 @@ def _unfit(name: str) -> str:
 
 def _is_account_id(text: str) -> bool:
     return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
+
+
+_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
+    cloudflare_account: ("CLOUDFLARE_API_TOKEN",),
+    ai_gateway: ("CLOUDFLARE_AI_GATEWAY_TOKEN",),
+    openai_access: ("OPENAI_API_KEY",),
+    braintrust_access: ("BRAINTRUST_API_KEY",),
+    r2_access: ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"),
+    filesystem_options: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "LLMDO_FILESYSTEM_OPTIONS"),
+}

@@ -1,0 +1,30 @@
+"""What ``llmdo run`` and ``llmdo stream`` do on Dataflow without running anything: show the job, or keep it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from pipelines.options import JsonlOptions
+from runners.dataflow import check
+
+
+def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> NoReturn:
+    """Builds the job, and leaves. Raises UsageError, and for a template what ``prepare`` raises."""
+    check(options)
+    from runners.dataflow_job import build_job, make_template, show_job  # noqa: PLC0415  needs the extra [gcp]
+
+    if not dry_run:
+        make_template(options)
+        raise typer.Exit
+    job = build_job(options, Path(tempfile.mkdtemp(prefix="llmdo-dataflow-")))
+    if as_json:
+        print(json.dumps(job.as_json()))  # noqa: T201  this is the command's output
+    else:
+        Console().print(show_job(job))
+    raise typer.Exit
