@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo chat-demo test soak lint bench prism clean
+.PHONY: help setup setup-dev demo chat-demo test soak lint bench prism flink-cluster clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,11 +36,16 @@ chat-demo: setup ## Answer the example's chats with a real model, on this machin
 prism: setup ## Find, fetch or build the Prism runner
 	@$(BIN)/python -m runners.prism
 
+flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
+	@$(BIN)/python -m runners.flink_cluster
+
 test: setup-dev ## Run all tests
-	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m pytest $(PYTEST)
+	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" \
+		$(BIN)/python -m pytest $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
-	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m pytest tests/faults $(PYTEST)
+	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" \
+		LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" $(BIN)/python -m pytest tests/faults $(PYTEST)
 
 lint: setup-dev ## Check style and types
 	$(BIN)/ruff format --check .

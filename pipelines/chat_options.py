@@ -103,6 +103,11 @@ class ChatOptions(BaseModel):
         return self
 
     @property
+    def apart(self) -> bool:
+        """Whether the steps run in other processes than this one: they never do."""
+        return False
+
+    @property
     def continuous(self) -> bool:
         """Whether it goes on until it is stopped."""
         return self.queue is not None

@@ -10,11 +10,13 @@ from storage.environment import default_gateway
 from transforms.elements import Settled
 from transforms.infer import Infer
 from transforms.lines import ReadLines
+from transforms.members import Apart
 from transforms.notices import FindFiles, Notifications
 from transforms.open import OpenFiles
 from transforms.poll import PollFiles
 from transforms.settle import SettleFiles
 from transforms.shards import WriteShards
+from transforms.ticks import TickFiles
 
 
 def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
@@ -23,36 +25,38 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
     ``options.queue`` is the queue's id, not its name. Emits each file once it is done.
     """
     output, configuration = options.output_location, options.configuration
+    apart = Apart(run_id, output, configuration) if options.apart else None
     return (
         root
-        | "Find files" >> find_files(options)
-        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue)
-        | "Read lines" >> ReadLines(options.reading)
-        | "Answer lines" >> answer_lines(options)
-        | "Write shards" >> WriteShards(output, configuration, options.batching)
-        | "Settle files" >> SettleFiles(output, configuration, run_id)
+        | "Find files" >> find_files(options, apart)
+        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue, apart)
+        | "Read lines" >> ReadLines(options.reading, apart)
+        | "Answer lines" >> answer_lines(options, apart)
+        | "Write shards" >> WriteShards(output, configuration, options.batching, apart)
+        | "Settle files" >> SettleFiles(output, configuration, run_id, apart)
     )
 
 
-def find_files(options: JsonlOptions) -> FindFiles | PollFiles:
-    """Looks once, or again and again."""
-    source, output = options.source, options.output_location
+def find_files(options: JsonlOptions, apart: Apart | None = None) -> FindFiles | PollFiles | TickFiles:
+    """Looks once, or again and again; Flink begins failed jobs again by itself."""
+    source, output, on_flink = options.source, options.output_location, options.runner == "flink"
     if options.continuous and isinstance(source, Notifications):
-        return PollFiles(source, output)
-    return FindFiles(source, output)
+        return TickFiles(source, output, apart) if options.reading.planned else PollFiles(source, output, apart)
+    return FindFiles(source, output, retried=on_flink, apart=apart)
 
 
-def answer_lines(options: JsonlOptions) -> Infer:
+def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
     """By what the options say; the gateway also on workers whose environment does not name it."""
     return Infer(
         options.defaults,
-        options.concurrency,
+        options.calls_in_flight,
         options.paid,
         options.limits,
         options.rates,
         options.fixed,
         mode=options.mode,
         deadline_s=options.deadline,
-        workers=options.workers,
+        workers=options.processes,
         gateway=options.gateway or default_gateway(),
+        apart=apart,
     )

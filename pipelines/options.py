@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backends.batches import Mode
-from backends.money import Limits
+from backends.money import NO_LIMITS, Limits
 from backends.protocol import access_of
 from backends.rates import Rates
 from backends.recall import Reuse
@@ -25,15 +25,19 @@ from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
-from transforms.lines import Reading
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
+from transforms.reading import Reading
 from transforms.shards import Batching
 from transforms.templates import fields_of
 
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
 PRISM_CHECKPOINT = 30.0
+# So many bundles read at the same time on Prism.
+PRISM_LANES = 4
+# So many stages side by side answer lines in each of Flink's slots: while some wait for last calls, others go on.
+FLINK_LANES = 8
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -123,6 +127,11 @@ class JsonlOptions(BaseModel):
             raise ValueError(f"say where the prompts are by one of FILES, --input, --queue ({said} given)")
         if self.continuous and (self.queue is None or self.runner == "direct"):
             raise ValueError("a continuous run needs --queue, and --runner prism: direct ends its batches with the run")
+        if self.apart and self.limits != NO_LIMITS:
+            raise ValueError(
+                "--max-cost and --max-tokens-total are counted in one process, and the steps would run in others: "
+                "use --runner direct, prism, or flink with --environment-type LOOPBACK"
+            )
         if self.input is not None and not self.input.startswith(R2_SCHEME):
             raise ValueError(f"--input {self.input}: write r2://BUCKET/PREFIX, or give local files as FILES")
         for place in (self.output, *((self.input,) if self.input else ())):
@@ -176,19 +185,38 @@ class JsonlOptions(BaseModel):
 
     @property
     def reading(self) -> Reading:
-        """How files are read; only Prism's reader checkpoints itself."""
-        checkpoint = PRISM_CHECKPOINT if self.runner == "prism" else None
+        """How files are read; on Prism and Dataflow nothing leaves a bundle before its end, so the reader ends it."""
+        checkpoint = PRISM_CHECKPOINT if self.runner in ("prism", "dataflow") else None
+        planned = self.runner == "flink" and not self.flink.flink_sdf
         return Reading(
             range_bytes=self.range_bytes,
             max_line_bytes=self.max_line_bytes,
             checkpoint_seconds=checkpoint,
             max_file_bytes=self.max_file_bytes,
+            planned=planned,
+            lanes=FLINK_LANES if planned else PRISM_LANES,
         )
+
+    @property
+    def apart(self) -> bool:
+        """Whether the steps run in other processes than this one."""
+        return self.runner == "dataflow" or (self.runner == "flink" and self.flink.environment != "LOOPBACK")
+
+    @property
+    def calls_in_flight(self) -> int:
+        """For each process that calls: here all of Flink's slots share one, where they are not in others."""
+        slots = self.flink.parallelism if self.runner == "flink" and not self.apart else 1
+        return self.concurrency * slots
 
     @property
     def rates(self) -> Rates:
         """How many calls and tokens a minute the user allows."""
         return Rates(self.rpm, self.tpm)
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the rates: on Dataflow as many as it may start machines, unless more are said."""
+        return max(self.workers, self.dataflow.max_num_workers) if self.runner == "dataflow" else self.workers
 
     @property
     def batching(self) -> Batching:
@@ -281,4 +309,6 @@ def _sentence(detail: dict[str, Any]) -> str:
     if detail["loc"][0] == "response_schema":
         return f"--schema: {message}"
     name = detail["loc"][1] if detail["loc"][0] in ("flink", "dataflow") else detail["loc"][0]
-    return f"--{str(name).replace('_', '-')} {detail['input']!r}: {message}"
+    # What somebody wrote in the place of a secret's place is likely the secret.
+    said = str(detail["input"]).partition("=")[0] if name == "env_from" else detail["input"]
+    return f"--{str(name).replace('_', '-')} {said!r}: {message}"

@@ -16,6 +16,12 @@ def _secret(value: str) -> str:
     return value
 
 
+def _beam_option(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(=.*)?", value):
+        raise ValueError("write NAME or NAME=VALUE, without dashes")
+    return value
+
+
 class FlinkOptions(BaseModel):
     """How a graph runs on Flink. Times in seconds.
 
@@ -23,11 +29,13 @@ class FlinkOptions(BaseModel):
         flink_master: ``[local]``, a small cluster inside the job server; or ``host:port`` of a JobManager's REST API.
         flink_job_server_jar: the path of a Beam job server; None looks in the cache, then builds or fetches one.
         flink_sdf: reads by splittable DoFns, as other runners do; needs a job server of Beam 2.77 or newer.
-        parallelism: slots that work side by side; each has ``concurrency`` calls in flight at most.
+        parallelism: slots that work side by side. On LOOPBACK each has ``concurrency`` calls in flight at most; else
+            each process of workers has, one for each TaskManager unless it is told otherwise.
         environment_type: how the cluster starts Python; None is LOOPBACK for ``[local]``, else EXTERNAL.
         environment_config: where: EXTERNAL's host:port, DOCKER's image, PROCESS's JSON.
-        bundle_ranges: so many ranges of files are one bundle; None chooses by ``concurrency``.
-        bundle_seconds: after so long a bundle ends anyway.
+        bundle_ranges: so many elements are one bundle, ranges of files or parcels of 4 lines; None chooses by
+            ``concurrency`` (``transforms.planned.parcels_in_bundle``).
+        bundle_seconds: after so long a bundle takes no more elements; each of some six steps waits for it.
         checkpoint_seconds: from one checkpoint to the next.
         checkpoint_dir: where checkpoints go: file:///…, s3://…; a cluster of several machines must all see it.
         flink_restarts: how often Flink begins a failed job again.
@@ -42,10 +50,15 @@ class FlinkOptions(BaseModel):
     environment_type: EnvironmentType | None = None
     environment_config: str | None = None
     bundle_ranges: int | None = Field(default=None, ge=1)
-    bundle_seconds: float = Field(default=10.0, gt=0)
+    bundle_seconds: float = Field(default=0.2, gt=0)
     checkpoint_seconds: float = Field(default=30.0, gt=0)
     checkpoint_dir: str | None = None
     flink_restarts: int = Field(default=10, ge=0)
+
+    @property
+    def environment(self) -> EnvironmentType:
+        """How the cluster starts Python, also where it is not said."""
+        return self.environment_type or ("LOOPBACK" if self.flink_master == "[local]" else "EXTERNAL")
 
 
 class DataflowOptions(BaseModel):
@@ -57,6 +70,7 @@ class DataflowOptions(BaseModel):
         max_num_workers: machines at most; each has ``concurrency`` calls in flight.
         env_from: ``NAME=projects/…/secrets/…/versions/…`` for each setting of the environment that workers take from
             Secret Manager; options hold no secret.
+        beam_options: ``NAME`` or ``NAME=VALUE`` of Beam's own, such as no_use_public_ips.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,3 +85,4 @@ class DataflowOptions(BaseModel):
     machine_type: str | None = None
     max_num_workers: int = Field(default=4, ge=1)
     env_from: tuple[Annotated[str, AfterValidator(_secret)], ...] = ()
+    beam_options: tuple[Annotated[str, AfterValidator(_beam_option)], ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -131,8 +132,33 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, kind in (("flink", FlinkOptions), ("dataflow", DataflowOptions)):
         said = {field: arguments[field] for field in kind.model_fields if field in arguments}
         if said:
-            found[name] = {field: tuple(value or ()) if field == "env_from" else value for field, value in said.items()}
+            found[name] = {
+                field: tuple(value or ()) if field in ("env_from", "beam_options") else value
+                for field, value in said.items()
+            }
     return found
+
+
+def decisive(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that decide an answer which the command line gives in files. Raises UsageError."""
+    system: Path | None = arguments["system"]
+    return {
+        "system": "" if system is None else read_text(system, "--system"),
+        "model_for": tuple(arguments["model_for"] or ()),
+        "response_schema": _read_schema(arguments["schema"]),
+    }
+
+
+def _read_schema(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        schema = json.loads(read_text(path, "--schema"))
+    except ValueError as error:
+        raise UsageError([f"--schema {path} is no JSON: {error}"]) from None
+    if not isinstance(schema, dict):
+        raise UsageError([f"--schema {path} holds no JSON object: write a JSON Schema"])
+    return schema
 
 
 def read_text(path: Path, option: str) -> str:

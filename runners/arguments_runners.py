@@ -86,5 +86,13 @@ def dataflow(
             rich_help_panel=_DATAFLOW,
         ),
     ] = None,
+    beam_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beam-option",
+            help="NAME or NAME=VALUE of Beam's own, such as no_use_public_ips.",
+            rich_help_panel=_DATAFLOW,
+        ),
+    ] = None,
 ) -> None:
     """Parameters of commands that can run on Dataflow (for ``takes``)."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 import backends.errors
 import storage.errors
@@ -21,12 +22,14 @@ from backends.engine import close_engines, limits_of_engines
 from backends.money import Budget
 from backends.throttle import ModelLimits
 from pipelines.options import UsageError
-from runners import direct, prism
+from runners import dataflow, direct, flink, prism
 from runners.checks import check_configuration
+from runners.following import Following, count_by_manifests, ended_when_stopped, following
 from runners.run_options import RunOptions
 from runners.stop import Stop
 from runners.summary import Summary
 from storage.environment import use_gateway
+from storage.members import Members
 from storage.objects import open_store
 from storage.runs import Presence
 from transforms.infer import RunAsleep
@@ -43,6 +46,8 @@ Build = Callable[[beam.Pipeline, Options, str], Any]
 RUNNERS: dict[str, Callable[[RunOptions], AbstractContextManager[list[str]]]] = {
     "direct": direct.launch,
     "prism": prism.launch,
+    "flink": flink.launch,
+    "dataflow": dataflow.launch,
 }
 
 
@@ -58,16 +63,18 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     limits: tuple[ModelLimits, ...] = ()
     where = options.output_location
     presence: Presence | None = None
+    found: Following | None = None
     try:
         presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration)
         state.presence = presence
         if options.configuration:
             check_configuration(options, presence.is_alive)
         stop.apply(state)
-        with RUNNERS[options.runner](options) as arguments, watch(state):
+        notes = Members(open_store(where.store_url), where.key, run_id) if options.apart else None
+        with RUNNERS[options.runner](options) as arguments, watch(state), following(state, notes) as found:
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             build(pipeline, options, run_id)
-            pipeline.run().wait_until_finish()
+            _wait(pipeline.run(), options, found)
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
@@ -95,10 +102,21 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         isinstance(reason, Exception) and not isinstance(reason, RunAsleep),
         dict(state.others),
         continuous=options.continuous,
-        spent=state.budget.spent(),
+        spent=state.budget.spent() if found is None or found.spent is None else found.spent,
         until=until_of(reason),
         limits=limits,
     )
+
+
+def _wait(result: PipelineResult, options: RunOptions, found: Following) -> None:
+    """Waits for a job's end; one on Flink that goes on until it is stopped does not end by itself."""
+    if options.runner == "flink" and options.continuous:
+        with ended_when_stopped(result, found, options.drain_seconds):
+            result.wait_until_finish()
+    else:
+        result.wait_until_finish()
+        if options.runner == "flink" and not options.apart:
+            count_by_manifests(found.state)
 
 
 def new_run_id() -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from backends.money import Prices
 from pipelines.options import JsonlOptions, UsageError
+from runners import dataflow
 from runners.run_options import RunOptions
 from storage.configuration import agree
 from storage.environment import cloudflare_account
@@ -29,6 +30,8 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
 
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
+    if options.runner == "dataflow":
+        dataflow.check(options)
     if options.queue is not None:
         queue_id = id_of_queue(options.queue)
         check_consumers(options.queue, queue_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,15 +14,17 @@ from backends.errors import ModelError
 from pipelines.options import JsonlOptions, UsageError, check_options
 from runners import arguments as arg
 from runners import arguments_runners as arg_runners
-from runners import commands_chat, commands_models, commands_outputs
+from runners import commands_chat, commands_models, commands_outputs, commands_schedule
+from runners.commands_dataflow import without_running
+from runners.dataflow import template_location
 from runners.dryrun import plan, show_plan
-from runners.logs import quieten
-from runners.prism_binary import PrismError
+from runners.logs import log_level, quieten
 from runners.progress import Watch, show_summary, stream_line
 from runners.run import run as run_files
 from runners.stream import stream as stream_files
 from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
 from runners.terminal import complain, leave, quiet, stderr
+from runners.tools import ToolError
 from storage.environment import MissingSettings, default_queue
 from storage.errors import BucketNotFound, StorageError
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 ledger_app = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(commands_chat.chat_app, name="chat")
+app.command(epilog=commands_schedule.EXAMPLES)(commands_schedule.schedule)
 app.command(epilog=commands_models.ASK_EXAMPLES)(commands_models.ask)
 app.command(epilog=commands_models.MODELS_EXAMPLES)(commands_models.models)
 app.command(epilog=commands_outputs.RETRY_EXAMPLES)(commands_outputs.retry)
@@ -83,11 +85,10 @@ def run(
 ) -> None:
     """Answer what is there, then exit: files, a listing, or what a queue announces."""
     given |= {"output": output, "input": input, "queue": queue, "runner": runner}
-    if not (files or input or queue or dry_run):
+    if not (files or input or queue or (dry_run and runner != "dataflow")):
         given["queue"] = default_queue()
-    options = check_options(**arg.given(given) | _decisive(given), files=tuple(files or ()))
-    if dry_run:
-        _show_dry_run(options, as_json)
+    options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(files or ()))
+    _without_running(options, dry_run, as_json)
     _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json)
 
 
@@ -98,26 +99,23 @@ def stream(
     queue: arg.Queue = None,
     runner: Annotated[str, typer.Option(help="prism, flink or dataflow.")] = "prism",
     max_restarts: arg.MaxRestarts = arg.default("max_restarts"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --runner dataflow: build the job only.")] = False,
     as_json: arg.AsJson = False,
     **given: Any,
 ) -> None:
     """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
     given |= {"output": output, "queue": queue or default_queue(), "runner": runner, "max_restarts": max_restarts}
-    options = check_options(**arg.given(given) | _decisive(given), continuous=True)
+    options = check_options(**arg.given(given) | arg.decisive(given), continuous=True)
+    _without_running(options, dry_run, as_json)
     _finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json)
 
 
-def _decisive(given: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that decide an answer which the command line does not give as they are."""
-    system: Path | None = given["system"]
-    return {
-        "system": "" if system is None else arg.read_text(system, "--system"),
-        "model_for": tuple(given["model_for"] or ()),
-        "response_schema": _read_schema(given["schema"]),
-    }
-
-
-def _show_dry_run(options: JsonlOptions, as_json: bool) -> NoReturn:
+def _without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
+    """Leaves where nothing is to run: the lines are looked at; on Dataflow the job is, or it becomes a template."""
+    if options.runner == "dataflow" and (dry_run or template_location(options)):
+        without_running(options, dry_run, as_json)
+    if not dry_run:
+        return
     report = plan(options)
     if as_json:
         print(json.dumps(report.as_json()))  # noqa: T201  this is the command's output
@@ -156,22 +154,9 @@ def local(
         raise typer.Exit(EXIT_FAILED) from None
 
 
-def _read_schema(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        schema = json.loads(arg.read_text(path, "--schema"))
-    except ValueError as error:
-        raise UsageError([f"--schema {path} is no JSON: {error}"]) from None
-    if not isinstance(schema, dict):
-        raise UsageError([f"--schema {path} holds no JSON object: write a JSON Schema"])
-    return schema
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; every expected error is one sentence on stderr."""
-    level = os.environ.get("LLMDO_LOG_LEVEL", "WARNING")
-    quieten(level)
+    quieten(log_level())
     try:
         app(args=argv)
     except (UsageError, MissingSettings) as error:
@@ -180,6 +165,6 @@ def main(argv: list[str] | None = None) -> None:
     except BucketNotFound as error:
         complain(str(error))
         sys.exit(EXIT_USAGE)
-    except (StorageError, PrismError, ModelError) as error:
+    except (StorageError, ToolError, ModelError) as error:
         complain(str(error))
         sys.exit(EXIT_FAILED)

@@ -29,9 +29,9 @@ from storage.objects import open_store
 from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans
 from transforms.elements import Blank, FileVersion, Line, TooLong
 from transforms.infer import too_long
-from transforms.lines import NO_END, Reading
 from transforms.notices import Listing, list_inputs
 from transforms.prompts import parse_prompt
+from transforms.reading import NO_END, Reading
 from transforms.shards import folder_of
 
 # So many problems are kept and shown, and the rest is counted.

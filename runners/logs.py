@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 
 import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
@@ -15,6 +16,11 @@ class _Format(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
+
+
+def log_level() -> str:
+    """LLMDO_LOG_LEVEL, by default WARNING."""
+    return os.environ.get("LLMDO_LOG_LEVEL", "WARNING")
 
 
 def quieten(level: str) -> None:

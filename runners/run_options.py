@@ -25,6 +25,14 @@ class RunOptions(Protocol):
         """Whether the run goes on until it is stopped."""
 
     @property
+    def apart(self) -> bool:
+        """Whether its steps run in other processes than the one that begins it."""
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long calls in flight may go on when it is told to stop."""
+
+    @property
     def limits(self) -> Limits:
         """What it may spend."""
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 from backends.engine import close_engines, stop_engines
 from backends.errors import StopRun
-from runners.prism import kill_prisms
+from runners.servers import kill_servers
 from transforms.run_state import RunState, run_state
 
 _log = logging.getLogger(__name__)
@@ -85,5 +85,5 @@ class Stop:
 
 def leave(code: int) -> None:
     """Ends this process at once, and what it started."""
-    kill_prisms()
+    kill_servers()
     os._exit(code)

@@ -28,7 +28,8 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     Gives up after ``max_restarts`` failures in a row without progress, and at once for an error that would come again
     (a wrong token, the day's allowance). Raises what ``prepare`` raises, and PrismError where there is no Prism.
     """
-    find_prism(options.prism_location)
+    if options.runner == "prism":
+        find_prism(options.prism_location)
     stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)
     check_prices(options, budget.prices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.errors import ObjectNotFound, StorageError
-from storage.objects import ObjectStore
+from storage.objects import ObjectInfo, ObjectStore
 
 FOLDER = "_runs/"
 BEAT_SECONDS = 60.0  # R2 takes one write a second to a key; nothing else of a run is renewed
@@ -24,6 +25,12 @@ ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no ne
 BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
 _ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
 _FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
+
+# What else is in the folder, see storage.schedules: a schedule's claim, and the summaries of its runs, named by ticks.
+CLAIM = "_schedule.json"
+# See storage.members.
+REPORT, STOP = ".report.json", "/stop.json"
+SUMMARY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.json")
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +53,25 @@ class Heartbeat(BaseModel):
     configuration: str = ""
 
 
+def owner_of(run_id: str, attempt: str) -> str:
+    """Who a job record says works on its file: a run, or one of its attempts, where a runner begins them by itself."""
+    return f"{run_id}@{attempt}" if attempt else run_id
+
+
+def run_of(owner: str) -> str:
+    """The run of an ``owner_of``."""
+    return owner.partition("@")[0]
+
+
+def attempt_of(owner: str) -> str:
+    """Its attempt, or ""."""
+    return owner.partition("@")[2]
+
+
 def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
     """The heartbeats in one output, also those of dead runs (``Presence.is_alive`` tells). Raises StorageError."""
-    for info in store.list(prefix + FOLDER):
-        beat = _read(store, info.key)
+    for info in _of_runs(store, prefix):
+        beat = _read(store, info.key) if is_beat(info.key) else None
         if beat is not None:
             yield beat
 
@@ -59,7 +81,7 @@ def sweep(store: ObjectStore, prefix: str) -> None:
 
     Its heartbeat tells the time, so that no machine's clock matters. Raises StorageError.
     """
-    beats = list(store.list(prefix + FOLDER))
+    beats = list(_of_runs(store, prefix))
     now = max((info.modified for info in beats), default=None)
     for info in beats:
         if now is not None and now - info.modified > _FORGOTTEN:
@@ -72,12 +94,17 @@ class Presence:
     A run that was not heard for ASLEEP_SECONDS, since its process was frozen or the store could not be reached, is over
     for good: ``asleep`` says so, and it beats no more, since another run may work on its files by now.
     ``configuration`` is the fingerprint that the run works by: no other one is written into the output while it lives.
+    ``member`` names one of the processes of a run whose steps are not where it was begun: each has its own heartbeat,
+    and the run lives as long as any of them.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, run_id: str, configuration: str = "") -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, run_id: str, configuration: str = "", *, member: str = ""
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self.run_id = run_id
+        self._own_key = self._folder(run_id) + member + ".json" if member else self._key(run_id)
         self._configuration = configuration
         self._last = _now()
         self._asleep = False
@@ -94,8 +121,14 @@ class Presence:
             self._asleep = True
         return self._asleep
 
-    def is_alive(self, run_id: str) -> bool:
-        """Whether a run may still work on its files. Raises StorageError."""
+    def store_time(self) -> float:
+        """What the store's clock shows, within a second or two: seconds since 1970."""
+        ours, theirs = self._store_time
+        return theirs.timestamp() + _now() - ours
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether a run (an ``owner_of``) may still work on its files. Raises StorageError."""
+        run_id = run_of(owner)
         if run_id == self.run_id:
             return True
         asked, alive = self._known.get(run_id, (float("-inf"), False))
@@ -109,7 +142,7 @@ class Presence:
         self._over.set()
         self._thread.join()
         try:
-            self._store.delete(self._key(self.run_id))
+            self._store.delete(self._own_key)
         except StorageError as error:
             _log.warning("the heartbeat stays until it is %g s old: %s", DEAD_SECONDS, error)
 
@@ -139,16 +172,22 @@ class Presence:
             process_start=_start(os.getpid()),
             configuration=self._configuration,
         )
-        self._store.put(self._key(self.run_id), beat.model_dump_json().encode())
+        self._store.put(self._own_key, beat.model_dump_json().encode())
         self._last = begun
-        return begun, self._store.stat(self._key(self.run_id)).modified
+        return begun, self._store.stat(self._own_key).modified
 
     def _ask(self, run_id: str) -> bool:
+        if self._is_fresh(self._key(run_id)):
+            return True
+        members = (info.key for info in self._store.list(self._folder(run_id)) if is_beat(info.key))
+        return any(map(self._is_fresh, members))
+
+    def _is_fresh(self, key: str) -> bool:
         try:
-            info = self._store.stat(self._key(run_id))
+            info = self._store.stat(key)
         except ObjectNotFound:
             return False
-        beat = _read(self._store, self._key(run_id))
+        beat = _read(self._store, key)
         if beat is None:
             return False
         if beat.host == _host() and not _is_running(beat.pid, beat.process_start):
@@ -157,8 +196,23 @@ class Presence:
         age = (theirs - info.modified).total_seconds() + (_now() - ours)
         return age < DEAD_SECONDS
 
+    def _folder(self, run_id: str) -> str:
+        return f"{self._prefix}{FOLDER}{run_id}/"
+
     def _key(self, run_id: str) -> str:
         return f"{self._prefix}{FOLDER}{run_id}.json"
+
+
+def _of_runs(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
+    for info in store.list(prefix + FOLDER):
+        name = info.key.removeprefix(prefix + FOLDER)
+        if name != CLAIM and not SUMMARY.fullmatch(name):
+            yield info
+
+
+def is_beat(name: str) -> bool:
+    """Whether it is none of what the processes of one run tell each other; see storage.members."""
+    return not name.endswith((REPORT, STOP))
 
 
 def _read(store: ObjectStore, key: str) -> Heartbeat | None:

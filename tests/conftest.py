@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from local.server import Running, running
+from runners.flink_jar import FlinkError, find_jar, java
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Passes over the tests on Flink where it cannot be had; not so where all must run."""
+    if item.get_closest_marker("flink") and (missing := _missing_for_flink()):
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+
+
+@functools.cache
+def _missing_for_flink() -> str | None:
+    try:
+        java()
+        find_jar(None)
+    except FlinkError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture

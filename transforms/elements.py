@@ -63,12 +63,15 @@ class Notice:
         lease_id: the queue's lease, to be acked once the job record exists; None for a listing or a record.
         body: the whole notification, kept in the job record.
         nonce: tells this notice from others about the same version, also when a runner repeats the bundle.
+        attempt: which of a run's attempts found it, where a runner begins failed ones again by itself (``next_attempt``
+            of RunState); empty elsewhere.
     """
 
     file: FileVersion
     lease_id: str | None
     body: Mapping[str, Any]
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
+    attempt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

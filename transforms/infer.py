@@ -26,6 +26,7 @@ from storage.environment import use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from transforms.members import Apart, join, tell_why
 from transforms.metrics import InferMetrics
 from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
@@ -71,6 +72,7 @@ class Infer(beam.PTransform):
     workers: int = 1
     gateway: str | None = None
     mode: Mode = "sync"
+    apart: Apart | None = None
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -98,8 +100,10 @@ class _Infer(beam.DoFn):
         self.workers = step.workers
         self.gateway = step.gateway
         self.mode: Mode = step.mode
+        self.apart = step.apart
 
     def setup(self) -> None:
+        join(self.apart)
         self._budget = run_state().budget_within(self.limits)
         self._metrics = InferMetrics()
         use_gateway(self.gateway)
@@ -154,6 +158,7 @@ class _Infer(beam.DoFn):
         while self._open:
             yield from self._results(wait=True)
         self._metrics.engine(self._engine, now=True)
+        tell_why(self.apart)
 
     def _submit(self, job: _Job) -> Iterator[WindowedValue]:
         request = job.prompt.request

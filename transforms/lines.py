@@ -15,54 +15,22 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
 from storage.errors import ObjectChanged, ObjectNotFound
-from storage.objects import ObjectStore, open_store
-from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans, skip_to_line
-from transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Read, Stale
+from transforms.cutting import CorruptData, Tile, TooLarge
+from transforms.elements import Blank, KnownShard, Leftovers, Opened, Read, Stale
 from transforms.lanes import Lanes, Turn, next_group
+from transforms.members import Apart
+from transforms.planned import ReadPlanned
+from transforms.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
 from transforms.run_state import stopping
 
-__all__ = ["ReadLines", "Reading"]
+__all__ = ["ReadLines"]
 
-# Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
-NO_END = 1 << 62
+_AS_USUAL = Reading()
+
 _THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
 # Where bundles take turns, a gap gives each lane so many ranges at least, as long as they have some 100 lines. Bytes.
 RANGES_A_LANE = 4
 SMALLEST_RANGE = 16 << 10
-# How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
-OVERHANG = 64 << 10
-# What a compressed file may hold unless it is said: 1 MB of zstd can be 32 GB of lines, each of them a call that is
-# paid. As much as this, in lines of 1 KB, keeps 64 calls of a second in flight for three days. Bytes.
-COMPRESSED_CONTENT = 16 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How files are read.
-
-    Attributes:
-        range_bytes: the size of the ranges that may be read at the same time.
-        max_line_bytes: a line longer than this, without its ending, is TooLong.
-        max_file_bytes: a file with more content than this, uncompressed, ends as stale; None: COMPRESSED_CONTENT for
-            compressed files, no limit for others.
-        checkpoint_seconds: for how long a bundle reads before it defers the rest; None, never: a runner that lets
-            elements through a bundle as they come needs no self-checkpoint, and is slower with one.
-        lanes: how many bundles read at the same time in this process, where there is a self-checkpoint.
-    """
-
-    range_bytes: int = 4 << 20
-    max_line_bytes: int = 1 << 20
-    checkpoint_seconds: float | None = None
-    lanes: int = 4
-    max_file_bytes: int | None = None
-
-    def content_limit(self, file: FileVersion) -> int:
-        """How many bytes a file's content may have."""
-        return self.max_file_bytes or (COMPRESSED_CONTENT if file.compression else NO_END)
-
-    def refuses(self, file: FileVersion) -> bool:
-        """Whether a file is too large by its size alone."""
-        return not file.compression and file.size > self.content_limit(file)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -75,25 +43,19 @@ class ReadLines(beam.PTransform):
     early, the rest of the ranges is left out.
     """
 
-    reading: Reading = Reading()
+    reading: Reading = _AS_USUAL
+    apart: Apart | None = None
 
     def expand(self, files: PCollection[Opened]) -> PCollection[Read]:
         """See the class."""
+        if self.reading.planned:
+            return files | "Read as planned" >> ReadPlanned(self.reading, self.apart)
         return (
             files
-            | "One gap each" >> beam.FlatMap(_one_gap_each)
+            | "One gap each" >> beam.FlatMap(one_gap_each)
             | "Read ranges" >> beam.ParDo(_ReadRange(self.reading))
             | "One line each" >> beam.FlatMap()
         )
-
-
-def _one_gap_each(element: Opened) -> Iterator[Opened]:
-    """A file for each of its gaps. Compressed and empty files have nothing that could be read apart."""
-    if isinstance(element, KnownShard | Leftovers) or not element.file.size or element.file.compression:
-        yield element
-    else:
-        for gap in element.gaps:
-            yield replace(element, gaps=(gap,))
 
 
 def range_size(reading: Reading, length: int) -> int:
@@ -191,9 +153,9 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         self._group = 1
 
     def initial_restriction(self, element: Opened) -> _Range:
-        if isinstance(element, KnownShard | Leftovers) or self._unread(element) is not None:
+        if isinstance(element, KnownShard | Leftovers) or unread(element, self._reading) is not None:
             return _Range(0, 0)
-        return _Range(0, NO_END, seekable=False) if element.file.compression else _Range(*_gap(element))
+        return _Range(0, NO_END, seekable=False) if element.file.compression else _Range(*gap_of(element))
 
     def split(self, _element: Opened, restriction: _Range) -> Iterator[_Range]:
         if restriction.start == restriction.stop or not restriction.seekable:
@@ -222,9 +184,9 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         if isinstance(element, KnownShard | Leftovers):
             yield [element]
             return
-        unread = self._unread(element)
-        if unread is not None:
-            yield [unread]
+        instead = unread(element, self._reading)
+        if instead is not None:
+            yield [instead]
             return
         restriction = tracker.current_restriction()
         small = restriction.seekable and restriction.stop - restriction.start <= SMALLEST_RANGE
@@ -232,7 +194,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         if wait is not None and not stopping():
             tracker.defer_remainder(Duration(wait))
             return
-        batches = _read(element, restriction, self._reading)
+        batches = read_range(element, restriction.start, restriction.stop, self._reading)
         while not stopping():
             try:
                 tiles = next(batches, None)
@@ -256,14 +218,6 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
                     return
         tracker.try_claim(_THE_REST)
 
-    def _unread(self, element: OpenFile) -> Blank | Stale | None:
-        """What comes of a file that is empty or too large; None where there is something to read."""
-        if not element.file.size:
-            return Blank(element.file, 0, 0, total=0)
-        if self._reading.refuses(element.file):
-            return Stale(element.file, _too_large(element.file, self._reading), gone=False)
-        return None
-
     def finish_bundle(self) -> None:
         if self._turn:
             self._turn.leave()
@@ -271,59 +225,3 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
     def teardown(self) -> None:
         """A bundle that failed has no finish_bundle."""
         self.finish_bundle()
-
-
-def _gap(element: OpenFile) -> tuple[int, int]:
-    ((start, stop),) = element.gaps
-    return start, element.file.size if stop is None else stop
-
-
-def _too_large(file: FileVersion, reading: Reading) -> str:
-    limit = reading.content_limit(file)
-    return f"{file.store_url}/{file.key} holds more than {limit:,} bytes: raise --max-file-bytes, or split the file"
-
-
-def _read(element: OpenFile, restriction: _Range, reading: Reading) -> Iterator[list[Tile]]:
-    """The tiles that begin in a range.
-
-    Raises ObjectNotFound, ObjectChanged, CorruptData, TooLarge (for compressed files) and other StorageErrors.
-    """
-    file, limit = element.file, reading.max_line_bytes
-    store = open_store(file.store_url)
-    if file.compression:
-        spans = [(max(start, restriction.start), stop) for start, stop in element.gaps]
-        content = bounded(
-            DECOMPRESSORS[file.compression](
-                store.stream(file.key, file.etag) if element.content is None else iter([element.content])
-            ),
-            reading.content_limit(file),
-        )
-        try:
-            yield from cut_spans(file, content, spans, limit)
-        except CorruptData as error:
-            raise CorruptData(f"{file.store_url}/{file.key} {error}: upload it again") from error
-        except TooLarge as error:
-            raise TooLarge(_too_large(file, reading)) from error
-        return
-    first, last = _gap(element)
-    start, stop = restriction.start, min(restriction.stop, last)
-    if start == first:  # a gap begins with a line
-        chunks = _stream(store, element, start, stop, last)
-    else:
-        start, chunks = skip_to_line(_stream(store, element, start - 1, stop, last), start, stop)
-    yield from cut(file, chunks, start, stop, limit)
-
-
-def _stream(store: ObjectStore, element: OpenFile, start: int, stop: int, last: int) -> Iterator[bytes]:
-    """The bytes [start, stop), and then, as far as they are taken, those up to ``last``, by requests that grow."""
-    file, size = element.file, OVERHANG
-    if element.content is not None:
-        yield element.content[start:last]
-        return
-    while start < last:
-        for chunk in store.stream(file.key, file.etag, start, stop):
-            start += len(chunk)
-            yield chunk
-        if start < stop:
-            raise ObjectChanged(f"{file.store_url}/{file.key} ends at byte {start}, not {file.size}: upload it again")
-        stop, size = min(stop + size, last), size * 2

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from storage.objects import R2_SCHEME, Location, locate, open_store
 from storage.queue_api import is_transient
 from storage.queues import Message, Pacer, QueueClient
 from transforms.elements import FileVersion, Notice
+from transforms.members import Apart, join
 from transforms.run_state import run_state, stopping
 
 _log = logging.getLogger(__name__)
@@ -63,26 +64,35 @@ class FindFiles(beam.PTransform):
 
     Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
     is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
+    ``retried``: the runner begins by itself again what failed, and that is an attempt of its own.
     """
 
     source: Source
     output: Location
+    retried: bool = False
+    apart: Apart | None = None
 
     def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
         """Nothing → Notice."""
-        return (
-            root
-            | "Start" >> beam.Impulse()
-            | "Look" >> beam.ParDo(_Look(self.source, self.output)).with_output_types(Notice)
-        )
+        return root | "Start" >> beam.Impulse() | "Look" >> beam.ParDo(_Look(self)).with_output_types(Notice)
 
 
 class _Look(beam.DoFn):
-    def __init__(self, source: Source, output: Location) -> None:
-        self.source = source
-        self.output = output
+    def __init__(self, step: FindFiles) -> None:
+        self.source = step.source
+        self.output = step.output
+        self.retried = step.retried
+        self.apart = step.apart
+
+    def setup(self) -> None:
+        join(self.apart)
 
     def process(self, _: bytes) -> Iterator[Notice]:
+        attempt = run_state().next_attempt() if self.retried else ""
+        for notice in self._look():
+            yield replace(notice, attempt=attempt)
+
+    def _look(self) -> Iterator[Notice]:
         yield from left_in_work(self.output)
         if isinstance(self.source, Listing):
             yield from list_inputs(self.source, self.output)

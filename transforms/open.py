@@ -19,7 +19,9 @@ from storage.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from storage.manifests import ShardRecord, counted_shards, read_manifest
 from storage.objects import Location, open_store
 from storage.queues import QueueClient
+from storage.runs import owner_of, run_of
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
+from transforms.members import Apart, join
 from transforms.run_state import run_state
 from transforms.shards import folder_of
 from transforms.side_by_side import SideBySide
@@ -53,13 +55,18 @@ class OpenFiles(beam.PTransform):
     configuration: str
     run_id: str
     queue: str | None = None
+    apart: Apart | None = None
 
     def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
         """Notice → Opened."""
         return (
             notices
             | "Write job records"
-            >> beam.ParDo(SideBySide(partial(open_each, self.output, self.configuration, self.run_id)))
+            >> beam.ParDo(
+                SideBySide(
+                    partial(open_each, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
+                )
+            )
             | "Ack messages" >> beam.ParDo(_Ack(self.queue))
         )
 
@@ -84,7 +91,7 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
     if presence is not None and presence.run_id != run_id:  # what is left of a pipeline that failed opens nothing
         return Opening(ack=False)
     file, store = notice.file, open_store(output.store_url)
-    jobs, problem = Jobs(store, output.key), ""
+    jobs, problem, owner = Jobs(store, output.key), "", owner_of(run_id, notice.attempt)
     try:
         manifest = read_manifest(store, folder_of(output, file))
     except ValueError as error:
@@ -106,14 +113,15 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
             file.size,
             notification=dict(notice.body),
             configuration=configuration,
-            run_id=run_id,
+            run_id=owner,
             nonce=notice.nonce,
         ),
-        run_state().is_alive,
+        lambda other: run_state().is_held(other, run_id, notice.attempt),
     )
     if claim.record.nonce != notice.nonce:
-        if claim.record.run_id != run_id:
-            run_state().leave_to(file, claim.record.run_id)
+        other = run_of(claim.record.run_id)
+        if other != run_id:
+            run_state().leave_to(file, other)
         return Opening()
     try:
         if problem:

@@ -21,6 +21,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 from storage.errors import StorageError, StorageUnavailable
 from storage.objects import Location
 from transforms.elements import Notice
+from transforms.members import Apart, join
 from transforms.notices import Notifications, Puller, left_in_work
 from transforms.run_state import run_state, stopping
 
@@ -49,6 +50,7 @@ class PollFiles(beam.PTransform):
 
     source: Notifications
     output: Location
+    apart: Apart | None = None
 
     def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
         """Nothing → Notice, without end."""
@@ -56,7 +58,9 @@ class PollFiles(beam.PTransform):
             root
             | "Start" >> beam.Impulse()
             | "Ask again and again"
-            >> beam.ParDo(LookAgain(partial(_Files, self.source, self.output))).with_output_types(Notice)
+            >> beam.ParDo(LookAgain(partial(LookForFiles, self.source, self.output), self.apart)).with_output_types(
+                Notice
+            )
             | "By the hour of finding" >> beam.WindowInto(FixedWindows(WINDOW_SECONDS))
         )
 
@@ -83,11 +87,13 @@ class LookAgain(beam.DoFn, RestrictionProvider):
     ``begin`` is pickled.
     """
 
-    def __init__(self, begin: Callable[[], Looking]) -> None:
+    def __init__(self, begin: Callable[[], Looking], apart: Apart | None = None) -> None:
         self._begin = begin
+        self._apart = apart
 
     def setup(self) -> None:
         """Opens connections."""
+        join(self._apart)
         self._looking = self._begin()
 
     def teardown(self) -> None:
@@ -154,17 +160,19 @@ class Sweep(Generic[T]):
         return found, len(found) == _PORTION
 
 
-class _Files:
-    """See Looking; the files that a queue announces, after those that were left in work."""
+class LookForFiles:
+    """The files that a queue announces, after those that were left in work; see Looking."""
 
     def __init__(self, source: Notifications, output: Location) -> None:
         self._puller = Puller(source, output)
         self._sweep = Sweep(lambda: left_in_work(output))
 
     def look(self) -> tuple[list[Notice], float]:
+        """A portion of what was left, and one pull."""
         swept, more = self._sweep.portion()
         notices, _, wait = self._puller.pull()
         return [*swept, *notices], 0.0 if more else wait
 
     def close(self) -> None:
+        """Lets the queue go."""
         self._puller.close()

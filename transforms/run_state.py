@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backends.money import Budget, Limits
-from storage.runs import Presence
+from storage.runs import Presence, attempt_of, run_of
 from transforms.elements import FileVersion, Settled
 
 # Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
@@ -23,7 +23,8 @@ class Counts:
     """Lines and files by what became of them, and tokens, since the run began.
 
     ``files_done`` and ``files_stale`` count those too that were so before; ``bytes_opened`` is the size of all opened;
-    ``answered_before`` and ``failed_before`` are lines of opened files that earlier runs have written.
+    ``answered_before`` and ``failed_before`` are lines of opened files that earlier runs have written;
+    ``lines_written`` are those that stand in ``shards`` of this one.
     """
 
     messages_passed_over: int = 0
@@ -42,6 +43,7 @@ class Counts:
     input_tokens: int = 0
     output_tokens: int = 0
     shards: int = 0
+    lines_written: int = 0
 
 
 @dataclass(slots=True)
@@ -92,9 +94,10 @@ class RunState:
             self.left.pop(file.id, None)
             self.others.pop(file.id, None)
             before = self.settled.pop(file.id, None)
-            self.settled[file.id] = settled
             if before is not None and before.status == settled.status:
+                self.settled[file.id] = before
                 return  # another message about the same version
+            self.settled[file.id] = settled
             self.counts.files_done += settled.status == "done"
             self.counts.files_stale += settled.status == "stale"
             self.counts.files_with_errors += bool(settled.failed)
@@ -108,14 +111,29 @@ class RunState:
                 self.budget = Budget(limits)
             return self.budget
 
+    def next_attempt(self) -> str:
+        """Begins anew where a runner has lost what was in work, and names the attempt; later ones are greater.
+
+        What the job records of earlier attempts of this run name is free for this one (see ``is_held``).
+        """
+        with self._lock:
+            self.opened.clear()
+        return "0" if self.presence is None else f"{self.presence.store_time():.1f}"
+
+    def is_held(self, owner: str, run_id: str, attempt: str) -> bool:
+        """Whether an ``owner_of`` may still work on its files, asked by an attempt of this run. Raises StorageError."""
+        if run_of(owner) != run_id:
+            return self.is_alive(owner)
+        return float(attempt_of(owner) or 0) >= float(attempt or 0)
+
     def in_work(self) -> list[FileVersion]:
         """The files in work at this moment."""
         with self._lock:
             return list(self.opened.values())
 
-    def is_alive(self, run_id: str) -> bool:
+    def is_alive(self, owner: str) -> bool:
         """Whether another run may still work on its files. Raises StorageError."""
-        return self.presence is not None and self.presence.is_alive(run_id)
+        return self.presence is not None and self.presence.is_alive(owner)
 
     def leave_to(self, file: FileVersion, run_id: str) -> None:
         """A file is in work by another run, which is alive."""

@@ -21,6 +21,7 @@ from storage.jobs import Jobs
 from storage.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from storage.objects import Location, open_store
 from transforms.elements import FileVersion, Settled, Written
+from transforms.members import Apart, Tell, join
 from transforms.run_state import run_state
 from transforms.shards import folder_of
 from transforms.side_by_side import SideBySide
@@ -39,18 +40,22 @@ class SettleFiles(beam.PTransform):
     output: Location
     configuration: str
     run_id: str
+    apart: Apart | None = None
 
     def expand(self, written: PCollection[Written]) -> PCollection[Settled]:
         """Written → Settled."""
-        return (
+        settled = (
             written
             | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
             | "Merge tiles" >> beam.ParDo(_Merge()).with_output_types(Concluded)
             | "Write manifests"
             >> beam.ParDo(
-                SideBySide(partial(conclude, self.output, self.configuration, self.run_id))
+                SideBySide(
+                    partial(conclude, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
+                )
             ).with_output_types(Settled)
         )
+        return settled if self.apart is None else settled | "Tell" >> beam.ParDo(Tell(self.apart))
 
 
 def _keyed(written: Written) -> tuple[str, Written]:

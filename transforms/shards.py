@@ -19,6 +19,7 @@ from storage.intervals import Intervals
 from storage.manifests import Kind, file_folder, put_shard
 from storage.objects import Location, open_store
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Outcome, Stale, Written
+from transforms.members import Apart, join
 from transforms.run_state import run_state
 from transforms.side_by_side import SideBySide
 
@@ -49,6 +50,7 @@ class WriteShards(beam.PTransform):
     output: Location
     configuration: str
     batching: Batching = Batching()
+    apart: Apart | None = None
 
     def expand(self, outcomes: PCollection[Outcome]) -> PCollection[Written]:
         """Outcome → Written."""
@@ -56,7 +58,10 @@ class WriteShards(beam.PTransform):
             outcomes
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
             | "Batch" >> beam.ParDo(_Batch(self.batching)).with_output_types(list[Outcome])
-            | "Put" >> beam.ParDo(SideBySide(partial(write_batch, self.output, self.configuration)))
+            | "Put"
+            >> beam.ParDo(
+                SideBySide(partial(write_batch, self.output, self.configuration), prepare=partial(join, self.apart))
+            )
         )
 
 
@@ -114,7 +119,7 @@ def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer
         output_tokens=sum(row.output_tokens for row in answers),
         cost=total(row.cost for row in answers),
     )
-    run_state().add(shards=1)
+    run_state().add(shards=1, lines_written=len(rows))
     return Written(file, shard=shard)
 
 

@@ -21,14 +21,18 @@ class SideBySide(beam.DoFn, Generic[T, R]):
     """Does ``work`` for up to AT_ONCE elements at the same time, and emits what each gave, in the elements' order.
 
     The results of the last ones come with later elements, or at the end of the bundle. An error fails the bundle.
-    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one.
+    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one. ``prepare`` is called
+    once before it, in the process that works.
     """
 
-    def __init__(self, work: Callable[[T], Iterable[R]]) -> None:
+    def __init__(self, work: Callable[[T], Iterable[R]], prepare: Callable[[], None] | None = None) -> None:
         self._work = work
+        self._prepare = prepare
 
     def setup(self) -> None:
         """Starts the threads."""
+        if self._prepare is not None:
+            self._prepare()
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="llmdo-side")
 
     def start_bundle(self) -> None:

@@ -137,7 +137,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_ends_with_its_newest_versio
     assert min(len(old), len(new)) > SMALL_BYTES  # a small file is read when it is opened
     cloud.upload("a.jsonl", old)
     overwritten = threading.Event()
-    read = lines._read
+    read = lines.read_range
 
     def overwrite_first(element, restriction, *more):
         if not overwritten.is_set():
@@ -145,7 +145,7 @@ def test_a_file_that_is_overwritten_while_it_is_read_ends_with_its_newest_versio
             cloud.upload("a.jsonl", new)
         yield from read(element, restriction, *more)
 
-    monkeypatch.setattr(lines, "_read", overwrite_first)
+    monkeypatch.setattr(lines, "read_range", overwrite_first)
     first = cloud.run()
     assert first.counts.files_stale == 1
     if last == "old":
@@ -160,7 +160,7 @@ def test_a_version_that_comes_back_while_it_is_given_up_is_not_forgotten(cloud, 
     old = prompts(LONG, "old")
     cloud.upload("a.jsonl", old)
     calls = []
-    read = lines._read
+    read = lines.read_range
 
     def overwrite_and_put_back(element, restriction, *more):
         calls.append(element.file.etag)
@@ -173,7 +173,7 @@ def test_a_version_that_comes_back_while_it_is_given_up_is_not_forgotten(cloud, 
         else:
             yield from read(element, restriction, *more)
 
-    monkeypatch.setattr(lines, "_read", overwrite_and_put_back)
+    monkeypatch.setattr(lines, "read_range", overwrite_and_put_back)
     assert cloud.run().counts.files_stale == 1
     assert cloud.run().problem is None
     cloud.check()

@@ -183,3 +183,21 @@ def test_the_environment_must_have_what_the_models_provider_needs(monkeypatch, m
     for name in missing:
         monkeypatch.setenv(name, "0" * 32)
     assert check_options(**{**LOCAL, "model": model}).model.endswith(model)
+
+
+@pytest.mark.parametrize(
+    ("flink", "apart", "in_flight"),
+    [
+        ({"parallelism": 3}, False, 192),
+        ({"parallelism": 3, "environment_type": "EXTERNAL"}, True, 64),
+        ({"flink_master": "host:8081"}, True, 64),
+        ({"flink_master": "host:8081", "environment_type": "LOOPBACK"}, False, 64),
+    ],
+)
+def test_a_budget_is_refused_where_other_processes_would_call(flink, apart, in_flight):
+    options = JsonlOptions(files=("a",), output="out", runner="flink", flink=flink)
+    assert (options.apart, options.calls_in_flight) == (apart, in_flight)
+    assert options.reading.planned
+    if apart:
+        with pytest.raises(ValueError, match="--max-cost and --max-tokens-total are counted in one process"):
+            JsonlOptions(files=("a",), output="out", runner="flink", flink=flink, max_tokens_total=5)

@@ -14,7 +14,7 @@ from transforms.run_state import Counts
 runner = CliRunner()
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "local", "ask", "models"])
+@pytest.mark.parametrize("command", ["run", "schedule", "verify", "local", "ask", "models"])
 def test_every_command_has_help_with_an_example(command):
     result = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -22,7 +22,7 @@ def test_every_command_has_help_with_an_example(command):
 
 
 def test_no_option_takes_a_secret():
-    for command in ("run", "stream", "chat", "retry", "verify", "local", "ask", "models"):
+    for command in ("run", "stream", "schedule", "chat", "retry", "verify", "local", "ask", "models"):
         text = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.lower()
         names = set(re.findall(r"--[a-z-]+", text))
         assert "--help" in names

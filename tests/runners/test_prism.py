@@ -17,9 +17,10 @@ from apache_beam.runners.worker.sdk_worker import SdkWorker
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipelines.options import JsonlOptions
-from runners import prism
-from runners.prism import PrismDied, launch, prism_arguments, running_prism
-from runners.prism_binary import PrismError
+from runners import portable, prism, servers
+from runners.prism import launch, prism_arguments, running_prism
+from runners.servers import ServerDied
+from runners.tools import ToolError
 
 ROOT = Path(__file__).parents[2]
 # Beam's own threads lose their connections when Prism dies, and say so, some of them later.
@@ -117,7 +118,7 @@ def test_prism_is_stopped_when_the_pipeline_fails(binary: Path) -> None:
 
 @pytest.mark.prism
 def test_a_job_may_take_longer_than_the_timeout_of_a_connection(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prism, "_CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(portable, "_CONNECT_TIMEOUT", 1)
     with launch(options(binary)) as arguments:
         assert "--job_server_timeout=1" in arguments
         with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
@@ -130,7 +131,7 @@ def test_a_job_may_take_longer_than_the_timeout_of_a_connection(binary: Path, mo
 def test_a_prism_that_dies_in_the_middle_ends_the_pipeline_with_its_log(binary: Path) -> None:
     with (
         pytest.raises(
-            PrismDied, match=r"(?s)was ended by signal 9 .* run the same command again.*Serving JobManagement"
+            ServerDied, match=r"(?s)was ended by signal 9 .* run the same command again.*Serving JobManagement"
         ),
         running_prism(binary) as endpoint,
     ):
@@ -144,8 +145,8 @@ def test_a_prism_that_dies_in_the_middle_ends_the_pipeline_with_its_log(binary: 
 def test_a_prism_that_died_before_the_job_is_an_error_and_no_wait_without_end(
     binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prism, "_CONNECT_TIMEOUT", 1)
-    with pytest.raises(PrismDied, match="was ended by signal 9"), running_prism(binary) as endpoint:
+    monkeypatch.setattr(portable, "_CONNECT_TIMEOUT", 1)
+    with pytest.raises(ServerDied, match="was ended by signal 9"), running_prism(binary) as endpoint:
         os.kill(endpoint.pid, signal.SIGKILL)
         with beam.Pipeline(options=PipelineOptions(prism_arguments(endpoint))) as pipeline:
             _ = pipeline | beam.Create([1])
@@ -157,7 +158,7 @@ CHILD = textwrap.dedent("""
     from pathlib import Path
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
-    from runners import prism
+    from runners import portable, prism, servers
 
     def answer(seconds):
         print("working", flush=True)
@@ -214,7 +215,7 @@ def test_prism_ends_when_its_parent_was_killed_before_it_had_a_job(binary: Path)
     script = """
         import sys, time
         from pathlib import Path
-        from runners import prism
+        from runners import portable, prism, servers
 
         with prism.running_prism(Path(sys.argv[1])) as endpoint:
             print(endpoint.pid, flush=True)
@@ -249,15 +250,15 @@ def of_session(session: int) -> list[str]:
 
 def test_a_prism_that_does_not_start_is_an_error_with_its_log(tmp_path: Path) -> None:
     broken = fake(tmp_path / "prism", "echo 'panic: no port'\nexit 3")
-    with pytest.raises(PrismDied, match=r"(?s)ended with exit code 3 .*panic: no port"), running_prism(broken):
+    with pytest.raises(ServerDied, match=r"(?s)ended with exit code 3 .*panic: no port"), running_prism(broken):
         pytest.fail("it cannot be used")
 
 
 def test_a_prism_that_never_serves_is_an_error_and_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prism, "_START_TIMEOUT", 0.5)
-    monkeypatch.setattr(prism, "_STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr(servers, "_START_TIMEOUT", 0.5)
+    monkeypatch.setattr(servers, "_STOP_TIMEOUT", 0.2)
     deaf = fake(tmp_path / "prism", f"trap '' TERM\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done")
-    with pytest.raises(PrismError, match="Prism did not serve within"), running_prism(deaf):
+    with pytest.raises(ToolError, match="Prism did not serve within"), running_prism(deaf):
         pytest.fail("it cannot be used")
     assert not alive(int((tmp_path / "pid").read_text()))
 

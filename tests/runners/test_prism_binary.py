@@ -17,6 +17,7 @@ from apache_beam.version import __version__ as beam_version
 
 from runners import prism_binary
 from runners.prism_binary import PrismError, cache_folder, checked, find_prism
+from runners.tools import ToolError
 
 # Answers --help as Prism does; it serves nothing.
 FAKE_PRISM = "#!/bin/sh\necho 'Usage of prism: -job_port int -serve_http -log_kind string'\n"
@@ -216,5 +217,5 @@ def test_two_that_build_at_once_build_it_once(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way")
-    with pytest.raises(PrismError, match=r"Prism cannot be kept at .*; set XDG_CACHE_HOME"):
+    with pytest.raises(ToolError, match=r"nothing can be kept at .*; set XDG_CACHE_HOME"):
         find_prism(None)

@@ -10,7 +10,16 @@ import pytest
 from storage import runs
 from storage.errors import ObjectNotFound, StorageUnavailable
 from storage.files import LocalStore
-from storage.runs import ASLEEP_SECONDS, DEAD_SECONDS, Presence, heartbeats, sweep
+from storage.runs import (
+    ASLEEP_SECONDS,
+    DEAD_SECONDS,
+    Presence,
+    attempt_of,
+    heartbeats,
+    owner_of,
+    run_of,
+    sweep,
+)
 
 SOON = 20.0  # seconds until a test gives up waiting
 
@@ -320,3 +329,8 @@ def test_a_heartbeat_that_cannot_be_removed_does_not_fail_the_run(store, caplog,
     monkeypatch.setattr(store, "delete", fail)
     presence.stop()
     assert "no network" in caplog.text
+
+
+def test_an_owner_names_its_run_and_the_attempt():
+    assert (owner_of("r", ""), owner_of("r", "7.5")) == ("r", "r@7.5")
+    assert (run_of("r@7.5"), attempt_of("r@7.5"), run_of("r"), attempt_of("r")) == ("r", "7.5", "r", "")

@@ -33,7 +33,8 @@ import json, re, sys
 from pathlib import Path
 from storage.files import LocalStore
 from transforms.elements import FileVersion, Line, OpenFile, Stale, TooLong
-from transforms.lines import NO_END, Reading, _Range, _ReadRange
+from transforms.lines import _Range, _ReadRange
+from transforms.reading import NO_END, Reading
 
 class Tracker:
     def current_restriction(self): return _Range(0, NO_END, seekable=False)

@@ -27,9 +27,11 @@ from storage.manifests import ShardRecord
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
 from transforms import cutting, lines
+from transforms import reading as reads
 from transforms.elements import Blank, FileVersion, KnownShard, Line, OpenFile, Stale, TooLong
 from transforms.lanes import Lanes, Turn
-from transforms.lines import NO_END, Reading, ReadLines
+from transforms.lines import ReadLines
+from transforms.reading import NO_END, Reading
 from transforms.run_state import reset_run_state, run_state
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def read_restlessly(element: OpenFile | KnownShard, reading: Reading, rng: rando
     do_fn.start_bundle()
     coder = do_fn.restriction_coder()
     found: list[Any] = []
-    for part in lines._one_gap_each(element):
+    for part in lines.one_gap_each(element):
         ranges = list(do_fn.split(part, do_fn.initial_restriction(part)))
         do_fn._turn = RestlessTurn(rng) if reading.checkpoint_seconds is not None else None
         while ranges:
@@ -126,9 +128,9 @@ def test_however_a_file_is_split_its_tiles_are_those_of_a_plain_reading(
     tiles = plain_reading(file, content, reading.max_line_bytes)
     done = [tile for tile in tiles if data.draw(st.booleans())] if data.draw(st.booleans()) else []
     with (
-        patch.object(lines, "open_store", lambda url: store),
+        patch.object(reads, "open_store", lambda url: store),
         patch.object(lines, "next_group", lambda size, seconds: rng.randint(1, 8)),
-        patch.object(lines, "OVERHANG", data.draw(st.sampled_from([1, 10, 64 << 10]))),
+        patch.object(reads, "OVERHANG", data.draw(st.sampled_from([1, 10, 64 << 10]))),
         patch.object(cutting, "BLOCK", block),
     ):
         found = read_restlessly(OpenFile(file, gaps_without(done, len(content), open_end=False)), reading, rng)
@@ -150,7 +152,7 @@ def test_however_a_compressed_file_is_deferred_its_tiles_are_those_of_a_plain_re
     tiles = plain_reading(file, content, reading.max_line_bytes)
     done = [tile for tile in tiles if data.draw(st.booleans())] if data.draw(st.booleans()) else []
     with (
-        patch.object(lines, "open_store", lambda url: store),
+        patch.object(reads, "open_store", lambda url: store),
         patch.object(lines, "next_group", lambda size, seconds: rng.randint(1, 8)),
     ):
         found = read_restlessly(OpenFile(file, gaps_without(done, len(content), open_end=True)), reading, rng)
@@ -163,7 +165,7 @@ def test_a_known_shard_and_an_empty_file_come_out_once(reading: Reading, seed: i
     rng = random.Random(seed)
     store = MemoryStore()
     empty, full, packed = store.add("a", b""), store.add("b", b"123456789"), store.add("c.gz", b"")
-    with patch.object(lines, "open_store", lambda url: store):
+    with patch.object(reads, "open_store", lambda url: store):
         assert read_restlessly(KnownShard(full, SHARD), reading, rng) == [KnownShard(full, SHARD)]
         assert read_restlessly(OpenFile(empty, ()), reading, rng) == [Blank(empty, 0, 0, total=0)]
         assert read_restlessly(OpenFile(packed, ((0, None),)), reading, rng) == [Blank(packed, 0, 0, total=0)]
@@ -172,7 +174,7 @@ def test_a_known_shard_and_an_empty_file_come_out_once(reading: Reading, seed: i
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     store = MemoryStore()
-    monkeypatch.setattr(lines, "open_store", lambda url: store)
+    monkeypatch.setattr(reads, "open_store", lambda url: store)
     return store
 
 
@@ -319,7 +321,7 @@ def test_compressed_files_have_a_limit_of_their_own_and_plain_ones_none() -> Non
     assert not Reading().refuses(plain)
     assert not Reading(max_file_bytes=5 << 40).refuses(plain)
     assert Reading(max_file_bytes=(5 << 40) - 1).refuses(plain)
-    assert Reading().content_limit(packed) == lines.COMPRESSED_CONTENT
+    assert Reading().content_limit(packed) == reads.COMPRESSED_CONTENT
     assert Reading(max_file_bytes=1 << 40).content_limit(packed) == 1 << 40
 
 
@@ -440,9 +442,12 @@ def same_as(expected: list[Any]) -> Any:
     return matches
 
 
-@pytest.fixture(params=["direct", pytest.param("prism", marks=pytest.mark.prism)])
+@pytest.fixture(params=["direct", "planned", pytest.param("prism", marks=pytest.mark.prism)])
 def run(request: pytest.FixtureRequest) -> Any:
-    """Reads elements on a runner and compares; on Prism with turns so short that ranges are deferred and resumed."""
+    """Reads elements on a runner and compares; on Prism with turns so short that ranges are deferred and resumed.
+
+    Planned reading is for Flink, but any runner can do it.
+    """
 
     def read(elements: list[Any], expected: list[Any], reading: Reading) -> None:
         on_prism = request.param == "prism"
@@ -450,6 +455,7 @@ def run(request: pytest.FixtureRequest) -> Any:
             reading.range_bytes,
             reading.max_line_bytes,
             checkpoint_seconds=0.05 if on_prism else None,
+            planned=request.param == "planned",
         )
         root = TestPipeline(options=prism_options()) if on_prism else TestPipeline(runner="FnApiRunner")
         with root as pipeline:

@@ -114,6 +114,14 @@ def test_what_this_run_works_on_is_not_opened_twice_but_a_repeated_bundle_opens_
     assert open_file(output, "c", "run-1", notice(file)) == first
 
 
+def test_a_later_attempt_of_the_run_takes_over_what_an_earlier_one_lost_and_not_the_other_way_round(output, file):
+    first, second = (replace(notice(file, nonce), attempt=at) for nonce, at in (("n1", "99.5"), ("n2", "100.5")))
+    assert open_file(output, "c", "run", first).elements == (opened(file, (0, len(CONTENT))),)
+    assert open_file(output, "c", "run", second).elements == (opened(file, (0, len(CONTENT)), nonce="n2"),)
+    assert open_file(output, "c", "run", replace(first, nonce="n3")) == Opening()
+    assert [record.run_id for record in records(output)] == ["run@100.5"]
+
+
 def test_what_a_living_run_works_on_is_left_to_it_and_the_message_goes(output, file, state, monkeypatch):
     open_file(output, "c", "run-1", notice(file))
     monkeypatch.setattr(type(state), "is_alive", lambda self, run_id: True)

@@ -1,0 +1,134 @@
+"""How a run on Flink fills its window of calls, and what more machines bring. Prints one JSON object a line.
+
+    python -m benchmarks.flink [--quick] [--only PART] [--mean 0.5]
+
+``window``: ``llmdo run --runner flink`` on the job server's own cluster; a model with log-normal latency (sigma 1) and
+the given mean, and the figures of ``benchmarks.continuous``: ``share`` of the window that the endpoint saw in use, and
+``in_flight``, what the engine had in flight of it. ``limit`` is a loop of plain aiohttp that does nothing else.
+
+``scale``: a cluster of 1, 2, and 4 TaskManagers of one slot, each with a Python process that has a fixed number of
+calls in flight, of 0.3 s each: so 1/0.3 s for each of these is the most. ``per_s`` counts the calls of the middle 80 %,
+when all machines are at work; ``ratio`` is that over one machine's. All of it runs on the same cores, which is possible
+as the calls are waits; a machine that is busy with other things shows less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks import continuous
+from benchmarks.continuous import BUCKET, MODEL, local_cloudflare, upload
+from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from runners.flink_cluster import running_cluster
+
+LATENCY_S = 0.3
+LONG_TAIL = continuous.Scale(mean=0.5, lines=10_000, limit_calls=4_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        window: of the part of this name.
+        slots: how many machines, one after the other; ``calls`` in flight of each, and ``lines`` for each.
+    """
+
+    window: continuous.Scale = LONG_TAIL
+    slots: tuple[int, ...] = (1, 2, 4)
+    calls: int = 16
+    lines: int = 1_500
+
+
+QUICK = Scale(replace(continuous.QUICK, lines=200), slots=(1, 2), calls=4, lines=100)
+
+
+def window(scale: Scale) -> Iterator[dict[str, Any]]:
+    """One machine, with calls that take very differently long."""
+    limit = continuous.limit(scale.window)
+    yield {"part": "limit", "mean_s": scale.window.mean, **limit}
+    upload("flink/window/big.jsonl", scale.window.lines)
+    with fake_endpoint(scale.window.mean, continuous.SIGMA) as url:
+        cpu = continuous.cpu_s()
+        with continuous.llmdo(scale.window, url, *_places("window"), "--runner", "flink") as process:
+            process.wait(continuous.TIMEOUT_S)
+        used = continuous.result_of("flink/window/", "flink/window/big.jsonl", take_spans(url), scale.window, cpu)
+    of_limit = round(used["share"] / limit["share"], 3)
+    yield {"part": "window", "mean_s": scale.window.mean, **used, "of_limit": of_limit}
+
+
+def machines(scale: Scale) -> Iterator[dict[str, Any]]:
+    """More and more machines, with calls that take equally long."""
+    rates: list[float] = []
+    for slots in scale.slots:
+        name = f"slots-{slots}"
+        upload(f"flink/{name}/big.jsonl", scale.lines * slots)
+        with (
+            fake_endpoint(LATENCY_S) as url,
+            # The workers take it from the environment of the pool.
+            patch.dict(os.environ, {"CLOUDFLARE_BASE_URL": url}),
+            running_cluster(task_managers=slots, slots=1) as cluster,
+        ):
+            where = ["--flink-master", cluster.master, "--environment-config", cluster.pool]
+            how = ["--parallelism", str(slots), "--concurrency", f"fixed:{scale.calls}", "--model", MODEL, "--json"]
+            command = [sys.executable, "-m", "runners", *_places(name), "--runner", "flink", *where, *how]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=continuous.TIMEOUT_S)
+            spans = take_spans(url)
+        rates.append(rate(spans))
+        yield {
+            "part": "scale",
+            "slots": slots,
+            "calls": len(spans),
+            "most_per_s": round(slots * scale.calls / LATENCY_S, 1),
+            "per_s": round(rates[-1], 1),
+            "ratio": round(rates[-1] / rates[0], 2),
+        }
+
+
+def rate(spans: Sequence[Span]) -> float:
+    """Calls a second in the middle 80 %."""
+    begins = sorted(begin for begin, _ in spans)
+    first, last = len(begins) // 10, len(begins) * 9 // 10
+    return (last - first) / (begins[last] - begins[first])
+
+
+def _places(name: str) -> list[str]:
+    return ["run", "--input", f"{BUCKET}/flink/{name}/", "--output", f"{BUCKET}/output/flink/{name}/"]
+
+
+PARTS = {"window": window, "scale": machines}
+
+
+def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
+    """Measures the parts, and prints the figures of each as they come."""
+    results = []
+    with local_cloudflare():
+        for name, measure in PARTS.items():
+            if only in (None, name):
+                for figures in measure(scale):
+                    results.append({"benchmark": "flink"} | figures)
+                    print(json.dumps(results[-1]), flush=True)
+    return results
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a small run, to see that it runs")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--mean", type=float, default=LONG_TAIL.mean, help="the model's mean latency in seconds")
+    chosen = parser.parse_args()
+    scale = QUICK if chosen.quick else Scale()
+    run(scale if chosen.quick else replace(scale, window=replace(LONG_TAIL, mean=chosen.mean)), chosen.only)
+
+
+if __name__ == "__main__":
+    main()

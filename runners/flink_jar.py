@@ -1,0 +1,166 @@
+"""Finds the jar of Beam's job server for Flink: given, in a cache, built with Maven, or downloaded.
+
+``python -m runners.flink_jar`` prints its path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+from apache_beam.utils.subprocess_server import JavaJarServer
+from apache_beam.version import __version__ as beam_version
+
+from runners.tools import ToolError, Ways, cache_of, download, first, one_at_a_time, run, say, succeed, workshop
+
+ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
+# What cluster the jars are for, ours and Beam's.
+FLINK_VERSION = "1.19"
+# Flink 1.19 runs on Java 8, 11 and 17; Beam's classes of 2.70 and newer want 11.
+JAVA_AT_LEAST = 11
+_POM = Path(__file__).with_name("flink_pom.xml")
+# Each Beam jar has it, whoever put the jar together.
+_PROPERTIES = "org/apache/beam/sdk/sdk.properties"
+_DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
+_JAVA_TIMEOUT = 30.0  # seconds
+
+
+class FlinkError(ToolError):
+    """Flink, or what leads to it, is not there or does not work; the message has the remedy."""
+
+
+def find_jar(location: str | None) -> Path:
+    """The path of a job server for Flink 1.19. The first of these that holds:
+
+    ``location``; LLMDO_FLINK_JAR; this program's cache; Beam's cache; built with Maven from what Maven Central has
+    (16 s with all parts there, 4 minutes without); Beam's release (300 MB). The last two are kept in the cache, and
+    take one process at a time. Raises FlinkError: at once for a location that is given and wrong, else when nothing
+    helped.
+    """
+    given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
+    for name, path in given.items():
+        if path:
+            try:
+                return checked(Path(path).expanduser().absolute())
+            except FlinkError as error:
+                raise FlinkError(f"{name}: {error}; give the path of a Beam job server, or leave it away") from None
+    tried: list[str] = []
+    found = first(_FOUND, tried)
+    if found is None:
+        with one_at_a_time(cache_folder()):
+            # Another process may have filled the cache while this one waited.
+            found = first({"cache": _cached}, []) or first(_MADE, tried)
+    if found is None:
+        raise FlinkError(
+            f"Beam's job server for Flink {FLINK_VERSION} is not here and could not be had:{''.join(tried)}\n"
+            "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar with --flink-job-server-jar or "
+            f"{ENVIRONMENT_NAME}, or use --runner prism."
+        )
+    return found
+
+
+def checked(jar: Path) -> Path:
+    """Gives ``jar`` back when it is a job server for Flink. Raises FlinkError."""
+    beam_version_of(jar)
+    return jar
+
+
+def beam_version_of(jar: Path) -> tuple[int, ...]:
+    """The Beam version of a job server, such as (2, 70, 0). Raises FlinkError for a file that is none."""
+    if not jar.is_file():
+        raise FlinkError(f"there is no {jar}")
+    try:
+        with zipfile.ZipFile(jar) as content:
+            content.getinfo(_DRIVER)
+            properties = content.read(_PROPERTIES).decode()
+    except (zipfile.BadZipFile, KeyError):
+        raise FlinkError(f"{jar} is no job server for Flink") from None
+    found = re.search(r"^(?:sdk_)?version=(\d+)\.(\d+)\.(\d+)", properties, re.MULTILINE)
+    if found is None:
+        raise FlinkError(f"{jar} does not tell its Beam version")
+    return tuple(map(int, found.groups()))
+
+
+def java() -> Path:
+    """The Java that JAVA_HOME or PATH name. Raises FlinkError where there is none, or an old one."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    remedy = f"Flink needs Java {JAVA_AT_LEAST} or 17: apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
+    if found is None:
+        raise FlinkError(f"there is no java {f'in JAVA_HOME={home}' if home else 'on PATH'}; {remedy}")
+    said = run([found, "-version"], _JAVA_TIMEOUT).stdout
+    # 1.8.0_392 is Java 8.
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    if version is None:
+        raise FlinkError(f"{found} -version says no version ({said.strip()[:80] or 'nothing'}); {remedy}")
+    if int(version[1]) < JAVA_AT_LEAST:
+        raise FlinkError(f"{found} is Java {version[1]}; {remedy}")
+    return Path(found)
+
+
+def cache_folder() -> Path:
+    """Where a jar that was built is kept; another pom has another folder."""
+    return cache_of(f"flink-{FLINK_VERSION}-job-server-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]}")
+
+
+def _cached() -> Path:
+    return checked(cache_folder() / "job-server.jar")
+
+
+def _cached_by_beam() -> Path:
+    return checked(Path(JavaJarServer.JAR_CACHE) / _release_url().rpartition("/")[2])
+
+
+def _built() -> Path:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise FlinkError("there is no mvn on PATH")
+    java()
+    say(f"building Beam's job server for Flink {FLINK_VERSION} with {maven} (up to 4 minutes, once) …")
+    with workshop(cache_folder()) as folder:
+        shutil.copy(_POM, folder / "pom.xml")
+        succeed([maven, "--quiet", "--batch-mode", "package"], {}, folder)
+        return _keep(folder / "target" / "job-server.jar")
+
+
+def _downloaded() -> Path:
+    url = _release_url()
+    say(f"downloading {url} …")
+    with workshop(cache_folder()) as folder:
+        jar = folder / "job-server.jar"
+        download(url, jar)
+        return _keep(jar)
+
+
+_FOUND: Ways = {"cache": _cached, "Beam's cache": _cached_by_beam}
+_MADE: Ways = {"Maven": _built, "Beam's release": _downloaded}
+
+
+def _release_url() -> str:
+    name = f"beam-runners-flink-{FLINK_VERSION}-job-server"
+    return f"{JavaJarServer.MAVEN_CENTRAL_REPOSITORY}/org/apache/beam/{name}/{beam_version}/{name}-{beam_version}.jar"
+
+
+def _keep(jar: Path) -> Path:
+    """Moves a new jar into the cache, whole or not at all."""
+    return checked(jar).replace(cache_folder() / "job-server.jar")
+
+
+def main() -> int:
+    """Prints where the jar is; one that is nowhere is built or fetched."""
+    try:
+        java()
+        print(find_jar(None))  # noqa: T201  this is the command's output
+    except ToolError as error:
+        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

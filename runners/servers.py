@@ -1,0 +1,139 @@
+"""Servers that a run starts for itself: each in its own session, and never alive for longer than this process."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runners.tools import ToolError
+
+_log = logging.getLogger(__name__)
+
+# Far above what was seen on an idle machine: 0.1 s for Prism, 2 s for Java. Seconds.
+_START_TIMEOUT = 180.0
+# From SIGTERM to SIGKILL. Seconds.
+_STOP_TIMEOUT = 5.0
+# Becomes the server, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other
+# end of standard input any more, and the server is killed. By itself it may wait for its worker for ever.
+_UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL $$) >/dev/null 2>&1 & exec "$@" 3<&-'
+_LOG_TAIL_LINES = 8
+
+
+class ServerDied(ToolError):
+    """A server ended while it was needed; the message has the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A running server.
+
+    Attributes:
+        address: host and port where it serves.
+        log: its log so far; gone once it is stopped.
+        pid: its process.
+    """
+
+    address: str
+    log: Path
+    pid: int
+
+
+# Those that this process started and has not stopped.
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def kill_servers() -> None:
+    """Kills what ``running`` started, for a process that ends at once."""
+    for process in list(_running):
+        process.kill()
+
+
+@contextmanager
+def running(
+    name: str, command: Callable[[Path], Sequence[str | Path]], serving: re.Pattern[bytes]
+) -> Iterator[Endpoint]:
+    """Starts a server and stops it at the end, whatever happens.
+
+    Args:
+        name: what errors call it.
+        command: gets a folder for the server's files, which is removed afterwards.
+        serving: finds, as its first group, the address in the server's log: the server chooses a free port itself.
+
+    It has its own session: Ctrl-C reaches the pipeline, which drains, and not the server, which would end the job.
+    Raises ToolError when it does not start, ServerDied when it ended before the context did.
+    """
+    with tempfile.TemporaryDirectory(prefix="llmdo-", ignore_cleanup_errors=True) as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(  # noqa: S603  a program that was found and checked
+                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command(Path(folder))],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        _running.add(process)
+        try:
+            endpoint = Endpoint(_wait_for_address(name, process, log, serving), log, process.pid)
+            _log.info("%s serves at %s", name, endpoint.address)
+            try:
+                yield endpoint
+            except Exception as error:
+                # A connection that broke is noticed a moment before the process is seen to be gone.
+                if _ended(process, within=1.0):
+                    raise _died(name, process, log) from error
+                raise
+        finally:
+            _stop(process)
+            _running.discard(process)
+
+
+def _wait_for_address(name: str, process: subprocess.Popen[bytes], log: Path, serving: re.Pattern[bytes]) -> str:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
+        ended = _ended(process)
+        found = serving.search(log.read_bytes())
+        if found:
+            return found[1].decode()
+        if ended:
+            raise _died(name, process, log)
+        time.sleep(0.02)
+    raise ToolError(f"{name} did not serve within {_START_TIMEOUT:.0f} s; run again. Its log ends:{tail(log)}")
+
+
+def _ended(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
+    try:
+        process.wait(within)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _died(name: str, process: subprocess.Popen[bytes], log: Path) -> ServerDied:
+    code = process.returncode
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return ServerDied(
+        f"{name} {how} while the pipeline needed it; run the same command again to go on. Its log ends:{tail(log)}"
+    )
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log, each on a line of its own behind the sentence that announces them."""
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    return "".join(f"\n  {line}" for line in lines) or " (empty)"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    if not _ended(process, _STOP_TIMEOUT):
+        process.kill()
+        process.wait()
+    if process.stdin:
+        process.stdin.close()  # the watcher ends

@@ -1,0 +1,103 @@
+"""Programs that are no Python packages: looked for in several places, else fetched or built once and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+from rich.console import Console
+
+# For a connection, and for each piece: a network that swallows packets must not hold up the next way. Seconds.
+_DOWNLOAD_TIMEOUT = 10.0
+_BUILD_TIMEOUT = 1800.0  # seconds; 71 were measured on two cores for Prism, with all modules to fetch; 223 for Flink
+
+Ways = Mapping[str, Callable[[], Path]]
+
+
+class ToolError(RuntimeError):
+    """A program that is needed is not there, or does not work; the message names what was tried, and the remedy."""
+
+
+def first(ways: Ways, tried: list[str]) -> Path | None:
+    """What the first way gives that does not fail; ``tried`` gets a line for each that did."""
+    for name, way in ways.items():
+        try:
+            return way()
+        except (ToolError, OSError, subprocess.SubprocessError, httpx.HTTPError, zipfile.BadZipFile) as error:
+            tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
+    return None
+
+
+def cache_of(name: str) -> Path:
+    """The folder where a program of this name and version is kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "llmdo" / name
+
+
+@contextmanager
+def workshop(cache: Path) -> Iterator[Path]:
+    """A folder for one try, beside where the result goes."""
+    with TemporaryDirectory(dir=cache, prefix="making-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def one_at_a_time(cache: Path) -> Iterator[None]:
+    """Holds the lock on making what ``cache`` keeps; freed by the system when the process dies. Raises ToolError."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        file = (cache / "lock").open("w")
+    except OSError as error:
+        raise ToolError(f"nothing can be kept at {cache}: {error}; set XDG_CACHE_HOME") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def download(url: str, path: Path) -> None:
+    """Writes what is at ``url`` to ``path``. Raises httpx.HTTPError."""
+    with httpx.stream("GET", url, follow_redirects=True, timeout=_DOWNLOAD_TIMEOUT) as reply, path.open("wb") as file:
+        reply.raise_for_status()
+        for chunk in reply.iter_bytes():
+            file.write(chunk)
+
+
+def succeed(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None) -> None:
+    """Runs a command. Raises ToolError with the last line that it said."""
+    done = run(command, _BUILD_TIMEOUT, environment, folder)
+    if done.returncode:
+        said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise ToolError(f"{Path(command[0]).name} failed: {said[-1]}")
+
+
+def run(
+    command: Sequence[str | Path],
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command within ``timeout`` seconds; its stdout holds what it said on stderr, too."""
+    return subprocess.run(  # noqa: S603  commands of this package, and programs that the user named
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        env={**os.environ, **(environment or {})},
+        cwd=folder,
+        check=False,
+    )
+
+
+def say(text: str) -> None:
+    """Tells the user what takes long."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

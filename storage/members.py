@@ -1,0 +1,98 @@
+"""What the processes of one run tell each other, where its steps are not in the process that began it.
+
+Each says in ``_runs/<run_id>/<member>.report.json`` what it has done and whether it had to stop; the one that began
+the run reads that, and tells all to end by ``_runs/<run_id>/stop.json``. Their heartbeats stand beside these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import ObjectNotFound
+from storage.objects import ObjectStore
+from storage.runs import FOLDER, REPORT, STOP
+
+
+class Stopped(BaseModel):
+    """Why a process stopped: the class of a model's error, what it says, and from when on calls can succeed again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    error: str
+    message: str
+    until: float | None = None
+
+
+class Report(BaseModel):
+    """What one process has done for its run.
+
+    ``counts`` and ``spent`` are by name; ``settled`` are the newest files that it settled; ``left`` and ``others`` as
+    in a run's summary; ``in_flight`` are its calls at this moment.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    counts: dict[str, int]
+    spent: dict[str, float | None]
+    in_flight: int = 0
+    settled: tuple[dict[str, Any], ...] = ()
+    left: dict[str, str] = {}
+    others: dict[str, str] = {}
+    backlog: int | None = None
+    stopped: Stopped | None = None
+
+
+class _Stop(BaseModel):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The notes of one run; every method raises StorageError."""
+
+    store: ObjectStore
+    prefix: str
+    run_id: str
+
+    def report(self, member: str, report: Report) -> None:
+        """Writes what a process has done so far."""
+        self.store.put(self._folder + member + REPORT, report.model_dump_json().encode())
+
+    def reports(self) -> dict[str, Report]:
+        """What all have said, by member; also those that are gone."""
+        found = {}
+        for info in self.store.list(self._folder):
+            if info.key.endswith(REPORT):
+                try:
+                    found[info.key] = Report.model_validate_json(self.store.read(info.key)[0])
+                except (ObjectNotFound, ValidationError):
+                    continue
+        return found
+
+    def stop(self, reason: str) -> None:
+        """Tells all processes to end."""
+        self.store.put(self._stop_key, _Stop(reason=reason).model_dump_json().encode())
+
+    def stopped(self) -> str | None:
+        """Why all are to end, or None."""
+        try:
+            return _Stop.model_validate_json(self.store.read(self._stop_key)[0]).reason
+        except ObjectNotFound:
+            return None
+
+    def forget(self) -> None:
+        """Removes all that was said, and the heartbeats of processes that are gone."""
+        for info in list(self.store.list(self._folder)):
+            self.store.delete(info.key)
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.prefix}{FOLDER}{self.run_id}/"
+
+    @property
+    def _stop_key(self) -> str:
+        return f"{self.prefix}{FOLDER}{self.run_id}{STOP}"

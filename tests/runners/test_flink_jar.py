@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import threading
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from apache_beam.utils.subprocess_server import JavaJarServer
+from apache_beam.version import __version__ as beam_version
+
+from runners import flink_jar
+from runners.flink_jar import FlinkError, beam_version_of, cache_folder, find_jar, java
+from runners.tools import ToolError
+
+DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
+PROPERTIES = "org/apache/beam/sdk/sdk.properties"
+
+
+def fake_jar(path: Path, version: str = "2.70.0", driver: str = DRIVER) -> Path:
+    """What tells a job server, and nothing that runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as content:
+        content.writestr(driver, b"")
+        content.writestr(PROPERTIES, f"# SDK source version\n\nversion={version}\nsdk_version={version}\n")
+    return path
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def fake_java(path: Path, version: str = "17.0.15") -> Path:
+    return script(path, f"""echo 'openjdk version "{version}" 2025-04-15' >&2""")
+
+
+def fake_maven(tmp_path: Path) -> None:
+    """``mvn package`` that takes a moment, counts its calls, and wants the pom."""
+    jar = fake_jar(tmp_path / "made.jar")
+    script(
+        tmp_path / "bin" / "mvn",
+        f"grep -q beam-runners-flink-1.19 pom.xml || exit 9\n"
+        f'echo "$*" >> {tmp_path}/calls\nsleep 0.2\nmkdir target\ncp {jar} target/job-server.jar',
+    )
+
+
+@pytest.fixture(autouse=True)
+def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """A machine with Java and nothing else, and a repository of its own: path → content."""
+    content: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = content.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
+    monkeypatch.setattr(JavaJarServer, "JAR_CACHE", str(tmp_path / "beam"))
+    monkeypatch.setattr(JavaJarServer, "MAVEN_CENTRAL_REPOSITORY", f"http://127.0.0.1:{server.server_port}")
+    fake_java(tmp_path / "bin" / "java")
+    yield content
+    server.shutdown()
+    server.server_close()
+
+
+RELEASE = f"beam-runners-flink-1.19-job-server-{beam_version}.jar"
+RELEASE_PATH = f"/org/apache/beam/beam-runners-flink-1.19-job-server/{beam_version}/{RELEASE}"
+
+
+def test_the_option_comes_before_the_environment_and_this_before_the_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, named = fake_jar(tmp_path / "given.jar"), fake_jar(tmp_path / "named.jar")
+    by_beam = fake_jar(tmp_path / "beam" / RELEASE)
+    assert find_jar(None) == by_beam
+    own = fake_jar(cache_folder() / "job-server.jar")
+    assert find_jar(None) == own
+    monkeypatch.setenv("LLMDO_FLINK_JAR", str(named))
+    assert find_jar(None) == named
+    assert find_jar(str(given)) == given
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "there is no"),
+        (lambda path: path.write_bytes(b"no archive"), "is no job server for Flink"),
+        (lambda path: fake_jar(path, driver="another/Main.class"), "is no job server for Flink"),
+        (lambda path: fake_jar(path, version="${version}"), "does not tell its Beam version"),
+    ],
+)
+def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_path, make, said) -> None:
+    fake_jar(cache_folder() / "job-server.jar")
+    make(tmp_path / "given.jar")
+    with pytest.raises(FlinkError, match=f"--flink-job-server-jar: .*{said}.*; give the path of a Beam job server"):
+        find_jar(str(tmp_path / "given.jar"))
+
+
+def test_maven_builds_it_once_and_nothing_else_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fake_maven(tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(find_jar, [None] * 3))
+    assert found == {cache_folder() / "job-server.jar"}
+    assert (tmp_path / "calls").read_text() == "--quiet --batch-mode package\n"
+    assert sorted(path.name for path in cache_folder().iterdir()) == ["job-server.jar", "lock"]
+    shown = capfd.readouterr()
+    assert "building Beam's job server for Flink 1.19" in shown.err
+    assert shown.out == ""
+
+
+def test_another_pom_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_maven(tmp_path)
+    first = find_jar(None)
+    other = tmp_path / "other.xml"
+    other.write_text(flink_jar._POM.read_text() + "<!-- newer -->")
+    monkeypatch.setattr(flink_jar, "_POM", other)
+    assert find_jar(None) != first
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2
+
+
+def test_without_maven_beams_release_is_downloaded(tmp_path: Path, releases: dict[str, bytes]) -> None:
+    releases[RELEASE_PATH] = fake_jar(tmp_path / "release.jar", beam_version).read_bytes()
+    found = find_jar(None)
+    assert found == cache_folder() / "job-server.jar"
+    assert beam_version_of(found) == tuple(map(int, beam_version.split(".")))
+
+
+def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_path: Path) -> None:
+    script(tmp_path / "bin" / "mvn", "echo '[ERROR] Could not resolve dependencies'\nexit 1")
+    with pytest.raises(FlinkError) as raised:
+        find_jar(None)
+    starts = (
+        "Beam's job server for Flink 1.19 is not here and could not be had:",
+        f"  cache: there is no {cache_folder()}/job-server.jar",
+        f"  Beam's cache: there is no {tmp_path}/beam/{RELEASE}",
+        "  Maven: mvn failed: [ERROR] Could not resolve dependencies",
+        "  Beam's release: Client error '404 Not Found'",
+        "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar with --flink-job-server-jar or",
+    )
+    shown = [line for line in str(raised.value).splitlines() if not line.startswith("For more information")]
+    assert len(shown) == len(starts)
+    for line, start in zip(shown, starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(ToolError, match=r"nothing can be kept at .*; set XDG_CACHE_HOME"):
+        find_jar(None)
+
+
+@pytest.mark.parametrize(
+    ("version", "problem"),
+    [
+        ("11.0.2", None),
+        ("17", None),
+        ("21-ea", None),
+        ("1.8.0_392", "is Java 8; Flink needs Java 11 or 17"),
+        ("9", "is Java 9; Flink needs"),
+    ],
+)
+def test_a_java_that_is_too_old_is_refused(tmp_path: Path, version: str, problem: str | None) -> None:
+    fake_java(tmp_path / "bin" / "java", version)
+    if problem is None:
+        assert java() == tmp_path / "bin" / "java"
+    else:
+        with pytest.raises(FlinkError, match=problem):
+            java()
+
+
+def test_java_home_comes_before_path_and_a_missing_java_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = fake_java(tmp_path / "home" / "bin" / "java")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    assert java() == other
+    other.unlink()
+    with pytest.raises(FlinkError, match=r"there is no java in JAVA_HOME=.*/home; .* apt-get install openjdk-17-jre"):
+        java()
+    monkeypatch.delenv("JAVA_HOME")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(FlinkError, match="there is no java on PATH; Flink needs Java 11"):
+        java()
+
+
+def test_a_java_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    script(tmp_path / "bin" / "java", "echo 'no runtime present'")
+    with pytest.raises(FlinkError, match=r"-version says no version \(no runtime present\); Flink needs"):
+        java()
+
+
+def test_the_pom_is_of_one_flink_and_gives_the_jar_its_name() -> None:
+    space = {"m": "http://maven.apache.org/POM/4.0.0"}
+    pom = ElementTree.parse(flink_jar._POM).getroot()
+    artifacts = [node.text for node in pom.findall("m:dependencies/m:dependency/m:artifactId", space)]
+    assert f"beam-runners-flink-{flink_jar.FLINK_VERSION}" in artifacts
+    assert pom.findtext("m:build/m:finalName", namespaces=space) == "job-server"
+
+
+def test_the_command_prints_the_path_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    own = fake_jar(cache_folder() / "job-server.jar")
+    assert flink_jar.main() == 0
+    assert capsys.readouterr().out == f"{own}\n"
+
+
+def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LLMDO_FLINK_JAR", "/nowhere/job-server.jar")
+    assert flink_jar.main() == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        "LLMDO_FLINK_JAR: there is no /nowhere/job-server.jar; give the path of a Beam job server, or leave it away\n"
+    )

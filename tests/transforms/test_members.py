@@ -1,0 +1,116 @@
+"""Processes of one run: each is heard by itself, tells what it has done, and ends when it is told to."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import transforms.members as module
+from backends.errors import QuotaExhausted, StopRun
+from storage.members import Members, Stopped
+from storage.objects import locate_folder, open_store
+from storage.runs import Presence
+from transforms.elements import FileVersion, Settled
+from transforms.members import Apart, error_of, join, report_of, spent_by, take_in
+from transforms.run_state import RunState, reset_run_state, run_state
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LISTEN_SECONDS", 0.02)
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 0.0)
+    reset_run_state()
+    yield Apart("run-1", locate_folder(str(tmp_path)), "c")
+    if module._member is not None:
+        module._member.leave()
+    monkeypatch.setattr(module, "_member", None)
+    reset_run_state()
+
+
+def wait_until(done):
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def file(name):
+    return FileVersion("r2://b", name, "e", 10)
+
+
+def test_a_process_that_joins_keeps_its_run_alive_without_the_one_that_began_it(run):
+    join(run)
+    store = open_store(run.output.store_url)
+    other = Presence(store, run.output.key, "run-2")
+    assert other.is_alive("run-1")
+    assert not other.is_alive("run-3")
+    module._member.leave()
+    other._known.clear()
+    assert not other.is_alive("run-1")
+    other.stop()
+
+
+def test_joining_again_changes_nothing_and_where_the_run_began_nobody_joins(run):
+    before = run_state()
+    join(None)
+    assert run_state() is before
+    assert run_state().presence is None
+    join(run)
+    state = run_state()
+    join(run)
+    assert run_state() is state
+    assert state.presence.run_id == "run-1"
+
+
+def test_what_a_process_did_and_why_it_stopped_reaches_the_one_that_began_the_run(run):
+    join(run)
+    run_state().add(answered=3, failed=1)
+    run_state().settle(Settled(file("a"), "done", 3, 1))
+    run_state().stop(QuotaExhausted("the day's allocation is used", until=12.0))
+    wait_until(lambda: any(report.stopped for report in run.notes().reports().values()))
+    state = RunState()
+    (report,) = run.notes().reports().values()
+    assert take_in(state, [report]) == 0
+    assert (state.counts.answered, state.counts.failed, state.counts.files_with_errors) == (3, 1, 1)
+    assert state.settled[file("a").id] == Settled(file("a"), "done", 3, 1)
+    error = error_of(report.stopped)
+    assert isinstance(error, QuotaExhausted)
+    assert (str(error), error.until) == ("the day's allocation is used", 12.0)
+
+
+def test_a_run_that_is_told_to_stop_stops_in_each_process(run):
+    join(run)
+    assert run_state().stop_reason is None
+    run.notes().stop("stopped by SIGTERM")
+    wait_until(lambda: run_state().stop_reason == "stopped by SIGTERM")
+
+
+def test_the_parts_of_several_processes_add_up_and_a_file_counts_once():
+    states = [RunState(), RunState()]
+    for state in states:
+        state.add(answered=2, input_tokens=5)
+        state.settle(Settled(file("same"), "done", 4, 0))
+    states[1].settle(Settled(file("other"), "stale", reason="gone"))
+    total = RunState()
+    take_in(total, map(report_of, states))
+    counts = total.counts
+    assert (counts.answered, counts.input_tokens, counts.files_done, counts.files_stale) == (4, 10, 1, 1)
+    assert spent_by(map(report_of, states)).calls == 0
+
+
+def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():
+    assert type(error_of(Stopped(error="RunAsleep", message="frozen"))) is StopRun
+    assert type(error_of(Stopped(error="AccessDenied", message="no"))) is StopRun
+
+
+def test_what_was_said_is_forgotten_with_the_run(run):
+    join(run)
+    module._member.tell()
+    notes = run.notes()
+    notes.stop("x")
+    module._member.leave()
+    notes.forget()
+    assert list(open_store(run.output.store_url).list(run.output.key)) == []
+    assert Members(notes.store, notes.prefix, "run-9").stopped() is None

@@ -1,0 +1,204 @@
+"""A process that works for a run which another one began: it is heard, tells what it does, and is told to end.
+
+Where a cluster starts the workers, each is one of these. What it keeps up by itself, a heartbeat and its reports, goes
+on when the process that began the run is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import apache_beam as beam
+
+import backends.errors
+from backends.engine import calls_in_flight, stop_engines
+from backends.errors import ModelError, StopRun
+from backends.money import Spent
+from storage.costs import Cost
+from storage.errors import StorageError
+from storage.members import Members, Report, Stopped
+from storage.objects import Location, open_store
+from storage.runs import Presence
+from transforms.elements import FileVersion, Settled
+from transforms.run_state import Counts, RunState, reset_run_state, run_state
+
+_log = logging.getLogger(__name__)
+
+# How often a process looks whether it is to end, and how often it says what is new. Seconds.
+LISTEN_SECONDS, REPORT_SECONDS = 2.0, 5.0
+_SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
+# So many of the files that it settled stand in a report, the newest.
+FILES_TOLD = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A run whose steps are not in the process that began it."""
+
+    run_id: str
+    output: Location
+    configuration: str = ""
+
+    def notes(self) -> Members:
+        """What its processes tell each other."""
+        return Members(open_store(self.output.store_url), self.output.key, self.run_id)
+
+
+class Member:
+    """This process's part in a run. Thread-safe."""
+
+    def __init__(self, run: Apart, state: RunState) -> None:
+        self._notes, self._state = run.notes(), state
+        self._name = uuid.uuid4().hex[:12]
+        where = run.output
+        state.presence = Presence(
+            open_store(where.store_url), where.key, run.run_id, run.configuration, member=self._name
+        )
+        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
+        self._telling = threading.Lock()
+        self._told: Report | None = None
+        self._told_at = float("-inf")
+        self._over = threading.Event()
+        threading.Thread(target=self._live, name="llmdo-member", daemon=True).start()
+
+    def tell(self) -> None:
+        """Writes what is new since it last did. Raises StorageError."""
+        with self._telling:
+            report = report_of(self._state)
+            if report != self._told:
+                time.sleep(max(0.0, self._told_at + _SAME_KEY_SECONDS - time.monotonic()))
+                self._told_at = time.monotonic()
+                self._notes.report(self._name, report)
+                self._told = report
+
+    def leave(self) -> None:
+        """For a process that goes on without this run."""
+        self._over.set()
+        if self._state.presence is not None:
+            self._state.presence.stop()
+
+    def _live(self) -> None:
+        while not self._over.wait(LISTEN_SECONDS):
+            try:
+                if self._state.stop_reason is None and (reason := self._notes.stopped()) is not None:
+                    self._state.stop(reason)
+                if self._state.stop_reason is not None or time.monotonic() - self._told_at >= REPORT_SECONDS:
+                    self.tell()
+            except StorageError as error:
+                _log.warning("%s", error)
+
+
+_joining = threading.Lock()
+_member: Member | None = None
+
+
+def join(run: Apart | None) -> None:
+    """Makes this process a member of a run, unless it is one, or the run's steps are where it was begun (None).
+
+    Called by each step before it works. Raises StorageError.
+    """
+    global _member  # noqa: PLW0603  one run a process at a time
+    if run is None:
+        return
+    with _joining:
+        presence = run_state().presence
+        if presence is not None and presence.run_id == run.run_id:
+            return
+        if _member is not None:
+            _member.leave()
+        _member = Member(run, reset_run_state())
+
+
+def tell_why(run: Apart | None) -> None:
+    """Where the run stops: reports at once, since this may be the last that this process does. Raises StorageError."""
+    if run is not None and _member is not None and run_state().stop_reason is not None:
+        _member.tell()
+
+
+class Tell(beam.DoFn):
+    """Lets settled files through; those of a bundle are reported before it ends, so that none is forgotten."""
+
+    def __init__(self, run: Apart) -> None:
+        self._run = run
+
+    def setup(self) -> None:
+        """Joins the run."""
+        join(self._run)
+
+    def process(self, settled: Settled) -> Iterator[Settled]:
+        """As it is."""
+        yield settled
+
+    def finish_bundle(self) -> None:
+        """Reports."""
+        if _member is not None:
+            _member.tell()
+
+
+def report_of(state: RunState) -> Report:
+    """What a process has done."""
+    reason = state.stop_reason
+    settled = list(state.settled.values())[-FILES_TOLD:]
+    return Report(
+        counts=asdict(state.counts),
+        spent=asdict(state.budget.spent()) if state.budget else {},
+        in_flight=calls_in_flight(),
+        settled=tuple(asdict(one) for one in settled),
+        left=dict(state.left),
+        others=dict(state.others),
+        backlog=state.backlog,
+        stopped=_stopped(reason) if isinstance(reason, Exception) else None,
+    )
+
+
+def _stopped(reason: Exception) -> Stopped:
+    until = getattr(reason, "until", None)
+    if until is None and getattr(reason, "retry_after", None) is not None:
+        until = time.time() + reason.retry_after  # type: ignore[attr-defined]  # asked for in the line above
+    return Stopped(error=type(reason).__name__, message=str(reason), until=until)
+
+
+def error_of(stopped: Stopped) -> Exception:
+    """Why a process stopped, as the error that it met, or one like it."""
+    kind = getattr(backends.errors, stopped.error, None) or StopRun
+    return kind(stopped.message, until=stopped.until) if issubclass(kind, ModelError) else StopRun(stopped.message)
+
+
+def take_in(state: RunState, reports: Iterable[Report]) -> int:
+    """Makes a state tell what all processes have done; gives how many calls they have in flight."""
+    in_flight, counts = 0, Counts()
+    for report in reports:
+        in_flight += report.in_flight
+        for field in fields(Counts):
+            setattr(counts, field.name, getattr(counts, field.name) + report.counts.get(field.name, 0))
+        for one in report.settled:
+            settled = Settled(**{**one, "file": FileVersion(**one["file"]), "cost": Cost(**one["cost"])})
+            state.settled[settled.file.id] = settled
+        state.left.update(report.left)
+        state.others.update(report.others)
+        if report.backlog is not None:
+            state.backlog = report.backlog
+    known = list(state.settled.values())
+    if len(known) < FILES_TOLD:  # then all are known, and one that two processes tell of counts once
+        counts.files_done = sum(one.status == "done" for one in known)
+        counts.files_stale = sum(one.status == "stale" for one in known)
+        counts.files_with_errors = sum(bool(one.failed) for one in known)
+    state.counts = counts
+    return in_flight
+
+
+def spent_by(reports: Iterable[Report]) -> Spent:
+    """What all processes have spent; a cost that one of them does not know makes the sum a lower bound."""
+    totals: dict[str, Any] = asdict(Spent())
+    for report in reports:
+        for name, amount in report.spent.items():
+            if amount is not None:
+                totals[name] = (totals[name] or 0) + amount
+    exact = {name: int(totals[name]) for name in ("calls", "input_tokens", "output_tokens", "unpriced")}
+    return Spent(**totals | exact)
