@@ -41,7 +41,7 @@ flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with
 
 test: setup-dev ## Run all tests
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" \
-		$(BIN)/python -m pytest $(PYTEST)
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
 	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" \
@@ -58,6 +58,7 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.limits
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.continuous
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.chat
+	$(BIN)/python -m benchmarks.flink
 
 clean: ## Remove what make made
 	rm -rf .venv .cache build dist *.egg-info

@@ -24,8 +24,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
 
     ``options.queue`` is the queue's id, not its name. Emits each file once it is done.
     """
-    output, configuration = options.output_location, options.configuration
-    apart = Apart(run_id, output, configuration) if options.apart else None
+    output, configuration, apart = options.output_location, options.configuration, options.members(run_id)
     return (
         root
         | "Find files" >> find_files(options, apart)
@@ -51,9 +50,7 @@ def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
         options.defaults,
         options.calls_in_flight,
         options.paid,
-        options.limits,
-        options.rates,
-        options.fixed,
+        *(options.limits, options.rates, options.fixed),
         mode=options.mode,
         deadline_s=options.deadline,
         workers=options.processes,

@@ -25,6 +25,7 @@ from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
+from transforms.members import Apart
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
 from transforms.reading import Reading
@@ -201,6 +202,10 @@ class JsonlOptions(BaseModel):
     def apart(self) -> bool:
         """Whether the steps run in other processes than this one."""
         return self.runner == "dataflow" or (self.runner == "flink" and self.flink.environment != "LOOPBACK")
+
+    def members(self, run_id: str) -> Apart | None:
+        """How other processes take part in a run; None where there are none."""
+        return Apart(run_id, self.output_location, self.configuration) if self.apart else None
 
     @property
     def calls_in_flight(self) -> int:

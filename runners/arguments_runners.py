@@ -27,7 +27,7 @@ def flink(
         ),
     ] = False,
     parallelism: Annotated[
-        int, typer.Option(help="Slots; each has --concurrency calls in flight.", rich_help_panel=_FLINK)
+        int, typer.Option(help="Slots; those of a TaskManager share --concurrency.", rich_help_panel=_FLINK)
     ] = arg.default("parallelism", FlinkOptions),
     environment_type: Annotated[
         str | None,
