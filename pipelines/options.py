@@ -39,6 +39,8 @@ PRISM_CHECKPOINT = 30.0
 PRISM_LANES = 4
 # So many stages side by side answer lines in each of Flink's slots: while some wait for last calls, others go on.
 FLINK_LANES = 8
+# A range there goes on as a whole, and no checkpoint is made meanwhile. Bytes.
+FLINK_RANGE = 64 << 10
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -190,7 +192,7 @@ class JsonlOptions(BaseModel):
         checkpoint = PRISM_CHECKPOINT if self.runner in ("prism", "dataflow") else None
         planned = self.runner == "flink" and not self.flink.flink_sdf
         return Reading(
-            range_bytes=self.range_bytes,
+            range_bytes=min(self.range_bytes, FLINK_RANGE) if planned else self.range_bytes,
             max_line_bytes=self.max_line_bytes,
             checkpoint_seconds=checkpoint,
             max_file_bytes=self.max_file_bytes,
