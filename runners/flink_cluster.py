@@ -191,7 +191,8 @@ def free_port() -> int:
 
 def main() -> int:
     """Keeps a cluster up until it is interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background commands ignore the first one
+        signal.signal(number, signal.default_int_handler)
     try:
         with running_cluster() as cluster:
             print(f"Flink {FLINK} serves at {cluster.url}, 2 TaskManagers, 4 slots; Ctrl-C stops it. Use it with:")  # noqa: T201  the command's output
