@@ -66,13 +66,17 @@ class BeamStore:
         path = self._path(name)
         with self._translated(path):
             try:
-                with self._files.open(path, compression_type=_PLAIN) as file:
-                    body: bytes = file.read()
+                body = self._read(path)
             except Exception as error:  # whatever it says for an object that is not there
-                if self._files.exists(path):
-                    raise
-                raise ObjectNotFound(f"{path}: there is no such object") from error
+                if not self._files.exists(path):
+                    raise ObjectNotFound(f"{path}: there is no such object") from error
+                body = self._read(path)  # another process may have written it just now
         return body, f"{zlib.crc32(body):08x}"
+
+    def _read(self, path: str) -> bytes:
+        with self._files.open(path, compression_type=_PLAIN) as file:
+            body: bytes = file.read()
+        return body
 
     def put_if_absent(self, name: str, body: bytes) -> str:
         """Writes where nothing was a moment ago. Raises AlreadyExists."""

@@ -102,9 +102,10 @@ class _Writer(io.BytesIO):
     def __init__(self, path):
         super().__init__()
         self.path = path
+        self.objects = MemoryFileSystem.objects  # a writer that nobody closes is closed some time later
 
     def close(self):
         if not self.closed:
             MemoryFileSystem.trouble("close", self.path)
-            MemoryFileSystem.objects[self.path] = (self.getvalue(), time.time())
+            self.objects[self.path] = (self.getvalue(), time.time())
         super().close()

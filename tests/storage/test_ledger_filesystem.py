@@ -145,6 +145,20 @@ def test_a_marker_that_is_still_being_written_is_waited_for(tmp_path, monkeypatc
         open_ledger(url)
 
 
+def test_an_object_that_is_written_between_its_opening_and_a_second_look_is_read(monkeypatch):
+    put_all(URL, {"a": b"value"})
+    failed = []
+
+    def trouble(operation, path):
+        if operation == "open" and path not in failed:
+            failed.append(path)
+            raise FileNotFoundError(path)
+
+    monkeypatch.setattr(MemoryFileSystem, "trouble", staticmethod(trouble))
+    assert get_all(URL, "a") == {"a": b"value"}
+    assert failed == [f"{URL}/_ledger.json", NAME]
+
+
 def test_processes_that_open_a_new_ledger_together_agree(tmp_path):
     async def work():
         url = f"disk://{tmp_path}/new"
