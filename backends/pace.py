@@ -40,9 +40,12 @@ FAR = 1.2  # times the last measurement: grown so far, the pace before was not w
 HASTY_CUT = 0.8  # when refused again before anything could be measured
 
 # Alone, a call is refused only once the pace has passed what was measured. A refusal before that is a surprise. Those
-# in a row count once, as when a rate halves; two within so many cuts mean company, until as many pass without any.
+# in a row count once, as when a rate halves; two within so many cuts mean company, until as many pass without any. So
+# does a refusal of the very first calls: the service was used up when they came.
 COMPANY = 20
+FIRST_CALLS = 5
 COMPANY_CUT = 0.07
+NEXT_CALLS = 2  # after a cut, which do not cut again in company: the others have yet to be refused
 COMPANY_CALLS = 90  # since the last cut, until the pace grows as fast as at most alone
 
 # Refusals that go on, though the pace was cut again and again, may be not about the pace: it is put back on trial, and
@@ -54,7 +57,7 @@ FORGIVEN = 0.02
 FORGIVEN_AT_PER_S = 80.0
 MOST_FORGIVEN = 10.0  # at once
 OFTEN_CALLS = 25  # or less between two refusals, at half the pace
-OFTEN_BY_PACE = 8.0  # times the root of the pace, if that is less: in company slow callers are refused more often
+OFTEN_BY_PACE = 12.0  # times the root of the pace, if that is less: in company slow callers are refused more often
 ALWAYS_CALLS = 4  # the same, at any
 BACK = 4.0  # times the pace, at most
 VAIN = 0.5
@@ -171,7 +174,7 @@ class Pace:
             self._cut(_Mark(at, index, self._unused_s, self._meter.per_s), MARGIN * self._trial.per_s)
             self._trial = None
             return True
-        if index <= self._cut_at:
+        if index <= self._cut_at + (NEXT_CALLS if self._in_company and self._doubt < 1.0 else 0):
             return False
         if self._credit >= 1.0:
             self._credit -= 1.0
@@ -182,7 +185,7 @@ class Pace:
         if len(self._marks) > 1:
             self._look_for_company(before < self._measured)
         if len(self._marks) == 1:
-            per_s = rate
+            per_s, self._company = rate, 2 * COMPANY * (index <= FIRST_CALLS)
         elif self._trial:
             per_s = before
         elif self._in_vain(here):

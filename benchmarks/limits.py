@@ -10,12 +10,17 @@ again, up to 20 times, with the same back-off.
 
 ``warm`` is what was answered a second after the first 10 s, in parts of R; ``found`` the same for the half rate, from
 10 s after it halved; ``refused``: the part of all calls that were refused; ``failed``: requests without an answer.
+
+Then four processes share one server that admits 40 calls a second in all, twice: each learning by itself, and with
+``--rpm 2400 --workers 4``. ``warm`` is what they were answered together from half of the time on, ``shares`` what each
+was, in parts of a quarter; ``refused`` is of the calls since then, ``refused_all`` of all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +39,18 @@ from backends.engine import Engine
 from backends.errors import EngineClosed
 from backends.ir import ChatRequest, Message
 from backends.jobs import Done
+from backends.rates import NO_RATES, Rates
 from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount
+from storage.environment import CloudflareAccount, cloudflare_account
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 REQUEST = ChatRequest(MODEL, (Message("user", "What is the capital of France?"),), {"max_tokens": 20})
 LATENCY_S = 0.2
 WARM_S = 10.0
 RATES = (5, 20, 100)
+SHARED_PER_S = 40.0
+PROCESSES = 4
+READY = "ready\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +149,75 @@ def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
     }
 
 
+def work(seconds: float, rates: Rates) -> dict[str, int]:
+    """One of several processes: calls for ``seconds``, and counts from half of them on; ``calls_all`` and such: all."""
+    answered = 0
+
+    def deliver(done: Done) -> None:
+        nonlocal answered
+        answered += done.response is not None
+
+    engine = Engine(window=WAYS[0].window, connect=lambda _: WorkersAI(cloudflare_account()), rates=lambda *_: rates)
+    begin, before = time.monotonic(), None
+    try:
+        while (now := time.monotonic() - begin) < seconds:
+            if engine.wait_for_room(0.1):
+                engine.try_submit("workers-ai", REQUEST, deliver)
+            if before is None and now >= seconds / 2:
+                before = (answered, *_called(engine))
+        after = (answered, *_called(engine))
+    finally:
+        engine.close()
+    found = dict(
+        zip(("answered", "calls", "refused"), (a - b for a, b in zip(after, before or after, strict=True)), strict=True)
+    )
+    return {**found, "calls_all": after[1], "refused_all": after[2]}
+
+
+def _called(engine: Engine) -> tuple[int, int]:
+    (limits,) = engine.limits()
+    return limits.calls, limits.refused
+
+
+def share(name: str, seconds: float, processes: int = PROCESSES, rpm: float | None = None) -> dict[str, Any]:
+    """Has several processes call one server, from the same moment on."""
+    command = [sys.executable, "-m", "benchmarks.limits", "--seconds", str(seconds), "--one-of", str(processes)]
+    with server() as service, ExitStack() as stack:
+        service.admit(SHARED_PER_S)
+        account = service.account
+        env = os.environ | {
+            "CLOUDFLARE_ACCOUNT_ID": account.account_id,
+            "CLOUDFLARE_API_TOKEN": account.token,
+            "CLOUDFLARE_BASE_URL": account.base_url,
+        }
+        command += ["--rpm", str(rpm)] if rpm else []
+        pipe = subprocess.PIPE
+        started = [
+            stack.enter_context(subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True))
+            for _ in range(processes)
+        ]
+        for process in started:
+            assert process.stdout and process.stdout.readline() == READY, "a process did not start"
+        for process in started:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        each = [json.loads(process.communicate()[0]) for process in started]
+    return {
+        "name": name,
+        "admitted_per_s": SHARED_PER_S,
+        "seconds": seconds,
+        "warm": round(sum(one["answered"] for one in each) / (seconds / 2) / SHARED_PER_S, 3),
+        "shares": [round(one["answered"] / (seconds / 2) / SHARED_PER_S * processes, 2) for one in each],
+        "refused": _part(each, "refused", "calls"),
+        "refused_all": _part(each, "refused_all", "calls_all"),
+    }
+
+
+def _part(each: Sequence[dict[str, int]], some: str, of: str) -> float:
+    return round(sum(one[some] for one in each) / max(1, sum(one[of] for one in each)), 4)
+
+
 def run(rates: Sequence[float], seconds: float, ways: Sequence[Way] = WAYS) -> list[dict[str, Any]]:
     """Measures all ways at each rate and prints the results."""
     results = []
@@ -151,13 +229,31 @@ def run(rates: Sequence[float], seconds: float, ways: Sequence[Way] = WAYS) -> l
     return results
 
 
+def run_shared(seconds: float) -> list[dict[str, Any]]:
+    """Measures processes that share a limit, and prints the results."""
+    results = []
+    for name, rpm in (("4 processes, each learning", None), ("4 processes, --rpm 2400 --workers 4", 60 * SHARED_PER_S)):
+        results.append(share(name, seconds, rpm=rpm))
+        print(json.dumps(results[-1]), flush=True)
+    return results
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few seconds at one rate, to see that it runs")
     parser.add_argument("--seconds", type=float, default=90.0, help="at each rate, and again at its half")
+    parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)  # what the processes of `share` are told
+    parser.add_argument("--rpm", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.one_of:
+        rates = Rates(rpm=chosen.rpm).shared_by(chosen.one_of) if chosen.rpm else NO_RATES
+        print(READY, end="", flush=True)
+        sys.stdin.readline()
+        print(json.dumps(work(chosen.seconds, rates)))
+        return
     run(RATES[1:2] if chosen.quick else RATES, 3.0 if chosen.quick else chosen.seconds)
+    run_shared(6.0 if chosen.quick else 3 * chosen.seconds)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from benchmarks import limits
 
 
@@ -13,3 +15,13 @@ def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
         assert 0.2 < result["found"] < 2.0
     engine, fixed, unlimited = (result["refused"] for result in results)
     assert engine < 0.3 < min(fixed, unlimited)
+
+
+def test_processes_that_share_a_server_are_measured_together():
+    learning = limits.share("learning", 8.0, processes=2)
+    divided = limits.share("divided", 8.0, processes=2, rpm=60 * limits.SHARED_PER_S)
+    for result in (learning, divided):
+        assert 0.3 < result["warm"] <= 1.3
+        assert len(result["shares"]) == 2
+        assert sum(result["shares"]) / 2 == pytest.approx(result["warm"], abs=0.02)
+    assert learning["refused_all"] > divided["refused_all"] == 0.0
