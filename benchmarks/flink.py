@@ -48,7 +48,7 @@ class Scale:
     lines: int = 1_500
 
 
-QUICK = Scale(replace(continuous.QUICK, lines=200), slots=(1, 2), calls=4, lines=100)
+QUICK = Scale(replace(continuous.QUICK, lines=200), slots=(2,), calls=4, lines=100)
 
 
 def window(scale: Scale) -> Iterator[dict[str, Any]]:

@@ -22,12 +22,11 @@ def test_the_rate_is_that_of_the_middle_of_the_calls() -> None:
 def test_the_command_prints_the_figures_of_every_part() -> None:
     command = [sys.executable, "-m", "benchmarks.flink", "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=800, check=True, cwd=ROOT)
-    limit, window, one, two = map(json.loads, ended.stdout.splitlines())
+    limit, window, two = map(json.loads, ended.stdout.splitlines())
     quick = flink.QUICK
     assert (limit["part"], limit["calls"]) == ("limit", quick.window.limit_calls)
     assert (window["part"], window["calls"]) == ("window", quick.window.lines)
     assert 0 < window["share"] <= 1.001
     assert 0 < window["in_flight"] <= 1
-    assert [(part["slots"], part["calls"]) for part in (one, two)] == [(1, quick.lines), (2, 2 * quick.lines)]
-    assert one["ratio"] == 1.0
-    assert two["ratio"] > 0
+    assert (two["slots"], two["calls"]) == (2, 2 * quick.lines)
+    assert two["ratio"] == 1.0  # of the first that was measured
