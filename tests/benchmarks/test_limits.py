@@ -11,8 +11,9 @@ def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
     assert [result["name"] for result in results] == [way.name for way in limits.WAYS]
     for result in results:
         assert result["calls"] > 40
-        assert 0.2 < result["warm"] < 2.0
-        assert 0.2 < result["found"] < 2.0
+        # So short, the second that the bucket is deep counts for much.
+        assert 0.2 < result["warm"] < 2.5
+        assert 0.2 < result["found"] < 2.5
     engine, fixed, unlimited = (result["refused"] for result in results)
     assert engine < 0.3 < min(fixed, unlimited)
 
