@@ -37,7 +37,7 @@ CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call 
 # Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
 BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
 # How many objects more than go the garbage collector looks for cycles, and how many of its rounds are short ones:
-# with Python's own (700, 10, 10) it took a tenth of the time at 1,000 calls a second, and found next to nothing.
+# with Python's own (700, 10, 10) its rounds took a tenth of a run's time at 1,000 calls a second.
 ROUNDS = (20_000, 20, 20)
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
 
