@@ -15,14 +15,16 @@ from storage.errors import StorageError
 
 # An engine that was stopped is replaced after this long, or when the error says that calls can succeed again. Seconds.
 AGAIN_S = 30.0
+# At the latest after this long: the limit may have been raised meanwhile, and a refused call costs nothing. Seconds.
+LOOK_S = 300.0
 
 
 class LastingEngine:
     """Calls models by the engine that ``open_engine`` gives; used on one event loop.
 
     ``open_engine`` blocks for some ms, and gives the engine that is there as long as it is usable. The first StopRun
-    stops an engine: later calls get this error at once, until AGAIN_S have passed, the error's ``until`` has come, and
-    no call of the old engine is in flight; then there is a new one.
+    stops an engine: later calls get this error at once, until AGAIN_S have passed, the error's ``until`` has come or is
+    LOOK_S away, and no call of the old engine is in flight; then there is a new one.
     """
 
     def __init__(self, open_engine: Callable[[], Engine], window: int, clock: Callable[[], float] = time.time) -> None:
@@ -76,8 +78,8 @@ class LastingEngine:
 
     def _stop(self, error: StopRun | None, now: float) -> None:
         self._stopped = error
-        until = None if error is None else error.until
-        self._again_at = max(now + AGAIN_S, until or 0.0)
+        until = (error and error.until) or 0.0
+        self._again_at = max(now + AGAIN_S, min(until, now + LOOK_S))
 
 
 def _set(future: asyncio.Future[Done], done: Done) -> None:

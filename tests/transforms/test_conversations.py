@@ -628,6 +628,24 @@ def test_an_engine_is_not_replaced_before_the_time_that_the_error_names(rigs, st
     assert len(rig.engines) == 1
 
 
+def test_an_engine_that_was_stopped_for_long_is_replaced_now_and_then(rigs, store, monkeypatch):
+    def script(request, calls):
+        if request.request_id in ("c1/m1", "c1/m3"):
+            raise QuotaExhausted("used", until=time.time() + 3_600.0)
+
+    monkeypatch.setattr(chat_engine, "AGAIN_S", 0.0)
+    monkeypatch.setattr(chat_engine, "LOOK_S", 0.5)
+    provider = Provider(script)
+    rig = rigs(store, provider)
+    outcomes = []
+    for n, wait in enumerate((0.0, 0.0, 0.6, 0.0, 0.6), 1):
+        time.sleep(wait)
+        rig.say(message(f"m{n}"))
+        outcomes.append(rig.wait(n)[f"m{n}"].outcome)
+    assert outcomes == ["failed", "failed", "failed", "failed", "answered"]
+    assert list(provider.calls) == ["c1/m1", "c1/m3", "c1/m5"]
+
+
 def test_a_stop_ends_what_only_waits(rigs, store):
     queue = Queue()
     queue.error = QueueError("full", 429, 10251)  # tried again after a minute
