@@ -32,7 +32,7 @@ def disturb(world):
     world.cloud.fault(target="ai", probability=0.04, status=500, seed=1)
     world.cloud.fault(target="ai", probability=0.03, status=429, code=3040, seed=2)
     world.cloud.fault(target="ai", probability=0.03, drop=True, seed=3)
-    world.cloud.fault(target="ai", latency_s={"median": 0.1, "sigma": 0.5}, seed=4)
+    world.cloud.fault(target="ai", latency_s={"median": 0.6 if SOAK else 0.1, "sigma": 0.5}, seed=4)
 
 
 def portions(events, count):
