@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
-from storage.chat_reading import ConversationReader, read_record, side_by_side, understood
+from storage.chat_reading import ConversationReader, Version, read_record, side_by_side, understood
 from storage.chat_records import ChatMessage, Conversation, DamagedLog, Found, LoggedAnswer, Trace, safe
 from storage.environment import R2Access, r2_access
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
@@ -70,8 +70,9 @@ class ChatLog:
         """
         key, known = self._record_key(message.conversation, "messages", message.id), False
         try:
-            etag = self._store.put_if_absent(key, message.model_dump_json().encode())
-            self._conversations.wrote(message.conversation, key, etag, message)
+            body = message.model_dump_json().encode()
+            etag = self._store.put_if_absent(key, body)
+            self._conversations.wrote(message.conversation, key, Version(etag, message, len(body)))
         except AlreadyExists:
             # A PUT that was repeated, since its reply was lost, finds its own object.
             known = read_record(self._store, key, ChatMessage) != message
@@ -81,9 +82,9 @@ class ChatLog:
             return "done"
         if known and self._answer(message) is not None:
             return "done"
-        body = to_json({"conversation": message.conversation, "id": message.id})
+        mark = to_json({"conversation": message.conversation, "id": message.id})
         with suppress(AlreadyExists):
-            self._store.put_if_absent(self._mark_key(message.conversation, message.id), body)
+            self._store.put_if_absent(self._mark_key(message.conversation, message.id), mark)
         return "open" if known else "new"
 
     def open_messages(self, known: Container[str] = ()) -> Iterator[ChatMessage]:
@@ -92,7 +93,7 @@ class ChatLog:
         One that cannot be read is left out, with a warning in the log of the run.
         """
         folder = self._prefix + OPEN
-        names = (info.key.removeprefix(folder).removesuffix(".json") for info in self._store.list(folder))
+        names = (key.removeprefix(folder).removesuffix(".json") for key, _ in self._store.versions(folder))
         wanted = (name for name in names if name not in known and name.count("/") == 1)
         while some := list(islice(wanted, _SWEPT_AT_ONCE)):
             keys = [self._prefix + name.replace("/", "/messages/") + ".json" for name in some]
@@ -154,7 +155,7 @@ class ChatLog:
                 if first is None:  # removed in this moment
                     continue
                 return first
-            self._conversations.wrote(answer.conversation, key, etag, answer)
+            self._conversations.wrote(answer.conversation, key, Version(etag, answer, len(body)))
             return answer
 
     def adopt(self, response: LoggedAnswer, created: float) -> None:
@@ -216,7 +217,7 @@ class ChatLog:
             keys = [self._record_key(conversation, "messages", message_id)]
         else:
             tail = ["messages", f"{safe(message_id)}.json"]
-            keys = [info.key for info in self._store.list(self._prefix) if self._parts(info.key)[1:] == tail]
+            keys = [key for key, _ in self._store.versions(self._prefix) if self._parts(key)[1:] == tail]
         messages = [message for key in keys if (message := read_record(self._store, key, ChatMessage)) is not None]
         return [self._found(message) for message in messages]
 

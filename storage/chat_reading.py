@@ -23,7 +23,6 @@ _WRITTEN = 1_000  # conversations in which something was written since they were
 _AT_ONCE = 16  # reads of small objects, side by side
 _KINDS: Mapping[str, type[ChatMessage | LoggedAnswer]] = {"messages": ChatMessage, "answers": LoggedAnswer}
 
-_Version = tuple[str, ChatMessage | LoggedAnswer]  # etag and record
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,10 +56,19 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """A conversation as it was read: the etag and the record of each key, and the bytes of all in the store."""
+class Version:
+    """A record as it was read or written, and the bytes of its object."""
 
-    records: Mapping[str, _Version]
+    etag: str
+    record: ChatMessage | LoggedAnswer
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A conversation as it was read: the version of each key, and the bytes of all."""
+
+    versions: Mapping[str, Version]
     conversation: Conversation
     size: int
 
@@ -69,8 +77,9 @@ class ConversationReader:
     """The conversations of one log (a prefix with '/' at its end, or empty). Thread-safe.
 
     A look costs one listing, and a read for each object that is new in the conversation since the last look, unless
-    ``wrote`` told of it. At most ``cache_bytes`` of objects are remembered, and the conversation that was looked at
-    last.
+    ``wrote`` told of it: a record is written once. In R2 one that was replaced nevertheless is read again; in a folder,
+    where that would cost a look at each file, not before it is forgotten. At most ``cache_bytes`` of objects are
+    remembered, and the conversation that was looked at last.
     """
 
     def __init__(self, store: ObjectStore, prefix: str, cache_bytes: int = CACHE_BYTES) -> None:
@@ -78,7 +87,7 @@ class ConversationReader:
         self._prefix = prefix
         self._cache_bytes = cache_bytes
         self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self._written: OrderedDict[str, dict[str, _Version]] = (
+        self._written: OrderedDict[str, dict[str, Version]] = (
             OrderedDict()
         )  # folder → what was written there since the last look
         self._bytes = 0
@@ -90,37 +99,41 @@ class ConversationReader:
         with self._lock:
             before = self._looks.get(folder)
             written = self._written.pop(folder, {})
-        known = {**(before.records if before else {}), **written}
+        known = {**(before.versions if before else {}), **written}
         listed = [
-            info for info in self._store.list(folder) if info.key.removeprefix(folder).partition("/")[0] in _KINDS
+            (key, etag)
+            for key, etag in self._store.versions(folder)
+            if key.removeprefix(folder).partition("/")[0] in _KINDS
         ]
-        new = [info.key for info in listed if info.key not in known or known[info.key][0] != info.etag]
+        new = [key for key, etag in listed if key not in known or (etag and known[key].etag != etag)]
         if before and not new and not written and len(listed) == len(known):
             look = before
         else:
             read = dict(zip(new, side_by_side(lambda key: self._read(folder, key), new), strict=True))
-            found = {info.key: read[info.key] if info.key in read else known[info.key] for info in listed}
-            records = {key: record for key, record in found.items() if record is not None}
-            look = _Look(records, _whole(record for _, record in records.values()), sum(info.size for info in listed))
+            found = {key: read[key] if key in read else known[key] for key, _ in listed}
+            versions = {key: version for key, version in found.items() if version is not None}
+            whole = _whole(version.record for version in versions.values())
+            look = _Look(versions, whole, sum(version.size for version in versions.values()))
         self._remember(folder, look)
         return look.conversation
 
-    def wrote(self, conversation: str, key: str, etag: str, record: ChatMessage | LoggedAnswer) -> None:
+    def wrote(self, conversation: str, key: str, version: Version) -> None:
         """Takes note of an object that was written: the next look need not read it."""
         folder = f"{self._prefix}{safe(conversation)}/"
         with self._lock:
-            self._written.setdefault(folder, {})[key] = (etag, record)
+            self._written.setdefault(folder, {})[key] = version
             self._written.move_to_end(folder)
             if len(self._written) > _WRITTEN:  # nobody may ever look
                 self._written.popitem(last=False)
 
-    def _read(self, folder: str, key: str) -> _Version | None:
+    def _read(self, folder: str, key: str) -> Version | None:
         """The version that is there now; None for one that was removed since it was listed."""
         try:
             body, etag = self._store.read(key)
         except ObjectNotFound:
             return None
-        return etag, understood(self._store, key, body, _KINDS[key.removeprefix(folder).partition("/")[0]])
+        kind = _KINDS[key.removeprefix(folder).partition("/")[0]]
+        return Version(etag, understood(self._store, key, body, kind), len(body))
 
     def _remember(self, folder: str, look: _Look) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import stat
@@ -11,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from io import BufferedWriter
 from operator import itemgetter
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from storage.errors import (
 from storage.objects import READ_CHUNK, ObjectInfo
 
 _TEMP_PREFIX, _TEMP_SUFFIX = ".llmdo-", ".tmp"
+# What no other process and no earlier file has; a forked process has another id.
+_nonce, _numbers = secrets.token_hex(8), itertools.count()
 
 # What an errno means here, and what to do. Any other is a disk that does not work.
 _ERRORS: dict[int, tuple[type[StorageError], str]] = {
@@ -45,6 +47,10 @@ _ERRORS: dict[int, tuple[type[StorageError], str]] = {
 class LocalStore:
     """An ObjectStore over a folder, which need not exist before the first put.
 
+    Small objects are read and written with as few system calls as possible: each lets another thread run, and in a
+    process with many threads that costs more than the call.
+
+
     The etag is ``<size>-<mtime in ns>``. A put appears whole, after an fsync; metadata is dropped.
     ``put_if_absent`` is atomic. ``put_if_match`` is best effort: calls of it exclude each other, in all processes of
     this machine, but a plain put or delete, or another program, may come between its check and its write. ``list``
@@ -55,28 +61,35 @@ class LocalStore:
     keeps_metadata = False
 
     def __init__(self, root: Path) -> None:
-        self._root = root.expanduser().absolute()
-        self.url = str(self._root)
+        self.url = str(root.expanduser().absolute())
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         with self._translated(key):
-            status = self._path(key).stat()
+            status = os.stat(self._path(key))
             if not stat.S_ISREG(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, "not a regular file")
             return _info(key, status)
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See ObjectStore."""
-        with self._translated(key), self._path(key).open("rb") as file:
-            # The etag from before: a file that another program changes meanwhile then shows as changed later.
-            etag = _etag(os.fstat(file.fileno()))
-            return file.read(), etag
+        with self._translated(key):
+            handle = os.open(self._path(key), os.O_RDONLY)
+            try:
+                # The etag from before: a file that another program changes meanwhile then shows as changed later.
+                status = os.fstat(handle)
+                body = os.read(handle, status.st_size + 1)
+                if len(body) != status.st_size:  # it is being changed, or is no regular file, or very large
+                    with os.fdopen(handle, "rb", closefd=False) as file:
+                        body += file.read()
+                return body, _etag(status)
+            finally:
+                os.close(handle)
 
     def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See ObjectStore; a file that another program changes in place is noticed with the next chunk."""
         path = self._path(key)
-        with self._translated(key), path.open("rb", buffering=0) as file:
+        with self._translated(key), open(path, "rb", buffering=0) as file:
             at = file.seek(start)
             while True:
                 chunk = file.read(READ_CHUNK if stop is None else max(0, min(READ_CHUNK, stop - at)))
@@ -89,53 +102,62 @@ class LocalStore:
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002  protocol
         """See ObjectStore."""
-        path = self._path(key)
-        with self._translated(key, missing=InvalidLocation), _temporary(path.parent, body) as (temp, etag):
-            temp.replace(path)
-            return etag
+        with self._translated(key, missing=InvalidLocation):
+            return _replace(self._path(key), body)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore."""
         path = self._path(key)
-        with self._translated(key, missing=InvalidLocation), _temporary(path.parent, body) as (temp, etag):
+        with self._translated(key, missing=InvalidLocation):
+            temp, etag = _write_beside(path, body)
             try:
-                path.hardlink_to(temp)
+                os.link(temp, path)
             except FileExistsError as error:
                 raise AlreadyExists(f"{path}: there is a file already") from error
+            finally:
+                _remove(temp)
             return etag
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore; best effort, as the class says."""
         path = self._path(key)
-        with self._translated(key, missing=ObjectChanged), _locked(path.parent):
-            if _etag(path.stat()) != etag:
+        with self._translated(key, missing=ObjectChanged), _locked(os.path.dirname(path)):
+            if _etag(os.stat(path)) != etag:
                 raise ObjectChanged(f"{path}: changed since it was read; read it again")
-            with _temporary(path.parent, body) as (temp, new):
-                temp.replace(path)
-                return new
+            return _replace(path, body)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with suppress(ObjectNotFound), self._translated(key):
-            self._path(key).unlink()
+            os.unlink(self._path(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
+        for key, entry in self._entries(prefix):
+            with self._translated(prefix), suppress(FileNotFoundError):  # removed since the folder was read
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):  # no pipe, no link to a folder
+                    yield _info(key, status)
+
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """See ObjectStore; a link to a folder may be among them. All etags are ""."""
+        return ((key, "") for key, _ in self._entries(prefix))
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         folder, slash, start = prefix.rpartition("/")
         if folder:
             self._path(folder)
         with self._translated(prefix):
             yield from self._walk(folder + slash, start)
 
-    def _walk(self, folder: str, start: str) -> Iterator[ObjectInfo]:
+    def _walk(self, folder: str, start: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         try:
-            with os.scandir(self._root / folder) as entries:
+            with os.scandir(f"{self.url}/{folder}") as entries:
                 # With "/" at a folder's end, the order of names is the order of whole keys.
-                found = sorted(
-                    ((e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in entries), key=itemgetter(0)
-                )
+                found = [(e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in entries]
         except (FileNotFoundError, NotADirectoryError):
             return
+        found.sort(key=itemgetter(0))
         for name, entry in found:
             if not name.startswith(start) or (name.startswith(_TEMP_PREFIX) and name.endswith(_TEMP_SUFFIX)):
                 continue
@@ -143,19 +165,15 @@ class LocalStore:
                 continue
             if name.endswith("/"):
                 yield from self._walk(folder + name, "")
-                continue
-            with suppress(FileNotFoundError):  # removed since the folder was read
-                status = entry.stat()
-                if stat.S_ISREG(status.st_mode):  # no pipe, no link to a folder
-                    yield _info(folder + name, status)
+            else:
+                yield folder + name, entry
 
-    def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+    def _path(self, key: str) -> str:
+        if any(part in {"", ".", ".."} or "\0" in part for part in key.split("/")):
             raise InvalidLocation(f"{self.url}: {key!r} names no file below this folder; use a plain relative path")
         if not is_utf8(key):
             raise InvalidLocation(f"{self.url}: {key!r} is not UTF-8; rename the file")
-        return self._root.joinpath(*parts)
+        return f"{self.url}/{key}"
 
     @contextmanager
     def _translated(self, key: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
@@ -164,7 +182,7 @@ class LocalStore:
         except OSError as error:
             fallback = (StorageUnavailable, f"{error.strerror or error}; check the disk and run again")
             kind, remedy = _ERRORS.get(error.errno or 0, fallback)
-            raise (missing if kind is ObjectNotFound else kind)(f"{self._root / key}: {remedy}") from error
+            raise (missing if kind is ObjectNotFound else kind)(f"{self.url}/{key}: {remedy}") from error
 
 
 def is_utf8(name: str) -> bool:
@@ -184,37 +202,56 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, _etag(status), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
-@contextmanager
-def _temporary(folder: Path, body: bytes) -> Iterator[tuple[Path, str]]:
-    """A synced file in the same folder, and its etag; gone afterwards, unless it was renamed."""
-    temp = folder / f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
+def _replace(path: str, body: bytes) -> str:
+    """Puts a whole file in the place of what is there; returns its etag."""
+    temp, etag = _write_beside(path, body)
     try:
-        with _created(temp) as file:
-            file.write(body)
-            file.flush()
+        os.replace(temp, path)
+    except BaseException:
+        _remove(temp)
+        raise
+    return etag
+
+
+def _write_beside(path: str, body: bytes) -> tuple[str, str]:
+    """A synced file in the same folder, which is made where it is missing, and its etag."""
+    temp = f"{os.path.dirname(path)}/{_TEMP_PREFIX}{os.getpid()}-{_nonce}-{next(_numbers)}{_TEMP_SUFFIX}"
+    handle = _created(temp)
+    try:
+        try:
+            left = memoryview(body)
+            while left:
+                left = left[os.write(handle, left) :]
             # The kernel's clock ticks every few ms: two versions of one size within a tick would have one etag.
             now = time.time_ns()
-            os.utime(file.fileno(), ns=(now, now))
-            os.fsync(file.fileno())
-            etag = _etag(os.fstat(file.fileno()))
-        yield temp, etag
-    finally:
-        temp.unlink(missing_ok=True)
+            os.utime(handle, ns=(now, now))
+            os.fsync(handle)
+            return temp, _etag(os.fstat(handle))
+        finally:
+            os.close(handle)
+    except BaseException:
+        _remove(temp)
+        raise
 
 
-def _created(path: Path) -> BufferedWriter:
-    """A new file, in a folder that is made where it is missing."""
+def _remove(temp: str) -> None:
     with suppress(FileNotFoundError):
-        return path.open("xb")
+        os.unlink(temp)
+
+
+def _created(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with suppress(FileNotFoundError):
+        return os.open(path, flags, 0o666)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "not a folder") from error
-    return path.open("xb")
+    return os.open(path, flags, 0o666)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: str) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -72,6 +72,9 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object whose key starts with ``prefix``, in the order of keys, paged behind the scenes."""
 
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """The keys that ``list`` gives with their etags, "" where a store would have to look at each object for it."""
+
 
 @dataclass(frozen=True)
 class Location:

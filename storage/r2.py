@@ -166,6 +166,10 @@ class R2Store:
                 for found in page.get("Contents", ()):
                     yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
 
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """See ObjectStore."""
+        return ((info.key, info.etag) for info in self.list(prefix))
+
     def copy(self, key: str, target: R2Store, target_key: str) -> None:
         """Copies an object inside R2, with its metadata up to 4 GiB. Raises ObjectNotFound."""
         with translated(f"{self._where(key)} to {target._where(target_key)}"):

@@ -74,6 +74,9 @@ class MemoryStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return (self.stat(key) for key in sorted(self._objects) if key.startswith(prefix))
 
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        return ((info.key, info.etag) for info in self.list(prefix))
+
     def _get(self, key: str) -> tuple[bytes, Mapping[str, str]]:
         if key not in self._objects:
             raise ObjectNotFound(f"{self.url}/{key} does not exist")

@@ -147,6 +147,9 @@ class RecordedStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return (replace(self.stat(info.key), metadata={}) for info in self.inner.list(prefix))
 
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        return self.inner.versions(prefix)
+
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
         with self.process.writing("put", key, body):
             self.times[key] = self.clock()

@@ -1,6 +1,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_run_that_begins_while_another_one_replaces_its_configuration_keeps_it
             return super().put_if_match(key, body, etag)
 
     agree(store, "out/", "one", MODEL, dead)
-    assert agree(Late(store._root), "out/", "two", {}, alive) == {"fingerprint": "one", **MODEL}
+    assert agree(Late(Path(store.url)), "out/", "two", {}, alive) == {"fingerprint": "one", **MODEL}
     assert fingerprint(store) == "one"
 
 
@@ -190,7 +191,7 @@ def test_one_that_changes_while_it_is_replaced_is_read_again(store, winner, told
             return super().put_if_match(key, body, etag)
 
     agree(store, "out/", "one", MODEL, dead)
-    raced = Raced(store._root)
+    raced = Raced(Path(store.url))
     assert agree(raced, "out/", "two", {}, dead) == told
     assert raced.raced
     assert fingerprint(store) == winner
@@ -203,5 +204,5 @@ def test_one_that_is_removed_between_two_looks_is_written_anew(store):
             raise ObjectChanged(key)
 
     agree(store, "out/", "one", MODEL, dead)
-    assert agree(Removed(store._root), "out/", "two", {}, dead) is None
+    assert agree(Removed(Path(store.url)), "out/", "two", {}, dead) is None
     assert fingerprint(store) == "two"

@@ -2,6 +2,7 @@ import errno
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +157,12 @@ def test_a_replaced_file_is_read_to_its_own_end(store):
     first = next(stream)
     store.put("key", b"other")
     assert first + b"".join(stream) == b"x" * (2 * READ_CHUNK)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no file whose size is not told")
+def test_a_file_that_has_more_bytes_than_its_size_is_read_whole():
+    body, _ = LocalStore(Path("/proc/self")).read("status")
+    assert body.startswith(b"Name:") and body.count(b"\n") > 10
 
 
 def test_links_to_files_are_read_and_links_to_folders_are_not_followed(store, tmp_path):

@@ -91,6 +91,10 @@ def test_a_listing_is_every_key_with_the_prefix_in_order(either):
     assert list(either.list("c/")) == list(either.list("a/b/")) == []
     assert {info.key: info.etag for info in either.list("")} == etags
     assert next(iter(either.list("é"))).size == 2
+    for prefix in ("", "a", "a/", "c/", "a/b/"):
+        shown = list(either.versions(prefix))
+        assert [key for key, _ in shown] == [info.key for info in either.list(prefix)]
+        assert all(etag in ("", etags[key]) for key, etag in shown)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,7 @@ def beat(store, run_id="other", age=0.0, **changes):
     body = {"run_id": run_id, "host": runs._host(), "pid": os.getpid(), "process_start": runs._start(os.getpid())}
     LocalStore.put(store, f"out/_runs/{run_id}.json", json.dumps(body | changes).encode())
     when = time.time() - age
-    os.utime(store._root / f"out/_runs/{run_id}.json", (when, when))
+    os.utime(Path(store.url) / f"out/_runs/{run_id}.json", (when, when))
 
 
 def test_a_run_has_a_heartbeat_until_it_stops(store, begin):

@@ -3,6 +3,7 @@ import logging
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_of_two_that_try_at_once_one_gets_the_claim(store, present):
                 found.append(book(store).take(second, T1, T0, T1))
             return super().put_if_absent(key, body)
 
-    ours = book(Late(store._root)).take(first, T1, T0, T1)
+    ours = book(Late(Path(store.url))).take(first, T1, T0, T1)
     assert isinstance(found[0], Held)
     assert isinstance(ours, Busy)
 
@@ -117,7 +118,7 @@ def test_a_write_whose_reply_was_lost_is_known_again(store, present):
             super().put_if_match(key, body, etag)
             return super().put_if_match(key, body, etag)
 
-    lossy = book(Lost(store._root))
+    lossy = book(Lost(Path(store.url)))
     presence = present()
     held = lossy.take(presence, T1, T0, T1)
     assert isinstance(held, Held)
@@ -198,7 +199,7 @@ def test_claim_and_summaries_are_no_heartbeats_and_stay_when_old_heartbeats_go(s
     kept = ["2026-11-21T14-15-00Z.json", "_schedule.json", "me.json"]
     for name in ("old.json", *kept[:2]):
         then = time.time() - 3 * 86_400
-        os.utime(store._root / "out/_runs" / name, (then, then))
+        os.utime(Path(store.url) / "out/_runs" / name, (then, then))
     assert sorted(beat.run_id for beat in heartbeats(store, "out/")) == ["me", "old"]
     sweep(store, "out/")
     assert names(store) == kept
