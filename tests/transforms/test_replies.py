@@ -1,10 +1,11 @@
 import asyncio
+import itertools
 import time
 
 import pytest
 
 from storage.errors import QueueError
-from transforms.replies import Replies, fits
+from transforms.replies import BURST, EVERY_S, Replies, fits
 
 SOON = 20.0
 
@@ -52,17 +53,71 @@ def test_what_comes_while_a_push_is_made_goes_together_at_most_a_hundred_a_call_
     assert queue.calls == [100, 100, 50]
 
 
+def distances(times):
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
 def test_pushes_keep_their_distance():
     queue = Queue()
 
     async def push():
-        replies = Replies(queue, every_s=0.1)
+        replies = Replies(queue, every_s=0.1, burst=1)
         for event in events(4):
             await replies.push([event])
 
     run(push())
-    waits = [later - earlier for earlier, later in zip(queue.times, queue.times[1:], strict=False)]
-    assert (len(waits), min(waits) > 0.09) == (3, True)
+    assert (len(queue.times), min(distances(queue.times)) > 0.08) == (4, True)
+
+
+def test_some_pushes_go_at_once_then_they_keep_their_distance_and_after_a_rest_they_go_at_once_again():
+    queue = Queue()
+
+    async def push():
+        replies = Replies(queue, every_s=0.2, burst=4)
+        for wait in (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0):
+            await asyncio.sleep(wait)
+            await replies.push([{"name": "e"}])
+
+    run(push())
+    waits = distances(queue.times)
+    assert max(waits[:2]) < 0.1  # the burst; where half of it is gone, a moment for what comes behind
+    assert sum(waits[:5]) > 0.38  # the two beyond it
+    assert waits[4] > 0.15
+    assert waits[6] < 0.1
+
+
+def test_the_limit_of_the_api_is_kept_in_any_five_minutes():
+    assert BURST + 300.0 / EVERY_S <= 1_200
+
+
+def test_while_pushes_are_scarce_what_comes_close_together_goes_together():
+    queue = Queue()
+
+    async def push():
+        replies = Replies(queue, every_s=0.3, burst=1)
+        await replies.push([{"name": "first"}])
+        await asyncio.sleep(0.29)
+        late = []
+        for event in events(6):
+            late.append(asyncio.ensure_future(replies.push([event])))
+            await asyncio.sleep(0.012)
+        await asyncio.gather(*late)
+
+    run(push())
+    assert queue.calls == [1, 6]
+
+
+def test_what_comes_without_end_is_not_waited_for():
+    queue = Queue()
+
+    async def push():
+        replies = Replies(queue, every_s=0.05, burst=1)
+        for event in events(30):
+            replies.tell(event)
+            await asyncio.sleep(0.02)
+
+    run(push())
+    assert 3 <= len(queue.calls) <= 8
 
 
 def test_what_may_be_lost_is_tried_once_and_the_rest_until_the_queue_has_it(monkeypatch, caplog):
