@@ -203,7 +203,8 @@ class Recall:
         try:
             # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
             values = {key: json.dumps(kind.dump_python(response)).encode() for key, response in answers.items()}
-            await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
+            puts = [self._ledger.put(key, value) for key, value in values.items()]
+            await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
 

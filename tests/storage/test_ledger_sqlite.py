@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ import asyncio, sys
 from storage.ledger import open_ledger
 asyncio.run(open_ledger(sys.argv[1]).put("a" * 64, b"kept"))
 """
+
+
+async def one_after_the_other(ledger, count):
+    for n in range(count):
+        await ledger.put(key(str(n)), b"value")
 
 
 @pytest.fixture
@@ -152,6 +158,79 @@ def test_each_commit_is_synced_to_the_disk(url):
         assert level == 2  # FULL
 
     in_ledger(url, work)
+
+
+@pytest.fixture
+def commits(monkeypatch):
+    """The threads that made commits; ``takes_s`` is what each takes longer."""
+    made, takes_s, commit = [], [0.0], ledger_sqlite.SqliteLedger._commit
+
+    def slower(self, group):
+        made.append(threading.current_thread().name)
+        time.sleep(takes_s[0])
+        commit(self, group)
+
+    monkeypatch.setattr(ledger_sqlite.SqliteLedger, "_commit", slower)
+    return made, takes_s
+
+
+def test_while_commits_are_quick_the_loop_makes_them(url, commits, monkeypatch):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_S", 10.0)
+    made, _ = commits
+    in_ledger(url, lambda ledger: one_after_the_other(ledger, 20))
+    assert made == [threading.current_thread().name] * 20
+
+
+def test_slow_commits_do_not_hold_up_the_loop_and_are_tried_there_again_now_and_then(url, commits):
+    made, takes_s = commits
+    takes_s[0] = 0.01
+    in_ledger(url, lambda ledger: one_after_the_other(ledger, 40))
+    assert made.count("llmdo-ledger") > 30
+    takes_s[0] = 0.0
+    made.clear()
+    in_ledger(url, lambda ledger: one_after_the_other(ledger, 10))  # a new one does not know
+    assert made[0] == threading.current_thread().name
+
+
+def test_after_one_slow_commit_the_loop_makes_them_again(url, commits):
+    made, takes_s = commits
+
+    async def work(ledger):
+        takes_s[0] = 0.05
+        await ledger.put(key("slow"), b"slow")
+        takes_s[0] = 0.0
+        for n in range(400):
+            await ledger.put(key(f"quick {n}"), b"quick")
+            if made[-1] != "llmdo-ledger" and n > 5:
+                return
+        raise AssertionError("no commit is made on the loop any more")
+
+    in_ledger(url, work)
+    assert made[1] == "llmdo-ledger"
+
+
+def test_a_large_commit_does_not_hold_up_the_loop(url, commits, monkeypatch):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_BYTES", 1000)
+    made, _ = commits
+    in_ledger(url, lambda ledger: ledger.put(key("large"), b"x" * 1001))
+    assert made == ["llmdo-ledger"]
+
+
+def test_while_another_process_writes_the_loop_goes_on(path, url):
+    async def work(ledger):
+        await ledger.put(key("first"), b"1")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        putting, turns = asyncio.ensure_future(ledger.put(key("second"), b"2")), 0
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            turns += not putting.done()
+        other.execute("ROLLBACK")
+        other.close()
+        await putting
+        return turns
+
+    assert in_ledger(url, work) == 20
 
 
 def test_reads_hold_nothing_up(path, url):
