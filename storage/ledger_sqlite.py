@@ -26,6 +26,9 @@ from storage.ledger import Counts, Pruned, check_key, checksum
 
 BUSY_S = 20.0  # how long a write waits for other processes'
 QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # a commit on the loop takes no longer, in the mean, and is no larger
+# Of answers that come all at once so many are committed in a turn of the loop, so that the calls which follow the first
+# of them are under way before the last is committed: they spread, and the next answers do not come all at once.
+QUICK_ROWS = 16
 _WEIGHT, _FORGET = 0.125, 0.98  # of a commit in that mean; of the mean, with each commit that a thread makes
 # Only while another process recovers the log of a killed one, some ms; it holds up the loop.
 _READ_BUSY_S = 1.0
@@ -147,19 +150,29 @@ class SqliteLedger:
             raise LedgerError(f"{self._path}: this ledger is closed; open it again")
 
     def _hand_over(self) -> None:
-        group: list[_Put] = []
-        size = 0
-        while self._waiting and len(group) < _GROUP_ROWS and size < _GROUP_BYTES:
-            group.append(self._waiting.popleft())
-            size += len(group[-1].value)
-        if self._takes_s <= QUICK_S and size <= QUICK_BYTES and self._commit_at_once(group):
-            self._committed(group, None)
+        if self._takes_s <= QUICK_S:
+            group = self._some(QUICK_ROWS, QUICK_BYTES)
+            if self._commit_at_once(group):
+                self._committed(group, None)
+                return
         else:
             self._takes_s *= _FORGET
-            self._groups.put(group)
+            group = []
+        self._groups.put(group + self._some(_GROUP_ROWS - len(group), _GROUP_BYTES))
+
+    def _some(self, rows: int, most_bytes: int) -> list[_Put]:
+        """The first puts that wait, until they have so many bytes."""
+        group: list[_Put] = []
+        size = 0
+        while self._waiting and len(group) < rows and size < most_bytes:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].value)
+        return group
 
     def _commit_at_once(self, group: Sequence[_Put]) -> bool:
-        """Unless another process writes, or there is an error: the thread waits for the one, and tells the other."""
+        """Unless it is large, another process writes, or there is an error: the thread waits, and tells."""
+        if sum(len(put.value) for put in group) > QUICK_BYTES:
+            return False
         begin = time.perf_counter()
         try:
             self._wait_for_others(0.0)
@@ -181,7 +194,7 @@ class SqliteLedger:
             else:
                 put.done.set_exception(LedgerError(*error.args))
         if self._waiting:
-            self._hand_over()
+            asyncio.get_running_loop().call_soon(self._hand_over)
         else:
             self._idle.set()
 

@@ -100,23 +100,44 @@ def run(code, *arguments):
     )
 
 
-def test_puts_that_wait_together_are_committed_together(path, url):
+NEVER = -1.0  # for QUICK_S: no commit is made on the loop
+
+
+@pytest.mark.parametrize(("quick_s", "commits", "most"), [(10.0, 16, 120), (NEVER, 1, 60)])
+def test_puts_that_wait_together_are_committed_together(path, url, monkeypatch, quick_s, commits, most):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_S", quick_s)
+
     async def work(ledger):
         before = commits_in_log(path)
         await asyncio.gather(*(ledger.put(key(n), b"value") for n in range(256)))
-        assert commits_in_log(path) - before == ledger.counts.commits == 1
+        assert commits_in_log(path) - before == ledger.counts.commits == commits
 
-        numbers = iter(range(1000, 3000))
+        numbers = iter(range(1000, 2000))
 
         async def putter():
             for n in numbers:
                 await ledger.put(key(n), b"value")
 
         await asyncio.gather(*(putter() for _ in range(100)))
-        assert ledger.counts.stored == 2256
-        assert commits_in_log(path) - before == ledger.counts.commits < 100
+        assert ledger.counts.stored == 1256
+        assert commits_in_log(path) - before == ledger.counts.commits < most + commits
 
     in_ledger(url, work)
+
+
+def test_who_puts_first_goes_on_before_the_last_is_committed(url, monkeypatch):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_S", 10.0)
+
+    async def work(ledger):
+        async def put(n):
+            await ledger.put(key(n), b"value")
+            return ledger.counts.commits
+
+        return await asyncio.gather(*(put(n) for n in range(256)))
+
+    commits = in_ledger(url, work)
+    assert max(commits[:16]) <= 3
+    assert commits == sorted(commits)
 
 
 def test_a_put_alone_does_not_wait_for_others(path, url):
@@ -130,6 +151,7 @@ def test_a_put_alone_does_not_wait_for_others(path, url):
 
 
 def test_one_commit_takes_only_so_many_bytes(url, monkeypatch):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_S", NEVER)
     monkeypatch.setattr(ledger_sqlite, "_GROUP_BYTES", 10_000)
 
     async def work(ledger):
