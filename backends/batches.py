@@ -8,7 +8,8 @@ The name of a batch is in the ledger before anybody asks for its answers, so tha
 is gone on with: the next one, in any mode, polls for what was handed over, and pays nothing again. Items that the
 provider loses or fails are called by themselves, like all tries after the first.
 
-Arrays of texts are never handed over: they are a hundred texts a call, and a later run would make up other ones.
+Texts to embed are never handed over, be they one a line or many: a hundred share a call, and a later run would put
+others together.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Batches:
         """The backend, if it takes batches of such requests."""
         model = request.model
         if isinstance(request, EmbedRequest):
-            self._tell_once(provider, model, "arrays of texts are not handed over in batches, but called as they are")
+            self._tell_once(provider, model, "texts to embed are not handed over in batches: many of them share a call")
             return None
         found = self._found.get((provider, model))
         if found is None:

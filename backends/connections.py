@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from backends.errors import BadReply, Unauthorized
+from backends.errors import BadReply, ProviderUnusable, StopRun, Unauthorized
 from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
 from backends.protocol import Backend
 from backends.streams import heard
@@ -15,10 +15,16 @@ from storage.environment import MissingSettings
 
 
 class Connections:
-    """The backends of an engine. Getting one is safe from any thread; calls are made on the engine's loop."""
+    """The backends of an engine. Getting one is safe from any thread; calls are made on the engine's loop.
 
-    def __init__(self, connect: Callable[[str], Backend]) -> None:
+    ``own``: the providers without which there is no run; None: all. What would stop the run is an error of the line at
+    any other, which is not called again: a line must not end a run that does well without it.
+    """
+
+    def __init__(self, connect: Callable[[str], Backend], own: frozenset[str] | None = None) -> None:
         self._connect = connect
+        self._own = own
+        self._closed: dict[str, StopRun] = {}
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -34,11 +40,22 @@ class Connections:
             return self._backends[provider]
 
     async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
-        """Makes the call. Raises what the backend raises, and TimeoutError.
+        """Makes the call. Raises what the backend raises, ProviderUnusable, and TimeoutError.
 
         A backend that works in this process says with ``slots`` how many calls it can do at once: the time that others
         wait for their turn is not the call's.
         """
+        if provider in self._closed:
+            raise _unusable(provider, request.model, self._closed[provider])
+        try:
+            return await self._call(provider, request, timeout_s)
+        except StopRun as error:
+            if self._own is None or provider in self._own:
+                raise
+            self._closed[provider] = error
+            raise _unusable(provider, request.model, error) from error
+
+    async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
         backend = self.get(provider)
         slots: int | None = getattr(backend, "slots", None)
         turn = self._turns.setdefault(provider, asyncio.Semaphore(slots)) if slots else contextlib.nullcontext()
@@ -53,6 +70,11 @@ class Connections:
         """Closes all backends."""
         for backend in self._backends.values():
             await backend.aclose()
+
+
+def _unusable(provider: str, model: str, error: StopRun) -> ProviderUnusable:
+    said = f"{provider}/{model}: {error.message}"
+    return ProviderUnusable(said, status=error.status, code=error.code, provider=provider, until=error.until)
 
 
 def _complete(response: EmbedResponse, request: EmbedRequest) -> EmbedResponse:

@@ -247,6 +247,7 @@ class Dispatcher:
 
     def _deliver(self, job: Job, response: Response | None, error: ModelError | None, latency_s: float) -> None:
         attempts = job.earlier + job.tries
+        spent_s = 0.0 if job.began is None else self._loop.time() - job.began
         if response:
             self._input += response.usage.input_tokens
             self._output += response.usage.output_tokens
@@ -257,7 +258,7 @@ class Dispatcher:
             self._succeeded += error is None
             self._failed += error is not None
             self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
-            done = Done(part, error, attempts, latency_s)
+            done = Done(part, error, attempts, latency_s, spent_s)
             try:
                 job.deliver(job.first + position, done)
             except Exception:  # noqa: BLE001 - the other jobs' deliveries go on

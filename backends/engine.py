@@ -32,6 +32,7 @@ from backends.rates import NO_RATES, Rates
 from backends.recall import Recall
 from backends.retry import THREE_TRIES, Retry
 from backends.throttle import ModelLimits, Throttle
+from backends.window import START
 
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
 # Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
@@ -68,10 +69,12 @@ class Engine:
     ``budget`` is asked right before each call and told right after it; a call for which there is no room waits as long
     as others may leave some, and else stops the engine.
 
-    Each model has a window of its own within ``window``, which grows while its calls are answered and shrinks when they
-    are refused, and a pace (see Throttle). ``fixed`` switches both off. ``rates``: what provider and model allow.
+    Each model has a window of its own within ``window``, which begins at ``first_window``, grows while its calls are
+    answered and shrinks when they are refused, and a pace (see Throttle). ``fixed`` switches both off. ``rates``: what
+    provider and model allow.
 
     ``mode``: whether requests are handed over in batches (see batches); a batch has ``retry.deadline_s`` s.
+    ``own``: the providers whose refusals may stop the engine; None: all. See Connections.
     """
 
     def __init__(
@@ -85,17 +88,19 @@ class Engine:
         gate: Callable[[], StopRun | None] = lambda: None,
         budget: Budget | None = None,
         rates: Callable[[str, str], Rates] = lambda provider, model: NO_RATES,  # noqa: ARG005
+        first_window: int = START,
         fixed: bool = False,
         mode: Mode = "sync",
+        own: frozenset[str] | None = None,
     ) -> None:
         _spare_the_collector()
         self._window = window
         self._recall = recall
-        self._connections = Connections(connect)
+        self._connections = Connections(connect, own)
         self._over = False  # guarded by the intake's lock
 
         def throttle(provider: str, model: str) -> Throttle:
-            return Throttle(window, rates(provider, model), fixed=fixed)
+            return Throttle(window, rates(provider, model), start=first_window, fixed=fixed)
 
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -231,8 +236,10 @@ def get_engine(
     budget: Budget | None = None,
     rates: Rates = NO_RATES,
     workers: int = 1,
+    first_window: int = START,
     fixed: bool = False,
     mode: Mode = "sync",
+    own: frozenset[str] | None = None,
 ) -> Engine:
     """The process's engine with these settings; all threads and all DoFn instances share it.
 
@@ -240,8 +247,9 @@ def get_engine(
     or calls close_engines() first. ``open_recall``, ``gate`` and ``budget`` are those of the first who asks.
 
     ``rates`` go before what the provider publishes for a model; each of ``workers`` processes keeps to its part.
+    ``first_window``: where the calls of a model may take long, and one must not wait for the end of others, ``window``.
     """
-    key = (window, retry, run_id, rates, workers, fixed, mode)
+    key = (window, retry, run_id, rates, workers, first_window, fixed, mode, own)
 
     def allowed(provider: str, model: str) -> Rates:
         return rates.or_else(published_rates(provider, model)).shared_by(workers)
@@ -256,8 +264,10 @@ def get_engine(
                 gate=gate,
                 budget=budget,
                 rates=allowed,
+                first_window=first_window,
                 fixed=fixed,
                 mode=mode,
+                own=own,
             )
         return engine
 

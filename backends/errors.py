@@ -19,7 +19,8 @@ ModelError                    what to do
     │   ├── ModelNotFound     no such model (5007, 3042), or not allowed to this account (5018, 5035)
     │   ├── LicenceNotAccepted  5016
     │   ├── PlanRequired      the model needs a paid plan
-    │   └── ModelRetired      the model was switched off; the message names its successor where there is one
+    │   ├── ModelRetired      the model was switched off; the message names its successor where there is one
+    │   └── ProviderUnusable  settings, token or quota of a provider that only lines name, and not the run
     ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
     ├── ContentFiltered       3030 and finish reason content_filter
     └── BadReply              a reply that no documented shape explains
@@ -52,6 +53,7 @@ __all__ = [
     "ModelUnusable",
     "Overloaded",
     "PlanRequired",
+    "ProviderUnusable",
     "QuotaExhausted",
     "RateLimited",
     "Retryable",
@@ -180,6 +182,10 @@ class PlanRequired(ModelUnusable):
 
 class ModelRetired(ModelUnusable):
     """The model was switched off."""
+
+
+class ProviderUnusable(ModelUnusable):
+    """A provider that only lines name lacks its settings, or refuses all calls; the run's own goes on."""
 
 
 class ContextOverflow(LineError):

@@ -75,11 +75,8 @@ def _measure(request: Request) -> tuple[int, int, int | None, int]:
 
 
 def _limit(parameters: Mapping[str, Any]) -> int | None:
-    for name in _LIMITS:
-        limit = parameters.get(name)
-        if isinstance(limit, int) and not isinstance(limit, bool):
-            return limit
-    return None
+    limits = [parameters.get(name) for name in _LIMITS]
+    return min((limit for limit in limits if isinstance(limit, int) and not isinstance(limit, bool)), default=None)
 
 
 def _text(value: Any) -> int:

@@ -141,7 +141,7 @@ def check_url(provider: str, url: str) -> str:
 
 
 @contextmanager
-def network_errors(provider: str, url: str) -> Iterator[None]:
+def network_errors(provider: str, url: URL | str) -> Iterator[None]:
     """Turns what aiohttp raises into CallTimeout or ConnectionFailed."""
     try:
         yield
@@ -188,10 +188,10 @@ def _proxy_for(url: str) -> str | None:
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
+def _host(url: URL | str) -> str:
+    return URL(url).host or str(url)
 
 
-def _sentence(url: str, what: str, error: Exception) -> str:
+def _sentence(url: URL | str, what: str, error: Exception) -> str:
     detail = str(error) or type(error).__name__
     return f"{_host(url)} {what} ({detail[:200]}): check the network and the base URL if it stays so"

@@ -80,6 +80,18 @@ class Usage:
     neurons: float | None = None
 
 
+def added(one: Usage, other: Usage) -> Usage:
+    """The usage of both."""
+    neurons = [part.neurons for part in (one, other) if part.neurons is not None]
+    return Usage(
+        one.input_tokens + other.input_tokens,
+        one.output_tokens + other.output_tokens,
+        one.cached_tokens + other.cached_tokens,
+        one.reasoning_tokens + other.reasoning_tokens,
+        sum(neurons) if neurons else None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ChatResponse:
     """An answer.

@@ -18,12 +18,14 @@ class Done:
     Attributes:
         attempts: calls made for it; 0 when the run was stopped before its first.
         latency_s: seconds that the last call took, or the way by a batch.
+        spent_s: seconds since the first call began, with the waits between tries; 0 where none was made by itself.
     """
 
     response: Response | None
     error: ModelError | None
     attempts: int
     latency_s: float
+    spent_s: float = 0.0
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ No provider's JSON mode is a promise, so every answer is checked here.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,16 +13,39 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from backends.ir import ChatRequest, ChatResponse, Message, Usage
-from backends.json_schema import problem_of
+from backends.errors import InvalidRequest
+from backends.ir import ChatRequest, ChatResponse, Message
+from backends.json_schema import problem_of, problem_of_schema
 
 _FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
+_FORMATS = ("text", "json_object", "json_schema")
 _QUOTED = 4000  # characters of a wrong answer that are shown to the model again
 
 
 def wants_json(response_format: Any) -> bool:
     """Whether a request's ``response_format`` asks for JSON."""
     return isinstance(response_format, Mapping) and response_format.get("type") in ("json_object", "json_schema")
+
+
+def check_format(response_format: Any, model: str, provider: str) -> None:
+    """Raises InvalidRequest for a ``response_format`` by which no answer can be asked for, or checked."""
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind not in _FORMATS:
+        raise InvalidRequest(
+            f'{model}: response_format is {_excerpt(response_format)}: write {{"type": …}} with one of '
+            f"{', '.join(_FORMATS)}",
+            provider=provider,
+        )
+    if kind == "json_schema":
+        problem = problem_of_schema(json.dumps(schema_of(response_format)))
+        if problem:
+            said = f"{model}: the JSON Schema of response_format cannot be used: {problem}"
+            raise InvalidRequest(said, provider=provider)
+
+
+def _excerpt(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def without_fence(response: ChatResponse) -> ChatResponse:
@@ -60,15 +84,3 @@ def asked_again(request: ChatRequest, response: ChatResponse, problem: str) -> C
     said = Message("assistant", (response.text or "")[:_QUOTED])
     text = f"This cannot be used: {problem}. Answer again, with nothing but JSON that fits."
     return replace(request, messages=(*request.messages, said, Message("user", text)))
-
-
-def added(one: Usage, other: Usage) -> Usage:
-    """The usage of both."""
-    neurons = [part.neurons for part in (one, other) if part.neurons is not None]
-    return Usage(
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        one.cached_tokens + other.cached_tokens,
-        one.reasoning_tokens + other.reasoning_tokens,
-        sum(neurons) if neurons else None,
-    )

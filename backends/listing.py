@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,6 +56,22 @@ async def list_models(backend: Backend, now: Callable[[], float] = time.time) ->
         return Models(kept.models, age_s, error.message)
     _write(path, _Kept(_FORM, now(), models))
     return Models(models)
+
+
+def kept_models(provider: str) -> tuple[ModelInfo, ...]:
+    """What the cache holds of a provider, however old; () where there is none. Raises MissingSettings."""
+    kept = _read(_path(provider))
+    return kept.models if kept else ()
+
+
+def deprecation(info: ModelInfo | None, now: float) -> str | None:
+    """The warning that a model's entry calls for at a time (Unix, seconds), or None."""
+    if info is None or not info.deprecated:
+        return None
+    name = info.name.partition("/")[2]
+    if info.deprecated <= datetime.fromtimestamp(now, UTC).date().isoformat():
+        return f"{name} is deprecated since {info.deprecated}: name another model"
+    return f"{name} will be switched off on {info.deprecated}: name another model before"
 
 
 def _path(provider: str) -> Path | None:

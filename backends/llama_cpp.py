@@ -34,6 +34,7 @@ from backends.ir import (
     ModelInfo,
     RawRequest,
     RawResponse,
+    Request,
     StreamChunk,
     Usage,
 )
@@ -160,8 +161,15 @@ class LlamaCpp:
 
     async def run(self, request: RawRequest) -> RawResponse:
         """There is no native input here. Raises InvalidRequest."""
-        text = f"{request.model} is an embedded model and takes prompt, messages or text, not {sorted(request.input)}"
-        raise InvalidRequest(text, provider=PROVIDER)
+        raise _no_input(request)
+
+    def check(self, request: Request) -> None:
+        """Raises InvalidRequest, and ModelNotFound for another model than the embedded ones."""
+        if isinstance(request, RawRequest):
+            raise _no_input(request)
+        _must_be(request.model, CHAT if isinstance(request, ChatRequest) else EMBED)
+        if isinstance(request, ChatRequest):
+            _chat_body(request)
 
     async def list_models(self) -> list[ModelInfo]:
         """The two names."""
@@ -181,15 +189,22 @@ class LlamaCpp:
         self._weights.close()
 
     async def _server(self, model: str, wanted: str) -> Server:
-        if model not in MODELS:
-            text = (
-                f"{PROVIDER}/{model} is no embedded model: there are {', '.join(info.name for info in MODELS.values())}"
-            )
-            raise ModelNotFound(text, provider=PROVIDER)
-        if model != wanted:
-            text = f"{PROVIDER}/{model} cannot do this: name {MODELS[wanted].name} for {MODELS[wanted].task}"
-            raise InvalidRequest(text, provider=PROVIDER)
+        _must_be(model, wanted)
         return await in_thread(lambda _: self._weights.server(embedding=wanted == EMBED))
+
+
+def _must_be(model: str, wanted: str) -> None:
+    if model not in MODELS:
+        text = f"{PROVIDER}/{model} is no embedded model: there are {', '.join(info.name for info in MODELS.values())}"
+        raise ModelNotFound(text, provider=PROVIDER)
+    if model != wanted:
+        text = f"{PROVIDER}/{model} cannot do this: name {MODELS[wanted].name} for {MODELS[wanted].task}"
+        raise InvalidRequest(text, provider=PROVIDER)
+
+
+def _no_input(request: RawRequest) -> InvalidRequest:
+    text = f"{request.model} is an embedded model and takes prompt, messages or text, not {sorted(request.input)}"
+    return InvalidRequest(text, provider=PROVIDER)
 
 
 def _generate(

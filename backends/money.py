@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from backends.errors import BudgetSpent, ModelError, StopRun
 from backends.estimates import Estimates
-from backends.ir import Models, Price, Request, Response, Usage
-from backends.listing import list_models
+from backends.ir import Models, Price, Request, Response, Usage, added
+from backends.listing import deprecation, list_models
 from backends.protocol import connect
 
 NEURON_USD = 0.011 / 1000  # developers.cloudflare.com/workers-ai/platform/pricing
@@ -53,6 +54,11 @@ def cost_usd(usage: Usage, price: Price | None) -> float | None:
     return None if usage.neurons is None else round(usage.neurons * NEURON_USD, DECIMALS)
 
 
+def is_cached(response: Response) -> bool:
+    """Whether an AI Gateway had the answer in its cache, so that no model was called (ai-gateway/features/caching)."""
+    return response.details.get("cache_status") == "HIT"
+
+
 def list_of(provider: str) -> Models:
     """A provider's list, which may be an hour old. Raises ModelError, MissingSettings."""
 
@@ -70,11 +76,13 @@ def list_of(provider: str) -> Models:
 class Prices:
     """Prices by provider and model, from the lists that ``list_of`` gives; each is read once. Thread-safe.
 
-    A list that cannot be read, and a model whose cost nobody tells, is warned of once; their costs stay unknown.
+    A list that cannot be read, and a model whose cost nobody tells, is warned of once; their costs stay unknown. So is
+    a model that is, or will be, switched off.
     """
 
     def __init__(self, list_of: Callable[[str], Models] = list_of) -> None:
         self._list_of = list_of
+        self._ending: dict[str, str] = {}  # by the models' full names; complete when the provider's list is there
         self._lists: dict[str, Future[dict[str, Price | None]]] = {}
         self._lock = threading.Lock()
         self._warned: set[str] = set()
@@ -108,9 +116,18 @@ class Prices:
         models = self.ask(provider).result()
         return not models or f"{provider}/{model}" in models
 
-    def cost(self, provider: str, asked: str, response: Response) -> float | None:
-        """What an answer cost, by the model that answered or else the one asked for; waits for the list."""
-        return self.cost_of(provider, asked, response.model, response.usage)
+    def cost(self, provider: str, asked: str, *parts: Response) -> float | None:
+        """What the parts of an answer cost, by the model that answered or else the one asked for; waits for the list.
+
+        None where nobody tells. What a gateway had in its cache cost nothing.
+        """
+        used: dict[str, Usage] = {}
+        for part in parts:
+            if not is_cached(part):
+                used[part.model] = added(used.get(part.model, Usage()), part.usage)
+        costs = [self.cost_of(provider, asked, answered, usage) for answered, usage in used.items()]
+        known = [usd for usd in costs if usd is not None]
+        return round(sum(known), DECIMALS) if len(known) == len(costs) else None
 
     def cost_of(self, provider: str, asked: str, answered: str, usage: Usage) -> float | None:
         """The same of what was used, also where nothing came of it."""
@@ -119,11 +136,21 @@ class Prices:
             self._warn(f"{provider}/{asked}", "the provider tells no price, or no tokens: its cost is not known")
         return cost
 
+    def ending(self, provider: str, model: str) -> str | None:
+        """The warning that a model is, or will be, switched off, or None; waits for the list."""
+        self.ask(provider).result()
+        warning = self._ending.get(f"{provider}/{model}")
+        if warning:
+            self._warn_once(f"{provider}/{model} ends", warning)
+        return warning
+
     def _read(self, provider: str, found: Future[dict[str, Price | None]]) -> None:
         prices: dict[str, Price | None] = {}
         try:
             listed = self._list_of(provider)
             prices = {info.name: info.price for info in listed.models}
+            now = time.time()
+            self._ending |= {info.name: said for info in listed.models if (said := deprecation(info, now))}
             if listed.problem:
                 self._warn(provider, f"prices are {listed.age_s / 3600:.1f} hours old: {listed.problem}")
         except Exception as error:  # noqa: BLE001 - without prices the answers are as good
@@ -132,11 +159,16 @@ class Prices:
             found.set_result(prices)
 
     def _warn(self, about: str, sentence: str) -> None:
+        self._warn_once(about, f"{about}: {sentence}")
+
+    def _warn_once(self, about: str, sentence: str) -> None:
+        if about in self._warned:
+            return
         with self._lock:
             new = about not in self._warned
             self._warned.add(about)
         if new:
-            _log.warning("%s: %s", about, sentence)
+            _log.warning("%s", sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +266,15 @@ class Budget:
             self._calls += 1
             self._input += usage.input_tokens
             self._output += usage.output_tokens
-            if usage.neurons is not None:
-                self._neurons = (self._neurons or 0.0) + usage.neurons
             answered = request.model
             if not isinstance(ended, ModelError):
                 answered = ended.model
                 if self.limits != NO_LIMITS:
                     self._estimates.learn(request, ended)
+                if is_cached(ended):
+                    return
+            if usage.neurons is not None:
+                self._neurons = (self._neurons or 0.0) + usage.neurons
             self._unsettled.append((provider, request.model, answered, usage))
             self._settle()
 

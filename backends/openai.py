@@ -26,6 +26,7 @@ from backends.ir import (
     ModelInfo,
     RawRequest,
     RawResponse,
+    Request,
     StreamChunk,
 )
 from backends.openai_errors import is_refusal, refusal
@@ -120,17 +121,17 @@ class OpenAI:
 
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes a body of the embeddings route on, which has ``input``. Raises InvalidRequest for any other."""
-        if "input" not in request.input:
-            raise InvalidRequest(
-                f"{request.model}: {sorted(request.input)} is no input for {self.name}: "
-                "give prompt, messages, or text for an embedding model",
-                provider=self.name,
-            )
-        body = {**request.input, "model": request.model}
-        incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
+        incoming = await self._send(self._raw(request))
         reply = self._read(incoming, request.model)
         named = str(mapping(reply).get("model") or request.model)
         return RawResponse(reply, read_usage(reply), named, _request_id(incoming), details=self._details(incoming))
+
+    def check(self, request: Request) -> None:
+        """Builds the call. Raises InvalidRequest."""
+        if isinstance(request, ChatRequest):
+            self._post("chat/completions", self._chat_body(request)[0], request.model, request.request_id)
+        elif isinstance(request, RawRequest):
+            self._raw(request)
 
     async def list_models(self) -> list[ModelInfo]:
         """All models of the service, by GET models."""
@@ -186,6 +187,16 @@ class OpenAI:
     def _chat_body(self, request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service
         return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
+
+    def _raw(self, request: RawRequest) -> Call:
+        if "input" not in request.input:
+            raise InvalidRequest(
+                f"{request.model}: {sorted(request.input)} is no input for {self.name}: "
+                "give prompt, messages, or text for an embedding model",
+                provider=self.name,
+            )
+        body = {**request.input, "model": request.model}
+        return self._post("embeddings", body, request.model, request.request_id)
 
     def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
         response = read_completion(self._read(incoming, model), model, self.name, _request_id(incoming))

@@ -8,8 +8,9 @@ from typing import Any
 
 from backends.errors import InvalidRequest
 
-# Fields of a request that a backend fills in itself.
-_OURS = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens"})
+# Fields of a request that a backend fills in itself: no parameters.
+OURS = frozenset({"model", "messages", "stream", "stream_options"})
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 # Inputs of native Workers AI models, which no other service knows.
 WORKERS_AI_ONLY = frozenset({"lora", "raw", "image", "pooling", "truncate_inputs", "instruction"})
@@ -41,7 +42,11 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
     body: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in parameters.items():
-        if name in _OURS or value is None:
+        if name in _LIMITS or value is None:
+            continue
+        if name in OURS:
+            if not _asks_nothing(value):
+                warnings.append(f"{name} was left out: it is no parameter of a request")
             continue
         taken = name not in dialect.unknown and (dialect.known is None or name in dialect.known)
         if name == "n" and value != 1:
@@ -54,19 +59,23 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
             if kept != value:
                 warnings.append(f"{name} was changed from {value} to {kept}: {model} takes no other")
             body[dialect.renamed.get(name, name)] = kept
+    limits = {name: parameters[name] for name in _LIMITS if parameters.get(name) is not None}
+    if len(set(limits.values())) > 1 and (limit := token_limit(parameters, "")):
+        other = next(name for name, value in limits.items() if value != limit)
+        warnings.append(f"{other} was left out: the answer has at most {limit} tokens by the other limit")
     return body, tuple(warnings)
 
 
 def token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
     """The limit of tokens that a request sets for its answer, by its old name or its new one; None without one.
 
-    Raises InvalidRequest where it is no whole number of at least 1.
+    Of two that differ, the lower. Raises InvalidRequest where one is no whole number of at least 1.
     """
-    limits = (parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
-    limit = next((limit for limit in limits if limit is not None), None)
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise InvalidRequest(f"max_tokens is {limit!r}: write a whole number of at least 1", provider=provider)
-    return limit
+    limits = {name: parameters[name] for name in _LIMITS if parameters.get(name) is not None}
+    for name, limit in limits.items():
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise InvalidRequest(f"{name} is {limit!r}: write a whole number of at least 1", provider=provider or None)
+    return min(limits.values(), default=None)
 
 
 def _asks_nothing(value: Any) -> bool:

@@ -41,6 +41,9 @@ class Backend(Protocol):
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes a model's own input on. Raises InvalidRequest where the provider has no such thing."""
 
+    def check(self, request: Request) -> None:
+        """Raises the ModelError with which a call would end before anything is sent."""
+
     async def list_models(self) -> list[ModelInfo]:
         """All models of the provider."""
 

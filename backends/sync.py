@@ -6,6 +6,8 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,9 +22,10 @@ from backends.ir import (
     RawRequest,
     RawResponse,
     StreamChunk,
-    Usage,
+    added,
 )
 from backends.listing import list_models
+from backends.parameters import OURS
 from backends.protocol import PROVIDERS, Backend, split_model
 from backends.protocol import connect as open_backend
 
@@ -63,7 +66,7 @@ class Model:
         return f"{self.backend.name}/{self.model}" if self.model else self.backend.name
 
     def execute(self, request: ChatRequest | str, **parameters: Any) -> ChatResponse:
-        """Answers a conversation, or a prompt with these parameters, by OpenAI's names."""
+        """Answers a conversation, or a prompt; ``parameters``, by OpenAI's names, go before the request's own."""
         return self._call(self.backend.execute(self._chat(request, parameters)))
 
     def execute_stream(self, request: ChatRequest | str, **parameters: Any) -> Iterator[StreamChunk]:
@@ -78,9 +81,12 @@ class Model:
                 self._call(close())
 
     def embed(self, texts: EmbedRequest | Sequence[str] | str, **parameters: Any) -> EmbedResponse:
-        """Embeds any number of texts: one vector a text, in their order, by as many calls as the model needs."""
+        """Embeds any number of texts: one vector a text, in their order, by as many calls as the model needs.
+
+        Of a whole EmbedRequest no more than one call takes; ``parameters`` go before its own.
+        """
         if isinstance(texts, EmbedRequest):
-            return self._call(self.backend.embed(texts))
+            return self._call(self.backend.embed(replace(texts, parameters={**texts.parameters, **parameters})))
         texts = (texts,) if isinstance(texts, str) else tuple(texts)
         return self._call(self._embed(self._named(), texts, parameters))
 
@@ -110,9 +116,16 @@ class Model:
         self.close()
 
     def _chat(self, request: ChatRequest | str, parameters: Mapping[str, Any]) -> ChatRequest:
+        wrong = sorted(OURS & parameters.keys())
+        if wrong:
+            raise InvalidRequest(
+                f"{wrong[0]} is no parameter: call execute_stream for a stream, and pass a ChatRequest with another "
+                "model or with messages",
+                provider=self.backend.name,
+            )
         if isinstance(request, str):
-            return ChatRequest(self._named(), (Message("user", request),), dict(parameters))
-        return request
+            request = ChatRequest(self._named(), (Message("user", request),))
+        return replace(request, parameters={**request.parameters, **parameters})
 
     def _named(self) -> str:
         if not self.model:
@@ -126,11 +139,9 @@ class Model:
         parts = [await self.backend.embed(request) for request in requests]
         if not parts:
             raise InvalidRequest(f"{model}: there are no texts to embed", provider=self.backend.name)
-        usage = Usage(sum(part.usage.input_tokens for part in parts), sum(part.usage.output_tokens for part in parts))
-        neurons = [part.usage.neurons for part in parts if part.usage.neurons is not None]
         return EmbedResponse(
             tuple(vector for part in parts for vector in part.vectors),
-            Usage(usage.input_tokens, usage.output_tokens, neurons=sum(neurons) if neurons else None),
+            reduce(added, (part.usage for part in parts)),
             parts[0].model,
             parts[0].request_id,
             tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),

@@ -16,7 +16,7 @@ from backends.ir import Request, Response
 from backends.pace import Pace
 from backends.rates import Meter, Rates, Tokens
 from backends.retry import LONGEST_RETRY_AFTER_S, is_refusal
-from backends.window import Window
+from backends.window import START, Window
 
 LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
 NO_GROWTH_S = 5.0  # after a failure of the service's own, or a call without an end
@@ -78,14 +78,16 @@ class Started:
 
 
 class Throttle:
-    """Of one model at one provider. ``fixed``: the window is the ceiling, and nothing is learned."""
+    """Of one model at one provider. ``start``: calls that may be in flight at first; ``fixed``: the window is the
+    ceiling, and nothing is learned.
+    """
 
-    def __init__(self, ceiling: int, rates: Rates, *, fixed: bool = False) -> None:
+    def __init__(self, ceiling: int, rates: Rates, *, start: int = START, fixed: bool = False) -> None:
         self.rates = rates
         self.in_flight = self.calls = self.refused = 0
         self._throttled_s = self._waited_s = 0.0
         self._fixed = fixed
-        self._window = Window(ceiling, fixed=fixed)
+        self._window = Window(ceiling, start=start, fixed=fixed)
         self._told = self._window.size
         self._pace = None if fixed else Pace()
         self._requests = _meter(rates.rpm)

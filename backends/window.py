@@ -7,14 +7,16 @@ CUT = 0.8
 
 
 class Window:
-    """Doubles in each round of answers until the first cut, then grows by one call a round, up to its ceiling."""
+    """Begins at ``start``, doubles in each round of answers until the first cut, then grows by one call a round, up to
+    its ceiling. ``fixed``: begins at the ceiling, whatever ``start`` says.
+    """
 
     __slots__ = ("_ceiling", "_doubles", "size")
 
-    def __init__(self, ceiling: int, *, fixed: bool = False) -> None:
+    def __init__(self, ceiling: int, *, start: int = START, fixed: bool = False) -> None:
         self._ceiling = ceiling
         self._doubles = True
-        self.size = float(ceiling if fixed else min(START, ceiling))
+        self.size = float(ceiling if fixed else min(start, ceiling))
 
     def grow(self) -> None:
         """For one answer that came while the window was full."""

@@ -11,10 +11,9 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
@@ -35,16 +34,18 @@ from backends.ir import (
     Request,
     StreamChunk,
     Usage,
+    added,
 )
-from backends.json_answers import added, asked_again, problem_of_answer, wants_json, without_fence
+from backends.json_answers import asked_again, problem_of_answer, wants_json, without_fence
+from backends.listing import deprecation, kept_models
 from backends.openai_shapes import read_usage
 from backends.parameters import token_limit
 from backends.sse import read_events
 from backends.streams import numbered, whole_answer
 from backends.workers_ai_api import Api, stream_bytes
 from backends.workers_ai_batch import batch_content, batch_name, batch_state, share_of_batch
-from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, chat_body, embed_body, raw_body
-from backends.workers_ai_catalogue import deprecation, model_info
+from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, body_of, chat_body, embed_body, raw_body
+from backends.workers_ai_catalogue import model_info
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, model_of, read_chat, read_vectors
@@ -64,8 +65,10 @@ _COMMON = frozenset(
 
 
 def open_backend() -> WorkersAI:
-    """The backend of the account, and the AI Gateway, that the environment names. Raises MissingSettings."""
-    return WorkersAI(cloudflare_account(), gateway=ai_gateway())
+    """The backend of the account, and the AI Gateway, that the environment names; it knows the list of models that the
+    cache has. Raises MissingSettings.
+    """
+    return WorkersAI(cloudflare_account(), gateway=ai_gateway(), listed=kept_models(PROVIDER))
 
 
 class WorkersAI:
@@ -79,10 +82,11 @@ class WorkersAI:
         transport: Transport | None = None,
         clock: Callable[[], float] = time.time,
         gateway: AiGateway | None = None,
+        listed: Iterable[ModelInfo] = (),
     ) -> None:
         self._api = Api(account, gateway, transport, clock)
         self._clock = clock
-        self._catalogue: Mapping[str, ModelInfo] = {}
+        self._catalogue = _by_name(listed)
         self._shapes: dict[str, Shape] = {}
         self._looking_up = asyncio.Lock()
 
@@ -157,6 +161,13 @@ class WorkersAI:
             details=reply.details,
         )
 
+    def check(self, request: Request) -> None:
+        """Builds the call. Raises InvalidRequest, and ModelNotFound for what is no model's name."""
+        if isinstance(request, ChatRequest):
+            _must_chat(request.model)
+        shape = models.shape_of(request.model) or "native"
+        self._api.call(request.model, body_of(request, shape), shape, about=request.request_id, fresh=False)
+
     async def list_models(self) -> list[ModelInfo]:
         """All models of the account, deprecated ones too; a page that is not full is the last one."""
         listed: list[ModelInfo] = []
@@ -168,7 +179,7 @@ class WorkersAI:
             listed += [model_info(entry) for entry in entries if isinstance(entry, dict) and entry.get("name")]
             if len(entries) < PAGE:
                 break
-        self._catalogue = {info.name.removeprefix(f"{PROVIDER}/"): info for info in listed}
+        self._catalogue = _by_name(listed)
         return listed
 
     def max_texts(self, model: str) -> int:
@@ -223,11 +234,7 @@ class WorkersAI:
     async def _prepared(
         self, request: ChatRequest, *, streams: bool = False
     ) -> tuple[Shape, dict[str, Any], list[str]]:
-        if models.takes_own_input(request.model):
-            raise InvalidRequest(
-                f"{request.model} does not chat: name a text generation model, or send this model's own input",
-                provider=PROVIDER,
-            )
+        _must_chat(request.model)
         shape = models.shape_of(request.model)
         if shape is None:
             plain = not streams and request.parameters.keys() <= _COMMON
@@ -301,9 +308,19 @@ class WorkersAI:
         return self._api.reply(incoming, {"content_type": kind, "base64": encoded})
 
     def _warnings(self, model: str) -> list[str]:
-        today = datetime.fromtimestamp(self._clock(), UTC).date().isoformat() if self._catalogue else ""
-        warning = deprecation(self._catalogue.get(model), today)
+        warning = deprecation(self._catalogue.get(model), self._clock())
         return [warning] if warning else []
+
+
+def _must_chat(model: str) -> None:
+    if models.takes_own_input(model):
+        raise InvalidRequest(
+            f"{model} does not chat: name a text generation model, or send this model's own input", provider=PROVIDER
+        )
+
+
+def _by_name(listed: Iterable[ModelInfo]) -> Mapping[str, ModelInfo]:
+    return {info.name.removeprefix(f"{PROVIDER}/"): info for info in listed}
 
 
 def _lower_limit(body: dict[str, Any], request: ChatRequest, error: ContextOverflow, warnings: list[str]) -> None:

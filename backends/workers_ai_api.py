@@ -78,20 +78,20 @@ class Api:
 
     async def send(self, outgoing: Call) -> Incoming:
         """The whole reply."""
-        with network_errors(PROVIDER, self._root):
+        with network_errors(PROVIDER, outgoing.url):
             return await self._transport.send(outgoing)
 
     @asynccontextmanager
     async def opened(self, outgoing: Call) -> AsyncIterator[Opened]:
         """A reply whose body is read by its user: with ``read_rest``, or with stream_bytes."""
         async with AsyncExitStack() as stack:
-            with network_errors(PROVIDER, self._root):
+            with network_errors(PROVIDER, outgoing.url):
                 incoming = await stack.enter_async_context(self._transport.open(outgoing))
             yield incoming
 
     async def read_rest(self, incoming: Opened) -> Incoming:
         """Reads the body of an opened reply."""
-        with network_errors(PROVIDER, self._root):
+        with network_errors(PROVIDER, self._calls):
             return await incoming.read()
 
     async def ask(self, outgoing: Call, model: str) -> Reply:

@@ -13,6 +13,7 @@ from typing import Any
 from backends import openai_request
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
+from backends.json_answers import check_format
 from backends.parameters import token_limit, translate
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
@@ -40,6 +41,8 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
     The limit goes by its old name max_tokens, which models of both shapes take.
     """
     limit = token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
+    if (wanted := request.parameters.get("response_format")) is not None:
+        check_format(wanted, request.model, PROVIDER)
     if shape == "chat":
         body, changed = openai_request.chat_body(request, DIALECTS[shape], PROVIDER)
         del body["model"]
@@ -119,13 +122,23 @@ def _with_image(body: dict[str, Any], request: ChatRequest, warn: Warn) -> dict[
         body["image"] = list(_decoded(urls[-1], "image", request.model))
     for _ in urls[1:]:
         warn(f"an image was left out: {request.model} takes one, and got the last")
+    for kind in sorted(_kinds(request) - {"text", "image_url"}):
+        warn(f"{kind} was left out: {request.model} takes text with an image")
     texts = [(message, _text(message)) for message in request.messages]
     if describes_images(request.model):
         known: dict[str, Any] = {name: body[name] for name in _DESCRIBING if name in body}
         _left_out(request.model, body.keys() - known, warn)
+        _left_out(request.model, {name for message in request.messages for name in message.extra}, warn)
+        if any(message.role != "user" for message in request.messages) or len(request.messages) > 1:
+            warn(f"the messages were joined to one prompt, without their roles: {request.model} takes no conversation")
         return {**known, "prompt": "\n".join(text for _, text in texts if text)}
     body["messages"] = [{**message.extra, "role": message.role, "content": text} for message, text in texts]
     return body
+
+
+def _kinds(request: ChatRequest) -> set[str]:
+    contents = [message.content for message in request.messages if isinstance(message.content, tuple)]
+    return {str(part.get("type")) for content in contents for part in content}
 
 
 def _parts(request: ChatRequest, kind: str) -> list[Mapping[str, Any]]:

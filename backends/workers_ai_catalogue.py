@@ -44,16 +44,6 @@ def model_info(entry: Mapping[str, Any]) -> ModelInfo:
     )
 
 
-def deprecation(info: ModelInfo | None, today: str) -> str | None:
-    """The warning that a model's entry calls for on a day (ISO 8601), or None."""
-    if info is None or not info.deprecated:
-        return None
-    name = info.name.removeprefix(f"{PROVIDER}/")
-    if info.deprecated <= today:
-        return f"{name} is deprecated since {info.deprecated}: name another model"
-    return f"{name} will be switched off on {info.deprecated}: name another model before"
-
-
 def _price(listed: Any) -> Price | None:
     """By the million tokens where any row is; else what the first row says, with its unit."""
     rows = [row for row in _listed(listed) if isinstance(row, dict) and isinstance(row.get("price"), int | float)]

@@ -167,6 +167,11 @@ _CHALLENGE = Meaning(
     "Cloudflare's bot protection challenges this machine's address",
     "run it from another network, or ask Cloudflare's support to allow the address",
 )
+_PAGE = Meaning(
+    AccountBlocked,
+    "a web page refuses the call, in the place of the API",
+    "look for a firewall or proxy between, check CLOUDFLARE_BASE_URL, or run it from another network",
+)
 _CODE_IN_TEXT = re.compile(r"\b(\d{4,5}):")
 
 
@@ -207,6 +212,9 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 def _meaning(status: int, code: int | None, said: str, headers: Mapping[str, str]) -> Meaning:
     if headers.get("cf-mitigated") == "challenge":
         return _CHALLENGE
+    page = "html" in headers.get("content-type", "")
+    if status == 403 and code is None and page:
+        return _PAGE
     by_text = next((row for pattern, statuses, row in TEXTS if status in statuses and pattern.search(said)), None)
     return by_text or CODES.get(code or 0) or STATUSES.get(status) or HUNDREDS[min(max(status // 100, 2), 5)]
 

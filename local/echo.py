@@ -24,6 +24,7 @@ from backends.ir import (
     ModelInfo,
     RawRequest,
     RawResponse,
+    Request,
     StreamChunk,
     Usage,
 )
@@ -61,6 +62,9 @@ class Echo:
     async def run(self, request: RawRequest) -> RawResponse:
         """Nothing else can be echoed. Raises InvalidRequest."""
         raise InvalidRequest(f"{request.model}: the echo stand-in only chats and embeds", provider=self.name)
+
+    def check(self, request: Request) -> None:
+        """There is nothing that it refuses before a call."""
 
     async def list_models(self) -> list[ModelInfo]:
         """The catalogue."""

@@ -7,7 +7,7 @@ from apache_beam.pvalue import PCollection
 
 from pipelines.chat_options import ChatOptions
 from storage.environment import default_gateway
-from transforms.chat_elements import MOST_WAITING, Answered
+from transforms.chat_elements import Answered
 from transforms.chat_source import PollEvents, ReadEvents
 from transforms.converse import Converse
 
@@ -41,7 +41,7 @@ def log_events(options: ChatOptions) -> ReadEvents | PollEvents:
 
 
 def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
-    """By what the options say. Where a file is read, many messages of a conversation are there at once: they wait."""
+    """By what the options say. A run that ends by itself can be begun again; one that does not must go on."""
     return Converse(
         options.output_location,
         options.defaults,
@@ -50,7 +50,7 @@ def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
         window=options.concurrency,
         since=options.since,
         deltas=options.deltas,
-        most_waiting=MOST_WAITING if options.continuous else None,
+        stops=not options.continuous,
         ledger=options.ledger_url,
         limits=options.limits,
         rates=options.rates,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from backends.errors import ModelNotFound
+from backends.json_schema import problem_of_schema
 from backends.protocol import split_model
-from storage.environment import fits_a_header
+from storage.environment import check_gateway, fits_a_header
 from transforms.templates import problem_of
 
 # One setting holds calls, file descriptors and memory within what one process can serve.
@@ -47,7 +49,9 @@ def _known_models(value: tuple[str, ...]) -> tuple[str, ...]:
     for rule in value:
         pattern, equals, model = rule.rpartition("=")
         if not (equals and pattern and model):
-            raise ValueError("write GLOB=PROVIDER/MODEL, such as 'embed/*=@cf/baai/bge-m3'")
+            raise ValueError(
+                f"{rule!r} has no pattern or no model: write GLOB=PROVIDER/MODEL, 'embed/*=@cf/baai/bge-m3'"
+            )
         rules.append(f"{pattern}={_known_model(model)}")
     return tuple(rules)
 
@@ -55,12 +59,16 @@ def _known_models(value: tuple[str, ...]) -> tuple[str, ...]:
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
     if not _SCHEMA_WORDS & value.keys():
         raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
+    problem = problem_of_schema(json.dumps(value))
+    if problem:
+        raise ValueError(f"answers cannot be checked by it: {problem}")
     return value
 
 
 def _gateway(value: str) -> str:
     if not value or not fits_a_header(value):
         raise ValueError("write the gateway's id, or the URL that the dashboard gives")
+    check_gateway(value)
     return value
 
 

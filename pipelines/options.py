@@ -315,6 +315,8 @@ def _sentence(detail: dict[str, Any]) -> str:
         return message
     if detail["loc"][0] == "response_schema":
         return f"--schema: {message}"
+    if detail["loc"][0] == "model_for":
+        return f"--model-for: {message}"
     name = detail["loc"][1] if detail["loc"][0] in ("flink", "dataflow") else detail["loc"][0]
     # What somebody wrote in the place of a secret's place is likely the secret.
     said = str(detail["input"]).partition("=")[0] if name == "env_from" else detail["input"]

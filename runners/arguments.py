@@ -22,7 +22,9 @@ Input = Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")]
 Queue = Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")]
 Model = Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")]
 Prefix = Annotated[str, typer.Option(help="Only objects below this prefix (with --queue).")]
-System = Annotated[Path | None, typer.Option(help="File with a system prompt for lines that have none.")]
+System = Annotated[
+    Path | None, typer.Option(help="File with a system prompt (of ask it is text), for lines that have none.")
+]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
 Temperature = Annotated[float | None, typer.Option(help="0 to 5.")]
 Prompt = Annotated[str, typer.Option(help="What to ask of each line, with its fields: 'Summarise: {text}'.")]
@@ -165,5 +167,8 @@ def read_text(path: Path, option: str) -> str:
     """A file that an option names. Raises UsageError."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError([f"{option} {path}: {error}"]) from None
+    except OSError as error:
+        why = error.strerror
+    except UnicodeDecodeError:
+        why = "it is no UTF-8"
+    raise UsageError([f"{option} {path} cannot be read ({why}): name a text file in UTF-8"])

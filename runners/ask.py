@@ -7,14 +7,16 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any, TextIO, TypeVar
 
 from backends import Model, connect
-from backends.errors import Retryable
+from backends.errors import ModelError, Retryable
 from backends.ir import ChatRequest, ChatResponse, Message, StreamChunk
+from backends.listing import deprecation
 from backends.retry import THREE_TRIES
+from storage.environment import MissingSettings
 
 T = TypeVar("T")
 _SAYS = ("content", "tool_use", "done")
@@ -52,13 +54,26 @@ def ask(question: Question, out: TextIO, *, stream: bool, as_json: bool) -> Said
     with connect(question.model) as model:
         request = ChatRequest(model.model, question.messages(), question.parameters, uuid.uuid4().hex)
         if stream:
-            return _written(_tried(lambda: _begun(model, request)), out, as_json=as_json)
-        response = _tried(lambda: model.execute(request))
-    if as_json:
-        print(json.dumps(_without_defaults(response)), file=out)
-    elif response.text or response.tool_calls:
-        print(response.text or _calls(response.tool_calls), file=out)
-    return Said(bool(response.text or response.tool_calls), response.warnings)
+            said = _written(_tried(lambda: _begun(model, request)), out, as_json=as_json)
+        else:
+            response = _tried(lambda: model.execute(request))
+            if as_json:
+                print(json.dumps(_without_defaults(response)), file=out)
+            elif response.text or response.tool_calls:
+                print(response.text or _calls(response.tool_calls), file=out, flush=True)
+            said = Said(bool(response.text or response.tool_calls), response.warnings)
+        return replace(said, warnings=tuple(dict.fromkeys((*said.warnings, *_ending(model)))))
+
+
+def _ending(model: Model) -> tuple[str, ...]:
+    """The warning that the model is, or will be, switched off; asked when the answer is there, by a list of an hour."""
+    try:
+        listed = model.list_models().models
+    except (ModelError, MissingSettings):
+        return ()  # the answer is as good
+    info = next((info for info in listed if info.name == model.name), None)
+    warning = deprecation(info, time.time())
+    return (warning,) if warning else ()
 
 
 def _begun(model: Model, request: ChatRequest) -> Iterator[StreamChunk]:
@@ -84,7 +99,7 @@ def _written(chunks: Iterator[StreamChunk], out: TextIO, *, as_json: bool) -> Sa
                 last = chunk.text
             elif chunk.kind == "tool_use" and chunk.tool_call:
                 calls.append(chunk.tool_call)
-            if chunk.kind == "done" and chunk.finish_reason == "length":
+            if chunk.kind == "done" and chunk.finish_reason == "length" and not any("cut off" in w for w in warnings):
                 warnings.append("the answer is cut off: raise --max-tokens")
     finally:
         if not last.endswith("\n"):

@@ -19,7 +19,7 @@ from pipelines import chat as pipeline
 from pipelines.chat_options import ChatOptions
 from pipelines.options import UsageError
 from runners.attempt import Watch, attempt
-from runners.checks import check_consumers, check_ledger, check_prices, id_of_queue
+from runners.checks import check_consumers, check_folder, check_ledger, check_prices, id_of_queue
 from runners.limits import iso_time, limits_json
 from runners.prism_binary import find_prism
 from runners.progress import Rate, cost_text, show_limits, show_spent
@@ -29,6 +29,7 @@ from runners.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summar
 from storage.chat_log import ChatLog
 from storage.chat_reading import read_record
 from storage.chat_records import ChatMessage, LoggedAnswer
+from storage.errors import StorageError
 from storage.objects import Location, locate_folder, open_store
 from transforms.conversations import close_conversations, open_conversations
 from transforms.infer import PaidAnswers
@@ -47,7 +48,7 @@ class ChatSummary:
 
     Attributes:
         run: what happened in this run; of files it has none.
-        waiting: messages that have no answer yet, or whose answer is not pushed; None for a run without an end.
+        waiting: messages that have no answer yet, or whose answer is not pushed; None where the log does not tell.
         responses: where the responses of all messages in the log are; "" for a run without an end.
         failed: the answers in the log that say that there is none.
     """
@@ -119,7 +120,8 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
 
     with stop.on_signals():
         if options.continuous:
-            return ChatSummary(again_and_again(once, stop, options.max_restarts, _progress))
+            ended = again_and_again(once, stop, options.max_restarts, _progress)
+            return ChatSummary(ended, _open_in(options.output_location))
         summary = once()
         while summary.asleep and _progress(summary.counts) and not stop.asked:
             _log.warning("%s; going on", summary.problem)
@@ -144,6 +146,7 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
     for place in options.events:
         if next(list_inputs(Listing((place,)), None), None) is None:
             raise UsageError([f"--events {place}: there is no such file, or none that ends in .jsonl"])
+    check_folder(where, "--log" if options.continuous else "--output")
     check_ledger(PaidAnswers(options.ledger_url))
     if options.context_tokens is None:
         found["context_tokens"] = context_tokens(options.model)
@@ -211,9 +214,19 @@ def show_chat(summary: ChatSummary, console: Console) -> None:
     if summary.run.restarts:
         console.print(f"The pipeline was begun again {summary.run.restarts:,} times.")
     if summary.waiting:
-        console.print(f"{summary.waiting:,} messages still wait: run the same command again.", highlight=False)
+        what = "message still waits" if summary.waiting == 1 else "messages still wait"
+        console.print(f"{summary.waiting:,} {what}: run the same command again.", highlight=False)
     if summary.responses:
         console.print(Text(f"Responses: {summary.responses}"), soft_wrap=True)
+
+
+def _open_in(where: Location) -> int | None:
+    """How many messages are marked in a log; None where it does not tell, which is no reason for a run to fail."""
+    try:
+        return ChatLog(open_store(where.store_url), where.key).count_open()
+    except StorageError as error:
+        _log.debug("%s", error)
+        return None
 
 
 def _progress(counts: Counts) -> bool:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 from backends.money import Prices
+from backends.workers_ai_errors import PROVIDER as WORKERS_AI
 from pipelines.options import JsonlOptions, UsageError
 from runners import dataflow
 from runners.run_options import RunOptions
 from storage.configuration import agree
-from storage.environment import cloudflare_account
+from storage.environment import cloudflare_account, default_gateway
 from storage.errors import QueueNotFound
 from storage.ledger import SQLITE_SCHEME
-from storage.objects import locate, open_store
+from storage.objects import Location, locate, open_store
 from storage.queue_api import WRONG_ACCOUNT
 from storage.queues import QueueClient, find_queue
 from transforms.infer import PaidAnswers
@@ -40,6 +43,9 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
         if place is not None and (where := locate(place)).bucket:
             next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
     check_files(options)
+    for warning in of_gateway(options):
+        _log.warning("%s", warning)
+    check_folder(options.output_location, "--output")
     check_ledger(options.paid)
     return options
 
@@ -62,7 +68,31 @@ def check_files(options: JsonlOptions) -> None:
         and isinstance(source, Listing)
         and next(list_inputs(source, options.output_location), None) is None
     ):
+        absent = [name for name in options.files if not _is_there(name)]
+        if absent:
+            raise UsageError([f"{name} does not exist, or fits no file: check the path" for name in absent])
         raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
+    for name in options.files:
+        if glob.has_magic(name) and not _is_there(name):
+            _log.warning("%s fits no file", name)
+
+
+def _is_there(name: str) -> bool:
+    return Path(name).exists() or any(glob.iglob(name, recursive=True))  # noqa: PTH207 - as the files are found: absolute patterns, **
+
+
+def of_gateway(options: JsonlOptions) -> list[str]:
+    """Calls that do not go by the AI Gateway that the run has, in sentences."""
+    gateway = options.gateway or default_gateway()
+    if not gateway:
+        return []
+    others = [name for name in options.models if not name.startswith(f"{WORKERS_AI}/")]
+    if len(others) == len(options.models):
+        given = "--gateway" if options.gateway else "LLMDO_GATEWAY"
+        return [f"{given} is for Workers AI: {' and '.join(others)} is called without the AI Gateway"]
+    if options.mode != "sync":
+        return ["batches do not go by the AI Gateway, which is not documented to have them: use --mode sync for that"]
+    return []
 
 
 class Priced(Protocol):
@@ -107,13 +137,33 @@ def check_consumers(name: str, queue_id: str) -> None:
         )
 
 
+def check_folder(where: Location, option: str) -> None:
+    """Makes a local folder where there is none. Raises UsageError where nothing can be written; R2 says so later."""
+    if not where.bucket:
+        _make(Path(where.store_url) / where.key, option)
+
+
 def check_ledger(paid: PaidAnswers) -> None:
-    """Opens and closes the ledger, so that what is wrong with it is said before any call. Raises LedgerError."""
+    """Opens and closes the ledger, so that what is wrong with it is said before any call.
+
+    Raises UsageError for a place where nothing can be written, and LedgerError.
+    """
     if paid.ledger.startswith(SQLITE_SCHEME):
-        Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        _make(Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent, "--ledger")
     recall = paid.open()
     if recall is not None:
         asyncio.run(recall.aclose())
+
+
+def _make(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = "a file is in its way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        said = f"{option} {folder}: nothing can be written there ({why})"
+        raise UsageError([f"{said}: name a folder in which this user may write"]) from None
 
 
 def check_configuration(options: RunOptions, is_alive: Callable[[str], bool]) -> None:

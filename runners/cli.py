@@ -18,6 +18,7 @@ from runners import commands_chat, commands_models, commands_outputs, commands_s
 from runners.commands_dataflow import without_running
 from runners.dataflow import template_location
 from runners.dryrun import plan, show_plan
+from runners.limits import until_text
 from runners.logs import log_level, quieten
 from runners.progress import Watch, show_summary, stream_line
 from runners.run import run as run_files
@@ -132,7 +133,15 @@ def _finish(summary: Summary, options: JsonlOptions, as_json: bool) -> NoReturn:
     leave(summary)
 
 
-@app.command(epilog="Example: llmdo local --data data/ --port 8787 & then: . data/env")
+_LOCAL_EXAMPLES = """
+Example: llmdo local --data data/ --port 8787 & then: . data/env
+
+It fails when told to: POST /_faults {"target": "ai", "status": 429, "count": 3}; DELETE /_faults ends that. See
+docs/reliability.md.
+"""
+
+
+@app.command(epilog=_LOCAL_EXAMPLES)
 def local(
     data: Annotated[Path, typer.Option(help="Folder for queues and credentials; DATA/env is written there.")],
     port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1; 0 takes a free one.")] = 8787,
@@ -167,4 +176,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_USAGE)
     except (StorageError, ToolError, ModelError) as error:
         complain(str(error))
+        if isinstance(error, ModelError) and error.until is not None:
+            complain(until_text(error.until))
         sys.exit(EXIT_FAILED)

@@ -97,8 +97,16 @@ def chat(
     ),
     rpm: arg.Rpm = None,
     tpm: arg.Tpm = None,
-    max_cost: arg.MaxCost = None,
-    max_tokens_total: arg.MaxTokensTotal = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            help="US dollars at most. Before they could be passed, --events stops and leaves its messages open; with "
+            "--queue they get an error for an answer, without a call."
+        ),
+    ] = None,
+    max_tokens_total: Annotated[
+        int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")
+    ] = None,
     poll_seconds: arg.PollSeconds = arg.default("poll_seconds", ChatOptions),
     ledger: arg.Ledger = None,
     runner: Annotated[str | None, typer.Option(help="direct (default, with --events) or prism.")] = None,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from backends.errors import ModelNotFound
 from backends.protocol import PROVIDERS, split_model
+from backends.workers_ai_errors import PROVIDER as WORKERS_AI
 from pipelines.options import UsageError
 from runners import arguments as arg
 from runners.ask import Question
@@ -18,7 +19,7 @@ from runners.ask import ask as ask_model
 from runners.models import as_json as lists_as_json
 from runners.models import problems, read_lists, table
 from runners.summary import EXIT_FAILED
-from storage.environment import use_gateway
+from storage.environment import check_gateway, use_gateway
 
 _WIDE = 200  # columns of a table that goes into a file or a pipe
 
@@ -45,11 +46,11 @@ Lists are kept for an hour in $XDG_CACHE_HOME/llmdo.
 
 def ask(
     prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
-    model: arg.Model = arg.default("model"),
+    model: Annotated[str, typer.Option(help="PROVIDER/MODEL.")] = arg.default("model"),
     stream: Annotated[
         bool | None, typer.Option("--stream/--no-stream", help="Write as it comes; by default on a terminal.")
     ] = None,
-    system: Annotated[str, typer.Option(help="What the model should be told before.")] = "",
+    system: Annotated[str, typer.Option(help="A system prompt, as text (of run it is a file).")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of the answer at most.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 5.", min=0, max=5)] = None,
     gateway: arg.Gateway = None,
@@ -62,9 +63,16 @@ def ask(
     if not text.strip():
         raise UsageError(["the prompt is empty: write what to ask"])
     try:
-        split_model(model)
+        provider, _ = split_model(model)
     except ModelNotFound as error:
         raise UsageError([f"--model {error.message}"]) from None
+    if gateway is not None:
+        try:
+            check_gateway(gateway)
+        except ValueError as error:
+            raise UsageError([f"--gateway {gateway!r}: {error}"]) from None
+        if provider != WORKERS_AI:
+            _note(f"--gateway is for Workers AI: {model} is called without the AI Gateway")
     use_gateway(gateway)
     given = {"max_tokens": max_tokens, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
@@ -90,6 +98,9 @@ def models(
         Console(width=None if sys.stdout.isatty() else _WIDE).print(table(lists))
     for problem in problems(lists):
         _note(problem)
+    if task and not any(listed.list and listed.list.models for listed in lists):
+        _note(f"no model's task, or name, contains {task!r}: see `llmdo models` for what there is")
+        raise typer.Exit(EXIT_FAILED)
     raise typer.Exit(0 if any(listed.list for listed in lists) else EXIT_FAILED)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from backends.connections import Connections
@@ -43,11 +43,13 @@ ASSUMED_CALL_S = 3.0
 @dataclass(slots=True)
 class ModelPlan:
     """What a run would ask of one model. ``output_tokens`` are the most that answers can have, and so is the cost.
+    ``texts`` are those to embed.
 
     ``seconds`` is the least that the limits allow, and ``limit`` names them; or it is ``assumed``.
     """
 
     lines: int = 0
+    texts: int = 0
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -66,8 +68,10 @@ class Plan:
         broken: lines that would end as errors without a call; ``unreadable``: files that cannot be read to their end.
         problems: file, offset in bytes and a sentence for each of these, the first PROBLEMS_SHOWN.
         notes: what is worth knowing and breaks nothing.
+        window: calls that are in flight at most.
     """
 
+    window: int
     files: int = 0
     files_done: int = 0
     lines: int = 0
@@ -92,7 +96,7 @@ class Plan:
     def seconds(self) -> float:
         """How long a run takes: models have limits of their own, and share the calls in flight."""
         limited = max((model.seconds for model in self.models.values() if not model.assumed), default=0.0)
-        return max(limited, sum(model.seconds for model in self.models.values() if model.assumed))
+        return max(limited, assumed_s(sum(model.calls for model in self.models.values() if model.assumed), self.window))
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``; times in seconds, costs in US dollars."""
@@ -154,7 +158,7 @@ class _Planner:
         self._backends = Connections(connect)
         self._prices = Prices()
         self._estimates = Estimates()
-        self._plan = Plan()
+        self._plan = Plan(options.concurrency)
         self._first: dict[str, str] = {}  # the first line that asks a model
         self._defaults = options.defaults
         for name in options.models:
@@ -186,7 +190,8 @@ class _Planner:
             if isinstance(tile, TooLong):
                 raise too_long(tile)
             prompt = parse_prompt(tile.data, "", self._defaults, self._max_texts, tile.file.key)
-        except ModelError as error:  # a BadLine, or a provider that is not there
+            self._backends.get(prompt.provider).check(prompt.request)
+        except ModelError as error:  # a BadLine, a provider that is not there, or what it refuses without a call
             self._plan.broken += 1
             self._problem(f"{place}: {error.message}")
             return
@@ -197,7 +202,10 @@ class _Planner:
         one = self._plan.models[model]
         most = self._estimates.most(prompt.request)
         one.lines += 1
-        one.calls += not isinstance(prompt.request, EmbedRequest)
+        if isinstance(prompt.request, EmbedRequest):
+            one.texts += len(prompt.request.texts)
+        else:
+            one.calls += 1
         one.input_tokens += most.input_tokens
         one.output_tokens += most.output_tokens
 
@@ -210,8 +218,7 @@ class _Planner:
                 )
             usd = cost_usd(Usage(model.input_tokens, model.output_tokens), self._prices.of(provider, short))
             model.cost = unknown(model.lines) if usd is None else Cost(usd)
-            texts = self._max_texts(provider, short)
-            model.calls += -((model.calls - model.lines) // texts)  # lines that are embedded share calls
+            model.calls += -(-model.texts // self._max_texts(provider, short))  # texts share calls, over all lines
             self._estimate_time(provider, short, model)
         return self._plan
 
@@ -228,7 +235,7 @@ class _Planner:
             model.seconds, model.limit = max(by_limit)
         else:
             window, model.assumed = self._options.concurrency, True
-            model.seconds = ASSUMED_CALL_S * -(-model.calls // window)
+            model.seconds = assumed_s(model.calls, window)
             model.limit = f"{window} calls in flight, of {ASSUMED_CALL_S:g} s each (assumed: no rate is published)"
 
     def _max_texts(self, provider: str, model: str) -> int:
@@ -237,6 +244,11 @@ class _Planner:
     def _problem(self, sentence: str) -> None:
         if len(self._plan.problems) < PROBLEMS_SHOWN:
             self._plan.problems.append(sentence)
+
+
+def assumed_s(calls: int, window: int) -> float:
+    """How long calls take of which no more than ``window`` run at once. Seconds."""
+    return ASSUMED_CALL_S * -(-calls // window)
 
 
 def _tiles(file: FileVersion, reading: Reading) -> Iterator[list[Tile]]:
@@ -251,15 +263,14 @@ def _tiles(file: FileVersion, reading: Reading) -> Iterator[list[Tile]]:
 
 
 def show_plan(plan: Plan) -> RenderableType:
-    """For people: a row for each model, then what is wrong."""
-    table = Table("model", "lines", "calls", "tokens in", "out, at most", "cost, at most", "time", "limited by")
+    """For people, as narrow as it must be: what each model is asked, then all of it, then what is wrong."""
+    parts: list[RenderableType] = []
     for name, model in plan.models.items():
-        counts = (model.lines, model.calls, model.input_tokens, model.output_tokens)
-        cost = dollars(model.cost.usd, lower_bound=model.cost.unpriced > 0)
-        table.add_row(Text(name), *(f"{count:,}" for count in counts), cost, _duration(model.seconds), model.limit)
-    cost = dollars(plan.cost.usd, lower_bound=plan.cost.unpriced > 0)
-    said = f"{plan.files:,} files, {plan.lines:,} lines: at most {cost} at list prices, in about "
-    parts: list[RenderableType] = [table] if plan.models else []
+        parts.append(Text(name, "bold"))
+        counts = f"{model.lines:,} lines, {model.calls:,} calls, {model.input_tokens:,} tokens in"
+        parts.append(Padding(f"{counts}, at most {model.output_tokens:,} out; {_cost(model.cost)}", (0, 0, 0, 2)))
+        parts.append(Padding(f"{_duration(model.seconds)} by {model.limit}", (0, 0, 0, 2)))
+    said = f"{plan.files:,} files, {plan.lines:,} lines: {_cost(plan.cost)} at list prices, in about "
     parts.append(Text(f"{said}{_duration(plan.seconds)}. No call was made, and nothing was written."))
     if plan.files_done:
         parts.append(Text(f"{plan.files_done:,} files are done already, and were left out."))
@@ -269,6 +280,17 @@ def show_plan(plan: Plan) -> RenderableType:
     if more:
         parts.append(Text(f"and {more:,} more", "bold red"))
     return Group(*parts)
+
+
+def _cost(cost: Cost) -> str:
+    """
+    >>> _cost(Cost(0.5)), _cost(Cost(0.5, 3)), _cost(Cost(None, 3))
+    ('at most $0.50', 'at most $0.50 and the cost of 3 lines whose price nobody tells', 'at a price that nobody tells')
+    """
+    if cost.usd is None:
+        return "at a price that nobody tells"
+    more = f" and the cost of {cost.unpriced:,} lines whose price nobody tells" if cost.unpriced else ""
+    return f"at most {dollars(cost.usd, lower_bound=False)}{more}"
 
 
 def _duration(seconds: float) -> str:

@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.options import UsageError
 from runners.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from storage.chat_log import DEAD, ChatLog
 from storage.chat_records import Found
 from storage.objects import Location, open_store
 from storage.runs import DEAD_SECONDS, FOLDER
+from transforms.poll import SWEEP_SECONDS
+from transforms.replies import PATIENCE_S
 
 # Stage → what it means; in the order in which they usually come.
 STAGES = {
@@ -29,8 +32,17 @@ STAGES = {
     "retried": "the last try began",
     "recalled": "an answer that was paid for before, from the ledger",
     "answered": "the answer is in the log",
+    "adopted": "another service answered it, by that one's clock",
     "pushed": "the answer is in the reply queue, or there is none",
 }
+
+
+# Stages that others' clocks tell.
+_ELSEWHERE = ("sent", "adopted")
+_LATE = (
+    f" It is not pushed yet: its run tries for {PATIENCE_S / 60:g} minutes; then the sweeps of the log do, every "
+    f"{SWEEP_SECONDS / 60:g} minutes, and any later run."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +74,22 @@ class Explained:
 
 
 def explain(where: Location, message_id: str, conversation: str | None = None) -> list[Explained]:
-    """Every message of the log with this id, or one entry that says that there is none. Raises StorageError."""
-    log = ChatLog(open_store(where.store_url), where.key)
+    """Every message of the log with this id, or one entry that says that there is none.
+
+    Raises UsageError where there is no log, and StorageError.
+    """
+    store = open_store(where.store_url)
+    log = ChatLog(store, where.key)
     found = log.find(message_id, conversation)
     if found:
         return [_explained(one, log, where) for one in found]
+    if next(store.list(where.key), None) is None:
+        raise UsageError([f"--log: there is no log at {store.url}/{where.key}: check it, and STORE_ID"])
     reasons = list(_dead_letters(where, message_id))
-    if reasons:
+    others = [one.message.conversation for one in log.find(message_id)] if conversation else []
+    if others:
+        verdict = f"it is not in conversation {conversation}, but in {' and '.join(others)}: check --conversation"
+    elif reasons:
         verdict = f"it was received, but could not be understood: {'; '.join(reasons)}"
     else:
         verdict = "no message with this id was received: check the id, --log and STORE_ID, and that the event was sent"
@@ -89,7 +110,7 @@ def show_explained(found: list[Explained], console: Console) -> None:
             table.columns[1].justify = "right"
             first = next(at for name, at in one.stages if name == "received")
             for name, at in one.stages:
-                after = "" if name == "sent" else f"{at - first:.3f} s"
+                after = "" if name in _ELSEWHERE else f"{at - first:.3f} s"
                 table.add_row(_iso(at), after, name, STAGES.get(name, ""))
             console.print(Text(f"{one.conversation} / {one.message_id}", style="bold"))
             console.print(table)
@@ -101,7 +122,9 @@ def _explained(found: Found, log: ChatLog, where: Location) -> Explained:
     stages = [("sent", message.created), ("received", message.arrived)]
     details: dict[str, Any] = {"role": message.role}
     if answer is not None:
-        stages += [(name, at) for name, at in answer.trace.items() if name != "received"]
+        # Of an answer that came as an event nothing is known but when its service says that it was made.
+        adopted = answer.trace.keys() == {"answered"}
+        stages += [("adopted" if adopted else name, at) for name, at in answer.trace.items() if name != "received"]
         details |= {
             "response_id": answer.response_id,
             "model": answer.response.get("modelId"),
@@ -111,8 +134,8 @@ def _explained(found: Found, log: ChatLog, where: Location) -> Explained:
             "history": list(answer.history),
         }
     stages += found.trace.stages
-    # The sender's clock may be another one: what it says stands first whatever it says.
-    ordered = (stages[0], *sorted(stages[1:], key=lambda stage: stage[1]))
+    # Other clocks may be wrong: whatever they say, what was sent stands first, and what was received before all else.
+    ordered = (stages[0], *sorted(stages[1:], key=lambda stage: max(stage[1], message.arrived)))
     verdict, code = _verdict(found, log, where)
     return Explained(message.id, message.conversation, verdict, code, ordered, details)
 
@@ -129,15 +152,20 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
                 EXIT_FAILED,
             )
         before = [one for one in log.conversation(message.conversation).unanswered if one.order < message.order]
-        turn = f"{len(before):,} messages of its conversation are before it. " if before else ""
+        many = (
+            "1 message of its conversation is"
+            if len(before) == 1
+            else f"{len(before):,} messages of its conversation are"
+        )
+        turn = f"{many} before it. " if before else ""
         return f"It has no answer yet. {turn}{_at_work(where)}", EXIT_FAILED
-    asked = "once" if answer.attempts == 1 else f"{answer.attempts:,} times"
-    late = " It is not pushed yet: the next sweep, within 5 minutes, or the next run pushes it." if found.open else ""
+    asked = {0: "was not asked", 1: "was asked once"}.get(answer.attempts, f"was asked {answer.attempts:,} times")
+    late = _LATE if found.open else ""
     if answer.failed:
-        why = answer.error or str(answer.response.get("message", ""))
-        return f"It got an error for an answer, the model was asked {asked}: {why}.{late}", EXIT_SOME_ERRORS
+        why = (answer.error or str(answer.response.get("message", ""))).rstrip(".")
+        return f"It got an error for an answer, the model {asked}: {why}.{late}", EXIT_SOME_ERRORS
     model = answer.response.get("modelId", "somebody")
-    told = f"; the model was asked {asked}" if answer.attempts else ""
+    told = f"; the model {asked}" if answer.attempts else ""
     return f"It was answered by {model}{told}.{late}", EXIT_ANSWERED
 
 

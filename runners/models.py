@@ -59,8 +59,8 @@ def table(lists: Iterable[Listed]) -> Table:
     """A row for each model, by provider, task and name."""
     shown = Table("MODEL", "TASK", box=None, pad_edge=False)
     shown.columns[0].overflow = "fold"
-    shown.add_column("CONTEXT", justify="right")
-    shown.add_column("USD IN / OUT", justify="right")
+    shown.add_column("CONTEXT, TOKENS", justify="right")
+    shown.add_column("USD IN / OUT, PER M TOKENS", justify="right")
     shown.add_column("CAN")
     shown.add_column("SWITCHED OFF")
     for listed in lists:

@@ -106,6 +106,10 @@ class ChatLog:
                 else:
                     _log.warning("%s", message)
 
+    def count_open(self) -> int:
+        """How many messages are marked: one listing."""
+        return sum(1 for _ in self._store.versions(self._prefix + OPEN))
+
     def conversation(self, conversation: str) -> Conversation:
         """All messages and answers of a conversation: one listing, and a read for each object that is new in it."""
         return self._conversations.look(conversation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ _PLAIN = (
 _SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
 _gateway: str | None = None  # what this process was told to use, whatever its environment says
+
+
+# The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
+_GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
 
 class MissingSettings(Exception):
@@ -105,6 +110,14 @@ def use_gateway(name: str | None) -> None:
     _gateway = name
 
 
+def check_gateway(name: str) -> None:
+    """Raises ValueError for a URL of an AI Gateway that lacks a part: ``…/v1/ACCOUNT/GATEWAY``."""
+    if "://" in name and not _GATEWAY_URL.fullmatch(name):
+        raise ValueError(
+            "the URL of a gateway ends in /v1/ACCOUNT_ID/GATEWAY_ID: copy it from the dashboard, or write the id alone"
+        )
+
+
 def default_gateway() -> str | None:
     """LLMDO_GATEWAY (an AI Gateway's id or URL), or None."""
     return os.environ.get("LLMDO_GATEWAY") or None
@@ -121,6 +134,11 @@ def ai_gateway() -> AiGateway | None:
         for variable, text in (("LLMDO_GATEWAY", name), ("CLOUDFLARE_AI_GATEWAY_TOKEN", token))
         if text and not fits_a_header(text)
     ]
+    if name and not problems:
+        try:
+            check_gateway(name)
+        except ValueError as error:
+            problems = [f"the gateway {name!r} cannot be called: {error}"]
     if name and problems:
         raise MissingSettings(problems)
     return AiGateway(name, token) if name else None

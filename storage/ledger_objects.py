@@ -23,7 +23,7 @@ from storage.errors import AlreadyExists, LedgerError, ObjectChanged, ObjectNotF
 from storage.ledger import Counts, Pruned, check_key, checksum
 from storage.objects import ObjectInfo
 
-THREADS = 32  # requests at once; the process's R2 client has 64 connections
+THREADS = 32  # requests at once; the R2 client has more connections
 _FORMAT = 1
 _PRUNE_OBJECTS = 1000  # at a time; the whole listing may be too long for memory
 _MARKER = "_ledger.json"  # says that the prefix is a ledger, and of which format

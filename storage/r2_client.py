@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8  # waits about 3 s in all for 5xx and network errors, 35 s for 429 (one write a second to a key)
 
+# More than the threads that may have a call under way at once: for chats 64 of conversations, 32 of events, 16 of reads
+# of the log, 32 of a ledger in R2, and some of Beam's; for files 16 a step. Connections are made as they are needed.
+CONNECTIONS = 256
+
 # At DEBUG these write key ids and signatures.
 _TELLTALE_LOGGERS = ("botocore.auth", "botocore.endpoint", "botocore.hooks")
 
@@ -103,7 +107,7 @@ def _new_client(access: R2Access) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=64,
+        max_pool_connections=CONNECTIONS,
         connect_timeout=10,
         read_timeout=60,
     )

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, StopRun
+from backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
 from backends.estimates import LONGEST_ANSWER, Estimates
 from backends.ir import ChatRequest, ChatResponse, StreamChunk
 from backends.jobs import Done
@@ -44,7 +44,8 @@ class Answers:
     """Makes answers; used on one event loop.
 
     ``tell`` takes the events that go out before the answer is there, and may lose them; with ``deltas`` also the text
-    while it is generated. ``stopping`` says whether a StopRun only means that the run is being stopped. Raises
+    while it is generated. ``stopping`` says whether a StopRun only means that the run is being stopped. ``stops``: an
+    error that every other call would meet too ends the run, and its message stays open; else it is an answer. Raises
     ModelNotFound where the model's name has no provider.
     """
 
@@ -55,6 +56,7 @@ class Answers:
         *,
         tell: Callable[[Event], None] | None = None,
         deltas: bool = False,
+        stops: bool = False,
         stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +65,7 @@ class Answers:
         self._engine = engine
         self._tell = tell
         self._deltas = deltas
+        self._stops = stops
         self._stopping = stopping
         self._clock = clock
         self._estimates = Estimates()
@@ -97,15 +100,14 @@ class Answers:
 
     async def _asked(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
         message, context = made.message, self._defaults.context_tokens
-        made.trace["called"] = self._clock()
         if self._tell:
-            self._tell(started(message, made.trace["called"]))
+            self._tell(started(message, self._clock()))
         past, request, done = await self._once(made, earlier, context)
         if isinstance(done.error, ContextOverflow):
             used = self._estimates.most(request)
             context = int(_SHORTER * (context or used.input_tokens + self._max_tokens))
             past, request, done = await self._once(made, earlier, context)
-        self._note(made, done)
+        made.trace["answered"] = self._clock()
         made.history = past.ids
         if done.error is not None:
             return self._refused(made, done.error)
@@ -113,7 +115,7 @@ class Answers:
         if not isinstance(response, ChatResponse):
             raise TypeError(f"{self._model} answered a conversation with a {type(response).__name__}")
         self._estimates.learn(request, response)
-        return self._answered(made, response, past, done.latency_s)
+        return self._answered(made, response, past, done.latency_s if done.attempts else 0.0)
 
     async def _once(self, made: _Made, earlier: Earlier, context: int | None) -> tuple[History, ChatRequest, Done]:
         message = made.message
@@ -130,8 +132,9 @@ class Answers:
         request_id = f"{message.conversation}/{message.id}"
         async with self._listening(message) as listen:
             request = ChatRequest(self._model, past.messages, self._defaults.parameters, request_id, listen)
+            asked = self._clock()
             done = await self._engine.call(self._provider, request)
-        made.attempts += done.attempts
+        self._note(made, done, asked)
         return past, request, done
 
     @asynccontextmanager
@@ -161,16 +164,23 @@ class Answers:
             telling.cancel()
         tell_new()
 
-    def _note(self, made: _Made, done: Done) -> None:
+    def _note(self, made: _Made, done: Done, asked: float) -> None:
+        """When calls really began: one may have waited for its turn for long, or was never made."""
         now = self._clock()
-        if made.attempts > 1:
-            made.trace["retried"] = max(made.trace["called"], now - done.latency_s)
-        elif not made.attempts and done.response is not None:
+        made.attempts += done.attempts
+        if done.attempts:
+            made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock shows whole ms
+        elif done.response is not None:
             made.trace["recalled"] = now
-        made.trace["answered"] = now
+        stopped_between_tries = isinstance(done.error, StopRun) and not done.latency_s
+        if made.attempts > 1 and not stopped_between_tries:
+            made.trace["retried"] = max(asked, now - done.latency_s)
 
     def _refused(self, made: _Made, error: ModelError) -> LoggedAnswer:
-        if isinstance(error, EngineClosed | RunAsleep) or (isinstance(error, StopRun) and self._stopping()):
+        ends_the_run = isinstance(error, StopRun | ModelUnusable) and self._stops
+        if ends_the_run or isinstance(error, EngineClosed | RunAsleep):
+            raise NotNow(error)
+        if isinstance(error, StopRun) and self._stopping():
             raise NotNow(error)
         return self._failed(made, source_of(error), error)
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from storage.chat_records import ChatMessage, LoggedAnswer
 
-MOST_WAITING = 100  # in one conversation, besides the message that is being answered
+# In one conversation, besides the message that is being answered; of those that were accepted before, any number.
+MOST_WAITING = 100
 LOOK_AGAIN_S = 1.0  # a conversation that another run works on is looked at this often
 LINGER_S = 2.0  # a conversation is kept so long after its last answer: R2 takes one write a second to a key
 
@@ -34,6 +35,14 @@ class ChatDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message that waits for its answer. ``accepted``: the log had it before, and it waits however many others do."""
+
+    message: ChatMessage
+    accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """What became of a message. ``pushed``: its response events are in the reply queue, or there is no such queue."""
 
@@ -50,7 +59,6 @@ class Settings:
     Attributes:
         is_alive: whether the run of this id lives, so that its conversations are its own. May raise StorageError.
         since: messages that were created before are left alone. Unix time in seconds.
-        most_waiting: see MOST_WAITING; None: any number.
         counted: gets each answer that this process has made.
         over: gets the error that ends the run: the log cannot be used, or no call may be made any more.
     """
@@ -58,7 +66,6 @@ class Settings:
     run_id: str
     is_alive: Callable[[str], bool] = lambda run_id: False  # noqa: ARG005
     since: float | None = None
-    most_waiting: int | None = MOST_WAITING
     counted: Callable[[LoggedAnswer], None] = lambda answer: None  # noqa: ARG005
     over: Callable[[BaseException], None] = lambda error: None  # noqa: ARG005
     look_again_s: float = LOOK_AGAIN_S

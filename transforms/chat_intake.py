@@ -11,6 +11,7 @@ from functools import partial
 from storage.chat_log import ChatLog
 from storage.chat_records import ChatMessage, DamagedLog
 from storage.errors import StorageUnavailable
+from transforms.chat_elements import Incoming
 from transforms.chat_events import BadEvent, Event, OtherEvent, ResponseEvent, read_event
 from transforms.run_state import run_state
 
@@ -23,7 +24,7 @@ _TICK = 1e-6  # between two events' times of arrival: their order. Seconds
 class Taken:
     """What became of one event: a message that waits for its answer, or ``error``: it could not be logged for now."""
 
-    message: ChatMessage | None = None
+    incoming: Incoming | None = None
     error: StorageUnavailable | None = None
 
 
@@ -65,15 +66,16 @@ class Intake:
         except BadEvent as error:
             return error
 
-    def _put(self, raw: object, event: Event | BadEvent) -> ChatMessage | None:
+    def _put(self, raw: object, event: Event | BadEvent) -> Incoming | None:
         match event:
             case ChatMessage():
                 wanted = self._since is None or event.created >= self._since
                 try:
-                    return event if self._log.add(event, wanted) != "done" else None
+                    added = self._log.add(event, wanted)
+                    return None if added == "done" else Incoming(event, accepted=added == "open")
                 except DamagedLog as error:  # known, and its record is spoilt: the step behind says so to the user
                     self._log.bury(raw, str(error))
-                    return event if wanted and event.role == "user" else None
+                    return Incoming(event, accepted=True) if wanted and event.role == "user" else None
             case BadEvent():
                 run_state().add(messages_undecodable=1)
                 self._log.bury(raw, str(event))
@@ -91,7 +93,7 @@ class Intake:
         except DamagedLog as error:
             self._log.bury(event.answer.events[0], str(error))
 
-    def _tried(self, work: Callable[[], ChatMessage | None]) -> Taken:
+    def _tried(self, work: Callable[[], Incoming | None]) -> Taken:
         try:
             return Taken(work())
         except StorageUnavailable as error:
@@ -99,10 +101,10 @@ class Intake:
 
     def _unless_answered(self, taken: Taken, conversations: set[str]) -> Taken:
         """Without the message whose answer came with it."""
-        message = taken.message
-        if message is None or message.conversation not in conversations:
+        incoming = taken.incoming
+        if incoming is None or incoming.message.conversation not in conversations:
             return taken
-        return self._tried(lambda: message if self._waits(message) else None)
+        return self._tried(lambda: incoming if self._waits(incoming.message) else None)
 
     def _waits(self, message: ChatMessage) -> bool:
         try:

@@ -22,6 +22,7 @@ from storage.errors import QueueError, StorageError
 from storage.objects import Location, open_store
 from storage.queue_api import is_transient
 from storage.queues import Message, Pacer, QueueClient
+from transforms.chat_elements import Incoming
 from transforms.chat_intake import Intake, Taken
 from transforms.conversations import in_work
 from transforms.cutting import DECOMPRESSORS, CorruptData, cut
@@ -51,12 +52,12 @@ class ReadEvents(beam.PTransform):
     log: Location
     since: float | None = None
 
-    def expand(self, root: beam.Pipeline) -> PCollection[ChatMessage]:
-        """Nothing → ChatMessage."""
+    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
+        """Nothing → Incoming."""
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Log, then look" >> beam.ParDo(_Read(self.files, self.log, self.since)).with_output_types(ChatMessage)
+            | "Log, then look" >> beam.ParDo(_Read(self.files, self.log, self.since)).with_output_types(Incoming)
         )
 
 
@@ -73,13 +74,13 @@ class PollEvents(beam.PTransform):
     since: float | None = None
     poll_seconds: float = 0.25
 
-    def expand(self, root: beam.Pipeline) -> PCollection[ChatMessage]:
-        """Nothing → ChatMessage, without end."""
+    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
+        """Nothing → Incoming, without end."""
         begin = partial(_Queue, self.queue_id, self.log, self.since, self.poll_seconds)
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Ask again and again" >> beam.ParDo(LookAgain(begin)).with_output_types(ChatMessage)
+            | "Ask again and again" >> beam.ParDo(LookAgain(begin)).with_output_types(Incoming)
         )
 
 
@@ -89,7 +90,7 @@ class _Read(beam.DoFn):
         self._where = log
         self._since = since
 
-    def process(self, _: bytes) -> Iterator[ChatMessage]:
+    def process(self, _: bytes) -> Iterator[Incoming]:
         log = open_log(self._where)
         intake = Intake(log, self._since)
         try:
@@ -102,7 +103,12 @@ class _Read(beam.DoFn):
         finally:
             intake.close()
         if not stopping():
-            yield from log.open_messages()
+            yield from accepted(log.open_messages())
+
+
+def accepted(messages: Iterator[ChatMessage]) -> Iterator[Incoming]:
+    """What is marked in the log."""
+    return (Incoming(message, accepted=True) for message in messages)
 
 
 def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
@@ -134,12 +140,12 @@ class _Queue:
         self._intake = Intake(self._log, since)
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
-        self._sweep = Sweep(lambda: self._log.open_messages(known=in_work()))
+        self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
         self._acks = _Acks(self._client)
         self._held: list[Message] = []  # those that the log did not take yet
         self._failures = 0
 
-    def look(self) -> tuple[Sequence[ChatMessage], float]:
+    def look(self) -> tuple[Sequence[Incoming], float]:
         began = time.monotonic()
         swept, more = self._sweep.portion()
         messages, wait = (self._held, 0.0) if self._held else self._pull()
@@ -151,7 +157,7 @@ class _Queue:
         else:
             self._failures = 0
         wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # from one pull's begin to the next one's
-        return [*swept, *(one.message for one in taken if one.message is not None)], wait
+        return [*swept, *(one.incoming for one in taken if one.incoming is not None)], wait
 
     def close(self) -> None:
         self._acks.close()

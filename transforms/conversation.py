@@ -17,7 +17,7 @@ from storage.chat_log import ChatLog, mark_name
 from storage.chat_records import ChatMessage, Conversation, DamagedLog, LoggedAnswer
 from storage.errors import StorageError, StorageUnavailable
 from transforms.chat_answers import Answers, NotNow
-from transforms.chat_elements import Answered, Outcome, Settings
+from transforms.chat_elements import MOST_WAITING, Answered, Incoming, Outcome, Settings
 from transforms.replies import Replies
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log cannot be reached
@@ -76,8 +76,9 @@ class Talk:
         """Messages in work."""
         return len(self._waiting) + len(self._working)
 
-    def take_in(self, message: ChatMessage, done: Done) -> None:
+    def take_in(self, incoming: Incoming, done: Done) -> None:
         """A message to be answered; one that is in work already is so once."""
+        message = incoming.message
         known = self._waiting.get(message.id) or self._working.get(message.id)
         if known is not None:
             known.dones.append(done)
@@ -85,7 +86,7 @@ class Talk:
         work = self._work(message, [done])
         if self._office.stopped.is_set() or self._settings.leaves_alone(message):
             self._finish(work, "left")
-        elif self._settings.most_waiting is not None and len(self._waiting) >= self._settings.most_waiting:
+        elif len(self._waiting) >= MOST_WAITING and not incoming.accepted:
             self._begin(work)
             self._office.spawn(self._safely(work, self._keep(work, self._office.answers.overflow(message, work.trace))))
         else:

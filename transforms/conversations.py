@@ -12,9 +12,8 @@ from typing import Any
 import uvloop
 
 from storage.chat_log import ChatLog
-from storage.chat_records import ChatMessage
 from transforms.chat_answers import Answers
-from transforms.chat_elements import Answered, Settings
+from transforms.chat_elements import Answered, Incoming, Settings
 from transforms.conversation import Done, Office, Talk
 from transforms.replies import Replies
 
@@ -45,9 +44,10 @@ class Conversations:
         with _registering:
             _running.append(self)
 
-    def submit(self, message: ChatMessage, done: Done) -> None:
+    def submit(self, incoming: Incoming, done: Done) -> None:
         """Takes a message in; ``done`` is called on the loop's thread, and must be quick. From any thread."""
-        if not self._call(lambda: self._take_in(message, done)):
+        if not self._call(lambda: self._take_in(incoming, done)):
+            message = incoming.message
             done(Answered(message.conversation, message.id, "left"))
 
     def stop(self) -> None:
@@ -94,16 +94,17 @@ class Conversations:
             self._over = True
         await asyncio.sleep(0)  # what was submitted until then is taken in, and left
 
-    def _take_in(self, message: ChatMessage, done: Done) -> None:
-        talk = self._talks.get(message.conversation)
+    def _take_in(self, incoming: Incoming, done: Done) -> None:
+        conversation = incoming.message.conversation
+        talk = self._talks.get(conversation)
         if talk is None:
-            talk = Talk(message.conversation, self._office)
-            talk.take_in(message, done)
+            talk = Talk(conversation, self._office)
+            talk.take_in(incoming, done)
             if talk.open:
                 self._talks[talk.id] = talk
                 self._spawn(self._run(talk))
         else:
-            talk.take_in(message, done)
+            talk.take_in(incoming, done)
 
     async def _run(self, talk: Talk) -> None:
         await talk.run()

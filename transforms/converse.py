@@ -20,13 +20,13 @@ from backends.rates import NO_RATES, Rates
 from backends.recall import SAME_MESSAGE, Recall
 from backends.retry import THREE_TRIES, Retry
 from storage.chat_log import open_log
-from storage.chat_records import ChatMessage, LoggedAnswer
+from storage.chat_records import LoggedAnswer
 from storage.environment import cloudflare_account, use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.objects import Location
 from storage.queues import QueueClient
 from transforms.chat_answers import Answers
-from transforms.chat_elements import MOST_WAITING, Answered, ChatDefaults, Settings
+from transforms.chat_elements import Answered, ChatDefaults, Incoming, Settings
 from transforms.chat_engine import LastingEngine
 from transforms.conversations import Conversations, close_conversations
 from transforms.infer import asleep
@@ -47,8 +47,9 @@ class Converse(beam.PTransform):
     answer gets an event that says so. What is left open is that of a run that is stopped.
 
     Only the newest bundle waits for answers, for those of all bundles: on Prism few bundles run at a time, and a slow
-    model must not keep new messages out. ``since`` (Unix time in seconds), ``most_waiting``: see
-    chat_elements.Settings. ``deltas``: the text is pushed while it is generated. ``ledger``: see open_ledger.
+    model must not keep new messages out. ``since``: messages that were created before are left alone; Unix time in
+    seconds. ``deltas``: the text is pushed while it is generated. ``stops``: see Answers; without it calls are made
+    again some time after such an error (see LastingEngine). ``ledger``: see open_ledger.
     The rest is as in Infer.
     """
 
@@ -59,7 +60,7 @@ class Converse(beam.PTransform):
     window: int = 256
     since: float | None = None
     deltas: bool = False
-    most_waiting: int | None = MOST_WAITING
+    stops: bool = False
     ledger: str = NO_LEDGER
     limits: Limits = NO_LIMITS
     rates: Rates = NO_RATES
@@ -68,8 +69,8 @@ class Converse(beam.PTransform):
     workers: int = 1
     gateway: str | None = None
 
-    def expand(self, messages: PCollection[ChatMessage]) -> PCollection[Answered]:
-        """ChatMessage → Answered."""
+    def expand(self, messages: PCollection[Incoming]) -> PCollection[Answered]:
+        """Incoming → Answered."""
         return messages | "Answer messages" >> beam.ParDo(_Converse(self)).with_output_types(Answered)
 
 
@@ -82,11 +83,11 @@ class Desk:
         self._lock = threading.Lock()
         self._open = self._newest = 0
 
-    def hand_in(self, message: ChatMessage, context: WindowedValue) -> None:
+    def hand_in(self, incoming: Incoming, context: WindowedValue) -> None:
         """``context``: the window and time of the message, which its result gets too."""
         with self._lock:
             self._open += 1
-        self.conversations.submit(message, lambda answered: self._finished.put(context.with_value(answered)))
+        self.conversations.submit(incoming, lambda answered: self._finished.put(context.with_value(answered)))
 
     def fetch(self) -> Iterator[WindowedValue]:
         """What is finished, of whatever bundle; waits only while too many messages are open."""
@@ -125,9 +126,9 @@ class _Converse(beam.DoFn):
         self._desk = _desk(Converse(**self._step))
 
     def process(
-        self, message: ChatMessage, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self, incoming: Incoming, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
-        self._desk.hand_in(message, WindowedValue(None, timestamp, (window,)))
+        self._desk.hand_in(incoming, WindowedValue(None, timestamp, (window,)))
         yield from self._desk.fetch()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -168,6 +169,7 @@ def conversations_of(step: Converse) -> Conversations:
         budget=budget,
         rates=step.rates,
         workers=step.workers,
+        first_window=step.window,  # which grows only when calls end: slow ones would keep others waiting until then
         fixed=step.fixed,
     )
     answers = Answers(
@@ -175,13 +177,13 @@ def conversations_of(step: Converse) -> Conversations:
         LastingEngine(engine, step.window),
         tell=None if replies is None else replies.tell,
         deltas=step.deltas,
+        stops=step.stops,
         stopping=stopping,
     )
     settings = Settings(
         run_id=step.run_id,
         is_alive=lambda run_id: run_state().is_alive(run_id),
         since=step.since,
-        most_waiting=step.most_waiting,
         counted=_count,
         over=lambda error: run_state().stop(error),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
@@ -28,9 +28,10 @@ from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from transforms.members import Apart, join, tell_why
 from transforms.metrics import InferMetrics
-from transforms.prompts import BadLine, Defaults, Prompt, parse_prompt
+from transforms.prompts import Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
 from transforms.run_state import run_state
+from transforms.texts import Embedded, Gathering
 
 # How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
 _LOOK_AGAIN = 0.05
@@ -86,6 +87,11 @@ class _Job:
     line: Line
     prompt: Prompt
     context: WindowedValue
+    texts: Gathering | None = None
+
+
+# A text to embed: its line, and its index there.
+_Text = tuple[_Job, int]
 
 
 class _Infer(beam.DoFn):
@@ -117,12 +123,13 @@ class _Infer(beam.DoFn):
             workers=self.workers,
             fixed=self.fixed,
             mode=self.mode,
+            own=self.defaults.providers,
         )
 
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
-        self._finished: SimpleQueue[tuple[_Job, Done]] = SimpleQueue()
-        self._arrays: dict[tuple[str, str, str], list[_Job]] = {}
+        self._finished: SimpleQueue[tuple[_Text, Done]] = SimpleQueue()
+        self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
         self._open = 0
 
     def process(
@@ -140,10 +147,10 @@ class _Infer(beam.DoFn):
         run_state().add(lines_read=1)
         try:
             prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
-        except BadLine as error:
+        except LineError as error:
             yield self._failure(tile, error, attempts=0)
             return
-        except ModelError as error:  # the provider itself is not there: no package, no token
+        except ModelError as error:  # the run's own provider is not there: no package, no token
             run_state().stop(error)
             return
         self._budget.prices.ask(prompt.provider)  # while the first calls are made, they are read
@@ -164,34 +171,36 @@ class _Infer(beam.DoFn):
         request = job.prompt.request
         if isinstance(request, EmbedRequest):
             key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
-            array = self._arrays.setdefault(key, [])
-            array.append(job)
-            if len(array) >= self._engine.max_texts(job.prompt.provider, request.model):
-                del self._arrays[key]
-                yield from self._submit_array(array)
+            job.texts = Gathering(len(request.texts))
+            for index in range(len(request.texts)):
+                array = self._arrays.setdefault(key, [])
+                array.append((job, index))
+                if len(array) >= self._engine.max_texts(job.prompt.provider, request.model):
+                    del self._arrays[key]
+                    yield from self._submit_array(array)
             return
         finished = self._finished
         yield from self._when_taken(
-            1, lambda: self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put((job, done)))
+            1,
+            lambda: self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put(((job, 0), done))),
         )
 
-    def _submit_array(self, jobs: list[_Job]) -> Iterator[WindowedValue]:
-        requests = [cast(EmbedRequest, job.prompt.request) for job in jobs]
-        texts = [text for request in requests for text in request.texts]
+    def _submit_array(self, array: list[_Text]) -> Iterator[WindowedValue]:
+        requests = [cast(EmbedRequest, job.prompt.request) for job, _ in array]
+        texts = [request.texts[index] for request, (_, index) in zip(requests, array, strict=True)]
         ids = [request.request_id for request in requests]
         model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
+        provider = array[0][0].prompt.provider
 
         def deliver(index: int, done: Done) -> None:
-            finished.put((jobs[index], done))
+            finished.put((array[index], done))
 
         yield from self._when_taken(
-            len(jobs),
-            lambda: self._engine.submit_texts(
-                jobs[0].prompt.provider, model, texts, parameters, deliver, line_ids=ids, wait=False
-            ),
+            len(array),
+            lambda: self._engine.submit_texts(provider, model, texts, parameters, deliver, line_ids=ids, wait=False),
         )
 
-    def _when_taken(self, lines: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
+    def _when_taken(self, results: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
         """Submits as soon as there is room. A closed engine says that the run is over: the lines have no outcome."""
         try:
             while not submit():
@@ -201,23 +210,25 @@ class _Infer(beam.DoFn):
                     self._engine.wait_for_room(_LOOK_AGAIN)
         except EngineClosed:
             return
-        self._open += lines
+        self._open += results
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
         """Outcomes of the calls that have ended; with ``wait``, not before one has, or a moment has passed."""
         while True:
             try:
-                job, done = self._finished.get(wait, _LOOK_AGAIN)
+                (job, index), done = self._finished.get(wait, _LOOK_AGAIN)
             except Empty:
                 return
             wait = False
             self._open -= 1
             self._metrics.engine(self._engine)
-            outcome = self._outcome(job, done)
+            ended = Embedded(done) if job.texts is None else job.texts.add(index, done)
+            outcome = ended and self._outcome(job, ended)
             if outcome is not None:
                 yield job.context.with_value(outcome)
 
-    def _outcome(self, job: _Job, done: Done) -> Outcome | None:
+    def _outcome(self, job: _Job, ended: Embedded) -> Outcome | None:
+        done = ended.done
         if done.error is not None:
             if isinstance(done.error, EngineClosed):
                 return None
@@ -228,7 +239,10 @@ class _Infer(beam.DoFn):
         response = done.response
         assert response is not None  # noqa: S101  Done has exactly one of the two
         usage, prompt = response.usage, job.prompt
-        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, response)
+        ending = self._budget.prices.ending(prompt.provider, prompt.request.model)
+        if ending and ending not in response.warnings:
+            response = replace(response, warnings=(*response.warnings, ending))
+        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *(ended.parts or (response,)))
         cost = Cost(usd, int(usd is None), usage.neurons)
         self._metrics.answer(usage, usd, done)
         run_state().add(
@@ -241,7 +255,7 @@ class _Infer(beam.DoFn):
             job.line.file,
             job.line.start,
             job.line.stop,
-            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd),
+            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors),
             usage.input_tokens,
             usage.output_tokens,
             cost,
@@ -258,7 +272,8 @@ def asleep() -> StopRun | None:
     presence = run_state().presence
     if presence is None or not presence.asleep:
         return None
-    return RunAsleep(f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s: run the same command to go on")
+    said = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
+    return RunAsleep(f"{said}: a new one, by the same command, goes on where it was")
 
 
 class RunAsleep(StopRun):

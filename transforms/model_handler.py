@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -11,11 +12,12 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from pydantic_core import to_json
 
 from backends.engine import Engine, get_engine
-from backends.errors import ModelError, StopRun
+from backends.errors import LineError, ModelError, StopRun
 from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
 from backends.jobs import Done
 from backends.protocol import split_model
-from transforms.prompts import BadLine, Defaults, parse_prompt
+from transforms.prompts import Defaults, parse_prompt
+from transforms.texts import Gathering
 
 # One engine for all handlers, apart from those of our own runs.
 _SHARED = "RunInference"
@@ -23,11 +25,22 @@ _SHARED = "RunInference"
 Example = str | Mapping[str, Any] | Request
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One of the texts of an example's request, which are embedded together with those of others."""
+
+    example: int
+    request: EmbedRequest
+    at: int
+    gathering: Gathering
+
+
 class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
     """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
 
     An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``backends.ir``. Its
-    ``inference`` is a response of ``backends.ir``, or the ModelError that says why there is none: one example never
+    ``inference`` is a response of ``backends.ir``, or the ModelError that says why there is none; of texts that are
+    refused, among others that are not, it has an empty vector each, and a warning. One example never
     fails the others of its batch. Only an error that no call can survive fails it: a wrong token, the day's allocation.
 
     All calls of a process share one engine with its limits and retries; at most ``concurrency`` are in flight. Those of
@@ -73,15 +86,17 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
         """One result for each example, in their order. Raises StopRun."""
         done: SimpleQueue[tuple[int, Done]] = SimpleQueue()
         results: dict[int, Response | ModelError] = {}
-        texts: dict[tuple[str, str, str], list[tuple[int, EmbedRequest]]] = {}
+        texts: dict[tuple[str, str, str], list[_Text]] = {}
         for index, example in enumerate(batch):
             try:
                 provider, request = self._request(example, model)
-            except BadLine as error:
+            except LineError as error:
                 results[index] = error
                 continue
-            if isinstance(request, EmbedRequest) and len(request.texts) == 1:
-                texts.setdefault((provider, request.model, repr(request.parameters)), []).append((index, request))
+            if isinstance(request, EmbedRequest) and request.texts:
+                gathering = Gathering(len(request.texts))
+                alike = texts.setdefault((provider, request.model, repr(request.parameters)), [])
+                alike += [_Text(index, request, at, gathering) for at in range(len(request.texts))]
             else:
                 model.submit(provider, request, partial(_keep, done, index))
         for (provider, name, _), alike in texts.items():
@@ -119,16 +134,16 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
 
     @staticmethod
     def _submit_texts(
-        engine: Engine, provider: str, alike: Sequence[tuple[int, EmbedRequest]], done: SimpleQueue[tuple[int, Done]]
+        engine: Engine, provider: str, alike: Sequence[_Text], done: SimpleQueue[tuple[int, Done]]
     ) -> None:
-        first = alike[0][1]
-        engine.submit_texts(
-            provider,
-            first.model,
-            [request.texts[0] for _, request in alike],
-            first.parameters,
-            lambda at, outcome: done.put((alike[at][0], outcome)),
-        )
+        def keep(at: int, outcome: Done) -> None:
+            text = alike[at]
+            if together := text.gathering.add(text.at, outcome):
+                done.put((text.example, together.done))
+
+        request = alike[0].request
+        texts = [text.request.texts[text.at] for text in alike]
+        engine.submit_texts(provider, request.model, texts, request.parameters, keep)
 
 
 def _keep(done: SimpleQueue[tuple[int, Done]], index: int, outcome: Done) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, ModelError, ProviderUnusable
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.protocol import PROVIDERS
 from backends.workers_ai_models import takes_own_input
@@ -41,7 +41,9 @@ _BATCH_FIELDS = _OWN_FIELDS | {"url", "body", "method"}
 _CHAT = PARAMETERS | {"prompt", "messages", "system"}
 _EMBED = _EMBED_PARAMETERS | {"text", "input"}
 # Of a batch line's body, what is no parameter; answers are never streamed.
-_CONTENT = frozenset({"model", "prompt", "messages", "system", "text", "input", "stream", "stream_options"})
+_NEVER = frozenset({"stream", "stream_options"})
+_CONTENT = _NEVER | {"model", "prompt", "messages", "system", "text", "input"}
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
 
 
 class BadLine(InvalidRequest):
@@ -80,6 +82,11 @@ class Defaults:
         return next((model for pattern, model in self.models if fnmatchcase(key, pattern)), self.model)
 
     @property
+    def providers(self) -> frozenset[str]:
+        """The providers of the run's own models: without them no run, without others no more than their lines."""
+        return frozenset(model.partition("/")[0] for model in (self.model, *(model for _, model in self.models)))
+
+    @property
     def fields(self) -> frozenset[str]:
         """The fields that the templates use: content, even where a parameter has the same name."""
         return fields_of(self.prompt) | fields_of(self.system)
@@ -96,6 +103,7 @@ class Prompt:
     custom_id: Any
     metadata: Mapping[str, Any]
     own_model: bool  # the line names its model; else it is the run's
+    warnings: tuple[str, ...] = ()  # fields of the line that would be part of the request, and are not
 
 
 def parse_prompt(
@@ -112,6 +120,8 @@ def parse_prompt(
 
     Raises:
         BadLine: with a sentence that says what is wrong with the line.
+        ProviderUnusable: it names a provider that lacks its settings, and is not one of the run's.
+        ModelError: one of the run's own is not there.
     """
     document = _document(data)
     fields = defaults.fields
@@ -121,15 +131,28 @@ def parse_prompt(
         body = document["body"]
         if not isinstance(body, dict):
             raise BadLine("'body' must be an object, as in an OpenAI batch line")
-    embeds = max_texts(provider, model) > 1
+    try:
+        embeds = max_texts(provider, model) > 1
+    except ModelError as error:
+        if provider in defaults.providers:
+            raise
+        raise ProviderUnusable(f"{provider}/{model}: {error.message}", provider=provider) from error
     build = _templated if defaults.prompt else _builder(document, body)
+    if build is _raw and embeds and "input" in body:
+        build = _embed
     if build is _chat and body is document and provider == "workers-ai" and takes_own_input(model):
         build = _raw  # an image model's prompt is no conversation
     whole = body is not document and not defaults.prompt
-    request = build(body, _Target(model, embeds, request_id, defaults, fields, whole))
+    request = build(body, _Target(provider, model, embeds, request_id, defaults, fields, whole))
     extra: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
     if not isinstance(request, RawRequest):
-        used = request_fields(request)
+        used, unused = request_fields(request), _unused(request, body)
+        if not defaults.prompt:
+            used -= unused
+            warnings = tuple(_left_out(name) for name in sorted(unused) if name not in fields)
+            if whole:
+                warnings += tuple(_left_out(name) for name in sorted(_NEVER & body.keys()) if body[name])
         if defaults.prompt:
             used -= {"prompt", "messages", "text", "input"}
         around = _BATCH_FIELDS if body is not document else _OWN_FIELDS
@@ -138,7 +161,26 @@ def parse_prompt(
     if metadata is not None:
         extra = {**metadata, **extra} if isinstance(metadata, dict) else {"metadata": metadata, **extra}
     identity = document.get("id", document.get("custom_id"))
-    return Prompt(provider, request, document, identity, document.get("custom_id", document.get("id")), extra, own)
+    custom = document.get("custom_id", document.get("id"))
+    return Prompt(provider, request, document, identity, custom, extra, own, warnings)
+
+
+def _unused(request: ChatRequest | EmbedRequest, body: Mapping[str, Any]) -> frozenset[str]:
+    """The fields with content that the request has no place for, since it has another one's."""
+    if isinstance(request, EmbedRequest):
+        used = {"text" if "text" in body else "input"}
+    elif "messages" in body:
+        own = [message for message in request.messages if message.role == "system"] if "system" in body else []
+        used = {"messages"} if own and own[0].content != body["system"] else {"messages", "system"}
+    else:
+        used = {"prompt", "system"}
+    return (_CONTENT - _NEVER - used - {"model"}) & body.keys()
+
+
+def _left_out(name: str) -> str:
+    return f"{name} was left out: " + (
+        "an answer is written when it is whole" if name in _NEVER else "the line has other content that was used"
+    )
 
 
 def request_fields(request: Request) -> frozenset[str]:
@@ -207,6 +249,7 @@ def _model(document: Mapping[str, Any], default: str, fields: frozenset[str]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Target:
+    provider: str
     model: str
     embeds: bool
     request_id: str
@@ -266,7 +309,10 @@ def _conversation(messages: list[Message], body: Mapping[str, Any], target: _Tar
         raise BadLine(f"'system' must be a string, not {_kind(own)}")
     if not any(m.role == "system" for m in messages) and (system := _system(body, target)):
         messages.insert(0, Message("system", system))
-    parameters = {**target.defaults.parameters, **target.parameters(body)}
+    own_parameters = target.parameters(body)
+    parameters = {**target.defaults.parameters, **own_parameters}
+    if own_parameters.keys() & _LIMITS:
+        parameters = {k: v for k, v in parameters.items() if k not in _LIMITS or k in own_parameters}
     return ChatRequest(target.model, tuple(messages), parameters, target.request_id)
 
 
@@ -294,10 +340,27 @@ def _filled_in(template: str, body: Mapping[str, Any]) -> str:
 
 
 def _embed(body: Mapping[str, Any], target: _Target) -> Request:
-    text = body.get("text", body.get("input"))
-    if isinstance(text, str) and target.embeds:
-        return EmbedRequest(target.model, (text,), target.embedding_parameters(body), target.request_id)
-    return _raw(body, target)
+    name = "text" if "text" in body else "input"
+    texts = _texts(body.get(name), name, target) if target.embeds else None
+    if texts is None:
+        return _raw(body, target)
+    return EmbedRequest(target.model, texts, target.embedding_parameters(body), target.request_id)
+
+
+def _texts(given: object, name: str, target: _Target) -> tuple[str, ...] | None:
+    """The texts to embed; None for what is not text: numbers of tokens, or another input of the model's own."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, list):
+        return None
+    if not given:
+        raise BadLine(f"there is nothing to embed: {name!r} is an empty array")
+    odd = next((at for at, text in enumerate(given) if not isinstance(text, str)), None)
+    if odd is None:
+        return tuple(given)
+    if target.provider == "workers-ai" or any(isinstance(text, str) for text in given):
+        raise BadLine(f"{name!r} must be an array of strings, but [{odd}] is {_kind(given[odd])}")
+    return None
 
 
 def _raw(body: Mapping[str, Any], target: _Target) -> RawRequest:

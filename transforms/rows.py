@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from pydantic_core import to_json
@@ -16,9 +17,18 @@ from transforms.prompts import BadLine, Prompt, json_object
 
 
 def answer_row(
-    prompt: Prompt, line: Line, response: Response, attempts: int, latency_s: float, cost_usd: float | None = None
+    prompt: Prompt,
+    line: Line,
+    response: Response,
+    attempts: int,
+    latency_s: float,
+    cost_usd: float | None = None,
+    errors: Mapping[int, ModelError] = MappingProxyType({}),
 ) -> bytes:
-    """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's."""
+    """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's.
+
+    ``errors`` say of some of the texts that were embedded, by their indexes, why they have no vector.
+    """
     place = default_id(line.file, line.start)
     row: dict[str, Any] = {
         "id": place if prompt.id is None else prompt.id,
@@ -26,7 +36,7 @@ def answer_row(
         "response": {
             "status_code": 200,
             "request_id": response.request_id or prompt.request.request_id,
-            "body": response_body(response, prompt.request.request_id),
+            "body": response_body(response, prompt.request.request_id, errors),
         },
         "error": None,
         "model": f"{prompt.provider}/{response.model}",
@@ -37,8 +47,8 @@ def answer_row(
     }
     if prompt.metadata:
         row["metadata"] = prompt.metadata
-    if response.warnings:
-        row["warnings"] = response.warnings
+    if prompt.warnings or response.warnings:
+        row["warnings"] = (*prompt.warnings, *response.warnings)
     if response.details:
         row["details"] = response.details
     return to_json(row)
@@ -93,14 +103,18 @@ def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
     return fields
 
 
-def response_body(response: Response, request_id: str) -> Any:
-    """The body as OpenAI's API would give it; a raw response as the provider sent it."""
+def response_body(response: Response, request_id: str, errors: Mapping[int, ModelError] = MappingProxyType({})) -> Any:
+    """The body as OpenAI's API would give it, with ``errors`` of texts; a raw response as the provider sent it."""
     tokens = {
         "prompt_tokens": response.usage.input_tokens,
         "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
     }
     if isinstance(response, EmbedResponse):
-        data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(response.vectors)]
+        data: list[dict[str, Any]] = [
+            {"object": "embedding", "index": i, "embedding": v or None} for i, v in enumerate(response.vectors)
+        ]
+        for index, error in errors.items():
+            data[index]["error"] = {"code": error.code, "message": error.message}
         return {"object": "list", "data": data, "model": response.model, "usage": tokens}
     if not isinstance(response, ChatResponse):
         return response.result

@@ -164,6 +164,22 @@ def test_the_window_is_used_whole_and_never_exceeded(start):
     assert (stats.input_tokens, stats.output_tokens) == (200, 100)
 
 
+@pytest.mark.parametrize(("first", "at_once"), [({}, 20), ({"first_window": 30}, 30)])
+def test_calls_that_do_not_end_keep_others_waiting_only_beyond_the_first_window(start, first, at_once):
+    gate = threading.Event()
+    provider = Provider(lambda *_: opened(gate))
+    engine, results = start(provider, window=40, **first), Results()
+    submit_all(engine, results, range(40))
+    end = time.monotonic() + SOON
+    while provider.now < at_once:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    time.sleep(0.05)
+    assert provider.now == at_once
+    gate.set()
+    results.wait(40)
+
+
 def test_every_job_is_delivered_once_whatever_fails_and_from_whatever_thread():
     kinds = [Overloaded, InvalidRequest, CallTimeout, ModelNotFound]
 
@@ -621,5 +637,10 @@ def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_publ
         assert [limits.rates for limits in limits_of_engines()] == [Rates(300, 4000), Rates(30, 2000)]
         assert [limits.model for limits in limits_of_engines()] == ["m", "m"]
         assert get_engine(4, fixed=True) is not get_engine(4)
+        narrow = get_engine(4, first_window=2)
+        assert narrow is not get_engine(4)
+        narrow.submit("fake", chat(1), results.deliver(1))
+        results.wait(3)
+        assert [limits.window for limits in limits_of_engines()] == [4, 4, 2]
     finally:
         close_engines()

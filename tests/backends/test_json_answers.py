@@ -1,7 +1,7 @@
 import pytest
 
-from backends.ir import ChatRequest, ChatResponse, Message, Usage
-from backends.json_answers import added, asked_again, problem_of_answer, schema_of, wants_json, without_fence
+from backends.ir import ChatRequest, ChatResponse, Message, Usage, added
+from backends.json_answers import asked_again, problem_of_answer, schema_of, wants_json, without_fence
 
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
 BARE = {"type": "json_schema", "json_schema": SCHEMA}

@@ -1,6 +1,10 @@
+import json
+import subprocess
+import sys
+
 import pytest
 
-from backends.json_schema import problem_of
+from backends.json_schema import problem_of, problem_of_schema
 
 TREE = {
     "$defs": {
@@ -29,7 +33,6 @@ TREE = {
         ([1, 2], {"items": {"minimum": 1, "maximum": 2}, "minItems": 2, "maxItems": 2, "uniqueItems": True}),
         ([True, 1], {"uniqueItems": True}),
         ("ab", {"minLength": 2, "maxLength": 2, "pattern": "^a"}),
-        ("x", {"pattern": "(?<js>x)"}),
         (0.3, {"multipleOf": 0.1}),
         (1, {"anyOf": [{"type": "string"}, {"type": "integer"}]}),
         (1, {"oneOf": [{"type": "string"}, {"type": "integer"}]}),
@@ -38,9 +41,10 @@ TREE = {
         ({"x-a": 1}, {"patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": False}),
         (["a", 1], {"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}),
         ({"name": "a", "below": [{"name": "b"}]}, TREE),
-        (1, {"$ref": "https://elsewhere.example/schema"}),
-        (1, {"$ref": "#"}),
-        (1, {"type": "unheard of", "format": "date", "minimum": "x"}),
+        (1, {"$id": "https://example.com/s", "$defs": {"n": {"type": "integer"}}, "$ref": "#/$defs/n"}),
+        (1, {"$defs": {"n": {"$anchor": "n", "type": "integer"}}, "$ref": "#n"}),
+        (["a"], {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}),
+        (1, {"format": "date", "x-order": 3, "title": "t"}),
     ],
 )
 def test_a_value_that_fits_has_no_problem(value, schema):
@@ -77,13 +81,58 @@ def test_a_value_that_fits_has_no_problem(value, schema):
         (1, {"anyOf": [{"type": "string"}]}, "$ must be string, not 1"),
         (1, {"anyOf": [{"type": "string"}, {"type": "null"}]},
          "$ fits none of its 2 alternatives ($ must be string, not 1)"),
-        (1, {"oneOf": [{"type": "integer"}, {"minimum": 0}]}, "$ must fit one of its alternatives, and fits 2"),
+        (1, {"oneOf": [{"type": "integer"}, {"minimum": 0}]}, "$ must fit one of its alternatives, and fits several"),
         (1, {"allOf": [{"minimum": 2}]}, "$ must be at least 2, not 1"),
         (1, {"not": {"type": "integer"}}, "$ must not be 1"),
-        ([1], {"items": False}, "$[0] must not be there"),
+        ([1], {"items": False}, "$ does not fit items: Expected at most 0 items but found 1 extra: 1"),
+        ({"a": 1}, {"properties": {"a": False}}, "$ must not have 1"),
+        ({"a": 1}, {"dependentRequired": {"a": ["b"]}}, "$ does not fit dependentRequired: 'b' is a dependency of 'a'"),
         ({"name": "a", "below": [{"name": "b"}, {}]}, TREE, "$.below[1] lacks 'name'"),
         ("x" * 100, {"type": "integer"}, f"$ must be integer, not '{'x' * 76}..."),
     ],
 )  # fmt: skip
 def test_a_problem_names_its_place_and_what_is_wrong(value, schema, problem):
     assert problem_of(value, schema) == problem
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "objekt"}, "$.type fits none of its 2 alternatives ($.type must be one of ['array', 'boolean'"),
+        ({"properties": {"a": {"minimum": "three"}}}, "$.properties.a.minimum must be number, not 'three'"),
+        ({"items": [1]}, "$.items must be object or boolean, not [1]"),
+        ([1], "$ must be a JSON Schema, which is an object, not [1]"),
+        ({"properties": {"a": {"$ref": "https://a.example/s"}}},
+         "$.properties.a.$ref leads nowhere: 'https://a.example/s' is not in the schema, and nothing is fetched"),
+        ({"$ref": "#/$defs/n"}, "$.$ref leads nowhere: '#/$defs/n'"),
+        ({"pattern": "(?<js>x)"}, "$.pattern is no regex: '(?<js>x)'"),
+        ({"patternProperties": {"[": {}}}, "$.patternProperties is no regex: '['"),
+        ({"pattern": "a{99999999999}"}, "repeats a pattern too often"),
+        ({"pattern": "a" * 1001}, "$ has a pattern of over 1,000 characters"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_cannot_be_used_says_where(schema, problem):
+    assert problem in problem_of_schema(json.dumps(schema))
+
+
+@pytest.mark.parametrize("schema", [TREE, True, {"enum": [{"$ref": "https://no.where"}], "minimumm": 3}, {}])
+def test_a_schema_that_can_be_used_has_no_problem(schema):
+    assert problem_of_schema(json.dumps(schema)) is None
+
+
+def test_no_reference_is_ever_fetched(monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it was fetched"))
+    with pytest.raises(Exception, match="elsewhere"):
+        problem_of(1, {"$ref": "https://elsewhere.example/s"})
+
+
+def test_a_schema_that_refers_to_itself_without_end_ends():
+    doubling = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)} | {"a40": {}}
+    for schema in ({"$ref": "#"}, {"$defs": doubling, "$ref": "#/$defs/a0"}):
+        assert problem_of_schema(json.dumps(schema)) is None
+        assert problem_of(1, schema) == "$ cannot be checked: the schema refers to itself without end"
+
+
+def test_the_library_is_not_loaded_before_a_schema_is_checked():
+    script = "import sys, runners.cli; sys.exit('jsonschema' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -6,7 +6,7 @@ import pytest
 
 from backends.errors import Overloaded, Unauthorized
 from backends.ir import ModelInfo, Models, Price
-from backends.listing import FRESH_S, list_models
+from backends.listing import FRESH_S, deprecation, kept_models, list_models
 from storage.environment import MissingSettings
 
 MODEL = ModelInfo(
@@ -112,3 +112,16 @@ def test_settings_that_are_missing_are_named(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(MissingSettings, match="OPENAI_API_KEY"):
         listed(Remote([MODEL]), 0.0)
+
+
+def test_what_the_cache_holds_is_known_without_asking_however_old():
+    assert kept_models("openai") == ()
+    listed(Remote([MODEL]), 1000.0)
+    assert kept_models("openai") == (MODEL,)
+
+
+def test_a_deprecated_model_is_warned_of_by_its_date():
+    day = 1_798_675_200.0  # 2026-12-31
+    assert deprecation(MODEL, day) == "m is deprecated since 2026-12-31: name another model"
+    assert deprecation(MODEL, day - 1) == "m will be switched off on 2026-12-31: name another model before"
+    assert deprecation(NEWER, day) is deprecation(None, day) is None

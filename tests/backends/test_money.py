@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -211,3 +212,25 @@ def test_a_budget_is_never_passed_with_64_calls_in_flight(requests, max_tokens, 
     assert isinstance(stopped, BudgetSpent) == bool(waiting)
     assert not budget.can_wait()
     assert budget.spent().input_tokens + budget.spent().output_tokens == spent_tokens
+
+
+def test_a_model_that_is_switched_off_is_warned_of_once(caplog):
+    old = ModelInfo("p/old", deprecated="2020-01-31")
+    prices = Prices(lambda provider: Models((old, ModelInfo("p/new"))))
+    said = "old is deprecated since 2020-01-31: name another model"
+    assert [prices.ending("p", "old"), prices.ending("p", "old"), prices.ending("p", "new")] == [said, said, None]
+    assert caplog.messages == [said]
+
+
+def test_an_answer_from_a_gateways_cache_costs_nothing():
+    prices, _ = listing(m=Price(1.0, 2.0))
+    hit = replace(answer(neurons=3.0), details={"cache_status": "HIT"})
+    assert (prices.cost("p", "m", answer()), prices.cost("p", "m", hit)) == (20e-6, 0.0)
+    assert prices.cost("p", "m", answer(), hit, answer()) == 40e-6
+    budget = Budget(Limits(max_cost_usd=40e-6), prices)
+    for one in (hit, replace(hit, details={"cache_status": "MISS"})):
+        request = chat()
+        budget.before("p", request)
+        budget.after("p", request, one)
+    spent = budget.spent()
+    assert (spent.calls, spent.cost_usd, spent.unpriced, spent.neurons) == (2, 20e-6, 0, 3.0)

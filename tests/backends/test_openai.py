@@ -129,7 +129,7 @@ def test_braintrust_gets_the_headers_of_its_proxy_and_tells_what_it_did():
         (SERVER, "llama", {"lora": "x", "raw": False}, {}, ["lora was left out"]),
         (ITSELF, "gpt-4o", {"temperature": 5}, {"temperature": 2.0}, ["temperature was changed from 5 to 2.0"]),
         (ITSELF, "gpt-4o", {"n": 3}, {}, ["n was left out"]),
-        (ITSELF, "gpt-4o", {"n": 1, "top_k": None, "stream": True}, {}, []),
+        (ITSELF, "gpt-4o", {"n": 1, "top_k": None, "stream": True}, {}, ["stream was left out"]),
         (
             ITSELF,
             "gpt-4o",

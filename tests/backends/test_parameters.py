@@ -19,7 +19,18 @@ DIALECT = Dialect(unknown=frozenset({"lora"}), renamed={"seed": "random_seed"}, 
         ({"lora": False}, {}, []),
         ({"n": 1}, {}, []),
         ({"n": 2}, {}, ["n was left out: a request has one answer"]),
-        ({"model": "x", "stream": True, "max_tokens": 4, "messages": []}, {}, []),
+        ({"stream": False, "max_tokens": 4, "messages": []}, {}, []),
+        (
+            {"model": "x", "stream": True},
+            {},
+            [f"{name} was left out: it is no parameter of a request" for name in ("model", "stream")],
+        ),
+        (
+            {"max_tokens": 50, "max_completion_tokens": 2},
+            {},
+            ["max_tokens was left out: the answer has at most 2 tokens by the other limit"],
+        ),
+        ({"max_tokens": 2, "max_completion_tokens": 2}, {}, []),
     ],
 )
 def test_a_parameter_is_sent_or_a_sentence_says_why_not(given, sent, warned):
@@ -38,6 +49,12 @@ def test_a_service_with_a_list_of_its_own_takes_nothing_else():
 )
 def test_the_limit_has_two_names(given):
     assert token_limit(given, "p") == 5
+
+
+def test_of_two_limits_the_lower_one_holds():
+    assert token_limit({"max_tokens": 50, "max_completion_tokens": 2}, "p") == 2
+    with pytest.raises(InvalidRequest, match="max_completion_tokens is 0"):
+        token_limit({"max_tokens": 5, "max_completion_tokens": 0}, "p")
     assert token_limit({}, "p") is None
 
 

@@ -38,6 +38,27 @@ def test_a_prompt_and_a_request_are_answered(model):
     assert model.name == f"echo/{CHAT}"
 
 
+def test_keywords_go_before_a_requests_own_parameters(model):
+    request = ChatRequest(CHAT, (Message("user", "a b c"),), {"max_tokens": 3})
+    assert model.execute(request, max_tokens=2).text == "echo: a"
+    seen = []
+
+    class Seeing(Echo):
+        async def embed(self, request):
+            seen.append(request.parameters)
+            return await super().embed(request)
+
+    with Model(Seeing(ROWS), EMBED) as embedder:
+        embedder.embed(EmbedRequest(EMBED, ("a",), {"pooling": "cls"}), truncate_inputs=True)
+    assert seen == [{"pooling": "cls", "truncate_inputs": True}]
+
+
+@pytest.mark.parametrize("name", ["stream", "messages", "model", "stream_options"])
+def test_a_keyword_that_is_no_parameter_is_refused(model, name):
+    with pytest.raises(InvalidRequest, match=f"{name} is no parameter"):
+        model.execute("a", **{name: "x"})
+
+
 def test_pieces_come_one_by_one(model):
     pieces = model.execute_stream("a b")
     assert [next(pieces).kind for _ in range(2)] == ["start", "content"]

@@ -19,6 +19,7 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
+from backends.listing import list_models
 from backends.workers_ai import DEFAULT_MAX_TOKENS, WorkersAI, open_backend
 from storage.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire
@@ -379,6 +380,16 @@ def test_a_deprecated_model_is_warned_of_once_the_list_is_known():
     assert response.warnings == (f"{LLAMA} is deprecated since 1970-01-01: name another model",)
 
 
+def test_the_list_in_the_cache_is_known_from_the_begin(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", ACCOUNT.account_id)
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token-value")
+    assert not open_backend().takes_batches("@cf/old/one")
+    entry = {"name": "@cf/old/one", "properties": [{"property_id": "async_queue", "value": "true"}]}
+    asyncio.run(list_models(Service(ok([entry])).backend))
+    assert open_backend().takes_batches("@cf/old/one")
+
+
 def test_health_is_one_entry_of_the_list():
     service = Service(ok([]))
     asyncio.run(service.backend.health())
@@ -549,10 +560,26 @@ class TestByGateway:
 
     def test_the_environment_names_it(self, monkeypatch):
         for name, value in [("CLOUDFLARE_ACCOUNT_ID", "a" * 32), ("CLOUDFLARE_API_TOKEN", "t"),
-                            ("CLOUDFLARE_BASE_URL", "http://127.0.0.1:1"), ("LLMDO_GATEWAY", "http://127.0.0.1:2/v1/g"),
+                            ("CLOUDFLARE_BASE_URL", "http://127.0.0.1:1"), ("LLMDO_GATEWAY", "http://127.0.0.1:2/v1/a/g"),
                             ("CLOUDFLARE_AI_GATEWAY_TOKEN", "secret-token")]:  # fmt: skip
             monkeypatch.setenv(name, value)
         backend = open_backend()
         with pytest.raises(ConnectionFailed) as caught:
             asyncio.run(backend.execute(ChatRequest(LLAMA, HELLO)))
+        assert caught.value.message.startswith("127.0.0.1 could not be reached")
         assert "secret-token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+def test_the_host_that_cannot_be_reached_is_named(by_url):
+    class Away:
+        async def send(self, call):
+            raise OSError("away")
+
+        async def aclose(self):
+            pass
+
+    gateway = AiGateway("https://gateway.example/v1/a/g") if by_url else None
+    backend = WorkersAI(ACCOUNT, Away(), gateway=gateway)
+    with pytest.raises(ConnectionFailed, match="gateway.example" if by_url else "api.cloudflare.com"):
+        asyncio.run(backend.execute(ChatRequest(LLAMA, HELLO)))

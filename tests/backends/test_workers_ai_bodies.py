@@ -21,7 +21,7 @@ LIMIT = {"max_tokens": DEFAULT_MAX_TOKENS}
         ("native", {"max_tokens": 7}, {"max_tokens": 7}, ()),
         ("native", {"max_completion_tokens": 7}, {"max_tokens": 7}, ()),
         ("native", {"max_tokens": None, "temperature": None}, {}, ()),
-        ("native", {"stream": True, "seed": 3, "n": 1}, {"seed": 3}, ()),
+        ("native", {"stream": True, "seed": 3, "n": 1}, {"seed": 3}, ("stream",)),
         ("native", {"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}, ()),
         ("native", {"response_format": WRAPPED}, {"response_format": BARE}, ()),
         ("native", {"response_format": BARE}, {"response_format": BARE}, ()),
@@ -102,3 +102,38 @@ def test_any_request_has_a_body():
         "truncate_inputs": True,
     }
     assert body_of(RawRequest("@cf/x/y", {"a": 1})) == {"a": 1}
+
+
+LLAVA = "@cf/llava-hf/llava-1.5-7b-hf"
+
+
+def test_what_a_model_that_describes_images_cannot_be_told_is_warned_of():
+    sound = {"type": "input_audio", "input_audio": {"data": "AQ==", "format": "wav"}}
+    messages = (
+        Message("system", "Be brief."),
+        Message("user", (image("data:image/png;base64,AQ=="), {"type": "text", "text": "What?"}, sound), {"name": "x"}),
+    )
+    warnings = []
+    body = chat_body(ChatRequest(LLAVA, messages), "native", warnings.append)
+    assert body == {**LIMIT, "image": [1], "prompt": "Be brief.\nWhat?"}
+    assert warnings == [
+        f"input_audio was left out: {LLAVA} takes text with an image",
+        f"name was left out: {LLAVA} cannot use it",
+        f"the messages were joined to one prompt, without their roles: {LLAVA} takes no conversation",
+    ]
+    assert chat_body(ChatRequest(LLAVA, HELLO), "native", pytest.fail)["prompt"] == "Hello"
+
+
+@pytest.mark.parametrize("shape", ["native", "chat"])
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("json", 'write {"type": …} with one of text, json_object, json_schema'),
+        ({"type": "yaml"}, "response_format is"),
+        ({"type": "json_schema", "json_schema": {"type": "objekt"}}, r"cannot be used: \$.type"),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "https://a.b/c"}}}, "leads nowhere"),
+    ],
+)
+def test_a_response_format_that_cannot_be_kept_to_is_refused(shape, wanted, says):
+    with pytest.raises(InvalidRequest, match=says):
+        chat_body(ChatRequest(LLAMA, HELLO, {"response_format": wanted}), shape)

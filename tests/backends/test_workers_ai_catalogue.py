@@ -1,7 +1,7 @@
 import pytest
 
 from backends.ir import Price
-from backends.workers_ai_catalogue import deprecation, model_info
+from backends.workers_ai_catalogue import model_info
 
 
 def entry(*properties, name="@cf/x/y", **more):
@@ -66,10 +66,3 @@ def test_bge_m3_takes_batches_though_its_entry_does_not_say_so():
 def test_an_odd_entry_is_a_model_about_which_little_is_known(odd):
     info = model_info({"name": "@cf/x/y", **odd})
     assert (info.name, info.price, info.context_tokens, info.deprecated) == ("workers-ai/@cf/x/y", None, None, "")
-
-
-def test_a_deprecated_model_is_warned_of_by_its_date():
-    info = model_info(entry(("planned_deprecation_date", "2026-05-30")))
-    assert deprecation(info, "2026-05-30") == "@cf/x/y is deprecated since 2026-05-30: name another model"
-    assert deprecation(info, "2026-05-29").startswith("@cf/x/y will be switched off on 2026-05-30")
-    assert deprecation(model_info(entry()), "2026-05-30") is deprecation(None, "2026-05-30") is None

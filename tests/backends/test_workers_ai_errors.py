@@ -215,3 +215,11 @@ def test_retry_after_and_the_ids_of_the_call_are_kept():
 )
 def test_an_error_with_http_200_is_told_from_a_result(body, refused):
     assert is_refusal(body) is refused
+
+
+def test_a_page_in_the_place_of_the_api_is_no_wrong_token():
+    kind = {"content-type": "text/html; charset=UTF-8"}
+    error = read(403, "<html>Access denied</html>", kind)
+    assert isinstance(error, errors.AccountBlocked)
+    assert "look for a firewall or proxy" in error.message and "token" not in error.message
+    assert isinstance(read(403, {"errors": [{"code": 10000, "message": "no"}]}, kind), errors.Unauthorized)

@@ -197,8 +197,8 @@ class ChatWorld(World):
         while True:
             found, _ = source.look()
             left += len(found)
-            for message in found:
-                conversations.submit(message, done)
+            for incoming in found:
+                conversations.submit(incoming, done)
             self.process.check_alive()
             if not left and not self.backlog():
                 return

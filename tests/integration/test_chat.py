@@ -130,6 +130,47 @@ def test_a_message_that_gets_no_answer_gets_an_event_that_says_so_and_the_others
     assert (found.exit_code, "5006" in found.verdict or "InvalidRequest" in found.verdict) == (3, True)
 
 
+def received(responses):
+    return {event["args"]["responseToMessageId"] for event in responses if event["name"] == RECEIVED}
+
+
+def test_an_allowance_that_is_used_up_ends_the_run_and_the_same_command_goes_on(cloud, files):
+    cloud.fault(target="ai", probability=1.0, status=429, code=4006, match="text of b")
+    events = [sent("a"), sent("b", at=1001), sent("c", at=1002)]
+    summary, responses = files(events)
+    assert (summary.exit_code, summary.waiting, received(responses)) == (1, 2, {"a"})
+    assert "4006" in summary.problem or "allocation" in summary.problem
+    assert summary.until is not None and summary.until > time.time()
+    cloud.no_faults()
+    summary, responses = files(events)
+    assert (summary.exit_code, summary.waiting, received(responses)) == (0, 0, {"a", "b", "c"})
+    assert (summary.run.counts.answered, summary.failed) == (2, ())
+
+
+def test_a_budget_that_is_spent_ends_the_run_and_the_same_command_goes_on(cloud, files):
+    events = [sent(name, f"c-{name}", text="word " * 60) for name in "abc"]
+    budget = {
+        "max_tokens_total": 700,
+        "max_tokens": 500,
+        "system": "Be kind.",
+    }  # a call takes 630 at most, and uses 120
+    ends = [files(events, **budget) for _ in range(3)]
+    assert [(summary.exit_code, summary.waiting, len(received(said))) for summary, said in ends] == [
+        *((1, 2, 1), (1, 1, 2), (0, 0, 3))
+    ]
+    assert "--max-tokens-total" in ends[0][0].problem
+    assert (ends[-1][0].failed, cloud.stats()["paid"]["calls"]) == ((), 3)
+
+
+def test_a_model_that_nobody_knows_ends_the_run_and_the_right_one_answers(cloud, files):
+    cloud.fault(target="ai", probability=1.0, status=400, code=5007)
+    summary, responses = files([sent("a"), sent("b", "other")])
+    assert (summary.exit_code, summary.waiting, responses) == (1, 2, [])
+    assert summary.problem
+    cloud.no_faults()
+    assert files([sent("a"), sent("b", "other")])[0].exit_code == 0
+
+
 class _Memory:
     """A model that knows what it is told: it answers with the last thing that the user called a bird."""
 

@@ -97,6 +97,39 @@ def test_one_invalid_text_of_a_hundred_costs_the_others_nothing_but_some_calls(c
     cloud.check()
 
 
+@pytest.mark.parametrize("position", [0, 37, 99])
+@pytest.mark.parametrize("batch", [False, True])
+def test_one_invalid_text_of_a_hundred_in_one_line_loses_no_other(cloud, position, batch):
+    texts = ["invalid" if i == position else f"text {i}" for i in range(100)]
+    line = (
+        {"custom_id": "t", "url": "/v1/embeddings", "body": {"input": texts}} if batch else {"id": "t", "text": texts}
+    )
+    cloud.upload("a.jsonl", json.dumps(line).encode() + b"\n")
+    cloud.fault(target="ai", status=400, match="invalid")
+    summary = cloud.run(model=BGE, max_cost=0.5)
+    assert (summary.exit_code, summary.counts.answered, summary.counts.failed) == (0, 1, 0)
+    (limits,) = summary.limits
+    stats = cloud.stats()
+    assert limits.calls == stats["ai"]["by_status"]["400"] + stats["paid"]["calls"] <= 15
+    assert (len(stats["paid"]["by_prompt"]), max(stats["paid"]["by_prompt"].values())) == (99, 1)
+    (row,) = cloud.rows("a.jsonl")
+    data = row["response"]["body"]["data"]
+    assert [item["index"] for item in data] == list(range(100))
+    assert [i for i, item in enumerate(data) if item["embedding"] is None] == [position]
+    assert set(data[position]["error"]) == {"code", "message"}
+    assert row["warnings"] == [f"1 of 100 texts has no vector: the one with index {position}"]
+    assert 0 < row["usage"]["cost_usd"] == pytest.approx(summary.spent.cost_usd)
+    cloud.check()
+
+
+def test_a_line_of_more_texts_than_a_call_takes_is_answered_by_as_many_as_it_needs(cloud):
+    cloud.upload("a.jsonl", json.dumps({"text": [f"text {i}" for i in range(250)]}).encode() + b"\n")
+    summary = cloud.run(model=BGE)
+    assert (summary.exit_code, cloud.stats()["paid"]["calls"]) == (0, 3)
+    (row,) = cloud.rows("a.jsonl")
+    assert [len(item["embedding"]) for item in row["response"]["body"]["data"]] == [1024] * 250
+
+
 @pytest.mark.parametrize("refused", [{"status": 403, "code": 5016}, {"status": 403, "code": 5018}, {"status": 410}])
 def test_a_model_that_nobody_may_use_is_asked_once_for_a_hundred_texts(cloud, refused):
     lines = ({"text": f"text {i}", "model": BGE} for i in range(100))

@@ -4,7 +4,6 @@ import pytest
 from backends.money import Limits
 from pipelines.chat import answer_in_turn, build
 from pipelines.chat_options import check_chat_options
-from transforms.chat_elements import MOST_WAITING
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",
@@ -56,9 +55,9 @@ def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
     assert (step.since, step.rates.rpm, step.limits) == (9.0, 60, Limits(2.0))
     assert (step.gateway, step.ledger) == ("gate", "none")
     assert step.defaults.system == "Be kind."
+    assert not step.stops
     assert step.defaults.parameters == {"temperature": 0.7, "max_tokens": 1000}
-    assert step.most_waiting == MOST_WAITING
 
 
-def test_of_a_file_no_message_is_refused_for_coming_too_early(environment):
-    assert answer_in_turn(check_chat_options(**FILES), "run-1").most_waiting is None
+def test_only_a_run_that_ends_by_itself_stops_for_an_error_that_every_call_would_meet(environment):
+    assert answer_in_turn(check_chat_options(**FILES), "run-1").stops

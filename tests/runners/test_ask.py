@@ -6,8 +6,9 @@ import json
 import httpx
 import pytest
 
-from backends import retry
+from backends import connect, retry
 from backends.errors import InvalidRequest, Overloaded, StreamError
+from backends.ir import ModelInfo
 from backends.openai import OpenAI, Service
 from backends.sync import Model
 from runners import ask as ask_module
@@ -30,6 +31,8 @@ def replies(monkeypatch):
         sent = []
 
         def answer(call):
+            if call.method == "GET":  # the list of models
+                return openai_shape(call)
             sent.append(json.loads(call.content))
             reply = left.pop(0) if len(left) > 1 else left[0]
             return reply() if callable(reply) else openai_shape(call)
@@ -173,3 +176,36 @@ def test_no_text_is_no_answer_but_a_tool_call_is_one(replies):
     out = io.StringIO()
     assert ask(Question("p", "openai/m"), out, stream=True, as_json=False).answered
     assert json.loads(out.getvalue())["function"]["name"] == "f"
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
+def test_a_deprecated_model_is_warned_of_once(cloudflare, capsys, monkeypatch, tmp_path, known, streamed):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    info = ModelInfo(f"workers-ai/{MODEL}", deprecated="2026-05-30")
+    monkeypatch.setattr("backends.workers_ai.model_info", lambda entry: info)
+    if known:
+        with connect("workers-ai") as backend:
+            backend.list_models()
+    code, out, err = run(capsys, "a b", "--model", MODEL, streamed)
+    assert (code, out) == (0, "echo: a b\n")
+    assert err == f"llmdo: {MODEL} is deprecated since 2026-05-30: name another model\n"
+
+
+def test_a_stream_that_is_cut_off_says_so_once(cloudflare, capsys):
+    _, _, err = run(capsys, "a b c", "--model", MODEL, "--max-tokens", "2", "--stream")
+    assert err.count("cut off") == 1
+
+
+def test_a_gateway_that_cannot_be_or_is_not_used_is_said(cloudflare, capsys, replies):
+    code, _, err = run(capsys, "a", "--gateway", "https://gateway.ai.cloudflare.com/v1/xx")
+    assert (code, "ends in /v1/ACCOUNT_ID/GATEWAY_ID" in err) == (2, True)
+    replies("x")
+    code, _, err = run(capsys, "a", "--model", "openai/m", "--gateway", "g", "--no-stream")
+    assert (code, "openai/m is called without the AI Gateway" in err) == (0, True)
+
+
+def test_a_used_quota_says_when_it_is_there_again(cloudflare, capsys):
+    cloudflare.fault("ai", status=429, code=4006)
+    code, _, err = run(capsys, "a", "--model", MODEL)
+    assert (code, "It can go on from " in err) == (1, True)

@@ -20,6 +20,7 @@ from runners.progress import Rate
 from runners.summary import Summary
 from storage.chat_log import ChatLog
 from storage.chat_records import ChatMessage, LoggedAnswer
+from storage.errors import StorageUnavailable
 from storage.files import LocalStore
 from storage.objects import Location
 from transforms.run_state import Counts, RunState
@@ -115,7 +116,7 @@ def test_a_run_that_slept_goes_on_while_it_gets_anywhere(bounded):
     assert bounded(replace(asleep, counts=Counts())).problem == "frozen"
 
 
-def test_a_queue_is_gone_on_with_after_failures_as_long_as_messages_are_answered(monkeypatch):
+def test_a_queue_is_gone_on_with_after_failures_as_long_as_messages_are_answered(monkeypatch, log, tmp_path):
     failed = replace(RUN, problem="Prism died", counts=Counts(), continuous=True)
     ends = [failed, replace(failed, counts=Counts(failed=1)), failed, replace(RUN, continuous=True)]
     closed = []
@@ -124,10 +125,22 @@ def test_a_queue_is_gone_on_with_after_failures_as_long_as_messages_are_answered
     monkeypatch.setattr(chats, "find_prism", lambda location: None)
     monkeypatch.setattr(chats, "prepare_chat", lambda options: options)
     monkeypatch.setattr(chats.Stop, "wait", lambda self, seconds: False)
-    summary = chat(check_chat_options(**QUEUES, max_restarts=1), lambda state: nullcontext())
-    assert (summary.exit_code, summary.run.restarts, summary.waiting) == (0, 3, None)
+    given = {**QUEUES, "log": str(tmp_path / "out"), "max_restarts": 1}
+    summary = chat(check_chat_options(**given), lambda state: nullcontext())
+    assert (summary.exit_code, summary.run.restarts, summary.waiting) == (0, 3, 1)
     assert (summary.run.counts.answered, summary.run.counts.failed) == (2, 1)
     assert closed == [3, 2, 1, 0]
+
+
+def test_a_log_that_does_not_tell_what_is_open_is_no_failure_of_the_run(log, tmp_path, monkeypatch):
+    where = Location(str(tmp_path / "out"), "")
+    assert chats._open_in(where) == 1
+
+    def fails(self):
+        raise StorageUnavailable("later")
+
+    monkeypatch.setattr(ChatLog, "count_open", fails)
+    assert chats._open_in(where) is None
 
 
 def test_two_names_of_one_queue_are_refused(monkeypatch):
@@ -140,6 +153,19 @@ def test_a_file_that_is_not_there_is_said_before_any_work(tmp_path):
     given = {"events": (str(tmp_path / "none.jsonl"),), "output": str(tmp_path / "out"), "model": MODEL}
     with pytest.raises(UsageError, match=r"none\.jsonl: there is no such file"):
         prepare_chat(check_chat_options(**given))
+
+
+@pytest.mark.parametrize("place", ["a.jsonl", "/proc/none"])
+def test_a_place_in_which_nothing_can_be_written_is_said_before_any_work(tmp_path, monkeypatch, place):
+    (tmp_path / "a.jsonl").write_text("")
+    where = str(tmp_path / place)
+    given = {"events": (str(tmp_path / "a.jsonl"),), "output": where, "model": MODEL, "ledger": "none"}
+    with pytest.raises(UsageError, match=f"--output {where}: nothing can be written there"):
+        prepare_chat(check_chat_options(**given))
+    monkeypatch.setattr(chats, "id_of_queue", lambda name: name)
+    monkeypatch.setattr(chats, "check_consumers", lambda name, queue_id: None)
+    with pytest.raises(UsageError, match=f"--log {where}: nothing can be written there"):
+        prepare_chat(check_chat_options(**{**QUEUES, "log": where, "ledger": "none"}))
 
 
 def test_what_the_context_holds_is_the_providers_word_unless_it_is_said(monkeypatch, tmp_path):
@@ -185,6 +211,14 @@ def test_the_end_says_what_failed_what_waits_and_where_the_responses_are():
         assert part in said
 
 
+def test_what_a_run_without_an_end_leaves_open_is_said(log):
+    console = Console(file=StringIO(), width=200)
+    summary = ChatSummary(replace(RUN, continuous=True), 1)
+    show_chat(summary, console)
+    assert "1 message still waits: run the same command again." in console.file.getvalue()
+    assert (summary.exit_code, summary.as_json()["waiting"]) == (0, 1)
+
+
 def test_the_summary_as_json_has_what_a_machine_asks():
     said = json.loads(json.dumps(ChatSummary(replace(RUN, until=0.0), 0, "/out/events.jsonl").as_json()))
     assert (said["exit_code"], said["answered"], said["failed"], said["waiting"]) == (0, 2, 0, 0)
@@ -221,6 +255,18 @@ def test_what_the_user_says_reaches_the_run(started, tmp_path):
     (options,) = started
     assert (options.events, options.output, options.since) == (("a.jsonl", "b.jsonl"), "out/", 1.0)
     assert (options.system, options.temperature, options.concurrency, options.fixed) == ("Be brief.", 0.0, 4, True)
+
+
+def test_a_system_prompt_that_cannot_be_read_is_one_sentence(started, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"\xe9")
+    said = []
+    for name in ("none.txt", "latin.txt"):
+        words = ["--events", "a.jsonl", "--output", "out/", "--model", MODEL, "--system", str(tmp_path / name)]
+        said += CliRunner().invoke(app, ["chat", *words]).exception.problems
+    assert said == [
+        f"--system {tmp_path}/none.txt cannot be read (No such file or directory): name a text file in UTF-8",
+        f"--system {tmp_path}/latin.txt cannot be read (it is no UTF-8): name a text file in UTF-8",
+    ]
 
 
 def test_a_queue_needs_no_word_about_the_runner(started):

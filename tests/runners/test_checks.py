@@ -4,16 +4,51 @@ from backends.ir import ModelInfo, Models, Price
 from backends.money import Prices
 from pipelines.options import UsageError, check_options
 from runners import checks
-from runners.checks import check_configuration, check_consumers, check_prices, prepare
+from runners.checks import (
+    check_configuration,
+    check_consumers,
+    check_files,
+    check_folder,
+    check_ledger,
+    check_prices,
+    of_gateway,
+    prepare,
+)
+from storage.objects import Location
 from storage.queues import Consumer
+from transforms.infer import PaidAnswers
 
 
 def test_files_that_are_not_there_are_said_before_any_work(tmp_path):
     options = check_options(
         files=(str(tmp_path / "*.jsonl"),), output=str(tmp_path / "out"), model="local/smollm2-135m-instruct"
     )
-    with pytest.raises(UsageError, match="no file ends in"):
+    with pytest.raises(UsageError, match="does not exist, or fits no file"):
         prepare(options)
+
+
+@pytest.mark.parametrize("ledger", [None, "none"])
+@pytest.mark.parametrize("place", ["a-file", "a-file/below", "/proc/none", "/proc"])
+def test_an_output_in_which_nothing_can_be_written_is_one_sentence(tmp_path, place, ledger):
+    (tmp_path / "a-file").write_text("")
+    (tmp_path / "in.jsonl").write_text("{}")
+    output = str(tmp_path / place)
+    given = {"files": (str(tmp_path / "in.jsonl"),), "output": output, "model": "local/smollm2-135m-instruct"}
+    with pytest.raises(UsageError) as raised:
+        prepare(check_options(**given, ledger=ledger))
+    (said,) = raised.value.problems
+    assert said.startswith(f"--output {output}: nothing can be written there (")
+    assert said.endswith("name a folder in which this user may write")
+
+
+def test_a_ledger_in_which_nothing_can_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match=r"--ledger /proc/none: nothing can be written there \(.+\): name a folder"):
+        check_ledger(PaidAnswers("sqlite:////proc/none/l.sqlite"))
+
+
+def test_an_output_that_is_not_there_is_made_and_nothing_is_left_in_it(tmp_path):
+    check_folder(Location(str(tmp_path), "a/b/"), "--output")
+    assert list((tmp_path / "a/b").iterdir()) == []
 
 
 class _Queue:
@@ -85,3 +120,36 @@ def test_a_limit_of_cost_needs_a_price(tmp_path):
     with pytest.raises(UsageError, match="price of openai/other is not known: use --max-tokens-total"):
         check_prices(options, prices)
     check_prices(options.model_copy(update={"max_cost": None}), prices)
+
+
+def test_each_file_that_is_not_there_is_named_and_a_pattern_without_files_is_warned_of(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.txt").write_text("{}")
+
+    def given(*names):
+        files = tuple(str(tmp_path / name) for name in names)
+        return check_options(files=files, output=str(tmp_path / "out"), model="local/smollm2-135m-instruct")
+
+    with pytest.raises(UsageError, match=r"none.jsonl does not exist, or fits no file: check the path"):
+        check_files(given("none.jsonl"))
+    with pytest.raises(UsageError, match="no file ends in"):
+        check_files(given("*.txt"))
+    check_files(given("a.jsonl", "c*.jsonl"))
+    assert caplog.messages == [f"{tmp_path / 'c*.jsonl'} fits no file"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"gateway": "g"}, None),
+        ({"mode": "batch"}, None),
+        ({"gateway": "g", "mode": "batch"}, "batches do not go by the AI Gateway"),
+        ({"gateway": "g", "model": "openai/gpt-4o"}, "--gateway is for Workers AI: openai/gpt-4o is called without"),
+    ],
+)
+def test_calls_that_do_not_go_by_the_gateway_are_said(monkeypatch, tmp_path, given, says):
+    for name in ("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "0" * 32)
+    monkeypatch.delenv("LLMDO_GATEWAY", raising=False)
+    found = of_gateway(check_options(files=("x",), output=str(tmp_path), **given))
+    assert found == [] if says is None else says in found[0]

@@ -21,6 +21,11 @@ def test_every_command_has_help_with_an_example(command):
     assert f"llmdo {command}" in result.output
 
 
+def test_the_help_of_local_says_how_it_is_told_to_fail():
+    said = runner.invoke(app, ["local", "--help"], env={"COLUMNS": "200"}).output
+    assert 'POST /_faults {"target": "ai", "status": 429, "count": 3}' in said
+
+
 def test_no_option_takes_a_secret():
     for command in ("run", "stream", "schedule", "chat", "retry", "verify", "local", "ask", "models"):
         text = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.lower()

@@ -66,6 +66,13 @@ def test_lines_tokens_cost_and_time_are_told_for_each_model(tmp_path):
     assert said["models"][MODEL]["limited_by"] == "300 requests a minute"
 
 
+def test_the_texts_of_a_line_share_calls_and_have_their_models_price(tmp_path):
+    write(tmp_path, "a.jsonl", {"text": ["x" * 40] * 130, "model": EMBEDS}, {"text": "x" * 40, "model": EMBEDS})
+    embed = plan(options(tmp_path)).models[EMBEDS]
+    assert (embed.lines, embed.calls, embed.input_tokens, embed.output_tokens) == (2, 2, 131 * 18, 0)
+    assert embed.cost.usd == pytest.approx(131 * 18 * 0.5 / 1e6)
+
+
 @pytest.mark.parametrize(
     ("given", "seconds", "limit"),
     [
@@ -134,7 +141,41 @@ def test_without_a_price_or_a_rate_it_says_so(tmp_path):
     assert "@cf/new is not in its provider's list: 65 lines ask it, first" in note and note.endswith("a.jsonl:16")
     console = Console(width=200, record=True)
     console.print(show_plan(found))
-    assert "at most ≥ $" in console.export_text()
+    said = console.export_text()
+    assert "at most $0.00" in said and "and the cost of 65 lines whose price nobody tells at list prices" in said
+    assert "workers-ai/@cf/new\n  65 lines, 65 calls" in said and "≥" not in said
+
+
+def test_models_without_a_rate_share_the_calls_in_flight(tmp_path):
+    write(tmp_path, "a.jsonl", *({"prompt": "x", "model": f"@cf/new/{n % 7}"} for n in range(14)))
+    assert plan(options(tmp_path, concurrency=64)).seconds == dryrun.ASSUMED_CALL_S
+    assert plan(options(tmp_path, concurrency=4)).seconds == 4 * dryrun.ASSUMED_CALL_S
+
+
+def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path):
+    good = {"prompt": "x"}
+    refused = {
+        '"max_tokens": -1': "max_tokens is -1: write a whole number",
+        '"model": "@cf/a b"': "is no model's name",
+        '"response_format": "json"': "response_format is",
+        '"model": "local/other"': "is no embedded model",
+    }
+    lines = [f'{{"prompt": "x", {field}}}'.encode() for field in refused]
+    data = write(tmp_path, "a.jsonl", good, *lines, good)
+    found = plan(options(tmp_path))
+    assert (found.lines, found.broken, found.models[MODEL].lines) == (6, 4, 2)
+    for line, says, problem in zip(lines, refused.values(), found.problems, strict=True):
+        assert problem.startswith(f"{tmp_path / 'in' / 'a.jsonl'}:{data.index(line)}: ") and says in problem
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_plan_names_each_model_whole_at_any_width(tmp_path, width):
+    write(tmp_path, "a.jsonl", *({"prompt": "x"} for _ in range(3)))
+    console = Console(width=width, record=True)
+    console.print(show_plan(plan(options(tmp_path))))
+    said = console.export_text()
+    assert said.startswith(f"{MODEL}\n  3 lines, 3 calls")
+    assert "by 300 requests a minute" in " ".join(said.split())
 
 
 def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
@@ -155,7 +196,7 @@ def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
     ("given", "says"),
     [
         ({"files": (), "queue": "q"}, "--dry-run needs FILES or --input"),
-        ({"files": ("no/*.jsonl",)}, "no file ends in"),
+        ({"files": ("no/*.jsonl",)}, "fits no file"),
     ],
 )
 def test_what_cannot_be_planned_is_a_usage_error(tmp_path, given, says):

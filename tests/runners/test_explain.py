@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pipelines.options import UsageError
 from runners.cli import app
 from runners.explain import explain, show_explained
 from storage.chat_log import ChatLog
@@ -73,6 +74,51 @@ def test_an_error_for_an_answer_is_told_with_its_technical_sentence(place, log):
     assert found.exit_code == 3
     assert "asked 3 times: openai/gpt-4o: 503 overloaded" in found.verdict
     assert "not pushed yet" in found.verdict
+
+
+def test_another_services_answer_stands_behind_the_message_whatever_its_clock_says(place, log):
+    log.add(message())
+    args = {"id": "r", "message": "said", "modelId": "theirs"}
+    event = {"name": "v1.LLMResponseReceived", "args": args}
+    log.answer(LoggedAnswer(conversation="c", message_id="m", events=(event,), trace={"answered": 50.0}))
+    found = one(place)
+    assert found.stages == (("sent", 100.0), ("received", 101.0), ("adopted", 50.0))
+    assert found.verdict.startswith("It was answered by theirs.")
+    console = Console(file=StringIO(), width=200)
+    show_explained([found], console)
+    assert "another service" in console.file.getvalue() and "-51" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("error", "said"), [("Do ask.", "not asked: Do ask. It is"), ("503", "not asked: 503. It is")])
+def test_a_verdict_ends_each_sentence_once(place, log, error, said):
+    log.add(message())
+    log.answer(answer(attempts=0, failed=True, error=error))
+    assert said in one(place).verdict
+    assert "tries for 4 minutes; then the sweeps of the log do, every 5 minutes" in one(place).verdict
+
+
+def test_one_message_before_it_is_one(place, log):
+    log.add(message("first", created=1.0))
+    log.add(message())
+    assert "1 message of its conversation is before it." in one(place).verdict
+
+
+def test_a_message_of_another_conversation_is_told_by_that_ones_name(place, log):
+    log.add(message("a1", "A"))
+    found = one(place, "a1", "B")
+    assert (found.verdict, found.exit_code) == (
+        "it is not in conversation B, but in A: check --conversation",
+        1,
+    )
+    assert "no message" in one(place, "a2", "B").verdict
+
+
+def test_a_log_that_is_not_there_is_said(tmp_path):
+    result = CliRunner().invoke(app, ["chat", "explain", "m", "--log", str(tmp_path / "none")])
+    assert isinstance(result.exception, UsageError)
+    (said,) = result.exception.problems
+    assert said.startswith("--log: there is no log at") and "/none" in said
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -105,3 +105,13 @@ def test_a_date_of_end_stands_in_the_table_and_names_are_no_markup():
     cells = [list(column.cells) for column in table(lists).columns]
     assert [str(cell[0]) for cell in cells] == ["p/[bold]x", "", "", "", "json, tools", "2026-05-30"]
     assert problems(lists) == ["the list of p is 120 minutes old: down", "q is not listed: no key"]
+
+
+def test_a_task_that_nothing_has_is_said(cloudflare, capsys):
+    code, _, err = run(capsys, "workers-ai", "--task", "zzz")
+    assert (code, "no model's task, or name, contains 'zzz'" in err) == (1, True)
+
+
+def test_the_table_says_in_what_it_counts(cloudflare, capsys):
+    head = run(capsys, "workers-ai")[1].splitlines()[0]
+    assert "CONTEXT, TOKENS" in head and "USD IN / OUT, PER M TOKENS" in head

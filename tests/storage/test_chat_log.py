@@ -90,12 +90,14 @@ def test_a_message_is_new_once_and_open_until_it_is_answered_and_pushed(log):
     assert log.add(first) == "new"
     assert log.add(message(arrived=200.0)) == "open"
     assert list(log.open_messages()) == [first]
+    assert log.count_open() == 1
     log.answer(answer())
     assert log.add(message(arrived=300.0)) == "done"
     assert list(log.open_messages()) == [first]  # its answer is not pushed yet
     log.close(first, 500.0)
     assert log.add(message(arrived=600.0)) == "done"
     assert list(log.open_messages()) == []
+    assert log.count_open() == 0
 
 
 def test_the_first_copy_of_a_message_stays(log):

@@ -7,7 +7,7 @@ from apache_beam.internal import pickler
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from storage import errors
+from storage import chat_reading, errors, ledger_objects
 from storage.environment import R2Access
 from storage.errors import (
     AccessDenied,
@@ -23,12 +23,19 @@ from storage.objects import READ_CHUNK
 from storage.r2 import PART_SIZE, R2Store
 from storage.r2_client import ATTEMPTS, s3_client, translated
 from tests.storage.conftest import CREDENTIALS
+from transforms import chat_intake, conversations
 
 BODY = bytes(range(256)) * 4096 * 3  # 3 MiB
 
 
 def calls(server, method):
     return [seen for seen in server.seen if seen.method == method]
+
+
+def test_a_connection_is_kept_for_every_thread_that_may_have_a_call_under_way():
+    threads = conversations.THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.THREADS
+    client = s3_client(R2Access("https://r2.test", "id", "secret"))
+    assert client.meta.config.max_pool_connections > threads
 
 
 def test_a_write_is_one_plain_request(store, server):

@@ -51,7 +51,7 @@ def take(log):
         taken = intake.take(events)
         intake.close()
         assert [one.error for one in taken] == [None] * len(events)
-        return [one.message.id for one in taken if one.message]
+        return [one.incoming.message.id for one in taken if one.incoming]
 
     return go
 
@@ -142,7 +142,7 @@ class _Shaky:
 def test_what_the_log_does_not_take_now_is_said_and_the_others_are_logged(log):
     intake = Intake(_Shaky(log, StorageUnavailable("later")), None)
     taken = intake.take([sent("a"), sent("b"), sent("c")])
-    assert [one.message.id if one.message else str(one.error) for one in taken] == ["a", "later", "c"]
+    assert [one.incoming.message.id if one.incoming else str(one.error) for one in taken] == ["a", "later", "c"]
     with pytest.raises(AccessDenied):
         Intake(_Shaky(log, AccessDenied("wrong key")), None).take([sent("b")])
 
@@ -208,7 +208,7 @@ def queue(monkeypatch, tmp_path, log, now):
 
 def ids(look):
     found, wait = look
-    return [message.id for message in found], wait
+    return [incoming.message.id for incoming in found], wait
 
 
 def test_a_message_is_in_the_log_before_it_is_acked_and_goes_on(queue, log, monkeypatch):
@@ -278,6 +278,14 @@ def test_what_other_runs_left_open_comes_out_and_not_what_is_in_work_here(queue,
     assert ids(looking.look())[0] == []  # until the next sweep
 
 
+def test_only_what_is_new_in_the_log_has_not_been_accepted_before(queue, take, tmp_path):
+    take(sent("left"), sent("spoilt"))
+    (tmp_path / "c/messages/spoilt.json").write_bytes(b"{")
+    looking, _ = queue([sent("a")], [sent("a"), sent("spoilt"), sent("b")])
+    found = [[(one.message.id, one.accepted) for one in looking.look()[0]] for _ in range(2)]
+    assert found == [[("left", True), ("a", False)], [("a", True), ("spoilt", True), ("b", False)]]
+
+
 # Files.
 
 
@@ -296,8 +304,12 @@ def test_all_events_of_all_files_are_logged_then_what_waits_comes_out(tmp_path, 
     write(files / "log.txt", sent("t", "txt"))
     named = (str(files), str(files / "log.txt"))
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        found = pipeline | ReadEvents(named, Location(str(tmp_path), ""), 10.0) | beam.Map(lambda message: message.id)
-        assert_that(found, equal_to(["a", "b", "c", "e", "before", "t"]))
+        found = (
+            pipeline
+            | ReadEvents(named, Location(str(tmp_path), ""), 10.0)
+            | beam.Map(lambda incoming: (incoming.message.id, incoming.accepted))
+        )
+        assert_that(found, equal_to([(name, True) for name in ("a", "b", "c", "e", "before", "t")]))
     log = ChatLog(LocalStore(tmp_path), "")
     assert [message.id for message in log.conversation("c").messages] == ["old", "b", "a", "c"]
     assert len(objects(tmp_path, "_dead")) == 1

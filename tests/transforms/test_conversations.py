@@ -11,6 +11,7 @@ from backends.errors import (
     BudgetSpent,
     ContextOverflow,
     InvalidRequest,
+    ModelNotFound,
     Overloaded,
     QuotaExhausted,
     StopRun,
@@ -25,7 +26,7 @@ from storage.errors import AccessDenied, QueueError, StorageUnavailable
 from tests.memory_store import MemoryStore
 from transforms import chat_answers, chat_engine, conversation
 from transforms.chat_answers import Answers
-from transforms.chat_elements import Answered, ChatDefaults, Settings
+from transforms.chat_elements import Answered, ChatDefaults, Incoming, Settings
 from transforms.chat_engine import LastingEngine
 from transforms.chat_events import response_id
 from transforms.conversations import THREADS, Conversations, close_conversations, in_work, open_conversations
@@ -180,15 +181,16 @@ class Rig:
             LastingEngine(open_engine, window),
             tell=replies and replies.tell,
             deltas=fields.pop("deltas", False),
+            stops=fields.pop("stops", False),
             stopping=fields.pop("stopping", lambda: False),
         )
         fields = {"look_again_s": 0.02, "linger_s": 0.05} | fields
         settings = Settings(run_id, counted=self.counted.append, over=self.over.append, **fields)
         self.conversations = Conversations(self.log, answers, replies, settings)
 
-    def submit(self, *messages):
+    def submit(self, *messages, accepted=False):
         for message in messages:
-            self.conversations.submit(message, self._done)
+            self.conversations.submit(Incoming(message, accepted), self._done)
 
     def say(self, *messages):
         """Logs all, then submits all."""
@@ -396,10 +398,24 @@ def test_the_hundred_and_first_that_waits_is_told_so_at_once(rigs, store):
     assert Counter(one.outcome for one in found.values()) == {"answered": 101, "failed": 2}
 
 
-def test_without_a_limit_any_number_waits(rigs, store):
-    rig = rigs(store, Provider(), most_waiting=None)
-    rig.say(*(message(f"m{n}") for n in range(1, 131)))
-    assert {one.outcome for one in rig.wait(130).values()} == {"answered"}
+def test_messages_that_were_accepted_before_wait_however_many_they_are(rigs, store):
+    gate = threading.Event()
+
+    async def script(request, calls):
+        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
+            await asyncio.sleep(0.005)
+
+    rig = rigs(store, provider := Provider(script))
+    left = [message(f"m{n}") for n in range(1, 131)]
+    for one in left:
+        rig.log.add(one)
+    rig.submit(*left, accepted=True)
+    until(lambda: provider.now == 1)
+    rig.say(message("m131"))  # which is new, and finds too many waiting
+    assert rig.wait(1)["m131"].outcome == "failed"
+    gate.set()
+    found = rig.wait(131)
+    assert Counter(one.outcome for one in found.values()) == {"answered": 130, "failed": 1}
 
 
 def test_a_message_that_is_submitted_again_while_it_is_in_work_is_answered_once_and_all_are_told(rigs, store):
@@ -511,6 +527,57 @@ def test_tries_are_counted_and_the_trace_tells_of_them(rigs, store):
     assert answer.trace["called"] <= answer.trace["retried"] <= answer.trace["answered"]
 
 
+def test_the_trace_tells_when_the_first_and_the_last_call_began(rigs, store):
+    began = []
+
+    async def script(request, calls):
+        began.append(time.time())
+        await asyncio.sleep(0.3)
+        if calls < 3:
+            raise Overloaded("busy", status=503)
+
+    rig = rigs(store, Provider(script))
+    rig.say(message())
+    rig.wait(1)
+    answer = logged(store).answers["m1"]
+    assert answer.trace["begun"] <= answer.trace["called"] < began[1] - 0.1
+    assert began[1] + 0.2 < answer.trace["retried"] < answer.trace["answered"] - 0.2
+    assert 200 < answer.response["metadata"]["latencyMs"] < 1000 * (answer.trace["answered"] - began[0]) - 400
+
+
+def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
+    ended = []
+
+    async def script(request, calls):
+        if not ended:
+            await asyncio.sleep(0.4)
+        ended.append(time.time())
+
+    rig = rigs(store, Provider(script), window=1)
+    rig.say(message("m1"), message("m2", "c2"))
+    rig.wait(2)
+    first, second = sorted(
+        (logged(store, name).answers[one] for name, one in (("c1", "m1"), ("c2", "m2"))),
+        key=lambda answer: answer.trace["answered"],
+    )
+    assert first.trace["called"] < ended[0] - 0.3
+    assert second.trace["begun"] < ended[0] - 0.1
+    assert second.trace["called"] > ended[0] - 0.01  # the engine's clock shows whole ms
+    assert second.response["metadata"]["latencyMs"] < 300
+
+
+def test_what_was_never_called_has_no_such_stage(rigs, store):
+    def script(request, calls):
+        raise QuotaExhausted("used up")
+
+    rig = rigs(store, provider := Provider(script))
+    rig.say(message("m1"), message("m2"), message("m3", text=" "))
+    assert {one.outcome for one in rig.wait(3).values()} == {"failed"}
+    answers = logged(store).answers
+    assert len(provider.requests) == 1
+    assert ["called" in answers[name].trace for name in ("m1", "m2", "m3")] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("said", "source"),
     [
@@ -585,6 +652,39 @@ def test_an_error_that_stops_the_engine_is_an_answer_and_the_engine_is_replaced_
     assert rig.wait(3)["m3"].outcome == "answered"
     assert len(rig.engines) == 2
     assert rig.over == []
+
+
+@pytest.mark.parametrize(
+    "error", [QuotaExhausted("used"), Unauthorized("wrong"), BudgetSpent("spent"), ModelNotFound("no such model")]
+)
+def test_an_error_that_stops_all_calls_is_no_answer_where_the_run_can_be_begun_again(rigs, store, error):
+    def script(request, calls):
+        if request.request_id != "c1/m1":
+            raise error
+
+    queue = Queue()
+    rig = rigs(store, provider := Provider(script), queue, stops=True)
+    rig.say(message("m1"))
+    rig.wait(1)
+    rig.say(message("m2"), message("m3"), message("m4", "c2"))
+    assert [one.outcome for one in rig.wait(4).values()] == ["answered", "left", "left", "left"]
+    assert [type(each) for each in rig.over] == [type(error)]
+    assert list(queue.received) == ["m1"]
+    assert len(marks(store)) == 3
+    rig.close()
+    again = rigs(store, provider, run_id="run-2", stops=True)
+    provider.script = lambda request, calls: None
+    again.submit(*again.log.open_messages(), accepted=True)
+    assert {one.outcome for one in again.wait(3).values()} == {"answered"}
+
+
+def test_an_error_about_one_message_is_its_answer_in_any_run(rigs, store):
+    def script(request, calls):
+        raise InvalidRequest("does not fit")
+
+    rig = rigs(store, Provider(script), stops=True)
+    rig.say(message())
+    assert (rig.wait(1)["m1"].outcome, rig.over) == ("failed", [])
 
 
 def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_run(rigs, store, monkeypatch):
@@ -933,7 +1033,8 @@ def test_an_answer_that_was_paid_for_is_found_in_the_ledger_although_the_history
     assert len(provider.requests) == 1
     answer = logged(again).answers["m2"]
     assert (answer.attempts, answer.text) == (0, "re: say m2")
-    assert "recalled" in answer.trace
+    assert list(answer.trace) == ["received", "queued", "begun", "recalled", "answered"]
+    assert answer.response["metadata"]["latencyMs"] == 0
 
 
 def test_the_text_goes_out_while_it_is_generated_in_numbered_pieces(rigs, store, monkeypatch):

@@ -25,7 +25,7 @@ from storage.chat_records import ChatMessage
 from storage.files import LocalStore
 from storage.objects import Location
 from transforms import converse
-from transforms.chat_elements import Answered, ChatDefaults
+from transforms.chat_elements import Answered, ChatDefaults, Incoming
 from transforms.conversations import close_conversations, open_conversations
 from transforms.converse import Converse, Desk
 from transforms.run_state import reset_run_state, run_state
@@ -59,10 +59,11 @@ class Provider:
 def provider(monkeypatch):
     scripted, engines = Provider(), {}
 
-    def engine(window, open_recall, rates, workers, fixed, run_id, **hooks):
+    def engine(window, open_recall, rates, workers, first_window, fixed, run_id, **hooks):
         if run_id not in engines or not engines[run_id].usable:
             recall = open_recall()
-            engines[run_id] = Engine(window=window, connect=lambda _: scripted, recall=recall, fixed=True, **hooks)
+            begin = {"window": window, "first_window": first_window, "recall": recall}
+            engines[run_id] = Engine(connect=lambda _: scripted, **begin, **hooks)
         return engines[run_id]
 
     monkeypatch.setattr(converse, "get_engine", engine)
@@ -103,6 +104,13 @@ def step(folder, run_id="run-1", **fields):
     return Converse(Location(str(folder), "chat/"), ChatDefaults("openai/fake"), run_id, **fields)
 
 
+def until(condition):
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
 def collect(element):
     FOUND.append(element)
 
@@ -114,7 +122,12 @@ class CollectWindows(beam.DoFn):
 
 def answer(folder, messages, **fields):
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        _ = pipeline | beam.Create(messages, reshuffle=False) | step(folder, **fields) | beam.Map(collect)
+        _ = (
+            pipeline
+            | beam.Create([Incoming(one) for one in messages], reshuffle=False)
+            | step(folder, **fields)
+            | beam.Map(collect)
+        )
     return {(found.conversation, found.message_id): found.outcome for found in FOUND}
 
 
@@ -131,6 +144,31 @@ def test_each_message_has_one_outcome_and_the_pipeline_ends_when_all_are_answere
     assert (counts.answered, counts.failed, counts.input_tokens, counts.output_tokens) == (24, 0, 72, 48)
     assert list(log.open_messages()) == []
     assert open_conversations() == 0
+
+
+def test_twenty_conversations_with_slow_calls_do_not_keep_another_one_waiting(provider, tmp_path):
+    gate = threading.Event()
+
+    async def script(request):
+        while request.request_id != "quick/m1" and not gate.is_set():  # noqa: ASYNC110 - a thread opens it
+            await asyncio.sleep(0.005)
+
+    def done(answered):
+        FOUND.append(answered.conversation)
+
+    provider.script = script
+    slow, quick = [message("m1", f"slow{n}") for n in range(20)], message("m1", "quick")
+    logged(tmp_path, *slow, quick)
+    conversations = converse.conversations_of(step(tmp_path))
+    try:
+        for one in slow:
+            conversations.submit(Incoming(one), done)
+        until(lambda: len(provider.calls) == 20)
+        conversations.submit(Incoming(quick), done)
+        until(lambda: FOUND == ["quick"])
+    finally:
+        gate.set()
+    until(lambda: len(FOUND) == 21)
 
 
 def test_a_failed_message_is_counted_and_the_others_go_on(provider, tmp_path):
@@ -163,7 +201,7 @@ def test_outcomes_keep_the_window_of_their_message(provider, tmp_path):
     with TestPipeline(runner="FnApiRunner") as pipeline:
         _ = (
             pipeline
-            | beam.Create([TimestampedValue(one, 10 * one.created) for one in said], reshuffle=False)
+            | beam.Create([TimestampedValue(Incoming(one), 10 * one.created) for one in said], reshuffle=False)
             | beam.WindowInto(FixedWindows(100))
             | step(tmp_path)
             | beam.ParDo(CollectWindows())
@@ -215,7 +253,8 @@ class Later:
         self.dones = []
         self.stopped = False
 
-    def submit(self, message, done):
+    def submit(self, incoming, done):
+        message = incoming.message
         self.dones.append(lambda: done(Answered(message.conversation, message.id, "answered")))
 
     def stop(self):
@@ -240,11 +279,11 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
     reset_run_state()
     desk = Desk(later := Later())
     context = WindowedValue(None, 0, ())
-    desk.hand_in(message("m1"), context)
+    desk.hand_in(Incoming(message("m1")), context)
     first, one = fetching(desk)
     one.join(0.2)
     assert one.is_alive()
-    desk.hand_in(message("m2"), context)
+    desk.hand_in(Incoming(message("m2")), context)
     second, two = fetching(desk)
     one.join(SOON)
     assert (one.is_alive(), two.is_alive(), first) == (False, True, [])
@@ -258,7 +297,7 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
 def test_a_stop_reaches_a_bundle_that_waits():
     reset_run_state()
     desk = Desk(later := Later())
-    desk.hand_in(message("m1"), WindowedValue(None, 0, ()))
+    desk.hand_in(Incoming(message("m1")), WindowedValue(None, 0, ()))
     got, thread = fetching(desk)
     run_state().stop("stopped by SIGTERM")
     thread.join(SOON)
@@ -271,9 +310,9 @@ def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
     monkeypatch.setattr(converse, "MOST_OPEN", 2)
     desk = Desk(later := Later())
     context = WindowedValue(None, 0, ())
-    desk.hand_in(message("m1"), context)
+    desk.hand_in(Incoming(message("m1")), context)
     assert list(desk.fetch()) == []
-    desk.hand_in(message("m2"), context)
+    desk.hand_in(Incoming(message("m2")), context)
     threading.Timer(0.2, later.dones[0]).start()
     began = time.monotonic()
     assert [found.value.message_id for found in desk.fetch()] == ["m1"]
@@ -306,7 +345,7 @@ class Trickle(beam.DoFn, RestrictionProvider):
         one = message(f"m{number + 1}", f"c{number + 1}")
         logged(folder, one)
         SENT[f"{one.conversation}/{one.id}"] = time.monotonic()
-        yield one
+        yield Incoming(one)
         tracker.defer_remainder(Duration(0.1))
 
 

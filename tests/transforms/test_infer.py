@@ -1,6 +1,7 @@
 import asyncio
 import json
 import random
+from types import SimpleNamespace
 
 import apache_beam as beam
 import pytest
@@ -9,15 +10,16 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from backends import retry
 from backends.engine import Engine
-from backends.errors import InvalidRequest, ModelNotFound, ModelRetired, Overloaded, QuotaExhausted
+from backends.errors import InvalidRequest, ModelNotFound, ModelRetired, Overloaded, QuotaExhausted, Unauthorized
 from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
 from backends.money import Budget, Prices
 from storage.costs import Cost
+from storage.environment import MissingSettings
 from storage.manifests import ShardRecord
 from transforms import infer
 from transforms import run_state as run_state_module
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
-from transforms.infer import Infer
+from transforms.infer import Infer, PaidAnswers, asleep
 from transforms.prompts import Defaults
 from transforms.run_state import reset_run_state, run_state
 
@@ -46,6 +48,8 @@ class Scripted:
                 raise ModelNotFound(f"no model {request.model}")
             case "retired":
                 raise ModelRetired(f"{request.model} is gone", status=410)
+            case "token":
+                raise Unauthorized("the token is not valid: check it", status=401)
             case "quota":
                 raise QuotaExhausted("used up", status=429, code=3036)
         return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
@@ -62,6 +66,11 @@ class Scripted:
     def max_texts(self, model):
         return 10 if "bge" in model else 1
 
+    def connect(self, name):
+        if name == "braintrust":
+            raise MissingSettings(["BRAINTRUST_API_KEY is not set: export it"])
+        return self
+
     async def aclose(self):
         pass
 
@@ -73,7 +82,7 @@ def provider(monkeypatch):
     def engine(window, open_recall, rates, workers, fixed, **hooks):
         if window not in engines:
             engines[window] = Engine(
-                window=window, connect=lambda name: scripted, recall=open_recall(), fixed=fixed, **hooks
+                window=window, connect=scripted.connect, recall=open_recall(), fixed=fixed, **hooks
             )
         return engines[window]
 
@@ -99,11 +108,11 @@ def collect(element):
     FOUND.append(element)
 
 
-def outcomes(tiles, window=4):
+def outcomes(tiles, window=4, model="workers-ai/@cf/chat", **options):
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        result = pipeline | beam.Create(tiles, reshuffle=False) | Infer(Defaults("workers-ai/@cf/chat"), window)
+        result = pipeline | beam.Create(tiles, reshuffle=False) | Infer(Defaults(model), window, **options)
         _ = result | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
 
@@ -170,6 +179,40 @@ def test_texts_share_calls_and_a_bad_one_stands_alone(provider):
     assert len(provider.calls) <= 3 + 8
 
 
+def data_of(outcome):
+    return json.loads(outcome.row)["response"]["body"]["data"]
+
+
+def test_the_texts_of_a_line_share_calls_with_those_of_others_and_a_bad_one_loses_no_other(provider):
+    texts = [f"text {'x' * i}" for i in range(25)]
+    texts[13] = "poison"
+    tiles = [line(0, {"text": texts, "model": "@cf/bge"}), line(1, {"text": "y", "model": "@cf/bge"})]
+    many, one = outcomes(tiles)
+    assert [row["embedding"] for row in data_of(many)] == [[float(len(t))] if t != "poison" else None for t in texts]
+    assert [row["error"] for row in data_of(many) if "error" in row] == [{"code": None, "message": "no such text"}]
+    assert json.loads(many.row)["warnings"] == ["1 of 25 texts has no vector: the one with index 13"]
+    assert [row["embedding"] for row in data_of(one)] == [[1.0]]
+    assert (many.input_tokens + one.input_tokens, run_state().counts.answered, run_state().counts.failed) == (25, 2, 0)
+    assert max(map(len, provider.calls)) == 10 and len(provider.calls) <= 3 + 8
+
+
+def test_a_line_of_texts_that_are_all_refused_is_one_failure(provider):
+    (found,) = outcomes([line(0, {"text": ["poison", "poison"], "model": "@cf/bge"})])
+    assert isinstance(found, Failure)
+    assert json.loads(found.row)["error"]["message"] == "no such text"
+
+
+def test_each_text_of_a_line_is_paid_once_over_runs(provider, tmp_path):
+    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    tile = line(0, {"text": ["a", "poison", "ccc"], "model": "@cf/bge"})
+    (first,) = outcomes([tile], paid=paid)
+    provider.calls.clear()
+    (second,) = outcomes([tile], window=5, paid=paid)
+    assert [row["embedding"] for row in data_of(first)] == [[1.0], None, [3.0]]
+    assert data_of(second) == data_of(first)
+    assert set(provider.calls) == {("poison",)}
+
+
 def test_an_own_input_comes_back_with_the_models_own_result(provider):
     (found,) = outcomes([line(0, {"text": "a", "target_lang": "de", "model": "@cf/m2m100"})])
     assert json.loads(found.row)["response"]["body"] == {"text": "a", "target_lang": "de"}
@@ -198,6 +241,37 @@ def test_a_lines_own_model_that_is_retired_ends_that_line_only(provider):
     assert run_state().stop_reason is None
 
 
+def test_a_line_whose_provider_has_no_settings_fails_alone_and_says_what_to_set(provider):
+    tiles = [line(0, {"prompt": "a"}), line(1, {"prompt": "b", "model": "braintrust/gpt-4o"}), line(2, {"prompt": "c"})]
+    first, failed, last = outcomes(tiles)
+    assert (type(first), type(failed), type(last)) == (Answer, Failure, Answer)
+    error = json.loads(failed.row)["error"]
+    assert error["class"] == "ProviderUnusable"
+    assert error["message"] == "braintrust/gpt-4o: BRAINTRUST_API_KEY is not set: export it"
+    assert run_state().stop_reason is None
+
+
+def test_the_runs_own_provider_without_settings_stops_the_run(provider):
+    found = outcomes([line(0, {"prompt": "a"})], model="braintrust/gpt-4o")
+    assert found == [] and isinstance(run_state().stop_reason, Unauthorized)
+
+
+def test_a_provider_that_refuses_the_token_and_that_only_lines_name_is_asked_once(provider):
+    tiles = [line(i, {"prompt": f"token {i}", "model": "openai/gpt-4o"}) for i in range(3)]
+    tiles += [line(i, {"prompt": "a"}) for i in range(3, 9)]
+    found = outcomes(tiles, window=1)
+    assert [type(outcome) for outcome in found] == [Failure] * 3 + [Answer] * 6
+    errors = [json.loads(outcome.row)["error"] for outcome in found[:3]]
+    assert {error["message"] for error in errors} == {"openai/gpt-4o: the token is not valid: check it"}
+    assert [text for text in provider.calls if "token" in text] == ["token 0"]
+    assert run_state().stop_reason is None
+
+
+def test_the_runs_own_provider_that_refuses_the_token_stops_the_run(provider):
+    assert outcomes([line(0, {"prompt": "token"})]) == []
+    assert isinstance(run_state().stop_reason, Unauthorized)
+
+
 def test_outcomes_keep_the_window_of_their_line(provider):
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
@@ -224,6 +298,15 @@ def test_an_answer_has_its_cost_in_the_row_and_beside_it(provider, listed):
     assert [o.cost for o in found] == [Cost(7e-6), Cost(None, 1)]
 
 
+def test_each_answer_of_a_deprecated_model_says_so_and_the_log_does_once(provider, monkeypatch, caplog):
+    models = Models((ModelInfo("workers-ai/@cf/chat", deprecated="2026-05-30"),))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: models)))
+    said = "@cf/chat is deprecated since 2026-05-30: name another model"
+    rows = [json.loads(outcome.row) for outcome in outcomes([line(i, {"prompt": "a"}) for i in range(3)])]
+    assert [row["warnings"] for row in rows] == [[said]] * 3
+    assert caplog.messages.count(said) == 1
+
+
 def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
     FOUND.clear()
     defaults = Defaults("workers-ai/@cf/chat", prompt="say {word}", models=(("input/*", "workers-ai/@cf/free"),))
@@ -238,3 +321,13 @@ def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
     rows = sorted((json.loads(o.row) for o in FOUND), key=lambda row: "error" in row and bool(row["error"]))
     assert rows[0]["model"] == "workers-ai/@cf/free"
     assert "the line has no 'word'" in rows[1]["error"]["message"]
+
+
+def test_a_frozen_run_says_what_is_true_whether_it_begins_again_by_itself_or_not():
+    reset_run_state().presence = SimpleNamespace(asleep=True)
+    try:
+        said = str(asleep())
+    finally:
+        reset_run_state()
+    assert said == "this run was frozen or cut off for over 90 s: a new one, by the same command, goes on where it was"
+    assert asleep() is None

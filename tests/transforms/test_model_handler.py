@@ -12,7 +12,7 @@ from backends import engine as engine_module
 from backends import retry
 from backends.engine import Engine, close_engines, get_engine
 from backends.errors import InvalidRequest, ModelNotFound, QuotaExhausted
-from backends.ir import ChatRequest, ChatResponse, EmbedResponse, Message, RawRequest, RawResponse, Usage
+from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, RawRequest, RawResponse, Usage
 from examples import run_inference
 from transforms.model_handler import WorkersAIModelHandler
 
@@ -107,6 +107,14 @@ def test_texts_share_calls(backend):
     results = infer(WorkersAIModelHandler(EMBED), *("x" * n for n in range(1, 26)))
     assert [r.inference.vectors for r in results] == [((float(n),),) for n in range(1, 26)]
     assert sorted(map(len, backend.calls)) == [5, 10, 10]
+
+
+def test_an_example_of_many_texts_has_one_result_and_shares_calls(backend):
+    many = {"text": ["x" * n for n in range(1, 14)]}
+    results = infer(WorkersAIModelHandler(EMBED), many, EmbedRequest("bge", ("a", "bb")), "ccc")
+    assert [len(r.inference.vectors) for r in results] == [13, 2, 1]
+    assert results[0].inference.vectors == tuple((float(n),) for n in range(1, 14))
+    assert sorted(map(len, backend.calls)) == [2, 4, 10]
 
 
 def test_templates_parameters_and_whole_requests(backend):

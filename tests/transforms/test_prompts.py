@@ -60,6 +60,40 @@ def test_a_text_for_an_embedding_model_is_an_embedding_and_else_the_models_own_i
     assert raw == RawRequest("@cf/meta/m2m100", {"text": "a", "target_lang": "de"}, "request-1")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"text": ["a", "b"]},
+        {"input": ["a", "b"]},
+        {"custom_id": "e", "url": "/v1/embeddings", "body": {"input": ["a", "b"]}},
+    ],
+)
+@pytest.mark.parametrize("model", ["workers-ai/@cf/baai/bge-m3", "openai/bge-m3"])
+def test_an_array_of_texts_is_one_request_to_embed(line, model):
+    found = parse(line, Defaults(model))
+    assert found.request == EmbedRequest(model.partition("/")[2], ("a", "b"), {}, "request-1")
+    assert found.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "'text' is an empty array"),
+        (["a", 5], r"'text' must be an array of strings, but \[1\] is a number"),
+        ([1, 2], r"\[0\] is a number"),
+        ([["a"]], r"\[0\] is an array"),
+    ],
+)
+def test_an_array_that_is_no_text_is_a_bad_line(given, says):
+    with pytest.raises(BadLine, match=says):
+        parse({"text": given, "model": "@cf/baai/bge-m3"})
+
+
+def test_numbers_of_tokens_go_to_a_service_that_knows_them_as_they_are():
+    line = {"url": "/v1/embeddings", "body": {"model": "openai/bge-large", "input": [[1, 2], [3]]}}
+    assert isinstance(parse(line).request, RawRequest)
+
+
 def test_parameters_by_openais_names_are_no_metadata():
     given = {"verbosity": "low", "service_tier": "flex", "reasoning_effort": "low", "prompt_cache_key": "k"}
     prompt = parse({"prompt": "x", **given, "store": "Berlin", "dimensions": "2 x 3 m"})
@@ -258,3 +292,31 @@ def test_a_prompt_for_a_model_that_makes_no_text_is_its_own_input():
     assert parse(line).request == RawRequest(
         "@cf/black-forest-labs/flux-1-schnell", {"prompt": "a red fox", "steps": 4}, "request-1"
     )
+
+
+CHATS = "/v1/chat/completions"
+SAYS = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "metadata", "warned"),
+    [
+        ({"messages": SAYS, "prompt": "x"}, {"prompt": "x"}, ["prompt"]),
+        ({"url": CHATS, "body": {"messages": SAYS, "prompt": "x", "stream": True}}, {}, ["prompt", "stream"]),
+        ({"url": CHATS, "body": {"messages": SAYS, "stream": False}}, {}, []),
+        ({"messages": [{"role": "system", "content": "A"}, *SAYS], "system": "B"}, {"system": "B"}, ["system"]),
+        ({"messages": SAYS, "system": "B"}, {}, []),
+        ({"prompt": "x", "text": "t"}, {"text": "t"}, ["text"]),
+        ({"text": "t", "input": "u", "model": "@cf/baai/bge-m3"}, {"input": "u"}, ["input"]),
+        ({"text": "t", "prompt": "u", "model": "@cf/baai/bge-m3"}, {"text": "t"}, ["text"]),
+    ],
+)
+def test_content_that_the_request_has_no_place_for_is_warned_of(line, metadata, warned):
+    prompt = parse(line)
+    assert prompt.metadata == metadata
+    assert [warning.split()[0] for warning in prompt.warnings] == warned
+
+
+def test_a_lines_limit_of_tokens_goes_before_the_runs_by_either_name():
+    assert parse({"prompt": "x", "max_completion_tokens": 500}).request.parameters == {"max_completion_tokens": 500}
+    assert parse({"prompt": "x", "max_tokens": 5}).request.parameters == {"max_tokens": 5}

@@ -10,6 +10,7 @@ from transforms.elements import FileVersion, Line, TooLong
 from transforms.prompts import Defaults, parse_prompt
 from transforms.rows import answer_row, failure_row
 
+BGE = "@cf/baai/bge-m3"
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "5d41", 1000)
 DEFAULTS = Defaults("workers-ai/@cf/meta/llama")
@@ -88,3 +89,23 @@ def test_a_second_failure_replaces_the_first_ones_error():
     assert row["error"]["class"] == "InvalidRequest"
     assert row["error"]["offset"] == 100
     assert {k: v for k, v in row.items() if k != "error"} == {"id": "a", "prompt": "Hi"}
+
+
+def test_a_text_without_a_vector_stands_at_its_place_with_its_error():
+    line = line_of({"text": ["x", "", "y"], "model": BGE})
+    prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 100)
+    response = EmbedResponse(((0.5,), (), (1.5,)), Usage(2), BGE)
+    refused = InvalidRequest("an empty text", status=400, code=5006)
+    body = json.loads(answer_row(prompt, line, response, 1, 0.1, errors={1: refused}))["response"]["body"]
+    assert body["data"] == [
+        {"object": "embedding", "index": 0, "embedding": [0.5]},
+        {"object": "embedding", "index": 1, "embedding": None, "error": {"code": 5006, "message": "an empty text"}},
+        {"object": "embedding", "index": 2, "embedding": [1.5]},
+    ]
+
+
+def test_what_the_line_has_too_much_is_told_before_what_the_provider_says():
+    line = line_of({"messages": [{"role": "user", "content": "hi"}], "prompt": "x"})
+    prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 1)
+    row = json.loads(answer_row(prompt, line, ChatResponse("a", "stop", Usage(), "m", warnings=("cut",)), 1, 0.1))
+    assert row["warnings"] == ["prompt was left out: the line has other content that was used", "cut"]
