@@ -217,13 +217,10 @@ def _as_given(data: bytes) -> dict[str, Any]:
 
 def _plain_answer(document: dict[str, Any], model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     """The body and the usage."""
-    if isinstance(document.get("text"), list):
-        vectors = [list(vector(text, model.dimensions)) for text in document["text"]]
-        body = {"shape": [len(vectors), model.dimensions], "data": vectors, "pooling": "mean"}
-        return body, _usage(model, 0, 0)
     if "text" in document:
-        embedding = list(vector(document["text"], model.dimensions))
-        data = [{"object": "embedding", "index": 0, "embedding": embedding}]
+        texts = document["text"] if isinstance(document["text"], list) else [document["text"]]
+        vectors = [list(vector(text, model.dimensions)) for text in texts]
+        data = [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(vectors)]
         tokens = {"prompt_tokens": 0, "total_tokens": 0}  # an embedding's answer tells none
         return {"object": "list", "data": data, "model": model.name, "usage": tokens}, _usage(model, 0, 0)
     text = f"echo: {document['prompt']}"
