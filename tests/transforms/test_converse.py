@@ -169,6 +169,7 @@ def test_twenty_conversations_with_slow_calls_do_not_keep_another_one_waiting(pr
     finally:
         gate.set()
     until(lambda: len(FOUND) == 21)
+    assert FOUND[0] == "quick"
 
 
 def test_a_failed_message_is_counted_and_the_others_go_on(provider, tmp_path):
