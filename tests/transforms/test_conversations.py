@@ -936,6 +936,7 @@ def test_two_that_take_each_other_for_dead_deliver_one_answer_and_the_loser_lets
     assert provider.calls == {"c1/m1": 2}
     two.submit(message("m2"))
     assert one.wait(2)["m2"].outcome == "elsewhere"
+    assert two.wait(2)["m2"].pushed
     assert {args["message"] for args in queue.named("Received")} == {"answer 2 to say m1", "answer 1 to say m2"}
     assert (len(one.counted), len(two.counted)) == (0, 2)
 
