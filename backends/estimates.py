@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.ir import ChatRequest, EmbedRequest, Request, Response, Usage
+from backends.parameters import TOKEN_LIMITS
 from backends.rates import CHARACTERS_A_TOKEN
 
 # What templates of chat models put around a conversation, and around each message. Tokens.
@@ -17,7 +18,7 @@ LONGEST_RESULT = 256  # of a model's own input without a limit: Workers AI's def
 _MEDIA = frozenset({"image", "image_b64", "mask", "mask_b64", "audio", "video"})
 # Parameters that the model reads.
 _READ_TOO = ("tools", "functions", "response_format")
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_length")
+_LIMITS = (*TOKEN_LIMITS, "max_length")
 # Of a short request most tokens are the template's, which says nothing of its text. Tokens.
 _LONG_ENOUGH = 100
 

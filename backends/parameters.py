@@ -10,7 +10,7 @@ from backends.errors import InvalidRequest
 
 # Fields of a request that a backend fills in itself: no parameters.
 OURS = frozenset({"model", "messages", "stream", "stream_options"})
-_LIMITS = ("max_tokens", "max_completion_tokens")
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one thing
 
 # Inputs of native Workers AI models, which no other service knows.
 WORKERS_AI_ONLY = frozenset({"lora", "raw", "image", "pooling", "truncate_inputs", "instruction"})
@@ -42,7 +42,7 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
     body: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in parameters.items():
-        if name in _LIMITS or value is None:
+        if name in TOKEN_LIMITS or value is None:
             continue
         if name in OURS:
             if not _asks_nothing(value):
@@ -59,7 +59,7 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
             if kept != value:
                 warnings.append(f"{name} was changed from {value} to {kept}: {model} takes no other")
             body[dialect.renamed.get(name, name)] = kept
-    limits = {name: parameters[name] for name in _LIMITS if parameters.get(name) is not None}
+    limits = {name: parameters[name] for name in TOKEN_LIMITS if parameters.get(name) is not None}
     if len(set(limits.values())) > 1 and (limit := token_limit(parameters, "")):
         other = next(name for name, value in limits.items() if value != limit)
         warnings.append(f"{other} was left out: the answer has at most {limit} tokens by the other limit")
@@ -71,7 +71,7 @@ def token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
 
     Of two that differ, the lower. Raises InvalidRequest where one is no whole number of at least 1.
     """
-    limits = {name: parameters[name] for name in _LIMITS if parameters.get(name) is not None}
+    limits = {name: parameters[name] for name in TOKEN_LIMITS if parameters.get(name) is not None}
     for name, limit in limits.items():
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise InvalidRequest(f"{name} is {limit!r}: write a whole number of at least 1", provider=provider or None)

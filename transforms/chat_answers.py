@@ -14,6 +14,7 @@ from backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError,
 from backends.estimates import LONGEST_ANSWER, Estimates
 from backends.ir import ChatRequest, ChatResponse, StreamChunk
 from backends.jobs import Done
+from backends.parameters import TOKEN_LIMITS
 from backends.protocol import split_model
 from storage.chat_records import ChatMessage, LoggedAnswer
 from transforms.chat_elements import ChatDefaults
@@ -69,7 +70,7 @@ class Answers:
         self._stopping = stopping
         self._clock = clock
         self._estimates = Estimates()
-        limits = (defaults.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
+        limits = (defaults.parameters.get(name) for name in TOKEN_LIMITS)
         self._max_tokens = next((limit for limit in limits if isinstance(limit, int)), LONGEST_ANSWER)
 
     async def make(self, message: ChatMessage, earlier: Earlier, trace: Mapping[str, float]) -> LoggedAnswer:

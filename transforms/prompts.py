@@ -20,6 +20,7 @@ from pydantic_core import from_json
 
 from backends.errors import InvalidRequest, ModelError, ProviderUnusable
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
+from backends.parameters import TOKEN_LIMITS
 from backends.protocol import PROVIDERS
 from backends.workers_ai_models import takes_own_input
 from transforms.templates import MissingField, fields_of, fill_in
@@ -43,7 +44,6 @@ _EMBED = _EMBED_PARAMETERS | {"text", "input"}
 # Of a batch line's body, what is no parameter; answers are never streamed.
 _NEVER = frozenset({"stream", "stream_options"})
 _CONTENT = _NEVER | {"model", "prompt", "messages", "system", "text", "input"}
-_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})  # two names of one thing
 
 
 class BadLine(InvalidRequest):
@@ -311,8 +311,8 @@ def _conversation(messages: list[Message], body: Mapping[str, Any], target: _Tar
         messages.insert(0, Message("system", system))
     own_parameters = target.parameters(body)
     parameters = {**target.defaults.parameters, **own_parameters}
-    if own_parameters.keys() & _LIMITS:
-        parameters = {k: v for k, v in parameters.items() if k not in _LIMITS or k in own_parameters}
+    if own_parameters.keys() & set(TOKEN_LIMITS):
+        parameters = {k: v for k, v in parameters.items() if k not in TOKEN_LIMITS or k in own_parameters}
     return ChatRequest(target.model, tuple(messages), parameters, target.request_id)
 
 

@@ -84,6 +84,16 @@ class Memory:
         pass
 
 
+def until_open(gate):
+    """A script for Provider: no call ends before a thread opens the gate."""
+
+    async def script(request, calls):
+        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
+            await asyncio.sleep(0.005)
+
+    return script
+
+
 class Provider:
     """Stands for a provider: ``script(request, calls of this message so far)`` may raise, answer or be awaited."""
 
@@ -360,11 +370,7 @@ def test_256_conversations_go_side_by_side_and_a_slow_one_holds_up_no_other(rigs
 
 def test_while_the_model_answers_no_thread_is_held(rigs, store):
     gate = threading.Event()
-
-    async def script(request, calls):
-        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
-            await asyncio.sleep(0.01)
-
+    script = until_open(gate)
     rig = rigs(store, provider := Provider(script))
     said = [message("m1", f"c{c}") for c in range(200)]
     rig.say(*said)
@@ -378,11 +384,7 @@ def test_while_the_model_answers_no_thread_is_held(rigs, store):
 
 def test_the_hundred_and_first_that_waits_is_told_so_at_once(rigs, store):
     gate = threading.Event()
-
-    async def script(request, calls):
-        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
-            await asyncio.sleep(0.005)
-
+    script = until_open(gate)
     provider, queue = Provider(script), Queue()
     rig = rigs(store, provider, queue)
     rig.say(message("m1"))
@@ -400,11 +402,7 @@ def test_the_hundred_and_first_that_waits_is_told_so_at_once(rigs, store):
 
 def test_messages_that_were_accepted_before_wait_however_many_they_are(rigs, store):
     gate = threading.Event()
-
-    async def script(request, calls):
-        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
-            await asyncio.sleep(0.005)
-
+    script = until_open(gate)
     rig = rigs(store, provider := Provider(script))
     left = [message(f"m{n}") for n in range(1, 131)]
     for one in left:
@@ -420,11 +418,7 @@ def test_messages_that_were_accepted_before_wait_however_many_they_are(rigs, sto
 
 def test_a_message_that_is_submitted_again_while_it_is_in_work_is_answered_once_and_all_are_told(rigs, store):
     gate = threading.Event()
-
-    async def script(request, calls):
-        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
-            await asyncio.sleep(0.005)
-
+    script = until_open(gate)
     provider = Provider(script)
     rig = rigs(store, provider)
     rig.say(message())
@@ -763,11 +757,7 @@ def test_a_stop_ends_what_only_waits(rigs, store):
 
 def test_a_stop_lets_calls_under_way_end_and_leaves_the_rest_to_the_next_run(rigs, store):
     gate, stopping = threading.Event(), threading.Event()
-
-    async def script(request, calls):
-        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
-            await asyncio.sleep(0.005)
-
+    script = until_open(gate)
     provider, queue = Provider(script), Queue()
     rig = rigs(store, provider, queue, window=3, stopping=stopping.is_set)
     rig.say(*(message(f"m{n}", f"c{c}") for c in range(5) for n in (1, 2)))

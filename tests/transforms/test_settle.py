@@ -80,6 +80,8 @@ def test_a_shard_that_comes_twice_counts_once(output):
         Written(FILE, shard=shard(60, 100)),
     ]
     settled_by_beam(output, written, [Settled(FILE, "done", 2, 0)])
+    manifest = read_manifest(open_store(output.store_url), folder_of(output, FILE))
+    assert (len(manifest.shards), manifest.answered) == (2, 2)
 
 
 def test_an_empty_file_is_done_with_its_end_mark_and_not_before(output):
@@ -152,6 +154,8 @@ def test_a_shard_that_overlaps_is_deleted_by_the_run_that_wrote_it(output):
         Written(FILE, shard=shard(60, 100)),
     ]
     settled_by_beam(output, written, [Settled(FILE, "done", 2, 0)])
+    manifest = read_manifest(open_store(output.store_url), folder_of(output, FILE))
+    assert (len(manifest.shards), manifest.answered) == (2, 2)
     assert [info.key for info in store.list(folder)] == [folder + MANIFEST_NAME]
 
 
@@ -159,6 +163,8 @@ def test_files_do_not_disturb_each_other(output):
     other = replace(FILE, etag="e2")
     written = [Written(FILE, shard=shard(0, 100)), Written(other, shard=shard(0, 50))]
     settled_by_beam(output, written, [Settled(FILE, "done", 1, 0)])
+    assert read_manifest(open_store(output.store_url), folder_of(output, FILE)) is not None
+    assert read_manifest(open_store(output.store_url), folder_of(output, other)) is None
 
 
 def test_the_loser_of_a_race_says_what_the_winners_manifest_says(output):
