@@ -243,10 +243,11 @@ def test_while_another_process_writes_the_loop_goes_on(path, url):
         await ledger.put(key("first"), b"1")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        putting, turns = asyncio.ensure_future(ledger.put(key("second"), b"2")), 0
+        putting, turns, begin = asyncio.ensure_future(ledger.put(key("second"), b"2")), 0, time.monotonic()
         for _ in range(20):
             await asyncio.sleep(0.005)
             turns += not putting.done()
+        assert time.monotonic() - begin < ledger_sqlite.BUSY_S / 2  # for which the thread waits
         other.execute("ROLLBACK")
         other.close()
         await putting
