@@ -11,6 +11,7 @@ import pytest
 
 from local.server import Running, running
 from runners.flink_jar import FlinkError, find_jar, java
+from transforms.run_state import reset_run_state
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -29,6 +30,12 @@ def _missing_for_flink() -> str | None:
     except FlinkError as error:
         return str(error)
     return None
+
+
+@pytest.fixture(autouse=True)
+def own_run() -> None:
+    """Each test is a run of its own: where the one before has stopped its run, this one's reading would end at once."""
+    reset_run_state()
 
 
 @pytest.fixture
