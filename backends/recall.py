@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -43,6 +44,9 @@ Call = Callable[[Request], Awaitable[Response]]
 FORMAT = 1
 # The same for what is kept of a request that was handed over in a batch.
 BATCH_FORMAT = 1
+# So much of the time since it was asked for may an answer wait to be kept together with others, and no more seconds
+# than that: at 300 answers a second, to keep each by itself would be a quarter of all the CPU time.
+PATIENCE, MOST_PATIENCE_S = 0.02, 0.02
 _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     ChatRequest: TypeAdapter(ChatResponse),
     EmbedRequest: TypeAdapter(EmbedResponse),
@@ -57,8 +61,8 @@ class Ledger(Protocol):
     async def get(self, key: str) -> bytes | None:
         """What was kept, or None."""
 
-    async def put(self, key: str, value: bytes) -> None:
-        """Returns when the value is durable."""
+    async def put(self, key: str, value: bytes, patience_s: float) -> None:
+        """Returns when the value is durable; it may wait for others, to be kept together with them."""
 
     async def aclose(self) -> None:
         """Lets go."""
@@ -133,7 +137,7 @@ class Recall:
         }
         values |= {_batches_key(provider, model): b"{}" for model in {request.model for request in requests}}
         try:
-            await asyncio.gather(*(self._ledger.put(key, value) for key, value in values.items()))
+            await asyncio.gather(*(self._ledger.put(key, value, 0.0) for key, value in values.items()))
         except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be kept must not be paid for
             self.broken = StopRun(f"the ledger cannot keep a batch's name, and it would be paid again: {error}")
 
@@ -145,8 +149,9 @@ class Recall:
         found = await self._get(key, request)
         if found is not None:
             return found
+        began = time.monotonic()
         response = await call(request)
-        await self._put(request, {key: response})
+        await self._put(request, {key: response}, _patience_s(began))
         return response
 
     async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
@@ -158,11 +163,12 @@ class Recall:
         missing = [i for i, response in enumerate(found) if response is None]
         if missing:
             part = replace(request, texts=tuple(request.texts[i] for i in missing), line_ids=())
+            began = time.monotonic()
             paid = await call(part)
             assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
             for i, response in zip(missing, one_each(paid, part.texts), strict=True):
                 found[i] = response
-            await self._put(request, {keys[i]: found[i] for i in missing})
+            await self._put(request, {keys[i]: found[i] for i in missing}, _patience_s(began))
         return _joined([response for response in found if isinstance(response, EmbedResponse)])
 
     def _key(self, provider: str, request: Request, line: str) -> str:
@@ -197,16 +203,20 @@ class Recall:
         self.reused += 1
         return response
 
-    async def _put(self, request: Request, answers: Mapping[str, Response | None]) -> None:
+    async def _put(self, request: Request, answers: Mapping[str, Response | None], patience_s: float) -> None:
         """Keeps answers; one that cannot be kept is not lost, but it is the last one."""
         kind = _ANSWERS[type(request)]
         try:
             # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
             values = {key: json.dumps(kind.dump_python(response)).encode() for key, response in answers.items()}
-            puts = [self._ledger.put(key, value) for key, value in values.items()]
+            puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
             await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _patience_s(began: float) -> float:
+    return min(PATIENCE * (time.monotonic() - began), MOST_PATIENCE_S)
 
 
 def _content(request: Request) -> dict[str, Any]:

@@ -63,8 +63,10 @@ class Ledger(Protocol):
         Raises LedgerError when the ledger as a whole does not answer: a miss would then be paid again.
         """
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:
         """Keeps a value; it is durable when this returns. Raises LedgerError.
+
+        Where others are to be expected within ``patience_s`` it may wait so long, to be kept together with them.
 
         Where the key has a readable value already, that one stays: it may have been delivered. An entry that ``get``
         found damaged is replaced. A put that is cancelled may be kept or not.
@@ -112,7 +114,7 @@ def prune(url: str, older_than_s: float) -> Pruned:
         raise LedgerError("none is no ledger that could be pruned; name the one that the run had")
     before = time.time() - older_than_s
     if url.startswith("sqlite:"):
-        from storage.ledger_sqlite import prune_database  # noqa: PLC0415  see open_ledger
+        from storage.ledger_database import prune_database  # noqa: PLC0415  see open_ledger
 
         return prune_database(_database(url), before)
     from storage.ledger_objects import prune_objects  # noqa: PLC0415  see open_ledger

@@ -89,7 +89,7 @@ class ObjectLedger:
         self.counts.misses += value is None
         return value
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:  # noqa: ARG002  each has its own PUT
         """See Ledger; one PUT, durable when R2 has answered it."""
         name, damaged = self._name(key), self._damaged.get(key)
         await self._in_thread(lambda: self._write(key, name, value, damaged))

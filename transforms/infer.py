@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 import apache_beam as beam
@@ -26,6 +25,7 @@ from storage.environment import use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from transforms.ended import Ended
 from transforms.members import Apart, join, tell_why
 from transforms.metrics import InferMetrics
 from transforms.prompts import Defaults, Prompt, parse_prompt
@@ -35,6 +35,9 @@ from transforms.texts import Embedded, Gathering
 
 # How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
 _LOOK_AGAIN = 0.05
+# It is woken when an eighth of a window has ended, so that eight bundles that wait leave something to submit, and no
+# later than for 16: more, and calls of equal length would go through all steps together, and never spread.
+_PARTS, _MOST = 8, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class _Infer(beam.DoFn):
 
     def setup(self) -> None:
         join(self.apart)
+        self._at_once = max(1, min(self.window // _PARTS, _MOST))
         self._budget = run_state().budget_within(self.limits)
         self._metrics = InferMetrics()
         use_gateway(self.gateway)
@@ -128,7 +132,7 @@ class _Infer(beam.DoFn):
 
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
-        self._finished: SimpleQueue[tuple[_Text, Done]] = SimpleQueue()
+        self._finished: Ended[tuple[_Text, Done]] = Ended()
         self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
         self._open = 0
 
@@ -213,13 +217,9 @@ class _Infer(beam.DoFn):
         self._open += results
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
-        """Outcomes of the calls that have ended; with ``wait``, not before one has, or a moment has passed."""
-        while True:
-            try:
-                (job, index), done = self._finished.get(wait, _LOOK_AGAIN)
-            except Empty:
-                return
-            wait = False
+        """Outcomes of the calls that have ended; with ``wait``, not before some have, or a moment has passed."""
+        wanted = min(self._open, self._at_once) if wait else 0
+        for (job, index), done in self._finished.take(wanted, _LOOK_AGAIN):
             self._open -= 1
             self._metrics.engine(self._engine)
             ended = Embedded(done) if job.texts is None else job.texts.add(index, done)

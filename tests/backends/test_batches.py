@@ -127,7 +127,7 @@ class Memory:
         await asyncio.sleep(0.001)
         return self.kept.get(key)
 
-    async def put(self, key, value):
+    async def put(self, key, value, patience_s):
         await asyncio.sleep(0.01)
         if self.broken:
             raise OSError("the disk is full")

@@ -1,7 +1,9 @@
 import asyncio
+import threading
 
 import pytest
 
+from backends import intake as intakes
 from backends.errors import EngineClosed
 from backends.intake import Intake, Room, size_of
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
@@ -41,6 +43,25 @@ def test_no_more_than_so_many_jobs_are_held_and_an_ended_one_makes_room():
     intake.free(first.place)
     assert intake.wait(0)
     assert take_all(intake, "c", "d") == [True, False]
+
+
+def test_who_waits_for_room_is_woken_for_an_eighth_of_it(monkeypatch):
+    monkeypatch.setattr(intakes, "LOOK_S", 60.0)
+    intake = Intake(Loop(), Room(16), lambda: True, lambda jobs: None)
+    held = [job("a") for _ in range(16)]
+    for one in held:
+        intake.take(one, wait=False)
+    waiting = [threading.Thread(target=intake.take, args=(job("b"),), kwargs={"wait": True}) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    intake.free(held[0].place)
+    waiting[0].join(0.1)
+    assert [thread.is_alive() for thread in waiting] == [True, True]
+    intake.free(held[1].place)
+    for thread in waiting:
+        thread.join(20)
+    assert [thread.is_alive() for thread in waiting] == [False, False]
+    assert not intake.wait(0)
 
 
 def test_a_job_of_many_deliveries_leaves_after_the_last():

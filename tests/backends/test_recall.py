@@ -33,6 +33,7 @@ class Memory:
     def __init__(self):
         self.kept = {}
         self.get_error = self.put_error = None
+        self.patience_s = []
         self.closed = False
 
     async def get(self, key):
@@ -41,7 +42,8 @@ class Memory:
             raise self.get_error
         return self.kept.get(key)
 
-    async def put(self, key, value):
+    async def put(self, key, value, patience_s):
+        self.patience_s.append(patience_s)
         await asyncio.sleep(0)
         if self.put_error:
             raise self.put_error
@@ -163,6 +165,17 @@ def test_a_miss_calls_once_and_keeps_and_a_hit_makes_no_call(start):
     (second,) = ask(engine, chat())
     assert second.response == first.response
     assert (second.attempts, len(provider.calls), engine.stats().calls) == (0, 1, 1)
+
+
+def test_an_answer_may_wait_for_others_for_a_little_of_the_time_that_it_took(start, monkeypatch):
+    ledger = Memory()
+    engine = start(Provider(lambda _: asyncio.sleep(0.2)), ledger)
+    ask(engine, chat(1))
+    embed(engine, ["a"])
+    assert all(0.003 <= patience_s <= 0.02 for patience_s in ledger.patience_s)
+    monkeypatch.setattr(recall, "PATIENCE", 10.0)
+    ask(engine, chat(2))
+    assert ledger.patience_s[2:] == [recall.MOST_PATIENCE_S]
 
 
 def test_only_successes_are_kept(start):
@@ -431,10 +444,10 @@ def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):
     now = most = 0  # calls begun whose answers are not kept yet
 
     class Slow(Memory):
-        async def put(self, key, value):
+        async def put(self, key, value, patience_s):
             nonlocal now
             await asyncio.sleep(0.005)
-            await super().put(key, value)
+            await super().put(key, value, patience_s)
             now -= 1
 
     def script(request):

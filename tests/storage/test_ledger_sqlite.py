@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import ledger_sqlite
+from storage import ledger_database, ledger_sqlite
 from storage.errors import LedgerError
 from storage.ledger import Pruned, open_ledger, prune
 from tests.storage.test_ledger import ROOT, get_all, in_ledger, key, opened, put_all
@@ -138,6 +138,67 @@ def test_who_puts_first_goes_on_before_the_last_is_committed(url, monkeypatch):
     commits = in_ledger(url, work)
     assert max(commits[:16]) <= 3
     assert commits == sorted(commits)
+
+
+async def every_5_ms(ledger, count, patience_s):
+    """Puts that come one by one; the seconds that each took."""
+
+    async def put(n):
+        begin = time.monotonic()
+        await ledger.put(key(n), b"value", patience_s)
+        return time.monotonic() - begin
+
+    puts = []
+    for n in range(count):
+        puts.append(asyncio.ensure_future(put(n)))
+        await asyncio.sleep(0.005)
+    return await asyncio.gather(*puts)
+
+
+def test_puts_that_have_patience_are_committed_with_those_that_follow(path, url):
+    async def work(ledger):
+        await every_5_ms(ledger, 50, 0.1)  # it learns how far apart they come
+        before, stored = commits_in_log(path), ledger.counts.stored
+        took = await every_5_ms(ledger, 100, 0.1)
+        assert ledger.counts.stored == stored + 100
+        assert commits_in_log(path) - before <= 25
+        assert min(took) < 0.05  # who comes last waits least
+
+    in_ledger(url, work)
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.004])
+def test_puts_without_the_patience_for_another_one_are_committed_by_themselves(path, url, monkeypatch, patience_s):
+    monkeypatch.setattr(ledger_sqlite, "QUICK_S", 10.0)
+
+    async def work(ledger):
+        before = commits_in_log(path)
+        await every_5_ms(ledger, 40, patience_s)
+        assert commits_in_log(path) - before >= 20  # a slow machine makes some of them meet
+
+    in_ledger(url, work)
+
+
+def test_many_that_come_at_once_wait_for_nobody(url):
+    async def work(ledger):
+        await every_5_ms(ledger, 50, 0.1)
+        begin = time.monotonic()
+        await asyncio.gather(*(ledger.put(key(f"at once {n}"), b"value", 30.0) for n in range(4)))
+        assert time.monotonic() - begin < 15.0
+
+    in_ledger(url, work)
+
+
+def test_closing_waits_for_a_put_that_has_patience(url):
+    async def work(ledger):
+        await every_5_ms(ledger, 50, 0.1)
+        put = asyncio.ensure_future(ledger.put(key("last"), b"value", 0.3))
+        await asyncio.sleep(0)
+        await ledger.aclose()
+        await put
+
+    in_ledger(url, work)
+    assert in_ledger(url, lambda ledger: ledger.get(key("last"))) == b"value"
 
 
 def test_a_put_alone_does_not_wait_for_others(path, url):
@@ -425,7 +486,7 @@ def lock(path, url):
 
 @pytest.mark.parametrize("how", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "PRAGMA locking_mode = EXCLUSIVE"])
 def test_a_locked_database_is_refused(lock, path, url, how, monkeypatch):
-    monkeypatch.setattr(ledger_sqlite, "BUSY_S", 0.2)
+    monkeypatch.setattr(ledger_database, "BUSY_S", 0.2)
     lock.execute(how)
     lock.execute("UPDATE answers SET created_at = 0")
     with pytest.raises(LedgerError, match=f"{path}: another program keeps the database locked; close it, or name"):
@@ -532,7 +593,7 @@ def test_a_torn_end_of_the_log_costs_only_what_it_held(path, url):
 
 
 def test_prune_removes_by_age_and_gives_the_space_back(path, url, monkeypatch):
-    monkeypatch.setattr(ledger_sqlite, "_PRUNE_ROWS", 7)
+    monkeypatch.setattr(ledger_database, "_PRUNE_ROWS", 7)
     put_all(url, {n: bytes(5000) for n in range(200)})
     db = sqlite3.connect(path)
     db.execute("UPDATE answers SET created_at = created_at - 7200 WHERE id <= 90 OR id > 110")

@@ -77,7 +77,7 @@ class Memory:
     async def get(self, key):
         return self.kept.get(key)
 
-    async def put(self, key, value):
+    async def put(self, key, value, patience_s):
         self.kept.setdefault(key, value)
 
     async def aclose(self):
