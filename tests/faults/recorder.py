@@ -269,10 +269,10 @@ class World:
         def opened(queue_api: QueueApi, account: Any, _: Any, sleep: Any) -> None:
             open_api(queue_api, account, RecordedQueues(api, self.process, self._announced), sleep)
 
-        async def kept(ledger: SqliteLedger, key: str, value: bytes) -> None:
+        async def kept(ledger: SqliteLedger, key: str, value: bytes, patience_s: float = 0.0) -> None:
             process = self.process
             process.begin()
-            await keep(ledger, key, value)
+            await keep(ledger, key, value, patience_s)
             process.done("keep", key)
 
         patch.setattr(QueueApi, "__init__", opened)
