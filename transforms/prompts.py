@@ -311,7 +311,7 @@ def _conversation(messages: list[Message], body: Mapping[str, Any], target: _Tar
         messages.insert(0, Message("system", system))
     own_parameters = target.parameters(body)
     parameters = {**target.defaults.parameters, **own_parameters}
-    if own_parameters.keys() & set(TOKEN_LIMITS):
+    if not own_parameters.keys().isdisjoint(TOKEN_LIMITS):
         parameters = {k: v for k, v in parameters.items() if k not in TOKEN_LIMITS or k in own_parameters}
     return ChatRequest(target.model, tuple(messages), parameters, target.request_id)
 

@@ -189,6 +189,19 @@ def test_many_that_come_at_once_wait_for_nobody(url):
     in_ledger(url, work)
 
 
+@pytest.mark.parametrize(("apart_s", "at_once"), [(0.0005, True), (0.005, False)])
+def test_where_puts_are_close_anyway_none_waits(url, apart_s, at_once):
+    async def work(ledger):
+        ledger._apart_s, ledger._last_at = apart_s, asyncio.get_running_loop().time()
+        put = asyncio.ensure_future(ledger.put(key("a"), b"value", 30.0))
+        done, _ = await asyncio.wait([put], timeout=5.0)
+        assert bool(done) == at_once
+        put.cancel()
+        ledger._idle.set()  # closing waits for no timer of 30 s
+
+    in_ledger(url, work)
+
+
 def test_closing_waits_for_a_put_that_has_patience(url):
     async def work(ledger):
         await every_5_ms(ledger, 50, 0.1)

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import random
+import time
 from types import SimpleNamespace
 
 import apache_beam as beam
@@ -132,6 +133,13 @@ def test_every_line_has_one_outcome_in_windows_smaller_and_larger_than_the_input
     ]
     assert len(provider.calls) == count
     assert (run_state().counts.answered, run_state().counts.input_tokens) == (count, 3 * count)
+
+
+def test_fewer_lines_than_an_eighth_of_the_window_are_not_waited_for_longer_than_they_take(provider, monkeypatch):
+    monkeypatch.setattr(infer, "_LOOK_AGAIN", 20.0)
+    begin = time.monotonic()
+    assert len(outcomes([line(i, {"prompt": f"hello {i}"}) for i in range(3)], window=64)) == 3
+    assert time.monotonic() - begin < 15.0
 
 
 def test_a_line_that_fails_does_not_disturb_the_others_and_refused_calls_get_twenty_tries(provider):
