@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.ir import ChatRequest, EmbedRequest, Request, Response, Usage
-from backends.parameters import TOKEN_LIMITS
+from backends.parameters import DEFAULT_MAX_TOKENS, answer_limit
 from backends.rates import CHARACTERS_A_TOKEN
 
 # What templates of chat models put around a conversation, and around each message. Tokens.
 CONVERSATION, MESSAGE = 40, 8
 PICTURE = 2_000  # tokens of an image, at the most that vision models make of one
-LONGEST_ANSWER = 2_048  # of a request that sets no limit: what the Workers AI backend sends then
 LONGEST_RESULT = 256  # of a model's own input without a limit: Workers AI's default
 # The content of these fields is pictures and sounds, not text.
 _MEDIA = frozenset({"image", "image_b64", "mask", "mask_b64", "audio", "video"})
 # Parameters that the model reads.
 _READ_TOO = ("tools", "functions", "response_format")
-_LIMITS = (*TOKEN_LIMITS, "max_length")
 # Of a short request most tokens are the template's, which says nothing of its text. Tokens.
 _LONG_ENOUGH = 100
 
@@ -34,10 +32,13 @@ class Estimates:
 
     def most(self, request: Request) -> Usage:
         """Tokens of input and output that a call may use."""
-        text, around, limit, answers = _measure(request)
+        text, around = _measure(request)
         bytes_a_token = self._input.get(request.model, CHARACTERS_A_TOKEN)
         given = around - int(-text // bytes_a_token)
-        output = limit if limit is not None else max(answers, self._output.get(request.model, 0))
+        output = answer_limit(request)
+        if output is None:
+            longest = DEFAULT_MAX_TOKENS if isinstance(request, ChatRequest) else LONGEST_RESULT
+            output = max(longest, self._output.get(request.model, 0))
         if _asks_twice(request):  # the second time with the first answer
             return Usage(2 * (given + output), 2 * output)
         return Usage(given, output)
@@ -48,7 +49,7 @@ class Estimates:
         if _asks_twice(request):
             return
         self._output[model] = max(used.output_tokens, self._output.get(model, 0))
-        text, around, _, _ = _measure(request)
+        text, around = _measure(request)
         if used.input_tokens > around + _LONG_ENOUGH:
             found = text / (used.input_tokens - around)
             self._input[model] = max(1.0, min(found, self._input.get(model, CHARACTERS_A_TOKEN)))
@@ -59,25 +60,20 @@ def _asks_twice(request: Request) -> bool:
     return isinstance(request, ChatRequest) and bool(request.parameters.get("response_format"))
 
 
-def _measure(request: Request) -> tuple[int, int, int | None, int]:
-    """Bytes of text, tokens around it, the limit of the answer's tokens, and that of a request that sets none."""
+def _measure(request: Request) -> tuple[int, int]:
+    """Bytes of text, and tokens around it."""
     if isinstance(request, EmbedRequest):
         # Two marks and, where the model wants one, an instruction go with each text.
         text = sum(_bytes(one) for one in request.texts)
-        return text, MESSAGE * len(request.texts), 0, 0
+        return text, MESSAGE * len(request.texts)
     if isinstance(request, ChatRequest):
         text, around = 0, CONVERSATION + MESSAGE * len(request.messages)
         for message in request.messages:
             text += _text(message.content) + _text(message.extra)
             around += PICTURE * _pictures(message.content)
         text += sum(_text(request.parameters[name]) for name in _READ_TOO if name in request.parameters)
-        return text, around, _limit(request.parameters), LONGEST_ANSWER
-    return _text(request.input), CONVERSATION, _limit(request.input), LONGEST_RESULT
-
-
-def _limit(parameters: Mapping[str, Any]) -> int | None:
-    limits = [parameters.get(name) for name in _LIMITS]
-    return min((limit for limit in limits if isinstance(limit, int) and not isinstance(limit, bool)), default=None)
+        return text, around
+    return _text(request.input), CONVERSATION
 
 
 def _text(value: Any) -> int:

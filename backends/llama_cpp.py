@@ -39,7 +39,7 @@ from backends.ir import (
     Usage,
 )
 from backends.llama_weights import CONTEXT, PROVIDER, SLOTS, Server, Weights, in_thread
-from backends.parameters import WORKERS_AI_ONLY, Dialect, token_limit, translate
+from backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
 from backends.streams import numbered
 
 CHAT = "smollm2-135m-instruct"
@@ -234,7 +234,7 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     body = {
         **DEFAULTS,
         **parameters,
-        "max_tokens": token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
+        "max_tokens": checked_token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
         "messages": [_message(message) for message in (*first, *request.messages)],
         "stream": True,  # only a stream can be stopped
         "stream_options": {"include_usage": True},

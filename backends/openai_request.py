@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.ir import ChatRequest, Message
-from backends.parameters import WORKERS_AI_ONLY, Dialect, token_limit, translate
+from backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
 
 # What OpenAI itself takes; it refuses any other name.
 OPENAI = Dialect(
@@ -45,7 +45,7 @@ def chat_body(
         body["tools"] = [_tool(tool) for tool in body["tools"]]
     if "response_format" in body:
         body["response_format"] = _wrapped_schema(body["response_format"])
-    limit = token_limit(request.parameters, provider)
+    limit = checked_token_limit(request.parameters, provider)
     if limit is not None:
         newer = new_limit or _NEW_LIMIT.search(request.model)
         body["max_completion_tokens" if newer else "max_tokens"] = limit

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from backends.errors import InvalidRequest
+from backends.ir import ChatRequest, RawRequest, Request
 
 # Fields of a request that a backend fills in itself: no parameters.
 OURS = frozenset({"model", "messages", "stream", "stream_options"})
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one thing
+# What a model's own input may call it besides: OpenAI's Responses API, and Workers AI's summaries.
+_OWN_LIMITS = (*TOKEN_LIMITS, "max_output_tokens", "max_length")
+# Of a chat that sets no limit; the Workers AI backend sends it, since the API's default of 256 cuts answers off without
+# a word. Three pages, which end within the 120 to 240 s that the service gives a call.
+DEFAULT_MAX_TOKENS = 2048
 
 # Inputs of native Workers AI models, which no other service knows.
 WORKERS_AI_ONLY = frozenset({"lora", "raw", "image", "pooling", "truncate_inputs", "instruction"})
@@ -36,8 +42,8 @@ class Dialect:
 def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The parameters as the service takes them, and a sentence for each that is left out or changed.
 
-    The limit of tokens is not among them: see ``token_limit``. Values that ask for nothing (null, false, an empty list)
-    are left out silently.
+    The limit of tokens is not among them: see ``checked_token_limit``. Values that ask for nothing (null, false, an
+    empty list) are left out silently.
     """
     body: dict[str, Any] = {}
     warnings: list[str] = []
@@ -60,22 +66,44 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
                 warnings.append(f"{name} was changed from {value} to {kept}: {model} takes no other")
             body[dialect.renamed.get(name, name)] = kept
     limits = {name: parameters[name] for name in TOKEN_LIMITS if parameters.get(name) is not None}
-    if len(set(limits.values())) > 1 and (limit := token_limit(parameters, "")):
+    if len(set(limits.values())) > 1 and (limit := checked_token_limit(parameters, "")):
         other = next(name for name, value in limits.items() if value != limit)
         warnings.append(f"{other} was left out: the answer has at most {limit} tokens by the other limit")
     return body, tuple(warnings)
 
 
-def token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
-    """The limit of tokens that a request sets for its answer, by its old name or its new one; None without one.
+def token_limit(parameters: Mapping[str, Any]) -> int | None:
+    """The limit of tokens that a chat sets for its answer, by its old name or its new one; None without one.
 
-    Of two that differ, the lower. Raises InvalidRequest where one is no whole number of at least 1.
+    Of two that differ, the lower. What is not a whole number of at least 1 sets none: no call is made with it, see
+    ``checked_token_limit``.
     """
-    limits = {name: parameters[name] for name in TOKEN_LIMITS if parameters.get(name) is not None}
-    for name, limit in limits.items():
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+    return min((limit for name in TOKEN_LIMITS if _is_limit(limit := parameters.get(name))), default=None)
+
+
+def checked_token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
+    """The same for a call. Raises InvalidRequest where a limit is not a whole number of at least 1."""
+    for name in TOKEN_LIMITS:
+        limit = parameters.get(name)
+        if limit is not None and not _is_limit(limit):
             raise InvalidRequest(f"{name} is {limit!r}: write a whole number of at least 1", provider=provider or None)
-    return min(limits.values(), default=None)
+    return token_limit(parameters)
+
+
+def answer_limit(request: Request) -> int | None:
+    """The most tokens that the answer of any request may have by the limits in it; None where it sets none.
+
+    A model's own input is passed on as it is, and the model may read any of its limits: the highest counts.
+    """
+    if isinstance(request, ChatRequest):
+        return token_limit(request.parameters)
+    if isinstance(request, RawRequest):
+        return max((limit for name in _OWN_LIMITS if _is_limit(limit := request.input.get(name))), default=None)
+    return 0  # vectors are not tokens
+
+
+def _is_limit(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _asks_nothing(value: Any) -> bool:

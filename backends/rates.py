@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.ir import ChatRequest, EmbedRequest, Request, Usage
-from backends.parameters import TOKEN_LIMITS
+from backends.parameters import answer_limit
 
 # How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
 SLACK_S = 0.05
@@ -83,12 +83,9 @@ class Tokens:
         self._output += usage.output_tokens
 
     def _answer(self, request: Request) -> float:
-        if not isinstance(request, ChatRequest):
-            return self._output / self._calls if self._calls else 0.0
-        asked = [request.parameters.get(name) for name in TOKEN_LIMITS]
-        most = next((limit for limit in asked if isinstance(limit, int)), None)
         measured = self._output / self._calls if self._calls else None
-        return min((known for known in (most, measured) if known is not None), default=MODEST_OUTPUT)
+        unknown = MODEST_OUTPUT if isinstance(request, ChatRequest) else 0.0
+        return min((known for known in (answer_limit(request), measured) if known is not None), default=unknown)
 
 
 def _guess(request: Request) -> float:

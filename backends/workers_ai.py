@@ -39,12 +39,12 @@ from backends.ir import (
 from backends.json_answers import asked_again, problem_of_answer, wants_json, without_fence
 from backends.listing import deprecation, kept_models
 from backends.openai_shapes import read_usage
-from backends.parameters import token_limit
+from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from backends.sse import read_events
 from backends.streams import numbered, whole_answer
 from backends.workers_ai_api import Api, stream_bytes
 from backends.workers_ai_batch import batch_content, batch_name, batch_state, share_of_batch
-from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, body_of, chat_body, embed_body, raw_body
+from backends.workers_ai_bodies import body_of, chat_body, embed_body, raw_body
 from backends.workers_ai_catalogue import model_info
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import Shape
@@ -52,7 +52,7 @@ from backends.workers_ai_shapes import Reply, model_of, read_chat, read_vectors
 from backends.workers_ai_stream import read_stream
 from storage.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
 
-__all__ = ["DEFAULT_MAX_TOKENS", "WorkersAI", "chat_body", "open_backend"]
+__all__ = ["WorkersAI", "chat_body", "open_backend"]
 
 LEAST_MAX_TOKENS = 64  # below this, an answer that fits the context window is not worth a second call
 PAGE = 50  # models a page of the list
@@ -326,7 +326,7 @@ def _by_name(listed: Iterable[ModelInfo]) -> Mapping[str, ModelInfo]:
 def _lower_limit(body: dict[str, Any], request: ChatRequest, error: ContextOverflow, warnings: list[str]) -> None:
     """Sets max_tokens to what the window leaves, by the numbers in error 5021; raises it where that is too little."""
     numbers = _OVERFLOW.search(error.message)
-    if token_limit(request.parameters, PROVIDER) or not numbers:
+    if token_limit(request.parameters) or not numbers:
         raise error
     estimate, limit = map(int, numbers.groups())
     fits = DEFAULT_MAX_TOKENS - (estimate - limit)

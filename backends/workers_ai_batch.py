@@ -30,8 +30,8 @@ from backends.ir import (
 from backends.jobs import share
 from backends.json_answers import problem_of_answer
 from backends.openai_shapes import read_usage
-from backends.parameters import token_limit
-from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, body_of
+from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
+from backends.workers_ai_bodies import body_of
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal
 from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, model_of, read_chat, read_vectors
@@ -163,7 +163,7 @@ def _refused(body: Any, result: Any, model: str, now: float) -> ModelError:
 
 def _alone(error: ModelError, request: Request) -> ModelError:
     """Retryable where a call of its own makes the request fit: see WorkersAI.execute."""
-    ours = isinstance(request, ChatRequest) and token_limit(request.parameters, PROVIDER) is None
+    ours = isinstance(request, ChatRequest) and token_limit(request.parameters) is None
     if isinstance(error, ContextOverflow) and ours:
         return Retryable(error.message, code=error.code, provider=PROVIDER)
     return error
@@ -174,7 +174,7 @@ def _read(reply: Reply, model: str, request: Request) -> Response | ModelError:
     warnings: list[str] = []
     body_of(request, warn=warnings.append)
     if isinstance(request, ChatRequest):
-        limit = token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
+        limit = token_limit(request.parameters) or DEFAULT_MAX_TOKENS
         response = read_chat(reply, model, limit)
         problem = problem_of_answer(response, request.parameters.get("response_format"))
         if problem:

@@ -14,13 +14,9 @@ from backends import openai_request
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.json_answers import check_format
-from backends.parameters import token_limit, translate
+from backends.parameters import DEFAULT_MAX_TOKENS, checked_token_limit, translate
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
-
-# Sent with every chat request that has no limit of its own: the API's default of 256 cuts answers off without a word.
-# Long enough for three pages, short enough to end within the 120 to 240 s that the service gives a call.
-DEFAULT_MAX_TOKENS = 2048
 
 _BYTES = frozenset({"image", "audio"})
 _DESCRIBING = ("image", "max_tokens", "temperature", "raw")  # what a model that describes images takes
@@ -40,7 +36,7 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
 
     The limit goes by its old name max_tokens, which models of both shapes take.
     """
-    limit = token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
+    limit = checked_token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
     if (wanted := request.parameters.get("response_format")) is not None:
         check_format(wanted, request.model, PROVIDER)
     if shape == "chat":

@@ -28,7 +28,7 @@ from backends.ir import (
     StreamChunk,
     Usage,
 )
-from backends.parameters import Dialect, token_limit, translate
+from backends.parameters import Dialect, checked_token_limit, translate
 from backends.streams import numbered
 from local.catalogue import EMBEDDINGS, Model
 from local.json_mode import as_asked
@@ -105,7 +105,7 @@ class Echo:
         asked = next(
             (t for t, m in zip(reversed(texts), reversed(request.messages), strict=True) if m.role == "user"), ""
         )
-        limit = token_limit(request.parameters, self.name) or 256
+        limit = checked_token_limit(request.parameters, self.name) or 256
         tokens, window = sum(len(text.split()) for text in texts), row.context_tokens
         if tokens + limit > window:
             raise ContextOverflow(

@@ -49,7 +49,7 @@ def chat_request(body: Mapping[str, Any], model: Model) -> ChatRequest:
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is None:
         limit = DEFAULT_MAX_TOKENS
-    if not isinstance(limit, int) or limit < 1:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise bad_input("Type mismatch of '/max_tokens', 'integer' above 0 expected")
     parameters = {name: value for name, value in body.items() if name not in _NO_PARAMETERS and value is not None}
     return ChatRequest(model.serves, messages, {**parameters, "max_tokens": limit})

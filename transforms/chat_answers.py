@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
-from backends.estimates import LONGEST_ANSWER, Estimates
+from backends.estimates import Estimates
 from backends.ir import ChatRequest, ChatResponse, StreamChunk
 from backends.jobs import Done
-from backends.parameters import TOKEN_LIMITS
+from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from backends.protocol import split_model
 from storage.chat_records import ChatMessage, LoggedAnswer
 from transforms.chat_elements import ChatDefaults
@@ -70,8 +70,7 @@ class Answers:
         self._stopping = stopping
         self._clock = clock
         self._estimates = Estimates()
-        limits = (defaults.parameters.get(name) for name in TOKEN_LIMITS)
-        self._max_tokens = next((limit for limit in limits if isinstance(limit, int)), LONGEST_ANSWER)
+        self._max_tokens = token_limit(defaults.parameters) or DEFAULT_MAX_TOKENS
 
     async def make(self, message: ChatMessage, earlier: Earlier, trace: Mapping[str, float]) -> LoggedAnswer:
         """The answer of a message, which says so where there is none; ``trace``: what happened to it so far.

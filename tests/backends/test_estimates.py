@@ -1,5 +1,6 @@
-from backends.estimates import CONVERSATION, LONGEST_ANSWER, MESSAGE, PICTURE, Estimates
+from backends.estimates import CONVERSATION, MESSAGE, PICTURE, Estimates
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, Usage
+from backends.parameters import DEFAULT_MAX_TOKENS
 
 
 def chat(text, **parameters):
@@ -13,7 +14,7 @@ def answer(input_tokens, output_tokens):
 def test_a_token_is_four_bytes_and_an_answer_has_its_limit():
     assert Estimates().most(chat("a" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 100, 7)
     assert Estimates().most(chat("ü" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 200, 7)
-    assert Estimates().most(chat("a")).output_tokens == LONGEST_ANSWER
+    assert Estimates().most(chat("a")).output_tokens == DEFAULT_MAX_TOKENS
 
 
 def test_embeddings_have_no_output_and_own_inputs_are_counted_as_text():

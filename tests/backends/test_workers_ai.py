@@ -20,7 +20,8 @@ from backends.errors import (
 )
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
 from backends.listing import list_models
-from backends.workers_ai import DEFAULT_MAX_TOKENS, WorkersAI, open_backend
+from backends.parameters import DEFAULT_MAX_TOKENS
+from backends.workers_ai import WorkersAI, open_backend
 from storage.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire
 

@@ -2,7 +2,8 @@ import pytest
 
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.workers_ai_bodies import DEFAULT_MAX_TOKENS, body_of, chat_body
+from backends.parameters import DEFAULT_MAX_TOKENS
+from backends.workers_ai_bodies import body_of, chat_body
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

@@ -18,6 +18,7 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.ir import ChatResponse, StreamChunk, Usage
+from backends.parameters import DEFAULT_MAX_TOKENS
 from backends.recall import SAME_MESSAGE, Recall
 from backends.retry import set_instant
 from storage.chat_log import ChatLog, mark_name
@@ -613,6 +614,23 @@ def test_a_conversation_that_overflows_the_model_is_shortened_once(rigs, store):
     answer = logged(store).answers["m3"]
     assert (answer.history, answer.attempts) == (("m2",), 2)
     assert "left out" in answer.response["metadata"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_tokens": 4000, "max_completion_tokens": 100}, {"max_tokens": 100, "max_completion_tokens": 4000}]
+)
+def test_the_lower_of_two_limits_says_how_much_of_the_context_is_the_answers(rigs, store, limits):
+    rig = rigs(store, Provider(), parameters=limits, context_tokens=1000)
+    rig.say(message("m1"), message("m2"))
+    rig.wait(2)
+    assert logged(store).answers["m2"].history == ("m1",)
+
+
+def test_a_limit_that_is_none_takes_nothing_of_the_context(rigs, store):
+    rig = rigs(store, Provider(), parameters={"max_tokens": True}, context_tokens=DEFAULT_MAX_TOKENS + 1)
+    rig.say(message("m1"), message("m2"))
+    rig.wait(2)
+    assert logged(store).answers["m2"].history == ()
 
 
 def test_a_message_that_does_not_fit_at_all_is_told_so(rigs, store):
