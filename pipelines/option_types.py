@@ -12,6 +12,7 @@ from backends.errors import ModelNotFound
 from backends.json_schema import problem_of_schema
 from backends.protocol import split_model
 from storage.environment import check_gateway, fits_a_header
+from transforms.line_models import rules_of
 from transforms.templates import problem_of
 
 # One setting holds calls, file descriptors and memory within what one process can serve.
@@ -56,6 +57,11 @@ def _known_models(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rules)
 
 
+def _line_models(value: str) -> str:
+    rules_of(value)
+    return value
+
+
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
     if not _SCHEMA_WORDS & value.keys():
         raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
@@ -74,6 +80,7 @@ def _gateway(value: str) -> str:
 
 ModelName = Annotated[str, AfterValidator(_known_model)]  # provider/model
 ModelRules = Annotated[tuple[str, ...], AfterValidator(_known_models)]  # GLOB=PROVIDER/MODEL
+LineModels = Annotated[str, AfterValidator(_line_models)]  # same-provider, any, none, or globs of PROVIDER/MODEL
 Template = Annotated[str, AfterValidator(_template)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
 Concurrency = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_CONCURRENCY)]

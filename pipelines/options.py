@@ -18,13 +18,22 @@ from backends.protocol import access_of
 from backends.rates import Rates
 from backends.recall import Reuse
 from backends.retry import THREE_TRIES
-from pipelines.option_types import Concurrency, Gateway, JsonSchema, ModelName, ModelRules, Template
+from pipelines.option_types import (
+    Concurrency,
+    Gateway,
+    JsonSchema,
+    LineModels,
+    ModelName,
+    ModelRules,
+    Template,
+)
 from pipelines.runner_options import DataflowOptions, FlinkOptions
 from storage.environment import MissingSettings, cloudflare_account, r2_access
 from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
+from transforms.line_models import SAME_PROVIDER
 from transforms.members import Apart
 from transforms.notices import SUFFIXES, Listing, Notifications, Source
 from transforms.prompts import Defaults
@@ -69,6 +78,7 @@ class JsonlOptions(BaseModel):
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
         model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
+        line_models: which models lines may name: same-provider (as the model that they would get), any, none, globs.
         response_schema: the JSON Schema that answers must fit.
         max_cost, max_tokens_total: US dollars and tokens that this run may spend, over all its restarts.
         continuous: goes on until it is stopped; then ``max_restarts`` failures in a row without progress end it.
@@ -93,6 +103,7 @@ class JsonlOptions(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=5)
     prompt: Template = ""
     model_for: ModelRules = ()
+    line_models: LineModels = SAME_PROVIDER
     response_schema: JsonSchema | None = None
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
@@ -164,7 +175,7 @@ class JsonlOptions(BaseModel):
             **self._parameters,
             **({"response_format": {"type": "json_schema", "json_schema": _named(schema)}} if schema else {}),
         }
-        return Defaults(self.model, parameters, self.system, self.prompt, self._models)
+        return Defaults(self.model, parameters, self.system, self.prompt, self._models, self.line_models)
 
     @property
     def models(self) -> tuple[str, ...]:

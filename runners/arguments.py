@@ -29,6 +29,13 @@ MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most
 Temperature = Annotated[float | None, typer.Option(help="0 to 5.")]
 Prompt = Annotated[str, typer.Option(help="What to ask of each line, with its fields: 'Summarise: {text}'.")]
 ModelFor = Annotated[list[str] | None, typer.Option(help="GLOB=MODEL for files whose key fits; may be repeated.")]
+LineModels = Annotated[
+    str,
+    typer.Option(
+        help="Which models lines may name: same-provider (as the model that they would get), any, none, or globs of "
+        "PROVIDER/MODEL with commas between them, also beside same-provider."
+    ),
+]
 Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that answers must fit.")]
 MaxCost = Annotated[float | None, typer.Option(help="US dollars at most; the run stops before it could pass them.")]
 MaxTokensTotal = Annotated[int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")]
@@ -99,6 +106,7 @@ def answering(
     prompt: Prompt = "",
     system: System = None,
     model_for: ModelFor = None,
+    line_models: LineModels = default("line_models"),
     schema: Schema = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,

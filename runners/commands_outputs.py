@@ -31,6 +31,7 @@ def retry(
     everything: Annotated[bool, typer.Option("--all", help="Also lines whose error says that it would come again.")] = (
         False
     ),
+    line_models: arg.LineModels = arg.default("line_models"),
     max_cost: arg.MaxCost = None,
     max_tokens_total: arg.MaxTokensTotal = None,
     concurrency: arg.Concurrency = arg.default("concurrency"),

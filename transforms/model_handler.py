@@ -16,6 +16,7 @@ from backends.errors import LineError, ModelError, StopRun
 from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
 from backends.jobs import Done
 from backends.protocol import split_model
+from transforms.line_models import SAME_PROVIDER, rules_of
 from transforms.prompts import Defaults, parse_prompt
 from transforms.texts import Gathering
 
@@ -56,17 +57,23 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
         parameters: Mapping[str, Any] | None = None,
         system: str = "",
         prompt: str = "",
+        line_models: str = SAME_PROVIDER,
         concurrency: int = 64,
         min_batch_size: int | None = None,
         max_batch_size: int = 256,
     ) -> None:
         """``parameters`` by OpenAI's names; ``prompt`` and ``system`` may have fields, as in ``Summarise: {text}``.
 
-        Raises ModelNotFound for a name without a known provider.
+        ``line_models``: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
+
+        Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``.
         """
         super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
         self._provider, name = split_model(model)
-        self._defaults = Defaults(f"{self._provider}/{name}", dict(parameters or {}), system, prompt)
+        self._defaults = Defaults(
+            f"{self._provider}/{name}", dict(parameters or {}), system, prompt, line_models=line_models
+        )
+        rules_of(line_models)
         self._concurrency = concurrency
 
     def load_model(self) -> Engine:

@@ -23,6 +23,7 @@ from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.parameters import TOKEN_LIMITS
 from backends.protocol import PROVIDERS
 from backends.workers_ai_models import takes_own_input
+from transforms.line_models import SAME_PROVIDER, check_line_model
 from transforms.templates import MissingField, fields_of, fill_in
 
 # Parameters that may stand beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
@@ -69,6 +70,7 @@ class Defaults:
         system: a system prompt; one with fields is a template.
         prompt: a template of what to ask, or "": the line says it.
         models: (pattern, model): the first one whose pattern fits the file's key comes before ``model``.
+        line_models: which models lines may name instead: see rules_of.
     """
 
     model: str
@@ -76,6 +78,7 @@ class Defaults:
     system: str = ""
     prompt: str = ""
     models: tuple[tuple[str, str], ...] = ()
+    line_models: str = SAME_PROVIDER
 
     def model_for(self, key: str) -> str:
         """The model of the lines of a file; ``*`` in a pattern is any text, also with slashes."""
@@ -120,12 +123,16 @@ def parse_prompt(
 
     Raises:
         BadLine: with a sentence that says what is wrong with the line.
+        ModelNotAllowed: it names a model that ``defaults.line_models`` does not allow.
         ProviderUnusable: it names a provider that lacks its settings, and is not one of the run's.
         ModelError: one of the run's own is not there.
     """
     document = _document(data)
     fields = defaults.fields
-    provider, model, own = _model(document, defaults.model_for(key), fields)
+    default = defaults.model_for(key)
+    provider, model, own = _model(document, default, fields)
+    if own:
+        check_line_model(defaults.line_models, provider, model, default)
     body = document
     if "url" in document and "body" in document:
         body = document["body"]

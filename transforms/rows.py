@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from backends.errors import ModelError, Retryable
 from backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from transforms.elements import FileVersion, Line, TooLong
+from transforms.line_models import ModelNotAllowed
 from transforms.prompts import BadLine, Prompt, json_object
 
 
@@ -69,7 +70,7 @@ def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dic
         "code": error.code,
         "status": error.status,
         "message": error.message,
-        "retryable": isinstance(error, Retryable),
+        "retryable": isinstance(error, Retryable | ModelNotAllowed),
         "attempts": attempts,
         "offset": start,
         "length": stop - start,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 import signal
 from contextlib import nullcontext
 
@@ -82,6 +84,26 @@ def test_lines_that_fail_again_stay_errors_and_can_be_tried_once_more(cloud):
     assert again() == (0, (0, 0, 0, 0))
     assert paid(cloud) == 12
     cloud.check()
+
+
+def test_a_line_that_may_not_choose_its_provider_is_answered_by_the_command_that_its_error_names(cloud):
+    other = "openai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
+    lines = ({"id": 0, "prompt": "a"}, {"id": 1, "prompt": "b", "model": other})
+    cloud.upload("a.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    assert cloud.run().exit_code == 3
+    (row,) = errors(cloud, "a.jsonl")
+    assert (row["id"], row["error"]["class"], paid(cloud)) == (1, "ModelNotAllowed", 1)
+    assert again() == (3, (1, 0, 1, 0))  # what the run did not allow, a retry does not allow by itself
+    assert paid(cloud) == 1
+    command = re.search("llmdo (retry .*)$", row["error"]["message"])[1].replace("OUTPUT", OUTPUT)
+    process = cloud.command(*shlex.split(command))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count(b"Traceback")) == (0, 0)
+    assert b"Tried 1 lines again: 1 answered now, 0 still errors." in out
+    assert [row["model"].partition("/")[0] for row in cloud.rows("a.jsonl")] == ["workers-ai", "openai"]
+    assert paid(cloud) == 2
+    cloud.check()
+    assert cloud.run(input="r2://llmdo/input/", line_models="any").exit_code == 0  # the same output's configuration
 
 
 def test_the_source_may_be_gone_by_then(cloud):

@@ -54,6 +54,7 @@ def test_a_queue_and_r2_give_their_places():
         ({"prompt": "{a.b}"}, "{a.b} is no field"),
         ({"model_for": ("x/*",)}, "--model-for: 'x/*' has no pattern or no model: write GLOB=PROVIDER/MODEL"),
         ({"model_for": ("x/*=gpt-4o",)}, "'gpt-4o' names no provider"),
+        ({"line_models": "openai"}, "--line-models 'openai': 'openai' matches no PROVIDER/MODEL: write same-provider"),
         ({"response_schema": {"name": "x"}}, "--schema"),
         ({"response_schema": {"type": "objekt"}}, "--schema: answers cannot be checked by it: $.type fits none"),
         ({"response_schema": {"items": {"$ref": "https://a.b"}}}, "$.items.$ref leads nowhere: 'https://a.b'"),
@@ -98,7 +99,15 @@ def test_only_prism_checkpoints_its_reader():
 def test_the_fingerprint_follows_what_decides_an_answer_and_nothing_else():
     plain = check_options(**LOCAL).configuration
     assert check_options(**LOCAL, concurrency=3, batch_size=7, runner="prism").configuration == plain
-    how = {"mode": "batch", "deadline": 5.0, "workers": 2, "gateway": "mine", "rpm": 60, "tpm": 1000}
+    how = {
+        "mode": "batch",
+        "deadline": 5.0,
+        "workers": 2,
+        "gateway": "mine",
+        "rpm": 60,
+        "tpm": 1000,
+        "line_models": "any",
+    }
     assert check_options(**LOCAL, **how).configuration == plain
     others = [{"max_tokens": 5}, {"temperature": 0}, {"system": "Be kind."}, {"model": "@cf/x/y"}]
     prints = {check_options(**{**LOCAL, **other}).configuration for other in others}

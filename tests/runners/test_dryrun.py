@@ -111,7 +111,7 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     )
     starts = [data.index(part) for part in (b"{broken", b'{"other', b'{"text": "x"', b'{"text": "zz')]
     (tmp_path / "in" / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 50)[:-9])
-    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300))
+    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300, line_models="any"))
     assert (found.lines, found.broken, found.unreadable, found.exit_code) == (5 + 50, 4, 1, 3)
     file = tmp_path / "in" / "a.jsonl"
     said = ["not valid JSON", "the line has no 'text'", "OPENAI_API_KEY is not set", "raise --max-line-bytes"]
@@ -119,6 +119,16 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     for start, what, problem in zip(starts, said, found.problems, strict=False):
         assert problem.startswith(f"{file}:{start}: ") and what in problem
     assert "torn.jsonl.gz: ends in the middle of its gzip data" in found.problems[4]
+
+
+def test_a_line_that_may_not_choose_its_provider_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-that-is-there")
+    write(tmp_path, "a.jsonl", {"prompt": "x"}, {"prompt": "x", "model": "openai/gpt-4o"})
+    found = plan(options(tmp_path))
+    assert (found.broken, found.exit_code, list(found.models)) == (1, 3, [MODEL])
+    assert "allow it with --line-models 'same-provider,openai/*'" in found.problems[0]
+    allowed = plan(options(tmp_path, line_models="same-provider,openai/*"))
+    assert (allowed.broken, list(allowed.models)) == (0, [MODEL, "openai/gpt-4o"])
 
 
 def test_only_some_problems_are_shown_and_the_rest_is_counted(tmp_path):
@@ -162,7 +172,7 @@ def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path
     }
     lines = [f'{{"prompt": "x", {field}}}'.encode() for field in refused]
     data = write(tmp_path, "a.jsonl", good, *lines, good)
-    found = plan(options(tmp_path))
+    found = plan(options(tmp_path, line_models="any"))
     assert (found.lines, found.broken, found.models[MODEL].lines) == (6, 4, 2)
     for line, says, problem in zip(lines, refused.values(), found.problems, strict=True):
         assert problem.startswith(f"{tmp_path / 'in' / 'a.jsonl'}:{data.index(line)}: ") and says in problem

@@ -109,11 +109,12 @@ def collect(element):
     FOUND.append(element)
 
 
-def outcomes(tiles, window=4, model="workers-ai/@cf/chat", **options):
+def outcomes(tiles, window=4, model="workers-ai/@cf/chat", line_models="same-provider", **options):
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        result = pipeline | beam.Create(tiles, reshuffle=False) | Infer(Defaults(model), window, **options)
+        step = Infer(Defaults(model, line_models=line_models), window, **options)
+        result = pipeline | beam.Create(tiles, reshuffle=False) | step
         _ = result | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
 
@@ -251,12 +252,23 @@ def test_a_lines_own_model_that_is_retired_ends_that_line_only(provider):
 
 def test_a_line_whose_provider_has_no_settings_fails_alone_and_says_what_to_set(provider):
     tiles = [line(0, {"prompt": "a"}), line(1, {"prompt": "b", "model": "braintrust/gpt-4o"}), line(2, {"prompt": "c"})]
-    first, failed, last = outcomes(tiles)
+    first, failed, last = outcomes(tiles, line_models="any")
     assert (type(first), type(failed), type(last)) == (Answer, Failure, Answer)
     error = json.loads(failed.row)["error"]
     assert error["class"] == "ProviderUnusable"
     assert error["message"] == "braintrust/gpt-4o: BRAINTRUST_API_KEY is not set: export it"
     assert run_state().stop_reason is None
+
+
+def test_a_line_that_names_another_provider_is_an_error_without_a_call_that_a_retry_takes_back(provider):
+    tiles = [line(0, {"prompt": "a"}), line(1, {"prompt": "b", "model": "openai/gpt-4o"})]
+    answer, failed = outcomes(tiles)
+    assert (type(answer), type(failed)) == (Answer, Failure)
+    error = json.loads(failed.row)["error"]
+    assert (error["class"], error["retryable"], error["attempts"]) == ("ModelNotAllowed", True, 0)
+    assert provider.calls == ["a"]
+    assert run_state().stop_reason is None
+    assert [type(one) for one in outcomes(tiles, line_models="any")] == [Answer, Answer]
 
 
 def test_the_runs_own_provider_without_settings_stops_the_run(provider):
@@ -267,7 +279,7 @@ def test_the_runs_own_provider_without_settings_stops_the_run(provider):
 def test_a_provider_that_refuses_the_token_and_that_only_lines_name_is_asked_once(provider):
     tiles = [line(i, {"prompt": f"token {i}", "model": "openai/gpt-4o"}) for i in range(3)]
     tiles += [line(i, {"prompt": "a"}) for i in range(3, 9)]
-    found = outcomes(tiles, window=1)
+    found = outcomes(tiles, window=1, line_models="openai/*")
     assert [type(outcome) for outcome in found] == [Failure] * 3 + [Answer] * 6
     errors = [json.loads(outcome.row)["error"] for outcome in found[:3]]
     assert {error["message"] for error in errors} == {"openai/gpt-4o: the token is not valid: check it"}

@@ -14,6 +14,7 @@ from backends.engine import Engine, close_engines, get_engine
 from backends.errors import InvalidRequest, ModelNotFound, QuotaExhausted
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, RawRequest, RawResponse, Usage
 from examples import run_inference
+from transforms.line_models import ModelNotAllowed
 from transforms.model_handler import WorkersAIModelHandler
 
 CHAT, EMBED = "workers-ai/@cf/chat", "workers-ai/@cf/baai/bge-m3"
@@ -101,6 +102,18 @@ def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):
     assert [found[0].text, found[3].text] == ["re: a", "re: b"]
     assert isinstance(found[1], InvalidRequest)
     assert "must be a string" in found[2].message and "nothing to answer" in found[4].message
+
+
+def test_an_example_asks_another_provider_only_where_the_handler_allows_it(backend):
+    example = {"prompt": "a", "model": "openai/gpt-4o"}
+    refused, own = infer(WorkersAIModelHandler("@cf/chat"), example, {"prompt": "b", "model": "@cf/other"})
+    assert isinstance(refused.inference, ModelNotAllowed)
+    assert own.inference.text == "re: b"
+    assert backend.calls == ["b"]
+    (allowed,) = infer(WorkersAIModelHandler("@cf/chat", line_models="any"), example)
+    assert allowed.inference.text == "re: a"
+    with pytest.raises(ValueError, match="matches no PROVIDER/MODEL"):
+        WorkersAIModelHandler("@cf/chat", line_models="openai")
 
 
 def test_texts_share_calls(backend):

@@ -36,7 +36,8 @@ def test_messages_keep_roles_parts_and_further_fields():
 
 def test_an_openai_batch_line_is_its_body():
     body = {"model": "local/other", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 7}
-    prompt = parse({"custom_id": "c-1", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    line = {"custom_id": "c-1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    prompt = parse(line, Defaults(DEFAULTS.model, DEFAULTS.parameters, line_models="any"))
     assert (prompt.provider, prompt.request.model) == ("local", "other")
     assert prompt.request.parameters == {"max_tokens": 7}
     assert (prompt.id, prompt.custom_id) == ("c-1", "c-1")
@@ -90,8 +91,8 @@ def test_an_array_that_is_no_text_is_a_bad_line(given, says):
 
 
 def test_numbers_of_tokens_go_to_a_service_that_knows_them_as_they_are():
-    line = {"url": "/v1/embeddings", "body": {"model": "openai/bge-large", "input": [[1, 2], [3]]}}
-    assert isinstance(parse(line).request, RawRequest)
+    line = {"url": "/v1/embeddings", "body": {"model": "bge-large", "input": [[1, 2], [3]]}}
+    assert isinstance(parse(line, Defaults("openai/gpt")).request, RawRequest)
 
 
 def test_parameters_by_openais_names_are_no_metadata():
@@ -277,7 +278,7 @@ def test_an_error_line_goes_through_the_template_again():
 )
 def test_the_first_pattern_that_fits_the_key_chooses_the_model(key, model):
     rules = (("both-*", "local/first"), ("*embed*", "workers-ai/@cf/baai/bge-m3"))
-    defaults = Defaults("workers-ai/@cf/meta/llama", models=rules)
+    defaults = Defaults("workers-ai/@cf/meta/llama", models=rules, line_models="any")
 
     def parsed(line):
         return parse_prompt(json.dumps(line).encode(), "r", defaults, lambda _, m: 100 if "bge" in m else 1, key)
