@@ -1,7 +1,9 @@
 """The rates that providers publish: what a model's calls are held to where the caller sets nothing.
 
 Workers AI: developers.cloudflare.com/workers-ai/platform/limits (page of 2026-09-17), requests a minute by task, for
-each account and model. It publishes no token rate.
+each account and model. It publishes no token rate. Of the frontier text models (Kimi K2.6, Kimi K2.7 Code, GLM-5.2)
+Cloudflare's changelog of 2026-08-07 has 20 requests a minute, and 50 where AI Gateway credits pay for them, which
+nobody can see from here: whoever has them sets ``--rpm 50``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from storage.environment import PUBLIC_API, MissingSettings, cloudflare_account
 _WORKERS_AI: Sequence[tuple[re.Pattern[str], float]] = tuple(
     (re.compile(pattern), rpm)
     for pattern, rpm in (
+        # Frontier text models; K2.5 is switched off, and what asks for it is answered by K2.6.
+        (r"/(kimi-k2\.5|kimi-k2\.6|kimi-k2\.7-code|glm-5\.2)$", 20),
         (r"/bge-large-en", 1500),
         (r"/bge-(?!reranker)|embed", 3000),  # text embeddings
         (r"/bge-reranker|/distilbert", 2000),  # text classification

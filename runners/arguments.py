@@ -44,7 +44,7 @@ Rpm = Annotated[
     float | None,
     typer.Option(
         help="Requests a minute at most, to each model. By default what the provider publishes: at Cloudflare's public "
-        "API the limit of the model's task (text generation: 300); at other addresses none."
+        "API that of the model or its task (text generation: 300, frontier models 20); at other addresses none."
     ),
 ]
 Tpm = Annotated[float | None, typer.Option(help="Tokens a minute at most, in and out; by default no limit.")]

@@ -20,6 +20,12 @@ def account(monkeypatch):
     [
         ("@cf/meta/llama-3.3-70b-instruct-fp8-fast", 300),
         ("@cf/openai/gpt-oss-20b", 300),
+        ("@cf/moonshotai/kimi-k2.6", 20),
+        ("@cf/moonshotai/kimi-k2.5", 20),
+        ("@cf/moonshotai/kimi-k2.7-code", 20),
+        ("@cf/zai-org/glm-5.2", 20),
+        ("@cf/zai-org/glm-5.3-flash", 300),  # nothing is published of its own: its task's
+        ("@cf/zai-org/glm-4.7-flash", 300),
         ("@cf/baai/bge-m3", 3000),
         ("@cf/baai/bge-large-en-v1.5", 1500),
         ("@cf/qwen/qwen3-embedding-0.6b", 3000),

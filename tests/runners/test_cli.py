@@ -133,7 +133,7 @@ def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):
 
 def test_the_help_says_which_rate_holds_by_itself():
     said = " ".join(runner.invoke(app, ["run", "--help"], env={"COLUMNS": "400"}).output.replace("│", " ").split())
-    assert "at Cloudflare's public API the limit of the model's task (text generation: 300)" in said
+    assert "at Cloudflare's public API that of the model or its task (text generation: 300, frontier models 20)" in said
 
 
 @pytest.mark.parametrize(
