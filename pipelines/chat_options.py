@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from backends.money import Limits
 from backends.protocol import access_of
 from backends.rates import Rates
-from pipelines.option_types import Concurrency, ModelName
+from pipelines.option_types import Calls, Concurrency, ModelName
 from pipelines.options import UsageError, checked, default_ledger
 from storage.chat_records import safe
 from storage.environment import cloudflare_account, default_store, r2_access
@@ -45,7 +45,7 @@ class ChatOptions(BaseModel):
         deltas: the text is pushed as it is generated, too.
         runner: None is direct for files, prism for a queue.
         context_tokens: what the model's context holds, input and answer together; None: nobody tells.
-        concurrency: conversations in which an answer is being made, at most; unless ``fixed``, refusals lower it.
+        concurrency: conversations in which an answer is being made, at most, as ``N`` or ``fixed:N``: see Concurrency.
         others: as in JsonlOptions.
     """
 
@@ -64,8 +64,7 @@ class ChatOptions(BaseModel):
     temperature: float = Field(default=0.7, ge=0, le=5)
     max_tokens: int = Field(default=1000, ge=1)
     context_tokens: int | None = Field(default=None, ge=1)
-    concurrency: Concurrency = 256
-    fixed: bool = False
+    concurrency: Calls = Concurrency(256)
     rpm: float | None = Field(default=None, gt=0)
     tpm: float | None = Field(default=None, gt=0)
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -81,7 +80,7 @@ class ChatOptions(BaseModel):
     @classmethod
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
         runner = given.get("runner") or ("prism" if given.get("queue") else "direct")
-        return {**given, "runner": runner, "fixed": str(given.get("concurrency")).startswith("fixed:")}
+        return {**given, "runner": runner}
 
     @model_validator(mode="after")
     def _places(self) -> ChatOptions:

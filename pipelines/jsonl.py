@@ -50,7 +50,7 @@ def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
         options.defaults,
         options.calls_in_flight,
         options.paid,
-        *(options.limits, options.rates, options.fixed),
+        *(options.limits, options.rates, options.concurrency.fixed),
         mode=options.mode,
         deadline_s=options.deadline,
         workers=options.processes,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from backends.errors import ModelNotFound
 from backends.json_schema import problem_of_schema
@@ -21,14 +22,28 @@ MAX_CONCURRENCY = 4096
 _SCHEMA_WORDS = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items"})
 
 
-def _number(value: Any) -> Any:
-    """``fixed:N`` and ``N``."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(?:fixed:)?(\d+)", value)
-        if match is None:
-            raise ValueError("write a number, or fixed:NUMBER")
-        return int(match[1])
-    return value
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Calls in flight at most; refusals lower it unless it is ``fixed``."""
+
+    calls: int
+    fixed: bool = False
+
+    def __str__(self) -> str:
+        return f"fixed:{self.calls}" if self.fixed else str(self.calls)
+
+
+def _concurrency(value: Any) -> Any:
+    """Reads ``N`` and ``fixed:N``; a Concurrency stays as it is."""
+    if isinstance(value, Concurrency):
+        return value
+    match = re.fullmatch(r"(fixed:)?([0-9]{1,9})", str(value))
+    if match is None or isinstance(value, bool):
+        raise ValueError("write a number, or fixed:NUMBER")
+    calls = int(match[2])
+    if not 1 <= calls <= MAX_CONCURRENCY:
+        raise ValueError(f"write a number from 1 to {MAX_CONCURRENCY:,}")
+    return Concurrency(calls, fixed=match[1] is not None)
 
 
 def _known_model(value: str) -> str:
@@ -83,5 +98,5 @@ ModelRules = Annotated[tuple[str, ...], AfterValidator(_known_models)]  # GLOB=P
 LineModels = Annotated[str, AfterValidator(_line_models)]  # same-provider, any, none, or globs of PROVIDER/MODEL
 Template = Annotated[str, AfterValidator(_template)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
-Concurrency = Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_CONCURRENCY)]
+Calls = Annotated[Concurrency, BeforeValidator(_concurrency), PlainSerializer(str)]
 Gateway = Annotated[str, AfterValidator(_gateway)]

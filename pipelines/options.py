@@ -19,6 +19,7 @@ from backends.rates import Rates
 from backends.recall import Reuse
 from backends.retry import THREE_TRIES
 from pipelines.option_types import (
+    Calls,
     Concurrency,
     Gateway,
     JsonSchema,
@@ -69,7 +70,7 @@ class JsonlOptions(BaseModel):
         files: local files, folders, glob patterns; or ``input`` (r2://bucket/prefix/); or ``queue`` (id or name).
         retry: instead of these, the error lines in ``output``: those that may be answered now, or all.
         output: r2://bucket/prefix/ or a local folder.
-        concurrency: calls in flight at most, for each process; unless ``fixed``, the service's refusals lower it.
+        concurrency: calls in flight at most, for each process, as ``N`` or ``fixed:N``: see Concurrency.
         rpm, tpm: requests and tokens a minute; None is what the provider publishes.
         workers: so many processes call at the same time; each keeps to its part of these rates.
         mode: whether requests are handed over in batches, where model and provider have an API for that.
@@ -107,8 +108,7 @@ class JsonlOptions(BaseModel):
     response_schema: JsonSchema | None = None
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
-    concurrency: Concurrency = 64
-    fixed: bool = False
+    concurrency: Calls = Concurrency(64)
     rpm: float | None = Field(default=None, gt=0)
     tpm: float | None = Field(default=None, gt=0)
     workers: int = Field(default=1, ge=1)
@@ -127,11 +127,6 @@ class JsonlOptions(BaseModel):
     drain_seconds: float = Field(default=60.0, ge=0)
     continuous: bool = False
     max_restarts: int = Field(default=5, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fixed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {**given, "fixed": str(given.get("concurrency")).startswith("fixed:")}
 
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:
@@ -224,7 +219,7 @@ class JsonlOptions(BaseModel):
     def calls_in_flight(self) -> int:
         """For each process that calls: here all of Flink's slots share one, where they are not in others."""
         slots = self.flink.parallelism if self.runner == "flink" and not self.apart else 1
-        return self.concurrency * slots
+        return self.concurrency.calls * slots
 
     @property
     def rates(self) -> Rates:

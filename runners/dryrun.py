@@ -158,7 +158,7 @@ class _Planner:
         self._backends = Connections(connect)
         self._prices = Prices()
         self._estimates = Estimates()
-        self._plan = Plan(options.concurrency)
+        self._plan = Plan(options.concurrency.calls)
         self._first: dict[str, str] = {}  # the first line that asks a model
         self._defaults = options.defaults
         for name in options.models:
@@ -234,7 +234,7 @@ class _Planner:
         if by_limit:
             model.seconds, model.limit = max(by_limit)
         else:
-            window, model.assumed = self._options.concurrency, True
+            window, model.assumed = self._options.concurrency.calls, True
             model.seconds = assumed_s(model.calls, window)
             model.limit = f"{window} calls in flight, of {ASSUMED_CALL_S:g} s each (assumed: no rate is published)"
 

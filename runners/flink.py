@@ -109,7 +109,7 @@ def flink_arguments(options: JsonlOptions, plan: Plan, endpoint: Endpoint, name:
         *([f"--environment_config={plan.config}"] if plan.config else []),
         *(worker_arguments(()) if plan.environment in ("PROCESS", "DOCKER") else []),
         # Of whatever comes to a stage: ranges of files, parcels of lines, answers.
-        f"--max_bundle_size={flink.bundle_ranges or parcels_in_bundle(options.concurrency)}",
+        f"--max_bundle_size={flink.bundle_ranges or parcels_in_bundle(options.concurrency.calls)}",
         f"--max_bundle_time_mills={_milliseconds(flink.bundle_seconds)}",
         f"--checkpointing_interval={_milliseconds(flink.checkpoint_seconds)}",
         # A checkpoint waits for bundles to end, and then they all begin anew.

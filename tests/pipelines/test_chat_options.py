@@ -28,7 +28,7 @@ def environment(monkeypatch, tmp_path):
 
 def test_the_defaults_are_a_model_of_braintrust_and_the_prompt_that_comes_with_it():
     options = check_chat_options(**FILES)
-    assert (options.model, options.concurrency, options.poll_seconds) == ("braintrust/gpt-4o", 256, 0.25)
+    assert (options.model, str(options.concurrency), options.poll_seconds) == ("braintrust/gpt-4o", "256", 0.25)
     assert options.defaults.parameters == {"temperature": 0.7, "max_tokens": 1000}
     assert options.defaults.system == Path(SYSTEM_PROMPT).read_text() != ""
 
@@ -88,6 +88,7 @@ def test_since_is_iso_or_milliseconds(given, since):
         ({**FILES, "temperature": 9}, "--temperature"),
         ({**FILES, "max_tokens": 0}, "--max-tokens"),
         ({**FILES, "concurrency": "many"}, "--concurrency"),
+        ({**FILES, "fixed": True}, "--fixed"),
         ({**QUEUES, "poll_seconds": 0.1}, "--poll-seconds"),
     ],
 )

@@ -1,5 +1,6 @@
 import pytest
 
+from pipelines.option_types import Concurrency
 from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
 from storage.objects import Location
 from transforms.notices import Listing, Notifications
@@ -87,8 +88,23 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch):
 
 
 def test_concurrency_is_a_number_or_fixed():
-    assert check_options(**LOCAL, concurrency="fixed:7").concurrency == 7
-    assert check_options(**LOCAL, concurrency="9").concurrency == 9
+    assert check_options(**LOCAL, concurrency="fixed:7").concurrency == Concurrency(7, fixed=True)
+    assert check_options(**LOCAL, concurrency="9").concurrency == Concurrency(9)
+    assert check_options(**LOCAL, concurrency=Concurrency(5, fixed=True)).concurrency == Concurrency(5, fixed=True)
+    again = check_options(**LOCAL, concurrency="fixed:7").model_dump(mode="json")
+    assert JsonlOptions(**again).concurrency == Concurrency(7, fixed=True)
+
+
+@pytest.mark.parametrize("value", ["-1", "4097", "1e2", 2.5, True, None, "fixed:", "fixed:0", "fixed:\u0663"])
+def test_what_is_no_number_of_calls_is_refused(value):
+    with pytest.raises(UsageError, match="--concurrency"):
+        check_options(**LOCAL, concurrency=value)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_that_the_concurrency_is_fixed_is_said_in_one_place_only(fixed):
+    with pytest.raises(UsageError, match="--fixed"):
+        check_options(**LOCAL, fixed=fixed)
 
 
 def test_only_prism_checkpoints_its_reader():

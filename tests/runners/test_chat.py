@@ -254,7 +254,7 @@ def test_what_the_user_says_reaches_the_run(started, tmp_path):
     assert json.loads(result.stdout)["answered"] == 2
     (options,) = started
     assert (options.events, options.output, options.since) == (("a.jsonl", "b.jsonl"), "out/", 1.0)
-    assert (options.system, options.temperature, options.concurrency, options.fixed) == ("Be brief.", 0.0, 4, True)
+    assert (options.system, options.temperature, str(options.concurrency)) == ("Be brief.", 0.0, "fixed:4")
 
 
 def test_a_system_prompt_that_cannot_be_read_is_one_sentence(started, tmp_path):

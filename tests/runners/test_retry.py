@@ -49,7 +49,12 @@ def test_what_decided_the_answers_is_read_from_the_output(output):
         "parameters": {"max_tokens": 7, "temperature": 0.5},
         "system": "Be brief.",
     }
-    assert (options.retry, options.concurrency, options.drain_seconds, options.runner) == ("all", 3, 5.0, "direct")
+    assert (options.retry, options.concurrency.calls, options.drain_seconds, options.runner) == (
+        "all",
+        3,
+        5.0,
+        "direct",
+    )
     assert options.paid.ledger == f"sqlite:///{where}/_ledger.sqlite"
 
 

@@ -389,7 +389,7 @@ def test_the_command_takes_the_options_of_a_run(given, tmp_path, capsys):
     assert left.value.code == 3
     ((options, cron, progress),) = given
     assert (options.files, options.model, options.system, options.max_cost) == (("in/",), MODEL, "Be brief.", 2.0)
-    assert (options.concurrency, options.fixed) == (4, True)
+    assert str(options.concurrency) == "fixed:4"
     assert (cron.expression, cron.timezone, progress) == ("*/15 * * * *", "Europe/Berlin", True)
     said = capsys.readouterr()
     assert "The next run is at" in said.err
