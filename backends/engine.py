@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import gc
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import uvloop
 
 from backends.batches import MAX_ITEMS, Mode
+from backends.call_settings import CallSettings
 from backends.connections import Connections
 from backends.dispatch import Dispatcher, Settings
 from backends.engine_stats import EngineStats
@@ -37,9 +37,6 @@ from backends.window import START
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
 # Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
 BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
-# How many objects more than go the garbage collector looks for cycles, and how many of its rounds are short ones:
-# with Python's own (700, 10, 10) its rounds took a tenth of a run's time at 1,000 calls a second.
-ROUNDS = (20_000, 20, 20)
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
 
 __all__ = [
@@ -93,7 +90,6 @@ class Engine:
         mode: Mode = "sync",
         own: frozenset[str] | None = None,
     ) -> None:
-        _spare_the_collector()
         self._window = window
         self._recall = recall
         self._connections = Connections(connect, own)
@@ -210,64 +206,36 @@ class Engine:
             await self._recall.aclose()
 
 
-@functools.cache
-def _spare_the_collector() -> None:
-    """Takes what is loaded by now out of the garbage collector's rounds, once a process.
-
-    With Beam in memory a full round stops the loop, and with it all calls, for some 60 ms.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*ROUNDS)
-
-
 # A module global and not an attribute of a DoFn class: Beam pickles classes of __main__ with all that hangs on them.
-_engines: dict[tuple[object, ...], Engine] = {}
+_engines: dict[CallSettings, Engine] = {}
 _opening = threading.Lock()
 
 
-def get_engine(
-    window: int,
-    retry: Retry = THREE_TRIES,
-    run_id: str = "",
-    *,
-    open_recall: Callable[[], Recall | None] = lambda: None,
-    gate: Callable[[], StopRun | None] = lambda: None,
-    budget: Budget | None = None,
-    rates: Rates = NO_RATES,
-    workers: int = 1,
-    first_window: int = START,
-    fixed: bool = False,
-    mode: Mode = "sync",
-    own: frozenset[str] | None = None,
-) -> Engine:
+def get_engine(settings: CallSettings) -> Engine:
     """The process's engine with these settings; all threads and all DoFn instances share it.
 
-    One that was closed is replaced. One that was stopped stays so: a later run in this process has another ``run_id``,
-    or calls close_engines() first. ``open_recall``, ``gate`` and ``budget`` are those of the first who asks.
-
-    ``rates`` go before what the provider publishes for a model; each of ``workers`` processes keeps to its part.
-    ``first_window``: where the calls of a model may take long, and one must not wait for the end of others, ``window``.
+    One that was closed is replaced. One that was stopped stays so: a later run in this process has other settings, or
+    calls close_engines() first. Raises what opening the ledger raises.
     """
-    key = (window, retry, run_id, rates, workers, first_window, fixed, mode, own)
 
     def allowed(provider: str, model: str) -> Rates:
-        return rates.or_else(published_rates(provider, model)).shared_by(workers)
+        return settings.rates.or_else(published_rates(provider, model)).shared_by(settings.workers)
 
     with _opening:
-        engine = _engines.get(key)
+        engine = _engines.get(settings)
         if engine is None or not engine.usable:
-            engine = _engines[key] = Engine(
-                window=window,
-                retry=retry,
-                recall=open_recall(),
-                gate=gate,
-                budget=budget,
+            engine = _engines[settings] = Engine(
+                window=settings.window,
+                retry=settings.retry,
+                connect=functools.partial(connect, gateway=settings.gateway),
+                recall=settings.kept.open() if settings.kept else None,
+                gate=settings.gate,
+                budget=settings.budget,
                 rates=allowed,
-                first_window=first_window,
-                fixed=fixed,
-                mode=mode,
-                own=own,
+                first_window=settings.first_window,
+                fixed=settings.fixed,
+                mode=settings.mode,
+                own=settings.own,
             )
         return engine
 

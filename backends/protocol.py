@@ -87,14 +87,16 @@ class Provider:
     Attributes:
         module: has ``open_backend() -> Backend``, which reads the environment; imported when first needed.
         access: reads what the provider needs of the environment, and raises MissingSettings; None: it needs nothing.
+        gateways: ``open_backend`` takes the AI Gateway to call it by.
     """
 
     module: str
     access: Callable[[], object] | None = None
+    gateways: bool = False
 
 
 PROVIDERS = {
-    "workers-ai": Provider("backends.workers_ai", cloudflare_account),
+    "workers-ai": Provider("backends.workers_ai", cloudflare_account, gateways=True),
     "openai": Provider("backends.openai", openai_access),
     "braintrust": Provider("backends.braintrust", braintrust_access),
     "local": Provider("backends.llama_cpp"),
@@ -127,8 +129,13 @@ def access_of(model: str) -> Callable[[], object] | None:
     return PROVIDERS[provider].access
 
 
-def connect(provider: str) -> Backend:
-    """A new backend of a provider, or of the provider of a model's full name. Raises ModelNotFound, MissingSettings."""
+def connect(provider: str, gateway: str | None = None) -> Backend:
+    """A new backend of a provider, or of the provider of a model's full name. Raises ModelNotFound, MissingSettings.
+
+    ``gateway``: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+    """
     if provider not in PROVIDERS:
         provider, _ = split_model(provider)
-    return cast(Backend, importlib.import_module(PROVIDERS[provider].module).open_backend())
+    row = PROVIDERS[provider]
+    open_backend = importlib.import_module(row.module).open_backend
+    return cast(Backend, open_backend(gateway) if row.gateways and gateway else open_backend())

@@ -32,13 +32,14 @@ from backends.protocol import connect as open_backend
 T = TypeVar("T")
 
 
-def connect(name: str) -> Model:
+def connect(name: str, gateway: str | None = None) -> Model:
     """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
 
+    ``gateway``: the AI Gateway that Workers AI is called by, see ``backends.protocol.connect``.
     Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     provider, model = (name, "") if name in PROVIDERS else split_model(name)
-    return Model(open_backend(provider), model)
+    return Model(open_backend(provider, gateway), model)
 
 
 class Model:

@@ -64,11 +64,11 @@ _COMMON = frozenset(
 )
 
 
-def open_backend() -> WorkersAI:
-    """The backend of the account, and the AI Gateway, that the environment names; it knows the list of models that the
-    cache has. Raises MissingSettings.
+def open_backend(gateway: str | None = None) -> WorkersAI:
+    """The backend of the account that the environment names, called by this AI Gateway, or else the environment's; it
+    knows the list of models that the cache has. Raises MissingSettings.
     """
-    return WorkersAI(cloudflare_account(), gateway=ai_gateway(), listed=kept_models(PROVIDER))
+    return WorkersAI(cloudflare_account(), gateway=ai_gateway(gateway), listed=kept_models(PROVIDER))
 
 
 class WorkersAI:

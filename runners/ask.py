@@ -24,12 +24,13 @@ _SAYS = ("content", "tool_use", "done")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whom (``provider/model``), with which parameters, by OpenAI's names."""
+    """What is asked, of whom (``provider/model``), with which parameters, by OpenAI's names, by which AI Gateway."""
 
     prompt: str
     model: str
     system: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    gateway: str | None = None
 
     def messages(self) -> tuple[Message, ...]:
         """The conversation."""
@@ -51,7 +52,7 @@ def ask(question: Question, out: TextIO, *, stream: bool, as_json: bool) -> Said
     With ``stream`` each piece is written as it comes. With ``as_json`` the answer is one JSON object, or one for each
     chunk. Raises ModelError, and MissingSettings.
     """
-    with connect(question.model) as model:
+    with connect(question.model, question.gateway) as model:
         request = ChatRequest(model.model, question.messages(), question.parameters, uuid.uuid4().hex)
         if stream:
             said = _written(_tried(lambda: _begun(model, request)), out, as_json=as_json)

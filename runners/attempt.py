@@ -18,6 +18,7 @@ from apache_beam.runners.runner import PipelineResult
 
 import backends.errors
 import storage.errors
+from backends.collector import spare_the_collector
 from backends.engine import close_engines, limits_of_engines
 from backends.money import Budget
 from backends.throttle import ModelLimits
@@ -28,7 +29,6 @@ from runners.following import Following, count_by_manifests, ended_when_stopped,
 from runners.run_options import RunOptions
 from runners.stop import Stop
 from runners.summary import Summary
-from storage.environment import use_gateway
 from storage.members import Members
 from storage.objects import open_store
 from storage.runs import Presence
@@ -56,6 +56,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
 
     ``budget``: what earlier attempts of the same command have spent, and may spend all together.
     """
+    spare_the_collector()
     state = reset_run_state()
     state.budget = budget or Budget(options.limits)
     run_id = new_run_id()
@@ -84,7 +85,6 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         reason = state.stop_reason  # before the engines' ends are told to what may still run
         limits = tuple(limits_of_engines())
         close_engines()
-        use_gateway(None)
         if presence is not None:
             presence.stop()
     if isinstance(reason, Exception):

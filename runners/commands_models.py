@@ -19,7 +19,7 @@ from runners.ask import ask as ask_model
 from runners.models import as_json as lists_as_json
 from runners.models import problems, read_lists, table
 from runners.summary import EXIT_FAILED
-from storage.environment import check_gateway, use_gateway
+from storage.environment import check_gateway
 
 _WIDE = 200  # columns of a table that goes into a file or a pipe
 
@@ -73,11 +73,10 @@ def ask(
             raise UsageError([f"--gateway {gateway!r}: {error}"]) from None
         if provider != WORKERS_AI:
             _note(f"--gateway is for Workers AI: {model} is called without the AI Gateway")
-    use_gateway(gateway)
     given = {"max_tokens": max_tokens, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
     live = stream if stream is not None else sys.stdout.isatty() and not as_json
-    said = ask_model(Question(text, model, system, parameters), sys.stdout, stream=live, as_json=as_json)
+    said = ask_model(Question(text, model, system, parameters, gateway), sys.stdout, stream=live, as_json=as_json)
     for warning in said.warnings:
         _note(warning)
     raise typer.Exit(0 if said.answered else EXIT_FAILED)

@@ -26,9 +26,6 @@ _PLAIN = (
 )
 _SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
 
-_gateway: str | None = None  # what this process was told to use, whatever its environment says
-
-
 # The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
 _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
@@ -104,12 +101,6 @@ def cloudflare_account() -> CloudflareAccount:
     return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
 
 
-def use_gateway(name: str | None) -> None:
-    """Makes all later calls of this process go by this gateway; None: by that of the environment again."""
-    global _gateway  # noqa: PLW0603  backends are opened by the provider's name alone, wherever a worker runs
-    _gateway = name
-
-
 def check_gateway(name: str) -> None:
     """Raises ValueError for a URL of an AI Gateway that lacks a part: ``…/v1/ACCOUNT/GATEWAY``."""
     if "://" in name and not _GATEWAY_URL.fullmatch(name):
@@ -123,12 +114,12 @@ def default_gateway() -> str | None:
     return os.environ.get("LLMDO_GATEWAY") or None
 
 
-def ai_gateway() -> AiGateway | None:
-    """The gateway that was set, else LLMDO_GATEWAY, with CLOUDFLARE_AI_GATEWAY_TOKEN; None without a gateway.
+def ai_gateway(name: str | None = None) -> AiGateway | None:
+    """This gateway, else LLMDO_GATEWAY, with CLOUDFLARE_AI_GATEWAY_TOKEN; None without a gateway.
 
     Raises MissingSettings.
     """
-    name, token = _gateway or default_gateway() or "", os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
+    name, token = name or default_gateway() or "", os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
     problems = [
         _unfit(variable)
         for variable, text in (("LLMDO_GATEWAY", name), ("CLOUDFLARE_AI_GATEWAY_TOKEN", token))

@@ -13,23 +13,24 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
+from backends.call_settings import CallSettings
 from backends.engine import get_engine
 from backends.money import NO_LIMITS, Limits
 from backends.protocol import split_model
 from backends.rates import NO_RATES, Rates
-from backends.recall import SAME_MESSAGE, Recall
+from backends.recall import SAME_MESSAGE
 from backends.retry import THREE_TRIES, Retry
 from storage.chat_log import open_log
 from storage.chat_records import LoggedAnswer
-from storage.environment import cloudflare_account, use_gateway
-from storage.ledger import NO_LEDGER, open_ledger
+from storage.environment import cloudflare_account
+from storage.ledger import NO_LEDGER
 from storage.objects import Location
 from storage.queues import QueueClient
 from transforms.chat_answers import Answers
 from transforms.chat_elements import Answered, ChatDefaults, Incoming, Settings
 from transforms.chat_engine import LastingEngine
 from transforms.conversations import Conversations, close_conversations
-from transforms.infer import asleep
+from transforms.infer import PaidAnswers, asleep
 from transforms.replies import Replies
 from transforms.run_state import run_state, stopping
 
@@ -153,28 +154,27 @@ def _desk(step: Converse) -> Desk:
 
 def conversations_of(step: Converse) -> Conversations:
     """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
-    use_gateway(step.gateway)
     budget = run_state().budget_within(step.limits)
     budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
     replies = None
     if step.replies is not None:
         replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
-    engine = partial(
-        get_engine,
+    calls = CallSettings(
         step.window,
-        retry=Retry(deadline_s=step.deadline_s),
-        run_id=step.run_id,
-        open_recall=partial(_open_recall, step.ledger),
-        gate=asleep,
-        budget=budget,
-        rates=step.rates,
-        workers=step.workers,
         first_window=step.window,  # which grows only when calls end: slow ones would keep others waiting until then
         fixed=step.fixed,
+        retry=Retry(deadline_s=step.deadline_s),
+        rates=step.rates,
+        workers=step.workers,
+        kept=PaidAnswers(step.ledger, SAME_MESSAGE),
+        gate=asleep,
+        budget=budget,
+        gateway=step.gateway,
+        run_id=step.run_id,
     )
     answers = Answers(
         step.defaults,
-        LastingEngine(engine, step.window),
+        LastingEngine(partial(get_engine, calls), step.window),
         tell=None if replies is None else replies.tell,
         deltas=step.deltas,
         stops=step.stops,
@@ -188,11 +188,6 @@ def conversations_of(step: Converse) -> Conversations:
         over=lambda error: run_state().stop(error),
     )
     return Conversations(open_log(step.log), answers, replies, settings)
-
-
-def _open_recall(ledger: str) -> Recall | None:
-    opened = open_ledger(ledger)
-    return None if opened is None else Recall(opened, SAME_MESSAGE)
 
 
 def _count(answer: LoggedAnswer) -> None:

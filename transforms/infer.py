@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
 from backends.batches import Mode
+from backends.call_settings import CallSettings
 from backends.engine import Engine, get_engine
 from backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
 from backends.ir import EmbedRequest
@@ -21,7 +22,6 @@ from backends.rates import NO_RATES, Rates
 from backends.recall import Recall, Reuse
 from backends.retry import THREE_TRIES, Retry
 from storage.costs import Cost
-from storage.environment import use_gateway
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
@@ -45,7 +45,7 @@ class PaidAnswers:
     """Where answers are kept the moment they arrive (``storage.ledger.open_ledger``), and whose answer may be taken."""
 
     ledger: str = NO_LEDGER
-    reuse: Reuse = "same-line"
+    reuse: Reuse | Literal["same-message"] = "same-line"
 
     def open(self) -> Recall | None:
         """Opens the ledger. Raises LedgerError."""
@@ -59,7 +59,7 @@ class Infer(beam.PTransform):
 
     ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
     window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s.
-    ``gateway``: see use_gateway. ``mode``: see backends.batches; what waits in a batch is no call in flight.
+    ``gateway``: see CallSettings. ``mode``: see backends.batches; what waits in a batch is no call in flight.
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
@@ -116,18 +116,20 @@ class _Infer(beam.DoFn):
         self._at_once = max(1, min(self.window // _PARTS, _MOST))
         self._budget = run_state().budget_within(self.limits)
         self._metrics = InferMetrics()
-        use_gateway(self.gateway)
         self._engine: Engine = get_engine(
-            self.window,
-            retry=Retry(deadline_s=self.deadline_s),
-            open_recall=self.paid.open,
-            gate=asleep,
-            budget=self._budget,
-            rates=self.rates,
-            workers=self.workers,
-            fixed=self.fixed,
-            mode=self.mode,
-            own=self.defaults.providers,
+            CallSettings(
+                self.window,
+                fixed=self.fixed,
+                retry=Retry(deadline_s=self.deadline_s),
+                rates=self.rates,
+                workers=self.workers,
+                mode=self.mode,
+                own=self.defaults.providers,
+                kept=self.paid,
+                gate=asleep,
+                budget=self._budget,
+                gateway=self.gateway,
+            )
         )
 
     def start_bundle(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import apache_beam as beam
 
 import backends.errors
+from backends.collector import spare_the_collector
 from backends.engine import calls_in_flight, stop_engines
 from backends.errors import ModelError, StopRun
 from backends.money import Spent
@@ -54,6 +55,7 @@ class Member:
     """This process's part in a run. Thread-safe."""
 
     def __init__(self, run: Apart, state: RunState) -> None:
+        spare_the_collector()
         self._notes, self._state = run.notes(), state
         self._name = uuid.uuid4().hex[:12]
         where = run.output

@@ -11,16 +11,17 @@ from typing import Any
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from pydantic_core import to_json
 
+from backends.call_settings import CallSettings
 from backends.engine import Engine, get_engine
 from backends.errors import LineError, ModelError, StopRun
 from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
 from backends.jobs import Done
 from backends.protocol import split_model
 from transforms.line_models import SAME_PROVIDER, rules_of
-from transforms.prompts import Defaults, parse_prompt
+from transforms.prompts import BadLine, Defaults, parse_prompt
 from transforms.texts import Gathering
 
-# One engine for all handlers, apart from those of our own runs.
+# The handlers' engines are apart from those of our own runs.
 _SHARED = "RunInference"
 
 Example = str | Mapping[str, Any] | Request
@@ -41,13 +42,14 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
 
     An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``backends.ir``. Its
     ``inference`` is a response of ``backends.ir``, or the ModelError that says why there is none; of texts that are
-    refused, among others that are not, it has an empty vector each, and a warning. One example never
-    fails the others of its batch. Only an error that no call can survive fails it: a wrong token, the day's allocation.
+    refused, among others that are not, it has an empty vector each, and a warning. One example, whatever it is, never
+    fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
+    wrong token, the day's allocation.
 
-    All calls of a process share one engine with its limits and retries; at most ``concurrency`` are in flight. Those of
-    one batch are made at the same time, so batches should be larger than ``concurrency``: Beam hands over the next one
-    when the last answer has come. There is no ledger: a bundle that Beam repeats is paid again. Where that matters, use
-    ``transforms.infer.Infer``.
+    Handlers of one process with the same provider and ``concurrency`` share one engine with its limits and retries; at
+    most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should be
+    larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
+    bundle that Beam repeats is paid again. Where that matters, use ``transforms.infer.Infer``.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
 
     def load_model(self) -> Engine:
         """The process's engine, which connects when it is first needed."""
-        engine = get_engine(self._concurrency, run_id=_SHARED)
+        settings = CallSettings(self._concurrency, own=frozenset({self._provider}), run_id=_SHARED)
+        engine = get_engine(settings)
         if engine.stopped is not None:  # in an earlier pipeline of this process
             engine.close()
-            engine = get_engine(self._concurrency, run_id=_SHARED)
+            engine = get_engine(settings)
         return engine
 
     def run_inference(
@@ -129,14 +132,23 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
             raise ValueError("inference_args are not used: give parameters to WorkersAIModelHandler, or in an example")
 
     def _request(self, example: Example, engine: Engine) -> tuple[str, Request]:
+        if isinstance(example, EmbedRequest) and not _are_strings(example.texts):
+            raise BadLine("an EmbedRequest's texts must all be strings")  # they share calls with other examples' texts
         if isinstance(example, ChatRequest | EmbedRequest | RawRequest):
             return self._provider, example
-        document = example
+        document: Any = example
         if isinstance(example, str):
             provider, _, model = self._defaults.model.partition("/")
             is_text = self._defaults.prompt or engine.max_texts(provider, model) > 1
             document = {"text" if is_text else "prompt": example}
-        prompt = parse_prompt(to_json(document), "", self._defaults, engine.max_texts)
+        try:
+            document = dict(document) if isinstance(document, Mapping) else document
+            line = to_json(document)
+        except Exception as error:  # whatever an object that is no JSON raises
+            raise BadLine(f"the example cannot be written as JSON: {error}") from error
+        if isinstance(document, dict) and not _are_strings(document):
+            raise BadLine("the names of an example's fields must be strings")
+        prompt = parse_prompt(line, "", self._defaults, engine.max_texts)
         return prompt.provider, prompt.request
 
     @staticmethod
@@ -151,6 +163,10 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
         request = alike[0].request
         texts = [text.request.texts[text.at] for text in alike]
         engine.submit_texts(provider, request.model, texts, request.parameters, keep)
+
+
+def _are_strings(values: object) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(value, str) for value in values)
 
 
 def _keep(done: SimpleQueue[tuple[int, Done]], index: int, outcome: Done) -> None:

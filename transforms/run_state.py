@@ -70,6 +70,7 @@ class RunState:
     budget: Budget | None = None
     stop_reason: BaseException | str | None = None
     on_stop: Callable[[], None] = lambda: None
+    _budgets: dict[Limits, Budget] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **amounts: int) -> None:
@@ -105,11 +106,15 @@ class RunState:
                 del self.settled[next(iter(self.settled))]
 
     def budget_within(self, limits: Limits) -> Budget:
-        """The run's budget; one with these limits where there is none."""
+        """The run's budget; where it has other limits, one of their own for all steps that have these."""
         with self._lock:
             if self.budget is None:
                 self.budget = Budget(limits)
-            return self.budget
+            if self.budget.limits == limits:
+                return self.budget
+            if limits not in self._budgets:
+                self._budgets[limits] = Budget(limits, self.budget.prices)
+            return self._budgets[limits]
 
     def next_attempt(self) -> str:
         """Begins anew where a runner has lost what was in work, and names the attempt; later ones are greater.

@@ -1,14 +1,17 @@
 import asyncio
 import math
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from functools import partial
+from dataclasses import dataclass, fields
 
 import pytest
 
 from backends import engine as engine_module
+from backends.call_settings import CallSettings
 from backends.engine import Engine, close_engines, get_engine, limits_of_engines
 from backends.errors import (
     BadReply,
@@ -23,6 +26,7 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
+from backends.money import Budget
 from backends.rates import Rates
 from backends.retry import Retry, set_instant
 from storage.environment import MissingSettings
@@ -603,44 +607,92 @@ def test_a_dead_loop_is_noticed_and_nothing_waits_for_ever(start):
     engine.close()
 
 
-def test_a_process_has_one_engine_for_the_same_settings(monkeypatch):
+@pytest.fixture
+def no_engines(monkeypatch):
     monkeypatch.setattr(engine_module, "_engines", {})
+    yield engine_module._engines
+    close_engines()
+
+
+def test_a_process_has_one_engine_for_the_same_settings(no_engines):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(get_engine(3))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(get_engine(CallSettings(3)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(SOON)
-    try:
-        assert len({id(engine) for engine in found}) == 1
-        assert get_engine(4) is not found[0]
-        assert get_engine(3, run_id="another run") is not found[0]
-        found[0].close()
-        assert get_engine(3).usable
-        assert get_engine(3) is not found[0]
-    finally:
-        engines = list(engine_module._engines.values())
-        close_engines()
-    assert len(engines) == 3
+    assert len({id(engine) for engine in found}) == 1
+    found[0].close()
+    assert get_engine(CallSettings(3)).usable
+    assert get_engine(CallSettings(3)) is not found[0]
+    engines = list(no_engines.values())
+    close_engines()
+    assert len(engines) == 1
     assert not any(engine.usable for engine in engines)
 
 
-def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_published_ones(monkeypatch):
-    monkeypatch.setattr(engine_module, "_engines", {})
+@dataclass(frozen=True)
+class Kept:
+    """A ledger by its name; nothing is kept."""
+
+    name: str
+
+    def open(self):
+        return None
+
+
+OTHERS = {
+    "window": 4,
+    "first_window": 2,
+    "fixed": True,
+    "retry": Retry(deadline_s=5.0),
+    "rates": Rates(rpm=60),
+    "workers": 2,
+    "mode": "batch",
+    "own": frozenset({"openai"}),
+    "kept": Kept("a"),
+    "gate": lambda: None,
+    "budget": Budget(),
+    "gateway": "mine",
+    "run_id": "another run",
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(CallSettings)])
+def test_an_engine_is_shared_only_where_all_settings_are_the_same(no_engines, name):
+    plain = get_engine(CallSettings(3))
+    other = get_engine(CallSettings(**{"window": 3, name: OTHERS[name]}))
+    assert other is not plain
+    assert get_engine(CallSettings(**{"window": 3, name: OTHERS[name]})) is other
+
+
+def test_a_ledger_is_the_same_by_its_name_and_a_budget_only_as_the_same_object(no_engines):
+    first = get_engine(CallSettings(3, kept=Kept("a")))
+    assert get_engine(CallSettings(3, kept=Kept("a"))) is first
+    assert get_engine(CallSettings(3, kept=Kept("b"))) is not first
+    assert get_engine(CallSettings(3, budget=Budget())) is not get_engine(CallSettings(3, budget=Budget()))
+
+
+def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_published_ones(no_engines, monkeypatch):
     monkeypatch.setattr(engine_module, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
-    monkeypatch.setattr(engine_module, "Engine", partial(Engine, connect=lambda provider: Provider()))
+    monkeypatch.setattr(engine_module, "connect", lambda provider, gateway: Provider())
     results = Results()
-    try:
-        for engine in (get_engine(4), get_engine(4, rates=Rates(rpm=60), workers=2)):
-            engine.submit("fake", chat(1), results.deliver(1))
-        results.wait(2)
-        assert [limits.rates for limits in limits_of_engines()] == [Rates(300, 4000), Rates(30, 2000)]
-        assert [limits.model for limits in limits_of_engines()] == ["m", "m"]
-        assert get_engine(4, fixed=True) is not get_engine(4)
-        narrow = get_engine(4, first_window=2)
-        assert narrow is not get_engine(4)
-        narrow.submit("fake", chat(1), results.deliver(1))
-        results.wait(3)
-        assert [limits.window for limits in limits_of_engines()] == [4, 4, 2]
-    finally:
-        close_engines()
+    for settings in (CallSettings(4), CallSettings(4, rates=Rates(rpm=60), workers=2)):
+        get_engine(settings).submit("fake", chat(1), results.deliver(1))
+    results.wait(2)
+    assert [limits.rates for limits in limits_of_engines()] == [Rates(300, 4000), Rates(30, 2000)]
+    assert [limits.model for limits in limits_of_engines()] == ["m", "m"]
+    get_engine(CallSettings(4, first_window=2)).submit("fake", chat(1), results.deliver(1))
+    results.wait(3)
+    assert [limits.window for limits in limits_of_engines()] == [4, 4, 2]
+
+
+def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
+    script = (
+        "import gc; before = gc.get_threshold(), gc.get_freeze_count()\n"
+        "from backends.call_settings import CallSettings\nfrom backends.engine import close_engines, get_engine\n"
+        "engine = get_engine(CallSettings(3)); assert engine.usable; close_engines()\n"
+        "assert before == (gc.get_threshold(), gc.get_freeze_count()), (gc.get_threshold(), gc.get_freeze_count())"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import zstandard
 
+from backends.collector import THRESHOLDS
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 FILES = {
@@ -268,3 +272,23 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
+def test_the_command_has_the_garbage_collector_to_itself(cloud, tmp_path, runner):
+    (tmp_path / "a.jsonl").write_bytes(prompts(3))
+    script = (
+        "import gc, sys\nfrom runners.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as left:\n"
+        "    print(left.code, gc.get_threshold(), gc.get_freeze_count() > 10_000, file=sys.stderr)"
+    )
+    command = ["run", str(tmp_path / "a.jsonl"), "--output", OUTPUT, "--model", MODEL, "--runner", runner, "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        env=os.environ | cloud.env,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.stderr.splitlines()[-1] == f"0 {THRESHOLDS} True"

@@ -38,7 +38,7 @@ def replies(monkeypatch):
             return reply() if callable(reply) else openai_shape(call)
 
         service = Service("openai", "http://127.0.0.1:1/v1", {}, "K")
-        monkeypatch.setattr(ask_module, "connect", lambda _: Model(OpenAI(service, Wire(answer)), "m"))
+        monkeypatch.setattr(ask_module, "connect", lambda name, gateway: Model(OpenAI(service, Wire(answer)), "m"))
         return sent
 
     yield set_replies

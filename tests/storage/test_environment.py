@@ -21,7 +21,6 @@ from storage.environment import (
     filesystem_options,
     openai_access,
     r2_access,
-    use_gateway,
     without_secrets,
 )
 from storage.errors import QueueError, StorageUnavailable
@@ -184,17 +183,13 @@ def test_a_gateway_is_named_by_the_environment_or_there_is_none(monkeypatch):
     assert without_secrets("Bearer gate-token-1") == "Bearer <CLOUDFLARE_AI_GATEWAY_TOKEN>"
 
 
-def test_a_gateway_that_is_set_wins_over_the_environments_and_wants_the_same_token(monkeypatch):
+def test_a_gateway_that_is_named_wins_over_the_environments_and_wants_the_same_token(monkeypatch):
     monkeypatch.setenv("LLMDO_GATEWAY", "mine")
     monkeypatch.setenv("CLOUDFLARE_AI_GATEWAY_TOKEN", "gate-token-1")
     assert default_gateway() == "mine"
-    use_gateway("other")
-    try:
-        assert ai_gateway() == AiGateway("other", "gate-token-1")
-        monkeypatch.delenv("LLMDO_GATEWAY")
-        assert (ai_gateway(), default_gateway()) == (AiGateway("other", "gate-token-1"), None)
-    finally:
-        use_gateway(None)
+    assert ai_gateway("other") == AiGateway("other", "gate-token-1")
+    monkeypatch.delenv("LLMDO_GATEWAY")
+    assert (ai_gateway("other"), default_gateway()) == (AiGateway("other", "gate-token-1"), None)
     assert ai_gateway() is None
 
 

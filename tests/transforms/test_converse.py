@@ -14,8 +14,9 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
+from backends import engine as engine_module
 from backends import retry
-from backends.engine import Engine
+from backends.engine import close_engines, stop_engines
 from backends.errors import InvalidRequest, QuotaExhausted, StopRun
 from backends.ir import ChatResponse, Usage
 from runners.prism import prism_arguments, running_prism
@@ -57,26 +58,16 @@ class Provider:
 
 @pytest.fixture
 def provider(monkeypatch):
-    scripted, engines = Provider(), {}
-
-    def engine(window, open_recall, rates, workers, first_window, fixed, run_id, **hooks):
-        if run_id not in engines or not engines[run_id].usable:
-            recall = open_recall()
-            begin = {"window": window, "first_window": first_window, "recall": recall}
-            engines[run_id] = Engine(connect=lambda _: scripted, **begin, **hooks)
-        return engines[run_id]
-
-    monkeypatch.setattr(converse, "get_engine", engine)
+    scripted = Provider()
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted)
     retry.set_instant(True)
     reset_run_state()
-    run_state().on_stop = lambda: [each.stop(StopRun("the run is being stopped")) for each in engines.values()]
+    run_state().on_stop = lambda: stop_engines(StopRun("the run is being stopped"))
     FOUND.clear()
     SENT.clear()
-    scripted.engines = engines
     yield scripted
     retry.set_instant(False)
-    for each in engines.values():
-        each.close()
+    close_engines()
     close_conversations()
     converse._desks.clear()
 
@@ -243,7 +234,7 @@ def test_an_answer_that_was_paid_for_is_not_paid_again_by_another_log(provider, 
         logged(tmp_path / folder, earlier, message())
         FOUND.clear()
         assert answer(tmp_path / folder, [message()], ledger=ledger, run_id=f"run-{run}")["c1", "m1"] == "answered"
-        provider.engines[f"run-{run}"].close()
+        close_engines()
     assert len(provider.calls["c1/m1"]) == 1
 
 

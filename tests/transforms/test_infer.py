@@ -2,6 +2,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import apache_beam as beam
@@ -9,11 +10,20 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
+from backends import engine as engine_module
 from backends import retry
-from backends.engine import Engine
-from backends.errors import InvalidRequest, ModelNotFound, ModelRetired, Overloaded, QuotaExhausted, Unauthorized
+from backends.engine import close_engines
+from backends.errors import (
+    BudgetSpent,
+    InvalidRequest,
+    ModelNotFound,
+    ModelRetired,
+    Overloaded,
+    QuotaExhausted,
+    Unauthorized,
+)
 from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
-from backends.money import Budget, Prices
+from backends.money import Budget, Limits, Prices
 from storage.costs import Cost
 from storage.environment import MissingSettings
 from storage.manifests import ShardRecord
@@ -26,6 +36,7 @@ from transforms.run_state import reset_run_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100_000)
 SIZE = 1000
+NO_PRICES = Prices(lambda provider: Models(()))
 
 
 class Scripted:
@@ -78,22 +89,13 @@ class Scripted:
 
 @pytest.fixture
 def provider(monkeypatch):
-    scripted, engines = Scripted(), {}
-
-    def engine(window, open_recall, rates, workers, fixed, **hooks):
-        if window not in engines:
-            engines[window] = Engine(
-                window=window, connect=scripted.connect, recall=open_recall(), fixed=fixed, **hooks
-            )
-        return engines[window]
-
-    monkeypatch.setattr(infer, "get_engine", engine)
+    scripted = Scripted()
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted.connect(name))
     retry.set_instant(True)
     reset_run_state()
     yield scripted
     retry.set_instant(False)
-    for each in engines.values():
-        each.close()
+    close_engines()
 
 
 def line(i, document):
@@ -303,6 +305,55 @@ def test_outcomes_keep_the_window_of_their_line(provider):
             | beam.ParDo(CollectWindows())
         )
     assert sorted(FOUND) == [(i, 10 * i // 100 * 100, 10 * i) for i in range(40)]
+
+
+def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget(provider, monkeypatch, tmp_path):
+    gateways = {"one": Scripted(), "two": Scripted()}
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: gateways[gateway])
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, prices=None: Budget(limits, NO_PRICES))
+    tiles = [line(i, {"prompt": f"p {i}", "max_tokens": 5}) for i in range(30)]
+    ledgers = {name: PaidAnswers(f"sqlite:///{tmp_path}/{name}.sqlite") for name in gateways}
+    limits = {"one": Limits(max_tokens=10**9), "two": Limits(max_tokens=80)}  # a call uses 5
+
+    def answer(model):
+        FOUND.clear()
+        with TestPipeline(runner="FnApiRunner") as pipeline:
+            lines = pipeline | beam.Create(tiles, reshuffle=False)
+            for name, paid in ledgers.items():
+                step = Infer(Defaults(model), 4, paid, limits[name], gateway=name)
+                _ = lines | name >> step | f"Keep {name}" >> beam.Map(lambda outcome, of: collect((of, outcome)), name)
+        return Counter(of for of, _ in FOUND)
+
+    answered = answer("workers-ai/@cf/chat")
+    assert answered["one"] == len(gateways["one"].calls) == 30
+    assert 0 < answered["two"] == len(gateways["two"].calls) < 30
+    assert isinstance(run_state().stop_reason, BudgetSpent)
+    close_engines()
+    reset_run_state()
+    limits["two"] = limits["one"]
+    assert answer("workers-ai/@cf/chat") == {"one": 30, "two": 30}
+    # The second pipeline paid only for what the second step's own ledger did not hold.
+    assert (len(gateways["one"].calls), len(gateways["two"].calls)) == (30, 30)
+
+
+def test_all_bundles_and_steps_with_the_same_settings_share_one_window(provider):
+    running = []
+
+    class Counting(Scripted):
+        async def execute(self, request):
+            running.append(1)
+            most.append(len(running))
+            await asyncio.sleep(0.01)
+            running.pop()
+            return ChatResponse("re", "stop", Usage(3, 2), request.model)
+
+    most, counting = [], Counting()
+    provider.connect = lambda name: counting
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        lines = pipeline | beam.Create([line(i, {"prompt": f"p {i}"}) for i in range(30)], reshuffle=False)
+        for name in ("one", "two"):
+            _ = lines | name >> Infer(Defaults("workers-ai/@cf/chat"), 3)
+    assert (len(most), max(most)) == (60, 3)
 
 
 @pytest.fixture

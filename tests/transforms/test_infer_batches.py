@@ -9,11 +9,11 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
 from backends import batch_work, batches
-from backends.engine import Engine
+from backends import engine as engine_module
+from backends.engine import close_engines, stop_engines
 from backends.errors import ContentFiltered, Retryable, StopRun
 from backends.ir import BatchState, ChatResponse, EmbedResponse, RawResponse, Usage, batch_places
 from backends.retry import Retry
-from transforms import infer
 from transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from transforms.infer import Infer, PaidAnswers
 from transforms.prompts import Defaults
@@ -81,25 +81,13 @@ class Scripted:
 
 @pytest.fixture
 def provider(monkeypatch):
-    scripted, engines = Scripted(), []
-
-    def engine(window, retry, open_recall, rates, workers, fixed, **hooks):
-        if not engines or not engines[-1].usable:
-            engines.append(
-                Engine(
-                    window=window, connect=lambda _: scripted, retry=retry, recall=open_recall(), fixed=fixed, **hooks
-                )
-            )
-        return engines[-1]
-
-    scripted.engines = engines
-    monkeypatch.setattr(infer, "get_engine", engine)
+    scripted = Scripted()
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted)
     monkeypatch.setattr(batches, "LINGER_S", 0.4)
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
     reset_run_state()
     yield scripted
-    for each in engines:
-        each.close()
+    close_engines()
 
 
 def lines(count, start=0, **more):
@@ -178,14 +166,14 @@ def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_ha
         while len(provider.handed_over) < 2:
             threading.Event().wait(0.01)
         threading.Event().wait(0.3)  # the names are kept by then, or are being kept
-        provider.engines[-1].stop(StopRun("enough"))
+        stop_engines(StopRun("enough"))
 
     stopper = threading.Thread(target=stop_when_handed_over)
     stopper.start()
     assert outcomes(lines(1200), paid=paid) == []
     stopper.join()
     assert str(run_state().stop_reason) == "enough"
-    provider.engines[-1].close()
+    close_engines()
     provider.open.set()
     reset_run_state()
     found = outcomes(lines(1200), paid=paid)

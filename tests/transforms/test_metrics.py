@@ -7,13 +7,13 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.test_pipeline import TestPipeline
 
+from backends import engine as engine_module
 from backends import retry
-from backends.engine import Engine
+from backends.engine import Engine, close_engines
 from backends.errors import InvalidRequest, Overloaded
 from backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
 from backends.money import Budget, Prices
 from storage.ledger import open_ledger
-from transforms import infer
 from transforms import run_state as run_state_module
 from transforms.elements import FileVersion, Line
 from transforms.infer import Infer, PaidAnswers
@@ -52,23 +52,15 @@ class Flaky:
 
 @pytest.fixture
 def engines(monkeypatch):
-    made, backend = [], Flaky()
+    backend = Flaky()
     priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
-
-    def engine(window, rates, workers, fixed, **hooks):
-        if not made or not made[-1].usable:
-            open_recall = hooks.pop("open_recall")
-            made.append(Engine(window=window, connect=lambda name: backend, recall=open_recall(), fixed=fixed, **hooks))
-        return made[-1]
-
-    monkeypatch.setattr(infer, "get_engine", engine)
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: backend)
     monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: priced)))
     retry.set_instant(True)
     reset_run_state()
-    yield made
+    yield
     retry.set_instant(False)
-    for each in made:
-        each.close()
+    close_engines()
 
 
 def run(prompts, paid=NO_LEDGER):

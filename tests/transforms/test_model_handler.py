@@ -2,16 +2,17 @@ import asyncio
 import pickle
 import sys
 import time
+from types import MappingProxyType
 
 import apache_beam as beam
 import pytest
-from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.testing.test_pipeline import TestPipeline
 
 from backends import engine as engine_module
 from backends import retry
-from backends.engine import Engine, close_engines, get_engine
-from backends.errors import InvalidRequest, ModelNotFound, QuotaExhausted
+from backends.engine import close_engines
+from backends.errors import InvalidRequest, ModelNotFound, ProviderUnusable, QuotaExhausted, Unauthorized
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, RawRequest, RawResponse, Usage
 from examples import run_inference
 from transforms.line_models import ModelNotAllowed
@@ -58,7 +59,7 @@ class Backend:
 @pytest.fixture
 def backend(monkeypatch):
     backend = Backend()
-    monkeypatch.setattr(engine_module, "Engine", lambda **given: Engine(**{**given, "connect": lambda name: backend}))
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: backend)
     close_engines()
     retry.set_instant(True)
     yield backend
@@ -148,7 +149,102 @@ def test_an_error_that_no_call_survives_fails_the_batch_and_a_later_pipeline_beg
     with pytest.raises(QuotaExhausted):
         infer(handler, "quota")
     assert infer(handler, "a")[0].inference.text == "re: a"
-    assert get_engine(64, run_id="RunInference").usable
+    assert handler.load_model().usable
+
+
+class Unprintable(dict):
+    """Fails whatever is done with it."""
+
+    def keys(self):
+        raise RuntimeError("no keys")
+
+    __iter__ = items = __getitem__ = keys
+
+
+NESTED = {"prompt": "a"}
+NESTED["metadata"] = NESTED
+BAD = [
+    "half \ud83d of a pair",
+    {"prompt": "half \ud83d of a pair"},
+    b"bytes",
+    b"\xff\xfe",
+    object(),
+    {"prompt": object()},
+    {"prompt": float("nan")},
+    {"prompt": "fine", "metadata": {"n": float("inf")}},
+    {1: "one"},
+    {("a", "b"): "c"},
+    {"prompt": 10**5000},
+    NESTED,
+    Unprintable(),
+    None,
+    5,
+    [],
+    EmbedRequest("bge", ("fine", None)),
+    EmbedRequest("bge", ("fine", 7)),
+    EmbedRequest("bge", None),
+]
+
+
+@pytest.mark.parametrize("model", [CHAT, EMBED])
+def test_an_example_that_is_no_request_gets_its_error_and_the_others_are_answered(backend, model):
+    good = ["first", "last", {"prompt" if model == CHAT else "text": "x" * 1_000_000}]
+    results = infer(WorkersAIModelHandler(model), *BAD, *good)
+    assert [result.example is example for result, example in zip(results, [*BAD, *good], strict=True)] == [True] * (
+        len(BAD) + 3
+    )
+    found = [result.inference for result in results]
+    assert [type(one).__mro__[1] for one in found[: len(BAD)]] == [InvalidRequest] * len(BAD)
+    assert all(not isinstance(one, Exception) for one in found[len(BAD) :])
+    assert "the example cannot be written as JSON: " in found[0].message
+
+
+def test_a_batch_of_bad_examples_alone_and_an_empty_one_make_no_call(backend):
+    handler = WorkersAIModelHandler("@cf/chat")
+    assert [type(result.inference).__name__ for result in infer(handler, b"bytes", "\ud83d")] == ["BadLine"] * 2
+    assert infer(handler) == []
+    assert backend.calls == []
+
+
+def test_a_mapping_that_is_no_dict_is_an_example_too(backend):
+    (result,) = infer(WorkersAIModelHandler("@cf/chat"), MappingProxyType({"prompt": "a"}))
+    assert result.inference.text == "re: a"
+
+
+def test_a_wrong_key_of_one_handler_leaves_those_of_other_providers_alone(backend, monkeypatch):
+    class Refusing(Backend):
+        name = "openai"
+
+        async def execute(self, request):
+            raise Unauthorized("the key is wrong")
+
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
+    wrong, right = WorkersAIModelHandler("openai/gpt-4o"), WorkersAIModelHandler("@cf/chat", line_models="any")
+    engine = right.load_model()
+    with pytest.raises(Unauthorized):
+        infer(wrong, "a")
+    assert engine.usable and engine.stopped is None and right.load_model() is engine
+    (answered, refused) = infer(right, "b", {"prompt": "c", "model": "openai/gpt-4o"})
+    assert answered.inference.text == "re: b"
+    assert isinstance(refused.inference, ProviderUnusable)
+
+
+def test_two_handlers_in_one_pipeline_of_which_one_has_a_wrong_key(backend, monkeypatch):
+    class Refusing(Backend):
+        async def execute(self, request):
+            raise Unauthorized("the key is wrong")
+
+    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        texts = pipeline | beam.Create([f"hello {i}" for i in range(10)], reshuffle=False)
+        safely = RunInference(WorkersAIModelHandler("openai/gpt-4o")).with_exception_handling()
+        _, failed = texts | "Wrong" >> safely
+        _ = texts | "Right" >> RunInference(WorkersAIModelHandler("@cf/chat")) | beam.Map(collect)
+        _ = failed.failed_inferences | "Failures" >> beam.Map(collect)
+    answered = [found for found in FOUND if isinstance(found, PredictionResult)]
+    assert sorted(one.inference.text for one in answered) == sorted(f"re: hello {i}" for i in range(10))
+    assert len(FOUND) > len(answered)
 
 
 def test_a_handler_can_be_sent_to_workers_and_says_at_once_what_is_wrong_with_it():

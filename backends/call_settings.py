@@ -1,0 +1,64 @@
+"""What decides how the calls of a process are made, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.batches import Mode
+from backends.errors import StopRun
+from backends.money import Budget
+from backends.rates import NO_RATES, Rates
+from backends.recall import Recall
+from backends.retry import THREE_TRIES, Retry
+from backends.window import START
+
+
+class KeptAnswers(Protocol):
+    """Names the ledger that answers are kept in; equal where it is the same one, used the same way."""
+
+    def open(self) -> Recall | None:
+        """Opens it; None where nothing is kept. Raises what the ledger raises."""
+
+    def __hash__(self) -> int:
+        """Goes with equality."""
+
+
+def always_open() -> None:
+    """Lets all calls start."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """Callers with equal settings share one engine, others do not: see get_engine. So it has all that decides a call.
+
+    Attributes:
+        window: calls in flight at most.
+        first_window: where the window of each model begins; ``window`` where one slow call must not hold others up.
+        fixed: refusals lower neither window nor pace.
+        retry: tries of one request, and the seconds that it may take.
+        rates: requests and tokens a minute; where it says nothing, what the provider publishes for the model.
+        workers: processes that share the rates; each uses an equal part.
+        mode: whether requests are handed over in batches.
+        own: the providers whose refusals may stop the engine; None: all.
+        kept: the ledger of paid answers, if there is one.
+        gate: asked before calls are started; an error stops the engine.
+        budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
+        gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        run_id: apart from other runs of the process.
+    """
+
+    window: int = 64
+    first_window: int = START
+    fixed: bool = False
+    retry: Retry = THREE_TRIES
+    rates: Rates = NO_RATES
+    workers: int = 1
+    mode: Mode = "sync"
+    own: frozenset[str] | None = None
+    kept: KeptAnswers | None = None
+    gate: Callable[[], StopRun | None] = always_open
+    budget: Budget | None = None
+    gateway: str | None = None
+    run_id: str = ""
