@@ -121,7 +121,8 @@ def _wait(result: PipelineResult, options: RunOptions, found: Following) -> None
 
 def new_run_id() -> str:
     """Names one run among all: host, process and a random part."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    host = re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())[:64].lstrip(".")
+    return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def until_of(reason: BaseException | str | None) -> float | None:

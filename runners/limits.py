@@ -8,6 +8,7 @@ from typing import Any
 
 from backends.throttle import CHANGES, Change, ModelLimits
 
+_END_OF_TIME = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
 _WORTH_A_WORD_S = 1.0  # people are not told of calls that were held back for less
 
 
@@ -53,7 +54,7 @@ def iso_time(at: float) -> str:
     >>> iso_time(1_790_000_000.5)
     '2026-09-21T14:13:20Z'
     """
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _utc(at).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def until_text(at: float) -> str:
@@ -62,8 +63,13 @@ def until_text(at: float) -> str:
     >>> until_text(1_790_000_000.0)
     'It can go on from 2026-09-21 14:14 UTC: run the same command again then.'
     """
-    minute = datetime.fromtimestamp(60 * math.ceil(at / 60), UTC)
+    minute = _utc(60 * math.ceil(at / 60))
     return f"It can go on from {minute:%Y-%m-%d %H:%M} UTC: run the same command again then."
+
+
+def _utc(at: float) -> datetime:
+    """The latest moment that there is for one after it: a service may ask for any number of seconds."""
+    return datetime.fromtimestamp(at, UTC) if at < _END_OF_TIME.timestamp() else _END_OF_TIME
 
 
 def _change_json(change: Change) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
 from storage.objects import ObjectStore
+from storage.runs import Owner
 
 FOLDER = "_open/"
 
@@ -32,13 +33,13 @@ class JobRecord(BaseModel):
     store_url: str
     key: str
     etag: str
-    size: int
+    size: int = Field(ge=0, lt=1 << 63)
     notification: dict[str, Any]
     configuration: str
-    run_id: str
+    run_id: Owner
     nonce: str
     opened_at: str
-    failures: int = 0
+    failures: int = Field(default=0, ge=0, lt=1 << 31)
     problem: str = ""
     dead: bool = False
 

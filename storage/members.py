@@ -7,13 +7,18 @@ the run reads that, and tells all to end by ``_runs/<run_id>/stop.json``. Their 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import ObjectNotFound
 from storage.objects import ObjectStore
 from storage.runs import FOLDER, REPORT, STOP
+
+# Whatever is in the bucket may have been damaged: sums of these, and a date, can be made of any that pass.
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Amount = Annotated[float, Field(ge=0, lt=1 << 53)]
+UnixTime = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # before the year 10000
 
 
 class Stopped(BaseModel):
@@ -23,7 +28,7 @@ class Stopped(BaseModel):
 
     error: str
     message: str
-    until: float | None = None
+    until: UnixTime | None = None
 
 
 class Report(BaseModel):
@@ -36,13 +41,13 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = 1
-    counts: dict[str, int]
-    spent: dict[str, float | None]
-    in_flight: int = 0
+    counts: dict[str, Count]
+    spent: dict[str, Amount | None]
+    in_flight: Count = 0
     settled: tuple[dict[str, Any], ...] = ()
     left: dict[str, str] = {}
     others: dict[str, str] = {}
-    backlog: int | None = None
+    backlog: Count | None = None
     stopped: Stopped | None = None
 
 
@@ -83,6 +88,8 @@ class Members:
             return _Stop.model_validate_json(self.store.read(self._stop_key)[0]).reason
         except ObjectNotFound:
             return None
+        except ValidationError:  # whoever wrote it wanted an end
+            return f"{self.store.url}/{self._stop_key} tells this run to end, and not why"
 
     def forget(self) -> None:
         """Removes all that was said, and the heartbeats of processes that are gone."""

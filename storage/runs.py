@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import ObjectNotFound, StorageError
 from storage.objects import ObjectInfo, ObjectStore
@@ -32,6 +32,9 @@ CLAIM = "_schedule.json"
 REPORT, STOP = ".report.json", "/stop.json"
 SUMMARY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.json")
 
+# An ``owner_of``, or "". Anybody may have written it, and it becomes part of a key: ASCII, since names have 255 bytes.
+Owner = Annotated[str, Field(max_length=200, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.@-]*)?$")]
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,9 +49,10 @@ class Heartbeat(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = 1
-    run_id: str
+    run_id: Owner
     host: str
-    pid: int
+    # The system's own type for it has 32 bits; 0 and below are process groups.
+    pid: int = Field(gt=0, lt=1 << 31)
     process_start: str
     configuration: str = ""
 

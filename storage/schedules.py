@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound, StorageError
 from storage.objects import ObjectStore
-from storage.runs import CLAIM, FOLDER, SUMMARY, Presence
+from storage.runs import CLAIM, FOLDER, SUMMARY, Owner, Presence
 
 KEPT = 1000  # summaries; one list page of R2
 _SKEW = timedelta(minutes=5)  # a tick further ahead was written by a clock that is wrong, and would stop all others
@@ -41,7 +41,7 @@ class Claim(BaseModel):
     version: Literal[1] = 1
     schedule: str
     last: AwareDatetime
-    run_id: str = ""
+    run_id: Owner = ""
     tick: AwareDatetime | None = None
 
 

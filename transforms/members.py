@@ -15,18 +15,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import apache_beam as beam
+from pydantic import TypeAdapter, ValidationError
 
 import backends.errors
 from backends.collector import spare_the_collector
 from backends.engine import calls_in_flight, stop_engines
 from backends.errors import ModelError, StopRun
 from backends.money import Spent
-from storage.costs import Cost
 from storage.errors import StorageError
 from storage.members import Members, Report, Stopped
 from storage.objects import Location, open_store
 from storage.runs import Presence
-from transforms.elements import FileVersion, Settled
+from transforms.elements import Settled
 from transforms.run_state import Counts, RunState, reset_run_state, run_state
 
 _log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Member:
                 _log.warning("%s", error)
 
 
+_settled = TypeAdapter(Settled)
 _joining = threading.Lock()
 _member: Member | None = None
 
@@ -168,8 +169,10 @@ def _stopped(reason: Exception) -> Stopped:
 
 def error_of(stopped: Stopped) -> Exception:
     """Why a process stopped, as the error that it met, or one like it."""
-    kind = getattr(backends.errors, stopped.error, None) or StopRun
-    return kind(stopped.message, until=stopped.until) if issubclass(kind, ModelError) else StopRun(stopped.message)
+    kind = getattr(backends.errors, stopped.error, None)
+    if isinstance(kind, type) and issubclass(kind, ModelError):
+        return kind(stopped.message, until=stopped.until)
+    return StopRun(stopped.message)
 
 
 def take_in(state: RunState, reports: Iterable[Report]) -> int:
@@ -180,7 +183,11 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
         for field in fields(Counts):
             setattr(counts, field.name, getattr(counts, field.name) + report.counts.get(field.name, 0))
         for one in report.settled:
-            settled = Settled(**{**one, "file": FileVersion(**one["file"]), "cost": Cost(**one["cost"])})
+            try:
+                settled = _settled.validate_python(one)
+            except ValidationError as error:
+                _log.warning("what a worker tells of a file cannot be read: %s", error.errors()[0]["msg"])
+                continue
             state.settled[settled.file.id] = settled
         state.left.update(report.left)
         state.others.update(report.others)
@@ -200,7 +207,7 @@ def spent_by(reports: Iterable[Report]) -> Spent:
     totals: dict[str, Any] = asdict(Spent())
     for report in reports:
         for name, amount in report.spent.items():
-            if amount is not None:
+            if amount is not None and name in totals:
                 totals[name] = (totals[name] or 0) + amount
     exact = {name: int(totals[name]) for name in ("calls", "input_tokens", "output_tokens", "unpriced")}
     return Spent(**totals | exact)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from storage.errors import AlreadyExists
@@ -132,3 +134,25 @@ def test_a_record_that_cannot_be_read_is_taken_over_by_a_new_claim(jobs):
     jobs.store.put("output/_open/" + record_name("r2://bucket", "input/ä b.jsonl", "e1"), b"torn")
     jobs.claim(mine, dead)
     assert list(jobs.sweep()) == [mine]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"size": size} for size in (-1, 2**63, 10**4000, "many", None)),
+        *({"failures": failures} for failures in (-1, 2**31, 10**4000, "some")),
+        *({"run_id": run_id} for run_id in ("..", "../../x", "a/b", "x\0", "x" * 1000, 7)),
+        {"notification": []},
+        {"etag": 7},
+        {"version": 2},
+    ],
+)
+def test_a_record_with_a_field_that_cannot_be_true_is_named_and_may_be_taken_over(jobs, fields):
+    mine = record()
+    name = record_name(mine.store_url, mine.key, mine.etag)
+    jobs.store.put(f"output/_open/{name}", json.dumps(mine.model_dump() | fields).encode())
+    (found,) = jobs.sweep()
+    assert isinstance(found, ValueError)
+    assert name in str(found)
+    assert jobs.read((mine.store_url, mine.key, mine.etag)) is None
+    assert jobs.claim(mine, alive) == Claim(mine)

@@ -335,3 +335,35 @@ def test_a_heartbeat_that_cannot_be_removed_does_not_fail_the_run(store, caplog,
 def test_an_owner_names_its_run_and_the_attempt():
     assert (owner_of("r", ""), owner_of("r", "7.5")) == ("r", "r@7.5")
     assert (run_of("r@7.5"), attempt_of("r@7.5"), run_of("r"), attempt_of("r")) == ("r", "7.5", "r", "")
+
+
+def beat_of_another(**fields):
+    """A heartbeat of this host, as JSON, with what somebody has put into it."""
+    beat = {"run_id": "other", "host": runs._host(), "pid": os.getpid(), "process_start": runs._start(os.getpid())}
+    return json.dumps(beat | fields).encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"pid": pid} for pid in (0, -1, -(2**70), 2**31, 2**63, 10**4000, 1.5, "many", None, [1], {})),
+        *({"run_id": run_id} for run_id in ("..", "../../x", "a/b", "x\0", "x" * 1000, 7, None)),
+        {"host": 7},
+        {"process_start": []},
+        {"version": 2},
+    ],
+)
+def test_a_heartbeat_with_a_field_that_cannot_be_true_is_none(store, begin, fields):
+    store.put("out/_runs/other.json", beat_of_another())
+    presence = begin()
+    assert presence.is_alive("other")  # as it was, it counts
+    presence._known.clear()
+    store.put("out/_runs/other.json", beat_of_another(**fields))
+    assert not presence.is_alive("other")
+    assert [beat.run_id for beat in heartbeats(store, "out/")] == ["me"]
+
+
+@pytest.mark.parametrize("pid", [2**31 - 1, 2**22 + 1])
+def test_a_heartbeat_with_the_pid_of_no_process_is_of_a_dead_run(store, begin, pid):
+    store.put("out/_runs/other.json", beat_of_another(pid=pid))
+    assert not begin().is_alive("other")

@@ -203,3 +203,34 @@ def test_claim_and_summaries_are_no_heartbeats_and_stay_when_old_heartbeats_go(s
     assert sorted(beat.run_id for beat in heartbeats(store, "out/")) == ["me", "old"]
     sweep(store, "out/")
     assert names(store) == kept
+
+
+CLAIM = {"schedule": "every quarter", "last": T0.isoformat(), "run_id": "other", "tick": T1.isoformat()}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"last": last} for last in (1e300, -1e300, "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "soon", None)),
+        {"last": "2026-11-21T14:00:00"},
+        {"tick": 10**4000},
+        *({"run_id": run_id} for run_id in ("..", "../../x", "a/b", "x\0", "x" * 1000, 7)),
+    ],
+)
+def test_a_claim_with_a_field_that_cannot_be_true_is_named(store, fields):
+    store.put(f"out/_runs/{runs.CLAIM}", json.dumps(CLAIM | fields).encode())
+    with pytest.raises(StorageError, match=r"_schedule.json is no claim that this version can read: remove it"):
+        book(store).begin(T2)
+
+
+@pytest.mark.parametrize("zone", ["+00:00", "+14:00", "-12:00"])
+@pytest.mark.parametrize("year", ["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
+def test_a_claim_of_the_first_or_the_last_moment_that_there_is_stops_no_schedule(store, present, year, zone):
+    for fields in ({"last": year + zone}, {"tick": year + zone}):
+        store.put(f"out/_runs/{runs.CLAIM}", json.dumps(CLAIM | fields).encode())
+        last = book(store).begin(T2)
+        assert last <= T2
+        held = book(store).take(present(), T2, last, T2)
+        assert isinstance(held, Held)
+        book(store).release(held, done=True)
+        assert book(store).begin(T2) == T2

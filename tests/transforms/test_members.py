@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict
 
 import pytest
 
@@ -114,3 +116,71 @@ def test_what_was_said_is_forgotten_with_the_run(run):
     notes.forget()
     assert list(open_store(run.output.store_url).list(run.output.key)) == []
     assert Members(notes.store, notes.prefix, "run-9").stopped() is None
+
+
+def put_report(run, **fields):
+    """A report as JSON, with what somebody has put into it."""
+    notes = run.notes()
+    report = json.dumps({"counts": {"answered": 1}, "spent": {"calls": 1.0}} | fields)
+    notes.store.put(f"{notes._folder}other.report.json", report.encode())
+    return list(notes.reports().values())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"counts": {"answered": count}} for count in (-1, 2**53, 10**4000, "many", None)),
+        *({"spent": {"calls": amount}} for amount in (-1, float("nan"), float("inf"), 1e300, "much")),
+        *({"in_flight": count} for count in (-1, 10**4000)),
+        {"backlog": -1},
+        {"settled": 7},
+        {"left": {"file": 7}},
+        *(
+            {"stopped": {"error": "StopRun", "message": "over", "until": until}}
+            for until in (-1, 1e300, 253_402_300_800, float("nan"), "soon")
+        ),
+    ],
+)
+def test_a_report_with_a_field_that_cannot_be_true_does_not_count(run, fields):
+    assert len(put_report(run)) == 1
+    assert put_report(run, **fields) == []
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        {},
+        {"file": 7},
+        {"file": {"store_url": "r2://b"}, "status": "done", "cost": {}},
+        {"file": {"store_url": "r2://b", "key": "k", "etag": "e", "size": "large"}, "status": "done"},
+        {"file": {"store_url": "r2://b", "key": "k", "etag": "e", "size": 1}, "status": "lost"},
+    ],
+)
+def test_a_file_that_a_report_tells_wrongly_does_not_hide_the_others(run, one):
+    good = {"file": asdict(file("a")), "status": "done", "answered": 1}
+    state = RunState()
+    take_in(state, put_report(run, settled=[one, good]))
+    assert [settled.file for settled in state.settled.values()] == [file("a")]
+
+
+def test_what_a_report_names_and_nobody_knows_is_passed_over(run):
+    reports = put_report(run, counts={"answered": 2, "miracles": 3}, spent={"calls": 2.0, "hope": 1.0})
+    state = RunState()
+    take_in(state, reports)
+    assert state.counts.answered == 2
+    assert spent_by(reports).calls == 2
+
+
+@pytest.mark.parametrize("name", ["annotations", "Any", "__doc__", "TYPE_CHECKING", "no_such_error"])
+def test_a_reason_to_stop_that_is_no_error_stops_all_the_same(name):
+    error = error_of(Stopped(error=name, message="over"))
+    assert type(error) is StopRun
+    assert str(error) == "over"
+
+
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"{}", b'{"reason": 7}'])
+def test_a_stop_that_cannot_be_read_stops_all_the_same(run, body):
+    join(run)
+    run.notes().store.put(run.notes()._stop_key, body)
+    wait_until(lambda: run_state().stop_reason is not None)
+    assert "/stop.json tells this run to end" in str(run_state().stop_reason)
