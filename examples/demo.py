@@ -33,9 +33,10 @@ def main() -> int:
             environment = os.environ | wait_for_env(Path(folder) / "env", server) | {"XDG_STATE_HOME": folder}
             upload(environment)
             output = "r2://llmdo/output/"
-            say(f"llmdo run --queue llmdo-input --output {output} --model {MODEL}")
+            command = ["run", "--queue", "llmdo-input", "--output", output, "--model", MODEL, "--samples", "3"]
+            say(shlex.join(["llmdo", *command]))
             run = subprocess.run(
-                [*LLMDO, "run", "--queue", "llmdo-input", "--output", output, "--model", MODEL, "--concurrency", "8"],
+                [*LLMDO, *command, "--concurrency", "8"],
                 env=environment,
                 check=False,
             )

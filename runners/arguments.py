@@ -75,6 +75,10 @@ Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line o
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
 MaxRestarts = Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")]
 PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(min=0, help="Answers to print at the end; default 3 on a terminal, else none: a log would keep them."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every line, estimate tokens, cost and time; no call.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")]
 

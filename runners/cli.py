@@ -46,6 +46,8 @@ app.command(epilog=commands_outputs.RETRY_EXAMPLES)(commands_outputs.retry)
 app.command(epilog=commands_outputs.VERIFY_EXAMPLES)(commands_outputs.verify)
 ledger_app.command(epilog=commands_outputs.PRUNE_EXAMPLES)(commands_outputs.prune)
 
+_SAMPLES = 3  # answers that a person at a terminal is shown at the end
+
 _RUN_EXAMPLES = """
 Examples:
 
@@ -81,6 +83,7 @@ def run(
     queue: arg.Queue = None,
     runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = arg.default("runner"),
     dry_run: arg.DryRun = False,
+    samples: arg.Samples = None,
     as_json: arg.AsJson = False,
     **given: Any,
 ) -> None:
@@ -90,7 +93,7 @@ def run(
         given["queue"] = default_queue()
     options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(files or ()))
     _without_running(options, dry_run, as_json)
-    _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json)
+    _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json, samples)
 
 
 @app.command(epilog=_STREAM_EXAMPLES)
@@ -101,6 +104,7 @@ def stream(
     runner: Annotated[str, typer.Option(help="prism, flink or dataflow.")] = "prism",
     max_restarts: arg.MaxRestarts = arg.default("max_restarts"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --runner dataflow: build the job only.")] = False,
+    samples: arg.Samples = None,
     as_json: arg.AsJson = False,
     **given: Any,
 ) -> None:
@@ -108,7 +112,7 @@ def stream(
     given |= {"output": output, "queue": queue or default_queue(), "runner": runner, "max_restarts": max_restarts}
     options = check_options(**arg.given(given) | arg.decisive(given), continuous=True)
     _without_running(options, dry_run, as_json)
-    _finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json)
+    _finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json, samples)
 
 
 def _without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
@@ -125,11 +129,13 @@ def _without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> Non
     raise typer.Exit(report.exit_code)
 
 
-def _finish(summary: Summary, options: JsonlOptions, as_json: bool) -> NoReturn:
+def _finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int | None) -> NoReturn:
     if as_json:
         print(json.dumps(summary.as_json()))  # noqa: T201  this is the command's output
     else:
-        show_summary(summary, options.output_location, Console())
+        if samples is None:
+            samples = _SAMPLES if sys.stdout.isatty() else 0
+        show_summary(summary, options.output_location, Console(), samples)
     leave(summary)
 
 

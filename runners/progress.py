@@ -28,7 +28,6 @@ from transforms.shards import folder_of
 # Without a terminal a line a while instead of a bar. Seconds.
 _PLAIN_EVERY = 5.0
 _RATE_SECONDS = 10.0
-_SAMPLES = 3
 _SAMPLE_CHARACTERS = 160
 
 
@@ -132,8 +131,11 @@ class Watch:
         self.console.print(self.line(state, rate), highlight=False)
 
 
-def show_summary(summary: Summary, output: Location, console: Console) -> None:
-    """The table of files, some of the answers, and what is left to do."""
+def show_summary(summary: Summary, output: Location, console: Console, samples: int = 0) -> None:
+    """The table of files, ``samples`` of the answers, and what is left to do.
+
+    The answers are the user's data, and what is printed may be kept by a log: none are shown unless asked for.
+    """
     table = Table("file", "status", "answered", "errors")
     for settled in sorted(summary.settled, key=lambda s: s.file.key):
         status = f"{settled.status}: {settled.reason}" if settled.reason else settled.status
@@ -163,7 +165,7 @@ def show_summary(summary: Summary, output: Location, console: Console) -> None:
             f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "
             f"{counts.messages_undecodable:,} could not be decoded (kept in _dead/)."
         )
-    for question, answer in samples(summary, output):
+    for question, answer in _samples(summary, output, samples):
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
 
 
@@ -188,11 +190,13 @@ def show_limits(summary: Summary, console: Console) -> None:
         )
 
 
-def samples(summary: Summary, output: Location) -> Iterator[tuple[str, str]]:
-    """Some questions with their answers, each from another file, shortened to a line."""
+def _samples(summary: Summary, output: Location, most: int) -> Iterator[tuple[str, str]]:
+    """At most so many questions with their answers, each from another file, shortened to a line."""
     shown = 0
     for settled in sorted(summary.settled, key=lambda s: -s.answered):
-        if shown == _SAMPLES or not settled.answered:
+        if shown == most:
+            return
+        if not settled.answered:
             continue
         try:
             pair = _first_answer(settled.file, output)

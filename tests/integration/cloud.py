@@ -69,12 +69,12 @@ class Cloud:
             given.setdefault("queue", "llmdo-input")
         return run(check_options(**given), lambda state: nullcontext())
 
-    def command(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+    def command(self, *arguments: str, stdout: int = subprocess.PIPE, **env: str) -> subprocess.Popen[bytes]:
         """Runs llmdo in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "runners", *arguments],
             env=os.environ | self.env | env,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
 

@@ -86,12 +86,16 @@ def test_the_summary_has_every_file_with_its_end_and_some_answers(tmp_path):
         others={"r2://bucket/other.jsonl": "run-7"},
     )
     shown = console()
-    show_summary(summary, output, shown)
+    show_summary(summary, output, shown, samples=1)
     text = shown.file.getvalue()
     for part in ("a.jsonl", "stale: overwritten", "in work: the next run goes on", "left: its manifest is torn"):
         assert part in text
     for part in ("in work by run-7", "2 messages", "Why [red]is[/] the sky blue?", "Rayleigh [bold]scattering"):
         assert part in text
+    shown = console()
+    show_summary(summary, output, shown)
+    assert "a.jsonl" in shown.file.getvalue() and "sky" not in shown.file.getvalue()
+    assert "Rayleigh" not in shown.file.getvalue()
 
 
 def test_the_status_line_has_the_cost_where_there_is_one():
