@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import stat
 import subprocess
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from runners.cron import Cron
 from runners.flink_jar import ENVIRONMENT_NAME, FLINK_VERSION
 from runners.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
 from storage.environment import _SECRETS
+from tests.integration.test_end_to_end import wait_until
 from transforms.run_state import Counts
 
 DEPLOY = Path(__file__).parents[1] / "examples" / "deploy"
@@ -122,7 +126,8 @@ def crontab_line() -> tuple[str, str]:
 def commands(name: str) -> list[list[str]]:
     """The command lines of llmdo in a file, each without the program's path."""
     if name == "crontab":
-        lines = [shlex.split(re.sub(r"\d?>>.*", "", part)) for part in crontab_line()[1].split(";")]
+        parts = [part for part in crontab_line()[1].split(";") if "bin/llmdo" in part]
+        lines = [shlex.split(re.sub(r"\d?>>.*", "", part)) for part in parts]
     elif name.endswith(".service"):
         lines = [shlex.split(unit(name)["Service"]["ExecStart"])]
     elif name.endswith(".yaml"):
@@ -224,6 +229,35 @@ def test_the_crontab_line_is_one_that_cron_and_the_shell_take():
     assert "%" not in command  # a line's end to cron
     assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
     assert "flock --nonblock" in command
+
+
+def test_the_crontab_line_runs_once_at_a_time_with_a_lock_that_others_cannot_hold(tmp_path):
+    _, command = crontab_line()
+    program, settings = tmp_path / "llmdo" / ".venv" / "bin" / "llmdo", tmp_path / ".config" / "llmdo" / "env"
+    for path, text in ((program, '#!/bin/sh\necho "$SETTING $*"; sleep 60\n'), (settings, "SETTING=there\n")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    program.chmod(0o755)
+    line = ["bash", "-c", command]
+    first = subprocess.Popen(line, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, start_new_session=True)
+    try:
+        log = tmp_path / "llmdo-runs.jsonl"
+        wait_until(lambda: log.exists() and log.read_text())
+        second = subprocess.run(line, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=False, timeout=30)
+        assert (second.returncode, log.read_text().splitlines()) == (
+            1,
+            [f"there {' '.join(commands('crontab')[0][1:])}"],
+        )
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert stat.S_IMODE((tmp_path / ".cache" / "llmdo").stat().st_mode) == 0o700
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_no_example_keeps_anything_at_a_place_that_all_users_may_write():
+    texts = [path.read_text(encoding="utf-8") for path in DEPLOY.rglob("*") if path.is_file()]
+    assert texts and not [text for text in texts if re.search(r"/(var/)?tmp/|/dev/shm", text)]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("systemd/")])
