@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from backends.errors import ModelError
 from backends.ir import ModelInfo, Models
 from backends.protocol import PROVIDERS, Backend
 from storage.environment import cache_folder
+from storage.private import own_folder, write
 
 FRESH_S = 3600.0  # models, prices and dates change some times a month
 
@@ -95,7 +95,5 @@ def _write(path: Path | None, kept: _Kept) -> None:
     if path is None:
         return
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(_KEPT.dump_json(kept))
-        new.replace(path)
+        own_folder(path.parent)
+        write(path, _KEPT.dump_json(kept))

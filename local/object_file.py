@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pydantic_core import from_json, to_json
 
+from storage.private import make_database
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS objects (
@@ -38,6 +40,7 @@ class ObjectFile:
     """The file; used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
+        make_database(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
 

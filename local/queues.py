@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from storage.private import make_database
+
 ContentType = Literal["json", "text", "bytes"]
 RETENTION_S = 345_600  # four days: developers.cloudflare.com/queues/platform/limits
 
@@ -117,6 +119,7 @@ class Queues:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        make_database(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # A killed server loses nothing with WAL; only a power cut could, and that is no case for a local stand-in.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; {_SCHEMA}")

@@ -9,6 +9,8 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from storage.private import make_folder, own_folder, write
+
 HOST = "127.0.0.1"
 BUCKET = "llmdo"
 QUEUE = "llmdo-input"
@@ -39,11 +41,12 @@ def credentials(data: Path) -> Credentials:
     """The credentials of a data directory, made on first use and kept over restarts. Raises CannotServe."""
     path = data / "credentials.json"
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        make_folder(data)
         if path.exists():
+            own_folder(data)
             return Credentials(**json.loads(path.read_text()))
         made = Credentials(secrets.token_hex(16), secrets.token_hex(16), secrets.token_urlsafe(30))
-        _write_private(path, json.dumps(asdict(made)))
+        write(path, json.dumps(asdict(made)).encode())
     except (OSError, ValueError, TypeError) as error:
         raise CannotServe(f"{path} cannot be used ({error}): correct or remove it, or choose another --data") from error
     return made
@@ -68,13 +71,6 @@ def environment(own: Credentials, url: str) -> dict[str, str]:
 def write_environment(data: Path, variables: dict[str, str]) -> Path:
     """Writes DIR/env for ``source``, readable by its owner only; it appears whole or not at all."""
     path = data / "env"
-    draft = data / "env.new"
-    _write_private(draft, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
-    draft.replace(path)
+    lines = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    write(path, "".join(lines).encode())
     return path
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)

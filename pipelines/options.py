@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,7 +27,7 @@ from pipelines.option_types import (
     Template,
 )
 from pipelines.runner_options import DataflowOptions, FlinkOptions
-from storage.environment import MissingSettings, cloudflare_account, r2_access
+from storage.environment import MissingSettings, cloudflare_account, r2_access, state_folder
 from storage.errors import InvalidLocation
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
@@ -273,11 +271,10 @@ def default_ledger(output: Location) -> str:
     """``sqlite:///PATH``: below a local output, else in $XDG_STATE_HOME/llmdo, one for each output in R2."""
     if not output.bucket:
         return f"{SQLITE_SCHEME}{output.store_url}/_ledger.sqlite"
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     # Buckets of two accounts may share their names.
     place = f"{r2_access().endpoint} {output.store_url}/{output.key}"
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    return f"{SQLITE_SCHEME}{state / 'llmdo' / f'ledger-{name}.sqlite'}"
+    return f"{SQLITE_SCHEME}{state_folder() / f'ledger-{name}.sqlite'}"
 
 
 def check_options(**given: Any) -> JsonlOptions:

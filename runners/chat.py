@@ -146,7 +146,7 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
     for place in options.events:
         if next(list_inputs(Listing((place,)), None), None) is None:
             raise UsageError([f"--events {place}: there is no such file, or none that ends in .jsonl"])
-    check_folder(where, "--log" if options.continuous else "--output")
+    check_folder(where, "--log" if options.continuous else "--output", private=options.continuous)
     check_ledger(PaidAnswers(options.ledger_url))
     if options.context_tokens is None:
         found["context_tokens"] = context_tokens(options.model)

@@ -6,6 +6,7 @@ import asyncio
 import glob
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
@@ -16,10 +17,11 @@ from pipelines.options import JsonlOptions, UsageError
 from runners import dataflow
 from runners.run_options import RunOptions
 from storage.configuration import agree
-from storage.environment import cloudflare_account, default_gateway
+from storage.environment import cloudflare_account, default_gateway, state_folder
 from storage.errors import QueueNotFound
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import Location, locate, open_store
+from storage.private import make_folder, own_folder
 from storage.queue_api import WRONG_ACCOUNT
 from storage.queues import QueueClient, find_queue
 from transforms.infer import PaidAnswers
@@ -137,10 +139,14 @@ def check_consumers(name: str, queue_id: str) -> None:
         )
 
 
-def check_folder(where: Location, option: str) -> None:
-    """Makes a local folder where there is none. Raises UsageError where nothing can be written; R2 says so later."""
+def check_folder(where: Location, option: str, *, private: bool = False) -> None:
+    """Makes a local folder where there is none, a ``private`` one for this user alone.
+
+    Raises UsageError where nothing can be written; R2 says so later.
+    """
     if not where.bucket:
-        _make(Path(where.store_url) / where.key, option)
+        folder = Path(where.store_url) / where.key
+        _try_folder(folder, option, make_folder if private else partial(Path.mkdir, parents=True, exist_ok=True))
 
 
 def check_ledger(paid: PaidAnswers) -> None:
@@ -149,15 +155,16 @@ def check_ledger(paid: PaidAnswers) -> None:
     Raises UsageError for a place where nothing can be written, and LedgerError.
     """
     if paid.ledger.startswith(SQLITE_SCHEME):
-        _make(Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent, "--ledger")
+        folder = Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent
+        _try_folder(folder, "--ledger", own_folder if folder == state_folder() else make_folder)
     recall = paid.open()
     if recall is not None:
         asyncio.run(recall.aclose())
 
 
-def _make(folder: Path, option: str) -> None:
+def _try_folder(folder: Path, option: str, make: Callable[[Path], None]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:

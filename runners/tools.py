@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import zipfile
@@ -13,6 +12,9 @@ from tempfile import TemporaryDirectory
 
 import httpx
 from rich.console import Console
+
+from storage.environment import cache_folder
+from storage.private import lock
 
 # For a connection, and for each piece: a network that swallows packets must not hold up the next way. Seconds.
 _DOWNLOAD_TIMEOUT = 10.0
@@ -37,8 +39,7 @@ def first(ways: Ways, tried: list[str]) -> Path | None:
 
 def cache_of(name: str) -> Path:
     """The folder where a program of this name and version is kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return root / "llmdo" / name
+    return cache_folder() / name
 
 
 @contextmanager
@@ -52,12 +53,10 @@ def workshop(cache: Path) -> Iterator[Path]:
 def one_at_a_time(cache: Path) -> Iterator[None]:
     """Holds the lock on making what ``cache`` keeps; freed by the system when the process dies. Raises ToolError."""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / "lock").open("w")
+        file = lock(cache)
     except OSError as error:
         raise ToolError(f"nothing can be kept at {cache}: {error}; set XDG_CACHE_HOME") from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

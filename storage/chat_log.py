@@ -275,7 +275,7 @@ def open_log(place: Location) -> ChatLog:
     key = place, r2_access() if place.bucket else None
     with _opening:
         if key not in _logs:
-            _logs[key] = ChatLog(open_store(place.store_url), place.key)
+            _logs[key] = ChatLog(open_store(place.store_url, private=True), place.key)
         return _logs[key]
 
 

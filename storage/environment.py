@@ -214,6 +214,11 @@ def default_store() -> str | None:
     return os.environ.get("STORE_ID") or None
 
 
+def state_folder() -> Path:
+    """$XDG_STATE_HOME/llmdo, by default ~/.local/state/llmdo; it need not exist."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llmdo"
+
+
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/llmdo, by default ~/.cache/llmdo; it need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmdo"

@@ -25,6 +25,7 @@ from storage.errors import (
     StorageUnavailable,
 )
 from storage.objects import READ_CHUNK, ObjectInfo
+from storage.private import make_folder
 
 _TEMP_PREFIX, _TEMP_SUFFIX = ".llmdo-", ".tmp"
 # What no other process and no earlier file has; a forked process has another id.
@@ -50,7 +51,7 @@ class LocalStore:
     Small objects are read and written with as few system calls as possible: each lets another thread run, and in a
     process with many threads that costs more than the call.
 
-
+    What a ``private`` store makes is for this user alone; the files and folders of another one follow the umask.
     The etag is ``<size>-<mtime in ns>``. A put appears whole, after an fsync; metadata is dropped.
     ``put_if_absent`` is atomic. ``put_if_match`` is best effort: calls of it exclude each other, in all processes of
     this machine, but a plain put or delete, or another program, may come between its check and its write. ``list``
@@ -60,8 +61,9 @@ class LocalStore:
 
     keeps_metadata = False
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, private: bool = False) -> None:
         self.url = str(root.expanduser().absolute())
+        self._private = private
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -103,13 +105,13 @@ class LocalStore:
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002  protocol
         """See ObjectStore."""
         with self._translated(key, missing=InvalidLocation):
-            return _replace(self._path(key), body)
+            return _replace(self._path(key), body, self._private)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore."""
         path = self._path(key)
         with self._translated(key, missing=InvalidLocation):
-            temp, etag = _write_beside(path, body)
+            temp, etag = _write_beside(path, body, self._private)
             try:
                 os.link(temp, path)
             except FileExistsError as error:
@@ -124,7 +126,7 @@ class LocalStore:
         with self._translated(key, missing=ObjectChanged), _locked(os.path.dirname(path)):
             if _etag(os.stat(path)) != etag:
                 raise ObjectChanged(f"{path}: changed since it was read; read it again")
-            return _replace(path, body)
+            return _replace(path, body, self._private)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -202,9 +204,9 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, _etag(status), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
-def _replace(path: str, body: bytes) -> str:
+def _replace(path: str, body: bytes, private: bool) -> str:
     """Puts a whole file in the place of what is there; returns its etag."""
-    temp, etag = _write_beside(path, body)
+    temp, etag = _write_beside(path, body, private)
     try:
         os.replace(temp, path)
     except BaseException:
@@ -213,10 +215,10 @@ def _replace(path: str, body: bytes) -> str:
     return etag
 
 
-def _write_beside(path: str, body: bytes) -> tuple[str, str]:
+def _write_beside(path: str, body: bytes, private: bool) -> tuple[str, str]:
     """A synced file in the same folder, which is made where it is missing, and its etag."""
     temp = f"{os.path.dirname(path)}/{_TEMP_PREFIX}{os.getpid()}-{_nonce}-{next(_numbers)}{_TEMP_SUFFIX}"
-    handle = _created(temp)
+    handle = _created(temp, private)
     try:
         try:
             left = memoryview(body)
@@ -239,15 +241,19 @@ def _remove(temp: str) -> None:
         os.unlink(temp)
 
 
-def _created(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+def _created(path: str, private: bool) -> int:
+    flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666
     with suppress(FileNotFoundError):
-        return os.open(path, flags, 0o666)
+        return os.open(path, flags, mode)
+    folder = os.path.dirname(path)
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if private:
+            make_folder(Path(folder))
+        else:
+            os.makedirs(folder, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "not a folder") from error
-    return os.open(path, flags, 0o666)
+    return os.open(path, flags, mode)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from storage.errors import InvalidLocation, LedgerError
 from storage.objects import R2_SCHEME, locate, open_store
+from storage.private import own_folder
 
 if TYPE_CHECKING:
     from storage.ledger_objects import Entries
@@ -158,5 +159,10 @@ def _place(url: str) -> tuple[Entries, str]:
         where = locate(url)
     except InvalidLocation as error:
         raise LedgerError(f"{error}; as a ledger, {_REMEDY}") from error
+    from storage.ledger_objects import MARKER  # noqa: PLC0415  see open_ledger
+
+    folder = Path(where.store_url)
+    if not where.bucket and (folder / MARKER).exists():  # an earlier version may have made it
+        own_folder(folder)
     prefix = where.key.strip("/")
-    return open_store(where.store_url), f"{prefix}/" if prefix else ""
+    return open_store(where.store_url, private=True), f"{prefix}/" if prefix else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from storage.errors import LedgerError
 from storage.ledger import Pruned
+from storage.private import make_database
 
 BUSY_S = 20.0  # how long a write waits for other processes'
 _CHECKED_BYTES = 1 << 30  # a larger file is not checked whole when it is opened: 0.6 s for this size when cached
@@ -49,11 +50,12 @@ _ERRORS = {
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may write, to a database that was checked. Raises sqlite3.Error and LedgerError."""
+    """A connection that may write, to a database that was checked. Raises sqlite3.Error, OSError and LedgerError."""
     if not path.parent.is_dir():
         raise LedgerError(f"{path}: there is no folder {path.parent}; create it, {_ELSEWHERE}")
     if path.is_dir():
         raise LedgerError(f"{path}: this is a folder; name a file in it, {_ELSEWHERE}")
+    make_database(path)
     end = time.monotonic() + BUSY_S
     # No cached statements: each would keep a copy of the last values that it wrote.
     db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=0)

@@ -26,8 +26,8 @@ from storage.objects import ObjectInfo
 THREADS = 32  # requests at once; the R2 client has more connections
 _FORMAT = 1
 _PRUNE_OBJECTS = 1000  # at a time; the whole listing may be too long for memory
-_MARKER = "_ledger.json"  # says that the prefix is a ledger, and of which format
-_EMPTY_MARKER_S = 0.5  # for how long it may be empty, where another process is seen to write it
+MARKER = "_ledger.json"  # says that the prefix is a ledger, and of which format
+_EMPTYMARKER_S = 0.5  # for how long it may be empty, where another process is seen to write it
 _NAME = re.compile(r"(?P<first>[0-9a-f]{2})/(?P=first)[0-9a-f]{62}\.json")
 
 _T = TypeVar("_T")
@@ -170,7 +170,7 @@ def prune_objects(store: Entries, prefix: str, before: float) -> Pruned:
 
 def _check_format(store: Entries, prefix: str, *, make: bool) -> None:
     """Reads the marker of a ledger, or makes one. Raises LedgerError and the store's errors."""
-    name, end = prefix + _MARKER, time.monotonic() + _EMPTY_MARKER_S
+    name, end = prefix + MARKER, time.monotonic() + _EMPTYMARKER_S
     while True:
         try:
             body, _ = store.read(name)

@@ -111,8 +111,10 @@ def locate_folder(url: str) -> Location:
     return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
 
 
-def open_store(store_url: str) -> ObjectStore:
+def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
     """The store of a bucket or folder; cheap to call again, clients are kept for the process.
+
+    What is written to a ``private`` folder is for this user alone, else it follows the umask.
 
     Raises MissingSettings when R2's credentials are not in the environment.
     """
@@ -122,4 +124,4 @@ def open_store(store_url: str) -> ObjectStore:
         return R2Store.open(store_url.removeprefix(R2_SCHEME))
     from storage.files import LocalStore  # noqa: PLC0415  the two stores import this module
 
-    return LocalStore(Path(store_url))
+    return LocalStore(Path(store_url), private=private)
