@@ -28,6 +28,8 @@ from runners.tools import ToolError, cache_of, one_at_a_time, say, succeed, work
 
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"
+# Of its source distribution; there is no other.
+SHA256 = "bb3115c1c63702f95c3f89d5d952e9d98e26fd35b980a265d139790a6ea2c2a2"
 _REGISTERED_TIMEOUT = 60.0  # seconds
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -85,8 +87,11 @@ def find_libraries() -> Path:
 
 
 def _download(folder: Path) -> list[str | Path]:
+    # pip takes hashes from files only.
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    return [*pip, "--dest", folder, PACKAGE]
+    return [*pip, "--require-hashes", "--dest", folder, "--requirement", pinned]
 
 
 def _unpack(archive: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finds the jar of Beam's job server for Flink: given, in a cache, built with Maven, or downloaded.
+"""Finds the jar of Beam's job server for Flink: given, in the cache, or built with Maven.
 
 ``python -m runners.flink_jar`` prints its path.
 """
@@ -11,12 +11,10 @@ import re
 import shutil
 import sys
 import zipfile
+from operator import attrgetter
 from pathlib import Path
 
-from apache_beam.utils.subprocess_server import JavaJarServer
-from apache_beam.version import __version__ as beam_version
-
-from runners.tools import ToolError, Ways, cache_of, download, first, one_at_a_time, run, say, succeed, workshop
+from runners.tools import ToolError, cache_of, first, one_at_a_time, run, say, succeed, workshop
 
 ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
 # What cluster the jars are for, ours and Beam's.
@@ -27,6 +25,10 @@ _POM = Path(__file__).with_name("flink_pom.xml")
 # Each Beam jar has it, whoever put the jar together.
 _PROPERTIES = "org/apache/beam/sdk/sdk.properties"
 _DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
+# What Maven makes of the pom, see ``content_of``; the same with Maven 3.8 on Java 17 and 3.9 on Java 25.
+_CONTENT = "e98fc4b4e881f6e1bd4e1288a4acf3df2f9773dc0ff6aa742b02f045ff262864"
+# These tell when, and by which Maven and Java, a jar was made.
+_MAKERS_OWN = ("META-INF/MANIFEST.MF", "META-INF/maven/llmdo/")
 _JAVA_TIMEOUT = 30.0  # seconds
 
 
@@ -37,10 +39,10 @@ class FlinkError(ToolError):
 def find_jar(location: str | None) -> Path:
     """The path of a job server for Flink 1.19. The first of these that holds:
 
-    ``location``; LLMDO_FLINK_JAR; this program's cache; Beam's cache; built with Maven from what Maven Central has
-    (16 s with all parts there, 4 minutes without); Beam's release (300 MB). The last two are kept in the cache, and
-    take one process at a time. Raises FlinkError: at once for a location that is given and wrong, else when nothing
-    helped.
+    ``location``; LLMDO_FLINK_JAR; this program's cache; built with Maven from what Maven Central has (16 s with all
+    parts there, 4 minutes without), and compared with the content that is known. That is kept in the cache, and takes
+    one process at a time. Beam's release (300 MB) is not fetched: there is nothing to compare it with. Raises
+    FlinkError: at once for a location that is given and wrong, else when nothing helped.
     """
     given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
     for name, path in given.items():
@@ -50,16 +52,17 @@ def find_jar(location: str | None) -> Path:
             except FlinkError as error:
                 raise FlinkError(f"{name}: {error}; give the path of a Beam job server, or leave it away") from None
     tried: list[str] = []
-    found = first(_FOUND, tried)
+    found = first({"cache": _cached}, tried)
     if found is None:
         with one_at_a_time(cache_folder()):
             # Another process may have filled the cache while this one waited.
-            found = first({"cache": _cached}, []) or first(_MADE, tried)
+            found = first({"cache": _cached}, []) or first({"Maven": _built}, tried)
     if found is None:
         raise FlinkError(
             f"Beam's job server for Flink {FLINK_VERSION} is not here and could not be had:{''.join(tried)}\n"
-            "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar with --flink-job-server-jar or "
-            f"{ENVIRONMENT_NAME}, or use --runner prism."
+            "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's "
+            f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {ENVIRONMENT_NAME}, or use "
+            "--runner prism."
         )
     return found
 
@@ -112,10 +115,6 @@ def _cached() -> Path:
     return checked(cache_folder() / "job-server.jar")
 
 
-def _cached_by_beam() -> Path:
-    return checked(Path(JavaJarServer.JAR_CACHE) / _release_url().rpartition("/")[2])
-
-
 def _built() -> Path:
     maven = shutil.which("mvn")
     if maven is None:
@@ -124,31 +123,22 @@ def _built() -> Path:
     say(f"building Beam's job server for Flink {FLINK_VERSION} with {maven} (up to 4 minutes, once) …")
     with workshop(cache_folder()) as folder:
         shutil.copy(_POM, folder / "pom.xml")
-        succeed([maven, "--quiet", "--batch-mode", "package"], {}, folder)
-        return _keep(folder / "target" / "job-server.jar")
+        succeed([maven, "--quiet", "--batch-mode", "--strict-checksums", "package"], {}, folder)
+        jar = checked(folder / "target" / "job-server.jar")
+        found = content_of(jar)
+        if found != _CONTENT:
+            raise FlinkError(f"what {maven} built is not what it should be: its content is {found}, not {_CONTENT}")
+        return jar.replace(cache_folder() / "job-server.jar")
 
 
-def _downloaded() -> Path:
-    url = _release_url()
-    say(f"downloading {url} …")
-    with workshop(cache_folder()) as folder:
-        jar = folder / "job-server.jar"
-        download(url, jar)
-        return _keep(jar)
-
-
-_FOUND: Ways = {"cache": _cached, "Beam's cache": _cached_by_beam}
-_MADE: Ways = {"Maven": _built, "Beam's release": _downloaded}
-
-
-def _release_url() -> str:
-    name = f"beam-runners-flink-{FLINK_VERSION}-job-server"
-    return f"{JavaJarServer.MAVEN_CENTRAL_REPOSITORY}/org/apache/beam/{name}/{beam_version}/{name}-{beam_version}.jar"
-
-
-def _keep(jar: Path) -> Path:
-    """Moves a new jar into the cache, whole or not at all."""
-    return checked(jar).replace(cache_folder() / "job-server.jar")
+def content_of(jar: Path) -> str:
+    """SHA-256 of the names and contents of a jar that Maven built; of all but what is another one each time."""
+    whole = hashlib.sha256()
+    with zipfile.ZipFile(jar) as content:
+        for entry in sorted(content.infolist(), key=attrgetter("filename")):
+            if not entry.filename.startswith(_MAKERS_OWN):
+                whole.update(f"{entry.filename}\n{hashlib.sha256(content.read(entry)).hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def main() -> int:

@@ -38,7 +38,8 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\nwhile [ "$1" != --dest ]; do shift; done\ncp {made} "$2"\n'
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\nwhile [ "$1" != --dest ]; do shift; done\n'
+        f'cp {made} "$2"\ncat "$4" >> {tmp_path}/requirements\n'
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
@@ -50,7 +51,10 @@ def test_flink_is_fetched_once_and_only_its_libraries_are_kept(tmp_path: Path, p
     assert sorted(jar.name for jar in first.iterdir()) == ["flink-dist-1.19.0.jar", "log4j-api.jar"]
     assert find_libraries() == first
     (call,) = (tmp_path / "calls").read_text().splitlines()
-    assert call.endswith(f"--dest {call.split()[-2]} apache-flink-libraries==1.19.0")
+    assert "--require-hashes" in call.split()
+    assert (tmp_path / "requirements").read_text() == (
+        f"apache-flink-libraries==1.19.0 --hash=sha256:{flink_cluster.SHA256}\n"
+    )
     assert sorted(path.name for path in first.parent.iterdir()) == ["lib", "lock"]
 
 
@@ -59,6 +63,17 @@ def test_a_fetch_that_fails_is_said_and_leaves_nothing(tmp_path: Path, pip: Path
     with pytest.raises(
         FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*No matching distribution found\): check"
     ):
+        find_libraries()
+    assert [path.name for path in flink_cluster.cache_of("flink-1.19.0").iterdir()] == ["lock"]
+
+
+def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real pip, which finds the package in a folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    distribution(tmp_path / "apache-flink-libraries-1.19.0.tar.gz", ["deps/lib/flink-dist-1.19.0.jar", "setup.py"])
+    with pytest.raises(FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*Got +[0-9a-f]{64}\)"):
         find_libraries()
     assert [path.name for path in flink_cluster.cache_of("flink-1.19.0").iterdir()] == ["lock"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 from apache_beam.utils.subprocess_server import JavaJarServer
-from apache_beam.version import __version__ as beam_version
 
 from runners import flink_jar
-from runners.flink_jar import FlinkError, beam_version_of, cache_folder, find_jar, java
+from runners.flink_jar import FlinkError, cache_folder, content_of, find_jar, java
 from runners.tools import ToolError
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
@@ -40,9 +40,10 @@ def fake_java(path: Path, version: str = "17.0.15") -> Path:
     return script(path, f"""echo 'openjdk version "{version}" 2025-04-15' >&2""")
 
 
-def fake_maven(tmp_path: Path) -> None:
+def fake_maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``mvn package`` that takes a moment, counts its calls, and wants the pom."""
     jar = fake_jar(tmp_path / "made.jar")
+    monkeypatch.setattr(flink_jar, "_CONTENT", content_of(jar))
     script(
         tmp_path / "bin" / "mvn",
         f"grep -q beam-runners-flink-1.19 pom.xml || exit 9\n"
@@ -71,7 +72,6 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[s
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
-    monkeypatch.setattr(JavaJarServer, "JAR_CACHE", str(tmp_path / "beam"))
     monkeypatch.setattr(JavaJarServer, "MAVEN_CENTRAL_REPOSITORY", f"http://127.0.0.1:{server.server_port}")
     fake_java(tmp_path / "bin" / "java")
     yield content
@@ -79,16 +79,10 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[s
     server.server_close()
 
 
-RELEASE = f"beam-runners-flink-1.19-job-server-{beam_version}.jar"
-RELEASE_PATH = f"/org/apache/beam/beam-runners-flink-1.19-job-server/{beam_version}/{RELEASE}"
-
-
-def test_the_option_comes_before_the_environment_and_this_before_the_caches(
+def test_the_option_comes_before_the_environment_and_this_before_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, named = fake_jar(tmp_path / "given.jar"), fake_jar(tmp_path / "named.jar")
-    by_beam = fake_jar(tmp_path / "beam" / RELEASE)
-    assert find_jar(None) == by_beam
     own = fake_jar(cache_folder() / "job-server.jar")
     assert find_jar(None) == own
     monkeypatch.setenv("LLMDO_FLINK_JAR", str(named))
@@ -112,12 +106,14 @@ def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_
         find_jar(str(tmp_path / "given.jar"))
 
 
-def test_maven_builds_it_once_and_nothing_else_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fake_maven(tmp_path)
+def test_maven_builds_it_once_and_nothing_else_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_maven(tmp_path, monkeypatch)
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_jar, [None] * 3))
     assert found == {cache_folder() / "job-server.jar"}
-    assert (tmp_path / "calls").read_text() == "--quiet --batch-mode package\n"
+    assert (tmp_path / "calls").read_text() == "--quiet --batch-mode --strict-checksums package\n"
     assert sorted(path.name for path in cache_folder().iterdir()) == ["job-server.jar", "lock"]
     shown = capfd.readouterr()
     assert "building Beam's job server for Flink 1.19" in shown.err
@@ -125,7 +121,7 @@ def test_maven_builds_it_once_and_nothing_else_stays(tmp_path: Path, capfd: pyte
 
 
 def test_another_pom_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_maven(tmp_path)
+    fake_maven(tmp_path, monkeypatch)
     first = find_jar(None)
     other = tmp_path / "other.xml"
     other.write_text(flink_jar._POM.read_text() + "<!-- newer -->")
@@ -134,11 +130,36 @@ def test_another_pom_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len((tmp_path / "calls").read_text().splitlines()) == 2
 
 
-def test_without_maven_beams_release_is_downloaded(tmp_path: Path, releases: dict[str, bytes]) -> None:
-    releases[RELEASE_PATH] = fake_jar(tmp_path / "release.jar", beam_version).read_bytes()
-    found = find_jar(None)
-    assert found == cache_folder() / "job-server.jar"
-    assert beam_version_of(found) == tuple(map(int, beam_version.split(".")))
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [(PROPERTIES, b"version=2.70.0"), ("another/Main.class", b""), ("META-INF/services/org.slf4j.Logger", b"another")],
+)
+def test_what_maven_builds_is_used_only_with_the_content_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: bytes
+) -> None:
+    fake_maven(tmp_path, monkeypatch)
+    again = pytest.warns(UserWarning) if name == PROPERTIES else contextlib.nullcontext()  # a second one of its name
+    with again, zipfile.ZipFile(tmp_path / "made.jar", "a") as jar:
+        jar.writestr(name, body)
+    built = content_of(tmp_path / "made.jar")
+    with pytest.raises(FlinkError, match=f"Maven: what .*/mvn built is not what it should be: its content is {built}"):
+        find_jar(None)
+    assert [path.name for path in cache_folder().iterdir()] == ["lock"]
+
+
+def test_when_and_by_whom_a_jar_was_built_is_not_its_content(tmp_path: Path) -> None:
+    one, other = fake_jar(tmp_path / "one.jar"), fake_jar(tmp_path / "other.jar")
+    with zipfile.ZipFile(other, "a") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "Created-By: Maven JAR Plugin 3.4.1")
+        jar.writestr("META-INF/maven/llmdo/flink-job-server/pom.properties", "#Sun Nov 29 21:29:12 UTC 2026")
+    assert content_of(one) == content_of(other)
+
+
+@pytest.mark.flink
+def test_the_jar_that_is_built_here_has_the_content_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real cache, where the real Maven has put it
+    monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
+    assert content_of(find_jar(None)) == flink_jar._CONTENT
 
 
 def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_path: Path) -> None:
@@ -148,12 +169,10 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
     starts = (
         "Beam's job server for Flink 1.19 is not here and could not be had:",
         f"  cache: there is no {cache_folder()}/job-server.jar",
-        f"  Beam's cache: there is no {tmp_path}/beam/{RELEASE}",
         "  Maven: mvn failed: [ERROR] Could not resolve dependencies",
-        "  Beam's release: Client error '404 Not Found'",
-        "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar with --flink-job-server-jar or",
+        "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's beam-",
     )
-    shown = [line for line in str(raised.value).splitlines() if not line.startswith("For more information")]
+    shown = str(raised.value).splitlines()
     assert len(shown) == len(starts)
     for line, start in zip(shown, starts, strict=True):
         assert line.startswith(start)
