@@ -10,7 +10,8 @@ LABEL org.opencontainers.image.title="llmdo" \
 
 # Else Beam's boot makes a virtual environment below /opt/apache, where only root may write, at each start.
 ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    LLMDO_PRISM=/opt/llmdo/prism
 
 WORKDIR /opt/llmdo
 COPY requirements.txt ./
@@ -25,6 +26,12 @@ COPY storage/ storage/
 COPY transforms/ transforms/
 RUN pip install --no-cache-dir --no-deps . \
     && useradd --system --uid 10001 --create-home llmdo
+
+# Built now, so that no pod needs Go, or minutes, to start.
+RUN export XDG_CACHE_HOME=/tmp/cache \
+    && unset LLMDO_PRISM \
+    && install -m 755 "$(python -m runners.prism)" /opt/llmdo/prism \
+    && rm -rf /tmp/cache
 
 USER 10001
 # Beam's boot writes the job's options into its working directory. It stays the ENTRYPOINT, from the base image.

@@ -33,7 +33,7 @@ demo: setup ## Answer the examples with a real model, on this machine, through R
 chat-demo: setup ## Answer the example's chats with a real model, on this machine, through two queues
 	$(BIN)/python examples/chat_demo.py
 
-prism: setup ## Find, fetch or build the Prism runner
+prism: setup ## Find or build the Prism runner
 	@$(BIN)/python -m runners.prism
 
 flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C

@@ -73,6 +73,7 @@ class ChatOptions(BaseModel):
     ledger: str | None = None
     runner: Literal["direct", "prism"]
     prism_location: str | None = None
+    allow_open_ports: bool = False
     drain_seconds: float = Field(default=60.0, ge=0)
     max_restarts: int = Field(default=5, ge=0)
 

@@ -74,6 +74,7 @@ class JsonlOptions(BaseModel):
         mode: whether requests are handed over in batches, where model and provider have an API for that.
         deadline: how long one request may be refused, or be in a batch, before it is given up there.
         gateway: the id or URL of the AI Gateway that Workers AI is called by; None is what the environment names.
+        allow_open_ports: also with a runner that other machines may reach, who can run any program there.
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
         model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
@@ -122,6 +123,7 @@ class JsonlOptions(BaseModel):
     ledger: str | None = None
     reuse: Reuse = "same-line"
     prism_location: str | None = None
+    allow_open_ports: bool = False
     drain_seconds: float = Field(default=60.0, ge=0)
     continuous: bool = False
     max_restarts: int = Field(default=5, ge=0)

@@ -75,6 +75,12 @@ Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line o
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
 MaxRestarts = Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")]
 PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
+AllowOpenPorts = Annotated[
+    bool,
+    typer.Option(
+        "--allow-open-ports", help="Accept a runner that other machines may reach: they can run any program here."
+    ),
+]
 Samples = Annotated[
     int | None,
     typer.Option(min=0, help="Answers to print at the end; default 3 on a terminal, else none: a log would keep them."),
@@ -133,6 +139,7 @@ def answering(
     reuse: Reuse = default("reuse"),
     drain_seconds: DrainSeconds = default("drain_seconds"),
     prism_location: PrismLocation = None,
+    allow_open_ports: AllowOpenPorts = False,
 ) -> None:
     """Parameters of every command that answers files (for ``takes``)."""
 

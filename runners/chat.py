@@ -107,7 +107,7 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
     PrismError where there is no Prism.
     """
     if options.runner == "prism":
-        find_prism(options.prism_location)
+        find_prism(options.prism_location, allow_open=options.allow_open_ports)
     stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare_chat(options)
     check_prices(options, budget.prices)

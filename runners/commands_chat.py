@@ -111,6 +111,7 @@ def chat(
     ledger: arg.Ledger = None,
     runner: Annotated[str | None, typer.Option(help="direct (default, with --events) or prism.")] = None,
     prism_location: arg.PrismLocation = None,
+    allow_open_ports: arg.AllowOpenPorts = False,
     drain_seconds: arg.DrainSeconds = arg.default("drain_seconds", ChatOptions),
     max_restarts: arg.MaxRestarts = arg.default("max_restarts", ChatOptions),
     as_json: arg.AsJson = False,

@@ -1,7 +1,8 @@
-"""The addresses that a process and its descendants listen on, read from /proc."""
+"""The addresses that a process and its descendants listen on, read from /proc; and which of them are refused."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections import defaultdict
@@ -10,9 +11,16 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from pipelines.options import UsageError
+
+_log = logging.getLogger(__name__)
+
 _PROC = Path("/proc")
 _LISTEN = "0A"  # TCP_LISTEN of Linux
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+ALLOW = "--allow-open-ports"
+_RISK = "whoever reaches that over the network can run any program as this user, without a password"
 
 Listener = tuple[IPv4Address | IPv6Address, int]
 
@@ -41,6 +49,25 @@ def open_to_strangers(pid: int) -> list[str]:
     Sorted; empty if they listen on loopback only. Raises what ``listening`` does.
     """
     return sorted(shown(endpoint) for endpoint in listening(pid) if not endpoint[0].is_loopback)
+
+
+def refuse_strangers(name: str, pid: int, remedy: str, *, allowed: bool) -> None:
+    """Refuses a server, by its pid, that other machines may reach: it runs whatever program it is sent.
+
+    Args:
+        name: what the error calls it.
+        remedy: how to get one that listens on loopback only, as an imperative.
+        allowed: whether such a server is wanted all the same: then there is a warning.
+
+    Raises UsageError; without a word where ``can_look`` is false.
+    """
+    if not can_look():
+        return
+    addresses = ", ".join(open_to_strangers(pid))
+    if addresses and allowed:
+        _log.warning("%s listens on %s: %s", name, addresses, _RISK)
+    elif addresses:
+        raise UsageError([f"{name} listens on {addresses}: {_RISK}; {remedy}, or accept that with {ALLOW}"])
 
 
 def shown(endpoint: Listener) -> str:

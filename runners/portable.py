@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+import grpc  # type: ignore[import-untyped]  # it has no types
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions
+from apache_beam.portability import common_urns, python_urns
+from apache_beam.portability.api import beam_fn_api_pb2_grpc, beam_runner_api_pb2, endpoints_pb2
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.runners.worker import sdk_worker_main
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
+from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from runners.servers import Endpoint
 
 # How long to wait for a connection to a server that has said it serves. Seconds.
 _CONNECT_TIMEOUT = 20
+_LOOPBACK = "127.0.0.1"
 
 
 class PatientRunner(PortableRunner):
     """A PortableRunner whose job may take longer than ``--job_server_timeout``.
 
     PortableRunner puts that timeout, 300 s if nothing is said, on the streams of job states too, and the job then
-    fails with DEADLINE_EXCEEDED. Here it holds for the connection only.
+    fails with DEADLINE_EXCEEDED. Here it holds for the connection only. And its LOOPBACK workers, which run whatever
+    program they are sent, listen on loopback only; PortableRunner's listen on all interfaces.
     """
 
     def create_job_service_handle(self, job_service: Any, options: PipelineOptions) -> JobServiceHandle:
@@ -25,6 +35,46 @@ class PatientRunner(PortableRunner):
         handle = super().create_job_service_handle(job_service, options)
         handle.timeout = None
         return handle
+
+    @staticmethod
+    def start_and_replace_loopback_environments(pipeline: Any, options: PipelineOptions) -> list[Callable[[], object]]:
+        """See PortableRunner: lets LOOPBACK environments run in this process, and gives what ends that."""
+        loopback = [
+            environment
+            for environment in pipeline.components.environments.values()
+            if environment.urn == python_urns.EMBEDDED_PYTHON_LOOPBACK
+        ]
+        if not loopback:
+            return []
+        address, pool = start_pool(options)
+        for environment in loopback:
+            environment.urn = common_urns.environments.EXTERNAL.urn
+            environment.payload = beam_runner_api_pb2.ExternalPayload(
+                endpoint=endpoints_pb2.ApiServiceDescriptor(url=address)
+            ).SerializeToString()
+        return [partial(pool.stop, 1)]
+
+
+def start_pool(options: PipelineOptions) -> tuple[str, Any]:
+    """Starts a pool of workers in this process, as Beam's ``BeamFnExternalWorkerPoolServicer.start`` does.
+
+    Gives its address, on loopback, and the gRPC server.
+    """
+    # Runners may say nothing for long, and Beam pings all the same.
+    server = grpc.server(
+        shared_unbounded_instance(),
+        options=[("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0)],
+    )
+    port = server.add_insecure_port(f"{_LOOPBACK}:0")
+    pool = BeamFnExternalWorkerPoolServicer(
+        state_cache_size=sdk_worker_main._get_state_cache_size_bytes(options=options),
+        data_buffer_time_limit_ms=sdk_worker_main._get_data_buffer_time_limit_ms(
+            options.view_as(DebugOptions).experiments or []
+        ),
+    )
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    server.start()
+    return f"{_LOOPBACK}:{port}", server
 
 
 def job_arguments(endpoint: Endpoint) -> list[str]:

@@ -1,6 +1,6 @@
 """Where a graph runs on Prism, Beam's runner for continuous work on one machine: starts it, submits to it, stops it.
 
-``python -m runners.prism`` finds, fetches or builds the binary and prints its path.
+``python -m runners.prism`` finds or builds the binary and prints its path.
 """
 
 from __future__ import annotations
@@ -9,27 +9,36 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.worker.sdk_worker import SdkWorker
 
+from pipelines.options import UsageError
+from runners.listening import ALLOW, can_look, refuse_strangers
 from runners.portable import job_arguments
-from runners.prism_binary import PrismError, find_prism
+from runners.prism_binary import ENVIRONMENT_NAME, PrismError, find_prism, is_closed
 from runners.run_options import RunOptions
 from runners.servers import Endpoint, running
 
 _SERVING = re.compile(rb'"msg":"Serving JobManagement","endpoint":"([^"]+)"')
+_REMEDY = (
+    f"omit --prism-location and {ENVIRONMENT_NAME}, so that llmdo builds a Prism that listens on 127.0.0.1 only "
+    "(with Go 1.26 or newer, or one from PyPI)"
+)
 
 
 @contextmanager
 def launch(options: RunOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
 
-    Raises PrismError when no Prism can be had or started, and ServerDied for one that ended in the middle.
+    Raises PrismError when no Prism can be had or started, UsageError for one that other machines may reach, unless the
+    options allow it, and ServerDied for one that ended in the middle.
     """
-    with running_prism(find_prism(options.prism_location)) as endpoint, _no_progress_reports():
+    binary = find_prism(options.prism_location, allow_open=options.allow_open_ports)
+    with running_prism(binary, allow_open=options.allow_open_ports) as endpoint, _no_progress_reports():
         yield prism_arguments(endpoint)
 
 
@@ -65,15 +74,23 @@ def prism_arguments(endpoint: Endpoint) -> list[str]:
     ]
 
 
-def running_prism(binary: Path) -> AbstractContextManager[Endpoint]:
-    """Starts Prism on a free port and stops it at the end; see ``servers.running``."""
+def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
+    """Starts Prism on a free port and stops it at the end; see ``servers.running``.
+
+    Raises UsageError for one that listens on more than loopback, unless ``allow_open``.
+    """
+    if not (allow_open or can_look() or is_closed(binary)):
+        raise UsageError(
+            [f"where {binary} would listen cannot be seen on this system; {_REMEDY}, or accept any with {ALLOW}"]
+        )
     # Port 0 is a free one, told in the log: no race for it.
     command: list[str | Path] = [binary, "--job_port=0", "--serve_http=false", "--log_kind=json"]
-    return running("Prism", lambda _: command, _SERVING)
+    check = partial(refuse_strangers, f"Prism ({binary})", remedy=_REMEDY, allowed=allow_open)
+    return running("Prism", lambda _: command, _SERVING, check)
 
 
 def main() -> int:
-    """Prints where the binary is; one that is nowhere is fetched or built."""
+    """Prints where the binary is; one that is nowhere is built."""
     try:
         print(find_prism(None))  # noqa: T201  this is the command's output
     except PrismError as error:

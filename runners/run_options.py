@@ -21,6 +21,10 @@ class RunOptions(Protocol):
         """Where the binary is, if it is said."""
 
     @property
+    def allow_open_ports(self) -> bool:
+        """Whether its runner may listen where other machines reach it."""
+
+    @property
     def continuous(self) -> bool:
         """Whether the run goes on until it is stopped."""
 

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 from pipelines.options import JsonlOptions
+from runners import prism
 from runners.apart import Ended, RunApart
 from runners.attempt import new_run_id
 from runners.checks import prepare
 from runners.cron import Cron
-from runners.prism_binary import find_prism
 from runners.stop import leave
 from runners.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from storage.environment import without_secrets
@@ -101,7 +101,8 @@ def schedule(
     if not options.files:  # which may come later
         prepare(options)
     if options.runner == "prism":
-        find_prism(options.prism_location)
+        with prism.launch(options):  # one that is refused would be refused at each tick
+            pass
     stopping = Stopping()
     surroundings = Surroundings(lambda: RunApart(options, progress=progress), waits, ended)
     with stopping.on_signals():

@@ -21,8 +21,9 @@ _START_TIMEOUT = 180.0
 # From SIGTERM to SIGKILL. Seconds.
 _STOP_TIMEOUT = 5.0
 # Becomes the server, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other
-# end of standard input any more, and the server is killed. By itself it may wait for its worker for ever.
-_UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL $$) >/dev/null 2>&1 & exec "$@" 3<&-'
+# end of standard input any more, and the server is killed, and what it started. By itself it may wait for its worker
+# for ever. 0 is the watcher's own process group, which is the server's: nobody else is hit when the server has ended.
+_UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-'
 _LOG_TAIL_LINES = 8
 
 
@@ -57,7 +58,10 @@ def kill_servers() -> None:
 
 @contextmanager
 def running(
-    name: str, command: Callable[[Path], Sequence[str | Path]], serving: re.Pattern[bytes]
+    name: str,
+    command: Callable[[Path], Sequence[str | Path]],
+    serving: re.Pattern[bytes],
+    check: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Endpoint]:
     """Starts a server and stops it at the end, whatever happens.
 
@@ -65,9 +69,10 @@ def running(
         name: what errors call it.
         command: gets a folder for the server's files, which is removed afterwards.
         serving: finds, as its first group, the address in the server's log: the server chooses a free port itself.
+        check: looks at the server's process once it serves, by its pid; an error that it raises stops the server.
 
     It has its own session: Ctrl-C reaches the pipeline, which drains, and not the server, which would end the job.
-    Raises ToolError when it does not start, ServerDied when it ended before the context did.
+    Raises ToolError when it does not start, ServerDied when it ended before the context did, and what ``check`` does.
     """
     with tempfile.TemporaryDirectory(prefix="llmdo-", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "log"
@@ -83,6 +88,7 @@ def running(
         try:
             endpoint = Endpoint(_wait_for_address(name, process, log, serving), log, process.pid)
             _log.info("%s serves at %s", name, endpoint.address)
+            check(process.pid)
             try:
                 yield endpoint
             except Exception as error:

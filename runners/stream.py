@@ -29,7 +29,7 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     (a wrong token, the day's allowance). Raises what ``prepare`` raises, and PrismError where there is no Prism.
     """
     if options.runner == "prism":
-        find_prism(options.prism_location)
+        find_prism(options.prism_location, allow_open=options.allow_open_ports)
     stop, budget = Stop(options.drain_seconds), Budget(options.limits)
     options = prepare(options)
     check_prices(options, budget.prices)

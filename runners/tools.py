@@ -1,23 +1,19 @@
-"""Programs that are no Python packages: looked for in several places, else fetched or built once and kept."""
+"""Programs that are no Python packages: looked for in several places, else built once and kept."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 from rich.console import Console
 
 from storage.environment import cache_folder
 from storage.private import lock
 
-# For a connection, and for each piece: a network that swallows packets must not hold up the next way. Seconds.
-_DOWNLOAD_TIMEOUT = 10.0
 _BUILD_TIMEOUT = 1800.0  # seconds; 71 were measured on two cores for Prism, with all modules to fetch; 223 for Flink
 
 Ways = Mapping[str, Callable[[], Path]]
@@ -32,7 +28,7 @@ def first(ways: Ways, tried: list[str]) -> Path | None:
     for name, way in ways.items():
         try:
             return way()
-        except (ToolError, OSError, subprocess.SubprocessError, httpx.HTTPError, zipfile.BadZipFile) as error:
+        except (ToolError, OSError, subprocess.SubprocessError) as error:
             tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
     return None
 
@@ -58,14 +54,6 @@ def one_at_a_time(cache: Path) -> Iterator[None]:
         raise ToolError(f"nothing can be kept at {cache}: {error}; set XDG_CACHE_HOME") from error
     with file:
         yield
-
-
-def download(url: str, path: Path) -> None:
-    """Writes what is at ``url`` to ``path``. Raises httpx.HTTPError."""
-    with httpx.stream("GET", url, follow_redirects=True, timeout=_DOWNLOAD_TIMEOUT) as reply, path.open("wb") as file:
-        reply.raise_for_status()
-        for chunk in reply.iter_bytes():
-            file.write(chunk)
 
 
 def succeed(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None) -> None:

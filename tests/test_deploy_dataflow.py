@@ -19,7 +19,7 @@ from backends.batches import Mode
 from backends.recall import Reuse
 from local.server import Running
 from pipelines.options import JsonlOptions
-from runners import dataflow
+from runners import dataflow, prism_binary
 from runners.cli import app
 from tests.runners.google_packages import google_packages
 
@@ -74,6 +74,14 @@ def test_workers_are_not_root_and_boot_needs_no_place_of_roots() -> None:
     assert "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1" in settings.split()
     assert of(ROOT / "Dockerfile", "WORKDIR")[-1] == "/home/llmdo"
     assert of(ROOT / "Dockerfile", "ENTRYPOINT") == []  # Beam's boot, of the base image
+
+
+def test_a_pod_has_the_prism_that_was_built_for_loopback_and_builds_none() -> None:
+    (settings,) = of(ROOT / "Dockerfile", "ENV")
+    path = dict(setting.split("=", 1) for setting in settings.split())[prism_binary.ENVIRONMENT_NAME]
+    (made,) = [line for line in of(ROOT / "Dockerfile", "RUN") if "runners.prism" in line]
+    # What the variable names is not there yet, and would be an error.
+    assert re.search(rf"unset {prism_binary.ENVIRONMENT_NAME} .*python -m runners.prism.* {path} ", made)
 
 
 def test_what_is_copied_is_there_and_every_room_is_copied() -> None:

@@ -122,7 +122,7 @@ def test_a_queue_is_gone_on_with_after_failures_as_long_as_messages_are_answered
     closed = []
     monkeypatch.setattr(chats, "attempt", lambda *_: ends.pop(0))
     monkeypatch.setattr(chats, "close_conversations", lambda: closed.append(len(ends)))
-    monkeypatch.setattr(chats, "find_prism", lambda location: None)
+    monkeypatch.setattr(chats, "find_prism", lambda location, allow_open: None)
     monkeypatch.setattr(chats, "prepare_chat", lambda options: options)
     monkeypatch.setattr(chats.Stop, "wait", lambda self, seconds: False)
     given = {**QUEUES, "log": str(tmp_path / "out"), "max_restarts": 1}

@@ -241,6 +241,42 @@ def test_nothing_is_left_of_a_prism_that_was_stopped(binary: Path) -> None:
     assert of_session(session) == []
 
 
+def test_what_a_server_has_started_goes_with_it_when_its_parent_is_killed(tmp_path: Path) -> None:
+    served = '{"msg":"Serving JobManagement","endpoint":"localhost:1"}'
+    server = fake(tmp_path / "prism", f"sleep 600 &\necho $! > {tmp_path}/child\necho '{served}'\nwait")
+    script = """
+        import sys, time
+        from pathlib import Path
+        from runners.prism import running_prism
+
+        with running_prism(Path(sys.argv[1])) as endpoint:
+            print(endpoint.pid, flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), server]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        pids = [int(parent.stdout.readline()), int((tmp_path / "child").read_text())]
+        assert all(alive(pid) for pid in pids)
+        parent.kill()
+    assert [gone(pid, within=20) for pid in pids] == [True, True]
+
+
+def test_a_server_that_ended_leaves_its_number_to_nobody_whom_the_end_of_this_process_could_hit(
+    tmp_path: Path,
+) -> None:
+    served = '{"msg":"Serving JobManagement","endpoint":"localhost:1"}'
+    server = fake(tmp_path / "prism", f"echo '{served}'\nexec sleep 600")
+    with pytest.raises(ServerDied), running_prism(server) as endpoint:
+        os.kill(endpoint.pid, signal.SIGKILL)
+        (process,) = servers._running
+        process.wait()  # reaped: from here on the system may give the number away
+        (watcher,) = [int(line.split()[0]) for line in of_session(endpoint.pid)][:1]
+        # What it kills is its own process group, which it holds open.
+        assert os.getpgid(watcher) == endpoint.pid
+        raise KeyError
+
+
 def of_session(session: int) -> list[str]:
     """Processes of a session, as ps tells them."""
     command = ["ps", "-o", "pid=,args=", "-s", str(session)]

@@ -20,7 +20,7 @@ def run(monkeypatch):
     for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "a" * 32)
-    monkeypatch.setattr(streaming, "find_prism", lambda location: None)
+    monkeypatch.setattr(streaming, "find_prism", lambda location, allow_open: None)
     monkeypatch.setattr(streaming, "prepare", lambda options: options)
 
     def go(*ends, **options):
