@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from backends.billing import maybe_billed
 from backends.errors import CallTimeout, LineError, ModelError, Retryable, StopRun
 from backends.ir import BatchPlace, RawRequest, Request, Response, batch_places
 from backends.money import Budget
@@ -23,6 +24,7 @@ from backends.turns import NotStarted, Turns
 # Seconds; a batch is usually answered within five minutes (developers.cloudflare.com/workers-ai/features/batch-api).
 FIRST_POLL_S = 5.0
 LONGEST_POLL_S = 60.0
+PRICES_S = 0.1  # between looks whether prices are there
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +92,10 @@ class BatchWork:
         """Hands a batch over; its name is durable then. Raises LineError where the provider refuses it, and NotStarted.
 
         Members for which the budget has no room are left to be called by themselves: they wait for their turn as calls
-        do, and stop the run. So are all where the batch cannot be handed over with the tries that a call has.
+        do, and stop the run. So are all where the batch cannot be handed over with the tries that a call has. Each try
+        whose reply was lost may have handed it over, and each member counts as lost then.
         """
+        await self._prices(batch.provider)
         self._reserve(batch)
         began, tries = self.loop.time(), Counter[bool]()
         while batch.members:
@@ -111,8 +115,8 @@ class BatchWork:
     async def follow(self, batch: Batch) -> None:
         """Polls for a batch until all members have ended. Raises NotStarted.
 
-        Where nobody knows it, and after its deadline, they are left to be called by themselves. A batch of an earlier
-        run is looked at first, whatever the time.
+        Where nobody knows it, and after its deadline, they are left to be called by themselves, and count as lost. A
+        batch of an earlier run is looked at first, whatever the time.
         """
         wait_s, failures, looked = FIRST_POLL_S, 0, not batch.earlier
         while batch.members:
@@ -133,7 +137,9 @@ class BatchWork:
                 for member, result in zip(members, results, strict=True):
                     # A later run may get what an earlier one was refused: the quota of that day, a text since allowed.
                     retry = batch.earlier and isinstance(result, ModelError)
-                    self._end(batch, member, None if retry else result)
+                    if self._budget and not retry:
+                        self._budget.after(batch.provider, member.request, result)
+                    self._tell_member(member, None if retry else result)
                 del batch.members[: len(members)]
             elif self.loop.time() >= batch.until and not 0 < failures < self.retry.attempts:
                 _tell(batch, f"batch {batch.name} is not answered {self.retry.deadline_s:g} s after it was sent")
@@ -143,7 +149,7 @@ class BatchWork:
     def release(self, batch: Batch) -> None:
         """Leaves all members to be called by themselves."""
         for member in batch.members:
-            self._end(batch, member, None)
+            self._end(batch, member)
         batch.members.clear()
 
     def send_away(self, batch: Batch) -> None:
@@ -151,12 +157,18 @@ class BatchWork:
         for member in batch.members:
             if not member.ended.done():
                 member.ended.set_exception(NotStarted())
-            self._end(batch, member, None)
+            self._end(batch, member)
         batch.members.clear()
 
-    def _end(self, batch: Batch, member: Member, ended: Response | ModelError | None) -> None:
-        if self._budget:
-            self._budget.after(batch.provider, member.request, ended)
+    def _end(self, batch: Batch, member: Member) -> None:
+        """Ends a member without an answer; one that this run has handed over may be billed all the same."""
+        if self._budget and batch.name and not batch.earlier:
+            self._budget.after(batch.provider, member.request, None)
+        elif self._budget:
+            self._budget.give_back(member.request)
+        self._tell_member(member, None)
+
+    def _tell_member(self, member: Member, ended: Response | ModelError | None) -> None:
         if not member.ended.done():  # as it is where its task was cancelled
             member.ended.set_result(ended)
 
@@ -168,13 +180,24 @@ class BatchWork:
                 batch.members = members[:number]
                 return
 
+    async def _prices(self, provider: str) -> None:
+        """Waits until the budget knows a provider's prices, or the run is stopped."""
+        pending = self._budget.pending(provider) if self._budget else None
+        while pending and not pending.done() and not self.over.is_set():
+            await self._pause(PRICES_S)
+
     async def _submit(self, batch: Batch) -> None:
         """The place in the window is free again when the batch's name is durable."""
         requests = [member.request for member in batch.members]
         places = batch_places(requests)
         async with self._call(batch, {"requests": len(requests)}):
-            async with asyncio.timeout(self._call_timeout_s):
-                name = await batch.backend.submit_batch(batch.model, requests)
+            try:
+                async with asyncio.timeout(self._call_timeout_s):
+                    name = await batch.backend.submit_batch(batch.model, requests)
+            except (ModelError, TimeoutError, asyncio.CancelledError) as error:
+                if not isinstance(error, ModelError) or maybe_billed(error):
+                    self._lose(batch)
+                raise
             batch.name, batch.until = name, self.loop.time() + self.retry.deadline_s
             for member, place in zip(batch.members, places, strict=True):
                 member.place = place
@@ -182,6 +205,12 @@ class BatchWork:
                 await self.recall.keep_batch(batch.provider, requests, places, name, time.time())
                 if self.recall.broken:
                     self._stop(self.recall.broken)
+
+    def _lose(self, batch: Batch) -> None:
+        """A batch may have been handed over, and nobody knows its name."""
+        if self._budget:
+            for member in batch.members:
+                self._budget.lose(batch.provider, member.request)
 
     async def _poll(self, batch: Batch, members: list[Member]) -> tuple[Response | ModelError, ...] | None:
         requests, places = [member.request for member in members], [member.place for member in members if member.place]

@@ -19,6 +19,7 @@ ModelError                    what to do
     │   ├── ModelNotFound     no such model (5007, 3042), or not allowed to this account (5018, 5035)
     │   ├── LicenceNotAccepted  5016
     │   ├── PlanRequired      the model needs a paid plan
+    │   ├── PriceUnknown      --max-cost cannot be kept for a model whose price nobody tells
     │   ├── ModelRetired      the model was switched off; the message names its successor where there is one
     │   └── ProviderUnusable  settings, token or quota of a provider that only lines name, and not the run
     ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
@@ -53,6 +54,7 @@ __all__ = [
     "ModelUnusable",
     "Overloaded",
     "PlanRequired",
+    "PriceUnknown",
     "ProviderUnusable",
     "QuotaExhausted",
     "RateLimited",
@@ -75,6 +77,8 @@ class ModelError(Exception):
         provider: the provider's name, as in ``workers-ai``.
         until: Unix time in seconds at which calls can succeed again, or None; set on QuotaExhausted.
         usage: what was used and is paid although there is no answer, or None where nobody tells.
+        lost: whether a call may be billed of which nobody tells what it used; None: the error's kind says it, see
+            ``billing.maybe_billed``.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ModelError(Exception):
         provider: str | None = None,
         until: float | None = None,
         usage: Usage | None = None,
+        lost: bool | None = None,
     ) -> None:
         # What a service says may quote the request, with its headers.
         self.message = without_secrets(message)
@@ -99,6 +104,7 @@ class ModelError(Exception):
         self.provider = provider
         self.until = until
         self.usage = usage
+        self.lost = lost
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {k: v for k, v in vars(self).items() if k != "message"})
@@ -178,6 +184,10 @@ class LicenceNotAccepted(ModelUnusable):
 
 class PlanRequired(ModelUnusable):
     """The model is not in this account's plan."""
+
+
+class PriceUnknown(ModelUnusable):
+    """Nobody tells the model's price, so that ``--max-cost`` cannot be kept."""
 
 
 class ModelRetired(ModelUnusable):

@@ -142,11 +142,11 @@ def check_url(provider: str, url: str) -> str:
 
 @contextmanager
 def network_errors(provider: str, url: URL | str) -> Iterator[None]:
-    """Turns what aiohttp raises into CallTimeout or ConnectionFailed."""
+    """Turns what aiohttp raises into CallTimeout or ConnectionFailed, which says whether anything was sent."""
     try:
         yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider) from error
+    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
+        raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider, lost=False) from error
     except TimeoutError as error:
         text = f"{_host(url)} sent nothing for {READ_TIMEOUT_S:.0f} s: ask for fewer tokens, or stream"
         raise CallTimeout(text, provider=provider) from error

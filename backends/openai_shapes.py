@@ -111,13 +111,13 @@ def read_usage(result: Any, neurons: float | None = None) -> Usage:
     usage = mapping(mapping(result).get("usage"))
     input_details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     output_details = mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    in_body = usage.get("neurons")
+    in_body = amount(usage.get("neurons"))
     return Usage(
         input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
         output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
         cached_tokens=_count(input_details.get("cached_tokens")),
         reasoning_tokens=_count(output_details.get("reasoning_tokens")),
-        neurons=float(in_body) if isinstance(in_body, int | float) else neurons,
+        neurons=neurons if in_body is None else in_body,
     )
 
 
@@ -185,5 +185,10 @@ def _tool_call(call: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     }
 
 
+def amount(value: Any) -> float | None:
+    """A number that something can cost; None for what cannot be: negative, infinite, not a number."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e15 else None
+
+
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and 0 <= value < 1e15 else 0
+    return int(amount(value) or 0)

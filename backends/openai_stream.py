@@ -36,11 +36,11 @@ async def read_stream(
         event = _event(data, model, provider)
         error = refused(event)
         if error is not None:
-            raise _broken(error, model, provider)
+            raise _broken(error, model, provider, said)
         for chunk in said.take(event, model):
             yield chunk
     if said.finish == "content_filter":
-        raise filtered(model, provider)
+        raise filtered(model, provider, usage=said.usage if said.told else None)
     calls = said.calls.whole()
     if said.finish is None and not (said.ended and (said.answered or calls)):
         raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=provider)
@@ -55,6 +55,7 @@ class _Said:
     def __init__(self) -> None:
         self.finish: FinishReason | None = None
         self.usage = Usage()
+        self.told = False
         self.calls = ToolCalls()
         self.answered = False
         self.ended = False
@@ -63,7 +64,7 @@ class _Said:
     def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
         """Takes one event in, and gives the chunks that it makes."""
         if event.get("usage"):
-            self.usage = read_usage(event)
+            self.usage, self.told = read_usage(event), True
         named = event.get("model")
         if not self._named and isinstance(named, str) and named:
             self._named = True
@@ -94,8 +95,9 @@ def _event(data: str, model: str, provider: str) -> Mapping[str, Any]:
     return mapping(event)
 
 
-def _broken(error: ModelError, model: str, provider: str) -> ModelError:
-    """An error event that no table knows is a broken stream, not a broken line."""
+def _broken(error: ModelError, model: str, provider: str, said: _Said) -> ModelError:
+    """An error event that no table knows is a broken stream, not a broken line; what was said before it is billed."""
     if isinstance(error, BadReply):
         return StreamError(f"{model}: the stream broke off ({error.message})", provider=provider)
+    error.lost = True if said.answered else error.lost
     return error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from backends.errors import ModelError, StopRun
@@ -58,8 +59,9 @@ class _Line:
 
 
 class Turns:
-    """See the module; used on the loop's thread. ``gate`` and ``budget``: see Engine; an error of theirs goes to
-    ``stop``, which must call ``close``.
+    """See the module; used on the loop's thread. ``gate`` and ``budget``: see Engine; a StopRun of theirs goes to
+    ``stop``, which must call ``close``. The calls of a provider whose prices are being read for the budget wait for
+    them; others go on.
     """
 
     def __init__(
@@ -80,13 +82,15 @@ class Turns:
         self._budget = budget
         self._stop = stop
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._unread: set[str] = set()  # providers whose prices calls wait, or waited, for
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
     async def take(self, provider: str, request: Request, *, again: bool, paid: bool = True) -> Started:
         """Waits until a call may be made; it has its place in the window then, until ``give_back``.
 
-        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted.
+        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted, and
+        PriceUnknown where the budget cannot admit calls of this model.
         """
         key = (provider, request.model)
         line = self._lines.get(key)
@@ -97,7 +101,12 @@ class Turns:
         turn = _Turn(provider, request, paid, self._loop.create_future())
         (line.again if again else line.turns).append(turn)
         self.start()
-        call = await turn.granted
+        try:
+            call = await turn.granted
+        except asyncio.CancelledError:
+            if self._budget and paid and turn.granted.done() and not turn.granted.cancelled():
+                self._budget.give_back(request)  # it was granted, and is not made
+            raise
         if call is None:
             raise NotStarted
         return call
@@ -162,14 +171,35 @@ class Turns:
         if turn.granted.done():  # its task was cancelled
             turns.popleft()
             return True
-        error = budget.before(turn.provider, turn.request) if budget and turn.paid else None
-        if error:
-            if not (budget and budget.can_wait()):
-                self._stop(error)
-            return False
+        if budget and turn.paid:
+            if self._awaits_prices(turn.provider, budget):
+                return False
+            error = budget.before(turn.provider, turn.request)
+            if isinstance(error, StopRun):
+                if not budget.can_wait():
+                    self._stop(error)
+                return False
+            if error:
+                turns.popleft()
+                turn.granted.set_exception(error)
+                return True
         turns.popleft()
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         self.calls += 1
         turn.granted.set_result(line.throttle.started(turn.request, now))
         return True
+
+    def _awaits_prices(self, provider: str, budget: Budget) -> bool:
+        """Whether a provider's prices are still being read; ``start`` is called when they are there."""
+        pending = budget.pending(provider)
+        if pending is None:
+            return False
+        if provider not in self._unread:
+            self._unread.add(provider)
+            pending.add_done_callback(self._prices_are_there)
+        return True
+
+    def _prices_are_there(self, _: object) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self.start)

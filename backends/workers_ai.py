@@ -19,6 +19,7 @@ from typing import Any
 import pydantic_core
 
 from backends import workers_ai_models as models
+from backends.billing import maybe_billed
 from backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
 from backends.http import Incoming, Transport
 from backends.ir import (
@@ -107,6 +108,7 @@ class WorkersAI:
             try:
                 second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
             except ModelError as error:  # the first answer is paid all the same
+                error.lost = maybe_billed(error)
                 error.usage = added(response.usage, error.usage or Usage())
                 raise
             warning = f"the model was asked twice, since {problem}"

@@ -20,6 +20,7 @@ from yarl import URL
 
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
 from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.openai_shapes import amount
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, unwrap
@@ -182,6 +183,6 @@ def _no_json(incoming: Incoming, model: str) -> ModelError:
 
 def _neurons(headers: Mapping[str, str]) -> float | None:
     try:
-        return float(headers["cf-ai-neurons"])
+        return amount(float(headers["cf-ai-neurons"]))
     except (KeyError, ValueError):
         return None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.ir import ModelInfo, Price
+from backends.openai_shapes import amount
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import takes_batches, takes_json_schema
 
@@ -46,7 +47,7 @@ def model_info(entry: Mapping[str, Any]) -> ModelInfo:
 
 def _price(listed: Any) -> Price | None:
     """By the million tokens where any row is; else what the first row says, with its unit."""
-    rows = [row for row in _listed(listed) if isinstance(row, dict) and isinstance(row.get("price"), int | float)]
+    rows = [row for row in _listed(listed) if isinstance(row, dict) and amount(row.get("price")) is not None]
     tokens: dict[str, float] = {}
     for row in rows:
         matched = _TOKENS.fullmatch(str(row.get("unit")).strip())

@@ -172,6 +172,8 @@ _PAGE = Meaning(
     "a web page refuses the call, in the place of the API",
     "look for a firewall or proxy between, check CLOUDFLARE_BASE_URL, or run it from another network",
 )
+# There was an answer, and it was withheld.
+_ANSWERED = frozenset({2017, 3030})
 _CODE_IN_TEXT = re.compile(r"\b(\d{4,5}):")
 
 
@@ -192,6 +194,7 @@ def refusal(status: int, headers: Mapping[str, str], body: object, model: str, n
         request_id=request_id(headers),
         provider=PROVIDER,
         until=next_midnight_utc(now) if meaning is _QUOTA else None,
+        lost=True if code in _ANSWERED else None,
     )
 
 

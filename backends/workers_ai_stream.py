@@ -42,11 +42,11 @@ async def read_stream(
             break
         event = _event(data, model)
         if is_refusal(event):
-            raise _retryable(refused(event), model)
+            raise _broken(refused(event), model, said)
         for chunk in said.take(event, model):
             yield chunk
     if said.finish == "content_filter":
-        raise filtered(model, PROVIDER, head.request_id)
+        raise filtered(model, PROVIDER, head.request_id, said.usage if said.told else None)
     if not said.ended and said.finish is None:
         raise StreamError(
             f"{model}: the stream ended before its end mark: ask again", request_id=head.request_id, provider=PROVIDER
@@ -62,16 +62,17 @@ class _Said:
         self.finish: FinishReason | None = None
         self.ended = False
         self._head = head
-        self._usage = Usage(neurons=head.neurons)
+        self.usage = Usage(neurons=head.neurons)
+        self.told = False
         self._deltas = ToolCalls()
         self._calls: list[Mapping[str, Any]] = []  # native ones come whole
         self._named = False
-        self._answered = False
+        self.answered = False
 
     def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
         """Takes one event in, and gives the chunks that it makes."""
         if event.get("usage"):
-            self._usage = read_usage(event, self._head.neurons)
+            self.usage, self.told = read_usage(event, self._head.neurons), True
         answered, substituted = model_of(event, model)
         if substituted and not self._named:
             self._named = True
@@ -87,7 +88,7 @@ class _Said:
             yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
         text = as_text(delta.get("content") if choice else event.get("response"))
         if text:
-            self._answered = True
+            self.answered = True
             yield StreamChunk(0, "content", text)
 
     def rest(self, max_tokens: int, warnings: Sequence[str]) -> Iterator[StreamChunk]:
@@ -98,17 +99,17 @@ class _Said:
         finish = self.finish
         if finish is None and calls:
             finish = "tool_calls"  # native events have no finish reason
-        elif finish is None and self._usage.output_tokens >= max_tokens:
+        elif finish is None and self.usage.output_tokens >= max_tokens:
             finish = "length"
         said = list(warnings)
         if finish == "length":
             said.append(f"the answer is cut off at {max_tokens} tokens: raise max_tokens")
-        elif not self._answered and not calls:
+        elif not self.answered and not calls:
             said.append("the model sent no text")
         details = {**self._head.details, **({"warnings": tuple(said)} if said else {})}
         if details:
             yield StreamChunk(0, "metadata", details=details)
-        yield StreamChunk(0, "done", finish_reason=finish, usage=self._usage)
+        yield StreamChunk(0, "done", finish_reason=finish, usage=self.usage)
 
 
 def _event(data: str, model: str) -> dict[str, Any]:
@@ -119,8 +120,9 @@ def _event(data: str, model: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {"response": event}
 
 
-def _retryable(error: ModelError, model: str) -> ModelError:
-    """An error event that no table knows is a broken stream, not a broken line."""
+def _broken(error: ModelError, model: str, said: _Said) -> ModelError:
+    """An error event that no table knows is a broken stream, not a broken line; what was said before it is billed."""
     if isinstance(error, BadReply):
         return StreamError(f"{model}: the stream broke off ({error.message})", provider=PROVIDER)
+    error.lost = True if said.answered else error.lost
     return error

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from backends.engine import calls_in_flight
 from backends.errors import ModelError
-from backends.money import Budget, list_of
+from backends.money import Budget
+from backends.prices import list_of
 from backends.protocol import split_model
 from pipelines import chat as pipeline
 from pipelines.chat_options import ChatOptions

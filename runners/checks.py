@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
 
-from backends.money import Prices
+from backends.prices import Prices
 from backends.workers_ai_errors import PROVIDER as WORKERS_AI
 from pipelines.options import JsonlOptions, UsageError
 from runners import dataflow

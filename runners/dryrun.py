@@ -16,7 +16,7 @@ from backends.connections import Connections
 from backends.errors import ModelError
 from backends.estimates import Estimates
 from backends.ir import EmbedRequest, Usage
-from backends.money import Prices, cost_usd
+from backends.prices import Prices, cost_usd
 from backends.protocol import connect
 from backends.published_rates import published_rates
 from pipelines.options import JsonlOptions, UsageError

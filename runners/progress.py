@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backends.engine import calls_in_flight, calls_made, requests_in_batches
+from backends.money import lost_text
 from runners.limits import limits_text
 from runners.summary import NOTHING_SPENT, Summary, dollars
 from storage.errors import StorageError
@@ -170,12 +171,18 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
 
 
 def show_spent(summary: Summary, console: Console) -> None:
-    """What the calls have used, where there were any."""
+    """What the calls have used, where there were any, and what lost ones may have used besides."""
     spent = summary.spent
-    if spent.calls:
+    if spent.calls or spent.lost_calls:
         cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
         used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
         console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
+    if spent.lost_calls:
+        usd = spent.lost_cost_usd
+        cost = "a cost that nobody tells" if usd is None else f"at most {dollars(usd, lower_bound=False)}"
+        used = f"{spent.lost_input_tokens:,} tokens in, {spent.lost_output_tokens:,} out"
+        lost = lost_text(spent.lost_calls)
+        console.print(f"Perhaps billed besides: {cost}, {used}, for {lost}.", highlight=False)
 
 
 def show_limits(summary: Summary, console: Console) -> None:

@@ -100,7 +100,10 @@ class Summary:
 
 
 def spent_json(spent: Spent) -> dict[str, Any]:
-    """What calls have used; ``cost_is_lower_bound``: nobody told what some of them cost."""
+    """What calls have used; ``cost_is_lower_bound``: nobody told what some of them cost.
+
+    ``possibly``: what calls whose replies were lost may have used besides, at most.
+    """
     return {
         "calls": spent.calls,
         "input_tokens": spent.input_tokens,
@@ -108,6 +111,12 @@ def spent_json(spent: Spent) -> dict[str, Any]:
         "neurons": spent.neurons,
         "cost_usd": spent.cost_usd,
         "cost_is_lower_bound": spent.unpriced > 0,
+        "possibly": {
+            "calls": spent.lost_calls,
+            "input_tokens": spent.lost_input_tokens,
+            "output_tokens": spent.lost_output_tokens,
+            "cost_usd": spent.lost_cost_usd,
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -136,6 +137,8 @@ class _Infer(beam.DoFn):
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
         self._finished: Ended[tuple[_Text, Done]] = Ended()
         self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
+        # By provider: answers whose rows wait for its prices, while the bundle goes on.
+        self._unpriced: defaultdict[str, list[tuple[_Text, Done]]] = defaultdict(list)
         self._open = 0
 
     def process(
@@ -221,13 +224,21 @@ class _Infer(beam.DoFn):
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
         """Outcomes of the calls that have ended; with ``wait``, not before some have, or a moment has passed."""
         wanted = min(self._open, self._at_once) if wait else 0
-        for (job, index), done in self._finished.take(wanted, _LOOK_AGAIN):
+        for (job, index), done in (*self._finished.take(wanted, _LOOK_AGAIN), *self._priced()):
+            if done.response and not self._budget.prices.ask(job.prompt.provider).done():
+                self._unpriced[job.prompt.provider].append(((job, index), done))
+                continue
             self._open -= 1
             self._metrics.engine(self._engine)
             ended = Embedded(done) if job.texts is None else job.texts.add(index, done)
             outcome = ended and self._outcome(job, ended)
             if outcome is not None:
                 yield job.context.with_value(outcome)
+
+    def _priced(self) -> list[tuple[_Text, Done]]:
+        """Answers that waited for prices that are there by now."""
+        there = [provider for provider in self._unpriced if self._budget.prices.ask(provider).done()]
+        return [answer for provider in there for answer in self._unpriced.pop(provider)]
 
     def _outcome(self, job: _Job, ended: Embedded) -> Outcome | None:
         done = ended.done

@@ -203,11 +203,17 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
 
 
 def spent_by(reports: Iterable[Report]) -> Spent:
-    """What all processes have spent; a cost that one of them does not know makes the sum a lower bound."""
+    """What all processes have spent; a cost that one of them does not know makes the sum a lower bound.
+
+    What lost calls may have cost is an upper bound: not known where one process does not know it.
+    """
+    reports = list(reports)
     totals: dict[str, Any] = asdict(Spent())
     for report in reports:
         for name, amount in report.spent.items():
             if amount is not None and name in totals:
                 totals[name] = (totals[name] or 0) + amount
-    exact = {name: int(totals[name]) for name in ("calls", "input_tokens", "output_tokens", "unpriced")}
+    exact = {field.name: int(totals[field.name]) for field in fields(Spent) if field.type == "int"}
+    if any(report.spent.get("lost_cost_usd", 0.0) is None for report in reports):
+        totals["lost_cost_usd"] = None
     return Spent(**totals | exact)

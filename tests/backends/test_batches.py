@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from backends.connections import Connections
 from backends.dispatch import Dispatcher, Settings
 from backends.errors import (
     BadReply,
+    ConnectionFailed,
     ContentFiltered,
     InvalidRequest,
     Overloaded,
@@ -32,7 +34,8 @@ from backends.ir import (
     batch_places,
 )
 from backends.jobs import Job, Place
-from backends.money import Budget, Limits, Prices
+from backends.money import Budget, Limits, Spent
+from backends.prices import Prices
 from backends.rates import NO_RATES
 from backends.recall import Recall
 from backends.retry import THREE_TRIES, Retry
@@ -792,11 +795,109 @@ def test_only_what_the_budget_has_room_for_is_handed_over_and_it_is_never_passed
     assert spent.calls > 4  # what the batch did not use was given back
 
 
-@pytest.mark.parametrize("where", ["submit", "poll", "item"])
-def test_what_fails_gives_back_what_it_reserved(where):
-    error = Overloaded("down", status=500) if where == "submit" else InvalidRequest("nobody knows it")
-    script = (lambda request: Retryable("lost")) if where == "item" else raises(error)
-    budget = budget_of(max_tokens=10_000)
+@pytest.mark.parametrize(
+    ("where", "error", "lost"),
+    [
+        ("submit", Overloaded("down", status=500), 150),  # each of three tries may have handed them over
+        ("submit", ConnectionFailed("broke off"), 150),
+        ("submit", TimeoutError(), 150),
+        ("submit", BadReply("no name"), 50),
+        ("submit", Overloaded("out of capacity", status=503), 0),
+        ("submit", ConnectionFailed("not reached", lost=False), 0),
+        ("submit", InvalidRequest("not for batches"), 0),
+        ("poll", InvalidRequest("nobody knows it"), 50),
+        ("item", Retryable("lost"), 50),
+        ("item", Overloaded("out of capacity", code=3040), 0),
+    ],
+)
+def test_what_fails_gives_back_what_it_reserved_or_counts_as_lost(where, error, lost):
+    script = (lambda request: error) if where == "item" else raises(error)
+    budget = budget_of(max_tokens=100_000)
     all_of(Service(**{where: script}), chats(50), budget=budget)
     assert not budget.can_wait()
-    assert budget.spent().calls == 50
+    assert (budget.spent().calls, budget.spent().lost_calls) == (50, lost)
+
+
+@pytest.mark.parametrize("after_s", [LINGER_S + 0.2, LINGER_S + 3.0])
+def test_a_batch_that_is_sent_when_the_run_ends_may_be_billed(after_s):
+    """Closed while it is handed over, and after."""
+    budget = budget_of(max_tokens=100_000)
+
+    async def scenario():
+        process = Run(Service(), budget=budget)
+        process.add(*chats(50))
+        await asyncio.sleep(after_s)
+        await process.work.cancel()
+
+    run(scenario())
+    assert not budget.can_wait()
+    assert (budget.spent().calls, budget.spent().lost_calls) == (0, 50)
+
+
+def test_what_was_gathered_and_not_handed_over_is_not_billed():
+    budget = budget_of(max_tokens=100_000)
+
+    async def scenario():
+        process = Run(Service(), budget=budget)
+        process.add(*chats(50))
+        await asyncio.sleep(LINGER_S / 2)
+        await process.work.cancel()
+
+    run(scenario())
+    assert budget.spent() == Spent()
+
+
+def test_a_batch_that_an_earlier_run_has_handed_over_is_not_this_runs_loss():
+    ledger, service, budget = Memory(), Service(), budget_of(max_tokens=100_000)
+
+    async def scenario():
+        first = Run(service, ledger=ledger)
+        first.add(*chats(50))
+        await asyncio.sleep(LINGER_S + 3.0)
+        await first.work.cancel()
+        service.batches.clear()
+        second = Run(service, ledger=ledger, budget=budget)
+        second.add(*chats(50))
+        await second.wait(50)
+
+    run(scenario())
+    assert len(service.called) == 50
+    assert (budget.spent().calls, budget.spent().lost_calls) == (50, 0)
+
+
+def test_a_batch_waits_for_prices_and_holds_nobody_up():
+    gate = threading.Event()
+
+    def list_of(provider):
+        assert gate.wait(60)
+        return Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
+
+    service, budget = Service(), Budget(Limits(max_cost_usd=1.0), Prices(list_of))
+
+    async def scenario():
+        process = Run(service, budget=budget)
+        process.add(*chats(50))
+        await asyncio.sleep(LINGER_S + 5.0)
+        assert (service.submits, service.called, process.done) == ([], [], {})
+        gate.set()
+        budget.prices.of("fake", "m")
+        return await process.wait(50)
+
+    assert run(scenario()).errors == []
+    assert (service.sizes, budget.spent().calls) == ([50], 50)
+
+
+def test_a_run_that_is_stopped_waits_for_no_prices():
+    gate = threading.Event()
+    service, budget = Service(), Budget(Limits(max_cost_usd=1.0), Prices(lambda name: gate.wait(60) and Models(())))
+
+    async def scenario():
+        process = Run(service, budget=budget)
+        process.add(*chats(50))
+        await asyncio.sleep(LINGER_S + 5.0)
+        process.work.stop(StopRun("enough"))
+        return await process.wait(50)
+
+    assert set(run(scenario()).errors) == {StopRun}
+    assert not gate.is_set()
+    gate.set()

@@ -7,10 +7,15 @@ import threading
 import pytest
 
 from backends.engine import Engine
-from backends.errors import BadReply, BudgetSpent, Overloaded
+from backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
+from backends.estimates import Estimates
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import Budget, Limits, Prices
+from backends.money import Budget, Limits, Spent
+from backends.prices import Prices
+from backends.rates import NO_RATES
 from backends.retry import set_instant
+from backends.throttle import Throttle
+from backends.turns import Turns
 
 WINDOW = 64
 MOST = 100  # tokens of an answer
@@ -31,7 +36,7 @@ class Provider:
         await asyncio.sleep(self.random.random() / 200)
         if int(request.request_id) % 5 == 0 and request.request_id not in self.failed:
             self.failed.add(request.request_id)
-            raise Overloaded("busy")
+            raise Overloaded("busy", status=503)
         self.calls += 1
         used = Usage(10, round(MOST * self.fraction * self.random.random()))
         self.tokens += used.input_tokens + used.output_tokens
@@ -116,7 +121,7 @@ def test_what_failed_calls_used_counts_in_the_budget_and_in_the_engines_totals()
     assert (spent.calls, spent.input_tokens, spent.output_tokens) == (3, 30, 15)
 
 
-def test_calls_that_are_cancelled_give_back_what_they_reserved():
+def test_calls_that_are_cancelled_may_be_billed_and_hold_nobody_back():
     listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
     budget, begun = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed)), threading.Event()
 
@@ -131,3 +136,132 @@ def test_calls_that_are_cancelled_give_back_what_they_reserved():
     assert begun.wait(10)
     engine.close()
     assert not budget.can_wait()
+    spent, most = budget.spent(), Estimates().most(ChatRequest("m", (Message("user", "x"),)))
+    assert (spent.calls, spent.lost_calls) == (0, 4)
+    assert (spent.lost_input_tokens, spent.lost_output_tokens) == (4 * most.input_tokens, 4 * most.output_tokens)
+
+
+def test_a_call_that_is_cancelled_before_it_begins_is_not_billed():
+    """Its turn has come, and its task did not run yet when the engine is closed."""
+    listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
+    budget = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed))
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        turns = Turns(loop, 1, lambda *_: Throttle(1, NO_RATES), lambda: None, budget, pytest.fail)
+        first, second = (ChatRequest("m", (Message("user", text),)) for text in "ab")
+        call = await turns.take("fake", first, again=False)
+        task = loop.create_task(turns.take("fake", second, again=False))
+        await asyncio.sleep(0)
+        budget.give_back(first)
+        turns.give_back("fake", call, None, None)
+        turns.start()
+        assert budget.can_wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert not budget.can_wait()
+    assert budget.spent() == Spent()
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=1000), Limits(max_cost_usd=0.001)])
+def test_lost_replies_count_against_the_limit_although_nobody_told_what_they_used(limits):
+    class Silent(Provider):
+        async def execute(self, request):
+            self.calls += 1
+            await asyncio.sleep(0)
+            raise CallTimeout("no answer")
+
+    listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
+    provider, budget, ended = Silent(1.0), Budget(limits, Prices(lambda name: listed)), threading.Semaphore(0)
+    engine = Engine(window=4, connect=lambda name: provider, budget=budget)
+    errors = []
+    for i in range(10):
+        request = ChatRequest("m", (Message("user", "x"),), {"max_tokens": MOST}, str(i))
+        engine.submit("fake", request, lambda done: (errors.append(done.error), ended.release()))
+    for _ in range(10):
+        assert ended.acquire(timeout=30)
+    engine.close()
+    spent = budget.spent()
+    assert {type(error) for error in errors} == {CallTimeout, BudgetSpent} or {type(e) for e in errors} == {BudgetSpent}
+    assert provider.calls == spent.lost_calls == 1000 // (MOST + 49)  # input is estimated at 49
+    assert spent.lost_cost_usd == pytest.approx((spent.lost_input_tokens + spent.lost_output_tokens) / 1e6)
+
+
+class Priced:
+    """Stands for providers of which one gives its list of prices when the gate is opened."""
+
+    def __init__(self, late):
+        self.late = late
+        self.gate = threading.Event()
+        self.done = []
+        self.room = threading.Semaphore(0)
+        self.budget = Budget(Limits(max_cost_usd=1.0), Prices(self._list))
+        self.engine = Engine(window=8, connect=lambda name: Provider(0.5), budget=self.budget)
+
+    def _list(self, provider):
+        if provider == "late":
+            assert self.gate.wait(60)
+            if isinstance(self.late, Exception):
+                raise self.late
+        return Models((ModelInfo(f"{provider}/m", price=Price(1.0, 1.0)),))
+
+    def submit(self, provider, count):
+        for i in range(1, 1 + count):
+            request = ChatRequest("m", (Message("user", "x"),), {"max_tokens": MOST}, str(i))
+            self.engine.submit(provider, request, lambda outcome: self._deliver(provider, outcome))
+
+    def _deliver(self, provider, outcome):
+        self.done.append((provider, type(outcome.error)))
+        self.room.release()
+
+    def wait(self, count):
+        for _ in range(count):
+            assert self.room.acquire(timeout=10), "the loop waits for a list of prices"
+        return self.done
+
+
+@pytest.fixture
+def priced(request):
+    found = Priced(request.param)
+    yield found
+    found.gate.set()
+    found.engine.close()
+
+
+@pytest.mark.parametrize("priced", [None], indirect=True)
+def test_calls_whose_prices_are_being_read_wait_and_others_go_on(priced):
+    priced.submit("late", 4)
+    priced.submit("quick", 20)
+    priced.submit("late", 4)
+    assert priced.wait(20) == [("quick", type(None))] * 20
+    assert priced.engine.stats().in_flight == 0
+    priced.gate.set()
+    assert priced.wait(8)[20:] == [("late", type(None))] * 8
+    assert priced.budget.spent().calls == 28
+
+
+@pytest.mark.parametrize("priced", [Overloaded("no list")], indirect=True)
+def test_calls_whose_prices_cannot_be_read_end_and_others_go_on(priced):
+    priced.submit("late", 3)
+    priced.gate.set()
+    assert priced.wait(3) == [("late", PriceUnknown)] * 3
+    priced.submit("quick", 5)
+    assert priced.wait(5)[3:] == [("quick", type(None))] * 5
+    assert priced.engine.stopped is None
+    assert priced.engine.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("priced", [None], indirect=True)
+def test_an_engine_can_be_stopped_and_closed_while_prices_are_read(priced):
+    priced.submit("late", 3)
+    priced.submit("quick", 1)
+    priced.wait(1)
+    priced.engine.stop(StopRun("enough"))
+    assert priced.wait(3)[1:] == [("late", StopRun)] * 3
+    priced.engine.close()
+    priced.gate.set()  # the list comes to a loop that is closed
+    assert priced.budget.prices.of("late", "m") == Price(1.0, 1.0)
+    assert not priced.budget.can_wait()

@@ -5,9 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.errors import BadReply, BudgetSpent, Unauthorized
+from backends.errors import (
+    BadReply,
+    BudgetSpent,
+    CallTimeout,
+    Overloaded,
+    PriceUnknown,
+    RateLimited,
+    StreamError,
+    Unauthorized,
+)
+from backends.estimates import Estimates
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import NEURON_USD, NO_LIMITS, Budget, Limits, Prices, Spent, cost_usd
+from backends.money import NO_LIMITS, Budget, Limits, Spent
+from backends.prices import NEURON_USD, Prices, cost_usd
 
 CHEAP = Price(0.29, 2.25)
 CACHED = Price(1.0, 2.0, 0.1)
@@ -30,10 +41,34 @@ CACHED = Price(1.0, 2.0, 0.1)
         (Usage(0, 0, neurons=1000.0), CHEAP, 0.011),
         (Usage(5, 5, neurons=1000.0), Price(0.5, unit="audio minute"), 0.011),
         (Usage(1_000_000, 0, neurons=1.0), CHEAP, 0.29),
+        # More cached tokens than input: they were reported beside it.
+        (Usage(100, 10, cached_tokens=900), CACHED, (100 * 1.0 + 900 * 0.1 + 10 * 2.0) / 1e6),
+        (Usage(0, 0, cached_tokens=900), CACHED, 900 * 0.1 / 1e6),
+        (Usage(100, 0, cached_tokens=900), Price(1.0, 2.0), 1000 * 1.0 / 1e6),
     ],
 )
 def test_a_cost_is_tokens_at_their_price_else_neurons_else_unknown(usage, price, usd):
     assert cost_usd(usage, price) == (None if usd is None else pytest.approx(usd, abs=1e-12))
+
+
+@given(
+    st.integers(1, 10**9),
+    st.integers(0, 10**9),
+    st.integers(0, 10**9),
+    st.floats(0, 100),
+    st.none() | st.floats(0, 100),
+)
+def test_no_cost_is_negative(tokens, output, cached, dollars, cached_dollars):
+    assert cost_usd(Usage(tokens, output, cached), Price(dollars, dollars, cached_dollars)) >= 0
+
+
+def test_cached_tokens_beside_the_input_are_warned_of_once_for_a_model(caplog):
+    prices, _ = listing(m=CACHED, other=CACHED)
+    for model in ("m", "m", "other"):
+        prices.cost_of("p", model, model, Usage(100, 0, cached_tokens=900))
+    prices.cost_of("p", "m", "m", Usage(100, 0, cached_tokens=100))
+    assert [message.partition(":")[0] for message in caplog.messages] == ["p/m", "p/other"]
+    assert "more cached tokens (900) than tokens of input (100)" in caplog.text
 
 
 def test_a_thousand_neurons_cost_one_cent_and_a_tenth():
@@ -110,7 +145,7 @@ def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_pri
         return Models((ModelInfo("p/m", price=Price(1.0, 1.0)),))
 
     budget = Budget(prices=Prices(slow))
-    for reply in (answer((10, 5)), None, answer((1, 0), neurons=2.0)):
+    for reply in (answer((10, 5)), RateLimited("slower"), answer((1, 0), neurons=2.0)):
         assert budget.before("p", chat()) is None
         budget.after("p", chat(), reply)
     assert budget.spent() == Spent(2, 11, 5, 2.0, None, 2)
@@ -154,14 +189,43 @@ def test_the_error_says_what_was_spent_and_the_remedy():
     assert "run the same command again to go on" in error.message
 
 
-def test_a_model_without_a_price_stops_a_run_that_has_a_limit_of_cost():
+def test_a_model_without_a_price_is_unusable_where_there_is_a_limit_of_cost():
     prices, _ = listing(m=None)
     error = Budget(Limits(max_cost_usd=1.0), prices).before("p", chat())
-    assert isinstance(error, BudgetSpent)
-    assert "p/m: nobody tells its price" in error.message and "--max-tokens-total" in error.message
+    assert isinstance(error, PriceUnknown)
+    assert "p/m: nobody tells its price, so" in error.message and "--max-tokens-total" in error.message
 
 
-def test_a_call_that_failed_gives_back_what_it_reserved():
+def test_a_list_that_cannot_be_read_says_so_where_there_is_a_limit_of_cost():
+    def refuse(provider):
+        raise Unauthorized("the token is wrong")
+
+    budget = Budget(Limits(max_cost_usd=1.0), Prices(refuse))
+    error = budget.before("p", chat())
+    assert isinstance(error, PriceUnknown)
+    assert "nobody tells its price (the token is wrong), so --max-cost cannot be kept" in error.message
+    assert not budget.can_wait()
+
+
+@pytest.mark.parametrize("limits", [Limits(max_cost_usd=1.0), Limits(max_tokens=5), NO_LIMITS])
+def test_prices_are_pending_only_for_a_limit_of_cost_and_until_the_list_is_there(limits):
+    gate = threading.Event()
+
+    def slow(provider):
+        gate.wait(10)
+        return Models((ModelInfo("p/m", price=CHEAP),))
+
+    budget = Budget(limits, Prices(slow))
+    pending = budget.pending("p")
+    assert (pending is not None) == (limits.max_cost_usd is not None)
+    assert budget.pending("local") is None
+    gate.set()
+    budget.prices.of("p", "m")
+    assert budget.pending("p") is None
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_call_that_was_refused_or_not_made_gives_back_what_it_reserved(made):
     prices, _ = listing(m=Price(1.0, 1.0))
     budget = Budget(Limits(max_tokens=1100), prices)
     request = chat(max_tokens=1000)
@@ -169,12 +233,67 @@ def test_a_call_that_failed_gives_back_what_it_reserved():
         assert budget.before("p", request) is None
         assert isinstance(budget.before("p", chat(max_tokens=1000)), BudgetSpent)
         assert budget.can_wait()
-        budget.after("p", request, None)
+        if made:
+            budget.after("p", request, RateLimited("slower", status=429))
+        else:
+            budget.give_back(request)
         assert not budget.can_wait()
+    assert budget.spent() == Spent()
+
+
+@pytest.mark.parametrize("ended", [None, CallTimeout("no answer"), Overloaded("failed", status=500)])
+def test_a_lost_call_counts_as_possibly_spent_with_all_that_it_may_have_used(ended):
+    prices, _ = listing(m=Price(1.0, 2.0))
+    budget, request = Budget(Limits(max_tokens=2200), prices), chat(max_tokens=1000)
+    for _ in range(2):
+        assert budget.before("p", request) is None
+        budget.after("p", request, ended)
+    most = Estimates().most(request)
+    given = 2 * most.input_tokens
+    assert budget.spent() == Spent(
+        lost_calls=2, lost_input_tokens=given, lost_output_tokens=2000, lost_cost_usd=(given + 4000) / 1e6
+    )
+    error = budget.before("p", request)
+    assert isinstance(error, BudgetSpent)
+    assert f"perhaps ${(given + 4000) / 1e6:.6g} and {given + 2000:,} more by 2 calls whose replies" in error.message
+
+
+def test_a_limit_of_cost_holds_for_what_was_lost_too():
+    prices, _ = listing(m=Price(1.0, 1.0))
+    budget, request = Budget(Limits(max_cost_usd=2120e-6), prices), chat(max_tokens=1000)
+    assert budget.before("p", request) is None
+    budget.after("p", request, StreamError("broke off"))
+    assert budget.before("p", request) is None
+    budget.after("p", request, answer((10, 5)))
+    assert isinstance(budget.before("p", chat(max_tokens=1030)), BudgetSpent)
+    assert budget.before("p", request) is None
+
+
+def test_without_limits_lost_calls_are_counted_by_estimate_and_at_no_cost_where_nobody_tells():
+    prices, _ = listing(m=Price(1.0, 1.0), free=None)
+    budget = Budget(prices=prices)
+    for model in ("m", "free"):
+        budget.before("p", chat(model=model, max_tokens=7))
+        prices.of("p", "m")
+        budget.after("p", chat(model=model, max_tokens=7), None)
+        spent = budget.spent()
+        assert (spent.lost_cost_usd is None) == (model == "free")
+    assert (spent.calls, spent.lost_calls, spent.lost_output_tokens, spent.cost_usd) == (0, 2, 14, 0.0)
+
+
+def test_a_call_that_is_lost_on_the_way_to_its_next_try_keeps_its_reservation():
+    prices, _ = listing(m=Price(1.0, 1.0))
+    budget, request = Budget(Limits(max_tokens=10_000), prices), chat(max_tokens=100)
+    budget.before("p", request)
+    budget.lose("p", request)
+    assert budget.can_wait()
+    budget.after("p", request, answer((10, 5)))
+    assert not budget.can_wait()
+    assert (budget.spent().calls, budget.spent().lost_calls, budget.spent().lost_output_tokens) == (1, 1, 100)
 
 
 REQUESTS = st.lists(
-    st.tuples(st.text(max_size=400), st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.booleans()),
+    st.tuples(st.text(max_size=400), st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2)),
     min_size=1,
     max_size=200,
 )
@@ -183,7 +302,10 @@ REQUESTS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, st.integers(1, 30_000), st.floats(1e-6, 0.02), st.data())
 def test_a_budget_is_never_passed_with_64_calls_in_flight(requests, max_tokens, max_cost, data):
-    """Stands for an engine: starts calls until the budget refuses or 64 are in flight, and ends them in any order."""
+    """Stands for an engine: starts calls until the budget refuses or 64 are in flight, and ends them in any order.
+
+    Of three calls one is answered, one is refused, and of one the answer is lost, and billed.
+    """
     price = Price(0.4, 2.0)
     prices, _ = listing(m=price)
     budget = Budget(Limits(max_cost, max_tokens), prices)
@@ -198,20 +320,25 @@ def test_a_budget_is_never_passed_with_64_calls_in_flight(requests, max_tokens, 
                 in_flight.append((request, limit, how))
         if not in_flight:
             break
-        request, limit, (used_in, used_out, fails) = in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1)))
+        request, limit, (used_in, used_out, way) = in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1)))
         text = request.messages[0].content
-        if fails:
-            budget.after("p", request, None)
+        if way == 1:
+            budget.after("p", request, RateLimited("slower"))
             continue
         used = Usage(round(used_in * (len(text.encode()) // 4 + 40)), round(used_out * limit))
-        budget.after("p", request, ChatResponse("x", "stop", used, "m"))
+        budget.after("p", request, StreamError("lost") if way else ChatResponse("x", "stop", used, "m"))
         spent_tokens += used.input_tokens + used.output_tokens
         spent_usd += cost_usd(used, price) or 0.0
         assert spent_tokens <= max_tokens
         assert spent_usd <= max_cost + 1e-9
     assert isinstance(stopped, BudgetSpent) == bool(waiting)
     assert not budget.can_wait()
-    assert budget.spent().input_tokens + budget.spent().output_tokens == spent_tokens
+    spent = budget.spent()
+    told, lost = spent.input_tokens + spent.output_tokens, spent.lost_input_tokens + spent.lost_output_tokens
+    assert told <= spent_tokens <= told + lost <= max_tokens
+    cost = spent.cost_usd or 0.0  # nobody knows that of no tokens
+    assert cost - 1e-9 <= spent_usd <= cost + spent.lost_cost_usd + 1e-9
+    assert cost + spent.lost_cost_usd <= max_cost + 1e-9
 
 
 def test_a_model_that_is_switched_off_is_warned_of_once(caplog):

@@ -4,7 +4,8 @@ import json
 import httpx
 import pytest
 
-from backends.errors import ContentFiltered, InvalidRequest, Overloaded, RateLimited, StreamError
+from backends.billing import maybe_billed
+from backends.errors import ContentFiltered, InvalidRequest, ModelError, Overloaded, RateLimited, StreamError
 from backends.ir import ChatRequest, Message, Usage
 from backends.openai import OpenAI, Service
 from tests.backends.conformance import event_stream, events
@@ -91,6 +92,21 @@ def test_reasoning_the_model_and_warnings_are_metadata():
 def test_a_stream_that_is_no_whole_answer_is_an_error(reply, kind):
     with pytest.raises(kind):
         stream(reply)
+
+
+@pytest.mark.parametrize(
+    ("sent", "usage", "billed"),
+    [
+        (events({"error": {"message": "busy", "code": 503}}), None, False),
+        (events(delta(content="Pa"), {"error": {"message": "busy", "code": 503}}), None, True),
+        (events(delta(content="Pa"), delta("content_filter")), None, True),
+        (events(delta("content_filter"), {"choices": [], "usage": {"prompt_tokens": 3}}), Usage(3), False),
+    ],
+)
+def test_what_a_stream_said_before_it_failed_is_billed(sent, usage, billed):
+    with pytest.raises(ModelError) as caught:
+        stream(event_stream(sent))
+    assert (caught.value.usage, maybe_billed(caught.value)) == (usage, billed)
 
 
 def test_a_server_that_sends_no_end_mark_after_its_finish_reason_is_believed():

@@ -50,6 +50,7 @@ def test_an_entry_is_read_whole():
         (None, None),
         ("free", None),
         ([{"unit": "per M input tokens", "price": "cheap"}, 7], None),
+        (prices(("per M input tokens", -1.0), ("per M output tokens", float("nan"))), None),
     ],
 )
 def test_prices_are_by_the_million_tokens_or_by_their_own_unit(listed, price):

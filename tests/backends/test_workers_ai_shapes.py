@@ -27,6 +27,13 @@ def responses(*output, **more):
     return {"id": "r", "object": "response", "status": "completed", "output": list(output), **more}
 
 
+@pytest.mark.parametrize("odd", [-5, float("nan"), float("inf"), 1e300, "5", None])
+def test_an_amount_that_cannot_be_is_not_told(odd):
+    usage = {"prompt_tokens": odd, "completion_tokens": odd, "neurons": odd}
+    assert read_usage({"usage": usage}) == Usage()
+    assert read_usage({"usage": usage}, 7.0).neurons == 7.0
+
+
 CALL = {"id": "call_7", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 FLAT = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 

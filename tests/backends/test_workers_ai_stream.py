@@ -5,6 +5,7 @@ import aiohttp
 import httpx
 import pytest
 
+from backends.billing import maybe_billed
 from backends.errors import (
     CallTimeout,
     ConnectionFailed,
@@ -178,6 +179,20 @@ def test_a_stream_that_is_no_whole_answer_ends_with_an_error_chunk_and_raises_it
     assert [chunk.sequence for chunk in found] == list(range(len(found)))
     assert (found[-1].kind, found[-1].error) == ("error", error.message)
     assert "done" not in kinds(found)
+
+
+@pytest.mark.parametrize(
+    ("reply", "usage", "billed"),
+    [
+        (stream({"errors": [{"code": 3040, "message": "m"}]}), None, False),
+        (stream({"response": "Pa"}, {"errors": [{"code": 3040, "message": "m"}]}), None, True),
+        (stream(delta("Pa"), delta(finish="content_filter"), "[DONE]"), None, True),
+        (stream({**delta(finish="content_filter"), "usage": USAGE}, "[DONE]"), Usage(5, 3), False),
+    ],
+)
+def test_what_a_stream_said_before_it_failed_is_billed(reply, usage, billed):
+    _, error = failing(reply)
+    assert (error.usage, maybe_billed(error)) == (usage, billed)
 
 
 WHOLE = {

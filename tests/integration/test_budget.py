@@ -54,3 +54,37 @@ def test_answers_from_the_ledger_are_not_spent_again(cloud, tmp_path):
     second = cloud.run(input="r2://llmdo/input/", output="r2://llmdo/two/", ledger=ledger, max_tokens_total=1)
     assert (first.spent.calls, second.spent.calls, second.exit_code) == (20, 0, 0)
     assert first.settled[0].cost == second.settled[0].cost
+
+
+def test_replies_that_are_lost_on_their_way_are_counted_between_what_is_sure_and_what_is_possible(cloud):
+    cloud.upload("a.jsonl", lines(20))
+    cloud.fault(target="ai", drop=True, after=True, count=7)
+    summary = cloud.run(max_cost=5.0)
+    spent = summary.spent
+    assert (summary.exit_code, spent.calls, spent.lost_calls) == (0, 20, 7)
+    assert cloud.stats()["paid"]["calls"] == spent.calls + spent.lost_calls
+    # Equal prompts: each lost call was billed like each of the others.
+    billed = spent.cost_usd * 27 / 20
+    assert spent.cost_usd < billed <= spent.cost_usd + spent.lost_cost_usd
+    assert spent.lost_output_tokens == 7 * MAX_TOKENS
+    assert summary.settled[0].cost.usd == pytest.approx(spent.cost_usd)  # of the answers that are there
+
+
+def test_a_limit_holds_also_for_replies_that_are_lost(cloud):
+    cloud.upload("a.jsonl", lines())
+    cloud.fault(target="ai", drop=True, after=True, probability=0.3, seed=1)
+    summary = cloud.run(max_tokens_total=6000)
+    spent = summary.spent
+    assert "whose replies were lost, and --max-tokens-total 6000" in summary.problem
+    told, lost = spent.input_tokens + spent.output_tokens, spent.lost_input_tokens + spent.lost_output_tokens
+    assert lost > 0 and told + lost <= 6000
+    paid = cloud.stats()["paid"]["calls"]
+    assert paid == spent.calls + spent.lost_calls
+    assert told / spent.calls * paid <= 6000
+
+
+def test_refusals_cost_nothing_and_count_for_nothing(cloud):
+    cloud.upload("a.jsonl", lines(20))
+    cloud.fault(target="ai", status=429, code=3040, count=9)
+    spent = cloud.run(max_cost=5.0).spent
+    assert (spent.calls, spent.lost_calls, spent.lost_cost_usd) == (20, 0, 0.0)

@@ -1,7 +1,7 @@
 import pytest
 
 from backends.ir import ModelInfo, Models, Price
-from backends.money import Prices
+from backends.prices import Prices
 from pipelines.options import UsageError, check_options
 from runners import checks
 from runners.checks import (

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from backends.ir import ModelInfo, Models, Price
-from backends.money import Prices
+from backends.prices import Prices
 from backends.rates import Rates
 from pipelines.options import UsageError, check_options
 from runners import dryrun

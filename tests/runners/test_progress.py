@@ -1,10 +1,12 @@
 from dataclasses import replace
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import Budget, Prices, Spent
+from backends.money import Budget, Spent
+from backends.prices import Prices
 from backends.rates import NO_RATES
 from backends.throttle import Change, ModelLimits
 from runners.progress import Rate, Watch, show_summary, status_line, stream_line
@@ -116,6 +118,23 @@ def test_the_end_tells_what_was_spent(tmp_path):
     spent = Spent(3, 1000, 20, None, 0.0421, 1)
     show_summary(Summary("r", Counts(), (), (), {}, spent=spent), Location(str(tmp_path), ""), shown)
     assert "Spent: ≥ $0.042 at list prices, 1,000 tokens in, 20 out." in shown.file.getvalue()
+    assert "Perhaps" not in shown.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ((2, 3000, 40, 0.012), "at most $0.012, 3,000 tokens in, 40 out, for 2 calls whose replies were lost."),
+        ((1, 3000, 40, None), "a cost that nobody tells, 3,000 tokens in, 40 out, for 1 call whose reply was lost."),
+    ],
+)
+@pytest.mark.parametrize("calls", [0, 3])
+def test_the_end_tells_what_lost_calls_may_have_cost_besides(tmp_path, calls, lost, said):
+    shown = console()
+    spent = Spent(calls, 1000 * calls, 0, None, 0.5, 0, *lost)
+    show_summary(Summary("r", Counts(), (), (), {}, spent=spent), Location(str(tmp_path), ""), shown)
+    text = " ".join(shown.file.getvalue().split())
+    assert f"Spent: $0.50 at list prices, {1000 * calls:,} tokens in, 0 out. Perhaps billed besides: {said}" in text
 
 
 def test_the_end_tells_what_held_calls_back_and_what_the_queue_still_holds(tmp_path):

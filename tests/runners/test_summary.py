@@ -41,7 +41,7 @@ def test_the_summary_tells_what_calls_used_and_what_each_file_cost():
         Settled(FILE, "done", 5, 0, cost=unknown(5)),
         Settled(FILE, "stale", reason="gone"),
     )
-    said = summary(settled=files, spent=Spent(7, 100, 50, 3.0, 0.25, 1)).as_json()
+    said = summary(settled=files, spent=Spent(7, 100, 50, 3.0, 0.25, 1, 2, 90, 40, 0.5)).as_json()
     assert said["spent"] == {
         "calls": 7,
         "input_tokens": 100,
@@ -49,6 +49,7 @@ def test_the_summary_tells_what_calls_used_and_what_each_file_cost():
         "neurons": 3.0,
         "cost_usd": 0.25,
         "cost_is_lower_bound": True,
+        "possibly": {"calls": 2, "input_tokens": 90, "output_tokens": 40, "cost_usd": 0.5},
     }
     assert [file.get("cost_usd") for file in said["files"]] == [0.5, None, None]
     assert [file.get("cost_is_lower_bound") for file in said["files"]] == [False, True, None]

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import random
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -19,11 +20,13 @@ from backends.errors import (
     ModelNotFound,
     ModelRetired,
     Overloaded,
+    PriceUnknown,
     QuotaExhausted,
     Unauthorized,
 )
 from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
-from backends.money import Budget, Limits, Prices
+from backends.money import NO_LIMITS, Budget, Limits
+from backends.prices import Prices
 from storage.costs import Cost
 from storage.environment import MissingSettings
 from storage.manifests import ShardRecord
@@ -367,6 +370,55 @@ def test_an_answer_has_its_cost_in_the_row_and_beside_it(provider, listed):
     found = outcomes([line(0, {"prompt": "hello"}), line(1, {"prompt": "hello", "model": "@cf/free"})])
     assert [json.loads(o.row)["usage"]["cost_usd"] for o in found] == [7e-6, None]  # 3 tokens at $1, 2 at $2 a million
     assert [o.cost for o in found] == [Cost(7e-6), Cost(None, 1)]
+
+
+# Module globals too.
+GATE, WAITED = threading.Event(), []
+
+
+def open_the_gate(outcome):
+    """When the answers of the provider whose prices are known have come."""
+    FOUND.append(outcome)
+    if len(FOUND) == 20:
+        GATE.set()
+
+
+def prices_at_the_gate(provider):
+    if provider == "openai":
+        WAITED.append(GATE.wait(20))
+    return Models((ModelInfo(f"{provider}/m", price=Price(1.0, 2.0)),))
+
+
+@pytest.mark.parametrize("limits", [NO_LIMITS, Limits(max_cost_usd=1.0)])
+def test_answers_whose_prices_are_being_read_hold_no_other_answer_back(provider, monkeypatch, limits):
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(prices_at_the_gate)))
+    tiles = [line(i, {"prompt": "a", "model": "openai/m" if i % 6 == 0 else None}) for i in range(24)]
+    GATE.clear(), FOUND.clear(), WAITED.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        step = Infer(Defaults("workers-ai/m", line_models="any"), 4, limits=limits)
+        _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(open_the_gate)
+    assert WAITED == [True], "the bundle waits for a list of prices"
+    assert {json.loads(outcome.row)["usage"]["cost_usd"] for outcome in FOUND} == {7e-6}
+    assert len({outcome.start for outcome in FOUND}) == 24
+    assert [outcome.start // SIZE % 6 == 0 for outcome in FOUND] == [False] * 20 + [True] * 4
+
+
+@pytest.mark.parametrize("model", [None, "@cf/free"])
+def test_with_a_limit_of_cost_a_model_without_a_price_stops_the_run_only_if_it_is_the_runs_own(provider, listed, model):
+    tiles = [line(i, {"prompt": "a"}) for i in range(3)] + [line(3, {"prompt": "b", "model": model})]
+    limits = Limits(max_cost_usd=1.0)
+    if model is None:
+        assert outcomes(tiles, model="workers-ai/@cf/free", limits=limits) == []
+        assert isinstance(run_state().stop_reason, PriceUnknown)
+        assert provider.calls == []
+        return
+    found = outcomes(tiles, limits=limits)
+    assert [type(outcome) for outcome in found] == [Answer] * 3 + [Failure]
+    error = json.loads(found[3].row)["error"]
+    assert (error["class"], error["attempts"]) == ("PriceUnknown", 0)
+    assert error["message"].startswith("workers-ai/@cf/free: nobody tells its price, so --max-cost cannot be kept")
+    assert run_state().stop_reason is None
+    assert provider.calls == ["a"] * 3
 
 
 def test_each_answer_of_a_deprecated_model_says_so_and_the_log_does_once(provider, monkeypatch, caplog):

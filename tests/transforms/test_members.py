@@ -10,7 +10,10 @@ import pytest
 
 import transforms.members as module
 from backends.errors import QuotaExhausted, StopRun
-from storage.members import Members, Stopped
+from backends.ir import ModelInfo, Models, Price, RawRequest
+from backends.money import Budget
+from backends.prices import Prices
+from storage.members import Members, Report, Stopped
 from storage.objects import locate_folder, open_store
 from storage.runs import Presence
 from transforms.elements import FileVersion, Settled
@@ -100,6 +103,22 @@ def test_the_parts_of_several_processes_add_up_and_a_file_counts_once():
     counts = total.counts
     assert (counts.answered, counts.input_tokens, counts.files_done, counts.files_stale) == (4, 10, 1, 1)
     assert spent_by(map(report_of, states)).calls == 0
+
+
+@pytest.mark.parametrize(("priced", "usd"), [(True, 92e-6), (False, None)])
+def test_what_lost_calls_may_have_cost_adds_up_while_all_of_it_is_known(priced, usd):
+    reports = []
+    for number in range(2):
+        price = Price(1.0, 1.0) if priced or number else None
+        listed = Models((ModelInfo("p/m", price=price),))
+        state = RunState(budget=Budget(prices=Prices(lambda provider, listed=listed: listed)))
+        request = RawRequest("m", {"max_tokens": 3})
+        state.budget.prices.of("p", "m")
+        state.budget.after("p", request, None)
+        reports.append(report_of(state))
+    spent = spent_by(Report.model_validate_json(report.model_dump_json()) for report in reports)
+    assert (spent.calls, spent.lost_calls, spent.lost_input_tokens, spent.lost_output_tokens) == (0, 2, 86, 6)
+    assert spent.lost_cost_usd == usd
 
 
 def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():

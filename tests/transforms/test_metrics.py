@@ -12,7 +12,8 @@ from backends import retry
 from backends.engine import Engine, close_engines
 from backends.errors import InvalidRequest, Overloaded
 from backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
-from backends.money import Budget, Prices
+from backends.money import Budget
+from backends.prices import Prices
 from storage.ledger import open_ledger
 from transforms import run_state as run_state_module
 from transforms.elements import FileVersion, Line
