@@ -91,12 +91,22 @@ class Dispatcher:
         if self._batches:
             self._batches.stop()
 
+    def pause(self) -> None:
+        """Starts no further call, and delivers nothing but the ends of those in flight."""
+        self._turns.pause()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was paused or stopped, and no call is in flight any more; from any thread."""
+        return self._turns.paused and not self._turns.in_flight
+
     async def cancel(self) -> None:
         """Ends what runs; deliver_left() delivers the rest."""
         self.closing = True
         for timer in self._waiting.values():
             timer.cancel()
         self._turns.pause()
+        self._turns.closed = True
         tasks = [*self._tasks.values(), *(self._batches.tasks if self._batches else ())]
         for task in tasks:
             task.cancel()

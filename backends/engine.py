@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +39,11 @@ from backends.window import START
 CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
 # Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
 BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
+LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
+_LOOK_S = 0.02  # how often it looks whether they have ended
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "Done",
@@ -47,6 +53,7 @@ __all__ = [
     "calls_in_flight",
     "calls_made",
     "close_engines",
+    "drain_engines",
     "get_engine",
     "limits_of_engines",
     "requests_in_batches",
@@ -170,6 +177,22 @@ class Engine:
             if self.usable:
                 self._loop.call_soon_threadsafe(self._work.stop, error)
 
+    def pause(self) -> None:
+        """Starts no further call until ``stop`` or ``close``; only the ends of calls in flight are delivered."""
+        with self._intake.lock:
+            if self.usable:
+                self._loop.call_soon_threadsafe(self._work.pause)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was paused or stopped, and no call is in flight any more: what was answered is kept."""
+        return not self.usable or self._work.idle
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether it has a ledger."""
+        return self._recall is not None
+
     def close(self) -> None:
         """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again."""
         with self._intake.lock:
@@ -271,8 +294,30 @@ def stop_engines(error: StopRun) -> None:
             engine.stop(error)
 
 
+def drain_engines(seconds: float, waiting: Callable[[int], None]) -> int:
+    """Pauses the engines of get_engine, and waits at most ``seconds`` s until their calls in flight have ended.
+
+    What these bring is in the ledger then. Engines without a ledger are not waited for: nobody takes their answers any
+    more. ``waiting`` is told the number of calls, if there are any. Gives how many have not ended.
+    """
+    with _opening:
+        engines = list(_engines.values())
+    for engine in engines:
+        engine.pause()
+    kept, end, told = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
+    while not all(engine.idle for engine in kept):
+        calls = sum(engine.stats().in_flight for engine in kept)
+        if time.monotonic() >= end:
+            return calls
+        if calls and not told:
+            waiting(calls)
+            told = True
+        time.sleep(_LOOK_S)
+    return 0
+
+
 def close_engines() -> None:
-    """Closes all engines of get_engine; called at the process's end."""
+    """Closes all engines of get_engine."""
     with _opening:
         engines = list(_engines.values())
         _engines.clear()
@@ -280,4 +325,12 @@ def close_engines() -> None:
         engine.close()
 
 
-atexit.register(close_engines)
+def _goodbye() -> None:
+    """A pipeline that is not ours may have failed, or its worker is told to go: what was paid for is kept."""
+    drain_engines(
+        LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
+    )
+    close_engines()
+
+
+atexit.register(_goodbye)

@@ -74,7 +74,7 @@ class Turns:
         stop: Callable[[StopRun], None],
     ) -> None:
         self.in_flight = self.most = self.calls = 0
-        self.closed = False
+        self.closed = self.paused = False
         self._loop = loop
         self._window = window
         self._throttle = throttle
@@ -118,13 +118,14 @@ class Turns:
 
     def close(self) -> None:
         """Starts no further call; those that wait raise NotStarted."""
+        self.closed = True
         self.pause()
         for line in self._lines.values():
             line.send_away()
 
     def pause(self) -> None:
-        """Starts no further call, and leaves those that wait as they are: their tasks are being cancelled."""
-        self.closed = True
+        """Starts no further call, and leaves those that wait as they are; their tasks must be cancelled in the end."""
+        self.paused = True
         if self._alarm:
             self._alarm.cancel()
 
@@ -135,9 +136,9 @@ class Turns:
     def start(self) -> None:
         """Starts all calls whose turn it is, and sets the alarm for the next one."""
         lines = [line for line in self._lines.values() if line]
-        if lines and not self.closed and (error := self._gate()):
+        if lines and not self.paused and (error := self._gate()):
             self._stop(error)
-        if self.closed:
+        if self.paused:
             return
         if len(lines) > 1:
             lines.sort(key=lambda line: line.throttle.in_flight)
@@ -149,7 +150,7 @@ class Turns:
                 if opens_at > now:
                     break
                 room = self._launch(line, now)
-            if self.closed:
+            if self.paused:
                 return
             held = len(line) if room and self.in_flight < self._window else 0
             line.throttle.look(held, now)

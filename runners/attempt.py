@@ -81,6 +81,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
         problem = sentence(error)
         _log.debug("the pipeline failed", exc_info=error)
+        stop.drain()
     finally:
         reason = state.stop_reason  # before the engines' ends are told to what may still run
         limits = tuple(limits_of_engines())

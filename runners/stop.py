@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from backends.engine import close_engines, stop_engines
+from backends.engine import close_engines, drain_engines, stop_engines
 from backends.errors import StopRun
 from runners.servers import kill_servers
 from transforms.run_state import RunState, run_state
@@ -28,6 +28,7 @@ class Stop:
         self._drain_seconds = drain_seconds
         self._asked = threading.Event()
         self._over = threading.Event()
+        self._draining = False
         self._signal = ""
 
     @property
@@ -45,6 +46,25 @@ class Stop:
         if self.asked:
             state.stop(self._sentence())
 
+    def drain(self) -> None:
+        """Lets the calls in flight of a pipeline that has failed end, so that no answer is paid for again.
+
+        Ctrl-C leaves at once. Other signals change nothing but that the run is over then.
+        """
+        self._draining = True
+        try:
+            left = drain_engines(self._drain_seconds, self._say_what_for)
+        finally:
+            self._draining = False
+        if left:
+            _log.warning("%d calls have not ended in %g s: they are made again later", left, self._drain_seconds)
+
+    def _say_what_for(self, calls: int) -> None:
+        what = (
+            "1 call in flight, to keep its answer" if calls == 1 else f"{calls} calls in flight, to keep their answers"
+        )
+        _log.warning("the pipeline failed: waiting up to %g s for %s; Ctrl-C leaves at once", self._drain_seconds, what)
+
     @contextmanager
     def on_signals(self) -> Iterator[None]:
         """Listens for SIGINT and SIGTERM; outside the main thread nobody can."""
@@ -60,7 +80,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or (self._draining and number == signal.SIGINT):
             leave(128 + number)
         self._signal = signal.Signals(number).name
         self._asked.set()

@@ -1,18 +1,20 @@
 import asyncio
 import math
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, fields
 
 import pytest
 
 from backends import engine as engine_module
 from backends.call_settings import CallSettings
-from backends.engine import Engine, close_engines, get_engine, limits_of_engines
+from backends.engine import Engine, close_engines, drain_engines, get_engine, limits_of_engines
 from backends.errors import (
     BadReply,
     CallTimeout,
@@ -28,6 +30,7 @@ from backends.errors import (
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
 from backends.money import Budget
 from backends.rates import Rates
+from backends.recall import Recall
 from backends.retry import Retry, set_instant
 from storage.environment import MissingSettings
 
@@ -696,3 +699,142 @@ def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+class Memory:
+    """A ledger in memory, named so that engines are told apart by it; ``broken`` raises for each answer."""
+
+    def __init__(self):
+        self.kept = {}
+        self.broken = False
+
+    def open(self):
+        return Recall(self, "same-line")
+
+    async def get(self, key):
+        return self.kept.get(key)
+
+    async def put(self, key, value, patience_s):
+        await asyncio.sleep(0.01)
+        if self.broken:
+            raise OSError("the disk is full")
+        self.kept[key] = value
+
+    async def aclose(self):
+        pass
+
+
+class Slow(Provider):
+    """Answers when ``gate`` is set; ``cancelled`` are the calls that were cut off."""
+
+    def __init__(self, error=None):
+        super().__init__(lambda request, calls: self.answer(request))
+        self.gate, self.cancelled, self.error = threading.Event(), [], error
+
+    async def answer(self, request):
+        try:
+            await opened(self.gate)
+        except asyncio.CancelledError:
+            self.cancelled.append(request.request_id)
+            raise
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def slow(no_engines, monkeypatch):
+    """``begin()`` has four calls in flight of eight jobs on an engine of the process."""
+    set_instant(True)
+
+    def begin(provider, ledger):
+        monkeypatch.setattr(engine_module, "connect", lambda name, gateway: provider)
+        engine, results = get_engine(CallSettings(4, kept=ledger)), Results()
+        submit_all(engine, results, range(8))
+        deadline = time.monotonic() + SOON
+        while provider.now < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return results
+
+    yield begin
+    set_instant(False)
+
+
+def test_a_drain_lets_the_calls_in_flight_end_keeps_their_answers_and_starts_no_other(slow):
+    provider, ledger, told = Slow(), Memory(), []
+    results = slow(provider, ledger)
+    threading.Timer(0.2, provider.gate.set).start()
+    assert drain_engines(SOON, told.append) == 0
+    assert (told, provider.cancelled, sum(provider.calls.values()), len(ledger.kept)) == ([4], [], 4, 4)
+    assert [done.error for _, done in results.wait(4)] == [None] * 4
+    close_engines()
+    assert {type(done.error) for _, done in results.wait(8)[4:]} == {EngineClosed}
+    assert sum(provider.calls.values()) == 4
+
+
+def test_a_drain_ends_when_its_time_is_over_and_says_how_many_calls_are_left(slow):
+    provider = Slow()
+    slow(provider, Memory())
+    assert drain_engines(0.05, lambda calls: None) == 4
+    close_engines()
+    assert len(provider.cancelled) == 4
+
+
+def test_a_call_that_fails_in_the_drain_is_not_made_again(slow):
+    provider, told = Slow(Overloaded("busy", status=503)), []
+    results = slow(provider, Memory())
+    provider.gate.set()
+    assert drain_engines(SOON, told.append) == 0
+    time.sleep(0.05)
+    assert sum(provider.calls.values()) == 4
+    close_engines()
+    assert {type(done.error) for _, done in results.wait(8)} == {EngineClosed}
+
+
+def test_a_ledger_that_breaks_in_the_drain_does_not_hold_it_up(slow):
+    provider, ledger = Slow(), Memory()
+    results = slow(provider, ledger)
+    ledger.broken = True
+    provider.gate.set()
+    assert drain_engines(SOON, lambda calls: None) == 0
+    assert [done.error for _, done in results.wait(4)[:4]] == [None] * 4
+    close_engines()
+
+
+def test_nobody_waits_for_calls_whose_answers_are_not_kept(slow):
+    provider, told = Slow(), []
+    slow(provider, None)
+    assert drain_engines(SOON, told.append) == 0
+    assert told == []
+
+
+def test_engines_that_are_closed_in_the_drain_end_it(slow):
+    slow(Slow(), Memory())
+    threading.Timer(0.1, close_engines).start()
+    assert drain_engines(SOON, lambda calls: None) == 0
+
+
+def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
+    script = (
+        "import asyncio, sys, time\n"
+        "from backends import engine\nfrom backends.call_settings import CallSettings\n"
+        "from backends.ir import ChatRequest, ChatResponse, Usage\nfrom transforms.infer import PaidAnswers\n"
+        "class Slow:\n"
+        "    name = 'slow'\n"
+        "    async def execute(self, request):\n"
+        "        await asyncio.sleep(0.5)\n"
+        "        return ChatResponse('re', 'stop', Usage(1, 1), request.model)\n"
+        "    async def aclose(self): pass\n"
+        "engine.connect = lambda name, gateway: Slow()\n"
+        "calls = engine.get_engine(CallSettings(4, kept=PaidAnswers(sys.argv[1])))\n"
+        "for key in range(8): calls.submit('slow', ChatRequest('m', (), request_id=str(key)), lambda done: None)\n"
+        "while calls.stats().in_flight < 4: time.sleep(0.01)\n"
+        "raise RuntimeError('the pipeline failed')"
+    )
+    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/ledger.sqlite"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "waiting for 4 calls in flight" in ended.stderr
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        (table,) = [name for (name,) in ledger.execute("select name from sqlite_master where type = 'table'")]
+        assert ledger.execute(f"select count(*) from {table}").fetchone() == (4,)

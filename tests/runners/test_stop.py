@@ -75,3 +75,55 @@ def test_engines_start_no_call_once_the_run_stops(left, monkeypatch):
     state.stop("again")
     assert len(errors) == 1
     assert state.stop_reason == "why"
+
+
+@pytest.fixture
+def draining(monkeypatch):
+    """A drain that goes on until ``over`` is set."""
+    begun, over = threading.Event(), threading.Event()
+
+    def drain(seconds, waiting):
+        waiting(4)
+        begun.set()
+        assert over.wait(5)
+        return 0
+
+    monkeypatch.setattr(stopping, "drain_engines", drain)
+    yield begun, over
+    over.set()
+
+
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, [128 + signal.SIGINT]), (signal.SIGTERM, [])])
+def test_ctrl_c_leaves_the_drain_of_a_failed_pipeline_at_once_and_sigterm_does_not(
+    left, draining, caplog, number, codes
+):
+    begun, over = draining
+    reset_run_state()
+    stop = Stop(60)
+
+    def send():
+        assert begun.wait(5)
+        os.kill(os.getpid(), number)
+        assert stop.wait(5) or codes
+        over.set()
+
+    with stop.on_signals():
+        threading.Thread(target=send).start()
+        stop.drain()
+    assert left == codes
+    assert caplog.messages == [
+        "the pipeline failed: waiting up to 60 s for 4 calls in flight, to keep their answers; Ctrl-C leaves at once"
+    ]
+    assert stop.asked
+
+
+def test_a_signal_after_the_drain_is_a_first_one(left, draining):
+    _, over = draining
+    over.set()
+    reset_run_state()
+    stop = Stop(60)
+    with stop.on_signals():
+        stop.drain()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(5)
+    assert left == []
