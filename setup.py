@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=ROOMS,
-    package_data={"pipelines": ["*.md"], "runners": ["flink_pom.xml"]},
+    package_data={"pipelines": ["*.md"], "runners": ["flink_pom.xml", "loopback.btm"]},
     install_requires=[
         line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
     ],

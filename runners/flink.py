@@ -8,16 +8,19 @@ import uuid
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.options import JsonlOptions
-from runners import flink_rest
+from runners import flink_rest, loopback_agent
 from runners.flink_checks import Plan, check
-from runners.flink_jar import FlinkError
+from runners.flink_jar import ENVIRONMENT_NAME, FlinkError
 from runners.flink_rest import LOCAL
+from runners.listening import ALLOW, refuse_strangers
+from runners.loopback_agent import AgentError
 from runners.portable import job_arguments
 from runners.run_options import RunOptions
 from runners.servers import Endpoint, running
@@ -35,7 +38,12 @@ _JOB_SERVER_OPTIONS = (
     *("state_backend", "state_backend_storage_path"),
     *("number_of_execution_retries", "execution_retry_delay", "shutdown_sources_after_idle_ms"),
 )
+_NAME = "Beam's job server for Flink"
 _SERVING = re.compile(rb"JobService started on (\S+)")
+_REMEDY = (
+    f"omit --flink-job-server-jar and {ENVIRONMENT_NAME}, so that llmdo builds one that listens on 127.0.0.1 only "
+    "(with Maven and Java)"
+)
 
 
 class FlinkSettings(PipelineOptions):
@@ -55,12 +63,12 @@ def launch(options: RunOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on Flink; the job ends where the context does.
 
     A process that is killed leaves its job on the cluster behind, which goes on. Raises UsageError and FlinkError for
-    what ``check`` finds, ServerDied for a job server that ended in the middle.
+    what ``check`` finds, what ``running_job_server`` does, and ServerDied for a job server that ended in the middle.
     """
     options = cast(JsonlOptions, options)
     plan = check(options)
     name = job_name(options)
-    with running_job_server(plan) as endpoint:
+    with running_job_server(plan, allow_open=options.allow_open_ports) as endpoint:
         try:
             yield flink_arguments(options, plan, endpoint, name)
         finally:
@@ -74,12 +82,18 @@ def job_name(options: JsonlOptions) -> str:
     return "-".join(filter(None, ("llmdo", folder[:64], uuid.uuid4().hex[:8])))
 
 
-def running_job_server(plan: Plan) -> AbstractContextManager[Endpoint]:
-    """Starts a job server on free ports and stops it at the end; see ``servers.running``."""
+def running_job_server(plan: Plan, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
+    """Starts a job server on free ports and stops it at the end; see ``servers.running``.
+
+    All that it serves, now and once a job runs, is on loopback. Raises AgentError where that cannot be had, and
+    UsageError where the server listens on more all the same, unless ``allow_open``.
+    """
+    closed = _closed(plan.jar, allow_open=allow_open)
 
     def command(folder: Path) -> list[str | Path]:
         return [
             plan.java,
+            *closed,
             f"-Djava.io.tmpdir={folder}",
             # It submits, or is the whole cluster; half of the memory, which Java takes as it needs it, is for Python.
             *("-XX:MaxRAMPercentage=40", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
@@ -91,7 +105,19 @@ def running_job_server(plan: Plan) -> AbstractContextManager[Endpoint]:
             f"--artifacts-dir={folder / 'artifacts'}",
         ]
 
-    return running("Beam's job server for Flink", command, _SERVING)
+    check = partial(refuse_strangers, f"{_NAME} ({plan.jar})", remedy=_REMEDY, allowed=allow_open)
+    return running(_NAME, command, _SERVING, check)
+
+
+def _closed(jar: Path, *, allow_open: bool) -> list[str]:
+    """Java's arguments for a job server on loopback only."""
+    try:
+        return loopback_agent.java_arguments(loopback_agent.find_agent(jar))
+    except AgentError as error:
+        if not allow_open:
+            raise AgentError(f"{error}, or accept that other machines may reach it with {ALLOW}") from None
+        _log.warning("%s", error)
+        return []
 
 
 def flink_arguments(options: JsonlOptions, plan: Plan, endpoint: Endpoint, name: str) -> list[str]:

@@ -20,7 +20,7 @@ from storage.ledger import SQLITE_SCHEME
 
 _log = logging.getLogger(__name__)
 
-# Where `python -m apache_beam.runners.worker.worker_pool_main` listens in Beam's own examples and containers.
+# Where a worker pool listens in Beam's own examples and containers.
 DEFAULT_POOL = "localhost:50000"
 # Streaming jobs ran no splittable DoFn before it (github.com/apache/beam/issues/19637).
 SDF_SINCE = (2, 77)
@@ -134,7 +134,7 @@ def _external(config: str | None, here: bool) -> Iterator[str]:
     except (OSError, OverflowError) as error:
         yield (
             f"no worker pool answers at {config} ({error}): start one with "
-            f"python -m apache_beam.runners.worker.worker_pool_main --service_port={port}"
+            f"python -m runners.worker_pool --service_port={port}"
         )
 
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runners import flink_rest
+from runners import flink_rest, loopback_agent
 from runners.flink_jar import FlinkError, java
 from runners.servers import Endpoint, running
 from runners.tools import ToolError, cache_of, one_at_a_time, say, succeed, workshop
@@ -35,7 +35,7 @@ _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntr
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _REST = re.compile(rb"Rest endpoint listening at (\S+)")
 _REGISTERED = re.compile(rb"Successful registration at resource manager (\S+)")
-_POOL = re.compile(rb"Started worker pool servicer at port: (\S+)")
+_POOL = re.compile(rb"workers are started by (\S+)")
 # What Flink's own scripts give to Java 17: env.java.opts.all of its config.yaml.
 _OPENED = (
     *("java.lang", "java.net", "java.io", "java.nio", "java.lang.reflect", "java.text", "java.time", "java.util"),
@@ -115,7 +115,7 @@ class LocalCluster:
     def __init__(self, stack: ExitStack, folder: Path, slots: int) -> None:
         self._stack, self._folder = stack, folder
         self._classpath = ":".join(str(jar) for jar in sorted(find_libraries().glob("*.jar")))
-        self._java = java()
+        self._java: list[str | Path] = [java(), *loopback_agent.java_arguments(loopback_agent.find_agent())]
         settings = {**_SETTINGS, "taskmanager.numberOfTaskSlots": str(slots), "io.tmp.dirs": str(folder / "tmp")}
         settings |= {
             "jobmanager.rpc.port": str(free_port()),
@@ -150,17 +150,12 @@ class LocalCluster:
         return flink_rest.look_at(self.url).free_slots
 
     def _start_pool(self) -> Endpoint:
-        port = self.pool.rpartition(":")[2]
-        # The pool starts plain `python`.
-        path = f"PATH={Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-        command = ["env", path, sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
-        return self._stack.enter_context(
-            running("the pool of Python workers", lambda _: [*command, f"--service_port={port}"], _POOL)
-        )
+        command = [sys.executable, "-m", "runners.worker_pool", f"--service_port={self.pool.rpartition(':')[2]}"]
+        return self._stack.enter_context(running("the pool of Python workers", lambda _: command, _POOL))
 
     def _flink(self, name: str, main: str, serving: re.Pattern[bytes]) -> Endpoint:
         command: Sequence[str | Path] = [
-            self._java,
+            *self._java,
             # Quick to start rather than quick for long.
             *("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
             *(f"-Djava.io.tmpdir={self._folder / 'tmp'}", "-Dlog4j2.level=INFO", "-cp", self._classpath),

@@ -14,6 +14,7 @@ import zipfile
 from operator import attrgetter
 from pathlib import Path
 
+from runners import loopback_agent
 from runners.tools import ToolError, cache_of, first, one_at_a_time, run, say, succeed, workshop
 
 ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
@@ -142,10 +143,12 @@ def content_of(jar: Path) -> str:
 
 
 def main() -> int:
-    """Prints where the jar is; one that is nowhere is built or fetched."""
+    """Prints where the jar is; one that is nowhere is built, and what keeps it on loopback is fetched."""
     try:
         java()
-        print(find_jar(None))  # noqa: T201  this is the command's output
+        jar = find_jar(None)
+        loopback_agent.find_agent(jar)
+        print(jar)  # noqa: T201  this is the command's output
     except ToolError as error:
         print(error, file=sys.stderr)  # noqa: T201  the command's complaint
         return 1

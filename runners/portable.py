@@ -56,22 +56,31 @@ class PatientRunner(PortableRunner):
 
 
 def start_pool(options: PipelineOptions) -> tuple[str, Any]:
-    """Starts a pool of workers in this process, as Beam's ``BeamFnExternalWorkerPoolServicer.start`` does.
-
-    Gives its address, on loopback, and the gRPC server.
-    """
-    # Runners may say nothing for long, and Beam pings all the same.
-    server = grpc.server(
-        shared_unbounded_instance(),
-        options=[("grpc.http2.max_pings_without_data", 0), ("grpc.http2.max_ping_strikes", 0)],
-    )
-    port = server.add_insecure_port(f"{_LOOPBACK}:0")
+    """Starts a pool of workers in this process; see ``serve_pool``."""
     pool = BeamFnExternalWorkerPoolServicer(
         state_cache_size=sdk_worker_main._get_state_cache_size_bytes(options=options),
         data_buffer_time_limit_ms=sdk_worker_main._get_data_buffer_time_limit_ms(
             options.view_as(DebugOptions).experiments or []
         ),
     )
+    return serve_pool(pool)
+
+
+def serve_pool(pool: BeamFnExternalWorkerPoolServicer, port: int = 0) -> tuple[str, Any]:
+    """Serves as Beam's ``BeamFnExternalWorkerPoolServicer.start`` does, but on loopback only.
+
+    Gives the address, and the gRPC server. ``port`` 0 is a free one. Raises RuntimeError for one that is taken.
+    """
+    # Runners may say nothing for long, and Beam pings all the same.
+    server = grpc.server(
+        shared_unbounded_instance(),
+        options=[
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    port = server.add_insecure_port(f"{_LOOPBACK}:{port}")
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.start()
     return f"{_LOOPBACK}:{port}", server

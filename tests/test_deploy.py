@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipelines.options import JsonlOptions
-from runners import cli, commands_schedule, stop
+from runners import cli, commands_schedule, loopback_agent, stop
 from runners.cli import main
 from runners.cron import Cron
 from runners.flink_jar import ENVIRONMENT_NAME, FLINK_VERSION
@@ -36,8 +36,10 @@ FILES: dict[str, list[str]] = {
     "systemd/llmdo-stream.service": ["stream"],
     "kubernetes/cronjob.yaml": ["run"],
     "kubernetes/deployment.yaml": ["stream"],
+    "kubernetes/networkpolicy.yaml": [],
     "kubernetes/schedule.yaml": ["schedule"],
     "flink/Dockerfile": [],
+    "flink/networkpolicy.yaml": [],
     "flink/session.yaml": [],
     "flink/run.yaml": ["run"],
     "flink/stream.yaml": ["stream"],
@@ -45,6 +47,7 @@ FILES: dict[str, list[str]] = {
     "cloud-scheduler/launch.json": [],
 }
 MANIFESTS = [name for name in FILES if name.endswith(".yaml")]
+POLICIES = ["kubernetes/networkpolicy.yaml", "flink/networkpolicy.yaml"]
 COMMANDS = [(name, number) for name, commands in FILES.items() for number in range(len(commands))]
 KUBERNETES = "1.32"
 # Of the CustomResourceDefinition flinkdeployments.flink.apache.org, v1beta1, of the operator's releases 1.10 to 1.15.
@@ -191,6 +194,61 @@ def test_pods_have_pinned_images_and_their_secrets_from_one_secret(name):
             assert container["securityContext"]["runAsNonRoot"] is True  # as Dockerfile has it
 
 
+def pod_labels(name: str) -> list[dict[str, str]]:
+    """The labels of each kind of pod that a manifest makes."""
+    found = document(name)
+    if found["kind"] == "NetworkPolicy":
+        return []
+    if found["kind"] == "FlinkDeployment":
+        # Of Flink's native Kubernetes integration: KubernetesUtils.getCommonLabels, and the component.
+        common = {"app": found["metadata"]["name"], "type": "flink-native-kubernetes"}
+        return [common | {"component": component} for component in ("jobmanager", "taskmanager")]
+    spec = found["spec"]["jobTemplate"]["spec"] if found["kind"] == "CronJob" else found["spec"]
+    return [spec["template"]["metadata"]["labels"]]
+
+
+def selects(selector: dict, labels: dict[str, str]) -> bool:
+    """Whether a label selector is for a pod; of its operators, In."""
+    listed = selector.get("matchExpressions", [])
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    assert all(one["operator"] == "In" for one in listed)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(one["key"]) in one["values"] for one in listed
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in MANIFESTS if name not in POLICIES])
+def test_every_pod_is_closed_by_a_network_policy(name):
+    specs = [document(policy)["spec"] for policy in POLICIES]
+    all_labels = pod_labels(name)
+    assert all_labels
+    for labels in all_labels:
+        chosen = [spec for spec in specs if selects(spec["podSelector"], labels)]
+        assert [spec["policyTypes"] for spec in chosen] == [["Ingress"]]
+        # Nobody connects to llmdo.
+        assert chosen[0]["ingress"] == [] or "app" in labels
+
+
+def test_flink_is_reached_by_itself_and_its_rest_api_by_those_who_submit_and_the_operator():
+    spec = document("flink/networkpolicy.yaml")["spec"]
+    flink = pod_labels("flink/session.yaml")
+    submitting = [labels for name in ("flink/run.yaml", "flink/stream.yaml") for labels in pod_labels(name)]
+    operator = {"app.kubernetes.io/name": "flink-kubernetes-operator"}
+    strangers = [{}, {"app": "other"}, *pod_labels("kubernetes/deployment.yaml")]
+
+    def ports(labels: dict[str, str]) -> list[int | str]:
+        """What a pod with these labels reaches."""
+        rules = [rule for rule in spec["ingress"] if any(selects(peer["podSelector"], labels) for peer in rule["from"])]
+        return [port for rule in rules for port in [p["port"] for p in rule.get("ports", [{"port": "any"}])]]
+
+    assert {str(ports(labels)) for labels in flink} == {"['any']"}
+    assert {str(ports(labels)) for labels in [*submitting, operator]} == {"[8081]"}
+    assert [ports(labels) for labels in strangers] == [[], [], []]
+    # Only pods of its own namespace, but for the operator, which is in one of its own.
+    elsewhere = [peer for rule in spec["ingress"] for peer in rule["from"] if "namespaceSelector" in peer]
+    assert [peer["podSelector"]["matchLabels"] for peer in elsewhere] == [operator]
+
+
 def drain_seconds() -> float:
     return JsonlOptions.model_fields["drain_seconds"].default + stop._LAST_WRITES
 
@@ -313,9 +371,10 @@ def test_what_is_submitted_to_flink_finds_the_cluster_and_the_workers(name):
     (line,) = commands(name)
     assert f"--flink-master={session['metadata']['name']}-rest:8081" in line
     pool = session["spec"]["taskManager"]["podTemplate"]["spec"]["containers"][1]
-    (port,) = [p["containerPort"] for p in pool["ports"]]
-    assert pool["command"][-1] == f"--service_port={port}"
-    assert pool["command"][1:3] == ["-m", "apache_beam.runners.worker.worker_pool_main"]
+    port = pool["command"][-1].removeprefix("--service_port=")
+    assert port.isdigit()
+    assert "ports" not in pool  # it is reached from its own pod only
+    assert pool["command"][1:3] == ["-m", "runners.worker_pool"]
     assert f"--environment-config=localhost:{port}" in line
     # Each slot has a pool, and each pool's process its own part of the rates.
     assert session["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
@@ -335,6 +394,11 @@ def test_the_image_that_submits_to_flink_has_java_and_the_job_server():
     assert [re.fullmatch(r"\S+:\d\S*", image) is not None for _, image in others] == [True]
     (jar,) = re.findall(r"^COPY job-server\.jar (\S+)", text, re.MULTILINE)
     assert f"{ENVIRONMENT_NAME}={jar}" in text
+    (line,) = re.findall(r"^ADD (.+)$", text.replace("\\\n", ""), re.MULTILINE)
+    mode, checksum, url, folder = line.split()
+    assert mode == "--chmod=644"  # Docker would give it to root alone
+    assert checksum == f"--checksum=sha256:{loopback_agent.SHA256}"
+    assert (url, folder) == (loopback_agent._URL, f"{Path(jar).parent}/")
     (tag,) = re.findall(r"--tag (\S+)", text)
     assert tag == pods("flink/run.yaml")[0]["containers"][0]["image"]
 

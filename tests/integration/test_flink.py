@@ -34,14 +34,13 @@ def place(request, cloud):
 
 @contextlib.contextmanager
 def worker_pool(cloud):
-    """Beam's own, which starts a process for each worker that a runner asks for."""
+    """It starts a process for each worker that a runner asks for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     pool = subprocess.Popen(
-        [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"],
-        env=os.environ | cloud.env | {"PATH": path, "PYTHONPATH": str(Path.cwd())},
+        [sys.executable, "-m", "runners.worker_pool", f"--service_port={port}"],
+        env=os.environ | cloud.env | {"PYTHONPATH": str(Path.cwd())},
     )
     try:
         wait_until(lambda: answers(port), 60)

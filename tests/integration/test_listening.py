@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,10 @@ from runners.listening import can_look, listening, open_to_strangers
 from runners.prism_binary import ENVIRONMENT_NAME, find_prism
 from tests.faults.test_kills import paid, wait_until
 from tests.integration.cloud import MODEL, OUTPUT, prompts
+from tests.integration.flink_world import fresh_cluster
 from tests.integration.test_chat import OPTIONS, _Queues, example
+
+__all__ = ["fresh_cluster"]  # a fixture
 
 pytestmark = pytest.mark.skipif(not can_look(), reason="this system has no /proc/net/tcp")
 prism = pytest.mark.prism
@@ -23,16 +29,16 @@ PLACES = ("--queue", "llmdo-input", "--output", OUTPUT)
 
 
 @contextmanager
-def answering(cloud, command, *arguments, env=None) -> Iterator[subprocess.Popen[bytes]]:
+def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Popen[bytes]]:
     """A process of llmdo that has made its first calls, and makes more; killed at the end."""
     if command == "chat":
         _Queues(cloud).input.push_many(example())
     else:
         cloud.upload("a.jsonl", prompts(200))
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
-    process = cloud.command(command, *arguments, "--model", MODEL, "--concurrency", "4", "--json", **(env or {}))
+    process = cloud.command(command, *arguments, "--model", MODEL, "--concurrency", "4", "--json")
     try:
-        wait_until(lambda: paid(cloud), 60, process)
+        wait_until(lambda: paid(cloud), seconds, process)
         yield process
     finally:
         process.kill()
@@ -53,6 +59,35 @@ def test_a_run_listens_on_loopback_only(cloud, command, arguments, ports):
     with answering(cloud, command, *arguments) as process:
         assert open_to_strangers(process.pid) == []
         assert len(listening(process.pid)) == ports
+
+
+WORKER = json.dumps({"command": str(Path(sys.executable).with_name("llmdo-worker"))})
+
+
+@pytest.mark.flink
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "where",
+    [("LOOPBACK",), ("PROCESS", "--environment-config", WORKER)],
+    ids=["workers-in-the-process", "workers-of-their-own"],
+)
+def test_flink_in_the_job_server_listens_on_loopback_only_while_it_works(cloud, where):
+    options = (*PLACES, "--runner", "flink", "--environment-type", *where)
+    with answering(cloud, "run", *options, seconds=240) as process:
+        assert open_to_strangers(process.pid) == []
+        # The job server's two, and what workers connect to: control, data, logging, state and more of the job.
+        assert len(listening(process.pid)) >= 8
+
+
+@pytest.mark.flink
+@pytest.mark.timeout(600)
+def test_a_flink_cluster_for_development_listens_on_loopback_only_while_it_works(cloud, fresh_cluster):
+    places = ("--flink-master", fresh_cluster.master, "--environment-config", fresh_cluster.pool)
+    options = (*PLACES, "--runner", "flink", "--parallelism", "2", *places)
+    with answering(cloud, "run", *options, seconds=240):
+        # The cluster's processes are children of this one, as the run is.
+        assert open_to_strangers(os.getpid()) == []
+        assert len(listening(os.getpid())) >= 15
 
 
 def test_llmdo_local_listens_on_loopback_only(cloud, tmp_path):

@@ -11,12 +11,14 @@ import pytest
 from apache_beam.io.flink.flink_streaming_impulse_source import FlinkStreamingImpulseSource
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.options import JsonlOptions
-from runners import flink_rest
-from runners.flink import flink_arguments, job_name, launch
-from runners.flink_checks import Plan
+from pipelines.options import JsonlOptions, UsageError
+from runners import flink_rest, loopback_agent
+from runners.flink import flink_arguments, job_name, launch, running_job_server
+from runners.flink_checks import Plan, check
 from runners.flink_cluster import LocalCluster
 from runners.flink_rest import Cluster
+from runners.listening import open_to_strangers
+from runners.loopback_agent import AgentError
 from runners.servers import Endpoint
 from tests.integration.flink_world import flink_cluster
 
@@ -107,6 +109,48 @@ def test_a_job_is_named_after_its_output_and_no_two_alike(output: str, name: str
     assert first != second
     # Of Beam's PipelineOptions.
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?", first)
+
+
+@pytest.mark.flink
+def test_a_job_server_that_others_may_reach_is_refused_before_any_job_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loopback_agent, "java_arguments", lambda _: [])  # as a jar that the rules do not fit
+    given = check(options())
+    with (
+        pytest.raises(
+            UsageError,
+            match=r"^Beam's job server for Flink \(.*\.jar\) listens on \[::\]:\d+, \[::\]:\d+: whoever .*; omit "
+            r"--flink-job-server-jar and LLMDO_FLINK_JAR, .*, or accept that with --allow-open-ports$",
+        ),
+        running_job_server(given),
+    ):
+        pytest.fail("it was started")
+    assert not [line for line in caplog.messages if "listens on" in line]
+    with running_job_server(given, allow_open=True) as endpoint:
+        assert len(open_to_strangers(endpoint.pid)) == 2
+    assert [line for line in caplog.messages if "listens on [::]:" in line]
+
+
+def test_without_the_agent_no_job_server_is_started_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def missing(jar: Path) -> Path:
+        raise AgentError(f"it is not beside {jar}")
+
+    monkeypatch.setattr(loopback_agent, "find_agent", missing)
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'JobService started on localhost:8099'\nexec sleep 60\n")
+    java.chmod(0o755)
+    given = Plan(java, Path("job-server.jar"), None, "LOOPBACK", None)
+    with (
+        pytest.raises(AgentError, match=r"it is not beside job-server.jar, or accept .* with --allow-open-ports"),
+        running_job_server(given),
+    ):
+        pytest.fail("it was started")
+    with running_job_server(given, allow_open=True) as endpoint:
+        assert endpoint.address == "localhost:8099"
+    assert "it is not beside job-server.jar" in caplog.text
 
 
 def run_batches(arguments: list[str], path: Path) -> str:

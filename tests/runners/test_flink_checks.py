@@ -149,7 +149,7 @@ def test_too_few_slots_are_refused_unless_the_cluster_grows(cluster: FakeCluster
 def test_a_pool_that_does_not_answer_is_refused(cluster: FakeCluster) -> None:
     (said,) = problems({"flink_master": cluster.master, "environment_config": "localhost:1"})
     assert said.startswith("no worker pool answers at localhost:1 (")
-    assert said.endswith("start one with python -m apache_beam.runners.worker.worker_pool_main --service_port=1")
+    assert said.endswith("start one with python -m runners.worker_pool --service_port=1")
 
 
 @pytest.mark.parametrize("config", ["localhost", "50000", ":50000", "localhost:http"])

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from apache_beam.utils.subprocess_server import JavaJarServer
 
-from runners import flink_jar
+from runners import flink_jar, loopback_agent
 from runners.flink_jar import FlinkError, cache_folder, content_of, find_jar, java
 from runners.tools import ToolError
 
@@ -52,31 +48,13 @@ def fake_maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """A machine with Java and nothing else, and a repository of its own: path → content."""
-    content: dict[str, bytes] = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = content.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with Java and nothing else."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
-    monkeypatch.setattr(JavaJarServer, "MAVEN_CENTRAL_REPOSITORY", f"http://127.0.0.1:{server.server_port}")
     fake_java(tmp_path / "bin" / "java")
-    yield content
-    server.shutdown()
-    server.server_close()
 
 
 def test_the_option_comes_before_the_environment_and_this_before_the_cache(
@@ -232,10 +210,15 @@ def test_the_pom_is_of_one_flink_and_gives_the_jar_its_name() -> None:
     assert pom.findtext("m:build/m:finalName", namespaces=space) == "job-server"
 
 
-def test_the_command_prints_the_path_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_path_and_nothing_else_and_has_the_agent_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = fake_jar(cache_folder() / "job-server.jar")
+    found: list[Path] = []
+    monkeypatch.setattr(loopback_agent, "find_agent", found.append)
     assert flink_jar.main() == 0
     assert capsys.readouterr().out == f"{own}\n"
+    assert found == [own]
 
 
 def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,47 @@
+"""A pool of Python workers on loopback, for Flink on this machine or in the same pod: ``EXTERNAL`` environments.
+
+``python -m runners.worker_pool --service_port=50000`` does what Beam's ``worker_pool_main`` does, which listens on all
+interfaces: whoever reaches it starts workers, and they run any program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer, kill_process_gracefully
+
+from runners.portable import serve_pool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until SIGTERM or Ctrl-C; the workers end with it. Gives 1 where the port is taken."""
+    parser = argparse.ArgumentParser(prog="python -m runners.worker_pool", description=__doc__.partition("\n")[0])
+    parser.add_argument("--service_port", type=int, required=True, help="where it listens, on 127.0.0.1")
+    given = parser.parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    # Beam starts a worker as plain `python`.
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    pool = BeamFnExternalWorkerPoolServicer(use_process=True, data_buffer_time_limit_ms=-1)
+    try:
+        address, server = serve_pool(pool, given.service_port)
+    except RuntimeError:
+        print(f"port {given.service_port} is taken: give another --service_port", file=sys.stderr)  # noqa: T201  complaint
+        return 1
+    print(f"workers are started by {address}", flush=True)  # noqa: T201  the command's output
+    with suppress(KeyboardInterrupt):
+        while True:
+            signal.pause()
+    server.stop(0)
+    for worker in list(pool._worker_processes.values()):
+        kill_process_gracefully(worker)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
