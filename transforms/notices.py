@@ -93,18 +93,22 @@ class _Look(beam.DoFn):
             yield replace(notice, attempt=attempt)
 
     def _look(self) -> Iterator[Notice]:
-        yield from left_in_work(self.output)
+        yield from left_in_work(self.output, self.source)
         if isinstance(self.source, Listing):
             yield from list_inputs(self.source, self.output)
         else:
             yield from pull_notifications(self.source, self.output)
 
 
-def left_in_work(output: Location) -> Iterator[Notice]:
+def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
     """The files that the output's job records name: some run began them, and none has finished them.
 
-    Not those that this process works on, nor those in the dead letters.
+    Not those that this process works on, nor those in the dead letters. Where the output is a bucket, others than this
+    machine's user may have written a record: one that names a file of a machine's disk counts only for a run whose own
+    inputs are there.
     """
+    places = source.inputs if isinstance(source, Listing) else ()
+    disks = {str(_root(place)) for place in places if not place.startswith(R2_SCHEME)}
     known = {record_name(file.store_url, file.key, file.etag) for file in run_state().in_work()}
     for record in Jobs(open_store(output.store_url), output.key).sweep(known):
         if isinstance(record, ValueError):
@@ -112,7 +116,10 @@ def left_in_work(output: Location) -> Iterator[Notice]:
             _log.warning("%s", record)
         elif not record.dead:
             file = FileVersion(record.store_url, record.key, record.etag, record.size)
-            yield Notice(file, None, record.notification)
+            if not output.bucket or file.bucket or file.store_url in disks:
+                yield Notice(file, None, record.notification)
+            else:
+                run_state().leave(file.id, f"it is no file of this run's: name {file.store_url} as an input to go on")
 
 
 def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
@@ -229,14 +236,12 @@ def _list_r2(place: str, listing: Listing) -> Iterator[FileVersion]:
 
 
 def _list_local(place: str, listing: Listing) -> Iterator[FileVersion]:
-    path = Path(place).expanduser().absolute()
+    path, root = Path(place).expanduser().absolute(), _root(place)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(listing.suffixes))
-        root = path
     elif path.is_file():
-        found, root = [path], path.parent
+        found = [path]
     else:
-        root = _fixed_part(path)
         pattern = str(path.relative_to(root))
         found = sorted(p for p in root.glob(pattern) if p.is_file() and p.name.endswith(listing.suffixes))
     store = open_store(str(root))
@@ -246,6 +251,12 @@ def _list_local(place: str, listing: Listing) -> Iterator[FileVersion]:
             continue
         info = store.stat(file.relative_to(root).as_posix())
         yield FileVersion(str(root), info.key, info.etag, info.size)
+
+
+def _root(place: str) -> Path:
+    """The folder that the keys of a local input's files are relative to."""
+    path = Path(place).expanduser().absolute()
+    return path if path.is_dir() else path.parent if path.is_file() else _fixed_part(path)
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -165,7 +165,7 @@ class LookForFiles:
 
     def __init__(self, source: Notifications, output: Location) -> None:
         self._puller = Puller(source, output)
-        self._sweep = Sweep(lambda: left_in_work(output))
+        self._sweep = Sweep(lambda: left_in_work(output, source))
 
     def look(self) -> tuple[list[Notice], float]:
         """A portion of what was left, and one pull."""

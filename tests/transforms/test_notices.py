@@ -2,10 +2,12 @@ import os
 
 import pytest
 
+from storage.jobs import Jobs, new_record
 from storage.objects import Location, open_store
 from storage.queues import Message
+from transforms import notices
 from transforms.elements import FileVersion
-from transforms.notices import Listing, Notifications, list_inputs, understand
+from transforms.notices import Listing, Notifications, left_in_work, list_inputs, understand
 from transforms.run_state import reset_run_state
 
 SOURCE = Notifications("q", "input/")
@@ -133,3 +135,48 @@ def test_a_body_that_cannot_be_decoded_is_in_the_dead_letters_before_it_is_acked
     store = open_store(output.store_url)
     (letter,) = store.list("_dead/")
     assert b"garbage" in store.read(letter.key)[0]
+
+
+def recorded(folder, output, file):
+    """What is left in work where a job record names this file, for a queue and for inputs."""
+    record = new_record(
+        file.store_url, file.key, file.etag, file.size, notification={}, configuration="c", run_id="another"
+    )
+    jobs = Jobs(open_store(str(folder / "bucket")), output.key)
+    jobs.claim(record, lambda _: False)
+
+    def left(source):
+        return [found.file for found in left_in_work(output, source)]
+
+    return left
+
+
+@pytest.fixture
+def bucket(folder, monkeypatch):
+    """An output in a bucket, which is a folder here."""
+    store = open_store(str(folder / "bucket"))
+    monkeypatch.setattr(notices, "open_store", lambda url: store if url == "r2://b" else open_store(url))
+    return Location("r2://b", "out/")
+
+
+def test_a_record_in_a_bucket_that_names_a_file_of_this_machine_counts_only_where_that_is_an_input(folder, bucket):
+    file = FileVersion(str(folder), "a.jsonl", "3-1", 3)
+    left, state = recorded(folder, bucket, file), reset_run_state()
+    for source in (SOURCE, Listing(("r2://b/in/",)), Listing((str(folder / "sub"),))):
+        assert left(source) == []
+        assert f"name {folder} as an input" in state.left.pop(file.id)
+    for place in (folder, folder / "a.jsonl", folder / "gone.jsonl", folder / "*.jsonl"):
+        assert left(Listing((str(place),))) == [file]
+    assert state.left == {}
+
+
+def test_a_record_that_names_an_object_counts_whatever_the_inputs_are(folder, bucket):
+    file = FileVersion("r2://other", "a.jsonl", "e", 3)
+    left = recorded(folder, bucket, file)
+    assert left(SOURCE) == left(Listing((str(folder),))) == [file]
+
+
+def test_a_record_in_a_folder_counts_whatever_the_inputs_are(folder):
+    file = FileVersion(str(folder), "a.jsonl", "3-1", 3)
+    left = recorded(folder, Location(str(folder / "bucket"), "out/"), file)
+    assert left(SOURCE) == [file]

@@ -13,12 +13,13 @@ from storage.manifests import MANIFEST_NAME, put_shard
 from storage.objects import Location, open_store
 from transforms import open as opening
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
-from transforms.notices import left_in_work
+from transforms.notices import Notifications, left_in_work
 from transforms.open import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
 from transforms.run_state import reset_run_state
 from transforms.settle import Finished, settle
 from transforms.shards import folder_of
 
+QUEUE = Notifications("q")
 CONTENT = b"x" * 99 + b"\n"
 
 
@@ -164,7 +165,7 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
     said = json.loads(store.read(letter.key)[0])
     assert "is no manifest" in said["reason"] and "is no manifest" in record.problem
     assert (said["tries"], said["message"]) == (3, {"action": "PutObject"})
-    assert list(left_in_work(output)) == []
+    assert list(left_in_work(output, QUEUE)) == []
     store.delete(folder_of(output, file) + MANIFEST_NAME)
     assert open_file(output, "c", "run-4", notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
     assert state.left == {}
@@ -245,7 +246,7 @@ def test_a_message_is_acked_also_when_its_file_cannot_be_opened_since_the_record
     open_store(output.store_url).put(folder_of(output, file) + MANIFEST_NAME, b"torn")
     run(output, [notice(file, "n1", "l1")], [])
     assert acked == [(["l1"], 1)]
-    assert [found.file.key for found in left_in_work(output)] == [file.key]
+    assert [found.file.key for found in left_in_work(output, QUEUE)] == [file.key]
 
 
 def test_a_message_is_not_acked_when_its_record_cannot_be_written(output, file, acked, monkeypatch):

@@ -54,7 +54,7 @@ class _Puller:
 def poll(monkeypatch):
     """Runs the source until ``until`` holds, then stops it; gives what came out of it, with the times."""
 
-    def go(given, until, sweeps=lambda output: iter(()), behind=None):
+    def go(given, until, sweeps=lambda output, source: iter(()), behind=None):
         for kept in (PULLS, SEEN, LATE):
             kept.clear()
         _Puller.given = list(given)
@@ -104,7 +104,7 @@ def test_files_left_in_work_come_in_portions_between_the_messages_and_again_late
     monkeypatch.setattr(polling, "_PORTION", 3)
     sweeps = []
 
-    def sweep(output):
+    def sweep(output, source):
         sweeps.append(output)
         yield from [notice(f"left-{i}") for i in range(7)]
 
@@ -114,7 +114,7 @@ def test_files_left_in_work_come_in_portions_between_the_messages_and_again_late
 
 
 def test_a_sweep_that_fails_for_now_stops_nothing(poll):
-    def sweep(output):
+    def sweep(output, source):
         raise StorageUnavailable("later")
         yield
 
