@@ -108,7 +108,7 @@ class Batches:
         member = Member(request, self._loop.create_future())
         if known:
             self._rejoin(provider, member, known, backend)
-        elif self._mode == "sync" or not self._join(provider, member, backend):
+        elif self._mode == "sync" or not await self._join(provider, member, backend):
             return None
         return await member.ended
 
@@ -164,13 +164,15 @@ class Batches:
 
     # Groups.
 
-    def _join(self, provider: str, member: Member, backend: BatchBackend) -> bool:
+    async def _join(self, provider: str, member: Member, backend: BatchBackend) -> bool:
         """Puts a request into a group; says whether there is one for it."""
         model = member.request.model
         try:
-            share = backend.batch_share(member.request)
-        except LineError:
+            share = await backend.batch_share(member.request)
+        except ModelError:
             return False  # the call will say so
+        if self._work.over.is_set():
+            raise NotStarted
         if share > 1:
             return False
         key = (provider, model, "")

@@ -6,18 +6,15 @@ No provider's JSON mode is a promise, so every answer is checked here.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic_core import from_json
-
 from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, ChatResponse, Message
-from backends.json_schema import problem_of, problem_of_schema
+from backends.json_checks import TooMuchWork, answer_problem, problem_of_schema, schema_problem
 
-_FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
+_FENCE = "```"
 _FORMATS = ("text", "json_object", "json_schema")
 _QUOTED = 4000  # characters of a wrong answer that are shown to the model again
 
@@ -28,7 +25,7 @@ def wants_json(response_format: Any) -> bool:
 
 
 def check_format(response_format: Any, model: str, provider: str) -> None:
-    """Raises InvalidRequest for a ``response_format`` by which no answer can be asked for, or checked."""
+    """Raises InvalidRequest for a ``response_format`` by which no answer can be asked for; see check_schema."""
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if kind not in _FORMATS:
         raise InvalidRequest(
@@ -36,11 +33,28 @@ def check_format(response_format: Any, model: str, provider: str) -> None:
             f"{', '.join(_FORMATS)}",
             provider=provider,
         )
-    if kind == "json_schema":
-        problem = problem_of_schema(json.dumps(schema_of(response_format)))
-        if problem:
-            said = f"{model}: the JSON Schema of response_format cannot be used: {problem}"
-            raise InvalidRequest(said, provider=provider)
+
+
+async def check_schema(response_format: Any, model: str, provider: str) -> None:
+    """Raises InvalidRequest for a JSON Schema by which no answer can be checked."""
+    if _has_schema(response_format):
+        _refuse(await schema_problem(json.dumps(schema_of(response_format))), model, provider)
+
+
+def check_schema_now(response_format: Any, model: str, provider: str) -> None:
+    """The same, for who has no loop that must go on."""
+    if _has_schema(response_format):
+        _refuse(problem_of_schema(json.dumps(schema_of(response_format))), model, provider)
+
+
+def _has_schema(response_format: Any) -> bool:
+    return isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
+
+
+def _refuse(problem: str | None, model: str, provider: str) -> None:
+    if problem:
+        said = f"{model}: the JSON Schema of response_format cannot be used: {problem}"
+        raise InvalidRequest(said, provider=provider)
 
 
 def _excerpt(value: Any) -> str:
@@ -50,26 +64,31 @@ def _excerpt(value: Any) -> str:
 
 def without_fence(response: ChatResponse) -> ChatResponse:
     """The answer without the Markdown fence that some models put around JSON, and with a warning for it."""
-    fenced = _FENCE.fullmatch(response.text or "")
+    # By hand: a regular expression looks at each blank of a long run of blanks again and again.
+    text = (response.text or "").strip()
+    head, line, rest = text.partition("\n")
+    fenced = head.rstrip(" \t").lower() in (_FENCE, f"{_FENCE}json") and line and rest.endswith(_FENCE)
     if not fenced:
         return response
-    return replace(response, text=fenced[1], warnings=(*response.warnings, "a code fence around the JSON was removed"))
+    inside = rest.removesuffix(_FENCE).rstrip(" \t").removesuffix("\n")
+    return replace(response, text=inside, warnings=(*response.warnings, "a code fence around the JSON was removed"))
 
 
-def problem_of_answer(response: ChatResponse, response_format: Any) -> str | None:
-    """What is wrong with an answer, in a clause; None where it fits, calls tools, or where no JSON was asked for."""
+async def problem_of_answer(response: ChatResponse, response_format: Any) -> str | None:
+    """What is wrong with an answer, in a clause; None where it fits, calls tools, or where no JSON was asked for.
+
+    Raises TooMuchWork where that takes too long to find out, with the answer's usage: it is paid.
+    """
     if not wants_json(response_format) or response.tool_calls:
         return None
     if response.finish_reason == "length":
         return f"the JSON is cut off at {response.usage.output_tokens} tokens: raise max_tokens"
+    schema = "" if response_format["type"] == "json_object" else json.dumps(schema_of(response_format))
     try:
-        value = from_json(response.text or "")
-    except ValueError as error:
-        return f"the answer is no JSON ({error})"
-    if response_format["type"] == "json_object" and not isinstance(value, dict):
-        return "the answer is JSON but no object"
-    problem = problem_of(value, schema_of(response_format))
-    return f"the answer does not fit the JSON schema: {problem}" if problem else None
+        return await answer_problem(response.text or "", schema)
+    except TooMuchWork as error:
+        said = f"{response.model}: {error.message}: make the schema simpler"
+        raise TooMuchWork(said, usage=response.usage, request_id=response.request_id) from None
 
 
 def schema_of(response_format: Mapping[str, Any]) -> Any:

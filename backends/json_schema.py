@@ -1,37 +1,36 @@
-"""Whether a JSON value fits a JSON Schema, and if not, where and why: the library jsonschema, with sentences of ours.
+"""Whether a JSON value fits a JSON Schema, and if not, where and why: the library jsonschema-rs, with our sentences.
 
-A schema is of draft 2020-12, or of the draft that its ``$schema`` names. What the draft does not know is no check, as
-the standard has it, but for OpenAPI's ``nullable``. Nothing is ever fetched: references lead to places in the schema.
+A schema is of draft 2020-12, or of the draft that its ``$schema`` names. Keywords that the draft does not know check
+nothing, as the standard has it, except for OpenAI's and OpenAPI's ``nullable``; so does ``format``. Nothing is ever
+fetched: references lead to places in the schema. Patterns are matched in linear time.
+
+Run as a script, it answers checks on its standard input (see ``serve``). ``json_checks`` runs it so, in a process of
+its own: a line brings the schema and a model brings the value, and no bound on their sizes bounds the work.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
+import jsonschema_rs
+from pydantic_core import from_json
 
-# What a schema may cost, which a line may bring: it is checked on the thread of all calls.
-LONGEST_PATTERN = 1000  # characters
-MOST_REFERENCES = 10_000  # that are followed for one value
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-# The values of these are no schemas, whatever stands in them.
-_DATA = frozenset({"const", "default", "enum", "examples"})
-
+MOST_MEMORY = 2 << 30  # bytes of address space of the process that checks
+_LONGEST = 1000  # characters of a sentence
+_EXCERPT = 80  # characters of a value in it
 _MESSAGE = 200  # characters of the library's own sentence: its end says why, its begin repeats the value
 
-_followed: ContextVar[Iterator[int]] = ContextVar("_followed")
-
-
-class _TooFar(Exception):
-    """References were followed without end."""
+# The values of these are not schemas, whatever stands in them; those of _NAMED are schemas by names of the user's own.
+_DATA = frozenset({"const", "default", "enum", "examples"})
+_NAMED = frozenset({"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"})
+_PATTERNS = "write it without look-around such as (?=x), back-references such as \\1, and repetitions of many thousands"
 
 
 def problem_of(value: Any, schema: Any) -> str | None:
@@ -40,131 +39,118 @@ def problem_of(value: Any, schema: Any) -> str | None:
     >>> problem_of({"age": "3"}, {"properties": {"age": {"type": "integer"}}})
     "$.age must be integer, not '3'"
     """
-    _followed.set(iter(range(MOST_REFERENCES)))
-    try:
-        error = next(_validator(json.dumps(schema)).iter_errors(value), None)
-    except (RecursionError, _TooFar):
-        return "$ cannot be checked: the schema refers to itself without end"
-    return error and _sentence(error)
+    return _problem_of(value, json.dumps(schema))
 
 
-@functools.lru_cache(maxsize=64)  # of a run's lines most have the same one
 def problem_of_schema(text: str) -> str | None:
     """The first thing that is wrong with a schema, as JSON, likewise; None where values can be checked with it."""
-    schema = json.loads(text)
-    if not isinstance(schema, dict | bool):
-        return f"$ must be a JSON Schema, which is an object, not {_short(schema)}"
-    exceptions = _library().exceptions
     try:
-        type(_validator(text)).check_schema(schema)
-        return next(_unusable(schema, _resolver(text), "$"), None)
-    except exceptions.SchemaError as error:
-        return _sentence(error)
-    except (RecursionError, OverflowError):
-        return "$ is nested too deep, or repeats a pattern too often"
+        schema = json.loads(text)
+        if not isinstance(schema, dict | bool):
+            return f"$ must be a JSON Schema, which is an object, not {_short(schema)}"
+        _validator(text)
+    except jsonschema_rs.ValidationError as error:
+        return _sentence_of_schema(error, schema)[:_LONGEST]
+    except RecursionError:
+        return "$ is nested too deep"
+    except ValueError as error:  # a number that is too long, half of a surrogate pair
+        return f"$ cannot be read: {str(error)[:_MESSAGE]}"
+    return None
 
 
-def _unusable(schema: Any, resolver: Any, at: str) -> Iterator[str]:
-    """References that lead nowhere, and patterns that may take too long."""
-    if isinstance(schema, list):
-        for number, part in enumerate(schema):
-            yield from _unusable(part, resolver, f"{at}[{number}]")
-    if not isinstance(schema, dict):
-        return
-    for name in _REFERENCES:
-        if isinstance(schema.get(name), str) and not _leads_somewhere(schema[name], resolver):
-            yield f"{at}.{name} leads nowhere: {_short(schema[name])} is not in the schema, and nothing is fetched"
-    known = schema.get("patternProperties")
-    for pattern in (schema.get("pattern"), *(known if isinstance(known, dict) else ())):
-        if isinstance(pattern, str) and len(pattern) > LONGEST_PATTERN:
-            yield f"{at} has a pattern of over {LONGEST_PATTERN:,} characters: {_short(pattern)}"
-    for name, part in schema.items():
-        if name not in _DATA:
-            yield from _unusable(part, resolver, f"{at}.{name}")
-
-
-def _leads_somewhere(reference: str, resolver: Any) -> bool:
+def problem_of_answer(text: bytes, schema: str) -> str | None:
+    """What is wrong with a text that must be JSON and fit a schema, as JSON; without one it must be an object."""
     try:
-        resolver.lookup(reference)
-    except Exception:  # noqa: BLE001 - the library's own, and what its parts raise over no URL
-        return False
-    return True
+        value = from_json(text)
+    except ValueError as error:
+        return f"the answer is no JSON ({error})"
+    if not schema:
+        return None if isinstance(value, dict) else "the answer is JSON but no object"
+    problem = _problem_of(value, schema)
+    return f"the answer does not fit the JSON schema: {problem}" if problem else None
 
 
-# The library.
+def serve() -> None:
+    """Answers checks until standard input ends; one that takes too much CPU time or memory ends the process instead.
+
+    A check is a line with three numbers, the bytes of a schema, those of an answer (-1: check the schema) and the CPU
+    seconds that it may take, and then these bytes. Its answer is a line: the problem as JSON, or null.
+    """
+    with suppress(ValueError, OSError):  # where the system knows no such limits
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    read, write = sys.stdin.buffer, sys.stdout.buffer
+    while head := read.readline().split():
+        schema_bytes, answer_bytes = int(head[0]), int(head[1])
+        schema = read.read(schema_bytes).decode()
+        answer = read.read(answer_bytes) if answer_bytes >= 0 else None
+        # Its signal has no handler: it ends the process also in the middle of native code.
+        signal.setitimer(signal.ITIMER_PROF, float(head[2]))
+        problem = problem_of_schema(schema) if answer is None else problem_of_answer(answer, schema)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write.write(json.dumps(problem).encode() + b"\n")
+        write.flush()
 
 
-@functools.cache
-def _library() -> ModuleType:
-    import jsonschema  # noqa: PLC0415 - 70 ms, and most commands check no schema
-
-    return jsonschema
-
-
-@functools.cache
-def _draft(name: str) -> Any:
-    """The library's class for a draft, with what models are asked in practice and the library does not know."""
-    validators = _library().validators
-    draft = validators.validator_for({"$schema": name}, default=validators.Draft202012Validator)
-    counted = {name: _counted(draft.VALIDATORS[name]) for name in _REFERENCES if name in draft.VALIDATORS}
-    original = draft.VALIDATORS["type"]
-
-    def nullable(validator: Any, types: Any, value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-        if value is not None or schema.get("nullable") is not True:  # OpenAPI's
-            yield from original(validator, types, value, schema)
-
-    return validators.extend(draft, {"type": nullable, "multipleOf": _multiple, **counted})
+def _problem_of(value: Any, schema: str) -> str | None:
+    try:
+        _validator(schema).validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return _sentence(error, value)[:_LONGEST]
+    except ValueError as error:
+        return f"$ cannot be checked: {str(error)[:_MESSAGE]}"
+    return None
 
 
-def _counted(follow: Callable[..., Iterator[ValidationError]]) -> Callable[..., Iterator[ValidationError]]:
-    def counted(validator: Any, reference: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-        if next(_followed.get(), None) is None:
-            raise _TooFar
-        yield from follow(validator, reference, value, schema)
-
-    return counted
-
-
-def _multiple(_: Any, step: Any, value: Any, __: Any) -> Iterator[ValidationError]:
-    """As people count: 0.3 is a multiple of 0.1."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and not math.isclose(value / step, round(value / step), abs_tol=1e-9):
-        yield _library().exceptions.ValidationError("")
-
-
-@functools.lru_cache(maxsize=64)
-def _validator(text: str) -> Any:
-    from referencing import Registry  # noqa: PLC0415 - as above
-
+@functools.lru_cache(maxsize=64)  # most lines of a run have the same schema
+def _validator(text: str) -> jsonschema_rs.Validator:
+    """Raises jsonschema_rs.ValidationError, and ValueError for what is no JSON of the library's."""
     schema = json.loads(text)
     schema = True if schema is None else schema
-    name = schema.get("$schema") if isinstance(schema, dict) else None
-    return _draft(name if isinstance(name, str) else "")(schema, registry=Registry())
+    build = functools.partial(
+        jsonschema_rs.validator_cls_for(schema),  # of 2020-12, where nobody knows the draft that it names
+        validate_formats=False,
+        retriever=_refuse,
+        pattern_options=jsonschema_rs.RegexOptions(),
+    )
+    build(schema)  # as it was written, for the sentences about it
+    return build(_with_null(schema))
 
 
-def _resolver(text: str) -> Any:
-    from referencing import Registry  # noqa: PLC0415 - as above
-    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415 - as above
+def _refuse(uri: str) -> Any:
+    raise LookupError(uri)
 
-    schema = json.loads(text)
-    own = schema.get("$id") if isinstance(schema, dict) else None
-    resource = DRAFT202012.create_resource(schema)
-    base = own if isinstance(own, str) else ""
-    return Registry().with_resource(base, resource).crawl().resolver(base)
+
+def _with_null(schema: Any) -> Any:
+    """The schema with OpenAPI's ``nullable`` in JSON Schema's own words."""
+    if isinstance(schema, list):
+        return [_with_null(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    written: dict[str, Any] = {}
+    for name, part in schema.items():
+        if name in _NAMED and isinstance(part, dict):
+            written[name] = {key: _with_null(one) for key, one in part.items()}
+        else:
+            written[name] = part if name in _DATA else _with_null(part)
+    if schema.get("nullable") is True and "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        written["type"] = [*kinds, *({"null"} - set(kinds))]
+    return written
 
 
 # Sentences.
 
 _SAYS: Mapping[str, Callable[[Any, Any], str]] = {
-    "type": lambda want, got: f"must be {' or '.join([want] if isinstance(want, str) else want)}, not {_short(got)}",
+    "type": lambda want, got: f"must be {_kinds(want)}, not {_short(got)}",
     "enum": lambda want, got: f"must be one of {_short(want)}, not {_short(got)}",
     "const": lambda want, got: f"must be {_short(want)}, not {_short(got)}",
-    "required": lambda want, got: f"lacks {next(name for name in want if name not in got)!r}",
-    "minimum": lambda want, got: f"must be at least {want}, not {got}",
-    "maximum": lambda want, got: f"must be at most {want}, not {got}",
-    "exclusiveMinimum": lambda want, got: f"must be above {want}, not {got}",
-    "exclusiveMaximum": lambda want, got: f"must be below {want}, not {got}",
-    "multipleOf": lambda want, got: f"must be a multiple of {want}, not {got}",
+    "required": lambda want, got: f"lacks {_short(want)}",  # noqa: ARG005
+    "minimum": lambda want, got: f"must be at least {want}, not {_short(got)}",
+    "maximum": lambda want, got: f"must be at most {want}, not {_short(got)}",
+    "exclusiveMinimum": lambda want, got: f"must be above {want}, not {_short(got)}",
+    "exclusiveMaximum": lambda want, got: f"must be below {want}, not {_short(got)}",
+    "multipleOf": lambda want, got: f"must be a multiple of {want}, not {_short(got)}",
     "minLength": lambda want, got: f"must have at least {want} characters, not {len(got)}",
     "maxLength": lambda want, got: f"must have at most {want} characters, not {len(got)}",
     "minItems": lambda want, got: f"must have at least {want} items, not {len(got)}",
@@ -172,35 +158,74 @@ _SAYS: Mapping[str, Callable[[Any, Any], str]] = {
     "minProperties": lambda want, got: f"must have at least {want} fields, not {len(got)}",
     "maxProperties": lambda want, got: f"must have at most {want} fields, not {len(got)}",
     "uniqueItems": lambda want, got: "must not have the same item twice",  # noqa: ARG005
-    "pattern": lambda want, got: f"must match {want!r}, as {_short(got)} does not",
-    "format": lambda want, got: f"is no {want}: {_short(got)}",
+    "pattern": lambda want, got: f"must match {_short(want)}, as {_short(got)} does not",
     "not": lambda want, got: f"must not be {_short(got)}",  # noqa: ARG005
+    "falseSchema": lambda want, got: "must not be there",  # noqa: ARG005
 }
 
 
-def _sentence(error: ValidationError) -> str:
-    at = "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    keyword, wanted, value = str(error.validator), error.validator_value, error.instance
-    if error.validator is None:
-        return f"{at} must not have {_short(value)}"  # the schema there is false; the library does not say more
-    if keyword in ("anyOf", "oneOf"):
-        if not error.context:
+def _sentence(error: jsonschema_rs.ValidationError, whole: Any = None) -> str:
+    """``whole``: the value that was checked, in which the error has its place."""
+    at, kind, value = _place(error.instance_path), error.kind, error.instance
+    if kind.name in ("anyOf", "oneOf"):
+        context: list[list[jsonschema_rs.ValidationError]] = kind.value
+        found = next((errors[0] for errors in context if errors), None)
+        if isinstance(kind, jsonschema_rs.ValidationErrorKind.OneOfMultipleValid) or found is None:
             return f"{at} must fit one of its alternatives, and fits several"
-        first = _sentence(error.context[0])
-        return first if len(wanted) == 1 else f"{at} fits none of its {len(wanted)} alternatives ({first})"
-    if keyword == "additionalProperties" and isinstance(error.schema, Mapping):
-        return f"{at} must not have {next(_others(value, error.schema))!r}"
-    says = _SAYS.get(keyword)
-    return f"{at} {says(wanted, value)}" if says else f"{at} does not fit {keyword}: {error.message[-_MESSAGE:]}"
+        first = _sentence(found, whole)
+        return first if len(context) == 1 else f"{at} fits none of its {len(context)} alternatives ({first})"
+    if kind.name == "falseSchema" and error.schema_path[-1:] == ["additionalProperties"]:
+        return f"{at} must not have {_short(next(iter(_at(whole, error.instance_path))))}"  # the library names none
+    if kind.name in ("additionalProperties", "unevaluatedProperties"):
+        return f"{at} must not have {_short(kind.value[0])}"
+    says = _SAYS.get(kind.name)
+    return f"{at} {says(kind.value, value)}" if says else f"{at} does not fit {kind.name}: {error.message[-_MESSAGE:]}"
 
 
-def _others(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
-    patterns = schema.get("patternProperties", {})
-    for name in value:
-        if name not in schema.get("properties", {}) and not any(re.search(pattern, name) for pattern in patterns):
-            yield name
+def _sentence_of_schema(error: jsonschema_rs.ValidationError, schema: Any) -> str:
+    """The same of a schema that breaks the rules of its draft."""
+    if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Referencing):
+        for at, reference in _references(schema, "$"):
+            if reference.removeprefix("#") in error.message:
+                return f"{at} leads nowhere: {_short(reference)} is not in the schema, and nothing is fetched"
+        return f"$ has a reference that leads nowhere, and nothing is fetched: {error.message[-_MESSAGE:]}"
+    if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Format):
+        at, written = _place(error.instance_path), _short(error.instance)
+        return f"{at} cannot be used as a regular expression: {written} ({_PATTERNS})"
+    return _sentence(error, schema)
+
+
+def _references(schema: Any, at: str) -> Iterator[tuple[str, str]]:
+    """The places and targets of all references."""
+    if isinstance(schema, list):
+        for number, part in enumerate(schema):
+            yield from _references(part, f"{at}[{number}]")
+    elif isinstance(schema, dict):
+        for name, part in schema.items():
+            if name in ("$ref", "$dynamicRef", "$recursiveRef") and isinstance(part, str):
+                yield f"{at}.{name}", part
+            elif name not in _DATA:
+                yield from _references(part, f"{at}.{name}")
+
+
+def _at(value: Any, path: Sequence[str | int]) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+def _place(path: Sequence[str | int]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
+def _kinds(names: Sequence[str]) -> str:
+    return " or ".join(sorted(names, key=lambda name: name == "null"))
 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _EXCERPT else f"{text[: _EXCERPT - 3]}..."
+
+
+if __name__ == "__main__":
+    serve()

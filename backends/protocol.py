@@ -68,7 +68,7 @@ class BatchBackend(Protocol):
     def takes_batches(self, model: str) -> bool:
         """Whether submit_batch works for this model."""
 
-    def batch_share(self, request: Request) -> float:
+    async def batch_share(self, request: Request) -> float:
         """The part of the largest batch that a request takes. Raises LineError where it cannot be sent at all."""
 
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:

@@ -37,14 +37,21 @@ from backends.ir import (
     Usage,
     added,
 )
-from backends.json_answers import asked_again, problem_of_answer, wants_json, without_fence
+from backends.json_answers import (
+    asked_again,
+    check_schema,
+    check_schema_now,
+    problem_of_answer,
+    wants_json,
+    without_fence,
+)
 from backends.listing import deprecation, kept_models
 from backends.openai_shapes import read_usage
 from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from backends.sse import read_events
 from backends.streams import numbered, whole_answer
 from backends.workers_ai_api import Api, stream_bytes
-from backends.workers_ai_batch import batch_content, batch_name, batch_state, share_of_batch
+from backends.workers_ai_batch import batch_content, batch_name, batch_state, checked, share_of_batch
 from backends.workers_ai_bodies import body_of, chat_body, embed_body, raw_body
 from backends.workers_ai_catalogue import model_info
 from backends.workers_ai_errors import PROVIDER
@@ -103,7 +110,7 @@ class WorkersAI:
         if not wants_json(wanted):
             return response
         response = without_fence(response)
-        problem = problem_of_answer(response, wanted)
+        problem = await problem_of_answer(response, wanted)
         if problem and response.finish_reason != "length":
             try:
                 second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
@@ -114,7 +121,7 @@ class WorkersAI:
             warning = f"the model was asked twice, since {problem}"
             usage = added(response.usage, second.usage)
             response = replace(second, usage=usage, warnings=(*second.warnings, warning))
-            problem = problem_of_answer(response, wanted)
+            problem = await problem_of_answer(response, wanted)
             problem = problem and f"{problem}, also when asked again"
         if problem:
             raise BadReply(
@@ -167,6 +174,7 @@ class WorkersAI:
         """Builds the call. Raises InvalidRequest, and ModelNotFound for what is no model's name."""
         if isinstance(request, ChatRequest):
             _must_chat(request.model)
+            check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
         shape = models.shape_of(request.model) or "native"
         self._api.call(request.model, body_of(request, shape), shape, about=request.request_id, fresh=False)
 
@@ -201,8 +209,10 @@ class WorkersAI:
         info = self._catalogue.get(model)
         return "batch" in info.capabilities if info else models.takes_batches(model)
 
-    def batch_share(self, request: Request) -> float:
+    async def batch_share(self, request: Request) -> float:
         """The part of 10 MB that a request takes."""
+        if isinstance(request, ChatRequest):
+            await check_schema(request.parameters.get("response_format"), request.model, PROVIDER)
         return share_of_batch(request, models.shape_of(request.model) or "native")
 
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
@@ -219,7 +229,7 @@ class WorkersAI:
         """Looks whether a batch is done. A Retryable error: poll again; a LineError: nobody knows this batch."""
         content = pydantic_core.to_json({"request_id": batch})
         reply = await self._api.ask(self._api.queue(model, content), model)
-        return batch_state(reply, model, requests, self._clock(), places)
+        return await checked(batch_state(reply, model, requests, self._clock(), places), model, requests)
 
     async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
         shape, body, warnings = await self._prepared(request)
@@ -237,6 +247,7 @@ class WorkersAI:
         self, request: ChatRequest, *, streams: bool = False
     ) -> tuple[Shape, dict[str, Any], list[str]]:
         _must_chat(request.model)
+        await check_schema(request.parameters.get("response_format"), request.model, PROVIDER)
         shape = models.shape_of(request.model)
         if shape is None:
             plain = not streams and request.parameters.keys() <= _COMMON

@@ -19,6 +19,7 @@ from backends.ir import (
     BatchPlace,
     BatchState,
     ChatRequest,
+    ChatResponse,
     EmbedRequest,
     EmbedResponse,
     RawResponse,
@@ -109,6 +110,26 @@ def batch_state(
     return BatchState(tuple(_with_shares(read, requests, others, read_usage(result, reply.neurons))))
 
 
+async def checked(state: BatchState, model: str, requests: Sequence[Request]) -> BatchState:
+    """The same state, in which an answer that does not keep to its response_format is a Retryable error."""
+    if state.results is None:
+        return state
+    results = [await _checked(one, model, request) for one, request in zip(state.results, requests, strict=True)]
+    return BatchState(tuple(results))
+
+
+async def _checked(result: Response | ModelError, model: str, request: Request) -> Response | ModelError:
+    if not (isinstance(result, ChatResponse) and isinstance(request, ChatRequest)):
+        return result
+    try:
+        problem = await problem_of_answer(result, request.parameters.get("response_format"))
+    except ModelError as error:
+        return error
+    if not problem:
+        return result
+    return Retryable(f"{model}: {problem}: ask for it alone", code=5024, provider=PROVIDER, usage=result.usage)
+
+
 def _content(request: Request, shape: Shape, reference: str) -> bytes:
     try:
         return pydantic_core.to_json({**body_of(request, shape), "external_reference": reference})
@@ -169,16 +190,13 @@ def _alone(error: ModelError, request: Request) -> ModelError:
     return error
 
 
-def _read(reply: Reply, model: str, request: Request) -> Response | ModelError:
+def _read(reply: Reply, model: str, request: Request) -> Response:
     answered, substituted = model_of(reply.result, model)
     warnings: list[str] = []
     body_of(request, warn=warnings.append)
     if isinstance(request, ChatRequest):
         limit = token_limit(request.parameters) or DEFAULT_MAX_TOKENS
         response = read_chat(reply, model, limit)
-        problem = problem_of_answer(response, request.parameters.get("response_format"))
-        if problem:
-            return Retryable(f"{model}: {problem}: ask for it alone", code=5024, provider=PROVIDER)
         return replace(response, warnings=(*warnings, *response.warnings))
     warnings += substituted
     usage = read_usage(reply.result, None)

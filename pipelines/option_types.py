@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from backends.errors import ModelNotFound
-from backends.json_schema import problem_of_schema
+from backends.json_checks import problem_of_schema
 from backends.protocol import split_model
 from storage.environment import check_gateway, fits_a_header
 from transforms.line_models import rules_of

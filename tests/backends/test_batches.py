@@ -82,7 +82,7 @@ class Service:
     def takes_batches(self, model):
         return self.takes
 
-    def batch_share(self, request):
+    async def batch_share(self, request):
         return self.share(request)
 
     async def submit_batch(self, model, requests):

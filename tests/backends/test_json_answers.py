@@ -1,7 +1,19 @@
+import asyncio
+
 import pytest
 
+from backends.errors import InvalidRequest
 from backends.ir import ChatRequest, ChatResponse, Message, Usage, added
-from backends.json_answers import asked_again, problem_of_answer, schema_of, wants_json, without_fence
+from backends.json_answers import (
+    asked_again,
+    check_format,
+    check_schema,
+    check_schema_now,
+    problem_of_answer,
+    schema_of,
+    wants_json,
+    without_fence,
+)
 
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
 BARE = {"type": "json_schema", "json_schema": SCHEMA}
@@ -11,6 +23,10 @@ OBJECT = {"type": "json_object"}
 
 def answer(text, finish="stop", **more):
     return ChatResponse(text, finish, Usage(3, 7), "m", **more)
+
+
+def found(response, response_format):
+    return asyncio.run(problem_of_answer(response, response_format))
 
 
 def test_json_is_wanted_by_two_types_and_no_other():
@@ -34,22 +50,22 @@ def test_the_schema_is_found_in_either_form():
     ],
 )
 def test_an_answer_is_checked_against_the_schema(wanted, text, problem):
-    assert problem_of_answer(answer(text), wanted) == problem
+    assert found(answer(text), wanted) == problem
 
 
 @pytest.mark.parametrize(("text", "problem"), [("{}", None), ("[]", "the answer is JSON but no object")])
 def test_a_json_object_must_be_one(text, problem):
-    assert problem_of_answer(answer(text), OBJECT) == problem
+    assert found(answer(text), OBJECT) == problem
 
 
 def test_a_cut_answer_says_what_to_raise():
-    problem = problem_of_answer(answer('{"city": "Pa', "length"), BARE)
+    problem = found(answer('{"city": "Pa', "length"), BARE)
     assert problem == "the JSON is cut off at 7 tokens: raise max_tokens"
 
 
 def test_tool_calls_and_requests_without_json_are_not_checked():
-    assert problem_of_answer(answer(None, "tool_calls", tool_calls=({"id": "1"},)), BARE) is None
-    assert problem_of_answer(answer("Paris"), None) is None
+    assert found(answer(None, "tool_calls", tool_calls=({"id": "1"},)), BARE) is None
+    assert found(answer("Paris"), None) is None
 
 
 @pytest.mark.parametrize("text", ['```json\n{"a": 1}\n```', '```\n{"a": 1}```\n', '\n```JSON\n{"a": 1}\n```'])
@@ -77,3 +93,25 @@ def test_the_model_is_shown_its_answer_and_what_is_wrong_with_it():
 @pytest.mark.parametrize(("one", "other", "both"), [(1.0, 2.0, 3.0), (None, 2.0, 2.0), (None, None, None)])
 def test_usage_is_added_up(one, other, both):
     assert added(Usage(1, 2, 3, 4, one), Usage(10, 20, 30, 40, other)) == Usage(11, 22, 33, 44, both)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"type": "json_schema", "json_schema": {"type": "objekt"}}, r"m: .* cannot be used: \$.type"),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "https://a.b/c"}}}, "leads nowhere"),
+        ({"type": "json_schema", "json_schema": {"pattern": r"(a)\1"}}, "write it without look-around"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_refused_before_a_call(wanted, says):
+    check_format(wanted, "m", "p")
+    with pytest.raises(InvalidRequest, match=says):
+        check_schema_now(wanted, "m", "p")
+    with pytest.raises(InvalidRequest, match=says):
+        asyncio.run(check_schema(wanted, "m", "p"))
+
+
+@pytest.mark.parametrize("wanted", [OBJECT, {"type": "text"}, None, "json", BARE, WRAPPED, {"type": "json_schema"}])
+def test_any_other_format_has_no_schema_to_refuse(wanted):
+    check_schema_now(wanted, "m", "p")
+    asyncio.run(check_schema(wanted, "m", "p"))

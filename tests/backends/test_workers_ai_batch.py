@@ -204,7 +204,13 @@ def test_an_answer_that_breaks_the_schema_is_to_be_asked_for_alone():
     requests = [chat("a", response_format=wanted), chat("b", response_format=wanted)]
     good, bad = poll(requests, {"responses": [item(0, {"a": 1}), item(1, {"b": 1})]}).results
     assert good.text == '{"a":1}'
-    assert (type(bad), bad.code) == (Retryable, 5024)
+    assert (type(bad), bad.code, bad.usage) == (Retryable, 5024, Usage(1, 2))
+
+
+def test_a_request_whose_schema_cannot_be_used_has_no_share():
+    wanted = {"type": "json_schema", "json_schema": {"pattern": "(?=a)"}}
+    with pytest.raises(InvalidRequest, match="without look-around"):
+        asyncio.run(Service(ok({})).backend.batch_share(chat("a", response_format=wanted)))
 
 
 def test_each_item_has_its_own_usage_and_warnings():
@@ -330,7 +336,7 @@ def test_a_part_gets_its_part_of_a_usage_that_only_the_batch_tells():
 def test_requests_whose_shares_are_a_whole_batch_at_most_can_be_handed_over(ids):
     service = Service(ok({"request_id": "n"}))
     requests = [chat("x" * 90_000, ids.format(number)) for number in range(200)]
-    share, most = service.backend.batch_share(requests[0]), 0
+    share, most = asyncio.run(service.backend.batch_share(requests[0])), 0
     while (most + 1) * share <= 1:
         most += 1
     assert asyncio.run(service.backend.submit_batch(LLAMA, requests[:most])) == "n"
@@ -342,10 +348,10 @@ def test_the_shares_of_requests_are_never_less_than_what_is_sent():
     for ids in ("", "id-{}", "the same"):
         requests = [chat("x", ids.format(number)) for number in range(300)]
         _, (sent,) = submit(requests, ok({"request_id": "n"}))
-        shares = sum(Service(ok({})).backend.batch_share(request) for request in requests)
+        shares = sum(asyncio.run(Service(ok({})).backend.batch_share(request)) for request in requests)
         assert len(sent.content) <= shares * MAX_BYTES
 
 
 def test_a_request_that_cannot_be_sent_has_no_share():
     with pytest.raises(InvalidRequest):
-        Service(ok({})).backend.batch_share(chat("half a pair \ud800"))
+        asyncio.run(Service(ok({})).backend.batch_share(chat("half a pair \ud800")))

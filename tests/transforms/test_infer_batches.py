@@ -53,7 +53,7 @@ class Scripted:
     def takes_batches(self, model):
         return True
 
-    def batch_share(self, request):
+    async def batch_share(self, request):
         return 1e-6
 
     async def submit_batch(self, model, requests):
