@@ -65,6 +65,17 @@ __all__ = [
 ]
 
 
+LONGEST = 1200  # characters of an error's sentence
+_EXCERPT = 80
+
+
+def short(value: object) -> str:
+    """A value as it stands in an error's sentence: as Python writes it, and cut off where it is long."""
+    text = repr(value[:_EXCERPT] if isinstance(value, str) else value)
+    cut = len(text) > _EXCERPT or (isinstance(value, str) and len(value) > _EXCERPT)
+    return f"{text[: _EXCERPT - 3]}..." if cut else text
+
+
 class ModelError(Exception):
     """Base of the tree; picklable.
 
@@ -94,8 +105,9 @@ class ModelError(Exception):
         usage: Usage | None = None,
         lost: bool | None = None,
     ) -> None:
-        # What a service says may quote the request, with its headers.
-        self.message = without_secrets(message)
+        # What a service says may quote the request, with its headers; and it may say a book.
+        message = without_secrets(message)
+        self.message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
         super().__init__(self.message)
         self.status = status
         self.code = code

@@ -17,7 +17,7 @@ import pydantic_core
 from yarl import URL
 
 from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors, read_json
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -224,7 +224,7 @@ class OpenAI:
     def _read(self, incoming: Incoming, model: str) -> Any:
         """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
         try:
-            body = pydantic_core.from_json(incoming.content)
+            body = read_json(incoming.content)
         except ValueError as error:
             if incoming.ok:
                 raise self._no_json(incoming, model) from error

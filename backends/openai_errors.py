@@ -30,7 +30,7 @@ from backends.errors import (
 )
 from backends.http import retry_after_s
 from backends.openai_shapes import mapping
-from backends.refusals import Meaning, page_text, sentence
+from backends.refusals import Meaning, one_line, page_text, sentence
 
 _KEY = Meaning(Unauthorized, "the key is not valid here", "check the key in {key} and the base URL")
 _CREDIT = Meaning(QuotaExhausted, "the account's credit is used", "add credit, or raise its limit, then run it again")
@@ -137,7 +137,9 @@ def refusal(
     """
     said, codes = _text(body), list(_codes(body))
     if status < 300:  # an error inside a success, or in a stream: some servers put the status beside it
-        status = next((int(code) for code in codes if code.isdecimal() and 400 <= int(code) < 600), status)
+        status = next(
+            (int(code) for code in codes if len(code) == 3 and code.isdecimal() and 400 <= int(code) < 600), status
+        )
     meaning = _meaning(status, codes, said)
     words = next((code for code in codes if not code.isdecimal()), None)
     numbers = f"{words}, HTTP {status}" if words else f"HTTP {status}"
@@ -214,7 +216,7 @@ def _text(body: object) -> str:
     error, first = outer.get("error"), _first(outer.get("errors"))
     found: tuple[Any, ...] = (mapping(error).get("message"), error, first.get("message"))
     found += (outer.get("message"), outer.get("detail"))
-    return next((" ".join(text.split()) for text in found if isinstance(text, str) and text), "")
+    return next((one_line(text) for text in found if isinstance(text, str) and text), "")
 
 
 def _first(errors: Any) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
 
 # A dated snapshot, or a tag, of the model that was asked for is that model.
 _SNAPSHOT = re.compile(r"(?:[-@](?:\d{4}-?\d{2}-?\d{2}|\d{4})|:latest|-latest)?")
+MOST_CALLS = 1000  # tool calls of an answer: a thousand times what is usual
 _EXCERPT = 200  # characters of a reply that go into an error's sentence
 
 
@@ -133,6 +134,10 @@ def as_text(value: Any) -> str | None:
 def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     """Tool calls in OpenAI's shape, from that shape or from a flat one with an object for arguments."""
     listed = calls if isinstance(calls, list) else []
+    if len(listed) > MOST_CALLS:
+        raise BadReply(
+            f"the answer has {len(listed):,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools"
+        )
     return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
 
 

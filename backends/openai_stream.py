@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
-import pydantic_core
-
 from backends.errors import BadReply, ModelError, StreamError
+from backends.http import read_json
 from backends.ir import FinishReason, StreamChunk, Usage
 from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, is_same_model, mapping, read_usage
 from backends.streams import ToolCalls
@@ -89,7 +88,7 @@ class _Said:
 
 def _event(data: str, model: str, provider: str) -> Mapping[str, Any]:
     try:
-        event = pydantic_core.from_json(data)
+        event = read_json(data.encode())
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
     return mapping(event)

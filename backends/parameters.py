@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, short
 from backends.ir import ChatRequest, RawRequest, Request
 
 # Fields of a request that a backend fills in itself: no parameters.
@@ -86,7 +86,9 @@ def checked_token_limit(parameters: Mapping[str, Any], provider: str) -> int | N
     for name in TOKEN_LIMITS:
         limit = parameters.get(name)
         if limit is not None and not _is_limit(limit):
-            raise InvalidRequest(f"{name} is {limit!r}: write a whole number of at least 1", provider=provider or None)
+            raise InvalidRequest(
+                f"{name} is {short(limit)}: write a whole number of at least 1", provider=provider or None
+            )
     return token_limit(parameters)
 
 

@@ -208,7 +208,11 @@ class Recall:
         kind = _ANSWERS[type(request)]
         try:
             # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
-            values = {key: json.dumps(kind.dump_python(response)).encode() for key, response in answers.items()}
+            values = {}
+            for key, response in answers.items():
+                values[key] = json.dumps(kind.dump_python(response)).encode()
+                if len(answers) > 1:
+                    await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
             puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
             await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+
+_PAUSE = 256  # lines after which the loop may do something else
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -12,18 +15,24 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     A last event without the blank line after it counts, so that what came is judged by its content.
     """
     data: list[str] = []
-    rest = b""
+    rest: list[bytes] = []  # the pieces of a line without an end: joined once, however many they are
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+        *lines, last = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*rest, lines[0]])
+            rest.clear()
+        rest.append(last)
+        for number, line in enumerate(lines):
+            if number % _PAUSE == _PAUSE - 1:
+                await asyncio.sleep(0)
             text = line.removesuffix(b"\r")
             if text.startswith(b"data:"):
                 data.append(_value(text))
             elif not text and data:
                 yield "\n".join(data)
                 data.clear()
-    if rest.startswith(b"data:"):
-        data.append(_value(rest))
+    if (text := b"".join(rest)).startswith(b"data:"):
+        data.append(_value(text))
     if data:
         yield "\n".join(data)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
@@ -84,6 +84,13 @@ async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
     )
 
 
+@dataclass(slots=True)
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
 class ToolCalls:
     """Joins the deltas of OpenAI's tool calls to whole calls.
 
@@ -91,8 +98,8 @@ class ToolCalls:
     """
 
     def __init__(self) -> None:
-        self._calls: list[dict[str, str]] = []
-        self._by_index: dict[Any, dict[str, str]] = {}
+        self._calls: list[_Call] = []
+        self._by_index: dict[str, _Call] = {}
 
     def add(self, deltas: Any) -> None:
         """Takes what stands in a delta's ``tool_calls``."""
@@ -104,26 +111,25 @@ class ToolCalls:
         """All calls, in the order in which they began, arguments as JSON text."""
         return [
             {
-                "id": call["id"] or f"call_{number}",
+                "id": call.id or f"call_{number}",
                 "type": "function",
-                "function": {"name": call["name"], "arguments": call["arguments"] or "{}"},
+                "function": {"name": call.name, "arguments": "".join(call.arguments) or "{}"},
             }
             for number, call in enumerate(self._calls)
         ]
 
     def _add(self, delta: Mapping[str, Any]) -> None:
-        index, identity = delta.get("index"), str(delta.get("id") or "")
+        index, identity = repr(delta.get("index")), str(delta.get("id") or "")
         call = self._by_index.get(index)
-        if call is None or (identity and call["id"] and identity != call["id"]):
-            call = {"id": "", "name": "", "arguments": ""}
+        if call is None or (identity and call.id and identity != call.id):
+            call = _Call()
             self._calls.append(call)
             self._by_index[index] = call
         given = delta.get("function")
         function: Mapping[str, Any] = given if isinstance(given, dict) else {}
-        call["id"] = call["id"] or identity
-        call["name"] = call["name"] or str(function.get("name") or "")
-        arguments = function.get("arguments")
-        call["arguments"] += _json_text(arguments)
+        call.id = call.id or identity
+        call.name = call.name or str(function.get("name") or "")
+        call.arguments.append(_json_text(function.get("arguments")))
 
 
 def _json_text(arguments: Any) -> str:

@@ -19,7 +19,7 @@ import pydantic_core
 from yarl import URL
 
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors, read_json
 from backends.openai_shapes import amount
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
@@ -102,7 +102,7 @@ class Api:
     def read(self, incoming: Incoming, model: str) -> Reply:
         """The result of a whole reply; raises what the reply means otherwise."""
         try:
-            body = pydantic_core.from_json(incoming.content)
+            body = read_json(incoming.content)
         except ValueError as error:
             if incoming.ok:
                 raise _no_json(incoming, model) from error

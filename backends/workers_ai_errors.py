@@ -29,7 +29,7 @@ from backends.errors import (
     Unauthorized,
 )
 from backends.http import next_midnight_utc, retry_after_s
-from backends.refusals import Meaning, page_text, sentence
+from backends.refusals import Meaning, one_line, page_text, sentence
 
 PROVIDER = "workers-ai"
 
@@ -234,7 +234,7 @@ def _codes(body: object) -> Iterator[int]:
     if not isinstance(body, dict):
         return
     for value in (_first(body.get("errors")).get("code"), body.get("internalCode"), _nested(body).get("code")):
-        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+        if isinstance(value, int) or (isinstance(value, str) and len(value) < 10 and value.isdecimal()):
             yield int(value)
 
 
@@ -245,7 +245,7 @@ def _text(body: object) -> str:
         return ""
     texts = [_first(body.get("errors")).get("message"), body.get("message"), body.get("description")]
     texts += [_nested(body).get("message"), body.get("error")]
-    return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text), "")
+    return next((one_line(text) for text in texts if isinstance(text, str) and text), "")
 
 
 def _first(errors: Any) -> Mapping[str, Any]:

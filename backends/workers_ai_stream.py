@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pydantic_core
-
 from backends.errors import BadReply, ModelError, StreamError
+from backends.http import read_json
 from backends.ir import FinishReason, StreamChunk, Usage
 from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, mapping, read_usage, tool_calls
 from backends.streams import ToolCalls
@@ -114,7 +113,7 @@ class _Said:
 
 def _event(data: str, model: str) -> dict[str, Any]:
     try:
-        event = pydantic_core.from_json(data)
+        event = read_json(data.encode())
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=PROVIDER) from error
     return event if isinstance(event, dict) else {"response": event}

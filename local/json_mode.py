@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from backends.ir import ChatRequest, ChatResponse
 
 _DEPTH = 8  # of schemas that contain themselves
+_PARTS = 10_000  # of a value: short schemas can ask for billions
 
 
 def as_asked(request: ChatRequest, answer: ChatResponse) -> ChatResponse:
@@ -25,28 +26,35 @@ def as_asked(request: ChatRequest, answer: ChatResponse) -> ChatResponse:
     kind = wanted.get("type")
     if kind == "json_schema":
         wrapped = wanted.get("json_schema") or {}
-        return replace(answer, text=to_json(smallest(wrapped.get("schema", wrapped))).decode(), finish_reason="stop")
+        text = to_json(smallest(wrapped.get("schema", wrapped))).decode()
+        return replace(answer, text=text, finish_reason="stop")
     if kind == "json_object":
         return replace(answer, text=to_json({"echo": answer.text}).decode(), finish_reason="stop")
     return answer
 
 
-def smallest(schema: Any, depth: int = 0) -> Any:
-    """The smallest value that fits a schema of types, properties, items, enum, const and anyOf."""
+def smallest(schema: Any, depth: int = 0, left: Iterator[int] | None = None) -> Any:
+    """The smallest value that fits a schema of types, properties, items, enum, const and anyOf.
+
+    ``left``: counts its parts; where they would be more than _PARTS, the rest is left out.
+    """
+    left = iter(range(_PARTS)) if left is None else left
     if not isinstance(schema, dict) or depth > _DEPTH:
         return None
     for fixed in (schema.get("const"), *(schema.get("enum") or ())[:1]):
         if fixed is not None:
             return fixed
     for choice in (schema.get("anyOf") or schema.get("oneOf") or ())[:1]:
-        return smallest(choice, depth + 1)
+        return smallest(choice, depth + 1, left)
     kind = schema.get("type", "object")
     kind = kind[0] if isinstance(kind, list) and kind else kind
     if kind == "object":
         properties: Mapping[str, Any] = schema.get("properties") or {}
-        return {name: smallest(properties.get(name), depth + 1) for name in schema.get("required", properties)}
+        names = dict.fromkeys(schema.get("required", properties))
+        return {name: smallest(properties.get(name), depth + 1, left) for name, _ in zip(names, left, strict=False)}
     if kind == "array":
-        return [smallest(schema.get("items"), depth + 1) for _ in range(schema.get("minItems") or 0)]
+        least = schema.get("minItems") or 0
+        return [smallest(schema.get("items"), depth + 1, left) for _, _ in zip(range(least), left, strict=False)]
     low = schema.get("minimum") or 0
     return {"string": "echo", "number": low, "integer": low, "boolean": True}.get(str(kind))
 

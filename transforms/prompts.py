@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, TypeAdapter, ValidationError, field_validator
 from pydantic_core import from_json
 
-from backends.errors import InvalidRequest, ModelError, ProviderUnusable
+from backends.errors import InvalidRequest, ModelError, ProviderUnusable, short
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.parameters import TOKEN_LIMITS
 from backends.protocol import PROVIDERS
@@ -44,6 +44,7 @@ _CHAT = PARAMETERS | {"prompt", "messages", "system"}
 _EMBED = _EMBED_PARAMETERS | {"text", "input"}
 # Of a batch line's body, what is no parameter; answers are never streamed.
 _NEVER = frozenset({"stream", "stream_options"})
+_LONGEST_NAME = 300  # characters of a model's name
 _CONTENT = _NEVER | {"model", "prompt", "messages", "system", "text", "input"}
 
 
@@ -57,8 +58,18 @@ class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _first_wrong_part(cls, content: Any) -> Any:
+        """One error is enough: of a line that is nothing but wrong parts, pydantic would make half a million."""
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            if not isinstance(part, dict):
+                raise ValueError(f"part {number} must be an object, not {_kind(part)}")
+        return content
 
-_MESSAGES = TypeAdapter(list[_Message])
+
+# Likewise of messages.
+_MESSAGES = TypeAdapter(Annotated[list[_Message], FailFast()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +254,8 @@ def _model(document: Mapping[str, Any], default: str, fields: frozenset[str]) ->
         name = document.get("model") or (body.get("model") if isinstance(body, dict) else None)
     if name is not None and not isinstance(name, str):
         raise BadLine(f"'model' must be a string, not {_kind(name)}")
+    if name and len(name) > _LONGEST_NAME:
+        raise BadLine(f"'model' {short(name)} has {len(name):,} characters: write a model's name")
     default_provider, _, default_model = default.partition("/")
     if not name:
         return default_provider, default_model, False
@@ -286,7 +299,7 @@ def _builder(document: Mapping[str, Any], body: Mapping[str, Any]) -> _Builder:
             if str(document["url"]).rstrip("/").endswith(ending):
                 return build
         known = ", ".join(_BY_URL)
-        raise BadLine(f"'url' {document['url']!r} is not one that can be answered: use {known}")
+        raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use {known}")
     for name, build in _BY_FIELD.items():
         if name in body:
             return build

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-_NAME = r"[^\W\d][\w-]*"
+_NAME = r"[^\W\d][\w-]*+"
 _PARTS = re.compile(rf"{{{{|}}}}|{{({_NAME})}}")
 # What looks like a field of str.format() and is none here: {}, {0}, {a.b}, {a[0]}, {a!r}, {a:>9}, { a }.
-_NEARLY = re.compile(rf"{{\s*(?:\d*|\s+{_NAME}\s*|{_NAME}\s+|{_NAME}\s*[.\[!:][^{{}}\"\n]*)}}")
+_NEARLY = re.compile(rf"{{(?!{_NAME}}})\s*+(?:\d*+|{_NAME}\s*+(?:[.\[!:][^{{}}\"\n]*+)?)}}")
 
 
 class MissingField(LookupError):

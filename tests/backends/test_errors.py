@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from backends import errors
+from backends.errors import LONGEST, ModelError, short
 from backends.ir import Usage
 
 
@@ -41,3 +42,12 @@ def test_every_error_below_the_base_says_one_of_three_things_to_do():
 
 def test_the_picture_in_the_docstring_shows_every_class():
     assert all(kind.__name__ in errors.__doc__ for kind in classes())
+
+
+def test_a_sentence_is_cut_off_where_it_is_a_book_and_hides_secrets_all_the_same(monkeypatch):
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "s3cret-" * 4)
+    error = ModelError("x" * (LONGEST - 10) + "s3cret-" * 4 + "y" * 5000)
+    assert len(error.message) == LONGEST + 1
+    assert "s3cret" not in error.message
+    assert short("x" * 100_000) == f"'{'x' * 76}..."
+    assert (short("x"), short(3), short([1] * 1000)[-3:]) == ("'x'", "3", "...")

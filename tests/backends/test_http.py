@@ -9,7 +9,8 @@ import httpx
 import pytest
 from yarl import URL
 
-from backends.errors import CallTimeout, ConnectionFailed, StopRun
+from backends import http
+from backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
 from backends.http import Call, Network, check_url, network_errors, next_midnight_utc, retry_after_s
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
@@ -135,6 +136,39 @@ def test_a_reply_comes_whole_decompressed_and_with_headers_in_any_case():
     reply = asyncio.run(scenario())
     assert (reply.status, reply.ok, reply.content) == (200, True, b"whole")
     assert (reply.headers["cf-ray"], reply.content_type) == ("r1", "a/b")
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch):
+    monkeypatch.setattr(http, "MOST_REPLY", 1 << 20)
+    bomb = ok(gzip.compress(b"x" * (100 << 20)), b"Content-Encoding: gzip")
+
+    async def scenario():
+        async with serving(lambda _: bomb) as url:
+            if not opened:
+                return await _get(url)
+            network = Network(url)
+            try:
+                async with network.open(Call("GET", URL(url, encoded=True), {})) as reply:
+                    return await reply.read()
+            finally:
+                await network.aclose()
+
+    with pytest.raises(BadReply, match="over 1 MiB, and is not read to its end"):
+        asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("part", [b"1,", b"[],", b"{},", b'{"a":1},'])
+def test_json_that_would_be_parsed_for_long_is_refused(part):
+    assert len(http.read_json(b"[" + part * 1000 + b"1]")) == 1001
+    with pytest.raises(BadReply, match="too many parts to be read"):
+        http.read_json(b"[" + part * 4_000_000 + b"1]")
+
+
+def test_the_largest_reply_of_vectors_is_read():
+    row = b"[" + b",".join([b"-0.0123456789"] * 3072) + b"]"
+    reply = http.read_json(b'{"data":[' + b",".join([b'{"embedding":' + row + b"}"] * 256) + b"]}")
+    assert [len(one["embedding"]) for one in reply["data"]] == [3072] * 256
 
 
 def test_a_redirect_is_a_reply_and_followed_by_no_call():

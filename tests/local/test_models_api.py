@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import openai
 import pytest
 from cloudflare import APIStatusError
 
+from local.json_mode import smallest
 from local.server import Running, running
 from tests.local.clients import account, cloudflare_client, openai_client, rest
 
@@ -260,3 +262,15 @@ def test_the_openai_client_streams_a_tool_call(cloudflare: Running) -> None:
     assert "".join(d.function.arguments or "" for d in deltas if d.function) == '{"a":0}'
     assert deltas[0].function is not None
     assert (deltas[0].id, deltas[0].function.name) == ("call_0", "f")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "minItems": 10**12, "items": {"type": "string"}},
+        {"type": "array", "minItems": 10**5, "items": {"type": "array", "minItems": 10**5, "items": {}}},
+        {"type": "object", "required": ["a"] * 10**5, "properties": {"a": {"type": "array", "minItems": 10**9}}},
+    ],
+)
+def test_the_echo_makes_no_endless_value_of_a_short_schema(schema):
+    assert len(json.dumps(smallest(schema))) < 200_000

@@ -321,3 +321,21 @@ def test_content_that_the_request_has_no_place_for_is_warned_of(line, metadata, 
 def test_a_lines_limit_of_tokens_goes_before_the_runs_by_either_name():
     assert parse({"prompt": "x", "max_completion_tokens": 500}).request.parameters == {"max_completion_tokens": 500}
     assert parse({"prompt": "x", "max_tokens": 5}).request.parameters == {"max_tokens": 5}
+
+
+def test_of_wrong_messages_and_parts_the_first_is_named():
+    parts = [{"type": "text", "text": "a"}, 7, 8]
+    for messages, says in (
+        (
+            [{"role": "user", "content": parts}],
+            "wrong at 0.content: Value error, part 1 must be an object, not a number",
+        ),
+        ([{"role": "user", "content": "a"}, 1, 2], "'messages' is wrong at 1: "),
+    ):
+        with pytest.raises(BadLine, match=says):
+            parse({"messages": messages})
+
+
+def test_a_model_that_is_a_book_is_a_bad_line():
+    with pytest.raises(BadLine, match=r"'model' 'x{70,80}\.\.\. has 5,000 characters: write a model's name"):
+        parse({"prompt": "a", "model": "x" * 5000})
