@@ -135,10 +135,13 @@ def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     """Tool calls in OpenAI's shape, from that shape or from a flat one with an object for arguments."""
     listed = calls if isinstance(calls, list) else []
     if len(listed) > MOST_CALLS:
-        raise BadReply(
-            f"the answer has {len(listed):,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools"
-        )
+        raise too_many_calls(len(listed))
     return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
+
+
+def too_many_calls(count: int) -> BadReply:
+    """The error of an answer with more than MOST_CALLS."""
+    return BadReply(f"the answer has {count:,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools")
 
 
 def answer_warnings(response: ChatResponse, tokens: int, asked: str, answered: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from backends.errors import ModelError
 from backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
+from backends.openai_shapes import MOST_CALLS, too_many_calls
 
 if TYPE_CHECKING:
     from backends.protocol import Backend
@@ -122,6 +123,8 @@ class ToolCalls:
         index, identity = repr(delta.get("index")), str(delta.get("id") or "")
         call = self._by_index.get(index)
         if call is None or (identity and call.id and identity != call.id):
+            if len(self._calls) >= MOST_CALLS:
+                raise too_many_calls(len(self._calls) + 1)
             call = _Call()
             self._calls.append(call)
             self._by_index[index] = call
