@@ -27,7 +27,7 @@ class FlinkOptions(BaseModel):
 
     Attributes:
         flink_master: ``[local]``, a small cluster inside the job server; or ``host:port`` of a JobManager's REST API.
-        flink_job_server_jar: the path of a Beam job server; None looks in the cache, then builds or fetches one.
+        flink_job_server_jar: the path of a Beam job server; None builds one with Maven, once.
         flink_sdf: reads by splittable DoFns, as other runners do; needs a job server of Beam 2.77 or newer.
         parallelism: slots that work side by side. On LOOPBACK each has ``concurrency`` calls in flight at most; else
             each process of workers has, one for each TaskManager unless it is told otherwise.

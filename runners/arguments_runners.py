@@ -18,7 +18,7 @@ def flink(
     ] = arg.default("flink_master", FlinkOptions),
     flink_job_server_jar: Annotated[
         str | None,
-        typer.Option(help="Beam's Flink job server; default from the cache, built or fetched.", rich_help_panel=_FLINK),
+        typer.Option(help="Beam's Flink job server; default one that Maven builds.", rich_help_panel=_FLINK),
     ] = None,
     flink_sdf: Annotated[
         bool,

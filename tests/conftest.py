@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from local.server import Running, running
-from runners.flink_jar import FlinkError, find_jar, java
+from runners import loopback_agent
+from runners.flink_jar import find_jar, java
+from runners.tools import ToolError
 from transforms.run_state import reset_run_state
 
 
@@ -26,8 +28,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _missing_for_flink() -> str | None:
     try:
         java()
-        find_jar(None)
-    except FlinkError as error:
+        loopback_agent.find_agent(find_jar(None))
+    except ToolError as error:
         return str(error)
     return None
 

@@ -35,7 +35,7 @@ def test_a_worker_can_install_the_package_that_beam_builds_of_setup_py(tmp_path)
     for room in ROOMS:
         there = {str(path.relative_to(HERE)) for path in (HERE / room).rglob("*.*") if path.suffix != ".pyc"}
         assert {name for name in there if "__pycache__" not in name} <= installed
-    assert {"runners/flink_pom.xml", "pipelines/system_prompt.md"} <= installed
+    assert {"runners/flink_pom.xml", "runners/loopback.btm", "pipelines/system_prompt.md"} <= installed
     needed = (root / "llmdo.egg-info" / "requires.txt").read_text().splitlines()
     wanted = (HERE / "requirements.txt").read_text().splitlines()
     assert {line for line in wanted if line and not line.startswith("#")} <= set(needed)
