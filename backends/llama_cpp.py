@@ -38,6 +38,7 @@ from backends.ir import (
     StreamChunk,
     Usage,
 )
+from backends.json_answers import schema_of, wants_json
 from backends.llama_files import PROVIDER
 from backends.llama_weights import CONTEXT, SLOTS, Server, Weights, in_thread
 from backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
@@ -58,6 +59,8 @@ MODELS: Mapping[str, ModelInfo] = {
 TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
 
 DEFAULTS: Mapping[str, Any] = {"temperature": 0, "seed": 1}
+MOST_PARTS = 10_000  # of a JSON Schema: a grammar of so many is made within a second
+_DEFINITIONS = frozenset({"$defs", "definitions"})
 DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
 # Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
 # Hugging Face"), after which these weights answer a question about France in rambling French.
@@ -231,6 +234,7 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not request.messages:
         raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
     parameters, warnings = translate(request.parameters, _DIALECT, request.model)
+    _check_schema(parameters.get("response_format"), request.model)
     first = () if request.messages[0].role == "system" else (SYSTEM,)
     body = {
         **DEFAULTS,
@@ -241,6 +245,39 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
         "stream_options": {"include_usage": True},
     }
     return body, warnings
+
+
+def _check_schema(response_format: Any, model: str) -> None:
+    """Raises InvalidRequest for a schema whose grammar would take minutes to make: nobody can cancel that."""
+    schema = schema_of(response_format) if wants_json(response_format) else True
+    try:
+        fits = _parts(schema, schema, {}) <= MOST_PARTS
+    except RecursionError:
+        fits = False
+    if not fits:
+        text = f"{model}: the JSON Schema has over {MOST_PARTS:,} parts, with those that it refers to: make it smaller"
+        raise InvalidRequest(text, provider=PROVIDER)
+
+
+def _parts(schema: Any, root: Any, known: dict[str, int]) -> int:
+    """How many parts a schema has, those that a reference leads to each time; ten characters of a text are one."""
+    if isinstance(schema, str):
+        return 1 + len(schema) // 10
+    if isinstance(schema, list):
+        return 1 + sum(_parts(part, root, known) for part in schema)
+    if not isinstance(schema, dict):
+        return 1
+    count = 1 + sum(_parts(part, root, known) for name, part in schema.items() if name not in _DEFINITIONS)
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        if reference not in known:
+            known[reference] = 0  # of itself it is a part no more
+            target = root
+            for step in reference[2:].split("/"):
+                target = target.get(step) if isinstance(target, dict) else None
+            known[reference] = _parts(target, root, known)
+        count += known[reference]
+    return count
 
 
 def _message(message: Message) -> dict[str, Any]:

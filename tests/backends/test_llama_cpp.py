@@ -259,3 +259,30 @@ asyncio.run(main())
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+DOUBLING = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)}
+CHAIN = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(5000)}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {**DOUBLING, "a30": {"type": "string"}}, "$ref": "#/$defs/a0"},
+        {"$defs": {**CHAIN, "a5000": {"type": "string"}}, "$ref": "#/$defs/a0"},
+        {"enum": [f"value {n}" for n in range(50_000)]},
+        {"type": "string", "pattern": "^" + "(a|b)*" * 20_000 + "$"},
+    ],
+    ids=["references that double", "a chain of references", "a long enum", "a long pattern"],
+)
+def test_a_schema_whose_grammar_would_take_minutes_is_refused_before(schema):
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    with pytest.raises(InvalidRequest, match="over 10,000 parts, with those that it refers to: make it smaller"):
+        LlamaCpp().check(ask(response_format=wanted))
+
+
+@pytest.mark.parametrize("more", [{}, {"enum": ["a"] * 1000}, {"$ref": "#/$defs/none"}, {"$ref": "#/$defs/tree"}])
+def test_a_schema_of_usual_size_is_taken(more):
+    tree = {"properties": {"below": {"items": {"$ref": "#/$defs/tree"}}, "next": {"$ref": "#/$defs/tree"}}}
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"$defs": {"tree": tree}, **more}}}
+    LlamaCpp().check(ask(response_format=wanted))

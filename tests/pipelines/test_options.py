@@ -59,6 +59,10 @@ def test_a_queue_and_r2_give_their_places():
         ({"response_schema": {"name": "x"}}, "--schema"),
         ({"response_schema": {"type": "objekt"}}, "--schema: answers cannot be checked by it: $.type fits none"),
         ({"response_schema": {"items": {"$ref": "https://a.b"}}}, "$.items.$ref leads nowhere: 'https://a.b'"),
+        (
+            {"response_schema": {"items": {"pattern": "(?=a)"}}},
+            "$.items.pattern cannot be used as a regular expression",
+        ),
         ({"max_cost": 0}, "--max-cost 0"),
         ({"max_cost": float("nan")}, "--max-cost"),
         ({"max_tokens_total": 0}, "--max-tokens-total 0"),

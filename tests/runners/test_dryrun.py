@@ -225,3 +225,13 @@ def test_the_command_prints_the_plan_and_exits_by_it(tmp_path, capsys):
         main(["run", "--queue", "q", "--output", "r2://bucket/out/", "--dry-run", "--model", MODEL])
     assert left.value.code == 2
     assert "--dry-run needs FILES or --input" in capsys.readouterr().err
+
+
+def test_a_schema_that_cannot_be_checked_by_is_told_without_a_call(tmp_path):
+    patterns = {"properties": {f"a{n}": {"pattern": rf"\p{{L}}{{150}}{n}"} for n in range(400)}}
+    wanted = [{"type": "json_schema", "json_schema": schema} for schema in ({"pattern": "(?=a)"}, patterns)]
+    write(tmp_path, "a.jsonl", *({"prompt": "x", "response_format": one} for one in wanted), {"prompt": "x"})
+    found = plan(options(tmp_path))
+    assert (found.lines, found.broken) == (3, 2)
+    assert "write it without look-around such as (?=x)" in found.problems[0]
+    assert "takes over 0.25 s to read: make it smaller" in found.problems[1]

@@ -367,3 +367,20 @@ def test_the_example_is_five_conversations_of_thirty_questions_that_interleave()
     first, second = [message.text for message in users if message.conversation == kick_off][:2]
     assert "BLUE HERON" in first
     assert "code word" in second and "BLUE HERON" not in second
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"role": "x" * 100_000},
+        {"createdAt": "2" * 100_000},
+        {"navigationContext": [1] * 100_000},
+        {"message": [{}] * 1000},
+    ],
+    ids=["a role", "a date", "a context", "a message"],
+)
+def test_an_event_that_is_a_book_is_refused_with_a_sentence(wrong):
+    args = {"id": "a", "conversationId": "c", "message": "m", "role": "user", "createdAt": 0, **wrong}
+    with pytest.raises(BadEvent) as caught:
+        read_event(json.dumps({"name": "v1.ChatMessageSent", "args": args}), 0.0)
+    assert len(str(caught.value)) < 300
