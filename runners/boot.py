@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BootError as error:
         print(f"llmdo-worker: {error}", file=sys.stderr)  # noqa: T201  the runner's log takes it
         sys.exit(1)
-    command = [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"]
+    command = [sys.executable, "-m", "runners.worker"]
     for sibling in info.sibling_worker_ids:  # these end when the runner hangs up
         subprocess.Popen(command, env={**environment, "WORKER_ID": sibling})  # noqa: S603  as below
     # In this process's place: runners kill the process that they started, and no other.

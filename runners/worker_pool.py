@@ -1,13 +1,13 @@
 """A pool of Python workers on loopback, for Flink on this machine or in the same pod: ``EXTERNAL`` environments.
 
 ``python -m runners.worker_pool --service_port=50000`` does what Beam's ``worker_pool_main`` does, which listens on all
-interfaces: whoever reaches it starts workers, and they run any program.
+interfaces: whoever reaches it starts workers, and they run any program. Its workers are started by ``llmdo-worker``, so
+that a job that fails does not cancel their calls in flight: they have 10 s to end.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -19,15 +19,17 @@ from runners.portable import serve_pool
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or Ctrl-C; the workers end with it. Gives 1 where the port is taken."""
+    """Serves until SIGTERM or Ctrl-C; the workers end with it. Gives 1 where it cannot, and says why."""
     parser = argparse.ArgumentParser(prog="python -m runners.worker_pool", description=__doc__.partition("\n")[0])
     parser.add_argument("--service_port", type=int, required=True, help="where it listens, on 127.0.0.1")
     given = parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    # Beam starts a worker as plain `python`.
-    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    pool = BeamFnExternalWorkerPoolServicer(use_process=True, data_buffer_time_limit_ms=-1)
+    worker = Path(sys.executable).with_name("llmdo-worker")
+    if not worker.exists():
+        print(f"there is no {worker}: install llmdo into this Python", file=sys.stderr)  # noqa: T201  complaint
+        return 1
+    pool = BeamFnExternalWorkerPoolServicer(use_process=True, container_executable=str(worker))
     try:
         address, server = serve_pool(pool, given.service_port)
     except RuntimeError:
@@ -38,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         while True:
             signal.pause()
     server.stop(0)
-    for worker in list(pool._worker_processes.values()):
-        kill_process_gracefully(worker)
+    for process in list(pool._worker_processes.values()):
+        kill_process_gracefully(process)
     return 0
 
 

@@ -27,6 +27,7 @@ from runners.stop import Stop
 from runners.terminal import quiet
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until
+from tests.integration.test_flink import worker_pool
 from transforms.infer import PaidAnswers
 
 LINES, WINDOW = 320, 32
@@ -71,6 +72,27 @@ def test_a_failed_run_and_its_resume_pay_each_line_once(cloud, runner):
     process = start(cloud, "run", runner)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err.decode()
+    assert paid(cloud) == LINES
+    cloud.check()
+
+
+@pytest.mark.flink
+@pytest.mark.timeout(600)
+def test_workers_of_a_job_that_failed_on_flink_keep_the_answers_of_their_calls_in_flight(cloud):
+    cloud.upload("a.jsonl", padded(LINES))
+    fail_in_the_middle(cloud)
+    how = ["--batch-seconds", "1", "--environment-type", "EXTERNAL", "--flink-restarts", "0"]
+    with worker_pool(cloud) as address:
+        process = start(cloud, "run", "flink", *how, "--environment-config", address)
+        out, err = process.communicate(timeout=250)
+        assert process.returncode == 1, err.decode()
+        assert "shard-" in json.loads(out)["problem"]
+        failed = paid(cloud)
+        cloud.no_faults()
+        process = start(cloud, "run", "flink", *how, "--environment-config", address)
+        out, err = process.communicate(timeout=250)
+        assert process.returncode == 0, (out.decode(), err.decode())
+    assert 0 < failed < LINES
     assert paid(cloud) == LINES
     cloud.check()
 

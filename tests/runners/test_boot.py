@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from apache_beam.portability.api import beam_provision_api_pb2, beam_runner_api_
 from apache_beam.portability.common_urns import artifact_roles
 from google.protobuf import text_format
 
+from backends.errors import BadReply
+from backends.ir import ChatRequest
+from backends.recall import Recall
 from pipelines import jsonl
 from pipelines.options import JsonlOptions
 from runners.boot import BootError, worker_environment
@@ -24,6 +30,7 @@ from runners.portable import job_arguments
 from runners.prism import running_prism
 from runners.verify import verify
 from runners.worker_settings import set_environment, worker_arguments
+from storage.ledger import open_ledger
 from tests.storage.test_secret_manager import PLACE, FakeGoogle, serving
 
 ROOT = Path(__file__).parents[2]
@@ -165,3 +172,79 @@ def test_settings_of_a_worker_that_has_them_already_stay(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "environ", {"STORE_ID": "mine"})
     set_environment({"llmdo_env": ["STORE_ID=theirs", "R2_ENDPOINT_URL=https://r2.example/?a=b"]})
     assert os.environ == {"STORE_ID": "mine", "R2_ENDPOINT_URL": "https://r2.example/?a=b"}
+
+
+# Four calls are in flight in a worker, and four wait.
+CALLING = """
+import asyncio, sys, time
+from backends import engine
+from backends.call_settings import CallSettings
+from backends.ir import ChatRequest, ChatResponse, Usage
+from runners import worker
+from transforms.infer import PaidAnswers
+
+class Slow:
+    name = "slow"
+    async def execute(self, request):
+        await asyncio.sleep(1.0)
+        return ChatResponse("re", "stop", Usage(1, 1), request.model)
+    async def aclose(self):
+        pass
+
+def harness(argv):
+    calls = engine.get_engine(CallSettings(4, kept=PaidAnswers(argv[1])))
+    for key in range(8):
+        calls.submit("slow", ChatRequest("m", (), request_id=str(key)), lambda done: None)
+    while calls.stats().in_flight < 4:
+        time.sleep(0.01)
+    print("calling", flush=True)
+    if argv[2] == "stay":
+        time.sleep(60)
+
+engine.connect = lambda name, gateway: Slow()
+worker.sdk_worker_main.main = harness
+worker.main()
+"""
+
+
+@pytest.mark.parametrize("ledger", ["sqlite:///{}/ledger.sqlite", "{}/ledger/"])
+@pytest.mark.parametrize(
+    ("how", "signals", "kept", "code"),
+    [
+        ("stay", [signal.SIGTERM], 4, 128 + signal.SIGTERM),
+        ("stay", [signal.SIGTERM, signal.SIGTERM], 0, -signal.SIGTERM),
+        ("hang up", [], 4, 0),
+    ],
+)
+def test_a_worker_that_is_terminated_or_hung_up_on_keeps_the_answers_of_its_calls_in_flight(
+    tmp_path: Path, ledger: str, how: str, signals: list[int], kept: int, code: int
+) -> None:
+    place = ledger.format(tmp_path)
+    worker = subprocess.Popen([sys.executable, "-c", CALLING, place, how], stdout=subprocess.PIPE)
+    assert worker.stdout
+    assert worker.stdout.readline() == b"calling\n"
+    for number in signals:
+        worker.send_signal(number)
+        time.sleep(0.2)
+    worker.communicate(timeout=60)
+    assert worker.returncode == code
+    opened = open_ledger(place)
+    assert opened is not None
+    assert asyncio.run(_found(opened)) == kept
+
+
+async def _found(ledger: Any) -> int:
+    """How many of the eight answers are there."""
+
+    async def never(request: Any) -> Any:
+        raise BadReply("it was not kept")
+
+    recall, found = Recall(ledger, "same-line"), 0
+    for key in range(8):
+        try:
+            await recall.answer("slow", ChatRequest("m", (), request_id=str(key)), never)
+            found += 1
+        except BadReply:
+            pass
+    await recall.aclose()
+    return found
