@@ -29,7 +29,7 @@ ModelError                    what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from storage.environment import without_secrets
 
@@ -76,6 +76,10 @@ def short(value: object) -> str:
     return f"{text[: _EXCERPT - 3]}..." if cut else text
 
 
+# Whom a refusal speaks of; "account" includes the key and the model: everything that the other lines share.
+About = Literal["line", "account", "unclear"]
+
+
 class ModelError(Exception):
     """Base of the tree; picklable.
 
@@ -86,11 +90,16 @@ class ModelError(Exception):
         retry_after: seconds the provider asked to wait, or None.
         request_id: the provider's id of the call, or None.
         provider: the provider's name, as in ``workers-ai``.
-        until: Unix time in seconds at which calls can succeed again, or None; set on QuotaExhausted.
+        until: Unix time in seconds at which calls can succeed again, or None; set wherever ``retry_after`` is.
         usage: what was used and is paid although there is no answer, or None where nobody tells.
         lost: whether a call may be billed of which nobody tells what it used; None: the error's kind says it, see
             ``billing.maybe_billed``.
+        about: "line" where only this request is refused, "account" where every call with this key and model is,
+            "unclear" where the reply does not say (a bare 401, 402, 403, 404 or 451): then an error that would end the
+            run does so only if other lines meet it too. By default the class decides.
     """
+
+    _about: ClassVar[About] = "unclear"
 
     def __init__(
         self,
@@ -104,6 +113,7 @@ class ModelError(Exception):
         until: float | None = None,
         usage: Usage | None = None,
         lost: bool | None = None,
+        about: About | None = None,
     ) -> None:
         # What a service says may quote the request, with its headers; and it may say a book.
         message = without_secrets(message)
@@ -117,6 +127,7 @@ class ModelError(Exception):
         self.until = until
         self.usage = usage
         self.lost = lost
+        self.about = about or self._about
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {k: v for k, v in vars(self).items() if k != "message"})
@@ -153,6 +164,8 @@ class StreamError(Retryable):
 class StopRun(ModelError):
     """No further call can succeed; the run stops cleanly and a later one goes on."""
 
+    _about = "account"
+
 
 class Unauthorized(StopRun):
     """Wrong token, or wrong account."""
@@ -177,6 +190,8 @@ class AccountBlocked(StopRun):
 class LineError(ModelError):
     """This line gets no answer, however often it is tried; the other lines go on."""
 
+    _about = "line"
+
 
 class InvalidRequest(LineError):
     """The input does not fit the model."""
@@ -184,6 +199,8 @@ class InvalidRequest(LineError):
 
 class ModelUnusable(LineError):
     """Nobody gets an answer of this model, whatever is asked."""
+
+    _about = "account"
 
 
 class ModelNotFound(ModelUnusable):

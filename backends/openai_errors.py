@@ -101,13 +101,26 @@ TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
 )
 
 STATUSES: Mapping[int, Meaning] = {
-    401: _KEY,
-    402: _CREDIT,
-    403: Meaning(Unauthorized, "the key may not do this", "check what the key in {key} is allowed, and the base URL"),
-    404: Meaning(ModelNotFound, "there is no such model or route", "check the model's name and the base URL"),
+    401: replace(_KEY, about="unclear"),
+    402: replace(_CREDIT, about="unclear"),
+    403: Meaning(
+        Unauthorized,
+        "the service refuses this request, or the key",
+        "check what the key in {key} is allowed, and the base URL",
+        "unclear",
+    ),
+    404: Meaning(
+        ModelNotFound, "there is no such model or route", "check the model's name and the base URL", "unclear"
+    ),
     408: _SLOW,
     409: Meaning(Overloaded, "another call is in the way", "try later"),
     410: _RETIRED,
+    451: Meaning(
+        AccountBlocked,
+        "the service may not answer this, or not here, for legal reasons",
+        "change the prompt, or ask the provider's support",
+        "unclear",
+    ),
     413: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
     429: _RATE,
     501: Meaning(InvalidRequest, "the server cannot do this", "start it with what it names"),
@@ -152,7 +165,8 @@ def refusal(
         retry_after=wait,
         request_id=headers.get("x-request-id"),
         provider=provider,
-        until=now + wait if meaning is _DAY and wait is not None else None,
+        until=None if wait is None else now + wait,
+        about=meaning.about,
     )
 
 

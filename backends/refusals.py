@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from backends.errors import ModelError
+from backends.errors import About, ModelError
 
 _SAID = 300  # characters of the provider's own text that go into our sentence
 _PAGE = 100_000  # characters of a page that are read
@@ -14,11 +14,12 @@ _UNSEEN = re.compile(r"(script|style)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a refusal is, in words, and the class that says how to go on."""
+    """What a refusal is, in words, and the class that says how to go on. ``about``: see ModelError."""
 
     error: type[ModelError]
     what: str
     remedy: str
+    about: About | None = None
 
 
 def sentence(model: str, meaning: Meaning, numbers: str, said: str) -> str:

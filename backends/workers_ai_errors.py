@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from backends.errors import (
@@ -143,10 +144,10 @@ TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
 )
 
 STATUSES: Mapping[int, Meaning] = {
-    401: _TOKEN,
-    402: _PLAN,
-    403: _TOKEN,
-    404: _NO_MODEL,
+    401: replace(_TOKEN, about="unclear"),
+    402: replace(_PLAN, about="unclear"),
+    403: replace(_TOKEN, about="unclear"),
+    404: replace(_NO_MODEL, about="unclear"),
     408: _SLOW,
     409: Meaning(Overloaded, "another call is in the way", "try later"),
     410: _RETIRED,
@@ -185,15 +186,17 @@ def refusal(status: int, headers: Mapping[str, str], body: object, model: str, n
     said = _text(body)
     code = _code(body, said)
     meaning = _meaning(status, code, said, headers)
+    wait = retry_after_s(headers, now)
     numbers = ", ".join(([f"code {code}"] if code is not None else []) + [f"HTTP {status}"])
     return meaning.error(
         sentence(model, meaning, numbers, said),
         status=status,
         code=code,
-        retry_after=retry_after_s(headers, now),
+        retry_after=wait,
         request_id=request_id(headers),
         provider=PROVIDER,
-        until=next_midnight_utc(now) if meaning is _QUOTA else None,
+        until=next_midnight_utc(now) if meaning is _QUOTA else None if wait is None else now + wait,
+        about=meaning.about,
         lost=True if code in _ANSWERED else None,
     )
 

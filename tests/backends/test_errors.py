@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from backends import errors
+from backends import errors, openai_errors, workers_ai_errors
 from backends.errors import LONGEST, ModelError, short
 from backends.ir import Usage
 
@@ -27,6 +27,7 @@ def test_every_error_survives_pickling_with_all_it_knows(kind):
         provider="workers-ai",
         until=9.0,
         usage=Usage(1, 2),
+        about="unclear",
     )
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
@@ -51,3 +52,24 @@ def test_a_sentence_is_cut_off_where_it_is_a_book_and_hides_secrets_all_the_same
     assert "s3cret" not in error.message
     assert short("x" * 100_000) == f"'{'x' * 76}..."
     assert (short("x"), short(3), short([1] * 1000)[-3:]) == ("'x'", "3", "...")
+
+
+def test_an_error_speaks_of_the_line_or_of_all_that_lines_share_by_its_class_unless_the_reply_leaves_it_open():
+    assert [kind("m").about for kind in (errors.InvalidRequest, errors.ModelNotFound, errors.Unauthorized)] == [
+        "line",
+        "account",
+        "account",
+    ]
+    assert errors.Unauthorized("m", about="unclear").about == "unclear"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 451])
+def test_a_status_alone_does_not_say_whom_it_means(status):
+    bare = openai_errors.refusal(status, {}, {}, "m", "openai", "KEY", 0.0)
+    assert bare.about == "unclear"
+    if status != 451:
+        assert workers_ai_errors.refusal(status, {}, {}, "m", 0.0).about == "unclear"
+    known = {"error": {"message": "no", "code": "invalid_api_key"}}
+    assert openai_errors.refusal(status, {}, known, "m", "openai", "KEY", 0.0).about == "account"
+    coded = {"errors": [{"code": 10000, "message": "no"}]}
+    assert workers_ai_errors.refusal(status, {}, coded, "m", 0.0).about == "account"
