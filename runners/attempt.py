@@ -29,6 +29,7 @@ from runners.following import Following, count_by_manifests, ended_when_stopped,
 from runners.run_options import RunOptions
 from runners.stop import Stop
 from runners.summary import Summary
+from runners.temporary import temporary_files
 from storage.members import Members
 from storage.objects import open_store
 from storage.runs import Presence
@@ -72,7 +73,12 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
             check_configuration(options, presence.is_alive)
         stop.apply(state)
         notes = Members(open_store(where.store_url), where.key, run_id) if options.apart else None
-        with RUNNERS[options.runner](options) as arguments, watch(state), following(state, notes) as found:
+        with (
+            temporary_files(),
+            RUNNERS[options.runner](options) as arguments,
+            watch(state),
+            following(state, notes) as found,
+        ):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             build(pipeline, options, run_id)
             _wait(pipeline.run(), options, found)

@@ -24,6 +24,7 @@ from runners.progress import Watch, show_summary, stream_line
 from runners.run import run as run_files
 from runners.stream import stream as stream_files
 from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
+from runners.temporary import remove_abandoned
 from runners.terminal import complain, leave, quiet, stderr
 from runners.tools import ToolError
 from storage.environment import MissingSettings, default_queue
@@ -172,6 +173,7 @@ def local(
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; every expected error is one sentence on stderr."""
     quieten(log_level())
+    remove_abandoned()
     try:
         app(args=argv)
     except (UsageError, MissingSettings) as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -12,6 +10,7 @@ from rich.console import Console
 
 from pipelines.options import JsonlOptions
 from runners.dataflow import check
+from runners.temporary import kept_folder, temporary_files
 
 
 def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> NoReturn:
@@ -20,9 +19,12 @@ def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> NoRe
     from runners.dataflow_job import build_job, make_template, show_job  # noqa: PLC0415  needs the extra [gcp]
 
     if not dry_run:
-        make_template(options)
+        with temporary_files():
+            make_template(options)
         raise typer.Exit
-    job = build_job(options, Path(tempfile.mkdtemp(prefix="llmdo-dataflow-")))
+    folder = kept_folder()
+    with temporary_files():
+        job = build_job(options, folder)
     if as_json:
         print(json.dumps(job.as_json()))  # noqa: T201  this is the command's output
     else:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pathlib import Path
 from runners import flink_rest, loopback_agent
 from runners.flink_jar import FlinkError, java
 from runners.servers import Endpoint, running
+from runners.temporary import temporary_folder
 from runners.tools import ToolError, cache_of, one_at_a_time, say, succeed, workshop
 
 FLINK = "1.19.0"
@@ -171,8 +171,8 @@ def running_cluster(task_managers: int = 2, slots: int = 2) -> Iterator[LocalClu
 
     ``slots`` are those of each TaskManager. Workers have this process's environment. Raises ToolError.
     """
-    with tempfile.TemporaryDirectory(prefix="llmdo-flink-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
-        cluster = LocalCluster(stack, Path(folder), slots)
+    with temporary_folder() as folder, ExitStack() as stack:
+        cluster = LocalCluster(stack, folder, slots)
         with ThreadPoolExecutor() as pool:
             for started in [pool.submit(cluster.start_task_manager) for _ in range(task_managers)]:
                 started.result()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from runners.temporary import temporary_folder
 from runners.tools import ToolError
 
 _log = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ def running(
     It has its own session: Ctrl-C reaches the pipeline, which drains, and not the server, which would end the job.
     Raises ToolError when it does not start, ServerDied when it ended before the context did, and what ``check`` does.
     """
-    with tempfile.TemporaryDirectory(prefix="llmdo-", ignore_cleanup_errors=True) as folder:
-        log = Path(folder) / "log"
+    with temporary_folder() as folder:
+        log = folder / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603  a program that was found and checked
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command(Path(folder))],
+                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command(folder)],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

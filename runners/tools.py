@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,12 @@ def cache_of(name: str) -> Path:
 
 @contextmanager
 def workshop(cache: Path) -> Iterator[Path]:
-    """A folder for one try, beside where the result goes."""
+    """A folder for one try, beside where the result goes; within ``one_at_a_time``.
+
+    Those of processes that were killed go: they may hold a whole toolchain.
+    """
+    for left in cache.glob("making-*"):
+        shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=cache, prefix="making-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
