@@ -1,7 +1,7 @@
 """What the processes of one run tell each other, where its steps are not in the process that began it.
 
-Each says in ``_runs/<run_id>/<member>.report.json`` what it has done and whether it had to stop; the one that began
-the run reads that, and tells all to end by ``_runs/<run_id>/stop.json``. Their heartbeats stand beside these.
+Each reports in ``_runs/<run_id>/<member>.<slot>.report.json`` what it has done and whether it had to stop; the one that
+began the run reads that, and stops all of them by ``_runs/<run_id>/stop.json``. Their heartbeats stand beside these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Stopped(BaseModel):
 
 
 class Report(BaseModel):
-    """What one process has done for its run.
+    """What one process has done for its run so far; of its reports the one with the highest ``number`` counts.
 
     ``counts`` and ``spent`` are by name; ``settled`` are the newest files that it settled; ``left`` and ``others`` as
     in a run's summary; ``in_flight`` are its calls at this moment.
@@ -44,6 +44,7 @@ class Report(BaseModel):
     counts: dict[str, Count]
     spent: dict[str, Amount | None]
     in_flight: Count = 0
+    number: Count = 0
     settled: tuple[dict[str, Any], ...] = ()
     left: dict[str, str] = {}
     others: dict[str, str] = {}
@@ -63,19 +64,23 @@ class Members:
     prefix: str
     run_id: str
 
-    def report(self, member: str, report: Report) -> None:
-        """Writes what a process has done so far."""
-        self.store.put(self._folder + member + REPORT, report.model_dump_json().encode())
+    def report(self, member: str, report: Report, slot: int = 0) -> None:
+        """Writes what a process has done so far. R2 takes one write a second to a key; each slot has its own."""
+        self.store.put(f"{self._folder}{member}.{slot}{REPORT}", report.model_dump_json().encode())
 
     def reports(self) -> dict[str, Report]:
-        """What all have said, by member; also those that are gone."""
-        found = {}
+        """The last report of each process, by member; also of those that are gone."""
+        found: dict[str, Report] = {}
         for info in self.store.list(self._folder):
-            if info.key.endswith(REPORT):
-                try:
-                    found[info.key] = Report.model_validate_json(self.store.read(info.key)[0])
-                except (ObjectNotFound, ValidationError):
-                    continue
+            if not info.key.endswith(REPORT):
+                continue
+            try:
+                report = Report.model_validate_json(self.store.read(info.key)[0])
+            except (ObjectNotFound, ValidationError):
+                continue
+            member = info.key.removeprefix(self._folder).partition(".")[0]
+            if member not in found or report.number > found[member].number:
+                found[member] = report
         return found
 
     def stop(self, reason: str) -> None:

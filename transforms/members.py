@@ -22,7 +22,7 @@ from backends.collector import spare_the_collector
 from backends.engine import calls_in_flight, stop_engines
 from backends.errors import ModelError, StopRun
 from backends.money import Spent
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageUnavailable
 from storage.members import Members, Report, Stopped
 from storage.objects import Location, open_store
 from storage.runs import Presence
@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 # How often a process looks whether it is to end, and how often it says what is new. Seconds.
 LISTEN_SECONDS, REPORT_SECONDS = 2.0, 5.0
 _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
+# Keys that a process reports under, each time the first one that may be written again. A report takes R2 over 30 ms, so
+# that these are never all in use. Each is one more object that the process that began the run reads every 2 s.
+SLOTS = 32
 # So many of the files that it settled stand in a report, the newest.
 FILES_TOLD = 1_000
 
@@ -65,19 +68,32 @@ class Member:
         state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
         self._telling = threading.Lock()
         self._told: Report | None = None
-        self._told_at = float("-inf")
+        self._told_at = [float("-inf")]  # by slot
+        self._number = 0
         self._over = threading.Event()
         threading.Thread(target=self._live, name="llmdo-member", daemon=True).start()
 
     def tell(self) -> None:
-        """Writes what is new since it last did. Raises StorageError."""
+        """Writes what is new since it last did, at once. Raises StorageError."""
         with self._telling:
             report = report_of(self._state)
             if report != self._told:
-                time.sleep(max(0.0, self._told_at + _SAME_KEY_SECONDS - time.monotonic()))
-                self._told_at = time.monotonic()
-                self._notes.report(self._name, report)
+                slot = self._slot()
+                self._told_at[slot] = time.monotonic()
+                self._number += 1
+                self._notes.report(self._name, report.model_copy(update={"number": self._number}), slot)
                 self._told = report
+
+    def _slot(self) -> int:
+        """A key that was not written within the last second; without one, that whose last write is longest ago."""
+        before = time.monotonic() - _SAME_KEY_SECONDS
+        free = (slot for slot, told_at in enumerate(self._told_at) if told_at <= before)
+        slot = next(free, len(self._told_at))
+        if slot == SLOTS:
+            return min(range(SLOTS), key=self._told_at.__getitem__)
+        if slot == len(self._told_at):
+            self._told_at.append(float("-inf"))
+        return slot
 
     def leave(self) -> None:
         """For a process that goes on without this run."""
@@ -90,7 +106,7 @@ class Member:
             try:
                 if self._state.stop_reason is None and (reason := self._notes.stopped()) is not None:
                     self._state.stop(reason)
-                if self._state.stop_reason is not None or time.monotonic() - self._told_at >= REPORT_SECONDS:
+                if self._state.stop_reason is not None or time.monotonic() - max(self._told_at) >= REPORT_SECONDS:
                     self.tell()
             except StorageError as error:
                 _log.warning("%s", error)
@@ -139,9 +155,12 @@ class Tell(beam.DoFn):
         yield settled
 
     def finish_bundle(self) -> None:
-        """Reports."""
+        """Reports; where the store does not answer, the member's own thread does it later."""
         if _member is not None:
-            _member.tell()
+            try:
+                _member.tell()
+            except StorageUnavailable as error:
+                _log.warning("what was settled is reported later: %s", error)
 
 
 def report_of(state: RunState) -> Report:

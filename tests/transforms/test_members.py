@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,11 +15,13 @@ from backends.errors import QuotaExhausted, StopRun
 from backends.ir import ModelInfo, Models, Price, RawRequest
 from backends.money import Budget
 from backends.prices import Prices
+from storage.errors import StorageUnavailable
+from storage.files import LocalStore
 from storage.members import Members, Report, Stopped
 from storage.objects import locate_folder, open_store
-from storage.runs import Presence
+from storage.runs import REPORT, Presence
 from transforms.elements import FileVersion, Settled
-from transforms.members import Apart, error_of, join, report_of, spent_by, take_in
+from transforms.members import SLOTS, Apart, Tell, error_of, join, report_of, spent_by, take_in
 from transforms.run_state import RunState, reset_run_state, run_state
 
 
@@ -119,6 +123,76 @@ def test_what_lost_calls_may_have_cost_adds_up_while_all_of_it_is_known(priced, 
     spent = spent_by(Report.model_validate_json(report.model_dump_json()) for report in reports)
     assert (spent.calls, spent.lost_calls, spent.lost_input_tokens, spent.lost_output_tokens) == (0, 2, 86, 6)
     assert spent.lost_cost_usd == usd
+
+
+class Clock:
+    """Stands for the module ``time``; nobody may wait."""
+
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def time(self):
+        return self.now
+
+    def sleep(self, seconds):
+        assert seconds <= 0, f"a bundle waited {seconds} s"
+
+
+def test_bundles_that_end_quickly_report_all_that_they_settled_and_do_not_wait_for_each_other(run, monkeypatch):
+    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 1.0)
+    monkeypatch.setattr(module, "time", clock := Clock())
+    written = []
+    put = LocalStore.put
+
+    def noted(store, key, body, metadata=None):
+        written.append((key, clock.now))
+        return put(store, key, body, metadata)
+
+    monkeypatch.setattr(LocalStore, "put", noted)
+    tell = Tell(run)
+    tell.setup()
+    written.clear()
+    for number in range(100):
+        run_state().settle(Settled(file(f"f{number}"), "done", 1, 0))
+        tell.finish_bundle()
+        state = RunState()
+        take_in(state, run.notes().reports().values())
+        assert len(state.settled) == state.counts.files_done == number + 1
+        clock.now += 0.04
+    assert len(written) == 100
+    times = {key: [at for written_key, at in written if written_key == key] for key, _ in written}
+    assert len(times) == 25
+    assert all(later - earlier >= 0.999 for each in times.values() for earlier, later in pairwise(each))
+
+
+def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts(run, monkeypatch):
+    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 1.0)
+    monkeypatch.setattr(module, "time", Clock())
+    join(run)
+    for number in range(3 * SLOTS):
+        run_state().add(answered=1)
+        module._member.tell()
+        (report,) = run.notes().reports().values()
+        assert report.counts["answered"] == number + 1
+    assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == SLOTS
+
+
+def test_a_store_that_does_not_answer_fails_no_bundle_and_its_files_are_reported_later(run, monkeypatch, caplog):
+    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    tell = Tell(run)
+    tell.setup()
+    run_state().settle(Settled(file("a"), "done", 1, 0))
+    with monkeypatch.context() as outage:
+        outage.setattr(Members, "report", Mock(side_effect=StorageUnavailable("R2 sleeps")))
+        tell.finish_bundle()
+    assert "R2 sleeps" in caplog.text
+    module._member.tell()
+    (report,) = run.notes().reports().values()
+    assert [settled["file"]["key"] for settled in report.settled] == ["a"]
 
 
 def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():
