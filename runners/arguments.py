@@ -73,7 +73,10 @@ Ledger = Annotated[
 ]
 Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
-MaxRestarts = Annotated[int, typer.Option(help="Failures in a row without progress before it gives up.")]
+MaxRestarts = Annotated[
+    int,
+    typer.Option(help="Failures in a row without progress before it gives up; those of R2 not answering do not count."),
+]
 PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
 AllowOpenPorts = Annotated[
     bool,

@@ -33,6 +33,7 @@ from runners.temporary import temporary_files
 from storage.members import Members
 from storage.objects import open_store
 from storage.runs import Presence
+from transforms.acks import close_acks, not_acked
 from transforms.infer import RunAsleep
 from transforms.run_state import RunState, reset_run_state
 
@@ -62,6 +63,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     state.budget = budget or Budget(options.limits)
     run_id = new_run_id()
     problem: str | None = None
+    passing = False
     limits: tuple[ModelLimits, ...] = ()
     where = options.output_location
     presence: Presence | None = None
@@ -85,10 +87,14 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
-        problem = sentence(error)
+        problem, passing = sentence(error), is_passing_failure(error)
         _log.debug("the pipeline failed", exc_info=error)
         stop.drain()
     finally:
+        patient = problem is None and state.stop_reason is None
+        for queue, count in close_acks(patient=patient).items():
+            if patient:
+                state.leave(f"queue {queue}", not_acked(count))
         reason = state.stop_reason  # before the engines' ends are told to what may still run
         limits = tuple(limits_of_engines())
         close_engines()
@@ -112,6 +118,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         spent=state.budget.spent() if found is None or found.spent is None else found.spent,
         until=until_of(reason),
         limits=limits,
+        passing=passing,
     )
 
 
@@ -142,7 +149,7 @@ def until_of(reason: BaseException | str | None) -> float | None:
 
 
 _OUR_ERRORS = "|".join([*storage.errors.__all__, *backends.errors.__all__, "MissingSettings"])
-_RAISED = re.compile(rf"^(?:[\w.]+\.)?(?:{_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+_RAISED = re.compile(rf"^(?:[\w.]+\.)?({_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
 
 
 def sentence(error: BaseException) -> str:
@@ -150,4 +157,12 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, storage.errors.StorageError | backends.errors.ModelError):
         return re.sub(r" \[while running .*$", "", str(error), flags=re.DOTALL)
     found = _RAISED.findall(str(error))
-    return str(found[-1]) if found else str(error).strip() or type(error).__name__
+    return str(found[-1][1]) if found else str(error).strip() or type(error).__name__
+
+
+def is_passing_failure(error: BaseException) -> bool:
+    """Whether a pipeline failed since a service did not answer, which it may do later."""
+    if isinstance(error, storage.errors.StorageError):
+        return storage.errors.is_passing(error)
+    found = _RAISED.findall(str(error))
+    return bool(found) and found[-1][0] == storage.errors.StorageUnavailable.__name__

@@ -21,8 +21,8 @@ from runners.summary import NOTHING_SPENT, Summary, dollars
 from storage.errors import StorageError
 from storage.manifests import read_manifest
 from storage.objects import Location, open_store
+from transforms.acks import VISIBILITY_TIMEOUT
 from transforms.elements import FileVersion
-from transforms.notices import VISIBILITY_TIMEOUT
 from transforms.run_state import RunState
 from transforms.shards import folder_of
 

@@ -25,8 +25,9 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 def stream(options: JsonlOptions, watch: Watch) -> Summary:
     """Answers what a queue announces until SIGTERM or Ctrl-C. The summary is the last pipeline's, with all counts.
 
-    Gives up after ``max_restarts`` failures in a row without progress, and at once for an error that would come again
-    (a wrong token, the day's allowance). Raises what ``prepare`` raises, and PrismError where there is no Prism.
+    Gives up after ``max_restarts`` failures in a row without progress, not counting those of a service that does not
+    answer for a time, and at once for an error that would come again (a wrong token, the day's allowance). Raises what
+    ``prepare`` raises, and PrismError where there is no Prism.
     """
     if options.runner == "prism":
         find_prism(options.prism_location, allow_open=options.allow_open_ports)
@@ -46,15 +47,18 @@ def again_and_again(
     once: Callable[[], Summary], stop: Stop, max_restarts: int, progress: Callable[[Counts], bool]
 ) -> Summary:
     """Runs pipelines one after the other, until one ends by itself, or as ``stream`` says."""
-    counts, restarts, in_vain = Counts(), 0, 0
+    counts, restarts, in_vain, failures = Counts(), 0, 0, 0
     while True:
         summary = once()
         counts = added(counts, summary.counts)
-        in_vain = 0 if progress(summary.counts) else in_vain + 1
+        if progress(summary.counts):
+            in_vain = failures = 0
+        else:
+            in_vain, failures = in_vain + (not summary.passing), failures + 1
         over = stop.asked or summary.final or summary.problem is None
         if over or in_vain > max_restarts:
             return replace(summary, counts=counts, restarts=restarts)
-        wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** max(0, in_vain - 1))
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(10, max(0, failures - 1)))
         _log.warning("%s; begins again in %g s", summary.problem, wait)
         if stop.wait(wait):
             return replace(summary, counts=counts, restarts=restarts, problem=None)

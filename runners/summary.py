@@ -35,6 +35,7 @@ class Summary:
         until: Unix time in seconds before which the next run would stop for the same reason, where anybody told.
         limits: what held the calls of each model back, of the last pipeline; empty where other processes called.
         backlog: about how many messages the queue still holds though no pull gave any more; None: nobody asked.
+        passing: it failed because a service did not answer, which may be over soon.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class Summary:
     until: float | None = None
     limits: tuple[ModelLimits, ...] = ()
     backlog: int | None = None
+    passing: bool = False
 
     @property
     def exit_code(self) -> int:

@@ -100,3 +100,12 @@ class QueueNotFound(QueueError):
 
 class QueueUnauthorized(QueueError):
     """The token may not use this queue."""
+
+
+def is_passing(error: StorageError) -> bool:
+    """Whether the same call may succeed later: no reply, an unreadable one, 408, 429 or 5xx."""
+    if isinstance(error, QueueNotFound | QueueUnauthorized):
+        return False
+    if isinstance(error, QueueError):
+        return error.status in {0, 200, 408, 429} or error.status >= 500
+    return isinstance(error, StorageUnavailable)

@@ -14,7 +14,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from storage.environment import CloudflareAccount
-from storage.errors import QueueError, QueueNotFound, QueueUnauthorized
+from storage.errors import QueueError, QueueNotFound, QueueUnauthorized, is_passing
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _LONGEST_WAIT_S = 30.0  # a longer Retry-After is for the caller to wait out
@@ -67,13 +67,6 @@ class Envelope(BaseModel):
     result_info: dict[str, Any] | None = None
 
 
-def is_transient(error: QueueError) -> bool:
-    """Whether the same call may succeed later: no reply, an unreadable one, 408, 429 or 5xx."""
-    if isinstance(error, QueueNotFound | QueueUnauthorized):
-        return False
-    return error.status in {0, 200, 408, 429} or error.status >= 500
-
-
 class QueueApi:
     """HTTP with the account's token. Thread-safe."""
 
@@ -103,7 +96,7 @@ class QueueApi:
                 return self._once(method, path, what, body, params)
             except QueueError as error:
                 wait = error.retry_after or random.uniform(0.1, 0.25 * 2.0**attempt)  # noqa: S311  jitter
-                if attempt == tries or not is_transient(error) or error.code in SLOW_CODES or wait > _LONGEST_WAIT_S:
+                if attempt == tries or not is_passing(error) or error.code in SLOW_CODES or wait > _LONGEST_WAIT_S:
                     raise
                 self._sleep(wait)
         raise ValueError(f"{tries} tries: at least one is needed")

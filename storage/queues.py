@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from storage.environment import CloudflareAccount
 from storage.errors import QueueError, QueueNotFound
-from storage.queue_api import SLOW_CODES, QueueApi
+from storage.queue_api import QueueApi
 from storage.queue_bodies import decode_body
 
 MAX_BATCH = 100  # messages in a pull or push; leases in an ack, where the limit is not documented
@@ -162,8 +162,8 @@ def find_queue(account: CloudflareAccount, id_or_name: str, transport: httpx.Bas
 class QueueClient:
     """One queue over HTTP. Thread-safe; close it, or use it in a ``with``.
 
-    Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run, ``storage.queue_api.is_transient`` tells of
-    the others. Only calls that may be repeated without harm are tried again here.
+    Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run, ``storage.errors.is_passing`` tells of the
+    others. Only calls that may be repeated without harm are tried again here.
     """
 
     def __init__(
@@ -191,11 +191,13 @@ class QueueClient:
         backlog = result.message_backlog_count
         return Pulled(messages, None if backlog is None else int(backlog))
 
-    def settle(self, acks: Sequence[str] = (), retries: Mapping[str, int] | None = None) -> Settlement:
+    def settle(
+        self, acks: Sequence[str] = (), retries: Mapping[str, int] | None = None, *, tries: int = _TRIES
+    ) -> Settlement:
         """Acks leases, and gives others back after a delay in seconds (0: at once); one call for 100 of both.
 
-        Tried again while it fails transiently: settling twice does no harm. Leases that the queue did not take are
-        counted and logged.
+        Tried ``tries`` times while it fails transiently: settling twice does no harm. Leases that the queue did not
+        take are counted and logged.
         """
         what = f"ack to queue {self.queue_id}"
         given_back = [
@@ -207,7 +209,7 @@ class QueueClient:
         for at in range(0, len(leases), MAX_BATCH):
             part = leases[at : at + MAX_BATCH]
             body = {kind: [lease for of, lease in part if of == kind] for kind in ("acks", "retries")}
-            reply = self._call("POST", "/messages/ack", what, body=body, tries=_TRIES)
+            reply = self._call("POST", "/messages/ack", what, body=body, tries=tries)
             total = _add(total, _checked(_Ack, reply or {}, what), len(body["acks"]), len(body["retries"]))
         if total.missing or total.warnings:
             _log.warning(
@@ -274,22 +276,13 @@ class Pacer:
         self._poll = poll_seconds
         self._slowest = max(poll_seconds, 1.0)
         self._idle = 0
-        self._failures = 0
 
     def wait(self, messages: int, batch_size: int = MAX_BATCH) -> float:
         """Seconds to wait after a pull that gave so many messages."""
-        self._failures = 0
         self._idle = 0 if messages else self._idle + 1
         if messages >= batch_size:
             return 0.0
         return min(self._poll * 2.0 ** min(max(0, self._idle - 1), 10), self._slowest)
-
-    def wait_after(self, error: QueueError) -> float:
-        """Seconds to wait after a pull that failed: what the service asked for, else doubling up to a minute."""
-        self._failures += 1
-        doubling = min(self._slowest * 2.0 ** min(self._failures - 1, 10), 60.0)
-        asked = error.retry_after if error.retry_after is not None else SLOW_CODES.get(error.code or 0, doubling)
-        return max(asked, self._poll)
 
 
 def _messages(found: Iterable[Any]) -> Iterator[Message]:

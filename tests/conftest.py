@@ -13,6 +13,7 @@ from local.server import Running, running
 from runners import loopback_agent
 from runners.flink_jar import find_jar, java
 from runners.tools import ToolError
+from transforms.acks import close_acks
 from transforms.run_state import reset_run_state
 
 
@@ -35,9 +36,11 @@ def _missing_for_flink() -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def own_run() -> None:
+def own_run() -> Iterator[None]:
     """Each test is a run of its own: where the one before has stopped its run, this one's reading would end at once."""
     reset_run_state()
+    yield
+    close_acks()
 
 
 @pytest.fixture

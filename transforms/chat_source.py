@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,25 +15,22 @@ from apache_beam.pvalue import PCollection
 from storage.chat_log import ChatLog, open_log
 from storage.chat_records import ChatMessage
 from storage.environment import cloudflare_account
-from storage.errors import QueueError, StorageError
+from storage.errors import StorageError
 from storage.objects import Location, open_store
-from storage.queue_api import is_transient
 from storage.queues import Message, Pacer, QueueClient
+from transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from transforms.chat_elements import Incoming
-from transforms.chat_intake import Intake, Taken
+from transforms.chat_intake import Intake
 from transforms.conversations import in_work
 from transforms.cutting import DECOMPRESSORS, CorruptData, cut
 from transforms.elements import Blank, FileVersion, Line, TooLong
-from transforms.notices import VISIBILITY_TIMEOUT, Listing, list_inputs
+from transforms.notices import Listing, list_inputs
+from transforms.outages import Outage
 from transforms.poll import LookAgain, Sweep
 from transforms.run_state import run_state, stopping
 
-_log = logging.getLogger(__name__)
-
 _PORTION = 500  # events of a file that are logged side by side; a response finds the messages of its own portion
 _MAX_EVENT_BYTES = 1 << 20
-# While the log takes no events, from one try to the next. Seconds.
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 _NO_END = 1 << 62
 
 
@@ -141,85 +135,39 @@ class _Queue:
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
         self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
-        self._acks = _Acks(self._client)
+        self._acks = acks_of(queue_id)
+        self._queue_outage, self._log_outage = Outage(f"queue {queue_id}"), Outage("the log")
         self._held: list[Message] = []  # those that the log did not take yet
-        self._failures = 0
 
     def look(self) -> tuple[Sequence[Incoming], float]:
         began = time.monotonic()
         swept, more = self._sweep.portion()
         messages, wait = (self._held, 0.0) if self._held else self._pull()
         taken = self._intake.take(_body(message) for message in messages)
-        self._acks.settle([m.lease_id for m, one in zip(messages, taken, strict=True) if one.error is None])
+        self._acks.add(m.lease_id for m, one in zip(messages, taken, strict=True) if one.error is None)
+        # Nothing more is pulled meanwhile: given back, they would use up the deliveries that a queue makes.
         self._held = [m for m, one in zip(messages, taken, strict=True) if one.error is not None]
-        if self._held:
-            wait = self._wait_for_the_log(taken)
+        errors = [one.error for one in taken if one.error is not None]
+        if errors:
+            wait = self._log_outage.wait_after(errors[0])
         else:
-            self._failures = 0
+            self._log_outage.over()
         wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # from one pull's begin to the next one's
         return [*swept, *(one.incoming for one in taken if one.incoming is not None)], wait
 
     def close(self) -> None:
-        self._acks.close()
+        self._acks.flush()
         self._intake.close()
         self._client.close()
 
     def _pull(self) -> tuple[list[Message], float]:
         try:
             pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
-        except QueueError as error:
-            if not is_transient(error):
-                raise
-            _log.warning("%s", error)
-            return [], self._pacer.wait_after(error)
+        except StorageError as error:
+            return [], self._queue_outage.wait_after(error)
+        self._queue_outage.over()
         run_state().backlog = pulled.backlog
         return list(pulled.messages), self._pacer.wait(len(pulled.messages))
-
-    def _wait_for_the_log(self, taken: list[Taken]) -> float:
-        """Nothing more is pulled meanwhile: given back, the messages would use up the deliveries that a queue makes."""
-        self._failures += 1
-        error = next(one.error for one in taken if one.error is not None)
-        _log.warning("%d events wait for the log: %s", len(self._held), error)
-        return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(self._failures - 1, 10))
-
-
-class _Acks:
-    """Acks while the messages go on already: they are in the log. A lease that cannot be acked now is acked later."""
-
-    def __init__(self, client: QueueClient) -> None:
-        self._client = client
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="llmdo-acks")
-        self._left: list[str] = []
-        self._lock = threading.Lock()
-        self._last: Future[None] | None = None
-
-    def settle(self, leases: list[str]) -> None:
-        """Raises QueueError where an earlier ack found that the queue cannot be used."""
-        if self._last is not None and self._last.done():
-            self._last.result()
-        with self._lock:
-            self._left += leases
-            wanted = bool(self._left)
-        if wanted:
-            self._last = self._pool.submit(self._settle)
-
-    def close(self) -> None:
-        """Waits for the last one."""
-        self._pool.shutdown()
-
-    def _settle(self) -> None:
-        with self._lock:
-            leases, self._left = self._left, []
-        if not leases:
-            return
-        try:
-            self._client.settle(acks=leases)
-        except QueueError as error:
-            if not is_transient(error):
-                raise
-            _log.warning("%s", error)
-            with self._lock:
-                self._left = [*leases, *self._left]
 
 
 def _body(message: Message) -> Any:

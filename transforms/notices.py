@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,26 +14,23 @@ from apache_beam.pvalue import PCollection
 from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
-from storage.errors import ObjectNotFound, QueueError
+from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
 from storage.files import is_utf8
 from storage.jobs import Jobs, record_name
 from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
 from storage.objects import R2_SCHEME, Location, locate, open_store
-from storage.queue_api import is_transient
 from storage.queues import Message, Pacer, QueueClient
+from transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from transforms.elements import FileVersion, Notice
 from transforms.members import Apart, join
+from transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from transforms.run_state import run_state, stopping
 
 _log = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-# Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
-VISIBILITY_TIMEOUT = 300.0
 # A queue that gives nothing this many times in a row holds nothing for us now.
 _EMPTY_PULLS = 2
-# A queue that does not answer this many times in a row ends the run; what it holds rings again for the next one.
-_PULL_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +89,18 @@ class _Look(beam.DoFn):
             yield replace(notice, attempt=attempt)
 
     def _look(self) -> Iterator[Notice]:
-        yield from left_in_work(self.output, self.source)
+        yield from persistently(lambda: left_in_work(self.output, self.source), _name, "R2")
         if isinstance(self.source, Listing):
-            yield from list_inputs(self.source, self.output)
+            listing = self.source
+            yield from persistently(lambda: list_inputs(listing, self.output), _name, "R2")
         else:
             yield from pull_notifications(self.source, self.output)
+            if self.apart is not None:  # nobody waits for the acks once this process has done its work
+                acks_of(self.source.queue_id).flush()
+
+
+def _name(notice: Notice) -> str:
+    return notice.file.id
 
 
 def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
@@ -139,50 +142,81 @@ def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
 
 
 def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
-    """Messages until the queue is empty. Raises QueueError where the queue cannot be used."""
+    """Messages until the queue is empty. What it holds is left to the next run where it, or R2, fails for too long.
+
+    Raises StorageError where the queue or the bucket cannot be used.
+    """
     puller, empty = Puller(source, output), 0
     while empty < _EMPTY_PULLS and not stopping():
-        notices, messages, wait = puller.pull(tries=_PULL_TRIES)
+        notices, messages, wait = puller.pull()
         yield from notices
         empty = empty + 1 if messages == 0 else 0
+        if puller.out_of_patience:
+            run_state().leave(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
+            break
         if empty < _EMPTY_PULLS:
-            time.sleep(wait)
+            pause(wait)
     puller.close()
 
 
 class Puller:
-    """Asks the queue for messages, one call after the other, and says how long to wait before the next one."""
+    """Asks the queue for messages, one call after the other, and says how long to wait before the next one.
+
+    Messages for which R2 must be asked are kept while it fails, and nothing more is pulled: given back, they would use
+    up the deliveries that a queue makes. ``problem`` is the last fault of the queue or of R2.
+    """
 
     def __init__(self, source: Notifications, output: Location) -> None:
         self._source = source
         self._output = output
         self._client = QueueClient(cloudflare_account(), source.queue_id)
+        self._acks = acks_of(source.queue_id)
         self._pacer = Pacer(source.poll_seconds)
-        self._failures = 0
+        self._queue_outage, self._store_outage = Outage(f"queue {source.queue_id}"), Outage("R2")
+        self._held: list[Message] = []
+        self.problem: StorageError | None = None
 
-    def pull(self, tries: int | None = None) -> tuple[list[Notice], int | None, float]:
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the queue or R2 has failed for longer than a run that is to end waits."""
+        return self._queue_outage.lasted_s > QUEUE_PATIENCE_S or self._store_outage.lasted_s > STORE_PATIENCE_S
+
+    def pull(self) -> tuple[list[Notice], int | None, float]:
         """The files that one batch of messages announces, the messages' number (None: no answer), and the wait in
-        seconds. Raises QueueError where the queue cannot be used, or gave no answer ``tries`` times in a row.
+        seconds. Raises StorageError where the queue or the bucket cannot be used.
         """
-        try:
-            pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
-        except QueueError as error:
-            self._failures += 1
-            if not is_transient(error) or self._failures == tries:
-                raise
-            _log.warning("%s", error)
-            return [], None, self._pacer.wait_after(error)
-        self._failures = 0
-        run_state().backlog = pulled.backlog
+        messages = self._held
+        if not messages:
+            try:
+                pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+            except StorageError as error:
+                self.problem = error
+                return [], None, self._queue_outage.wait_after(error)
+            self._queue_outage.over()
+            run_state().backlog = pulled.backlog
+            messages = sorted(pulled.messages, key=needs_store)  # so that a fault of R2 holds up no other message
+        notices, wait = self._understand(messages)
+        return notices, len(messages), self._pacer.wait(len(messages)) if wait is None else wait
+
+    def _understand(self, messages: list[Message]) -> tuple[list[Notice], float | None]:
+        """What some messages announce; the others are held, and the wait says how long."""
         notices, passed_over = [], []
-        for message in pulled.messages:
-            notice = understand(message, self._source, self._output)
+        wait, self._held = None, []
+        for at, message in enumerate(messages):
+            try:
+                notice = understand(message, self._source, self._output)
+            except StorageError as error:
+                self.problem = error
+                wait, self._held = self._store_outage.wait_after(error), messages[at:]
+                break
             if notice is None:
                 passed_over.append(message.lease_id)
             else:
                 notices.append(notice)
-        self._client.settle(acks=passed_over)
-        return notices, len(pulled.messages), self._pacer.wait(len(pulled.messages))
+        else:
+            self._store_outage.over()
+        self._acks.add(passed_over)
+        return notices, wait
 
     def close(self) -> None:
         """Closes the connection."""
@@ -190,9 +224,12 @@ class Puller:
 
 
 def understand(message: Message, source: Notifications, output: Location) -> Notice | None:
-    """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now."""
+    """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now.
+
+    Raises StorageError.
+    """
     if not message.decodable:
-        _bury(message, output)
+        _bury(message, output, "the body cannot be decoded")
         run_state().add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
@@ -205,7 +242,19 @@ def understand(message: Message, source: Notifications, output: Location) -> Not
     except ObjectNotFound:  # deleted since, and its event says no version that could be read
         run_state().add(messages_passed_over=1)
         return None
+    except (AccessDenied, BucketNotFound, InvalidLocation) as error:
+        _bury(message, output, str(error))  # raises the same where it is this run's keys that are wrong
+        run_state().add(messages_undecodable=1)
+        return None
     return Notice(file, message.lease_id, dict(event.body))
+
+
+def needs_store(message: Message) -> bool:
+    """Whether R2 is asked about it, or gets it as a dead letter."""
+    if not message.decodable:
+        return True
+    event = parse_notification(message.body)
+    return isinstance(event, ObjectCreated) and (event.etag is None or event.size is None)
 
 
 def version_of(event: ObjectCreated) -> FileVersion:
@@ -217,9 +266,9 @@ def version_of(event: ObjectCreated) -> FileVersion:
     return FileVersion(store_url, event.key, info.etag, info.size)
 
 
-def _bury(message: Message, output: Location) -> None:
+def _bury(message: Message, output: Location, reason: str) -> None:
     letter: dict[str, Any] = {
-        "reason": "the body cannot be decoded",
+        "reason": reason,
         "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},
         "body": message.raw,
     }

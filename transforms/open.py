@@ -12,24 +12,23 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from pydantic_core import to_json
 
-from storage.environment import cloudflare_account
 from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
 from storage.intervals import Intervals
 from storage.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from storage.manifests import ShardRecord, counted_shards, read_manifest
 from storage.objects import Location, open_store
-from storage.queues import QueueClient
+from storage.queues import MAX_BATCH
 from storage.runs import owner_of, run_of
+from transforms.acks import acks_of
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
 from transforms.members import Apart, join
+from transforms.outages import patiently
 from transforms.run_state import run_state
 from transforms.shards import folder_of
 from transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
-# One call acks this many messages at most (developers.cloudflare.com/queues/platform/limits).
-_ACKS_A_CALL = 100
 # A message whose file is open is acked after this long, or when there are enough for one call. Seconds.
 _ACK_AFTER = 2.0
 # A file of this size goes with its notice from step to step. Bytes.
@@ -67,7 +66,7 @@ class OpenFiles(beam.PTransform):
                     partial(open_each, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
                 )
             )
-            | "Ack messages" >> beam.ParDo(_Ack(self.queue))
+            | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.apart is not None))
         )
 
 
@@ -82,7 +81,8 @@ class Opening:
 
 def open_each(output: Location, configuration: str, run_id: str, notice: Notice) -> Iterator[Opening]:
     """One Opening a notice, which knows the notice's lease."""
-    yield replace(open_file(output, configuration, run_id, notice), lease_id=notice.lease_id)
+    opening = patiently(lambda: open_file(output, configuration, run_id, notice), "R2")
+    yield replace(opening, lease_id=notice.lease_id)
 
 
 def open_file(output: Location, configuration: str, run_id: str, notice: Notice) -> Opening:
@@ -208,10 +208,14 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
 
 
 class _Ack(beam.DoFn):
-    """Acks what is open, and lets go on what is to be read."""
+    """Has acked what is open, and lets go on what is to be read.
 
-    def __init__(self, queue: str | None) -> None:
+    ``wait``: a bundle ends when its messages are acked, or the queue has failed, since its process may end with it.
+    """
+
+    def __init__(self, queue: str | None, *, wait: bool = False) -> None:
         self.queue = queue
+        self.wait = wait
 
     def start_bundle(self) -> None:
         self._leases: list[str] = []
@@ -222,14 +226,15 @@ class _Ack(beam.DoFn):
         if opening.ack and opening.lease_id is not None:
             self._leases.append(opening.lease_id)
             self._ack_at = min(self._ack_at, time.monotonic() + _ACK_AFTER)
-        if len(self._leases) >= _ACKS_A_CALL or time.monotonic() > self._ack_at:
+        if len(self._leases) >= MAX_BATCH or time.monotonic() > self._ack_at:
             self._ack()
 
     def finish_bundle(self) -> None:
         self._ack()
+        if self.wait and self.queue is not None:
+            acks_of(self.queue).flush()
 
     def _ack(self) -> None:
         if self._leases and self.queue is not None:
-            with QueueClient(cloudflare_account(), self.queue) as client:
-                client.settle(acks=self._leases)
+            acks_of(self.queue).add(self._leases)
         self._leases, self._ack_at = [], float("inf")

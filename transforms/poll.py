@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,16 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
-from storage.errors import StorageError, StorageUnavailable
+from storage.errors import StorageError, StorageUnavailable, is_passing
 from storage.objects import Location
 from transforms.elements import Notice
 from transforms.members import Apart, join
 from transforms.notices import Notifications, Puller, left_in_work
+from transforms.outages import Outage
 from transforms.run_state import run_state, stopping
 
-_log = logging.getLogger(__name__)
-
+# How often it is looked whether the run stops, while a longer wait for the next look goes on. Seconds.
+LISTEN_SECONDS = 1.0
 # How often the files that dead runs left in work are looked for. Seconds.
 SWEEP_SECONDS = 300.0
 _SWEEP_AGAIN_SECONDS = 30.0  # after one that failed
@@ -38,6 +38,7 @@ _END = 1 << 62
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 T = TypeVar("T")
+Found_co = TypeVar("Found_co", covariant=True)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -65,14 +66,51 @@ class PollFiles(beam.PTransform):
         )
 
 
-class Looking(Protocol):
+class Looking(Protocol[Found_co]):
     """What an endless source asks, from one thread, again and again."""
 
-    def look(self) -> tuple[Sequence[object], float]:
-        """What there is now, and after how many seconds to look again. An error that it raises stops the run."""
+    def look(self) -> tuple[Sequence[Found_co], float]:
+        """What there is now, and after how many seconds to look again. A StorageError that it raises stops the run,
+        unless it passes; what it has found is then not to be lost.
+        """
 
     def close(self) -> None:
         """Lets go of connections."""
+
+
+class Looks(Generic[Found_co]):
+    """Looks when it is time to, waits while a service fails, and stops the run for an error that will not pass."""
+
+    def __init__(self, looking: Looking[Found_co]) -> None:
+        self._looking = looking
+        self._outage = Outage("looking for work")
+        self._next = float("-inf")
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until it is time."""
+        return max(0.0, self._next - time.monotonic())
+
+    def look(self) -> Sequence[Found_co]:
+        """What there is now; nothing before it is time."""
+        if self.wait_s > 0:
+            return ()
+        found: Sequence[Found_co] = ()
+        wait = 0.0
+        try:
+            found, wait = self._looking.look()
+            self._outage.over()
+        except StorageError as error:
+            if is_passing(error):
+                wait = self._outage.wait_after(error)
+            else:
+                run_state().stop(error)
+        self._next = time.monotonic() + wait
+        return found
+
+    def close(self) -> None:
+        """Lets go of connections."""
+        self._looking.close()
 
 
 class _Endless(OffsetRestrictionTracker):
@@ -87,18 +125,18 @@ class LookAgain(beam.DoFn, RestrictionProvider):
     ``begin`` is pickled.
     """
 
-    def __init__(self, begin: Callable[[], Looking], apart: Apart | None = None) -> None:
+    def __init__(self, begin: Callable[[], Looking[object]], apart: Apart | None = None) -> None:
         self._begin = begin
         self._apart = apart
 
     def setup(self) -> None:
         """Opens connections."""
         join(self._apart)
-        self._looking = self._begin()
+        self._looks = Looks(self._begin())
 
     def teardown(self) -> None:
         """Closes them."""
-        self._looking.close()
+        self._looks.close()
 
     def initial_restriction(self, _: bytes) -> OffsetRange:
         """All looks."""
@@ -126,16 +164,10 @@ class LookAgain(beam.DoFn, RestrictionProvider):
             return
         tracker.try_claim(tracker.current_restriction().start)
         now = Timestamp.now()
-        found: Sequence[object] = ()
-        wait = 0.0
-        try:
-            found, wait = self._looking.look()
-        except StorageError as error:
-            run_state().stop(error)
-        for element in found:
+        for element in self._looks.look():
             yield TimestampedValue(element, now)
         watermark.set_watermark(now)
-        tracker.defer_remainder(Duration(wait))
+        tracker.defer_remainder(Duration(min(self._looks.wait_s, LISTEN_SECONDS)))
 
 
 class Sweep(Generic[T]):
@@ -143,6 +175,7 @@ class Sweep(Generic[T]):
 
     def __init__(self, left: Callable[[], Iterator[T]]) -> None:
         self._left = left
+        self._outage = Outage("looking for what earlier runs left")
         self._next = float("-inf")
         self._rest: Iterator[T] = iter(())
 
@@ -154,9 +187,9 @@ class Sweep(Generic[T]):
         try:
             found = list(islice(self._rest, _PORTION))
         except StorageUnavailable as error:
-            _log.warning("no sweep: %s", error)
-            self._next = now + _SWEEP_AGAIN_SECONDS
+            self._next = now + max(_SWEEP_AGAIN_SECONDS, self._outage.wait_after(error))
             return [], False
+        self._outage.over()
         return found, len(found) == _PORTION
 
 

@@ -56,6 +56,7 @@ class RunState:
         left: what was left undone, and why.
         others: files that other runs work on, with the run's id.
         backlog: about how many messages the queue holds, or None.
+        failing: services that fail at this moment, and are tried again; see transforms.outages.
         stop_reason: why the run ends early, or None.
         budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
     """
@@ -66,6 +67,7 @@ class RunState:
     left: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     backlog: int | None = None
+    failing: set[str] = field(default_factory=set)
     presence: Presence | None = None
     budget: Budget | None = None
     stop_reason: BaseException | str | None = None

@@ -22,6 +22,7 @@ from storage.manifests import Manifest, ManifestShard, ShardRecord, write_manife
 from storage.objects import Location, open_store
 from transforms.elements import FileVersion, Settled, Written
 from transforms.members import Apart, Tell, join
+from transforms.outages import patiently
 from transforms.run_state import run_state
 from transforms.shards import folder_of
 from transforms.side_by_side import SideBySide
@@ -84,7 +85,8 @@ def conclude(output: Location, configuration: str, run_id: str, concluded: Concl
     if isinstance(concluded, Finished):
         settled = settle(output, configuration, run_id, concluded)
     else:
-        settled = settle_stale(output, concluded.file, concluded.stale or "", concluded.gone)
+        stale = partial(settle_stale, output, concluded.file, concluded.stale or "", concluded.gone)
+        settled = patiently(stale, "R2")
     run_state().settle(settled)
     yield settled
 
@@ -126,11 +128,11 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
         neurons=cost.neurons,
         shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
     )
-    manifest = write_manifest(store, folder, ours)
+    manifest = patiently(lambda: write_manifest(store, folder, ours), "R2")
     if manifest == ours:
         for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
-            store.delete(folder + name)
-    Jobs(store, output.key).remove((file.store_url, file.key, file.etag))
+            patiently(partial(store.delete, folder + name), "R2")
+    patiently(lambda: Jobs(store, output.key).remove((file.store_url, file.key, file.etag)), "R2")
     return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
 
 

@@ -20,6 +20,7 @@ from storage.manifests import Kind, file_folder, put_shard
 from storage.objects import Location, open_store
 from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Outcome, Stale, Written
 from transforms.members import Apart, join
+from transforms.outages import patiently
 from transforms.run_state import run_state
 from transforms.side_by_side import SideBySide
 
@@ -109,7 +110,8 @@ def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) 
 def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer | Failure]) -> Written:
     file = rows[0].file
     answers = [row for row in rows if isinstance(row, Answer)]
-    shard = put_shard(
+    put = partial(
+        put_shard,
         open_store(output.store_url),
         folder_of(output, file),
         kind,
@@ -119,6 +121,7 @@ def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer
         output_tokens=sum(row.output_tokens for row in answers),
         cost=total(row.cost for row in answers),
     )
+    shard = patiently(put, "R2")
     run_state().add(shards=1, lines_written=len(rows))
     return Written(file, shard=shard)
 

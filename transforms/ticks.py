@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,12 +16,11 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from storage.errors import StorageError
 from storage.objects import Location
 from transforms.elements import Notice
 from transforms.members import Apart, join
 from transforms.notices import Notifications
-from transforms.poll import WINDOW_SECONDS, LookForFiles
+from transforms.poll import WINDOW_SECONDS, LookForFiles, Looks
 from transforms.run_state import run_state, stopping
 
 # How often Flink is to ask whether it is time to look. Milliseconds.
@@ -77,29 +75,23 @@ class _LookOnTick(beam.DoFn):
 
     def setup(self) -> None:
         join(self._apart)
-        self._looking = self._begin()
-        self._next = 0.0
+        self._looks = Looks(self._begin())
 
     def teardown(self) -> None:
-        self._looking.close()
+        self._looks.close()
 
     def process(self, _: tuple[int, int], seen: Any = beam.DoFn.StateParam(SEEN)) -> Iterator[TimestampedValue]:
-        if stopping() or time.monotonic() < self._next:
+        if stopping() or self._looks.wait_s > 0:
             return
         state = run_state()
         run_id = state.presence.run_id if state.presence else ""
         known = _seen.get(run_id)
         if known is None or seen.read() != known:
             known = _Seen(_PROCESS, 0, state.next_attempt())
-            self._looking.close()
-            self._looking = self._begin()  # with a new sweep
+            self._looks.close()
+            self._looks = Looks(self._begin())  # with a new sweep
         now = Timestamp.now()
-        try:
-            found, wait = self._looking.look()
-        except StorageError as error:
-            state.stop(error)
-            return
-        self._next = time.monotonic() + wait
+        found = self._looks.look()
         if found or known.looks == 0:
             known = replace(known, looks=known.looks + 1)
             seen.write(known)

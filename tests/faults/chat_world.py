@@ -26,8 +26,8 @@ from storage.errors import ObjectNotFound
 from storage.objects import open_store
 from storage.queues import QueueClient, find_queue
 from tests.integration.cloud import MODEL, Cloud
+from transforms.acks import VISIBILITY_TIMEOUT
 from transforms.chat_events import NAMESPACE
-from transforms.notices import VISIBILITY_TIMEOUT
 
 LOG, PREFIX = "r2://llmdo/chat/", "chat/"
 RECEIVED = "v1.LLMResponseReceived"

@@ -2,8 +2,8 @@ import pytest
 
 from backends.errors import AccountBlocked, QuotaExhausted, Unauthorized
 from runners import attempt
-from runners.attempt import sentence
-from storage.errors import AccessDenied
+from runners.attempt import is_passing_failure, sentence
+from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,21 @@ from storage.errors import AccessDenied
 )
 def test_an_error_is_one_sentence_without_beams_traceback(error, said):
     assert sentence(error) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (StorageUnavailable("R2 sleeps"), True),
+        (QueueError("busy", 503), True),
+        (QueueUnauthorized("wrong token", 401), False),
+        (RuntimeError("Traceback:\nstorage.errors.StorageUnavailable: R2 sleeps [while running 'Put']\n"), True),
+        (RuntimeError("StorageUnavailable: R2 sleeps\n\nstorage.errors.AccessDenied: wrong key [while x]"), False),
+        (RuntimeError("Prism was ended by signal 9"), False),
+    ],
+)
+def test_a_pipeline_that_failed_since_a_service_did_not_answer_says_so(error, passing):
+    assert is_passing_failure(error) == passing
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_progress_forgives_earlier_failures_and_counts_add_up(run):
     assert waits == [1, 2, 1, 1, 1, 2]
 
 
+def test_a_service_that_does_not_answer_is_waited_for_however_long_that_takes(run):
+    passing = replace(IDLE, problem="R2 sleeps", passing=True)
+    summary, waits = run(*[passing] * 9, IDLE, replace(BUSY, problem=None), max_restarts=1)
+    assert (summary.exit_code, summary.restarts, waits) == (0, 10, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60])
+
+
 def test_what_would_come_again_ends_it_at_once(run):
     summary, waits = run(replace(BUSY, problem="the token is wrong", final=True))
     assert (summary.exit_code, waits) == (1, [])

@@ -7,8 +7,14 @@ import pytest
 
 from local.server import running
 from storage.environment import CloudflareAccount, cloudflare_account
-from storage.errors import QueueError, QueueNotFound, QueueUnauthorized
-from storage.queue_api import is_transient
+from storage.errors import (
+    AccessDenied,
+    QueueError,
+    QueueNotFound,
+    QueueUnauthorized,
+    StorageUnavailable,
+    is_passing,
+)
 from storage.queues import Consumer, Metrics, Pacer, Pulled, QueueClient, Settlement, find_queue
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
@@ -108,7 +114,7 @@ def test_a_pull_is_never_tried_again_by_itself(fault):
     with pytest.raises(QueueError, match=f"^pull from queue {QUEUE}: ") as raised:
         api.client().pull()
     assert len(api.requests) == 1
-    assert is_transient(raised.value)
+    assert is_passing(raised.value)
 
 
 def test_acks_and_retries_go_in_one_call():
@@ -335,6 +341,8 @@ def test_the_error_tells_how_long_to_wait(header, seconds):
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
+        (StorageUnavailable("R2 sleeps"), True),
+        (AccessDenied("the keys are wrong"), False),
         (QueueError("", 0), True),
         (QueueError("", 200), True),
         (QueueError("", 429, 10253), True),
@@ -345,7 +353,7 @@ def test_the_error_tells_how_long_to_wait(header, seconds):
     ],
 )
 def test_what_may_pass_is_told_from_what_will_not(error, transient):
-    assert is_transient(error) == transient
+    assert is_passing(error) == transient
 
 
 def test_no_log_line_and_no_repr_holds_the_token(caplog):
@@ -410,13 +418,3 @@ def test_an_hour_of_idleness_stays_below_the_accounts_limit():
         clock += pacer.wait(0)
     busiest = max(sum(1 for at in pulls if begin <= at < begin + 300) for begin in range(0, 3300, 60))
     assert busiest <= 1200 / 3
-
-
-def test_a_failing_pull_waits_as_told_or_ever_longer():
-    pacer = Pacer()
-    assert pacer.wait_after(QueueError("", 429, 10250, 17.0)) == 17.0
-    assert [pacer.wait_after(QueueError("", 503)) for _ in range(9)] == [2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert pacer.wait(1) == 0.5
-    assert pacer.wait_after(QueueError("", 0)) == 1.0
-    assert pacer.wait_after(QueueError("", 429, 10250, 0.0)) == 0.5
-    assert Pacer().wait_after(QueueError("", 429, 10253)) == 300.0

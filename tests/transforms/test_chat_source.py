@@ -16,7 +16,8 @@ from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageE
 from storage.files import LocalStore
 from storage.objects import Location, locate
 from storage.queues import Message, Pulled, Settlement
-from transforms import chat_source
+from transforms import acks, chat_source
+from transforms.acks import close_acks
 from transforms.chat_intake import Intake
 from transforms.chat_source import ReadEvents, read_lines
 from transforms.elements import FileVersion
@@ -158,6 +159,7 @@ class _Client:
         self.pulled = 0
         self.acked = []
         self.settling = []  # an error for each of the next calls
+        self.queue_id = "q"
 
     def pull(self, visibility_timeout_s):
         self.pulled += 1
@@ -170,7 +172,7 @@ class _Client:
         )
         return Pulled(messages, 7)
 
-    def settle(self, acks):
+    def settle(self, acks, tries):
         if self.settling:
             raise self.settling.pop(0)
         self.acked += acks
@@ -195,8 +197,10 @@ def queue(monkeypatch, tmp_path, log, now):
 
     def go(*pulls, since=None):
         client = _Client(*pulls)
-        monkeypatch.setattr(chat_source, "cloudflare_account", lambda: None)
-        monkeypatch.setattr(chat_source, "QueueClient", lambda account, queue_id: client)
+        close_acks()
+        for module in (chat_source, acks):
+            monkeypatch.setattr(module, "cloudflare_account", lambda: None)
+            monkeypatch.setattr(module, "QueueClient", lambda account, queue_id: client)
         looking = chat_source._Queue("q", locate(str(tmp_path)), since, 0.25)
         opened.append(looking)
         return looking, client
@@ -215,7 +219,7 @@ def test_a_message_is_in_the_log_before_it_is_acked_and_goes_on(queue, log, monk
     looking, client = queue([sent("a"), answered("none")])
     logged = []
     settle = client.settle
-    monkeypatch.setattr(client, "settle", lambda acks: logged.append(open_ids(log)) or settle(acks))
+    monkeypatch.setattr(client, "settle", lambda acks, tries: logged.append(open_ids(log)) or settle(acks, tries))
     assert ids(looking.look()) == (["a"], 0.25)
     looking.close()
     assert (client.acked, logged) == (["lease of a", "lease of r"], [["a"]])
@@ -241,8 +245,8 @@ def test_nothing_more_is_pulled_while_the_log_takes_nothing_and_nothing_is_acked
     looking, client = queue([sent("a"), sent("b")], [sent("c")])
     shaky = _Shaky(looking._intake._log, StorageUnavailable("R2 sleeps"))
     monkeypatch.setattr(looking._intake, "_log", shaky)
-    assert ids(looking.look()) == (["a"], 1.0)
-    assert ids(looking.look()) == ([], 2.0)
+    assert ids(looking.look()) == (["a"], 0.5)
+    assert ids(looking.look()) == ([], 1.0)
     assert client.pulled == 1
     shaky.fails.clear()
     assert ids(looking.look())[0] == ["b"]
@@ -254,7 +258,7 @@ def test_nothing_more_is_pulled_while_the_log_takes_nothing_and_nothing_is_acked
 def test_a_queue_that_gives_no_answer_is_asked_later_and_one_that_refuses_ends_the_run(queue):
     looking, _ = queue(QueueError("busy", 503), [sent("a")], QueueUnauthorized("wrong token", 401))
     found, wait = looking.look()
-    assert (found, wait) == ([], 1.0)
+    assert (found, wait) == ([], 0.5)
     assert ids(looking.look())[0] == ["a"]
     with pytest.raises(QueueUnauthorized):
         looking.look()
@@ -266,7 +270,7 @@ def test_acks_that_fail_are_made_again_and_hold_nothing_up(queue):
     assert ids(looking.look())[0] == ["a"]
     assert ids(looking.look())[0] == ["b"]
     looking.look()
-    looking.close()
+    assert close_acks(patient=True) == {}
     assert sorted(client.acked) == ["lease of a", "lease of b"]
 
 

@@ -2,13 +2,26 @@ import os
 
 import pytest
 
+from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
+from storage.files import LocalStore
 from storage.jobs import Jobs, new_record
 from storage.objects import Location, open_store
-from storage.queues import Message
-from transforms import notices
+from storage.queues import Message, Pulled, Settlement
+from transforms import acks, notices, outages
+from transforms.acks import close_acks
 from transforms.elements import FileVersion
-from transforms.notices import Listing, Notifications, left_in_work, list_inputs, understand
-from transforms.run_state import reset_run_state
+from transforms.notices import (
+    FindFiles,
+    Listing,
+    Notifications,
+    Puller,
+    _Look,
+    left_in_work,
+    list_inputs,
+    pull_notifications,
+    understand,
+)
+from transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")
 
@@ -180,3 +193,164 @@ def test_a_record_in_a_folder_counts_whatever_the_inputs_are(folder):
     file = FileVersion(str(folder), "a.jsonl", "3-1", 3)
     left = recorded(folder, Location(str(folder / "bucket"), "out/"), file)
     assert left(SOURCE) == [file]
+
+
+# Faults of the queue and of R2, while messages are pulled.
+
+
+class _Client:
+    """Stands for the queue: what each pull gives, then nothing; an error for each of the next acks."""
+
+    queue_id = "q"
+
+    def __init__(self):
+        self.pulls, self.settling, self.acked, self.pulled = [], [], [], 0
+
+    def pull(self, visibility_timeout_s):
+        self.pulled += 1
+        found = self.pulls.pop(0) if self.pulls else ()
+        if isinstance(found, Exception):
+            raise found
+        return Pulled(tuple(found), 0)
+
+    def settle(self, acks, tries):
+        if self.settling:
+            raise self.settling.pop(0)
+        self.acked += acks
+        return Settlement(len(acks))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def client(monkeypatch):
+    made = _Client()
+    for module in (notices, acks):
+        monkeypatch.setattr(module, "cloudflare_account", lambda: None)
+        monkeypatch.setattr(module, "QueueClient", lambda account, queue_id: made)
+    return made
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    steps = []
+    monkeypatch.setattr(outages.time, "sleep", steps.append)
+    return steps
+
+
+def leased(lease, body, decodable=True):
+    return Message(lease, lease, 1, 0, body, "json", decodable, body)
+
+
+WANTED, UNWANTED = leased("wanted", event("input/a.jsonl")), leased("unwanted", event("other/a.jsonl"))
+UNREADABLE = leased("unreadable", "garbage", decodable=False)
+
+
+def keys(found):
+    return [notice.file.key for notice in found]
+
+
+def test_an_ack_that_is_refused_for_a_minute_loses_none_of_the_files_that_the_pull_announced(client, output):
+    client.pulls = [[UNWANTED, WANTED]]
+    client.settling = [QueueError("too many calls", 429, None, 60.0)]
+    found, number, _ = Puller(SOURCE, output).pull()
+    assert (keys(found), number) == (["input/a.jsonl"], 2)
+    acks.acks_of("q").flush()
+    assert (client.acked, run_state().stop_reason) == ([], None)
+    assert close_acks() == {"q": 1}
+
+
+def test_while_r2_takes_no_dead_letter_its_message_is_held_and_the_other_files_go_on(client, output, monkeypatch):
+    client.pulls = [[UNREADABLE, UNWANTED, WANTED], [leased("later", event("input/b.jsonl"))]]
+    puller = Puller(SOURCE, output)
+    with monkeypatch.context() as outage:
+        outage.setattr(LocalStore, "put", _unavailable)
+        found, number, wait = puller.pull()
+        assert (keys(found), number, wait) == (["input/a.jsonl"], 3, 0.5)
+        assert puller.pull() == ([], 1, 1.0)
+        assert client.pulled == 1  # nothing more meanwhile
+    assert puller.pull()[:2] == ([], 1)
+    assert keys(puller.pull()[0]) == ["input/b.jsonl"]
+    acks.acks_of("q").flush()
+    assert (client.acked, run_state().counts.messages_undecodable) == (["unwanted", "unreadable"], 1)
+    assert len(list(open_store(output.store_url).list("_dead/"))) == 1
+
+
+def _unavailable(*_):
+    raise StorageUnavailable("R2 sleeps")
+
+
+def _denied(*_):
+    raise AccessDenied("not ours")
+
+
+def test_a_version_that_is_asked_for_while_r2_fails_is_asked_for_again(client, output, monkeypatch):
+    unsized = {"key": "input/a.jsonl"}
+    client.pulls = [[leased("l", {**event("input/a.jsonl"), "object": unsized})]]
+    puller, errors = Puller(SOURCE, output), [StorageUnavailable("R2 sleeps")]
+
+    def version_of(_):
+        if errors:
+            raise errors.pop()
+        return FileVersion("r2://bucket", "input/a.jsonl", "e1", 7)
+
+    monkeypatch.setattr(notices, "version_of", version_of)
+    assert puller.pull() == ([], 1, 0.5)
+    assert keys(puller.pull()[0]) == ["input/a.jsonl"]
+
+
+def test_an_event_about_a_bucket_that_is_not_ours_is_a_dead_letter_and_stops_nothing(output, monkeypatch):
+    monkeypatch.setattr(notices, "version_of", _denied)
+    assert understand(message(event("input/a.jsonl")), SOURCE, output) is None
+    store = open_store(output.store_url)
+    (letter,) = store.list("_dead/")
+    assert b"not ours" in store.read(letter.key)[0]
+    monkeypatch.setattr(LocalStore, "put", _denied)  # but wrong keys do
+    with pytest.raises(AccessDenied):
+        understand(message(event("input/a.jsonl")), SOURCE, output)
+
+
+def test_a_queue_that_fails_for_minutes_is_waited_for_by_a_run(client, output, slept):
+    failing = [QueueError("too many calls", 429, None, 300.0), QueueError("busy", 503), QueueError("no reply", 0)]
+    client.pulls = [*failing, [WANTED]]
+    assert keys(pull_notifications(SOURCE, output)) == ["input/a.jsonl"]
+    assert sum(slept) > 300
+    assert run_state().left == {}
+
+
+@pytest.mark.parametrize("error", [QueueError("busy", 503), QueueError("too many calls", 429, None, 1000.0)])
+def test_a_run_gives_up_a_queue_after_ten_minutes_and_answers_what_it_has_found(client, output, slept, error):
+    client.pulls = [[WANTED], *[error] * 100]
+    assert keys(pull_notifications(SOURCE, output)) == ["input/a.jsonl"]
+    assert sum(slept) <= outages.QUEUE_PATIENCE_S
+    assert run_state().left == {"queue q": f"what it still holds: {error}"}
+    assert run_state().stop_reason is None
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_a_queue_that_fails(client, output, slept):
+    client.pulls = [[WANTED], QueueError("too many calls", 429, None, 300.0)]
+    found = pull_notifications(SOURCE, output)
+    next(found)
+    run_state().stop("SIGTERM")
+    assert (list(found), slept) == ([], [])
+
+
+def test_a_queue_that_refuses_for_good_is_an_error_at_once(client, output):
+    client.pulls = [QueueUnauthorized("wrong token", 401)]
+    with pytest.raises(QueueUnauthorized):
+        Puller(SOURCE, output).pull()
+
+
+def test_a_run_waits_for_r2_to_list_its_inputs(folder, slept, monkeypatch):
+    listing, errors = LocalStore.stat, [StorageUnavailable("R2 sleeps")] * 2
+
+    def stat(store, key):
+        if errors and key.endswith("b.jsonl"):
+            raise errors.pop()
+        return listing(store, key)
+
+    monkeypatch.setattr(LocalStore, "stat", stat)
+    step = FindFiles(Listing((str(folder / "sub"),)), Location(str(folder / "answers"), ""))
+    assert keys(_Look(step).process(b"")) == ["b.jsonl", "c.jsonl.gz"]
+    assert sum(slept) == pytest.approx(1.5)

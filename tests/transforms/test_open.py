@@ -11,7 +11,10 @@ from storage.intervals import Intervals
 from storage.jobs import Jobs
 from storage.manifests import MANIFEST_NAME, put_shard
 from storage.objects import Location, open_store
+from transforms import acks as acking
 from transforms import open as opening
+from transforms import outages
+from transforms.acks import close_acks
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
 from transforms.notices import Notifications, left_in_work
 from transforms.open import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
@@ -200,20 +203,19 @@ class _Queue:
     def __init__(self, account, queue_id):
         assert queue_id == "q"
 
-    def __enter__(self):
-        return self
+        self.queue_id = queue_id
 
-    def __exit__(self, *_):
+    def close(self):
         pass
 
-    def settle(self, acks):
+    def settle(self, acks, tries):
         _Queue.acked.append((sorted(acks), len(records(_Queue.output))))
 
 
 @pytest.fixture
 def acked(monkeypatch, output):
-    monkeypatch.setattr(opening, "QueueClient", _Queue)
-    monkeypatch.setattr(opening, "cloudflare_account", lambda: None)
+    monkeypatch.setattr(acking, "QueueClient", _Queue)
+    monkeypatch.setattr(acking, "cloudflare_account", lambda: None)
     _Queue.acked, _Queue.output = [], output
     return _Queue.acked
 
@@ -223,6 +225,7 @@ def run(output, notices, expected):
         found = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(output, "c", "run-1", "q")
         keys = found | beam.Map(lambda element: element.file.key)
         assert_that(keys, equal_to(expected))
+    close_acks()
 
 
 def test_two_messages_for_one_version_open_it_once_and_both_are_acked_after_the_record(output, file, acked):
@@ -254,6 +257,23 @@ def test_a_message_is_not_acked_when_its_record_cannot_be_written(output, file, 
         raise StorageUnavailable("r2://bucket: later")
 
     monkeypatch.setattr(opening.Jobs, "claim", refuse)
+    monkeypatch.setattr(outages.time, "sleep", lambda seconds: None)
     with pytest.raises(Exception, match="later"):
         run(output, [notice(file, "n1", "l1")], [])
     assert acked == []
+
+
+def test_a_record_that_cannot_be_written_for_now_holds_its_message_back_and_loses_nothing(
+    output, file, acked, monkeypatch
+):
+    claim, errors = opening.Jobs.claim, [StorageUnavailable("later")] * 2
+
+    def claimed(*arguments):
+        if errors:
+            raise errors.pop()
+        return claim(*arguments)
+
+    monkeypatch.setattr(opening.Jobs, "claim", claimed)
+    monkeypatch.setattr(outages.time, "sleep", lambda seconds: None)
+    run(output, [notice(file, "n1", "l1")], [file.key])
+    assert acked == [(["l1"], 1)]

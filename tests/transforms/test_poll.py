@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from runners.prism import prism_arguments, running_prism
 from runners.prism_binary import find_prism
-from storage.errors import QueueUnauthorized, StorageUnavailable
+from storage.errors import QueueError, QueueUnauthorized, StorageUnavailable
 from storage.objects import Location
 from transforms import poll as polling
 from transforms.elements import FileVersion, Notice
@@ -120,6 +120,19 @@ def test_a_sweep_that_fails_for_now_stops_nothing(poll):
 
     state = poll([[notice("a")]], lambda: len(SEEN) == 1, sweep)
     assert (names(), state.stop_reason) == (["a"], "enough")
+
+
+def test_a_look_that_fails_for_now_stops_nothing(poll):
+    state = poll([[notice("a")], StorageUnavailable("later"), [notice("b")]], lambda: len(SEEN) == 2)
+    assert (names(), state.stop_reason) == (["a", "b"], "enough")
+
+
+def test_a_run_that_stops_is_heard_while_a_long_wait_goes_on(poll):
+    error = QueueError("too many calls", 429, None, 3600.0)
+    began = time.monotonic()
+    poll([[notice("a")], error], lambda: len(PULLS) == 2)
+    assert (names(), len(PULLS)) == (["a"], 2)
+    assert time.monotonic() - began < 40.0
 
 
 def test_an_error_that_stays_stops_the_run_with_its_reason(poll):

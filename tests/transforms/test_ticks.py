@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from apache_beam.transforms.window import TimestampedValue
 
-from storage.errors import StorageUnavailable
+from storage.errors import QueueUnauthorized, StorageUnavailable
 from storage.objects import locate_folder
 from transforms import ticks
 from transforms.elements import FileVersion, Notice
@@ -97,14 +97,23 @@ def test_another_process_begins_an_attempt_of_its_own(step, monkeypatch):
 
 def test_it_does_not_look_before_it_is_time_and_never_once_the_run_stops(step):
     state = State()
-    step._next = float("inf")
+    step._looks._next = float("inf")
     assert tick(step, state, "a") == []
-    step._next = 0.0
+    step._looks._next = 0.0
     run_state().stop("SIGTERM")
     assert tick(step, state, "a") == []
 
 
 def test_a_queue_that_cannot_be_used_stops_the_run(step):
-    Queue.error = StorageUnavailable("no")
+    Queue.error = QueueUnauthorized("no", 401)
     assert tick(step, State()) == []
     assert run_state().stop_reason is Queue.error
+
+
+def test_a_fault_that_passes_is_waited_out(step):
+    state, Queue.error = State(), StorageUnavailable("R2 sleeps")
+    assert tick(step, state, "a") == []
+    Queue.error = None
+    assert tick(step, state, "a") == []  # it is not time yet
+    step._looks._next = 0.0
+    assert (tick(step, state, "a"), run_state().stop_reason) == ([("a", "100")], None)

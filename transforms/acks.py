@@ -1,0 +1,147 @@
+"""Acks of messages, for every source: on a thread of their own, and again until the queue takes them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from storage.environment import cloudflare_account
+from storage.errors import StorageError, is_passing
+from storage.queues import MAX_BATCH, QueueClient
+from transforms.outages import Outage
+from transforms.run_state import run_state, stopping
+
+# Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
+VISIBILITY_TIMEOUT = 300.0
+# How long the end of a run waits for a call that is under way. Seconds.
+_LAST_CALL_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Acks:
+    """Acks leases of one queue. Thread-safe.
+
+    While the queue fails they are kept and acked later, and nobody waits for that. A lease that has ended meanwhile is
+    dropped: its message comes again, finds its job record or its manifest, and is acked then. An error that will not
+    pass stops the run.
+    """
+
+    def __init__(self, client: QueueClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._state = run_state()
+        self._outage = Outage(f"ack to queue {client.queue_id}")
+        self._changed = threading.Condition()
+        self._left: dict[str, float] = {}  # by lease, when it ends
+        self._calling = self._failing = self._closed = False
+        self._again_at = float("-inf")
+        self._lapsed = 0
+        self._thread = threading.Thread(target=self._live, name="llmdo-acks", daemon=True)
+        self._thread.start()
+
+    def add(self, leases: Iterable[str]) -> None:
+        """Acks these soon."""
+        with self._changed:
+            end = self._clock() + VISIBILITY_TIMEOUT
+            self._left.update((lease, end) for lease in leases)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Waits until each lease was acked, or the queue has failed."""
+        with self._changed:
+            self._changed.wait_for(self._tried)
+
+    def close(self, *, patient: bool) -> int:
+        """Tries what was not tried yet, and ends; gives how many messages come again since their acks failed.
+
+        ``patient``: waits for a queue that fails, until the last lease has ended or the run stops.
+        """
+        with self._changed:
+            while patient and self._left and not stopping():
+                self._changed.wait(0.25)
+            self._changed.wait_for(self._tried, _LAST_CALL_S)
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(_LAST_CALL_S)
+        self._client.close()
+        return self._lapsed + len(self._left)
+
+    def _tried(self) -> bool:
+        return self._failing or not (self._left or self._calling)
+
+    def _live(self) -> None:
+        while leases := self._next():
+            wait = 0.0
+            try:
+                self._client.settle(acks=leases, tries=1)
+                self._outage.over()
+            except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for this thread for ever
+                wait = self._wait_after(error)
+            with self._changed:
+                self._calling, self._failing, self._again_at = False, wait > 0, self._clock() + wait
+                if not self._failing:
+                    for lease in leases:
+                        self._left.pop(lease, None)
+                self._changed.notify_all()
+
+    def _next(self) -> list[str]:
+        """The next leases to ack, when it is time; none when there is nothing to do any more."""
+        with self._changed:
+            while True:
+                now = self._clock()
+                self._drop_lapsed(now)
+                if self._closed and (self._failing or not self._left):
+                    return []
+                if self._left and now >= self._again_at:
+                    self._calling = True
+                    return list(islice(self._left, MAX_BATCH))
+                self._changed.notify_all()
+                self._changed.wait(min(self._again_at, *self._left.values()) - now if self._left else None)
+
+    def _drop_lapsed(self, now: float) -> None:
+        lapsed = [lease for lease, end in self._left.items() if end <= now]
+        for lease in lapsed:
+            del self._left[lease]
+        self._lapsed += len(lapsed)
+
+    def _wait_after(self, error: Exception) -> float:
+        """Seconds until the next try. An error that will not pass stops the run, and what is left is dropped."""
+        if isinstance(error, StorageError) and is_passing(error):
+            return self._outage.wait_after(error)
+        self._state.stop(error)
+        with self._changed:
+            self._left.clear()
+        return 0.0
+
+
+_acks: dict[str, Acks] = {}
+_lock = threading.Lock()
+
+
+def acks_of(queue_id: str) -> Acks:
+    """This process's acks to a queue, until ``close_acks``. Raises MissingSettings."""
+    with _lock:
+        if queue_id not in _acks:
+            _acks[queue_id] = Acks(QueueClient(cloudflare_account(), queue_id))
+        return _acks[queue_id]
+
+
+def not_acked(count: int) -> str:
+    """What a user reads about messages whose acks failed."""
+    return f"{count} message(s) could not be acked: they come again, and cost nothing"
+
+
+def close_acks(*, patient: bool = False) -> dict[str, int]:
+    """Ends the acks of all queues; gives by queue how many messages come again since their acks failed."""
+    with _lock:
+        closed, left = dict(_acks), {}
+        _acks.clear()
+    for queue_id, acks in closed.items():
+        if count := acks.close(patient=patient):
+            left[queue_id] = count
+            _log.warning("queue %s: %s", queue_id, not_acked(count))
+    return left
