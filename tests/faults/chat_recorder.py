@@ -33,8 +33,9 @@ from storage import chat_log
 from storage.chat_log import ChatLog
 from storage.objects import Location
 from storage.queue_api import QueueApi
-from tests.faults.recorder import HOUR, Died, Moment, Process, World, Write
+from tests.faults.recorder import HOUR, Death, Died, Process, World, Write
 from transforms import chat_source, converse
+from transforms.acks import close_acks
 from transforms.chat_elements import ChatDefaults, Settings
 from transforms.conversations import Conversations, close_conversations
 from transforms.converse import Converse, conversations_of
@@ -62,27 +63,36 @@ class RecordedQueues(httpx.BaseTransport):
         call = Call(request.method, path, request.url.query.decode(), request.headers, request.read())
         rest = [part for part in path.partition("/queues")[2].split("/") if part]
         with self._process.lock:
-            if request.method != "GET":
-                self._process.begin()
-            try:
-                reply = self._api.answer(call, rest)
-            except Refused as refused:
-                reply = failure(refused.status, refused.code, refused.message)
-            if request.method != "GET":
-                operation, names = self._written(rest[-1], call.body, reply.body)
-                if names or operation == "tell":
-                    self._process.done(operation, *names)
+            if request.method == "GET":
+                return self._asked(call, rest)
+            operation, names = self._outgoing(rest[-1], call.body)
+            self._process.begin(operation, *names)
+            reply = self._asked(call, rest)
+            if operation == "pull":
+                names = self._pulled(reply.content)
+            if names or operation == "tell":
+                self._process.done(operation, *names)
+        return reply
+
+    def _asked(self, call: Call, rest: list[str]) -> httpx.Response:
+        try:
+            reply = self._api.answer(call, rest)
+        except Refused as refused:
+            reply = failure(refused.status, refused.code, refused.message)
         return httpx.Response(reply.status, content=reply.body, headers=reply.headers)
 
-    def _written(self, what: str, asked: bytes, answered: bytes) -> tuple[str, list[str]]:
+    def _pulled(self, answered: bytes) -> list[str]:
+        messages = from_json(answered)["result"]["messages"]
+        for message in messages:
+            args = from_json(base64.b64decode(message["body"]))["args"]
+            self._leased[message["lease_id"]] = f"{args['conversationId']}/{args['id']}"
+        return [self._leased[message["lease_id"]] for message in messages]
+
+    def _outgoing(self, what: str, asked: bytes) -> tuple[str, list[str]]:
         if what == "ack":
             return "ack", [self._leased[ack["lease_id"]] for ack in from_json(asked)["acks"]]
         if what == "pull":
-            messages = from_json(answered)["result"]["messages"]
-            for message in messages:
-                args = from_json(base64.b64decode(message["body"]))["args"]
-                self._leased[message["lease_id"]] = f"{args['conversationId']}/{args['id']}"
-            return "pull", [self._leased[message["lease_id"]] for message in messages]
+            return "pull", []
         bodies = [message["body"] for message in from_json(asked)["messages"]]
         args = [body["args"] for body in bodies if body["name"] == RECEIVED]
         return "push" if args else "tell", [f"{one['conversationId']}/{one['responseToMessageId']}" for one in args]
@@ -99,7 +109,7 @@ class InstantModel:
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
         with self._process.lock:
-            self._process.begin()
+            self._process.begin("call", request.request_id)
             self._calls[request.request_id] += 1
             self._process.done("call", request.request_id)
         await asyncio.sleep(0)
@@ -112,8 +122,20 @@ class InstantModel:
         pass
 
 
+def kind_of(write: Write) -> str:
+    """What a write is to the design."""
+    if not write.keys or not write.keys[0].startswith(PREFIX):
+        return write.operation
+    folders, name = write.key.removeprefix(PREFIX).split("/")[:-1], write.key.rpartition("/")[2]
+    kinds = {"_open": "mark", "_traces": "trace", "_runs": "heartbeat", "messages": "message", "answers": "answer"}
+    kind = next((kinds[folder] for folder in folders if folder in kinds), name.removesuffix(".json"))
+    return f"{kind} removed" if write.operation == "delete" else kind
+
+
 class ChatWorld(World):
     """What outlives a process, and the history of all writes; ``calls``: how often each message was paid."""
+
+    kind_of = staticmethod(kind_of)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -154,7 +176,7 @@ class ChatWorld(World):
                 found.setdefault(name, []).append(event)
         return found
 
-    def answer_files(self, dies: tuple[Moment, int] | None = None) -> ChatSummary | None:
+    def answer_files(self, dies: Death | None = None) -> ChatSummary | None:
         """``llmdo chat --events``, the whole of it; None where the process died. Afterwards an hour goes by."""
         process = self._new_process(dies)
         options = {"events": (str(self._folder / "events.jsonl"),), "output": f"r2://llmdo/{PREFIX}", "model": MODEL}
@@ -165,7 +187,7 @@ class ChatWorld(World):
         close_conversations()
         return self._after(process, summary)
 
-    def answer_queue(self, dies: tuple[Moment, int] | None = None) -> bool:
+    def answer_queue(self, dies: Death | None = None) -> bool:
         """The steps of ``llmdo chat --queue``, by hand, until nothing is left to do; whether the process lived."""
         process = self._new_process(dies)
         reset_run_state()
@@ -180,11 +202,12 @@ class ChatWorld(World):
                 conversations.close()
                 close_engines()
                 source.close()
+                close_acks()
         return self._after(process, True) or False
 
-    def _new_process(self, dies: tuple[Moment, int] | None) -> Process:
+    def _new_process(self, dies: Death | None) -> Process:
         chat_log._logs.clear()  # it knows nothing of what the last one wrote
-        self.process = Process(self.history, dies)
+        self.process = Process(self.history, dies, self.kind_of)
         return self.process
 
     def _look_again_and_again(self, source: chat_source._Queue, conversations: Conversations) -> None:
@@ -209,16 +232,6 @@ class ChatWorld(World):
         self.clock.now += HOUR
         self.process = Process(self.history)
         return None if process.dead else result
-
-
-def kind_of(write: Write) -> str:
-    """What a write is to the design."""
-    if not write.keys or not write.keys[0].startswith(PREFIX):
-        return write.operation
-    folders, name = write.key.removeprefix(PREFIX).split("/")[:-1], write.key.rpartition("/")[2]
-    kinds = {"_open": "mark", "_traces": "trace", "_runs": "heartbeat", "messages": "message", "answers": "answer"}
-    kind = next((kinds[folder] for folder in folders if folder in kinds), name.removesuffix(".json"))
-    return f"{kind} removed" if write.operation == "delete" else kind
 
 
 def name_of(write: Write) -> str:

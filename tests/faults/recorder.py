@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from pipelines.options import check_options
 from runners.run import run
 from runners.summary import Summary
 from storage.ledger_sqlite import SqliteLedger
+from storage.manifests import MANIFEST_NAME, counts_as_output
 from storage.objects import ObjectInfo
 from storage.queue_api import QueueApi
 from storage.queues import Pacer
@@ -71,42 +72,75 @@ class Write:
         return key
 
 
-class Process:
-    """One process, which dies right before or right after its write of this number, counted from 1, or never."""
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process dies right before or right after its write number ``number``, counted from 1.
 
-    def __init__(self, history: list[Write], dies: tuple[Moment, int] | None = None) -> None:
+    With ``kind`` only the writes of that kind (see ``kind_of``) are counted: which write has a given number of all
+    depends on the order of threads, the first manifest is always the first manifest.
+    """
+
+    moment: Moment
+    number: int
+    kind: str = ""
+
+
+def kind_of(write: Write) -> str:
+    """What a write is to the design."""
+    if write.operation in ("pull", "ack", "keep"):
+        return write.operation
+    folder, name = write.key.split("/")[1], write.key.rpartition("/")[2]
+    shard_or_other = "shard" if counts_as_output(write.key) else name
+    kinds = {"_open": "record", "_runs": "heartbeat", MANIFEST_NAME: "manifest"}
+    kind = kinds.get(folder) or kinds.get(name, shard_or_other)
+    return f"{kind} removed" if write.operation == "delete" else kind
+
+
+class Process:
+    """One process, which dies at one of its writes, or never."""
+
+    def __init__(
+        self, history: list[Write], dies: Death | None = None, kind_of: Callable[[Write], str] = kind_of
+    ) -> None:
         self.lock = threading.RLock()
         self.dead = False
         self._history = history
-        self._moment: Moment | None
-        self._moment, self._number = dies or (None, 0)
-        self._writes = 0
+        self._dies = dies
+        self._kind_of = kind_of
+        self._writes = 0  # of the kind that counts
 
     def check_alive(self) -> None:
         """Raises Died."""
         if self.dead:
             raise Died("this process is dead")
 
-    def begin(self) -> None:
-        """Something is about to be written. Raises Died."""
+    def begin(self, operation: str, *keys: str) -> None:
+        """Something is about to be written; ``keys`` as far as they are known. Raises Died."""
         with self.lock:
             # Two writes may begin before either is done: so the number may have been passed over.
-            self.dead = self.dead or (self._moment == "before" and self._writes + 1 >= self._number)
+            dies = self._dies
+            if dies is not None and dies.moment == "before" and self._counts(Write(operation, keys)):
+                self.dead = self.dead or self._writes + 1 >= dies.number
             self.check_alive()
 
     def done(self, operation: str, *keys: str, body: bytes = b"") -> None:
         """It was written. Raises Died where that was the last thing."""
         with self.lock:
-            self._history.append(Write(operation, keys, body))
-            self._writes += 1
-            self.dead = self.dead or (self._moment == "after" and self._writes >= self._number)
+            write = Write(operation, keys, body)
+            self._history.append(write)
+            self._writes += self._counts(write)
+            dies = self._dies
+            self.dead = self.dead or (dies is not None and dies.moment == "after" and self._writes >= dies.number)
             self.check_alive()
+
+    def _counts(self, write: Write) -> bool:
+        return self._dies is not None and self._dies.kind in ("", self._kind_of(write))
 
     @contextmanager
     def writing(self, operation: str, key: str, body: bytes = b"") -> Iterator[None]:
         """One write as a whole; one that the store refuses is none."""
         with self.lock:
-            self.begin()
+            self.begin(operation, key)
             yield
             self.done(operation, key, body=body)
 
@@ -185,15 +219,15 @@ class RecordedQueues(httpx.BaseTransport):
         call = Call(request.method, path, request.url.query.decode(), request.headers, request.read())
         rest = [part for part in path.partition("/queues")[2].split("/") if part]
         with self._process.lock:
+            operation = rest[-1] if rest else ""
             if request.method != "GET":
-                self._process.begin()
+                self._process.begin(operation)
             try:
                 reply = self._api.answer(call, rest)
             except Refused as refused:
                 reply = failure(refused.status, refused.code, refused.message)
             leases = self._leases(path, call.body, reply.body)
             if leases:
-                operation = path.rpartition("/")[2]
                 self._process.done(operation, *(self._announced[lease] for lease in leases))
         return httpx.Response(reply.status, content=reply.body, headers=reply.headers)
 
@@ -240,7 +274,10 @@ class World:
         history: what was written, by whichever process.
         calls: how often each prompt was paid.
         process: the one that runs now.
+        kind_of: what a write is to the design.
     """
+
+    kind_of = staticmethod(kind_of)
 
     def __init__(self, folder: Path, *, keeps_metadata: bool = True) -> None:
         self.clock = Clock()
@@ -271,7 +308,7 @@ class World:
 
         async def kept(ledger: SqliteLedger, key: str, value: bytes, patience_s: float = 0.0) -> None:
             process = self.process
-            process.begin()
+            process.begin("keep", key)
             await keep(ledger, key, value, patience_s)
             process.done("keep", key)
 
@@ -307,12 +344,12 @@ class World:
             there = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'answers'").fetchone()[0]
             return db.execute("SELECT count(*) FROM answers").fetchone()[0] if there else 0
 
-    def run(self, dies: tuple[Moment, int] | None = None, **options: Any) -> Summary | None:
+    def run(self, dies: Death | None = None, **options: Any) -> Summary | None:
         """One process from its begin to its end; None where it died. Afterwards an hour goes by.
 
         In that hour a dead process's heartbeat grows old, and the messages that it had pulled show again.
         """
-        process = self.process = Process(self.history, dies)
+        process = self.process = Process(self.history, dies, self.kind_of)
         summary = None
         given = {"queue": "llmdo-input", "output": OUTPUT, "model": "@cf/test/model", "ledger": self._ledger}
         with suppress(Died):

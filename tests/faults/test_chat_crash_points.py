@@ -6,6 +6,7 @@ The order of all writes is kept (``chat_recorder``) and checked as a whole.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +15,7 @@ import pytest
 
 from tests.faults.chat_recorder import ChatWorld, kind_of, name_of
 from tests.faults.chat_world import sent
-from tests.faults.recorder import SOAK, Write
+from tests.faults.recorder import SOAK, Death, Write
 
 CONVERSATIONS = {"a": ["a1", "a2", "a3"], "b": ["b1"]}
 # Not in their order, and one comes twice.
@@ -22,7 +23,9 @@ COME = ["a1", "a3", "b1", "a2", "a3"]
 EVENTS = [sent(name, name[0], 1_000 + int(name[1]), f"text of {name}") for name in COME]
 MESSAGES = {f"{conversation}/{name}" for conversation, names in CONVERSATIONS.items() for name in names}
 KINDS = {"pull", "message", "mark", "ack", "_owner", "tell", "call", "keep", "answer", "push", "trace", "mark removed"}
-OF_A_QUEUE = {"pull", "ack", "tell", "push"}
+# Of these a whole run writes one for each message; of the other kinds at least one.
+OF_EACH_MESSAGE = ("message", "mark", "call", "keep", "answer", "mark removed")
+KINDS_OF_FILES = KINDS - {"pull", "ack", "tell", "push"} | {"heartbeat", "events.jsonl"}
 
 
 @pytest.fixture
@@ -45,39 +48,38 @@ def test_a_whole_run_writes_everything_once_and_in_its_order(new_world):
     check_end(world, 0)
     kinds = Counter(map(kind_of, world.history))
     assert set(kinds) == KINDS | {"_owner removed"}
-    for kind in ("message", "mark", "call", "keep", "answer", "mark removed"):
+    for kind in OF_EACH_MESSAGE:
         assert kinds[kind] == len(MESSAGES)
     assert world.calls == dict.fromkeys(MESSAGES, 1)
 
 
-@pytest.mark.parametrize(("moment", "step"), [("after", 1), ("before", 1 if SOAK else 5)])
-def test_a_death_at_any_write_loses_nothing_and_repeats_only_calls_in_flight(new_world, moment, step):
-    died_at = []
-    for number in count(1, step):
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_death_at_a_write_of_any_kind_loses_nothing_and_repeats_only_calls_in_flight(new_world, kind):
+    die_at_each(new_world, "after", kind, ChatWorld.answer_queue, some=(1, 3) if kind in OF_EACH_MESSAGE else (1,))
+    die_at_each(new_world, "before", kind, ChatWorld.answer_queue, some=(1,))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS_OF_FILES))
+def test_a_death_at_a_write_of_any_kind_of_a_run_over_files_loses_nothing(new_world, kind):
+    die_at_each(new_world, "after", kind, ChatWorld.answer_files, some=(1,))
+
+
+def die_at_each(new_world, moment, kind, answer, some: tuple[int, ...]) -> None:
+    """Dies at these writes of a kind, or at each that there is (LLMDO_SOAK=1), goes on, and checks the end."""
+    for number in count(1) if SOAK else some:
         world = new_world()
-        if world.answer_queue((moment, number)):  # it wrote less than that: every write has had its death
+        if answer(world, Death(moment, number, kind)):
+            assert number > some[-1], f"there were less than {number} of {kind}"
             check_end(world, 0)
-            break
-        died_at.append(go_on_after_a_death(world, world.answer_queue, f"{moment} write {number}"))
-    assert len(died_at) * step >= 35
-    assert step > 1 or set(died_at) >= KINDS
-
-
-def test_a_death_at_any_write_of_a_run_over_files_loses_nothing(new_world):
-    died_at = []
-    for number in count(1, 1 if SOAK else 4):
-        world = new_world()
-        if world.answer_files(("after", number)) is not None:
-            break
-        died_at.append(go_on_after_a_death(world, world.answer_files, f"after write {number}"))
-    assert len(died_at) * (1 if SOAK else 4) >= 28
-    assert not SOAK or set(died_at) >= KINDS - OF_A_QUEUE | {"heartbeat", "events.jsonl"}
+            return
+        last = go_on_after_a_death(world, partial(answer, world), f"{moment} {kind} {number}")
+        assert moment == "before" or last == kind
 
 
 @pytest.mark.parametrize("seed", range(40 if SOAK else 3))
 def test_deaths_again_and_again_cost_no_more_than_the_calls_in_flight_at_each(new_world, seed):
     world, deaths, in_flight = new_world(), 0, 0
-    while not world.answer_queue(("after", 2 + (5 * deaths + seed) % 11)):
+    while not world.answer_queue(Death("after", 2 + (5 * deaths + seed) % 11)):
         deaths += 1
         in_flight = unkept_calls(world)
         assert deaths < 60
