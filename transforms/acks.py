@@ -11,7 +11,7 @@ from itertools import islice
 from storage.environment import cloudflare_account
 from storage.errors import StorageError, is_passing
 from storage.queues import MAX_BATCH, QueueClient
-from transforms.outages import Outage
+from transforms.outages import FIRST_WAIT_S, Outage
 from transforms.run_state import run_state, stopping
 
 # Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
@@ -110,6 +110,8 @@ class Acks:
 
     def _wait_after(self, error: Exception) -> float:
         """Seconds until the next try. An error that will not pass stops the run, and what is left is dropped."""
+        if self._closed:  # the run is over: what is left is counted, and comes again
+            return FIRST_WAIT_S
         if isinstance(error, StorageError) and is_passing(error):
             return self._outage.wait_after(error)
         self._state.stop(error)

@@ -173,6 +173,14 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_a_queue_that_fails(queue):
     assert queue.calls == 1
 
 
+def test_a_last_try_that_is_refused_for_good_changes_nothing_about_a_run_that_is_over(queue):
+    queue.acks._closed = True
+    queue.faults = [refused(401, 10000)]
+    queue.acks.add(["a"])
+    assert queue.acks.close(patient=False) == 1
+    assert run_state().stop_reason is None
+
+
 def test_what_was_not_tried_yet_is_tried_at_the_end(queue):
     queue.acks.add(["a"])
     assert queue.acks.close(patient=False) == 0
