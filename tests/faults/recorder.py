@@ -287,7 +287,7 @@ class World:
         self.bucket = MemoryStore("r2://llmdo", keeps_metadata=keeps_metadata)
         self._times: dict[str, float] = {}
         self._ledger = f"sqlite:///{folder}/ledger.sqlite"
-        self._queues = Queues(Path(":memory:"), self.clock)
+        self._queues = Queues(folder / "queues.sqlite", self.clock)
         self._queue = self._queues.create("llmdo-input")
         self._queues.set_consumer(self._queue, "llmdo-dead", {"max_retries": 10})
         self._announced: dict[str, str] = {}
