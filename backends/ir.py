@@ -104,6 +104,7 @@ class ChatResponse:
         warnings: sentences about what is not as asked: a parameter dropped or clamped, another model, cut by length,
             a model that will be switched off.
         details: what the provider tells besides, to be kept: ``{"cache_status": …, "log_id": …}`` of a gateway.
+        shared: another line's call brought the answer, and its usage counts there.
     """
 
     text: str | None
@@ -115,11 +116,17 @@ class ChatResponse:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResponse:
-    """One vector a text, in the order of the texts."""
+    """One vector a text, in the order of the texts.
+
+    Attributes:
+        shared: another line's call, or another text of this array, brought all vectors: see ChatResponse.
+        parts: one response for each text where they do not come from one call; ``usage`` is that of those not shared.
+    """
 
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage
@@ -127,6 +134,8 @@ class EmbedResponse:
     request_id: str | None = None
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
+    parts: tuple[EmbedResponse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ class RawResponse:
     request_id: str | None = None
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
 
 
 Response = ChatResponse | EmbedResponse | RawResponse

@@ -100,6 +100,8 @@ def halves(job: Job) -> tuple[Job, Job]:
 
 def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:
     """One response for each text, with its share of the usage."""
+    if response.parts:
+        return list(response.parts)
     shares = share(response.usage, [len(text) for text in texts])
     return [
         replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
@@ -26,7 +27,7 @@ from backends.ir import (
     RawResponse,
     Request,
     Response,
-    Usage,
+    added,
 )
 from backends.jobs import one_each
 
@@ -52,6 +53,8 @@ _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     EmbedRequest: TypeAdapter(EmbedResponse),
     RawRequest: TypeAdapter(RawResponse),
 }
+_NOT_KEPT = {"shared", "parts"}  # fields of a response that depend on who asks
+_PAYER = "paid_by"  # the line, beside a response's fields
 _log = logging.getLogger(__name__)
 
 
@@ -82,17 +85,32 @@ class HandedOver:
 _HANDED_OVER = TypeAdapter(HandedOver)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` says that the call was made now."""
+
+    response: Response
+    payer: str
+    new: bool = False
+
+    def of(self, line: str, *, joined: bool = False) -> Response:
+        """The answer for a line: shared where another one paid. ``joined``: the line waited for another's call."""
+        shared = self.payer != line if self.payer else joined and self.new
+        return replace(self.response, shared=True) if shared else self.response
+
+
 class Recall:
     """Answers requests from a ledger where it can, and keeps every answer that had to be paid for.
 
-    Only successes are kept. With "same-request", equal requests that are in flight share one call too; texts of
-    arrays do not.
+    Only successes are kept. With "same-request", equal requests that are in flight share one call too, and so do equal
+    texts of one array; those of two arrays do not. An answer is kept with the line that paid for it: for any other line
+    it is ``shared``, in this run and in later ones, so that its usage counts once.
     """
 
     def __init__(self, ledger: Ledger, reuse: Reuse | Literal["same-message"]) -> None:
         self._ledger = ledger
         self._reuse = reuse
-        self._in_flight: dict[str, asyncio.Future[Response]] = {}
+        self._in_flight: dict[str, asyncio.Future[_Kept]] = {}
         self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
         self.reused = 0
 
@@ -102,15 +120,15 @@ class Recall:
             return await self._embed(provider, request, call)
         key = self._key(provider, request, request.request_id)
         if self._reuse != "same-request":
-            return await self._one(key, request, call)
+            return (await self._one(key, request, call)).response
         if key in self._in_flight:
-            response = await asyncio.shield(self._in_flight[key])
+            kept = await asyncio.shield(self._in_flight[key])
             self.reused += 1
-            return response
+            return kept.of(request.request_id, joined=True)
         # The look-up is shared too: one that began before the answer was kept would not find it, and pay again.
         paying = self._in_flight[key] = asyncio.ensure_future(self._one(key, request, call))
         paying.add_done_callback(lambda _: self._in_flight.pop(key))
-        return await paying
+        return (await paying).of(request.request_id)
 
     async def handed_over(self, provider: str, request: Request) -> HandedOver | None:
         """The batch in which an earlier run handed a request over, if one did. Raises StopRun."""
@@ -145,31 +163,45 @@ class Recall:
         """Closes the ledger."""
         await self._ledger.aclose()
 
-    async def _one(self, key: str, request: Request, call: Call) -> Response:
+    async def _one(self, key: str, request: ChatRequest | RawRequest, call: Call) -> _Kept:
         found = await self._get(key, request)
         if found is not None:
             return found
         began = time.monotonic()
-        response = await call(request)
-        await self._put(request, {key: response}, _patience_s(began))
-        return response
+        paid = self._paid(await call(request), request.request_id)
+        await self._put(request, {key: paid}, _patience_s(began))
+        return paid
+
+    def _paid(self, response: Response, line: str) -> _Kept:
+        return _Kept(response, line if self._reuse == "same-request" else "", new=True)
 
     async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
         """One call for the texts whose vectors are not known; each text is kept by itself."""
         lines = request.line_ids or [""] * len(request.texts)
         alone = [replace(request, texts=(text,), line_ids=()) for text in request.texts]
         keys = [self._key(provider, one, line) for one, line in zip(alone, lines, strict=True)]
-        found = await asyncio.gather(*(self._get(key, request) for key in keys))
-        missing = [i for i, response in enumerate(found) if response is None]
+        places: dict[str, int] = {}  # of the first text with each key: equal texts share a call
+        for i, key in enumerate(keys):
+            places.setdefault(key, i)
+        found = await asyncio.gather(*(self._get(key, request) for key in places))
+        kept = {key: one for key, one in zip(places, found, strict=True) if one is not None}
+        missing = [key for key in places if key not in kept]
         if missing:
-            part = replace(request, texts=tuple(request.texts[i] for i in missing), line_ids=())
+            part = replace(request, texts=tuple(request.texts[places[key]] for key in missing), line_ids=())
             began = time.monotonic()
             paid = await call(part)
             assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
-            for i, response in zip(missing, one_each(paid, part.texts), strict=True):
-                found[i] = response
-            await self._put(request, {keys[i]: found[i] for i in missing}, _patience_s(began))
-        return _joined([response for response in found if isinstance(response, EmbedResponse)])
+            for key, response in zip(missing, one_each(paid, part.texts), strict=True):
+                kept[key] = self._paid(response, lines[places[key]])
+            await self._put(request, {key: kept[key] for key in missing}, _patience_s(began))
+        parts, counted = [], set[str]()
+        for key, line in zip(keys, lines, strict=True):
+            one = kept[key].of(line)
+            assert isinstance(one, EmbedResponse)  # noqa: S101 - see above
+            parts.append(replace(one, shared=True) if key in counted else one)
+            if not one.shared:
+                counted.add(key)
+        return _joined(parts)
 
     def _key(self, provider: str, request: Request, line: str) -> str:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
@@ -191,26 +223,29 @@ class Recall:
         except Exception as error:
             raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
 
-    async def _get(self, key: str, request: Request) -> Response | None:
+    async def _get(self, key: str, request: Request) -> _Kept | None:
         value = await self._look_up(key)
         if value is None:
             return None
         try:
-            response: Response = _ANSWERS[type(request)].validate_python(json.loads(value))
+            entry = json.loads(value)
+            payer = entry.pop(_PAYER, "") if isinstance(entry, dict) else ""
+            response: Response = _ANSWERS[type(request)].validate_python(entry)
         except ValueError:
             _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
             return None
         self.reused += 1
-        return response
+        return _Kept(response, payer if self._reuse == "same-request" and isinstance(payer, str) else "")
 
-    async def _put(self, request: Request, answers: Mapping[str, Response | None], patience_s: float) -> None:
+    async def _put(self, request: Request, answers: Mapping[str, _Kept], patience_s: float) -> None:
         """Keeps answers; one that cannot be kept is not lost, but it is the last one."""
         kind = _ANSWERS[type(request)]
         try:
             # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
             values = {}
-            for key, response in answers.items():
-                values[key] = json.dumps(kind.dump_python(response)).encode()
+            for key, one in answers.items():
+                fields = kind.dump_python(one.response, exclude=_NOT_KEPT)
+                values[key] = json.dumps(fields | _payer(one)).encode()
                 if len(answers) > 1:
                     await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
             puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
@@ -221,6 +256,10 @@ class Recall:
 
 def _patience_s(began: float) -> float:
     return min(PATIENCE * (time.monotonic() - began), MOST_PATIENCE_S)
+
+
+def _payer(kept: _Kept) -> dict[str, str]:
+    return {_PAYER: kept.payer} if kept.payer else {}
 
 
 def _content(request: Request) -> dict[str, Any]:
@@ -238,13 +277,13 @@ def _batches_key(provider: str, model: str) -> str:
     return hashlib.sha256(f"batches {BATCH_FORMAT} {provider}/{model}".encode()).hexdigest()
 
 
-def _joined(responses: Sequence[EmbedResponse]) -> EmbedResponse:
+def _joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
     """Responses of one text each as one."""
-    usage = Usage(
-        input_tokens=sum(one.usage.input_tokens for one in responses),
-        output_tokens=sum(one.usage.output_tokens for one in responses),
-        cached_tokens=sum(one.usage.cached_tokens for one in responses),
-        reasoning_tokens=sum(one.usage.reasoning_tokens for one in responses),
-        neurons=sum(known) if (known := [n for one in responses if (n := one.usage.neurons) is not None]) else None,
+    paid = [one.usage for one in parts if not one.shared]
+    return replace(
+        parts[-1],
+        vectors=tuple(vector for one in parts for vector in one.vectors),
+        usage=reduce(added, paid or [one.usage for one in parts]),
+        shared=not paid,
+        parts=tuple(parts) if len(parts) > 1 else (),
     )
-    return replace(responses[-1], vectors=tuple(vector for one in responses for vector in one.vectors), usage=usage)

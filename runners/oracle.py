@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from storage.manifests import Kind
+from storage.manifests import Kind, paid_usage
 
 _BOM = b"\xef\xbb\xbf"
 # Content of a longer line is not compared: it was over any sensible --max-line-bytes. Bytes.
@@ -97,7 +97,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
         return Row(shard, start, start + length, document, kind)
     if document.get("error") is not None or not isinstance(document.get("response"), dict):
         raise UnreadableRow("is no answer, and lies in a shard of answers")
-    usage = document.get("usage") or {}
+    usage = paid_usage(document) or {}
     return Row(
         shard,
         start,

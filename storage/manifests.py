@@ -182,7 +182,7 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
         body, _ = store.read(info.key)
         lines = [from_json(line) for line in body.splitlines()]
         rows = [_tile(line["source" if kind == "answers" else "error"]) for line in lines]
-        usage = [line.get("usage") or {} for line in lines if kind == "answers"]
+        usage = [used for line in lines if kind == "answers" and (used := paid_usage(line)) is not None]
         record = ShardRecord(
             name,
             kind,
@@ -195,6 +195,11 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
     except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if name == shard_name(kind, rows[0][0] if rows else 0, body) else None
+
+
+def paid_usage(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The usage that an answer's row counts for; None where another row counts it (``shared``)."""
+    return None if row.get("shared") else row.get("usage") or {}
 
 
 def _cost_metadata(cost: Cost) -> dict[str, str]:

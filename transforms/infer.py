@@ -16,7 +16,7 @@ from backends.batches import Mode
 from backends.call_settings import CallSettings
 from backends.engine import Engine, get_engine
 from backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
-from backends.ir import EmbedRequest
+from backends.ir import EmbedRequest, Usage
 from backends.jobs import Done
 from backends.money import NO_LIMITS, Limits
 from backends.rates import NO_RATES, Rates
@@ -251,11 +251,14 @@ class _Infer(beam.DoFn):
             return self._failure(job.line, done.error, done.attempts)
         response = done.response
         assert response is not None  # noqa: S101  Done has exactly one of the two
-        usage, prompt = response.usage, job.prompt
+        prompt = job.prompt
         ending = self._budget.prices.ending(prompt.provider, prompt.request.model)
         if ending and ending not in response.warnings:
             response = replace(response, warnings=(*response.warnings, ending))
-        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *(ended.parts or (response,)))
+        # What another line has paid for counts there.
+        usage = Usage() if response.shared else response.usage
+        paid = [part for part in ended.parts or (response,) if not part.shared]
+        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
         cost = Cost(usd, int(usd is None), usage.neurons)
         self._metrics.answer(usage, usd, done)
         run_state().add(

@@ -1,10 +1,10 @@
 """What Infer tells the runner while it works, as Beam counters and distributions in the namespace ``llmdo``.
 
-Counters: ``lines_answered``, ``lines_failed`` and ``lines_failed.<error class>``; ``answers_reused`` (from the ledger);
-``input_tokens``, ``output_tokens``, ``cost_microdollars``, ``lines_unpriced``; ``calls``, ``retries`` and
-``retries.<error class>``; ``cumulativeThrottlingSeconds``, by which Dataflow's autoscaler knows that more workers would
-not help. Distributions: ``latency_ms`` of each line's last call, ``window`` (calls that may be in flight, once a
-second).
+Counters: ``lines_answered``, ``lines_failed`` and ``lines_failed.<error class>``; ``answers_reused`` (from the ledger,
+or of a call that lines share); ``input_tokens``, ``output_tokens``, ``cost_microdollars`` (each call's once),
+``lines_unpriced``; ``calls``, ``retries`` and ``retries.<error class>``; ``cumulativeThrottlingSeconds``, by which
+Dataflow's autoscaler knows that more workers would not help. Distributions: ``latency_ms`` of each line's last call,
+``window`` (calls that may be in flight, once a second).
 """
 
 from __future__ import annotations

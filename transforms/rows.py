@@ -28,6 +28,7 @@ def answer_row(
 ) -> bytes:
     """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's.
 
+    A ``shared`` response counts in another row, and costs nothing here.
     ``errors`` say of some of the texts that were embedded, by their indexes, why they have no vector.
     """
     place = default_id(line.file, line.start)
@@ -46,6 +47,8 @@ def answer_row(
         "attempts": attempts,
         "latency_ms": round(latency_s * 1000),
     }
+    if response.shared:
+        row["shared"] = True
     if prompt.metadata:
         row["metadata"] = prompt.metadata
     if prompt.warnings or response.warnings:

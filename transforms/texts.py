@@ -53,12 +53,15 @@ def _together(ended: list[Done]) -> Embedded:
         error = errors[0]
     if error is not None:
         return Embedded(Done(None, error, attempts, latency_s))
+    paid = [part.usage for part in parts if not part.shared]
     response = replace(
         parts[0],
         vectors=tuple(
             part.vectors[0] if (part := done.response) and isinstance(part, EmbedResponse) else () for done in ended
         ),
-        usage=reduce(added, (part.usage for part in parts)),
+        usage=reduce(added, paid or [part.usage for part in parts]),
+        shared=not paid,
+        parts=(),
         warnings=(
             *dict.fromkeys(sentence for part in parts for sentence in part.warnings),
             *_missing(errors, len(ended)),

@@ -1,8 +1,9 @@
 import asyncio
 import hashlib
+import json
 import math
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -299,7 +300,7 @@ def test_a_look_up_that_began_before_the_answer_was_kept_does_not_pay_again():
 
     looked, provider = None, Provider()
     first, second = asyncio.run(both())
-    assert first == second
+    assert replace(first, shared=True) == second
     assert len(provider.calls) == 1
 
 
@@ -437,7 +438,7 @@ def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
     digest = hashlib.sha256("\n".join(shape).encode()).hexdigest()[:8]
     ledger = Memory()
     answered(Provider(), "same-line", chat(seed=1), ledger=ledger)
-    assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "d0573294", "7d0923b1")
+    assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "6e25f091", "7d0923b1")
 
 
 def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):
@@ -563,3 +564,104 @@ def test_a_second_engine_on_the_same_ledger_makes_no_call(start, tmp_path, reuse
     assert (attempts, len(first.calls)) == ({1}, 52)
     assert all_of_it(second) == (answers, {0})
     assert second.calls == []
+
+
+# Who counts what was paid.
+
+
+def test_of_equal_requests_in_flight_only_the_one_that_called_counts(start):
+    provider = Provider(lambda _: asyncio.sleep(0.02))
+    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    assert len(provider.calls) == 1
+    assert [each.response.shared for each in done] == [each.attempts == 0 for each in done]
+    assert [each.response.shared for each in done].count(False) == 1
+    assert {each.response.usage for each in done} == {Usage(2, 1)}
+
+
+def test_a_kept_answer_counts_for_the_line_that_paid_for_it_in_any_later_run(start):
+    ledger = Memory()
+    ask(start(Provider(), ledger, "same-request"), chat("payer"))
+    later = Provider(lambda _: asyncio.sleep(0.02))
+    for _ in range(2):  # also where others ask for it first, at the same time
+        lines = ["a", "payer", "b"]
+        done = ask(start(later, ledger, "same-request"), *map(chat, lines))
+        assert [each.response.shared for each in done] == [True, False, True]
+    assert later.calls == []
+
+
+def test_a_line_that_waits_for_its_own_call_made_twice_counts_in_both():
+    """Two bundles of one line: only one of their rows will count."""
+    provider = Provider(lambda _: asyncio.sleep(0.02))
+
+    async def both():
+        recall = Recall(Memory(), "same-request")
+        asked = [recall.answer("fake", chat("1"), provider.execute) for _ in range(2)]
+        return await asyncio.gather(*asked)
+
+    assert [response.shared for response in asyncio.run(both())] == [False, False]
+    assert len(provider.calls) == 1
+
+
+def test_when_a_shared_call_fails_whoever_calls_next_counts(start):
+    def script(request):
+        if len(provider.calls) < 3:
+            raise Overloaded("later")
+
+    provider = Provider(script)
+    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    assert [each.response.shared for each in done].count(False) == 1
+
+
+@pytest.mark.parametrize("reuse", ["same-line", "same-request"])
+def test_an_answer_that_an_earlier_version_has_kept_counts_as_it_did(start, reuse):
+    ledger = Memory()
+    ask(start(Provider(), ledger, reuse), chat("1"))
+    for key, value in ledger.kept.items():
+        entry = json.loads(value)
+        entry.pop("paid_by", None)
+        assert not {"shared", "parts"} & entry.keys()
+        ledger.kept[key] = json.dumps(entry).encode()
+    (done,) = ask(start(Provider(), ledger, reuse), chat("1"))
+    assert (done.attempts, done.response.shared, done.response.usage) == (0, False, Usage(2, 1))
+
+
+def test_without_line_ids_whoever_waits_shares_and_kept_answers_count():
+    provider, ledger = Provider(lambda _: asyncio.sleep(0.02)), Memory()
+
+    async def three():
+        recall = Recall(ledger, "same-request")
+        asked = [recall.answer("fake", chat(""), provider.execute) for _ in range(3)]
+        return await asyncio.gather(*asked), await recall.answer("fake", chat(""), provider.execute)
+
+    waited, kept = asyncio.run(three())
+    assert [response.shared for response in waited] == [False, True, True]
+    assert not kept.shared
+
+
+@pytest.mark.parametrize("reuse", ["same-line", "same-request"])
+def test_equal_texts_of_an_array_are_sent_once_and_counted_once_now_and_later(start, reuse):
+    ledger, provider = Memory(), Provider()
+    texts, lines = ["aa", "b", "aa", "aa", "cccc"], ["1", "1", "1", "2", "2"]
+    done = embed(start(provider, ledger, reuse), texts, lines)
+    one_more = reuse == "same-line"  # an equal text of another line is another one
+    assert [request.texts for request in provider.calls] == [("aa", "b", *(("aa",) if one_more else ()), "cccc")]
+    shared = [False, False, True, not one_more, False]
+    later = Provider()
+    again = embed(start(later, ledger, reuse), texts, lines)
+    others_first = embed(start(later, ledger, reuse), texts[::-1], lines[::-1])[::-1]
+    assert later.calls == []
+    for found in (done, again, others_first):
+        assert [each.response.vectors[0][0] for each in found] == [2.0, 1.0, 2.0, 2.0, 4.0]
+        counted = [each.response for each in found if not each.response.shared]
+        assert sum(response.usage.input_tokens for response in counted) == 7 + 2 * one_more
+        assert sum(response.usage.neurons for response in counted) == pytest.approx(1.5)
+    assert [each.response.shared for each in done] == [each.response.shared for each in again] == shared
+
+
+def test_texts_that_another_line_paid_for_are_shared_and_the_others_have_the_usage_of_their_call(start):
+    ledger = Memory()
+    engine = start(Provider(), ledger, "same-request")
+    embed(engine, ["aa", "bbbb"], ["1", "1"])
+    done = embed(engine, ["aa", "ccccc", "bbbb", "d"], ["2", "2", "2", "3"])
+    assert [each.response.shared for each in done] == [True, False, True, False]
+    assert [each.response.usage.input_tokens for each in done] == [2, 5, 4, 1]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from runners.verify import verify
 from storage.manifests import MANIFEST_NAME, read_manifest
 
 LINES = 300
@@ -88,3 +89,56 @@ def test_refusals_cost_nothing_and_count_for_nothing(cloud):
     cloud.fault(target="ai", status=429, code=3040, count=9)
     spent = cloud.run(max_cost=5.0).spent
     assert (spent.calls, spent.lost_calls, spent.lost_cost_usd) == (20, 0, 0.0)
+
+
+EQUAL = b"".join(json.dumps({"id": i, "prompt": "the same for all"}).encode() + b"\n" for i in range(30))
+
+
+def totals(cloud):
+    (folder,) = [key.removesuffix(MANIFEST_NAME) for key in cloud.keys("output/") if key.endswith(MANIFEST_NAME)]
+    manifest = read_manifest(cloud.store, folder)
+    return folder, (manifest.input_tokens, manifest.output_tokens, manifest.cost_usd, manifest.unpriced)
+
+
+def test_equal_lines_that_share_a_call_count_it_once_also_when_the_run_begins_again(cloud, tmp_path):
+    """As after a kill before any shard was written, and after one in the middle: the ledger knows who paid."""
+    cloud.upload("a.jsonl", EQUAL)
+    options = {"reuse": "same-request", "ledger": f"sqlite:///{tmp_path}/ledger.sqlite", "batch_size": 10}
+    summary = cloud.run(**options)
+    spent = summary.spent
+    assert cloud.stats()["paid"]["calls"] == spent.calls == 1
+    folder, counted = totals(cloud)
+    assert counted == (spent.input_tokens, spent.output_tokens, pytest.approx(spent.cost_usd), 0)
+    assert (summary.counts.input_tokens, summary.counts.answered) == (spent.input_tokens, 30)
+    rows = cloud.rows("a.jsonl")
+    assert [row.get("shared", False) for row in rows].count(False) == 1
+    shards = [key for key in cloud.keys(folder) if not key.endswith(MANIFEST_NAME)]
+    assert len(shards) == 3
+    for gone in (shards, shards[1:], shards[:1]):
+        for key in (*gone, folder + MANIFEST_NAME):
+            cloud.store.delete(key)
+        again = cloud.run(input="r2://llmdo/input/", **options)
+        assert (again.exit_code, again.spent.calls) == (0, 0)
+        assert totals(cloud) == (folder, counted)
+        shards = [key for key in cloud.keys(folder) if not key.endswith(MANIFEST_NAME)]
+    cloud.check()
+    assert verify("r2://llmdo/output/").input_tokens == spent.input_tokens
+
+
+def test_equal_lines_count_once_in_a_local_output_whose_shards_have_no_metadata(cloud, tmp_path):
+    source, output = tmp_path / "in" / "a.jsonl", tmp_path / "out"
+    source.parent.mkdir()
+    source.write_bytes(EQUAL)
+    options = {"files": (str(source),), "queue": None, "output": str(output), "reuse": "same-request", "batch_size": 10}
+    first = cloud.run(**options)
+    (manifest,) = output.rglob(MANIFEST_NAME)
+    before = json.loads(manifest.read_bytes())
+    assert before["input_tokens"] == first.spent.input_tokens
+    manifest.unlink()  # a later run reads the shards' rows
+    cloud.run(**options)
+    after = json.loads(manifest.read_bytes())
+    assert {name: after[name] for name in ("input_tokens", "output_tokens", "cost_usd", "unpriced")} == {
+        name: before[name] for name in ("input_tokens", "output_tokens", "cost_usd", "unpriced")
+    }
+    checked = verify(str(output), [str(source)])
+    assert (checked.ok, checked.input_tokens) == (True, first.spent.input_tokens)

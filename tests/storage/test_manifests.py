@@ -215,6 +215,19 @@ def test_foreign_metadata_does_not_count(store):
         assert shards_of(store) == [None]
 
 
+def test_what_another_row_has_paid_for_is_in_no_sum(local):
+    usage = {"input_tokens": 3, "output_tokens": 5, "neurons": 2.0, "cost_usd": 0.5}
+    rows = [
+        {"usage": usage, "source": {"offset": 0, "length": 4}},
+        {"usage": usage | {"cost_usd": 0.0}, "shared": True, "source": {"offset": 4, "length": 4}},
+        {"usage": {"input_tokens": 1, "output_tokens": 0}, "shared": True, "source": {"offset": 8, "length": 4}},
+    ]
+    body = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    name = shard_name("answers", 0, body)
+    local.put(FOLDER + name, body)
+    assert shards_of(local) == [ShardRecord(name, "answers", "0+12", 3, 3, 5, Cost(0.5, 0, 2.0))]
+
+
 def test_usage_may_be_unknown(local):
     body = b'{"usage": null, "source": {"offset": 0, "length": 4}}\n'
     body += b'{"usage": {"input_tokens": null}, "source": {"offset": 4, "length": 4}}\n'

@@ -366,6 +366,32 @@ def listed(monkeypatch):
     monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: models)))
 
 
+@pytest.mark.parametrize("own", [{"prompt": "hello"}, {"text": ["hello", "hello"], "model": "@cf/bge"}])
+def test_lines_that_share_a_call_count_it_once_now_and_from_the_ledger(provider, listed, tmp_path, own):
+    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite", "same-request")
+    tiles, rows = [line(i, own | {"id": i}) for i in range(5)], []
+    for window in (3, 4):  # another engine, and the tiles in another order
+        reset_run_state()
+        found = outcomes(tiles if window == 3 else tiles[::-1], window=window, paid=paid)
+        rows = [json.loads(outcome.row) for outcome in found]
+        assert [row.get("shared", False) for row in rows].count(False) == 1
+        (payer,) = [i for i, row in enumerate(rows) if "shared" not in row]
+        usage = rows[payer]["usage"]
+        cost = [Cost(usage["cost_usd"], int(usage["cost_usd"] is None)) if i == payer else Cost(0.0) for i in range(5)]
+        tokens = (usage["input_tokens"], usage["output_tokens"])
+        assert [(o.input_tokens, o.output_tokens) for o in found] == [
+            tokens if i == payer else (0, 0) for i in range(5)
+        ]
+        assert [o.cost for o in found] == cost
+        assert {row["usage"]["cost_usd"] for i, row in enumerate(rows) if i != payer} == {0.0}
+        assert {row["usage"]["total_tokens"] for row in rows} >= {sum(tokens)}
+        counts = run_state().counts
+        assert (counts.answered, counts.input_tokens, counts.output_tokens) == (5, *tokens)
+        calls = provider.calls
+        assert run_state().budget.spent().calls == (1 if window == 3 else 0)
+    assert calls == (["hello"] if "prompt" in own else [("hello",)])
+
+
 def test_an_answer_has_its_cost_in_the_row_and_beside_it(provider, listed):
     found = outcomes([line(0, {"prompt": "hello"}), line(1, {"prompt": "hello", "model": "@cf/free"})])
     assert [json.loads(o.row)["usage"]["cost_usd"] for o in found] == [7e-6, None]  # 3 tokens at $1, 2 at $2 a million

@@ -27,6 +27,13 @@ def answer(document, response, start=0, cost_usd=None):
     return answer_row(prompt, line, response, attempts=2, latency_s=0.1234, cost_usd=cost_usd)
 
 
+def test_a_shared_answer_says_so_and_shows_what_it_used():
+    shared = answer({"prompt": "Hi"}, ChatResponse("Hello", "stop", Usage(3, 2), "m", shared=True), cost_usd=0.0)
+    row, own = json.loads(shared), json.loads(answer({"prompt": "Hi"}, ChatResponse("Hello", "stop", Usage(3, 2), "m")))
+    assert (row["shared"], "shared" in own) == (True, False)
+    assert (row["usage"]["input_tokens"], row["usage"]["output_tokens"], row["usage"]["cost_usd"]) == (3, 2, 0.0)
+
+
 def test_answer_rows_are_as_the_golden_file_says():
     rows = [
         answer(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from backends.errors import InvalidRequest, ModelRetired, Overloaded, QuotaExhausted
@@ -31,6 +33,17 @@ def test_results_are_put_together_in_the_order_of_the_texts():
     assert response.vectors == ((0.0,), (1.0,), (2.0,))
     assert (response.usage, response.warnings) == (Usage(6, neurons=1.5), ("old",))
     assert (found.done.attempts, len(found.parts), found.errors) == (3, 3, {})
+
+
+def test_a_line_has_the_usage_of_the_texts_that_it_paid_for():
+    def shared(number):
+        done = vector(number)
+        return replace(done, response=replace(done.response, shared=True))
+
+    some, all_of_them = gathered(shared(0), vector(1), shared(2)).done.response, gathered(shared(0), shared(1))
+    assert (some.shared, some.usage, len(some.vectors)) == (False, Usage(2), 3)
+    assert (all_of_them.done.response.shared, all_of_them.done.response.usage) == (True, Usage(4))
+    assert [part.shared for part in all_of_them.parts] == [True, True]
 
 
 def test_a_text_that_is_refused_leaves_the_others_their_vectors_and_a_warning_names_it():
