@@ -193,8 +193,16 @@ class Engine:
         """Whether it has a ledger."""
         return self._recall is not None
 
-    def close(self) -> None:
-        """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again."""
+    def close(self, drain_s: float = 0.0) -> None:
+        """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again.
+
+        Calls in flight have ``drain_s`` s to end before; none is started.
+        """
+        if drain_s:
+            self.pause()
+            end = time.monotonic() + drain_s
+            while not self.idle and time.monotonic() < end:
+                time.sleep(_LOOK_S)
         with self._intake.lock:
             if not self._over and self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._closing.set)

@@ -12,7 +12,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from pydantic_core import to_json
 
 from backends.call_settings import CallSettings
-from backends.engine import Engine, get_engine
+from backends.engine import LAST_CALLS_S, Engine, get_engine
 from backends.errors import LineError, ModelError, StopRun
 from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
 from backends.jobs import Done
@@ -83,7 +83,7 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
         settings = CallSettings(self._concurrency, own=frozenset({self._provider}), run_id=_SHARED)
         engine = get_engine(settings)
         if engine.stopped is not None:  # in an earlier pipeline of this process
-            engine.close()
+            engine.close(LAST_CALLS_S)  # other batches may have calls in flight
             engine = get_engine(settings)
         return engine
 

@@ -1,7 +1,9 @@
 import asyncio
 import pickle
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import apache_beam as beam
@@ -150,6 +152,30 @@ def test_an_error_that_no_call_survives_fails_the_batch_and_a_later_pipeline_beg
         infer(handler, "quota")
     assert infer(handler, "a")[0].inference.text == "re: a"
     assert handler.load_model().usable
+
+
+def test_a_stopped_engine_is_replaced_only_when_the_calls_of_other_batches_have_ended(backend):
+    released = threading.Event()
+
+    class Slow(Backend):
+        async def execute(self, request):
+            if request.messages[-1].content == "slow":
+                self.calls.append("slow")
+                while not released.is_set():  # noqa: ASYNC110 - a thread sets it, not the loop
+                    await asyncio.sleep(0.01)
+            return await super().execute(request)
+
+    handler, slow = WorkersAIModelHandler("@cf/chat"), Slow()
+    handler.load_model()._work._connections._connect = lambda name: slow
+    with ThreadPoolExecutor(1) as other:
+        found = other.submit(infer, handler, "slow")
+        while "slow" not in slow.calls:
+            time.sleep(0.01)
+        with pytest.raises(QuotaExhausted):
+            infer(handler, "quota")
+        threading.Timer(0.3, released.set).start()
+        assert infer(handler, "a")[0].inference.text == "re: a"
+        assert found.result(30)[0].inference.text == "re: slow"
 
 
 class Unprintable(dict):
