@@ -225,11 +225,16 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 def _overflows(value: object) -> bool:
     """Whether a number such as 1e400 has become infinity, which no JSON can hold again."""
-    if isinstance(value, dict):
-        return any(_overflows(part) for part in value.values())
-    if isinstance(value, list):
-        return any(_overflows(part) for part in value)
-    return isinstance(value, float) and math.isinf(value)
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts.extend(part.values())
+        elif isinstance(part, list):
+            parts.extend(part)
+        elif isinstance(part, float) and math.isinf(part):
+            return True
+    return False
 
 
 def _document(data: bytes) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from transforms.prompts import Defaults, parse_prompt
 from transforms.rows import answer_row, failure_row
 
 LONGEST_S = 0.25  # CPU time that the engine's thread may spend on one thing
-READER_S = 1.0  # CPU time that reading a line may take in all: most of it leaves Python's lock to others every 5 ms
+READER_S = 0.5  # CPU time that reading a line may take in all: most of it leaves Python's lock to others every 5 ms
 BYSTANDER_S = 2.0  # CPU time of the process in which a thread that wants to run must do so
 SOON_S = 60.0  # until a test gives up waiting
 MODEL, SERVED = "@cf/meta/llama-3.1-8b-instruct", "served"
