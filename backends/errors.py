@@ -164,7 +164,7 @@ class StreamError(Retryable):
 class StopRun(ModelError):
     """No further call can succeed; the run stops cleanly and a later one goes on."""
 
-    _about = "account"
+    _about: ClassVar[About] = "account"
 
 
 class Unauthorized(StopRun):
@@ -190,7 +190,7 @@ class AccountBlocked(StopRun):
 class LineError(ModelError):
     """This line gets no answer, however often it is tried; the other lines go on."""
 
-    _about = "line"
+    _about: ClassVar[About] = "line"
 
 
 class InvalidRequest(LineError):
