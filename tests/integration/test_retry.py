@@ -14,6 +14,7 @@ import pytest
 from backends.retry import set_instant
 from pipelines.options import UsageError
 from runners.retry import retry, retry_json, retry_options
+from runners.verify import verify
 from tests.integration.cloud import OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until
 
@@ -178,3 +179,22 @@ def test_two_retries_at_once_pay_for_no_line_twice(cloud):
 def test_an_output_without_a_configuration_is_a_usage_error(cloud):
     with pytest.raises(UsageError, match=r"_configuration\.json is not there"):
         retry_options(OUTPUT, "retryable")
+
+
+def test_a_line_whose_answer_another_line_has_paid_for_meanwhile_adds_nothing_to_its_manifest(cloud, tmp_path):
+    shared = {"ledger": f"sqlite:///{tmp_path}/ledger.sqlite", "reuse": "same-request"}
+    cloud.upload("a.jsonl", prompts(3))
+    cloud.fault(target="ai", status=500, match="prompt 1")
+    first = cloud.run(**shared)
+    assert (first.exit_code, len(errors(cloud, "a.jsonl"))) == (3, 1)
+    cloud.no_faults()
+    cloud.upload("b.jsonl", prompts(2))
+    second = cloud.run(**shared)
+    before, calls = verify(OUTPUT), paid(cloud)
+    assert before.input_tokens == first.spent.input_tokens + second.spent.input_tokens
+    assert again(**shared) == (0, (1, 1, 0, 0))
+    assert paid(cloud) == calls
+    assert [row.get("shared", False) for row in cloud.rows("a.jsonl")] == [False, True, False]
+    assert [row.get("shared", False) for row in cloud.rows("b.jsonl")] == [True, False]
+    assert (verify(OUTPUT).input_tokens, verify(OUTPUT).lines) == (before.input_tokens, 5)
+    cloud.check()
