@@ -224,8 +224,8 @@ SCHEMAS = {
     "references that double a few times": (doubling("anyOf", {"type": "string"}, 16), 1, "takes over 0.25 s"),
     "a tree that doubles": (BRANCHING, tree(60), "takes over 0.25 s"),
     "a reference to itself": ({"$ref": "#"}, 1, ""),
-    "a long chain of references": ({"$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(8000)}
-                                    | {"a8000": {}}, "$ref": "#/$defs/a0"}, 1, ""),
+    "a long chain of references": ({"$defs": {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(2000)}
+                                    | {"a2000": {}}, "$ref": "#/$defs/a0"}, 1, ""),
     "a deep schema": (nested(90), 1, ""),
     "a deep answer": ({"$ref": "#/$defs/n", "$defs": {"n": {"additionalProperties": {"$ref": "#/$defs/n"}}}},
                       tree(150), ""),
