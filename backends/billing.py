@@ -17,7 +17,7 @@ from backends.retry import is_refusal
 # The request was sent, and either no reply came or not the whole of it, or a model worked on it in vain.
 _LOST = (CallTimeout, ConnectionFailed, StreamError)
 # Statuses of Overloaded with which a call is turned away before a model works on it.
-_TURNED_AWAY = frozenset({409, 429, 503})
+_TURNED_AWAY = frozenset({409, 429, 498, 503, 529})
 
 
 def maybe_billed(error: ModelError) -> bool:

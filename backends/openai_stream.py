@@ -91,7 +91,7 @@ def _event(data: str, model: str, provider: str) -> Mapping[str, Any]:
         event = read_json(data.encode())
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
-    return mapping(event)
+    return mapping(event[0] if isinstance(event, list) and event else event)  # Gemini's errors come in a list
 
 
 def _broken(error: ModelError, model: str, provider: str, said: _Said) -> ModelError:

@@ -7,9 +7,8 @@ and 5035 as users report them. Those of AI Gateway, 2000 and above: ai-gateway/f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from backends.errors import (
     AccountBlocked,
@@ -29,8 +28,9 @@ from backends.errors import (
     Retryable,
     Unauthorized,
 )
-from backends.http import next_midnight_utc, retry_after_s
-from backends.refusals import Meaning, one_line, page_text, sentence
+from backends.refusal_body import Body, read_body
+from backends.refusal_rows import COMPATIBLE, CONTEXT
+from backends.refusals import Meaning, Refusals, Row, make_error, words
 
 PROVIDER = "workers-ai"
 
@@ -39,6 +39,7 @@ _QUOTA = Meaning(
     QuotaExhausted,
     "the day's free allocation of neurons is used",
     "go on after 00:00 UTC, or change to the Workers Paid plan",
+    ends="UTC",
 )
 _BUSY = Meaning(Overloaded, "the model is out of capacity", "lower --concurrency, or try later")
 _RATE = Meaning(RateLimited, "too many requests this minute", "lower --concurrency")
@@ -46,10 +47,7 @@ _SLOW = Meaning(CallTimeout, "the model took too long", "ask for fewer tokens, o
 _TOKEN = Meaning(
     Unauthorized,
     "the token is not valid here",
-    "check CLOUDFLARE_API_TOKEN (it needs Workers AI Read and Edit) and CLOUDFLARE_ACCOUNT_ID",
-)
-_CONTEXT = Meaning(
-    ContextOverflow, "input and max_tokens do not fit the context window", "shorten the prompt, or lower max_tokens"
+    "check {key} (it needs Workers AI Read and Edit) and CLOUDFLARE_ACCOUNT_ID",
 )
 _INVALID = Meaning(InvalidRequest, "the input does not fit the model", "compare it with the model's input schema")
 _NO_MODEL = Meaning(ModelNotFound, "there is no such model", "list them with `llmdo models workers-ai`")
@@ -71,7 +69,7 @@ CODES: Mapping[int, Meaning] = {
     2009: Meaning(
         Unauthorized,
         "the AI Gateway refuses the token",
-        "set CLOUDFLARE_AI_GATEWAY_TOKEN to a token with AI Gateway Run, and check CLOUDFLARE_API_TOKEN",
+        "set CLOUDFLARE_AI_GATEWAY_TOKEN to a token with AI Gateway Run, and check {key}",
     ),
     2014: Meaning(CallTimeout, "AI Gateway waited too long for the model", "ask for fewer tokens"),
     2016: Meaning(ContentFiltered, "the AI Gateway's guardrails blocked the prompt", "change the prompt"),
@@ -106,7 +104,7 @@ CODES: Mapping[int, Meaning] = {
     ),
     5018: _NOT_ALLOWED,
     5019: Meaning(InvalidRequest, "the model refuses this kind of client", "name another model"),
-    5021: _CONTEXT,
+    5021: CONTEXT,
     5024: _NO_JSON,
     5025: Meaning(InvalidRequest, "the model takes no JSON schema", "leave response_format out, or name another model"),
     5028: _RETIRED,
@@ -119,49 +117,32 @@ CODES: Mapping[int, Meaning] = {
     10000: _TOKEN,
 }
 
-# Known only by their text, under the statuses where it is not a prompt that the service repeats. They are looked at
-# before the codes, because the code beside them differs.
-TEXTS: tuple[tuple[re.Pattern[str], frozenset[int], Meaning], ...] = (
-    (re.compile(r"daily free allocation", re.IGNORECASE), frozenset({200, 429}), _QUOTA),
-    (
-        re.compile(r"maximum context length|context window limit", re.IGNORECASE),
-        frozenset({200, 400, 403, 413}),
-        _CONTEXT,
+# Known only by their text, before the codes, because the code beside them differs.
+TEXTS: tuple[Row, ...] = (
+    words(r"daily free allocation", 200, 429, meaning=_QUOTA),
+    words(r"maximum context length|context window limit", 200, 400, 403, 413, meaning=CONTEXT),
+    words(
+        r"model (?:was|has been|is) (?:deprecated|retired)|model is no longer available",
+        *(200, 400, 403, 404, 410),
+        meaning=_RETIRED,
     ),
-    (
-        re.compile(r"model (was|has been|is) (deprecated|retired)|model is no longer available", re.IGNORECASE),
-        frozenset({200, 400, 403, 404, 410}),
-        _RETIRED,
+    words(
+        r"not (?:available|supported) (?:on|in|for) (?:the )?(?:workers )?free|requires? .{0,20}paid",
+        *(200, 400, 402, 403),
+        meaning=_PLAN,
     ),
-    (
-        re.compile(
-            r"not (available|supported) (on|in|for) (the )?(workers )?free|requires? .{0,20}paid", re.IGNORECASE
-        ),
-        frozenset({200, 400, 402, 403}),
-        _PLAN,
-    ),
-    (re.compile(r"JSON Mode couldn't be met", re.IGNORECASE), frozenset({200, 400, 422, 500}), _NO_JSON),
+    words(r"JSON Mode couldn't be met", 200, 400, 422, 500, meaning=_NO_JSON),
 )
 
 STATUSES: Mapping[int, Meaning] = {
+    **COMPATIBLE.statuses,
+    3: Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL"),
+    4: _INVALID,
     401: replace(_TOKEN, about="unclear"),
     402: replace(_PLAN, about="unclear"),
     403: replace(_TOKEN, about="unclear"),
     404: replace(_NO_MODEL, about="unclear"),
-    408: _SLOW,
-    409: Meaning(Overloaded, "another call is in the way", "try later"),
     410: _RETIRED,
-    413: Meaning(ContextOverflow, "the request is too large", "shorten or split the input"),
-    429: _RATE,
-    504: _SLOW,
-    522: _SLOW,
-    524: _SLOW,
-}
-HUNDREDS: Mapping[int, Meaning] = {
-    2: Meaning(BadReply, "the service reports an error that is not documented", "read what it said"),
-    3: Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL"),
-    4: _INVALID,
-    5: Meaning(Overloaded, "the service failed", "try later"),
 }
 _CHALLENGE = Meaning(
     AccountBlocked,
@@ -172,33 +153,44 @@ _PAGE = Meaning(
     AccountBlocked,
     "a web page refuses the call, in the place of the API",
     "look for a firewall or proxy between, check CLOUDFLARE_BASE_URL, or run it from another network",
+    "unclear",  # a firewall may dislike one prompt
 )
 # There was an answer, and it was withheld.
 _ANSWERED = frozenset({2017, 3030})
 _CODE_IN_TEXT = re.compile(r"\b(\d{4,5}):")
 
+CLOUDFLARE = Refusals(TEXTS, CODES, STATUSES)
+
 
 def refusal(status: int, headers: Mapping[str, str], body: object, model: str, now: float) -> ModelError:
-    """The error that a reply means. ``body`` is parsed JSON, or the text of a body that is no JSON (an HTML page).
+    """The error that a reply means. ``body`` is parsed JSON, or the text of a body that is not JSON (an HTML page).
 
     ``now``: Unix time in seconds, for Retry-After dates and the end of a used quota.
     """
-    said = _text(body)
-    code = _code(body, said)
-    meaning = _meaning(status, code, said, headers)
-    wait = retry_after_s(headers, now)
-    numbers = ", ".join(([f"code {code}"] if code is not None else []) + [f"HTTP {status}"])
-    return meaning.error(
-        sentence(model, meaning, numbers, said),
+    read = read_body(body)
+    found = numbers(read)
+    # The first code that the table knows, else the first there is: as Cloudflare's own provider reads it.
+    code = next((number for number in found if number in CODES), found[0] if found else None)
+    in_text = (int(digits) for digits in _CODE_IN_TEXT.findall(read.words))
+    code = code if code in CODES else next((number for number in in_text if number in CODES), code)
+    return make_error(
+        _meaning(status, code, read, headers),
+        read,
+        headers,
+        now,
+        model=model,
         status=status,
         code=code,
-        retry_after=wait,
         request_id=request_id(headers),
         provider=PROVIDER,
-        until=next_midnight_utc(now) if meaning is _QUOTA else None if wait is None else now + wait,
-        about=meaning.about,
+        key="CLOUDFLARE_API_TOKEN",
         lost=True if code in _ANSWERED else None,
     )
+
+
+def numbers(read: Body) -> list[int]:
+    """Cloudflare's codes in a body; a status that is named there is none."""
+    return [int(code) for code in read.codes if re.fullmatch(r"\d{4,9}", code, re.ASCII)]
 
 
 def is_refusal(body: object) -> bool:
@@ -215,48 +207,13 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     return headers.get("cf-ai-req-id") or headers.get("cf-ray")
 
 
-def _meaning(status: int, code: int | None, said: str, headers: Mapping[str, str]) -> Meaning:
+def _meaning(status: int, code: int | None, read: Body, headers: Mapping[str, str]) -> Meaning:
     if headers.get("cf-mitigated") == "challenge":
         return _CHALLENGE
-    page = "html" in headers.get("content-type", "")
-    if status == 403 and code is None and page:
+    if status == 403 and code is None and "html" in headers.get("content-type", ""):
         return _PAGE
-    by_text = next((row for pattern, statuses, row in TEXTS if status in statuses and pattern.search(said)), None)
-    return by_text or CODES.get(code or 0) or STATUSES.get(status) or HUNDREDS[min(max(status // 100, 2), 5)]
-
-
-def _code(body: object, said: str) -> int | None:
-    """The first code that the table knows, else the first there is: as Cloudflare's own provider reads it."""
-    found = list(_codes(body))
-    in_text = [int(digits) for digits in _CODE_IN_TEXT.findall(said)]
-    known = [code for code in [*found, *in_text] if code in CODES]
-    return next(iter(known or found), None)
-
-
-def _codes(body: object) -> Iterator[int]:
-    if not isinstance(body, dict):
-        return
-    for value in (_first(body.get("errors")).get("code"), body.get("internalCode"), _nested(body).get("code")):
-        if isinstance(value, int) or (isinstance(value, str) and len(value) < 10 and value.isdecimal()):
-            yield int(value)
-
-
-def _text(body: object) -> str:
-    if isinstance(body, str):
-        return page_text(body)
-    if not isinstance(body, dict):
-        return ""
-    texts = [_first(body.get("errors")).get("message"), body.get("message"), body.get("description")]
-    texts += [_nested(body).get("message"), body.get("error")]
-    return next((one_line(text) for text in texts if isinstance(text, str) and text), "")
-
-
-def _first(errors: Any) -> Mapping[str, Any]:
-    first = errors[0] if isinstance(errors, list) and errors else {}
-    return first if isinstance(first, dict) else {"message": str(first)}
-
-
-def _nested(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The one error under ``error``, which AI Gateway sends as a list."""
-    error = body.get("error")
-    return _first(error) if isinstance(error, list) else error if isinstance(error, dict) else {}
+    return (
+        CLOUDFLARE.known(status, [code], read.words)
+        or COMPATIBLE.known(status, (code.lower() for code in read.codes), f"{read.words} {' '.join(read.codes)}")
+        or CLOUDFLARE.by_status(status)
+    )

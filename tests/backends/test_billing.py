@@ -62,7 +62,7 @@ def test_a_call_may_be_billed_where_it_was_sent_and_not_refused(error, billed):
 
 HERE = SimpleNamespace(host="api.example", port=443, is_ssl=True, ssl=True)
 STATUSES = {
-    **dict.fromkeys((400, 401, 402, 403, 404, 409, 410, 413, 422, 429, 503), False),
+    **dict.fromkeys((400, 401, 402, 403, 404, 409, 410, 413, 422, 429, 498, 503, 529), False),
     **dict.fromkeys((408, 500, 502, 504, 520, 522, 524), True),
 }
 

@@ -69,7 +69,8 @@ def test_every_code_has_its_class_and_a_sentence_with_the_remedy(code, status, k
     error = read(status, envelope(code))
     assert type(error) is getattr(errors, kind)
     assert (error.code, error.status, error.provider) == (code, status, "workers-ai")
-    assert error.message.startswith(f"{MODEL}: {CODES[code].what} (code {code}, HTTP {status}): {CODES[code].remedy}")
+    remedy = CODES[code].remedy.replace("{key}", "CLOUDFLARE_API_TOKEN")
+    assert error.message.startswith(f"{MODEL}: {CODES[code].what} (code {code}, HTTP {status}): {remedy}")
 
 
 def test_every_code_of_the_table_is_tested():
