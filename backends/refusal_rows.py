@@ -122,7 +122,7 @@ _TEXTS: tuple[Row, ...] = (
     words(r"daily free allocation", 200, 429, meaning=UTC_DAY),
     words(r"PerDay", 429, meaning=PACIFIC_DAY),  # Google's quotaId
     words(
-        r"\bper[ -]day\b|_per_day|\((?:RPD|TPD|ASD)\)|per 86400 ?s|ByDay\b|out of call volume quota"
+        r"\bper[ -]day\b|_per_day|\((?:RPD|TPD|ASD)\)|per 86400 ?s|ByDay\b|for today\b|out of call volume quota"
         r"|(?:hourly|daily|weekly|monthly) (?:request |token |usage )?(?:limit|quota)",
         *(403, 429),
         meaning=DAY,
@@ -130,7 +130,8 @@ _TEXTS: tuple[Row, ...] = (
     words(r"^you have reached your specified API usage limits", 400, 429, meaning=DAY),
     words(r"can only afford|requires more credits", 402, meaning=DEAR),
     words(
-        r"insufficient (?:balance|credits?|funds|quota)|out of credits|all available credits|credit balance"
+        r"insufficient (?:account )?(?:balance|credits?|funds|quota)|balance (?:is )?(?:insufficient|too low|exhausted)"
+        r"|out of credits|all available credits|credit balance|included credits|billing (?:account|is not|to be) "
         r"|credits (?:are|have been) (?:depleted|exhausted)|spending limit|credit limit exceeded"
         r"|(?:exceeded|over) budget|budget has been exceeded",
         *(401, *_QUOTA),
@@ -157,14 +158,16 @@ _TEXTS: tuple[Row, ...] = (
     words(
         r"(?:invalid|incorrect|wrong|missing|no) (?:[\w-]{1,20} ){0,2}(?:api[ -]?key|api token|access token"
         r"|server token|subscription key|auth credentials|authentication)"
-        r"|api[ -]?key:? (?:[\w*.-]{1,60} ){0,4}(?:invalid|not valid|expired|leaked|not found)"
+        r"|(?:api[ -]?key|token|credentials):? (?:[\w*.-]{1,60} ){0,4}"
+        r"(?:invalid|not valid|incorrect|expired|leaked|revoked|missing|not found)"
         r"|authentication fails|insufficient permissions|has not been used in project|key limit exceeded",
         *_REFUSED,
         meaning=KEY,
     ),
     words(r"^(?:incorrect api key|api key not valid|api key expired|invalid api key)", 400, meaning=KEY),
     words(
-        r"(?:not|no|n't) (?:(?:allowed|authorized|permitted) to |have )?(?:access|use) (?:to )?(?:this |the )?model",
+        r"(?:not|no|n't) (?:(?:allowed|authorized|permitted) to |have )?(?:access|use|sample from) "
+        r"(?:to )?(?:this |the )?model|not available in (?:your|this) (?:region|country|location)",
         *(*_REFUSED, 404),
         meaning=NOT_OPEN,
     ),
@@ -198,7 +201,7 @@ _TEXTS: tuple[Row, ...] = (
         r"context (?:length|size|window|limit)|context the overflows|maximum model length|input token count"
         r"|(?:prompt|input|message|request|text)s? (?:is|are) too (?:long|large)|too large for model|reduce the length"
         r"|longer than the (?:maximum|model)|(?:must have less|must be fewer) than \d+ (?:tokens|characters)"
-        r"|tokens` must be <=|\d+ tokens per request",
+        r"|tokens` must be <=|range of input length|\d+ tokens per request",
         *_BIG,
         meaning=CONTEXT,
     ),
@@ -206,7 +209,7 @@ _TEXTS: tuple[Row, ...] = (
     words(
         r"flagged|moderation|content (?:management |usage )?polic|content[ _-]filter|content exists risk"
         r"|violat(?:es|ing|ion of) (?:\w{1,20} ){0,3}(?:usage|content|polic|guideline|safety)|SAFETY_CHECK|guardrail"
-        r"|usage (?:guidelines|polic)|safety (?:check|system|filter|polic)|inappropriate content|harmful content",
+        r"|usage (?:guidelines|polic)|\bsafety\b|\u654f\u611f|inappropriate content|harmful content",
         *_LINE,
         meaning=FILTER,
     ),

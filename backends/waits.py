@@ -23,6 +23,7 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _DATE = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) UTC")
+LONGEST_S = 366 * 86_400.0  # what is more is a mistake, and no date
 _EPOCH_S, _EPOCH_MS = 1e9, 1e12
 
 
@@ -30,19 +31,28 @@ def wait_s(headers: Mapping[str, str], body: Body, now: float) -> float | None:
     """Seconds that a refusal asks to wait; None where nothing says.
 
     A header made for it wins (``retry-after-ms``, ``Retry-After``, Azure's ``x-ms-retry-after``); else the longest of
-    what the body names, the resets of the limits that are used up, and the sentence's "try again in 20s".
+    what the body names, the resets of the limits that are used up, and the sentence's "try again in 20s". More than
+    LONGEST_S counts as that.
     """
-    for name, factor in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001)):
+    asked = next(_asked(headers, body, now), None)
+    if asked is None:
+        named = (until_s(text, now) for text in body.waits)
+        found = (*named, *_resets(headers, now), *_resets(body.headers, now), words_s(body.words, now))
+        asked = max((wait for wait in found if wait is not None), default=None)
+    return asked if asked is None else min(asked, LONGEST_S)
+
+
+def _asked(headers: Mapping[str, str], body: Body, now: float) -> Iterator[float]:
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         if (amount := _number(headers.get(name, ""))) is not None:
-            return amount * factor
-    for name in ("retry-after", "x-ms-retry-after"):
-        if (asked := retry_after_s({"retry-after": headers.get(name, "")}, now)) is not None:
-            return asked
-    if (asked := retry_after_s(body.headers, now)) is not None:
-        return asked
-    named = (until_s(text, now) for text in body.waits)
-    found = (*named, *_resets(headers, now), *_resets(body.headers, now), words_s(body.words, now))
-    return max((wait for wait in found if wait is not None), default=None)
+            yield amount / 1000
+    for told in (
+        headers.get("retry-after", ""),
+        headers.get("x-ms-retry-after", ""),
+        body.headers.get("retry-after", ""),
+    ):
+        if (wait := retry_after_s({"retry-after": told}, now)) is not None:
+            yield wait
 
 
 def words_s(words: str, now: float) -> float | None:

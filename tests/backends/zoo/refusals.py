@@ -271,6 +271,17 @@ ROWS: tuple[Row, ...] = (
     Row("cerebras", "context", 400, {"message": "Please reduce the length of the messages or completion. Current length is 9000 while limit is 8192", "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}, ContextOverflow, "line", "9000", _CEREBRAS),
     Row("cerebras", "key", 401, {"message": "Wrong API Key", "type": "invalid_request_error", "param": "api_key", "code": "wrong_api_key"}, Unauthorized, "account", "Wrong API Key", _CEREBRAS),
     Row("cerebras", "one request above the minute", 429, {"message": "This request needs 12,000 tokens, above the limit of 8,000 tokens per minute.", "type": "too_many_tokens_error", "param": "quota", "code": "token_quota_exceeded"}, ContextOverflow, "line", "12,000", _CEREBRAS),
+    # Others
+    Row("zhipu", "credit", 429, openai("Insufficient account balance or no resource package", None, "1113"), QuotaExhausted, "account", "resource package", "docs.z.ai/api-reference/api-code"),
+    Row("zhipu", "filter", 400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, ContentFiltered, "line", "敏感", "docs.z.ai/api-reference/api-code"),
+    Row("alibaba", "filter", 400, {"code": "DataInspectionFailed", "message": "Input data may contain inappropriate content.", "request_id": "r"}, ContentFiltered, "line", "inappropriate", "help.aliyun.com/model-studio/error-code"),
+    Row("alibaba", "length", 400, {"code": "InvalidParameter", "message": "Range of input length should be [1, 30720]", "request_id": "r"}, ContextOverflow, "line", "30720", "help.aliyun.com/model-studio/error-code"),
+    Row("hugging face", "credit", 402, {"error": "You have exceeded your monthly included credits for Inference Providers."}, QuotaExhausted, "account", "included credits", "huggingface.co/docs/inference-providers/pricing"),
+    Row("vertex", "billing", 403, google(403, "This API method requires billing to be enabled. Please enable billing on project #1.", "PERMISSION_DENIED"), QuotaExhausted, "account", "enable billing", "cloud.google.com/vertex-ai/docs"),
+    Row("any", "revoked key", 401, openai("The API key has been revoked"), Unauthorized, "account", "revoked", _OPENAI),
+    Row("any", "region", 403, openai("Model m is not available in your region"), ModelNotFound, "account", "your region", _ANTHROPIC),
+    Row("any", "safety", 403, {"detail": "Prompt rejected by safety classifier"}, ContentFiltered, "line", "classifier", _TOGETHER),
+    Row("any", "today", 429, openai("No quota is left for today"), QuotaExhausted, "account", "for today", _MISTRAL),
     # Servers
     Row("vllm", "context", 400, flat("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens in the messages", "BadRequestError", 400), ContextOverflow, "line", "5000 tokens", _VLLM),
     Row("vllm", "prompt", 400, openai("The decoder prompt (length 9000) is longer than the maximum model length of 4096.", "BadRequestError", 400), ContextOverflow, "line", "9000", _VLLM),
