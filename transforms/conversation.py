@@ -239,6 +239,8 @@ class Talk:
                 await _in_thread(self._log.release, self.id)
             except StorageError as error:
                 _log.debug("conversation %s stays taken until this run ends: %s", self.id, error)
+            except Exception:  # noqa: BLE001 - who waits for its messages must learn that they stay open
+                _log.exception("conversation %s: unexpected error: it stays taken until this run ends", self.id)
 
     def _work(self, message: ChatMessage, dones: list[Done]) -> _Work:
         self._office.names.add(mark_name(message))

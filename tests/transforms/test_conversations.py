@@ -899,6 +899,26 @@ def test_a_surprise_in_one_conversation_leaves_its_message_open_and_ends_no_othe
     assert marks(store) == [f"{PREFIX}_open/c1/m1.json"]
 
 
+def test_a_conversation_that_cannot_be_let_go_keeps_nobody_waiting_for_its_messages(rigs, store):
+    def script(name, key):
+        if name == "delete" and "_owner" in key:
+            raise RuntimeError("nobody expected this")
+
+    called, gate = threading.Event(), threading.Event()
+
+    async def slow(request, calls):
+        called.set()
+        while not gate.is_set():  # noqa: ASYNC110 - a thread opens it, not the loop
+            await asyncio.sleep(0.005)
+
+    rig = rigs(store.view(script), Provider(slow))
+    rig.say(*(message(name) for name in ("m1", "m2", "m3")))
+    assert called.wait(SOON)
+    rig.conversations.stop()
+    gate.set()
+    assert {name: one.outcome for name, one in rig.wait(3).items()} == {"m1": "answered", "m2": "left", "m3": "left"}
+
+
 def test_a_conversation_of_a_live_run_is_left_to_it_and_taken_over_when_it_dies(rigs, store):
     alive = threading.Event()
     alive.set()
