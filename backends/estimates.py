@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backends.ir import ChatRequest, EmbedRequest, Request, Response, Usage
-from backends.parameters import DEFAULT_MAX_TOKENS, answer_limit
+from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response, Usage
+from backends.parameters import DEFAULT_MAX_TOKENS, answer_limit, answers_wanted
 from backends.rates import CHARACTERS_A_TOKEN
 
 # What templates of chat models put around a conversation, and around each message. Tokens.
@@ -37,8 +37,8 @@ class Estimates:
         given = around - int(-text // bytes_a_token)
         output = answer_limit(request)
         if output is None:
-            longest = DEFAULT_MAX_TOKENS if isinstance(request, ChatRequest) else LONGEST_RESULT
-            output = max(longest, self._output.get(request.model, 0))
+            by_default = LONGEST_RESULT if isinstance(request, RawRequest) and not request.path else DEFAULT_MAX_TOKENS
+            output = max(by_default * answers_wanted(request), self._output.get(request.model, 0))
         if _asks_twice(request):  # the second time with the first answer
             return Usage(2 * (given + output), 2 * output)
         return Usage(given, output)

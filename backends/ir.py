@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from backends.errors import ModelError
 
-Role = Literal["system", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+# Roles by the names of all services; some know no others.
+COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 
 
@@ -56,11 +58,17 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …)."""
+    """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …).
+
+    Attributes:
+        path: of an API with OpenAI's routes, below its base URL: "embeddings", "completions" or "responses", whose body
+            ``input`` is, without the model; "" is Workers AI's own way.
+    """
 
     model: str
     input: Mapping[str, Any]
     request_id: str = ""
+    path: str = ""
 
 
 Request = ChatRequest | EmbedRequest | RawRequest

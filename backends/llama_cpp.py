@@ -25,6 +25,7 @@ from backends.errors import (
     StreamError,
 )
 from backends.ir import (
+    COMMON_ROLES,
     ChatRequest,
     ChatResponse,
     EmbedRequest,
@@ -41,7 +42,7 @@ from backends.ir import (
 from backends.json_answers import schema_of, wants_json
 from backends.llama_files import PROVIDER
 from backends.llama_weights import CONTEXT, SLOTS, Server, Weights, in_thread
-from backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
+from backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
 from backends.streams import numbered
 
 CHAT = "smollm2-135m-instruct"
@@ -207,7 +208,8 @@ def _must_be(model: str, wanted: str) -> None:
 
 
 def _no_input(request: RawRequest) -> InvalidRequest:
-    text = f"{request.model} is an embedded model and takes prompt, messages or text, not {sorted(request.input)}"
+    given = f"the body of /v1/{request.path}" if request.path else sorted(request.input)
+    text = f"{request.model} is an embedded model and takes prompt, messages or text, not {given}"
     return InvalidRequest(text, provider=PROVIDER)
 
 
@@ -234,8 +236,9 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not request.messages:
         raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
     parameters, warnings = translate(request.parameters, _DIALECT, request.model)
+    warnings += bounded(request.parameters)
     _check_schema(parameters.get("response_format"), request.model)
-    first = () if request.messages[0].role == "system" else (SYSTEM,)
+    first = () if request.messages[0].role in ("system", "developer") else (SYSTEM,)
     body = {
         **DEFAULTS,
         **parameters,
@@ -282,7 +285,8 @@ def _parts(schema: Any, root: Any, known: dict[str, int]) -> int:
 
 def _message(message: Message) -> dict[str, Any]:
     content = message.content
-    return {**message.extra, "role": message.role, "content": list(content) if isinstance(content, tuple) else content}
+    role = COMMON_ROLES.get(message.role, message.role)
+    return {**message.extra, "role": role, "content": list(content) if isinstance(content, tuple) else content}
 
 
 async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[StreamChunk]:

@@ -1,6 +1,7 @@
 """OpenAI's API over HTTP, and any server that speaks it: vLLM, llama.cpp, Ollama, LM Studio, proxies.
 
-Endpoints: chat/completions, embeddings, models below the base URL (platform.openai.com/docs/api-reference).
+Endpoints: chat/completions, embeddings, completions, responses, models below the base URL
+(platform.openai.com/docs/api-reference).
 """
 
 from __future__ import annotations
@@ -41,8 +42,13 @@ from storage.environment import OPENAI_API, openai_access
 
 # OpenAI takes 2,048 texts with 300,000 tokens in all; some servers have less patience.
 MAX_TEXTS = 256
+# Routes whose bodies are passed on as they are: what llmdo has no form of its own for.
+RAW_PATHS = ("embeddings", "completions", "responses")
 # Embedding models by name; an API does not tell.
-_EMBEDS = re.compile(r"embed|(?:^|[/-])(?:bge|e5|gte|all-minilm)-(?!reranker)", re.IGNORECASE)
+_EMBEDS = re.compile(
+    r"embed|(?:^|[/-])(?:labse|(?:bge|e5|gte|gtr-t5|all-minilm|all-mpnet|multi-qa|paraphrase|sentence-t5|voyage)-(?!.*rerank))",
+    re.IGNORECASE,
+)
 _EMBEDDINGS = Dialect(known=frozenset({"dimensions", "user"}))
 _CLIENT_ID = re.compile(r"[!-~]{1,512}")  # what X-Client-Request-Id may hold
 
@@ -94,7 +100,7 @@ class OpenAI:
         self._service = replace(service, url=check_url(service.name, service.url))
         self._clock = clock
         headers = {**service.headers, "content-type": "application/json"}
-        paths = ("chat/completions", "embeddings")  # parsing a URL is a sixth of a call's CPU time
+        paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
         self._posts = {path: Call("POST", URL(f"{self._service.url}/{path}", encoded=True), headers) for path in paths}
         self._transport = transport or Network(service.url)
 
@@ -120,7 +126,7 @@ class OpenAI:
         return EmbedResponse(tuple(vectors), read_usage(reply), named, request_id, warnings, details)
 
     async def run(self, request: RawRequest) -> RawResponse:
-        """Passes a body of the embeddings route on, which has ``input``. Raises InvalidRequest for any other."""
+        """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
         incoming = await self._send(self._raw(request))
         reply = self._read(incoming, request.model)
         named = str(mapping(reply).get("model") or request.model)
@@ -189,14 +195,14 @@ class OpenAI:
         return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
 
     def _raw(self, request: RawRequest) -> Call:
-        if "input" not in request.input:
+        if request.path not in RAW_PATHS:
             raise InvalidRequest(
-                f"{request.model}: {sorted(request.input)} is no input for {self.name}: "
+                f"{request.model}: {self.name} takes no input of a model's own ({', '.join(sorted(request.input))}): "
                 "give prompt, messages, or text for an embedding model",
                 provider=self.name,
             )
         body = {**request.input, "model": request.model}
-        return self._post("embeddings", body, request.model, request.request_id)
+        return self._post(request.path, body, request.model, request.request_id)
 
     def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
         response = read_completion(self._read(incoming, model), model, self.name, _request_id(incoming))

@@ -47,7 +47,8 @@ def chat_body(
         body["response_format"] = _wrapped_schema(body["response_format"])
     limit = checked_token_limit(request.parameters, provider)
     if limit is not None:
-        newer = new_limit or _NEW_LIMIT.search(request.model)
+        # Of a model behind another name, such as a deployment's, only who wrote the line knows which one it takes.
+        newer = new_limit or _NEW_LIMIT.search(request.model) or parameters.get("max_tokens") != limit
         body["max_completion_tokens" if newer else "max_tokens"] = limit
     messages = [_message(message) for message in request.messages]
     return {"model": request.model, "messages": messages, **body}, warnings

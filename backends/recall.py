@@ -270,7 +270,9 @@ def _content(request: Request) -> dict[str, Any]:
         case EmbedRequest():
             return {"texts": request.texts, "parameters": request.parameters}
         case RawRequest():
-            return {"input": request.input}
+            # Embeddings were passed on before there were other routes: what was kept of them is still found.
+            route = {} if request.path in ("", "embeddings") else {"path": request.path}
+            return {"input": request.input, **route}
 
 
 def _batches_key(provider: str, model: str) -> str:

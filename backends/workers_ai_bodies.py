@@ -12,9 +12,9 @@ from typing import Any
 
 from backends import openai_request
 from backends.errors import InvalidRequest
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Request
+from backends.ir import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.json_answers import check_format
-from backends.parameters import DEFAULT_MAX_TOKENS, checked_token_limit, translate
+from backends.parameters import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, translate
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
 
@@ -48,6 +48,9 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
             body["response_format"] = _bare_schema(body["response_format"])
     for warning in changed:
         warn(warning)
+    for warning in bounded(request.parameters):
+        warn(warning)
+    body.pop("max_completion_tokens", None)
     body["max_tokens"] = limit
     if describes_images(request.model) or (shape == "native" and bytes_field(request.model) == "image"):
         return _with_image(body, request, warn)
@@ -69,6 +72,12 @@ def raw_body(request: RawRequest) -> dict[str, Any]:
 
     A ``data:`` URI is base64 with a head; other models get it without the head.
     """
+    if request.path:
+        raise InvalidRequest(
+            f"{request.model}: llmdo does not ask Workers AI by /v1/{request.path}: "
+            "write the url /v1/chat/completions, with messages",
+            provider=PROVIDER,
+        )
     body, wanted = dict(request.input), bytes_field(request.model)
     for name in _BYTES & body.keys():
         value = body[name]
@@ -103,7 +112,7 @@ def _message(message: Message, called: Mapping[str, str]) -> dict[str, Any]:
     parts = "" if content is None else content if isinstance(content, str) else list(content)
     named = called.get(str(message.extra.get("tool_call_id"))) if message.role == "tool" else None
     more = {"name": named} if named else {}  # native models know a tool's answer by its name
-    return {**more, **message.extra, "role": message.role, "content": parts}
+    return {**more, **message.extra, "role": COMMON_ROLES.get(message.role, message.role), "content": parts}
 
 
 def _with_image(body: dict[str, Any], request: ChatRequest, warn: Warn) -> dict[str, Any]:
@@ -128,7 +137,10 @@ def _with_image(body: dict[str, Any], request: ChatRequest, warn: Warn) -> dict[
         if any(message.role != "user" for message in request.messages) or len(request.messages) > 1:
             warn(f"the messages were joined to one prompt, without their roles: {request.model} takes no conversation")
         return {**known, "prompt": "\n".join(text for _, text in texts if text)}
-    body["messages"] = [{**message.extra, "role": message.role, "content": text} for message, text in texts]
+    body["messages"] = [
+        {**message.extra, "role": COMMON_ROLES.get(message.role, message.role), "content": text}
+        for message, text in texts
+    ]
     return body
 
 

@@ -120,6 +120,13 @@ def takes_own_input(model: str) -> bool:
     return bool(_OTHER_TASKS.search(model))
 
 
+@_remembered
+def chats(model: str) -> bool:
+    """Whether the model is known to take a conversation, and nothing else: a prompt or messages."""
+    other = takes_own_input(model) or describes_images(model) or bytes_field(model) or max_texts(model) > 1
+    return shape_of(model) is not None and not other
+
+
 def takes_batches(model: str) -> bool:
     """Whether the asynchronous batch API is known to take this model."""
     return bool(_BATCHES.search(model))

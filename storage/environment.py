@@ -145,6 +145,11 @@ def openai_access() -> OpenAIAccess:
     return OpenAIAccess(base_url, key)
 
 
+def is_openai_itself() -> bool:
+    """Whether OPENAI_BASE_URL names OpenAI's own API, or nothing."""
+    return (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/") == OPENAI_API
+
+
 def braintrust_access() -> BraintrustAccess:
     """BRAINTRUST_API_KEY and BRAINTRUST_PROJECT_ID. Raises MissingSettings."""
     problems = _unusable("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID")

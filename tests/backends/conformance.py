@@ -203,7 +203,9 @@ async def takes_the_limit_of_tokens_by_both_names_and_refuses_nonsense(subject: 
             request = ChatRequest(subject.chat, (Message("user", "a b c d e f"),), {name: 2})
             response = await backend.execute(request)
             assert subject.service or response.usage.output_tokens <= 2
-        for limit in (0, -1, "many", True):
+        for no_limit_or_whole in (-1, None, 2.0):
+            assert await backend.execute(ChatRequest(subject.chat, request.messages, {"max_tokens": no_limit_or_whole}))
+        for limit in (0, -2, 1.5, "many", True):
             with pytest.raises(LineError, match="max_tokens"):
                 await backend.execute(subject.ask(max_tokens=limit))
 

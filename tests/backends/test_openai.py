@@ -120,7 +120,11 @@ def test_braintrust_gets_the_headers_of_its_proxy_and_tells_what_it_did():
     ("service", "model", "given", "sent", "warned"),
     [
         (ITSELF, "gpt-4o", {"max_tokens": 5}, {"max_completion_tokens": 5}, []),
-        (SERVER, "llama", {"max_completion_tokens": 5}, {"max_tokens": 5}, []),
+        (SERVER, "llama", {"max_completion_tokens": 5}, {"max_completion_tokens": 5}, []),
+        (SERVER, "llama", {"max_completion_tokens": 5, "max_tokens": 5}, {"max_tokens": 5}, []),
+        (SERVER, "llama", {"max_tokens": -1}, {}, []),
+        (ITSELF, "gpt-4o", {"max_tokens": -1.0, "max_completion_tokens": None}, {}, []),
+        (SERVER, "llama", {"max_tokens": 100.0}, {"max_tokens": 100}, []),
         (SERVER, "o3-mini", {"max_tokens": 5}, {"max_completion_tokens": 5}, []),
         (SERVER, "openai/gpt-5.1", {"max_tokens": 5}, {"max_completion_tokens": 5}, []),
         (SERVER, "gpt-oss-20b", {"max_tokens": 5}, {"max_tokens": 5}, []),
@@ -382,11 +386,22 @@ def test_an_embedding_model_is_known_by_its_name(model, most):
 
 def test_an_openai_embedding_line_with_an_array_is_passed_on():
     body = {"object": "list", "data": [], "model": "e", "usage": {"prompt_tokens": 2}}
-    response, sent = call("run", RawRequest("e", {"input": ["a", "b"]}), reply=httpx.Response(200, json=body))
+    response, sent = call(
+        "run", RawRequest("e", {"input": ["a", "b"]}, path="embeddings"), reply=httpx.Response(200, json=body)
+    )
     assert (response.result, response.usage) == (body, Usage(2))
     assert sent.url.path == "/v1/embeddings"
     with pytest.raises(InvalidRequest, match="source_lang"):
         call("run", RawRequest("m", {"text": "a", "source_lang": "en"}), reply=httpx.Response(200))
+
+
+@pytest.mark.parametrize("path", ["completions", "responses", "embeddings"])
+def test_the_body_of_a_route_without_a_form_of_ours_is_passed_on_as_it_is(path):
+    body = {"input": "hi", "prompt": ["a", "b"], "max_output_tokens": -1, "metadata": {"k": "v"}}
+    reply = {"id": "r1", "object": "anything", "error": None, "usage": {"input_tokens": 3, "output_tokens": 2}}
+    response, sent = call("run", RawRequest("m", body, path=path), reply=httpx.Response(200, json=reply))
+    assert (sent.url.path, json.loads(sent.content)) == (f"/v1/{path}", {**body, "model": "m"})
+    assert (response.result, response.usage) == (reply, Usage(3, 2))
 
 
 def test_models_are_listed_with_what_the_server_tells():

@@ -58,7 +58,7 @@ def test_of_two_limits_the_lower_one_holds():
     assert checked_token_limit({}, "p") is None
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, "5", True])
+@pytest.mark.parametrize("limit", [0, -2, 1.5, "5", True, float("nan"), float("inf")])
 def test_a_limit_that_is_none_is_refused(limit):
     with pytest.raises(InvalidRequest, match="max_tokens"):
         checked_token_limit({"max_tokens": limit}, "p")

@@ -74,7 +74,15 @@ def test_a_chat_request_on_the_wire():
     }
 
 
-@pytest.mark.parametrize("limit", ["many", 0, -1, 1.5, True])
+def test_no_limit_is_the_longest_answer_that_is_asked_for_and_is_warned_of():
+    service = Service(ok({"response": "Hi"}))
+    response = service.call("execute", ChatRequest(LLAMA, HELLO, {"max_tokens": -1}))
+    assert service.body()["max_tokens"] == DEFAULT_MAX_TOKENS
+    said = f"max_tokens -1 was left out: the answer has at most {DEFAULT_MAX_TOKENS} tokens unless max_tokens says more"
+    assert response.warnings == (said,)
+
+
+@pytest.mark.parametrize("limit", ["many", 0, -2, 1.5, True])
 def test_a_limit_that_is_no_number_is_refused_before_the_call(limit):
     service = Service(ok({"response": "Hi"}))
     with pytest.raises(InvalidRequest, match="whole number"):
