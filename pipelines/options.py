@@ -79,6 +79,7 @@ class JsonlOptions(BaseModel):
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
         model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
         line_models: which models lines may name: same-provider (as the model that they would get), any, none, globs.
+        line_parameters: with ``prompt``, a line's ``model``, ``system`` and parameters count too, as without it.
         response_schema: the JSON Schema that answers must fit.
         max_cost, max_tokens_total: US dollars and tokens that this run may spend, over all its restarts.
         continuous: goes on until it is stopped; then ``max_restarts`` failures in a row without progress end it.
@@ -104,6 +105,7 @@ class JsonlOptions(BaseModel):
     prompt: Template = ""
     model_for: ModelRules = ()
     line_models: LineModels = SAME_PROVIDER
+    line_parameters: bool = False
     response_schema: JsonSchema | None = None
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
@@ -136,6 +138,10 @@ class JsonlOptions(BaseModel):
             raise ValueError(f"say where the prompts are by one of FILES, --input, --queue ({said} given)")
         if self.continuous and (self.queue is None or self.runner == "direct"):
             raise ValueError("a continuous run needs --queue, and --runner prism: direct ends its batches with the run")
+        if self.line_parameters and not self.prompt:
+            raise ValueError(
+                "--line-parameters goes with --prompt: without a template a line's parameters always count"
+            )
         if self.apart and self.limits != NO_LIMITS:
             raise ValueError(
                 "--max-cost and --max-tokens-total are counted in one process, and the steps would run in others: "
@@ -170,7 +176,9 @@ class JsonlOptions(BaseModel):
             **self._parameters,
             **({"response_format": {"type": "json_schema", "json_schema": _named(schema)}} if schema else {}),
         }
-        return Defaults(self.model, parameters, self.system, self.prompt, self._models, self.line_models)
+        return Defaults(
+            self.model, parameters, self.system, self.prompt, self._models, self.line_models, self.line_parameters
+        )
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -252,6 +260,7 @@ class JsonlOptions(BaseModel):
         later = {
             "system_fields": fields,
             "prompt": self.prompt,
+            "line_parameters": self.line_parameters,
             "model_for": list(self.model_for),
             "schema": self.response_schema,
         }

@@ -36,6 +36,13 @@ LineModels = Annotated[
         "PROVIDER/MODEL with commas between them, also beside same-provider."
     ),
 ]
+LineParameters = Annotated[
+    bool,
+    typer.Option(
+        "--line-parameters",
+        help="With --prompt, a line's model, system and parameters count too; else they are its data.",
+    ),
+]
 Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that answers must fit.")]
 MaxCost = Annotated[float | None, typer.Option(help="US dollars at most; the run stops before it could pass them.")]
 MaxTokensTotal = Annotated[int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")]
@@ -120,6 +127,7 @@ def answering(
     system: System = None,
     model_for: ModelFor = None,
     line_models: LineModels = default("line_models"),
+    line_parameters: LineParameters = False,
     schema: Schema = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,

@@ -11,6 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +23,7 @@ _BOM = b"\xef\xbb\xbf"
 # Content of a longer line is not compared: it was over any sensible --max-line-bytes. Bytes.
 LONGEST_COMPARED = 64 << 20
 _PIECE = 1 << 20  # bytes read at once
+_ERROR_FIELDS = {"class", "code", "status", "message", "retryable", "attempts", "offset", "length"}
 # What source_lines raises for damaged compressed data.
 DAMAGED = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 
@@ -128,12 +130,7 @@ def differs(row: Row, line: SourceLine, key: str) -> Iterator[str]:
 
 
 def _ids(data: bytes, default: str) -> dict[str, Any]:
-    document = _object(data) or {}
-    former = document.get("error")
-    if isinstance(former, dict) and {"class", "offset"} <= former.keys():  # an error line that was fed back
-        for name, decode in (("raw", str.encode), ("raw_base64", base64.b64decode)):
-            if isinstance(document.get(name), str):
-                return _ids(decode(document[name]), default)
+    document = _object(_without_error(data)) or {}
     given = [document[name] for name in ("id", "custom_id") if document.get(name) is not None]
     return {
         name: document[name] if document.get(name) is not None else given[0] if given else default
@@ -144,6 +141,9 @@ def _ids(data: bytes, default: str) -> dict[str, Any]:
 def _same(row: dict[str, Any], data: bytes) -> bool:
     """An error row is the line's object with ``error``, or its text, or its bytes, or nothing when it was too long."""
     rest = {name: value for name, value in row.items() if name != "error"}
+    data = _without_error(data)
+    if isinstance(line := row["error"].get("line"), str):
+        return line.encode(errors="surrogatepass") == data
     if rest == {"raw": None} and row["error"].get("class"):
         return True
     # What follows may also be the only field of a line that is an object.
@@ -153,6 +153,23 @@ def _same(row: dict[str, Any], data: bytes) -> bool:
         return True
     document = _object(data)
     return document is not None and rest == {name: value for name, value in document.items() if name != "error"}
+
+
+def _without_error(data: bytes) -> bytes:
+    """The line that an error row stands for which was fed back; any other line as it is."""
+    document = _object(data) or {}
+    former = document.get("error")
+    if not (isinstance(former, dict) and former.keys() >= _ERROR_FIELDS):
+        return data
+    rest = {name: value for name, value in document.items() if name != "error"}
+    if isinstance(former.get("line"), str):
+        return _without_error(former["line"].encode(errors="surrogatepass"))
+    if rest.keys() == {"raw"} and isinstance(rest["raw"], str):
+        return _without_error(rest["raw"].encode(errors="surrogatepass"))
+    with suppress(ValueError):
+        if rest.keys() == {"raw_base64"} and isinstance(rest["raw_base64"], str):
+            return _without_error(base64.b64decode(rest["raw_base64"], validate=True))
+    return json.dumps(rest).encode()
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -19,7 +19,12 @@ from storage.errors import InvalidLocation
 from storage.objects import locate_folder, open_store
 
 # What stands in an output's configuration only if it was set → the option that it is.
-_OPTIONS = {"prompt": "prompt", "model_for": "model_for", "schema": "response_schema"}
+_OPTIONS = {
+    "prompt": "prompt",
+    "line_parameters": "line_parameters",
+    "model_for": "model_for",
+    "schema": "response_schema",
+}
 
 
 def retry_options(output: str, which: Literal["retryable", "all"], **given: Any) -> JsonlOptions:

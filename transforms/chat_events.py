@@ -19,7 +19,7 @@ from backends.errors import ModelError
 from backends.ir import ChatResponse
 from storage.chat_records import RESPONSE, ChatMessage, LoggedAnswer, Role, cleaned
 from transforms.chat_failures import Source
-from transforms.prompts import BadLine, json_object
+from transforms.line_json import BadLine, json_object
 
 MESSAGE, CREATED = "v1.ChatMessageSent", "v1.ConversationCreated"
 STARTED, COMPLETED, DELTA = "v1.LLMResponseStarted", "v1.LLMResponseCompleted", "v1.LLMResponseDelta"

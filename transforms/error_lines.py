@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from storage.intervals import Intervals
 from storage.manifests import ManifestShard, shard_name
 from transforms.elements import FileVersion, Line
-from transforms.prompts import BadLine, json_object
+from transforms.line_json import BadLine, json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ def take_back(file: FileVersion, shard: ManifestShard, body: bytes, everything: 
 
 def _data(row: bytes, document: Mapping[str, Any]) -> bytes | None:
     """What is read as the line; None for a line whose content was too long to keep."""
+    if isinstance(line := document["error"].get("line"), str):
+        return line.encode("utf-8", "surrogatepass")
+    # Of rows without it, those of earlier versions need a closer look.
     rest = {name: value for name, value in document.items() if name != "error"}
     if rest == {"raw": None}:
         return None

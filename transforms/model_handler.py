@@ -17,8 +17,9 @@ from backends.errors import LineError, ModelError, StopRun
 from backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
 from backends.jobs import Done
 from backends.protocol import split_model
+from transforms.line_json import BadLine
 from transforms.line_models import SAME_PROVIDER, rules_of
-from transforms.prompts import BadLine, Defaults, parse_prompt
+from transforms.prompts import Defaults, parse_prompt
 from transforms.texts import Gathering
 
 # The handlers' engines are apart from those of our own runs.
@@ -60,6 +61,7 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
         system: str = "",
         prompt: str = "",
         line_models: str = SAME_PROVIDER,
+        line_parameters: bool = False,
         concurrency: int = 64,
         min_batch_size: int | None = None,
         max_batch_size: int = 256,
@@ -68,12 +70,19 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
 
         ``line_models``: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
 
+        ``line_parameters``: with a prompt, an example's model, system and parameters count too; else they are its data.
+
         Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``.
         """
         super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
         self._provider, name = split_model(model)
         self._defaults = Defaults(
-            f"{self._provider}/{name}", dict(parameters or {}), system, prompt, line_models=line_models
+            f"{self._provider}/{name}",
+            dict(parameters or {}),
+            system,
+            prompt,
+            line_models=line_models,
+            line_parameters=line_parameters,
         )
         rules_of(line_models)
         self._concurrency = concurrency

@@ -13,8 +13,9 @@ from pydantic_core import to_json
 from backends.errors import ModelError, Retryable
 from backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from transforms.elements import FileVersion, Line, TooLong
+from transforms.line_json import BadLine, json_object, unwrapped
 from transforms.line_models import ModelNotAllowed
-from transforms.prompts import BadLine, Prompt, json_object
+from transforms.prompts import Prompt
 
 
 def answer_row(
@@ -61,9 +62,15 @@ def answer_row(
 def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes:
     """The input line with an ``error`` object, as JSON; what was no JSON object is kept in ``raw``.
 
-    ``raw`` is the text, or with bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``.
+    ``raw`` is the text, or with bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``. A
+    line with a field by one of these names also stands in ``error.line``, as it was. An error row that was fed back
+    stands for its line.
     """
-    return to_json({**_input_fields(line), "error": error_fields(error, attempts, line.start, line.stop)})
+    fields, text = _input_fields(line)
+    said = error_fields(error, attempts, line.start, line.stop)
+    if text is not None:
+        said["line"] = text
+    return to_json({**fields, "error": said})
 
 
 def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dict[str, Any]:
@@ -136,12 +143,18 @@ def response_body(response: Response, request_id: str, errors: Mapping[int, Mode
     }
 
 
-def _input_fields(line: Line | TooLong) -> Mapping[str, Any]:
+def _input_fields(line: Line | TooLong) -> tuple[Mapping[str, Any], str | None]:
+    """What is kept of a line, and its text where the fields alone would not say what it was."""
     if isinstance(line, TooLong):
-        return {"raw": None}
+        return {"raw": None}, None
+    data = line.data
     with suppress(BadLine):
-        return json_object(line.data)
+        data = unwrapped(data)
+    with suppress(BadLine):
+        fields = json_object(data)
+        alike = "error" in fields or fields.keys() in ({"raw"}, {"raw_base64"})
+        return fields, data.decode() if alike else None
     try:
-        return {"raw": line.data.decode()}
+        return {"raw": data.decode()}, None
     except UnicodeDecodeError:
-        return {"raw_base64": base64.b64encode(line.data).decode()}
+        return {"raw_base64": base64.b64encode(data).decode()}, None

@@ -111,7 +111,7 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     )
     starts = [data.index(part) for part in (b"{broken", b'{"other', b'{"text": "x"', b'{"text": "zz')]
     (tmp_path / "in" / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 50)[:-9])
-    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300, line_models="any"))
+    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300, line_models="any", line_parameters=True))
     assert (found.lines, found.broken, found.unreadable, found.exit_code) == (5 + 50, 4, 1, 3)
     file = tmp_path / "in" / "a.jsonl"
     said = ["not valid JSON", "the line has no 'text'", "OPENAI_API_KEY is not set", "raise --max-line-bytes"]
@@ -165,7 +165,7 @@ def test_models_without_a_rate_share_the_calls_in_flight(tmp_path):
 def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path):
     good = {"prompt": "x"}
     refused = {
-        '"max_tokens": -1': "max_tokens is -1: write a whole number",
+        '"max_tokens": 0': "max_tokens is 0: write a whole number",
         '"model": "@cf/a b"': "is no model's name",
         '"response_format": "json"': "response_format is",
         '"model": "local/other"': "is no embedded model",

@@ -1,4 +1,5 @@
 import base64
+import json
 
 import pytest
 
@@ -8,12 +9,17 @@ from tests.memory_store import MemoryStore
 from transforms.elements import FileVersion, Line, TooLong
 from transforms.error_lines import take_back
 from transforms.infer import LineTooLong
-from transforms.prompts import BadLine, Defaults, parse_prompt
+from transforms.line_json import BadLine, unwrapped
+from transforms.prompts import Defaults, parse_prompt
 from transforms.rows import failure_row
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 1000)
 DEFAULTS = Defaults("workers-ai/@cf/x/y", {"max_tokens": 5}, "Be brief.")
 BUSY = Overloaded("out of capacity")
+FORMER = (
+    b'"error": {"class": "CallTimeout", "code": null, "status": 504, "message": "late", "retryable": true, '
+    b'"attempts": 3, "offset": 3, "length": 9}'
+)
 
 
 def taken(*failures, everything=False):
@@ -74,9 +80,16 @@ def test_with_everything_only_a_line_whose_content_was_not_kept_stays():
         (b'{"raw_base64": "a2s="}', BUSY),
         (b'{"raw_base64": "=="}', BUSY),
         (b'{"prompt": "x", "error": {"class": "BadLine", "offset": 3}}', BUSY),
-        (b'{"raw": "{\\"prompt\\": \\"fed back\\"}", "error": {"class": "CallTimeout", "offset": 3}}', BUSY),
-        (b'{"raw_base64": "%s", "error": {"class": "X", "offset": 3}}' % base64.b64encode(b'{"prompt": "b"}'), BUSY),
-        (b'{"raw": "{broken", "error": {"class": "BadLine", "offset": 3}}', BadLine("no JSON")),
+        (b'{"prompt": "x", "error": "NullPointerException at Foo.java:7"}', BUSY),
+        (b'{"prompt": "x", "error": null, "raw": "r", "raw_base64": 5, "line": "l"}', BUSY),
+        (b'{"error": {"line": "{\\"prompt\\": \\"not this\\"}"}, "prompt": "this"}', BUSY),
+        (b'{"raw": null}', BUSY),
+        (b'{"raw": {"a": 1}}', BUSY),
+        (b'{"raw": "{\\"prompt\\": \\"fed back\\"}", %s}' % FORMER, BUSY),
+        (b'{"raw_base64": "%s", %s}' % (base64.b64encode(b'{"prompt": "b"}'), FORMER), BUSY),
+        (b'{"raw": "{broken", %s}' % FORMER, BadLine("no JSON")),
+        (b'{"raw_base64": "==", %s}' % FORMER, BadLine("damaged")),
+        (b'{"prompt": "x", "topic": "t", %s}' % FORMER, BUSY),
         (b"{broken", BadLine("no JSON")),
         (b"[1]", BadLine("an array")),
         (b"\xff\xfe", BadLine("no UTF-8")),
@@ -88,6 +101,46 @@ def test_a_line_that_comes_again_means_what_it_meant_and_fails_with_the_same_row
     (line,) = found.again
     assert meaning(line.data) == meaning(data)
     assert failure_row(line, error, 3) == rows[0][2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"custom_id": "a", "prompt": "p", "error": "boom \\u00e9", "n": 1.10, "n": 1e2}',
+        b'{"raw": "only"}',
+        b'{"raw_base64": "a2s="}',
+        b'{"prompt": "p", "error": {"class": "E", "offset": 0, "retryable": true}}',
+    ],
+)
+def test_a_line_with_fields_by_our_names_comes_again_byte_for_byte_and_is_found_by_its_own_id(line):
+    found, rows = taken((line, BUSY))
+    assert [one.data for one in found.again] == [line]
+    row = json.loads(rows[0][2])
+    assert row["error"]["line"] == line.decode()
+    assert row.get("custom_id") == json.loads(line).get("custom_id")
+    # Fed to a run as it is, once and again, the row still stands for the line.
+    once = failure_row(Line(FILE, 0, 9, rows[0][2]), BUSY, 1)
+    twice = failure_row(Line(FILE, 0, 9, once), BUSY, 1)
+    assert json.loads(twice)["error"]["line"] == line.decode()
+    assert meaning(twice) == meaning(line)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (b'{"prompt": "x", "topic": "t", %s}' % FORMER, {"prompt": "x", "topic": "t"}),
+        (b'{"raw": "the only field", %s}' % FORMER, {"raw": "the only field"}),  # an object, as its class says
+        (b'{"raw": "{\\"prompt\\": \\"t\\"}", %s}' % FORMER.replace(b"CallTimeout", b"BadLine"), {"prompt": "t"}),
+    ],
+)
+def test_rows_of_earlier_versions_which_kept_no_line_are_read_as_they_were(row, line):
+    """Their error has no ``line``: of a line with an error of its own they have lost that, and nothing else."""
+    row = row.replace(b'"offset": 3, "length": 9', b'"offset": 0, "length": 10')
+    store = MemoryStore()
+    shard = put_shard(store, "f/", "errors", [(0, 10, row)], configuration="c")
+    manifest = ManifestShard(name=shard.name, kind="errors", lines=1, tiles=shard.tiles)
+    (again,) = take_back(FILE, manifest, store.read("f/" + shard.name)[0], True).again
+    assert json.loads(unwrapped(again.data)) == line
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,20 @@ import re
 import pytest
 
 from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from transforms.prompts import BadLine, Defaults, parse_prompt
+from transforms.line_json import BadLine
+from transforms.prompts import Defaults, parse_prompt
 
 DEFAULTS = Defaults("workers-ai/@cf/meta/llama", {"max_tokens": 99})
+ERROR = {
+    "class": "Overloaded",
+    "code": None,
+    "status": 503,
+    "message": "…",
+    "retryable": True,
+    "attempts": 3,
+    "offset": 0,
+    "length": 10,
+}
 
 
 def parse(line, defaults=DEFAULTS):
@@ -31,7 +42,7 @@ def test_messages_keep_roles_parts_and_further_fields():
     request = parse(
         {"messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts, "name": "a"}]}
     ).request
-    assert request.messages == (Message("system", "be brief"), Message("user", tuple(parts), {"name": "a"}))
+    assert request.messages == (Message("developer", "be brief"), Message("user", tuple(parts), {"name": "a"}))
 
 
 def test_an_openai_batch_line_is_its_body():
@@ -102,7 +113,9 @@ def test_parameters_by_openais_names_are_no_metadata():
     assert prompt.metadata == {"store": "Berlin", "dimensions": "2 x 3 m"}  # of a chat these are no parameters
 
 
-@pytest.mark.parametrize("defaults", [DEFAULTS, Defaults("workers-ai/@cf/meta/llama", prompt="{text}")])
+@pytest.mark.parametrize(
+    "defaults", [DEFAULTS, Defaults("workers-ai/@cf/meta/llama", prompt="{text}", line_parameters=True)]
+)
 def test_an_embeddings_dimensions_are_a_parameter(defaults):
     line = {"text": "a", "model": "@cf/baai/bge-m3", "dimensions": 256, "encoding_format": "base64", "team": 1}
     prompt = parse(line, defaults)
@@ -151,8 +164,7 @@ def test_a_system_prompt_is_put_first_unless_the_line_has_one():
     ],
 )
 def test_an_error_line_can_be_fed_back_unchanged(kept):
-    error = {"class": "Overloaded", "offset": 0, "length": 10, "message": "…"}
-    prompt = parse({**kept, "error": error})
+    prompt = parse({**kept, "error": ERROR})
     assert prompt.id == "a"
     assert prompt.request.messages == (Message("user", "again"),)
     assert prompt.metadata == {}
@@ -172,12 +184,15 @@ def test_an_error_line_can_be_fed_back_unchanged(kept):
         ({"prompt": ""}, "nothing to answer"),
         ({"prompt": "  "}, "nothing to answer"),
         ({"messages": []}, "nothing to answer"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "nothing to answer"),
+        ({"messages": [{"role": "system", "content": " "}]}, "nothing to answer"),
         ({"prompt": 5}, "'prompt' must be a string, not a number"),
         ({"prompt": None}, "'prompt' must be a string, not null"),
-        ({"messages": "hi"}, "'messages' is wrong at its top"),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, "'messages' is wrong at 0.role"),
-        ({"messages": [{"role": "user", "content": 5}]}, "'messages' is wrong at 0.content"),
+        ({"messages": "hi"}, "'messages' is wrong at its top: it must be an array"),
+        (
+            {"messages": [{"role": "wizard", "content": "x"}]},
+            "'messages' is wrong at 0.role: 'wizard' is not a role: write one of system, ",
+        ),
+        ({"messages": [{"role": "user", "content": 5}]}, "'messages' is wrong at 0.content: it must be a string"),
         ({"prompt": "x", "model": 5}, "'model' must be a string"),
         ({"prompt": "x", "system": 5}, "'system' must be a string"),
         ({"custom_id": "a", "url": "/v1/images", "body": {}}, "'url' '/v1/images' is not one"),
@@ -192,12 +207,12 @@ def test_a_line_that_is_no_request_says_why(line, says):
 @pytest.mark.parametrize("raw", ["a", "====", "é"])
 def test_an_error_line_with_damaged_base64_is_a_bad_line(raw):
     with pytest.raises(BadLine):
-        parse(json.dumps({"raw_base64": raw, "error": {"class": "X", "offset": 3}}).encode())
+        parse({"raw_base64": raw, "error": ERROR})
 
 
 def test_a_field_named_raw_beside_others_is_a_field_like_any_other():
-    line = {"prompt": "p", "raw": "note", "error": {"class": "X", "offset": 3}}
-    assert parse(json.dumps(line).encode()).document == {"prompt": "p", "raw": "note"}
+    prompt = parse({"prompt": "p", "raw": "note", "error": ERROR})
+    assert (prompt.request.messages, prompt.metadata) == ((Message("user", "p"),), {"raw": "note"})
 
 
 # Templates and models by key
@@ -209,15 +224,15 @@ def test_a_template_asks_about_a_lines_fields_and_the_others_ride_along():
     line = {"id": 7, "text": "a story", "language": "German", "team": "x", "prompt": "unused", "seed": 3}
     prompt = parse(line, TEMPLATED)
     assert prompt.request.messages == (Message("user", "Summarise in German: a story"),)
-    assert prompt.request.parameters == {"max_tokens": 99, "seed": 3}
-    assert prompt.metadata == {"team": "x", "prompt": "unused"}
-    assert (prompt.id, dict(prompt.document)) == (7, line)
+    assert prompt.request.parameters == {"max_tokens": 99}
+    assert prompt.metadata == {"team": "x", "prompt": "unused", "seed": 3}
+    assert prompt.id == 7
 
 
 def test_a_batch_line_is_asked_about_by_its_bodys_fields():
     line = {"custom_id": "c", "url": "/v1/chat/completions", "body": {"text": "t", "language": "French", "n": 1}}
     assert parse(line, TEMPLATED).request.messages[0].content == "Summarise in French: t"
-    assert parse(line, TEMPLATED).metadata == {}
+    assert parse(line, TEMPLATED).metadata == {"n": 1}
 
 
 def test_a_field_of_a_template_is_content_also_where_a_parameter_or_the_model_has_its_name():
@@ -262,7 +277,7 @@ def test_a_system_prompt_with_fields_is_filled_in_and_one_without_is_left_as_it_
 
 
 def test_an_error_line_goes_through_the_template_again():
-    line = {"text": "t", "language": "Thai", "error": {"class": "Overloaded", "offset": 0, "length": 9}}
+    line = {"text": "t", "language": "Thai", "error": ERROR}
     assert parse(line, TEMPLATED).request.messages[0].content == "Summarise in Thai: t"
 
 
@@ -283,9 +298,10 @@ def test_the_first_pattern_that_fits_the_key_chooses_the_model(key, model):
     def parsed(line):
         return parse_prompt(json.dumps(line).encode(), "r", defaults, lambda _, m: 100 if "bge" in m else 1, key)
 
-    assert parsed({"text": "x"}).request.model == model
-    assert not parsed({"text": "x"}).own_model
-    assert parsed({"text": "x", "model": "openai/own"}).request.model == "own"
+    line = {"text": "x"} if "bge" in model else {"prompt": "x"}
+    assert parsed(line).request.model == model
+    assert not parsed(line).own_model
+    assert parsed({"prompt": "x", "model": "openai/own"}).request.model == "own"
 
 
 def test_a_prompt_for_a_model_that_makes_no_text_is_its_own_input():
@@ -328,9 +344,12 @@ def test_of_wrong_messages_and_parts_the_first_is_named():
     for messages, says in (
         (
             [{"role": "user", "content": parts}],
-            "wrong at 0.content: Value error, part 1 must be an object, not a number",
+            "wrong at 0.content.1: it must be a string or a part such as .*, not a number",
         ),
-        ([{"role": "user", "content": "a"}, 1, 2], "'messages' is wrong at 1: "),
+        (
+            [{"role": "user", "content": "a"}, 1, 2],
+            "'messages' is wrong at 1: ",
+        ),
     ):
         with pytest.raises(BadLine, match=says):
             parse({"messages": messages})

@@ -28,21 +28,27 @@ def command_line(arguments: list[str]) -> list[str]:
 
     >>> command_line(["--command=stream", "--queue=q", "--runner=DataflowRunner", "--job_name=j"])
     ['stream', '--runner=dataflow', '--queue=q', '--beam-option=job_name=j']
+    >>> command_line(["--line_parameters=true"]), command_line(["--line_parameters=False"])
+    (['run', '--runner=dataflow', '--line-parameters'], ['run', '--runner=dataflow'])
     """
     given = [(name, value) for name, _, value in (one.removeprefix("--").partition("=") for one in arguments)]
     command = dict(given).get("command", COMMANDS[0])
     if command not in COMMANDS:
         sys.exit(f"the parameter command is {command!r}: write {' or '.join(COMMANDS)}")
-    known = {option for parameter in _parameters(command) for option in parameter.opts}
+    known = {option: parameter.is_flag for parameter in _parameters(command) for option in parameter.opts}
     return [command, "--runner=dataflow", *(one for name, value in given for one in _argument(name, value, known))]
 
 
-def _argument(name: str, value: str, known: set[str]) -> Iterator[str]:
+def _argument(name: str, value: str, known: dict[str, bool]) -> Iterator[str]:
+    """``known``: llmdo's options, and whether each is a flag, which has no value."""
     option = f"--{NAMES.get(name, name).replace('_', '-')}"
     if name in ("command", "runner"):
         return
     if name == "env_from":
         yield from (f"{option}={one}" for one in value.split())
+    elif known.get(option):
+        if value.lower() == "true":
+            yield option
     elif option in known:
         yield f"{option}={value}"
     else:
