@@ -22,6 +22,7 @@ from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError,
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response
 from backends.jobs import Done, Job, Place, can_split, halves, one_each
 from backends.money import Budget
+from backends.openai_shapes import unusable_vector
 from backends.recall import Recall
 from backends.retry import Retry
 from backends.throttle import ModelLimits, Throttle
@@ -265,10 +266,13 @@ class Dispatcher:
         if job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest):
             each = one_each(response, job.request.texts)
         for position, part in enumerate(each):
-            self._succeeded += error is None
-            self._failed += error is not None
             self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
             done = Done(part, error, attempts, latency_s, spent_s)
+            if job.apart and isinstance(part, EmbedResponse) and part.vectors == ((),):  # the others keep theirs
+                unusable = unusable_vector(part.model, job.provider, part.request_id, part.usage)
+                done = Done(None, unusable, attempts, latency_s, spent_s)
+            self._succeeded += done.error is None
+            self._failed += done.error is not None
             try:
                 job.deliver(job.first + position, done)
             except Exception:  # noqa: BLE001 - the other jobs' deliveries go on

@@ -12,12 +12,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import pydantic_core
 from yarl import URL
 
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
@@ -28,9 +27,6 @@ READ_TIMEOUT_S = 180.0
 IDLE_S = 15.0  # a kept connection is closed before usual servers and proxies close it (60 s), else a POST meets its end
 MOST_REPLY = 64 << 20  # bytes of a reply, decompressed: 256 vectors of the longest kind have 20 MB
 _LARGE = 1 << 20  # from here on aiohttp wants a file: it writes bytes at one go
-# What parsing costs for each such byte, where it is part of the JSON and not of a text; measured, with some to spare.
-_WORK_S = {b",": 1e-7, b"[": 4e-7, b"{": 4e-7, b":": 8e-7}
-_LONGEST_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +56,6 @@ class Incoming:
     def content_type(self) -> str:
         """The media type in lower case, without its parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def read_json(content: bytes) -> Any:
-    """The JSON of a reply, or of an event of a stream. Raises ValueError for what is none, and BadReply for what would
-    stop the loop for more than some 0.2 s: parsing holds Python's lock to its end.
-    """
-    if len(content) > _LARGE:
-        work_s = sum(seconds * content.count(part) for part, seconds in _WORK_S.items())
-        if work_s > _LONGEST_S:
-            raise BadReply(f"the reply's {len(content):,} bytes of JSON have too many parts to be read: ask for less")
-    return pydantic_core.from_json(content)
 
 
 @dataclass(frozen=True, slots=True)

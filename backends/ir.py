@@ -11,7 +11,8 @@ from backends.errors import ModelError
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 # Roles by the names of all services; some know no others.
 COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
+# OpenAI's: stop, length, tool_calls, content_filter; another one is as the provider wrote it.
+FinishReason = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,15 @@ class ChatResponse:
 
     Attributes:
         text: what the model said; None when it only called tools, or spent all its tokens on reasoning.
-        tool_calls: in OpenAI's shape, arguments as JSON text.
+        tool_calls: in OpenAI's shape, arguments as JSON text; custom ones as they came.
         finish_reason: None where the provider does not tell.
         model: the name that the provider says answered, which need not be the one asked for.
         warnings: sentences about what is not as asked: a parameter dropped or clamped, another model, cut by length,
             a model that will be switched off.
         details: what the provider tells besides, to be kept: ``{"cache_status": …, "log_id": …}`` of a gateway.
         shared: another line's call brought the answer, and its usage counts there.
+        body: the provider's chat.completion as it came, but for what the other fields hold: text, reasoning, tool calls
+            and finish reason of its first choice.
     """
 
     text: str | None
@@ -125,11 +128,19 @@ class ChatResponse:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the text is what the model said in ``refusal``, and there is no other."""
+        choices = self.body.get("choices") or [{}]
+        message: Mapping[str, Any] = choices[0].get("message") or {}
+        return bool(message.get("refusal")) and "content" in message
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResponse:
-    """One vector a text, in the order of the texts.
+    """One vector a text, in the order of the texts; () where the provider's cannot be used.
 
     Attributes:
         shared: another line's call, or another text of this array, brought all vectors: see ChatResponse.

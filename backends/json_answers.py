@@ -1,22 +1,70 @@
 """Answers in JSON mode: whether one keeps to its ``response_format``, and what to ask when it does not.
 
-No provider's JSON mode is a promise, so every answer is checked here.
+No provider's JSON mode is a promise, so every answer is checked here, and asked for once more (see ``in_format``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from backends.errors import InvalidRequest
-from backends.ir import ChatRequest, ChatResponse, Message
+from backends.billing import maybe_billed
+from backends.errors import BadReply, InvalidRequest, ModelError
+from backends.ir import ChatRequest, ChatResponse, Message, Usage, added
 from backends.json_checks import TooMuchWork, answer_problem, problem_of_schema, schema_problem
 
 _FENCE = "```"
 _FORMATS = ("text", "json_object", "json_schema")
 _QUOTED = 4000  # characters of a wrong answer that are shown to the model again
+
+
+async def in_format(
+    request: ChatRequest,
+    answer: Callable[[ChatRequest, bool], Awaitable[ChatResponse]],
+    provider: str,
+    code: int | None = None,
+) -> ChatResponse:
+    """The answer of ``answer``, which in JSON mode keeps to its ``response_format``.
+
+    One that does not is shown to the model once, with what is wrong; the usage is that of both calls. The second call
+    of ``answer`` is told to take no answer from a cache. Tool calls and refusals are not checked, and by a schema that
+    nobody can check with, an answer must only be JSON. Raises BadReply where the second one does not keep to it either,
+    with ``code``, and what ``answer`` raises.
+    """
+    wanted: Any = request.parameters.get("response_format")
+    response = await answer(request, False)
+    if not wants_json(wanted):
+        return response
+    unusable = await schema_problem(json.dumps(schema_of(wanted))) if _has_schema(wanted) else None
+    if unusable:
+        wanted = {"type": "json_schema"}
+        warning = f"the answer was not checked by its JSON Schema: {unusable}"
+        response = replace(response, warnings=(*response.warnings, warning))
+    response = without_fence(response)
+    problem = await problem_of_answer(response, wanted)
+    if problem and response.finish_reason != "length":
+        try:
+            second = without_fence(await answer(asked_again(request, response, problem), True))
+        except ModelError as error:  # the first answer is paid all the same
+            error.lost = maybe_billed(error)
+            error.usage = added(response.usage, error.usage or Usage())
+            raise
+        warning = f"the model was asked twice, since {problem}"
+        usage = added(response.usage, second.usage)
+        response = replace(second, usage=usage, warnings=(*second.warnings, warning))
+        problem = await problem_of_answer(response, wanted)
+        problem = problem and f"{problem}, also when asked again"
+    if problem:
+        raise BadReply(
+            f"{request.model}: {problem}; make the schema simpler, or name another model",
+            code=code,
+            request_id=response.request_id,
+            provider=provider,
+            usage=response.usage,
+        )
+    return response
 
 
 def wants_json(response_format: Any) -> bool:
@@ -75,20 +123,22 @@ def without_fence(response: ChatResponse) -> ChatResponse:
 
 
 async def problem_of_answer(response: ChatResponse, response_format: Any) -> str | None:
-    """What is wrong with an answer, in a clause; None where it fits, calls tools, or where no JSON was asked for.
+    """What is wrong with an answer, in a clause; None where it fits, calls tools, is a refusal, or where no
+    JSON was asked for.
 
     Raises TooMuchWork where that takes too long to find out, with the answer's usage: it is paid.
     """
-    if not wants_json(response_format) or response.tool_calls:
+    if not wants_json(response_format) or response.tool_calls or response.refused:
         return None
-    if response.finish_reason == "length":
-        return f"the JSON is cut off at {response.usage.output_tokens} tokens: raise max_tokens"
     schema = "" if response_format["type"] == "json_object" else json.dumps(schema_of(response_format))
     try:
-        return await answer_problem(response.text or "", schema)
+        problem = await answer_problem(response.text or "", schema)
     except TooMuchWork as error:
         said = f"{response.model}: {error.message}: make the schema simpler"
         raise TooMuchWork(said, usage=response.usage, request_id=response.request_id) from None
+    if problem and response.finish_reason == "length":
+        return f"the JSON is cut off at {response.usage.output_tokens} tokens: raise max_tokens"
+    return problem
 
 
 def schema_of(response_format: Mapping[str, Any]) -> Any:

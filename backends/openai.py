@@ -18,7 +18,7 @@ import pydantic_core
 from yarl import URL
 
 from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors, read_json
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -30,12 +30,16 @@ from backends.ir import (
     Request,
     StreamChunk,
 )
+from backends.json_answers import in_format, wants_json
 from backends.openai_errors import is_refusal, refusal
+from backends.openai_messages import mapping
 from backends.openai_models import model_info
+from backends.openai_raw import raw_warnings
 from backends.openai_request import COMPATIBLE, OPENAI, chat_body
-from backends.openai_shapes import mapping, read_completion, read_usage, read_vectors
+from backends.openai_shapes import read_completion, read_usage, read_vectors, told_usage
 from backends.openai_stream import read_stream
 from backends.parameters import Dialect, translate
+from backends.reply_json import read_json
 from backends.sse import read_events
 from backends.streams import numbered, whole_answer
 from storage.environment import OPENAI_API, openai_access
@@ -105,13 +109,14 @@ class OpenAI:
         self._transport = transport or Network(service.url)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
-        """Answers a conversation."""
-        body, warnings = self._chat_body(request)
-        incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
-        return self._completion(incoming, request.model, warnings)
+        """Answers a conversation; see in_format for JSON mode."""
+        return await in_format(request, lambda asked, _: self._answer(asked), self.name)
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation piece by piece. Raises StreamError when the stream ends before its end mark."""
+        """Answers a conversation piece by piece, in JSON mode in one piece.
+
+        Raises StreamError when the stream ends before its end mark.
+        """
         return numbered(self._stream(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
@@ -119,7 +124,7 @@ class OpenAI:
         parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
         body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
         incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
-        reply, request_id = self._read(incoming, request.model), _request_id(incoming)
+        reply, request_id = self._read(incoming, request.model, lambda _: None), _request_id(incoming)
         vectors = read_vectors(reply, request.model, len(request.texts), self.name, request_id)
         named = str(mapping(reply).get("model") or request.model)
         details = self._details(incoming)
@@ -128,9 +133,12 @@ class OpenAI:
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
         incoming = await self._send(self._raw(request))
-        reply = self._read(incoming, request.model)
-        named = str(mapping(reply).get("model") or request.model)
-        return RawResponse(reply, read_usage(reply), named, _request_id(incoming), details=self._details(incoming))
+        warnings: list[str] = []
+        reply = self._read(incoming, request.model, warnings.append)
+        request_id, named = _request_id(incoming), str(mapping(reply).get("model") or request.model)
+        usage = read_usage(reply)
+        warnings += raw_warnings(reply, request.model, self.name, request_id)
+        return RawResponse(reply, usage, named, request_id, tuple(warnings), self._details(incoming))
 
     def check(self, request: Request) -> None:
         """Builds the call. Raises InvalidRequest."""
@@ -159,7 +167,16 @@ class OpenAI:
         """Closes the connections."""
         await self._transport.aclose()
 
+    async def _answer(self, request: ChatRequest) -> ChatResponse:
+        body, warnings = self._chat_body(request)
+        incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
+        return self._completion(incoming, request.model, warnings)
+
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
         body, warnings = self._chat_body(request)
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         model = request.model
@@ -205,9 +222,9 @@ class OpenAI:
         return self._post(request.path, body, request.model, request.request_id)
 
     def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
-        response = read_completion(self._read(incoming, model), model, self.name, _request_id(incoming))
-        details = {**response.details, **self._details(incoming)}
-        return replace(response, warnings=(*warnings, *response.warnings), details=details)
+        told = list(warnings)
+        response = read_completion(self._read(incoming, model, told.append), model, self.name, _request_id(incoming))
+        return replace(response, warnings=(*told, *response.warnings), details=self._details(incoming))
 
     def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> Call:
         try:
@@ -221,22 +238,25 @@ class OpenAI:
         return call
 
     async def _get(self, url: str, about: str) -> Any:
-        return self._read(await self._send(Call("GET", URL(url, encoded=True), self._service.headers)), about)
+        incoming = await self._send(Call("GET", URL(url, encoded=True), self._service.headers))
+        return self._read(incoming, about, lambda _: None)
 
     async def _send(self, outgoing: Call) -> Incoming:
         with network_errors(self.name, self._service.url):
             return await self._transport.send(outgoing)
 
-    def _read(self, incoming: Incoming, model: str) -> Any:
+    def _read(self, incoming: Incoming, model: str, warn: Callable[[str], None]) -> Any:
         """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
         try:
-            body = read_json(incoming.content)
+            body = read_json(incoming.content, warn)
         except ValueError as error:
             if incoming.ok:
                 raise self._no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
         if not incoming.ok or is_refusal(body):
-            raise self._refusal(incoming, body, model)
+            error = self._refusal(incoming, body, model)
+            error.usage = told_usage(body)  # a model may have worked before it failed
+            raise error
         return body
 
     def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:

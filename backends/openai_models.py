@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.ir import ModelInfo, Price
-from backends.openai_shapes import mapping
+from backends.openai_messages import mapping
 
 _OURS = frozenset({"id", "object", "description", "pricing", "shutdown_date"})
 # Parameters that OpenRouter lists for a model → capability.

@@ -6,62 +6,52 @@ compatible leave fields out, or send objects where OpenAI sends text.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import isfinite
+from struct import error as StructError
+from struct import iter_unpack
 from typing import Any
 
 import pydantic_core
 
-from backends.errors import BadReply, ContentFiltered
-from backends.ir import ChatResponse, FinishReason, Usage
-
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "end_turn": "stop",
-    "completed": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool-calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "error": "error",
-}
+from backends.errors import BadReply, ModelError, Retryable
+from backends.finish_reasons import finish_error, finish_of, finish_warning
+from backends.ir import ChatResponse, Usage
+from backends.openai_messages import as_text, mapping, read_content, tool_calls
 
 # A dated snapshot, or a tag, of the model that was asked for is that model.
 _SNAPSHOT = re.compile(r"(?:[-@](?:\d{4}-?\d{2}-?\d{2}|\d{4})|:latest|-latest)?")
-MOST_CALLS = 1000  # tool calls of an answer: a thousand times what is usual
 _EXCERPT = 200  # characters of a reply that go into an error's sentence
+# Fields of a message that a ChatResponse has of its own.
+_READ = frozenset({"content", "reasoning_content", "role", "tool_calls"})
 
 
 def read_completion(body: Any, model: str, provider: str, request_id: str | None) -> ChatResponse:
-    """Reads a chat.completion. Raises ContentFiltered, and BadReply for anything that is none."""
-    choice = first_choice(body)
+    """Reads a chat.completion.
+
+    Raises ContentFiltered; Retryable, with the usage, where the answer failed or is not there; BadReply for anything
+    that is not a chat.completion.
+    """
+    choice, usage = first_choice(body), read_usage(body)
     if choice is None:
-        raise BadReply(
+        raise no_choice(body, model, provider, request_id) or BadReply(
             f"{model} sent a reply that is no chat completion ({excerpt(body)}): "
             "check that the base URL ends before /chat/completions, and that the model chats",
             request_id=request_id,
             provider=provider,
         )
-    response, usage = read_choice(choice), read_usage(body)
-    if response.finish_reason == "content_filter":
-        raise filtered(model, provider, request_id, usage)
+    error = failed_choice(choice, model, provider, request_id, told_usage(body))
+    if error is not None:
+        raise error
+    response = read_choices(body)
     named = body.get("model")
     answered = named if isinstance(named, str) and named else model
-    logprobs = choice.get("logprobs")
-    return replace(
-        response,
-        usage=usage,
-        model=answered,
-        request_id=request_id,
-        warnings=(*response.warnings, *answer_warnings(response, usage.output_tokens, model, answered)),
-        details={"logprobs": logprobs} if logprobs else {},
-    )
+    warnings = (*response.warnings, *answer_warnings(response, usage.output_tokens, model, answered))
+    return replace(response, usage=usage, model=answered, request_id=request_id, warnings=warnings)
 
 
 def first_choice(body: Any) -> Mapping[str, Any] | None:
@@ -70,41 +60,151 @@ def first_choice(body: Any) -> Mapping[str, Any] | None:
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
-def read_choice(choice: Mapping[str, Any]) -> ChatResponse:
-    """One choice: text, reasoning, tool calls and finish reason; usage, model and ids are the caller's to add."""
+def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> ModelError | None:
+    """The error of a chat.completion without any choice, which is paid all the same; None for what is not one."""
+    fields, usage = mapping(body), read_usage(body)
+    if fields.get("choices", 0) not in ([], None) or not (
+        usage != Usage() or fields.get("object") == "chat.completion"
+    ):
+        return None
+    text = f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
+    return Retryable(text, request_id=request_id, provider=provider, usage=usage)
+
+
+def failed_choice(
+    choice: Mapping[str, Any], model: str, provider: str, request_id: str | None, usage: Usage | None
+) -> ModelError | None:
+    """The error of a choice that is not an answer: by its finish reason, its ``error``, or for want of a message."""
+    said = choice.get("error")
+    words = as_text(mapping(said).get("message") or said) or ""
+    reason = choice.get("finish_reason")
+    error = finish_error(reason, model, provider, request_id, usage, words)
+    if error is None and said:
+        error = finish_error("error", model, provider, request_id, usage, words)
+    if error is None and choice.get("message", 0) is None and not choice.get("text"):
+        text = f"{model} sent a choice without a message (finish reason {reason}): try again later"
+        error = Retryable(text, request_id=request_id, provider=provider, usage=usage)
+    return error
+
+
+def read_choices(body: Mapping[str, Any], otherwise: Any = None) -> ChatResponse:
+    """The first choice, and in ``body`` what else there is; usage, model and ids are the caller's to add.
+
+    ``otherwise``: what was said where the choice has no text.
+    """
+    choices: list[Any] = body["choices"]
+    response, message, others = *_read_choice(mapping(choices[0]), otherwise), []
+    for number, choice in enumerate(choices[1:], 1):
+        if isinstance(choice, dict):
+            other, rest = _read_choice(choice, None)
+            whole = {"role": "assistant", "content": other.text, **said_fields(other), **rest}
+            others.append({**choice, "index": _index(choice, number), "message": whole})
+            others[-1]["finish_reason"] = other.finish_reason or "stop"
+    first = {name: value for name, value in mapping(choices[0]).items() if name not in ("message", "finish_reason")}
+    first = {**first, "index": _index(first, 0), "message": message}
+    return replace(response, body={**body, "choices": [first, *others]})
+
+
+def said_fields(response: ChatResponse) -> dict[str, Any]:
+    """Reasoning and tool calls as fields of a message; only those that are there."""
+    fields: dict[str, Any] = {}
+    if response.reasoning is not None:
+        fields["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        fields["tool_calls"] = response.tool_calls
+    return fields
+
+
+def _read_choice(choice: Mapping[str, Any], otherwise: Any) -> tuple[ChatResponse, dict[str, Any]]:
+    """One choice, and the fields of its message that the response does not have."""
     message = mapping(choice.get("message"))
-    text = as_text(message.get("content")) or as_text(choice.get("text"))
+    rest = {name: value for name, value in message.items() if name not in _READ}
+    content = read_content(message.get("content"))
+    text = content.text or as_text(choice.get("text")) or as_text(otherwise)
     refused = as_text(message.get("refusal"))
-    calls = tool_calls(message.get("tool_calls") or _legacy(message.get("function_call")))
-    reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning"))
-    return ChatResponse(
+    if content.parts:
+        rest["content_parts"] = content.parts
+    if refused and not text:
+        rest["content"] = None
+    legacy = message.get("function_call")
+    calls = tool_calls(message.get("tool_calls") or ([legacy] if isinstance(legacy, dict) else None))
+    reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning")) or content.reasoning
+    odd = finish_warning(choice.get("finish_reason"))
+    response = ChatResponse(
         text=text or refused or None,
-        finish_reason=FINISH_REASONS.get(str(choice.get("finish_reason"))),
+        finish_reason=finish_of(choice.get("finish_reason")),
         usage=Usage(),
         model="",
         reasoning=reasoning or None,
         tool_calls=calls,
-        warnings=("the model refused",) if refused and not text else (),
+        warnings=(*(("the model refused",) if refused and not text else ()), *((odd,) if odd else ())),
     )
+    return response, rest
+
+
+def _index(choice: Mapping[str, Any], position: int) -> int:
+    found = whole_number(choice.get("index"))
+    return position if found is None else found
+
+
+def whole_number(value: Any) -> int | None:
+    """A number, also one written as a text, as an int; None for what is none."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        return int(value)
+    return int(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def read_vectors(body: Any, model: str, count: int, provider: str, request_id: str | None) -> list[tuple[float, ...]]:
     """Reads ``{"data": [{"index", "embedding"}, …]}`` in the order of ``index``; one vector a text, of ``count`` texts,
-    or BadReply.
+    or BadReply. See checked_vectors.
     """
     rows = mapping(body).get("data")
     found: dict[int, tuple[float, ...]] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else []):
-        numbers, index = mapping(row).get("embedding"), mapping(row).get("index", position)
-        if isinstance(numbers, list) and numbers and all(isinstance(x, int | float) for x in numbers):
-            found[index if isinstance(index, int) else position] = tuple(map(float, numbers))
+        vector = read_vector(mapping(row).get("embedding"))
+        if vector is not None:
+            found[_index(mapping(row), position)] = vector
     if sorted(found) != list(range(count)):
         raise BadReply(
             f"{model} sent {len(found)} vectors for {count} texts ({excerpt(body)}): name an embedding model",
             request_id=request_id,
             provider=provider,
         )
-    return [found[index] for index in range(count)]
+    vectors = [found[index] for index in range(count)]
+    return checked_vectors(vectors, model, provider, request_id, read_usage(body))
+
+
+def read_vector(numbers: Any) -> tuple[float, ...] | None:
+    """A list of numbers, or base64 of 32-bit floats; () where one of the numbers is NaN or beyond a float's range, and
+    None for what is no vector.
+    """
+    if isinstance(numbers, str):
+        try:
+            numbers = [number for (number,) in iter_unpack("<f", base64.b64decode(numbers, validate=True))]
+        except (binascii.Error, ValueError, StructError):
+            return None
+    if not isinstance(numbers, list) or not numbers or not all(isinstance(x, int | float | None) for x in numbers):
+        return None
+    try:
+        vector = tuple(map(float, numbers))
+    except (TypeError, OverflowError):  # null is what reading has made of NaN
+        return ()
+    return vector if all(map(isfinite, vector)) else ()
+
+
+def checked_vectors(
+    vectors: list[tuple[float, ...]], model: str, provider: str, request_id: str | None, usage: Usage
+) -> list[tuple[float, ...]]:
+    """The vectors, in which () stands for one that cannot be used. Raises BadReply where that is the only one."""
+    if vectors == [()]:
+        raise unusable_vector(model, provider, request_id, usage)
+    return vectors
+
+
+def unusable_vector(model: str, provider: str | None, request_id: str | None, usage: Usage) -> BadReply:
+    """The error of a text whose vector holds NaN or infinity."""
+    text = f"{model} sent a vector with numbers that are none (NaN or infinity): change the text, or name another model"
+    return BadReply(text, request_id=request_id, provider=provider, usage=usage)
 
 
 def read_usage(result: Any, neurons: float | None = None) -> Usage:
@@ -120,28 +220,6 @@ def read_usage(result: Any, neurons: float | None = None) -> Usage:
         reasoning_tokens=_count(output_details.get("reasoning_tokens")),
         neurons=neurons if in_body is None else in_body,
     )
-
-
-def as_text(value: Any) -> str | None:
-    """A model's output as text: parts joined, an object (JSON mode) or a number as JSON, null as None."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part for part in value):
-        return "".join(as_text(part["text"]) or "" for part in value)
-    return pydantic_core.to_json(value).decode()
-
-
-def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
-    """Tool calls in OpenAI's shape, from that shape or from a flat one with an object for arguments."""
-    listed = calls if isinstance(calls, list) else []
-    if len(listed) > MOST_CALLS:
-        raise too_many_calls(len(listed))
-    return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
-
-
-def too_many_calls(count: int) -> BadReply:
-    """The error of an answer with more than MOST_CALLS."""
-    return BadReply(f"the answer has {count:,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools")
 
 
 def answer_warnings(response: ChatResponse, tokens: int, asked: str, answered: str) -> Iterator[str]:
@@ -162,35 +240,15 @@ def is_same_model(asked: str, answered: str) -> bool:
     return answered.startswith(asked) and bool(_SNAPSHOT.fullmatch(answered, len(asked)))
 
 
-def filtered(model: str, provider: str, request_id: str | None = None, usage: Usage | None = None) -> ContentFiltered:
-    """The error of an answer with finish reason content_filter."""
-    text = f"{model}: the filter withheld the answer (finish reason content_filter): change the prompt"
-    return ContentFiltered(text, request_id=request_id, provider=provider, usage=usage)
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is an object; whatever else stands there says nothing."""
-    return value if isinstance(value, dict) else {}
-
-
 def excerpt(value: Any) -> str:
     """The begin of a reply, for an error's sentence."""
     return pydantic_core.to_json(value).decode()[:_EXCERPT]
 
 
-def _legacy(call: Any) -> list[Any]:
-    return [call] if isinstance(call, dict) else []
-
-
-def _tool_call(call: Mapping[str, Any], index: int) -> Mapping[str, Any]:
-    function = mapping(call.get("function")) or call
-    arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str) else pydantic_core.to_json(arguments or {}).decode()
-    return {
-        "id": call.get("call_id") or call.get("id") or f"call_{index}",
-        "type": "function",
-        "function": {"name": str(function.get("name") or ""), "arguments": text},
-    }
+def told_usage(body: Any) -> Usage | None:
+    """The usage of a reply that is not an answer; None where it tells none."""
+    usage = read_usage(body)
+    return usage if usage != Usage() else None
 
 
 def amount(value: Any) -> float | None:

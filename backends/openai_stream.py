@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from backends.errors import BadReply, ModelError, StreamError
-from backends.http import read_json
+from backends.finish_reasons import finish_of, finish_warning
 from backends.ir import FinishReason, StreamChunk, Usage
-from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, is_same_model, mapping, read_usage
+from backends.openai_messages import as_text, mapping, read_content
+from backends.openai_shapes import failed_choice, first_choice, is_same_model, read_usage
+from backends.reply_json import read_json
 from backends.streams import ToolCalls
 
 END = "[DONE]"
@@ -32,14 +34,19 @@ async def read_stream(
         if data == END:
             said.ended = True
             break
-        event = _event(data, model, provider)
+        warnings: list[str] = []
+        event = _event(data, model, provider, warnings.append)
         error = refused(event)
         if error is not None:
             raise _broken(error, model, provider, said)
+        if warnings and not said.mended:
+            said.mended = True
+            yield StreamChunk(0, "metadata", details={"warnings": tuple(warnings)})
         for chunk in said.take(event, model):
             yield chunk
-    if said.finish == "content_filter":
-        raise filtered(model, provider, usage=said.usage if said.told else None)
+    failed = failed_choice(said.ending, model, provider, None, said.usage if said.told else None)
+    if failed is not None:
+        raise failed
     calls = said.calls.whole()
     if said.finish is None and not (said.ended and (said.answered or calls)):
         raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=provider)
@@ -53,11 +60,13 @@ class _Said:
 
     def __init__(self) -> None:
         self.finish: FinishReason | None = None
+        self.ending: dict[str, Any] = {}  # what the choice says of its end
         self.usage = Usage()
         self.told = False
         self.calls = ToolCalls()
         self.answered = False
         self.ended = False
+        self.mended = False  # a warning about its text was given
         self._named = False
 
     def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
@@ -74,21 +83,27 @@ class _Said:
         choice = first_choice(event)
         if choice is None:
             return
-        self.finish = FINISH_REASONS.get(str(choice.get("finish_reason"))) or self.finish
+        self.ending |= {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
+        reason = choice.get("finish_reason")
+        self.finish = finish_of(reason) or self.finish
+        odd = finish_warning(reason)
+        if odd:
+            yield StreamChunk(0, "metadata", details={"warnings": (odd,)})
         delta = mapping(choice.get("delta"))
         self.calls.add(delta.get("tool_calls"))
-        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
+        content = read_content(delta.get("content"))
+        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")) or content.reasoning
         if reasoning:
             yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
-        text = as_text(delta.get("content")) or as_text(delta.get("refusal")) or as_text(choice.get("text"))
+        text = content.text or as_text(delta.get("refusal")) or as_text(choice.get("text"))
         if text:
             self.answered = True
             yield StreamChunk(0, "content", text)
 
 
-def _event(data: str, model: str, provider: str) -> Mapping[str, Any]:
+def _event(data: str, model: str, provider: str, warn: Callable[[str], None]) -> Mapping[str, Any]:
     try:
-        event = read_json(data.encode())
+        event = read_json(data.encode(), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
     return mapping(event[0] if isinstance(event, list) and event else event)  # Gemini's errors come in a list

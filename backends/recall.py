@@ -193,7 +193,8 @@ class Recall:
             assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
             for key, response in zip(missing, one_each(paid, part.texts), strict=True):
                 kept[key] = self._paid(response, lines[places[key]])
-            await self._put(request, {key: kept[key] for key in missing}, _patience_s(began))
+            good = {key: kept[key] for key in missing if _is_usable(kept[key])}
+            await self._put(request, good, _patience_s(began))
         parts, counted = [], set[str]()
         for key, line in zip(keys, lines, strict=True):
             one = kept[key].of(line)
@@ -252,6 +253,11 @@ class Recall:
             await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _is_usable(kept: _Kept) -> bool:
+    """Whether a text has its vector: one that has none is asked for again by the next run."""
+    return isinstance(kept.response, EmbedResponse) and all(kept.response.vectors)
 
 
 def _patience_s(began: float) -> float:

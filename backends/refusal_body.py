@@ -15,7 +15,8 @@ from typing import Any
 
 import pydantic_core
 
-from backends.openai_shapes import excerpt, mapping
+from backends.openai_messages import mapping
+from backends.openai_shapes import excerpt
 
 _READ = 4_000  # characters of the words that are kept, and searched for known sentences
 _PART = 1_000  # of one sentence

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from backends.errors import ModelError
 from backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
-from backends.openai_shapes import MOST_CALLS, too_many_calls
+from backends.openai_messages import MOST_CALLS, mapping, too_many_calls
 
 if TYPE_CHECKING:
     from backends.protocol import Backend
@@ -85,11 +85,23 @@ async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
     )
 
 
+_OF_CALL = frozenset({"custom", "function", "id", "index", "type"})
+
+
 @dataclass(slots=True)
 class _Call:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+    custom: bool = False  # its input is any text
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def whole(self, number: int) -> Mapping[str, Any]:
+        text = "".join(self.arguments)
+        head = {**self.more, "id": self.id or f"call_{number}"}
+        if self.custom:
+            return {**head, "type": "custom", "custom": {"name": self.name, "input": text}}
+        return {**head, "type": "function", "function": {"name": self.name, "arguments": text or "{}"}}
 
 
 class ToolCalls:
@@ -110,14 +122,7 @@ class ToolCalls:
 
     def whole(self) -> list[Mapping[str, Any]]:
         """All calls, in the order in which they began, arguments as JSON text."""
-        return [
-            {
-                "id": call.id or f"call_{number}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": "".join(call.arguments) or "{}"},
-            }
-            for number, call in enumerate(self._calls)
-        ]
+        return [call.whole(number) for number, call in enumerate(self._calls)]
 
     def _add(self, delta: Mapping[str, Any]) -> None:
         index, identity = repr(delta.get("index")), str(delta.get("id") or "")
@@ -128,11 +133,13 @@ class ToolCalls:
             call = _Call()
             self._calls.append(call)
             self._by_index[index] = call
-        given = delta.get("function")
-        function: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        custom = mapping(delta.get("custom"))
+        call.custom = call.custom or bool(custom)
+        named = custom or mapping(delta.get("function"))
         call.id = call.id or identity
-        call.name = call.name or str(function.get("name") or "")
-        call.arguments.append(_json_text(function.get("arguments")))
+        call.name = call.name or str(named.get("name") or "")
+        call.arguments.append(_json_text(named.get("input") if custom else named.get("arguments")))
+        call.more |= {name: value for name, value in delta.items() if name not in _OF_CALL}
 
 
 def _json_text(arguments: Any) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 import pydantic_core
 
 from backends import workers_ai_models as models
-from backends.billing import maybe_billed
 from backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
 from backends.http import Incoming, Transport
 from backends.ir import (
@@ -34,18 +33,10 @@ from backends.ir import (
     RawResponse,
     Request,
     StreamChunk,
-    Usage,
-    added,
 )
-from backends.json_answers import (
-    asked_again,
-    check_schema,
-    check_schema_now,
-    problem_of_answer,
-    wants_json,
-    without_fence,
-)
+from backends.json_answers import check_schema, check_schema_now, in_format, wants_json
 from backends.listing import deprecation, kept_models
+from backends.openai_raw import raw_warnings
 from backends.openai_shapes import read_usage
 from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from backends.sse import read_events
@@ -102,36 +93,9 @@ class WorkersAI:
         """Answers a conversation.
 
         Where only our default of max_tokens makes the request too long for the model's context window, the call is made
-        again with what fits. In JSON mode an answer that does not keep to it is shown to the model once, with what is
-        wrong; the usage is that of both calls. Raises BadReply where the second one does not keep to it either.
+        again with what fits. See in_format for JSON mode.
         """
-        response = await self._answer(request)
-        wanted = request.parameters.get("response_format")
-        if not wants_json(wanted):
-            return response
-        response = without_fence(response)
-        problem = await problem_of_answer(response, wanted)
-        if problem and response.finish_reason != "length":
-            try:
-                second = without_fence(await self._answer(asked_again(request, response, problem), fresh=True))
-            except ModelError as error:  # the first answer is paid all the same
-                error.lost = maybe_billed(error)
-                error.usage = added(response.usage, error.usage or Usage())
-                raise
-            warning = f"the model was asked twice, since {problem}"
-            usage = added(response.usage, second.usage)
-            response = replace(second, usage=usage, warnings=(*second.warnings, warning))
-            problem = await problem_of_answer(response, wanted)
-            problem = problem and f"{problem}, also when asked again"
-        if problem:
-            raise BadReply(
-                f"{request.model}: {problem}; make the schema simpler, or name another model",
-                code=5024,
-                request_id=response.request_id,
-                provider=PROVIDER,
-                usage=response.usage,
-            )
-        return response
+        return await in_format(request, lambda asked, again: self._answer(asked, fresh=again), PROVIDER, 5024)
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
@@ -148,7 +112,7 @@ class WorkersAI:
             usage=read_usage(reply.result, reply.neurons),
             model=answered,
             request_id=reply.request_id,
-            warnings=(*warnings, *substituted),
+            warnings=(*warnings, *reply.warnings, *substituted),
             details=reply.details,
         )
 
@@ -161,12 +125,13 @@ class WorkersAI:
         outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
         reply = self._raw(await self._api.send(outgoing), model)
         answered, substituted = model_of(reply.result, model)
+        odd = raw_warnings(reply.result, model, PROVIDER, reply.request_id)
         return RawResponse(
             result=reply.result,
             usage=read_usage(reply.result, reply.neurons),
             model=answered,
             request_id=reply.request_id,
-            warnings=(*self._warnings(model), *substituted),
+            warnings=(*self._warnings(model), *reply.warnings, *odd, *substituted),
             details=reply.details,
         )
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,8 +20,9 @@ import pydantic_core
 from yarl import URL
 
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors, read_json
-from backends.openai_shapes import amount
+from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.openai_shapes import amount, told_usage
+from backends.reply_json import read_json
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
 from backends.workers_ai_shapes import Reply, unwrap
@@ -101,15 +103,18 @@ class Api:
 
     def read(self, incoming: Incoming, model: str) -> Reply:
         """The result of a whole reply; raises what the reply means otherwise."""
+        warnings: list[str] = []
         try:
-            body = read_json(incoming.content)
+            body = read_json(incoming.content, warnings.append)
         except ValueError as error:
             if incoming.ok:
                 raise _no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
         if not incoming.ok or is_refusal(body):
-            raise self.refusal(incoming, body, model)
-        return self.reply(incoming, unwrap(body))
+            error = self.refusal(incoming, body, model)
+            error.usage = told_usage(unwrap(body))  # a model may have worked before it failed
+            raise error
+        return replace(self.reply(incoming, unwrap(body)), warnings=tuple(warnings))
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""

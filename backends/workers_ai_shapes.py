@@ -12,9 +12,21 @@ from typing import Any
 
 import pydantic_core
 
-from backends.errors import BadReply, ContentFiltered
+from backends.errors import BadReply, ModelError
+from backends.finish_reasons import finish_error, finish_of, finish_warning
 from backends.ir import ChatResponse, FinishReason, Usage
-from backends.openai_shapes import FINISH_REASONS, as_text, is_same_model, mapping, read_usage, tool_calls
+from backends.openai_messages import as_text, mapping, tool_calls
+from backends.openai_raw import failed_response, response_reason
+from backends.openai_shapes import (
+    checked_vectors,
+    excerpt,
+    failed_choice,
+    is_same_model,
+    no_choice,
+    read_choices,
+    read_usage,
+    read_vector,
+)
 from backends.workers_ai_errors import PROVIDER
 
 
@@ -26,6 +38,16 @@ class Reply:
     request_id: str | None = None
     neurons: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+# Fields of a result that a ChatResponse has of its own, or that its row has by another name.
+_READ = frozenset(
+    {"description", "finish_reason", "object", "output", "output_text", "response", "status", "tool_calls"}
+)
+# What an item of a response's output, and a part of its content, hold that is read.
+_ITEM = frozenset({"arguments", "call_id", "content", "id", "name", "role", "status", "summary", "type"})
+_PART = frozenset({"annotations", "logprobs", "text", "type"})
 
 
 def unwrap(body: Any) -> Any:
@@ -39,35 +61,30 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     Raises ContentFiltered, and BadReply for anything that is none of the shapes.
     """
     result = reply.result
+    usage = read_usage(result, reply.neurons)
+    error = _failed(result, model, reply.request_id, usage if usage != Usage() else None)
+    if error is not None:
+        raise error
     response = _shape(result) if isinstance(result, dict) else None
     if response is None:
         raise BadReply(
-            f"{model} sent a reply that is no answer of a chat model ({_excerpt(result)}): "
+            f"{model} sent a reply that is no answer of a chat model ({excerpt(result)}): "
             "name a text generation model, or send this model's own input",
             request_id=reply.request_id,
             provider=PROVIDER,
-        )
-    usage = read_usage(result, reply.neurons)
-    if response.finish_reason == "content_filter":
-        raise ContentFiltered(
-            f"{model}: the filter withheld the answer (finish reason content_filter): change the prompt",
-            request_id=reply.request_id,
-            provider=PROVIDER,
-            usage=usage,
         )
     finish = response.finish_reason
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason
     answered, substituted = model_of(result, model)
-    logprobs = mapping((result.get("choices") or [None])[0]).get("logprobs")
     return replace(
         response,
         finish_reason=finish,
         usage=usage,
         model=answered,
         request_id=reply.request_id,
-        warnings=(*_warnings(response, finish, max_tokens), *substituted),
-        details={**reply.details, **({"logprobs": logprobs} if logprobs else {})},
+        warnings=(*reply.warnings, *response.warnings, *_warnings(response, finish, max_tokens), *substituted),
+        details=reply.details,
     )
 
 
@@ -91,40 +108,50 @@ def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...
     rows = mapping(result).get("data") or mapping(result).get("response")
     vectors = []
     for row in rows if isinstance(rows, list) else []:
-        numbers = row.get("embedding") if isinstance(row, dict) else row
-        if isinstance(numbers, list) and numbers and all(isinstance(x, int | float) for x in numbers):
-            vectors.append(tuple(map(float, numbers)))
+        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
+        if vector is not None:
+            vectors.append(vector)
     if len(vectors) != count:
         raise BadReply(
-            f"{model} sent {len(vectors)} vectors for {count} texts ({_excerpt(result)}): name an embedding model",
+            f"{model} sent {len(vectors)} vectors for {count} texts ({excerpt(result)}): name an embedding model",
             request_id=reply.request_id,
             provider=PROVIDER,
         )
-    return tuple(vectors)
+    usage = read_usage(result, reply.neurons)
+    return tuple(checked_vectors(vectors, model, PROVIDER, reply.request_id, usage))
+
+
+def _failed(result: Any, model: str, request_id: str | None, usage: Usage | None) -> ModelError | None:
+    """The error of a result that is not an answer, though its shape is that of one."""
+    fields = mapping(result)
+    choices = fields.get("choices")
+    if isinstance(choices, list) and choices:
+        choice = mapping(choices[0])
+        otherwise = {"text": fields.get("response")} if choice.get("message", 0) is None else {}
+        return failed_choice({**otherwise, **choice}, model, PROVIDER, request_id, usage)
+    if isinstance(fields.get("output"), list):
+        return failed_response(fields, model, PROVIDER, request_id, usage)
+    ended = finish_error(fields.get("finish_reason"), model, PROVIDER, request_id, usage)
+    return ended or no_choice(fields, model, PROVIDER, request_id)
 
 
 def _shape(result: Mapping[str, Any]) -> ChatResponse | None:
     if isinstance(result.get("choices"), list) and result["choices"]:
-        return _chat_completion(mapping(result["choices"][0]), result)
+        response = read_choices(result, result.get("response"))
+        return replace(response, body={name: value for name, value in response.body.items() if name != "response"})
     if isinstance(result.get("output"), list):
         return _responses(result)
     if isinstance(result.get("description"), str):  # image to text
-        return _response(result["description"], None, ())
+        return _response(result, result["description"], None, ())
     return _native(result) if "response" in result else None
 
 
 def _native(result: Mapping[str, Any]) -> ChatResponse:
     calls = tool_calls(result.get("tool_calls"))
-    finish = FINISH_REASONS.get(str(result.get("finish_reason")))
-    return _response(as_text(result["response"]), finish or ("tool_calls" if calls else None), calls)
-
-
-def _chat_completion(choice: Mapping[str, Any], result: Mapping[str, Any]) -> ChatResponse:
-    message = mapping(choice.get("message"))
-    text = as_text(message.get("content")) or as_text(choice.get("text")) or as_text(result.get("response"))
-    reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning"))
-    finish = FINISH_REASONS.get(str(choice.get("finish_reason")))
-    return _response(text, finish, tool_calls(message.get("tool_calls")), reasoning)
+    finish = finish_of(result.get("finish_reason"))
+    response = _response(result, as_text(result["response"]), finish or ("tool_calls" if calls else None), calls)
+    odd = finish_warning(result.get("finish_reason"))
+    return replace(response, warnings=(odd,)) if odd else response
 
 
 def _responses(result: Mapping[str, Any]) -> ChatResponse:
@@ -132,9 +159,24 @@ def _responses(result: Mapping[str, Any]) -> ChatResponse:
     said = [_parts(item) for item in items if item.get("type") == "message"]
     thought = [_parts(item) for item in items if item.get("type") == "reasoning"]
     calls = tool_calls([item for item in items if item.get("type") == "function_call"])
-    reason = mapping(result.get("incomplete_details")).get("reason") or result.get("status") or "completed"
-    finish = "tool_calls" if calls and reason == "completed" else FINISH_REASONS.get(str(reason))
-    return _response("".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
+    reason = response_reason(result) or "completed"
+    finish = "tool_calls" if calls and reason == "completed" else finish_of(reason)
+    response = _response(result, "".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
+    if not all(_is_read(item) for item in items):
+        response = replace(response, body={**response.body, "output": result["output"]})
+    odd = finish_warning(reason)
+    return replace(response, warnings=(odd,)) if odd else response
+
+
+def _is_read(item: Mapping[str, Any]) -> bool:
+    """Whether text, reasoning and tool calls are all that an item of a response's output holds."""
+    parts = item.get("content") or item.get("summary") or []
+    known = item.get("type") in ("message", "reasoning", "function_call") and item.keys() <= _ITEM
+    return known and not any(_has_more(part) for part in parts if isinstance(part, dict))
+
+
+def _has_more(part: Mapping[str, Any]) -> bool:
+    return bool(part.keys() - _PART or part.get("annotations") or part.get("logprobs"))
 
 
 def _parts(item: Mapping[str, Any]) -> str:
@@ -143,6 +185,7 @@ def _parts(item: Mapping[str, Any]) -> str:
 
 
 def _response(
+    result: Mapping[str, Any],
     text: str | None,
     finish: FinishReason | None,
     calls: tuple[Mapping[str, Any], ...],
@@ -151,7 +194,13 @@ def _response(
     # No words are no answer where the model called tools, or spent its tokens on reasoning.
     text = None if not text and (calls or reasoning) else text
     return ChatResponse(
-        text=text, finish_reason=finish, usage=Usage(), model="", reasoning=reasoning or None, tool_calls=calls
+        text=text,
+        finish_reason=finish,
+        usage=Usage(),
+        model="",
+        reasoning=reasoning or None,
+        tool_calls=calls,
+        body={name: value for name, value in result.items() if name not in _READ},
     )
 
 
@@ -163,7 +212,7 @@ def _warnings(response: ChatResponse, finish: FinishReason | None, max_tokens: i
     elif response.text is None and not response.tool_calls:
         yield "the model sent no text"
     for call in response.tool_calls:
-        if not _is_json(call["function"]["arguments"]):
+        if "function" in call and not _is_json(call["function"]["arguments"]):
             yield f"the arguments for {call['function']['name']} are no JSON"
 
 
@@ -173,7 +222,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _excerpt(value: Any) -> str:
-    return pydantic_core.to_json(value).decode()[:200]

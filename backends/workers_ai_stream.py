@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backends.errors import BadReply, ModelError, StreamError
-from backends.http import read_json
+from backends.finish_reasons import finish_of, finish_warning
 from backends.ir import FinishReason, StreamChunk, Usage
-from backends.openai_shapes import FINISH_REASONS, as_text, filtered, first_choice, mapping, read_usage, tool_calls
+from backends.openai_messages import as_text, mapping, read_content, tool_calls
+from backends.openai_shapes import failed_choice, first_choice, read_usage
+from backends.reply_json import read_json
 from backends.streams import ToolCalls
 from backends.workers_ai_errors import PROVIDER, is_refusal
 from backends.workers_ai_shapes import Reply, model_of
@@ -39,13 +41,14 @@ async def read_stream(
         if data == END:
             said.ended = True
             break
-        event = _event(data, model)
+        event = _event(data, model, said.warnings.append)
         if is_refusal(event):
             raise _broken(refused(event), model, said)
         for chunk in said.take(event, model):
             yield chunk
-    if said.finish == "content_filter":
-        raise filtered(model, PROVIDER, head.request_id, said.usage if said.told else None)
+    failed = failed_choice(said.ending, model, PROVIDER, head.request_id, said.usage if said.told else None)
+    if failed is not None:
+        raise failed
     if not said.ended and said.finish is None:
         raise StreamError(
             f"{model}: the stream ended before its end mark: ask again", request_id=head.request_id, provider=PROVIDER
@@ -59,6 +62,8 @@ class _Said:
 
     def __init__(self, head: Reply) -> None:
         self.finish: FinishReason | None = None
+        self.ending: dict[str, Any] = {}  # what is said of the end
+        self.warnings: list[str] = []
         self.ended = False
         self._head = head
         self.usage = Usage(neurons=head.neurons)
@@ -77,15 +82,20 @@ class _Said:
             self._named = True
             yield StreamChunk(0, "metadata", details={"model": answered, "warnings": substituted})
         choice = first_choice(event) or {}
-        finish = FINISH_REASONS.get(str(choice.get("finish_reason") or event.get("finish_reason")))
-        self.finish = finish or self.finish
+        reason = choice.get("finish_reason") or event.get("finish_reason")
+        self.ending |= {"finish_reason": reason} if reason else {}
+        self.ending |= {"error": choice["error"]} if choice.get("error") else {}
+        self.finish = finish_of(reason) or self.finish
+        odd = finish_warning(reason)
+        self.warnings += [odd] if odd else []
         delta = mapping(choice.get("delta"))
         self._deltas.add(delta.get("tool_calls"))
         self._calls += tool_calls(event.get("tool_calls"))
-        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning"))
+        content = read_content(delta.get("content") if choice else event.get("response"))
+        reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")) or content.reasoning
         if reasoning:
             yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
-        text = as_text(delta.get("content") if choice else event.get("response"))
+        text = content.text
         if text:
             self.answered = True
             yield StreamChunk(0, "content", text)
@@ -100,7 +110,7 @@ class _Said:
             finish = "tool_calls"  # native events have no finish reason
         elif finish is None and self.usage.output_tokens >= max_tokens:
             finish = "length"
-        said = list(warnings)
+        said = [*warnings, *dict.fromkeys(self.warnings)]
         if finish == "length":
             said.append(f"the answer is cut off at {max_tokens} tokens: raise max_tokens")
         elif not self.answered and not calls:
@@ -111,9 +121,9 @@ class _Said:
         yield StreamChunk(0, "done", finish_reason=finish, usage=self.usage)
 
 
-def _event(data: str, model: str) -> dict[str, Any]:
+def _event(data: str, model: str, warn: Callable[[str], None]) -> dict[str, Any]:
     try:
-        event = read_json(data.encode())
+        event = read_json(data.encode(), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=PROVIDER) from error
     return event if isinstance(event, dict) else {"response": event}

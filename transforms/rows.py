@@ -10,12 +10,15 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from backends.completion_body import completion_body
 from backends.errors import ModelError, Retryable
 from backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from transforms.elements import FileVersion, Line, TooLong
 from transforms.line_json import BadLine, json_object, unwrapped
 from transforms.line_models import ModelNotAllowed
 from transforms.prompts import Prompt
+
+NOT_NUMBERS = "the reply held numbers that JSON does not have (NaN, infinity): they are null"
 
 
 def answer_row(
@@ -56,7 +59,17 @@ def answer_row(
         row["warnings"] = (*prompt.warnings, *response.warnings)
     if response.details:
         row["details"] = response.details
-    return to_json(row)
+    return _json(row)
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    """The row; numbers that JSON does not have are null in it, and a warning says so."""
+    text = to_json(row)
+    if b"NaN" in text or b"Infinity" in text:
+        finite = to_json(row, inf_nan_mode="null")
+        if finite != text:
+            return to_json({**row, "warnings": (*row.get("warnings", ()), NOT_NUMBERS)}, inf_nan_mode="null")
+    return text
 
 
 def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes:
@@ -116,31 +129,18 @@ def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
 
 def response_body(response: Response, request_id: str, errors: Mapping[int, ModelError] = MappingProxyType({})) -> Any:
     """The body as OpenAI's API would give it, with ``errors`` of texts; a raw response as the provider sent it."""
-    tokens = {
-        "prompt_tokens": response.usage.input_tokens,
-        "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
-    }
     if isinstance(response, EmbedResponse):
+        tokens = {
+            "prompt_tokens": response.usage.input_tokens,
+            "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
+        }
         data: list[dict[str, Any]] = [
             {"object": "embedding", "index": i, "embedding": v or None} for i, v in enumerate(response.vectors)
         ]
         for index, error in errors.items():
             data[index]["error"] = {"code": error.code, "message": error.message}
         return {"object": "list", "data": data, "model": response.model, "usage": tokens}
-    if not isinstance(response, ChatResponse):
-        return response.result
-    message: dict[str, Any] = {"role": "assistant", "content": response.text}
-    if response.reasoning is not None:
-        message["reasoning_content"] = response.reasoning
-    if response.tool_calls:
-        message["tool_calls"] = response.tool_calls
-    return {
-        "id": response.request_id or request_id,
-        "object": "chat.completion",
-        "model": response.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": response.finish_reason}],
-        "usage": {**tokens, "completion_tokens": response.usage.output_tokens},
-    }
+    return completion_body(response, request_id) if isinstance(response, ChatResponse) else response.result
 
 
 def _input_fields(line: Line | TooLong) -> tuple[Mapping[str, Any], str | None]:

@@ -4,7 +4,9 @@ import pytest
 
 from backends.errors import BadReply, ContentFiltered
 from backends.ir import Usage
-from backends.workers_ai_shapes import Reply, as_text, read_chat, read_usage, read_vectors, unwrap
+from backends.openai_messages import as_text
+from backends.openai_shapes import read_usage
+from backends.workers_ai_shapes import Reply, read_chat, read_vectors, unwrap
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -52,7 +54,7 @@ FLAT = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments
         (chat({"role": "assistant", "content": "Paris"}), "Paris", "stop"),
         (chat({"content": [{"type": "text", "text": "Pa"}, {"type": "text", "text": "ris"}]}), "Paris", "stop"),
         (chat({"content": ""}, response="Paris"), "Paris", "stop"),
-        (chat({"content": None}, "unheard_of"), None, None),
+        (chat({"content": None}, "unheard_of"), None, "unheard_of"),
         ({"choices": [{"text": "Paris", "finish_reason": "eos"}]}, "Paris", "stop"),
         (responses({"type": "message", "content": [{"type": "output_text", "text": "Paris"}]}), "Paris", "stop"),
         (responses(output_text="Paris"), "Paris", "stop"),
@@ -141,7 +143,8 @@ def test_arguments_of_a_tool_call_that_are_no_json_are_warned_of():
 
 def test_what_a_gateway_tells_and_log_probabilities_are_kept():
     result = {"choices": [{"message": {"content": "x"}, "logprobs": {"content": []}}]}
-    assert read(result, details={"log_id": "l"}).details == {"log_id": "l", "logprobs": {"content": []}}
+    response = read(result, details={"log_id": "l"})
+    assert (response.details, response.body["choices"][0]["logprobs"]) == ({"log_id": "l"}, {"content": []})
 
 
 def test_the_filters_refusal_is_an_error():
