@@ -39,11 +39,11 @@ from backends.ir import (
     StreamChunk,
     Usage,
 )
-from backends.json_answers import schema_of, wants_json
+from backends.json_answers import in_format, schema_of, wants_json
 from backends.llama_files import PROVIDER
 from backends.llama_weights import CONTEXT, SLOTS, Server, Weights, in_thread
 from backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
-from backends.streams import numbered
+from backends.streams import numbered, whole_answer
 
 CHAT = "smollm2-135m-instruct"
 EMBED = "smollm2-135m-embed"
@@ -100,7 +100,13 @@ class LlamaCpp:
         self._turns = asyncio.Semaphore(SLOTS)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
-        """Answers a conversation. Raises ContextOverflow where the prompt alone fills the context window."""
+        """Answers a conversation; see in_format for JSON mode.
+
+        Raises ContextOverflow where the prompt alone fills the context window.
+        """
+        return await in_format(request, lambda asked, _: self._answer(asked), PROVIDER)
+
+    async def _answer(self, request: ChatRequest) -> ChatResponse:
         said: list[dict[str, Any]] = []
         async with self._turns:
             server = await self._server(request.model, CHAT)
@@ -123,10 +129,14 @@ class LlamaCpp:
         return ChatResponse(text, finish, usage, request.model, warnings=warnings)
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation token by token."""
+        """Answers a conversation token by token, in JSON mode in one piece."""
         return numbered(self._pieces(request))
 
     async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         async with self._turns:

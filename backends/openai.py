@@ -254,9 +254,9 @@ class OpenAI:
                 raise self._no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
         if not incoming.ok or is_refusal(body):
-            error = self._refusal(incoming, body, model)
-            error.usage = told_usage(body)  # a model may have worked before it failed
-            raise error
+            refused = self._refusal(incoming, body, model)
+            refused.usage = told_usage(body)  # a model may have worked before it failed
+            raise refused
         return body
 
     def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:

@@ -62,10 +62,8 @@ def first_choice(body: Any) -> Mapping[str, Any] | None:
 
 def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> ModelError | None:
     """The error of a chat.completion without any choice, which is paid all the same; None for what is not one."""
-    fields, usage = mapping(body), read_usage(body)
-    if fields.get("choices", 0) not in ([], None) or not (
-        usage != Usage() or fields.get("object") == "chat.completion"
-    ):
+    fields, usage = mapping(body), told_usage(body)
+    if fields.get("choices", 0) not in ([], None) or not (usage or fields.get("object") == "chat.completion"):
         return None
     text = f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
     return Retryable(text, request_id=request_id, provider=provider, usage=usage)

@@ -111,9 +111,9 @@ class Api:
                 raise _no_json(incoming, model) from error
             body = incoming.content.decode("utf-8", "replace")
         if not incoming.ok or is_refusal(body):
-            error = self.refusal(incoming, body, model)
-            error.usage = told_usage(unwrap(body))  # a model may have worked before it failed
-            raise error
+            refused = self.refusal(incoming, body, model)
+            refused.usage = told_usage(unwrap(body))  # a model may have worked before it failed
+            raise refused
         return replace(self.reply(incoming, unwrap(body)), warnings=tuple(warnings))
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:

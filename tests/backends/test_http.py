@@ -12,7 +12,6 @@ from yarl import URL
 from backends import http
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
 from backends.http import Call, Network, check_url, network_errors, next_midnight_utc, retry_after_s
-from backends.reply_json import read_json
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 
@@ -157,19 +156,6 @@ def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch):
 
     with pytest.raises(BadReply, match="over 1 MiB, and is not read to its end"):
         asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("part", [b"1,", b"[],", b"{},", b'{"a":1},'])
-def test_json_that_would_be_parsed_for_long_is_refused(part):
-    assert len(read_json(b"[" + part * 1000 + b"1]")) == 1001
-    with pytest.raises(BadReply, match="too many parts to be read"):
-        read_json(b"[" + part * 4_000_000 + b"1]")
-
-
-def test_the_largest_reply_of_vectors_is_read():
-    row = b"[" + b",".join([b"-0.0123456789"] * 3072) + b"]"
-    reply = read_json(b'{"data":[' + b",".join([b'{"embedding":' + row + b"}"] * 256) + b"]}")
-    assert [len(one["embedding"]) for one in reply["data"]] == [3072] * 256
 
 
 def test_a_redirect_is_a_reply_and_followed_by_no_call():
