@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from backends.errors import ModelError
+from backends.errors import BadReply, ModelError, StreamError
 from backends.ir import ChatRequest, EmbedRequest, Message
 from backends.openai import OpenAI, Service
 from backends.workers_ai import WorkersAI
@@ -71,3 +71,22 @@ def test_every_row_names_its_source_and_no_two_are_the_same():
     assert all("." in row.source for row in ROWS)
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert len({json.dumps([row.status, row.body, row.headers]) for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.status == 200 or row.provider == "gemini"], ids=lambda r: r.name
+)
+def test_a_refusal_in_a_stream_is_understood_too(row):
+    """In a stream that began well, and whose events may be lists."""
+    events = f'data: {{"choices": []}}\n\ndata: {json.dumps(row.body)}\n\n'
+    stream = httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
+    backend = OpenAI(SERVICE, Wire(lambda _: stream), clock=lambda: NOW)
+
+    async def scenario():
+        async for _ in backend.execute_stream(ChatRequest(MODEL, (Message("user", "?"),))):
+            pass
+
+    with pytest.raises(ModelError) as caught:
+        asyncio.run(scenario())
+    assert type(caught.value) is (StreamError if row.error is BadReply else row.error), caught.value
+    assert row.says in caught.value.message
