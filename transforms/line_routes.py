@@ -21,8 +21,9 @@ _BY_URL: tuple[tuple[str, Builder | None], ...] = (
     ("/embeddings", embedding),
     ("/responses", responses),
 )
-# Of the body of /v1/responses only.
+# What only the body of /v1/responses has: fields, and kinds of parts in the messages of its ``input``.
 _OF_RESPONSES = frozenset({"instructions", "max_output_tokens", "previous_response_id"})
+_PARTS_OF_RESPONSES = frozenset({"input_text", "input_image", "input_file", "output_text"})
 # How many of a line's fields an error names, and characters of each.
 _MOST, _LONGEST = 5, 40
 
@@ -41,9 +42,9 @@ def batch_body(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
-    """What a batch line's URL names; without one a chat, or texts for a model that embeds. Raises BadLine."""
+    """What a batch line's URL names; without one, what the fields of its body say. Raises BadLine."""
     if document.get("url") is None:
-        return embedding if target.embeds and "messages" not in document["body"] else chat
+        return line_builder(document["body"], target)
     url = str(document["url"]).partition("?")[0].rstrip("/")
     found = next((build for ending, build in _BY_URL if url.endswith(ending)), None)
     if found is None:
@@ -68,7 +69,7 @@ def line_builder(line: Mapping[str, Any], target: Target) -> Builder:
         return embedding
     if own:
         return own_input
-    if are_messages(line.get("input")) and not _OF_RESPONSES & line.keys():
+    if are_messages(line.get("input")) and not _is_for_responses(line):
         return chat_of_input
     raise BadLine(_what_to_write(line, target))
 
@@ -78,7 +79,7 @@ def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
     if not fields:
         return "there is nothing to answer: give 'prompt', 'messages', or 'text' for an embedding model"
     does_not = f"the line ({_named(fields)}) does not say what to ask {target.provider}/{target.model}"
-    if _OF_RESPONSES & line.keys():
+    if _is_for_responses(line):
         return (
             f"{does_not}: give 'prompt' or 'messages', or for the Responses API "
             'put the fields into a batch line, {"url": "/v1/responses", "body": {…}}'
@@ -94,6 +95,13 @@ def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
     )
     by_template = f", or a template of their names, as in --prompt '{template}'" if template else ""
     return f"{does_not}: give 'prompt' or 'messages'{by_template}{embed}"
+
+
+def _is_for_responses(line: Mapping[str, Any]) -> bool:
+    given = line.get("input")
+    contents = [one.get("content") for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return bool(_OF_RESPONSES & line.keys()) or any(str(part.get("type")) in _PARTS_OF_RESPONSES for part in parts)
 
 
 def _named(fields: list[str]) -> str:

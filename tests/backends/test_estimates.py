@@ -24,6 +24,19 @@ def test_embeddings_have_no_output_and_own_inputs_are_counted_as_text():
     assert Estimates().most(RawRequest("m", {"audio": "a" * 10_000})).input_tokens == CONVERSATION
 
 
+def test_bodies_of_other_routes_are_counted_for_each_answer_that_they_ask_for():
+    def output(path, **body):
+        return Estimates().most(RawRequest("m", body, path=path)).output_tokens
+
+    assert output("responses", input="a") == DEFAULT_MAX_TOKENS
+    assert output("responses", input="a", max_output_tokens=9.0) == 9
+    assert output("embeddings", input=[[1, 2]], max_tokens=9) == 0
+    assert output("completions", prompt="a", max_tokens=9, n=2, best_of=3) == 27
+    assert output("completions", prompt=["a", "b"], max_tokens=9) == 18
+    assert output("completions", prompt=[1, 2, 3], max_tokens=9) == 9
+    assert output("completions", prompt=[[1, 2], [3]], max_tokens=-1) == 2 * DEFAULT_MAX_TOKENS
+
+
 def test_a_picture_is_not_counted_by_its_bytes():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
     found = Estimates().most(ChatRequest("m", (Message("user", (picture,)),)))

@@ -222,6 +222,14 @@ def test_the_order_of_parameters_makes_no_other_request(reuse):
 
 
 @pytest.mark.parametrize("reuse", ["same-line", "same-request"])
+def test_the_route_of_a_body_is_in_the_key_but_for_embeddings_which_were_the_only_one(reuse):
+    provider = Provider()
+    paths = ("", "embeddings", "completions", "responses")
+    answered(provider, reuse, *(RawRequest("m", {"input": "a"}, path=path) for path in paths))
+    assert len(provider.calls) == 3
+
+
+@pytest.mark.parametrize("reuse", ["same-line", "same-request"])
 def test_whatever_decides_an_answer_is_in_the_key(reuse):
     requests = [
         chat(),

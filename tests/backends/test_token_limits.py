@@ -86,6 +86,8 @@ def test_what_is_not_a_limit_sets_none_and_its_call_is_refused(reader, limit):
         ({"max_tokens": 4, "max_completion_tokens": 9}, 9),  # passed on as it is: the model may read either
         ({"max_tokens": -100_000}, None),
         ({"max_tokens": True}, None),
+        ({"max_tokens": 100.0}, 100),
+        ({"max_tokens": 100.5}, None),
     ],
 )
 def test_of_a_models_own_input_the_highest_limit_counts(given, limit):

@@ -136,3 +136,26 @@ def test_what_a_model_that_describes_images_cannot_be_told_is_warned_of():
 def test_a_response_format_that_cannot_be_kept_to_is_refused(shape, wanted, says):
     with pytest.raises(InvalidRequest, match=says):
         chat_body(ChatRequest(LLAMA, HELLO, {"response_format": wanted}), shape)
+
+
+@pytest.mark.parametrize("shape", ["native", "chat"])
+def test_roles_that_only_openai_knows_go_by_the_names_that_all_models_know(shape):
+    messages = (
+        Message("developer", "Be brief."),
+        Message("user", "weather?"),
+        Message("function", "sunny", {"name": "w"}),
+    )
+    body = body_of(ChatRequest("@cf/x/y", messages), shape)
+    assert [(message["role"], message["content"]) for message in body["messages"]] == [
+        ("system", "Be brief."),
+        ("user", "weather?"),
+        ("tool", "sunny"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["completions", "responses", "embeddings"])
+def test_the_body_of_another_route_is_no_models_own_input(path):
+    with pytest.raises(
+        InvalidRequest, match=f"does not ask Workers AI by /v1/{path}: write the url /v1/chat/completions"
+    ):
+        body_of(RawRequest("@cf/x/y", {"input": "a"}, path=path))

@@ -141,6 +141,17 @@ BEFORE = {
 }
 
 
+def test_whether_lines_have_parameters_beside_a_template_decides_an_answer_and_is_said_only_with_one():
+    given = {**LOCAL, "prompt": "Say {text}"}
+    options = check_options(**given)
+    assert options.configuration == check_options(**given, line_parameters=False).configuration
+    assert "line_parameters" not in options.decisive and options.defaults.only_content
+    counted = check_options(**given, line_parameters=True)
+    assert counted.configuration != options.configuration and not counted.defaults.only_content
+    with pytest.raises(UsageError, match="--line-parameters goes with --prompt"):
+        check_options(**LOCAL, line_parameters=True)
+
+
 @pytest.mark.parametrize(("fingerprint", "given"), BEFORE.items())
 def test_an_output_of_an_earlier_version_keeps_its_fingerprint(fingerprint, given):
     options = check_options(**LOCAL, **given)

@@ -107,6 +107,13 @@ def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):
     assert "must be a string" in found[2].message and "nothing to answer" in found[4].message
 
 
+def test_an_examples_fields_are_data_beside_a_prompt_unless_they_are_asked_for(backend):
+    example = {"text": "a", "model": "@cf/other", "temperature": "hot"}
+    (plain,) = infer(WorkersAIModelHandler("@cf/chat", prompt="{text}"), example)
+    (counted,) = infer(WorkersAIModelHandler("@cf/chat", prompt="{text}", line_parameters=True), example)
+    assert (plain.inference.model, counted.inference.model) == ("@cf/chat", "@cf/other")
+
+
 def test_an_example_asks_another_provider_only_where_the_handler_allows_it(backend):
     example = {"prompt": "a", "model": "openai/gpt-4o"}
     refused, own = infer(WorkersAIModelHandler("@cf/chat"), example, {"prompt": "b", "model": "@cf/other"})
