@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from backends.http import Network
 from backends.openai import OpenAI, Service
+from backends.retry import CALL_TIMEOUT_S
+from storage.environment import BRAINTRUST_API as API
 from storage.environment import BraintrustAccess, braintrust_access
 
-API = "https://api.braintrust.dev/v1"
 
-
-def open_backend() -> OpenAI:
+def open_backend(timeout_s: float = CALL_TIMEOUT_S) -> OpenAI:
     """The proxy, for the project that the environment names. Raises MissingSettings."""
-    return OpenAI(service(braintrust_access()))
+    return OpenAI(service(braintrust_access()), Network(API, timeout_s))
 
 
 def service(access: BraintrustAccess) -> Service:
@@ -23,7 +24,7 @@ def service(access: BraintrustAccess) -> Service:
     return Service(
         name="braintrust",
         url=f"{API}/proxy",
-        headers={"Authorization": f"Bearer {access.key}", "x-bt-parent": f"project_id:{access.project_id}"},
+        headers={"authorization": f"Bearer {access.key}", "x-bt-parent": f"project_id:{access.project_id}"},
         key="BRAINTRUST_API_KEY",
         # It asks for the project, which proves key and project; the proxy's own routes would ask a provider.
         health=f"{API}/project/{quote(access.project_id, safe='')}",

@@ -11,7 +11,7 @@ from backends.errors import StopRun
 from backends.money import Budget
 from backends.rates import NO_RATES, Rates
 from backends.recall import Recall
-from backends.retry import THREE_TRIES, Retry
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from backends.window import START
 
 
@@ -46,6 +46,8 @@ class CallSettings:
         gate: asked before calls are started; an error stops the engine.
         budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
         gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
+        call_timeout_s: seconds that one try may take.
         run_id: apart from other runs of the process.
     """
 
@@ -61,4 +63,6 @@ class CallSettings:
     gate: Callable[[], StopRun | None] = always_open
     budget: Budget | None = None
     gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
     run_id: str = ""

@@ -223,7 +223,8 @@ class Dispatcher:
         except ModelError as known:
             error = known
         except TimeoutError:
-            error = CallTimeout(f"{model}: no answer within {self._settings.call_timeout_s:g} s: ask for fewer tokens")
+            said = f"{model}: no answer within {self._settings.call_timeout_s:g} s"
+            error = CallTimeout(f"{said}: raise --call-timeout, or ask for fewer tokens")
         except asyncio.CancelledError:
             if self.closing:
                 raise

@@ -28,15 +28,14 @@ from backends.intake import Intake, Room
 from backends.ir import EmbedRequest, Request
 from backends.jobs import Done, Job, Place
 from backends.money import Budget
-from backends.protocol import Backend, connect
+from backends.protocol import Backend, connect, unusual
 from backends.published_rates import published_rates
 from backends.rates import NO_RATES, Rates
 from backends.recall import Recall
-from backends.retry import THREE_TRIES, Retry
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from backends.throttle import ModelLimits, Throttle
 from backends.window import START
 
-CALL_TIMEOUT_S = 180.0  # of one try, all in all; Workers AI itself ends a call after 120 to 240 s
 # Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
 BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
 LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
@@ -258,7 +257,10 @@ def get_engine(settings: CallSettings) -> Engine:
             engine = _engines[settings] = Engine(
                 window=settings.window,
                 retry=settings.retry,
-                connect=functools.partial(connect, gateway=settings.gateway),
+                connect=functools.partial(
+                    connect, gateway=settings.gateway, **unusual(settings.headers, settings.call_timeout_s)
+                ),
+                call_timeout_s=settings.call_timeout_s,
                 recall=settings.kept.open() if settings.kept else None,
                 gate=settings.gate,
                 budget=settings.budget,

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from storage.environment import without_secrets
+from storage.secrets import without_secrets
 
 if TYPE_CHECKING:
     from backends.ir import Usage  # which names these errors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +17,9 @@ import aiohttp
 import pydantic_core
 from yarl import URL
 
+from backends.base_url import base_url
 from backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.http import Call, Incoming, Network, Opened, Transport, network_errors
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -40,9 +41,12 @@ from backends.openai_shapes import read_completion, read_usage, read_vectors, to
 from backends.openai_stream import read_stream
 from backends.parameters import Dialect, translate
 from backends.reply_json import read_json
+from backends.retry import CALL_TIMEOUT_S
 from backends.sse import read_events
-from backends.streams import numbered, whole_answer
-from storage.environment import OPENAI_API, openai_access
+from backends.stray_streams import stray_events
+from backends.streams import collected, numbered, whole_answer
+from storage.environment import OPENAI_API, OpenAIAccess, openai_access
+from storage.secrets import header_values
 
 # OpenAI takes 2,048 texts with 300,000 tokens in all; some servers have less patience.
 MAX_TEXTS = 256
@@ -63,8 +67,8 @@ class Service:
 
     Attributes:
         name: of the provider.
-        url: the base URL, without a slash at its end.
-        headers: sent with every call; they hold the key.
+        url: the base URL: see backends.base_url.
+        headers: sent with every call, by names in lower case; they hold the key.
         key: the variable that holds the key, for errors.
         dialect: the chat parameters that it takes.
         is_openai: it is OpenAI itself: max_completion_tokens for all models, and a request id of ours.
@@ -73,7 +77,7 @@ class Service:
     """
 
     name: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     key: str
     dialect: Dialect = COMPATIBLE
@@ -82,13 +86,22 @@ class Service:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_backend() -> OpenAI:
-    """The service that OPENAI_BASE_URL names. Raises MissingSettings."""
+def open_backend(headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S) -> OpenAI:
+    """The service that OPENAI_BASE_URL names; ``headers``: see header_values. Raises MissingSettings."""
     access = openai_access()
-    headers = {"authorization": f"Bearer {access.key}"} if access.key else {}
-    service = Service("openai", access.base_url, headers, "OPENAI_API_KEY")
+    keys = {"authorization": f"Bearer {access.key}"} if access.key else {}
+    keys |= {name: value for name, value in _accounts(access) if value}
+    keys |= header_values(headers)
+    service = Service("openai", access.base_url, keys, "OPENAI_API_KEY")
     itself = access.base_url == OPENAI_API
-    return OpenAI(replace(service, dialect=OPENAI, is_openai=True) if itself else service)
+    service = replace(service, dialect=OPENAI, is_openai=True) if itself else service
+    return OpenAI(service, Network(base_url(service.name, service.url).root, timeout_s))
+
+
+def _accounts(access: OpenAIAccess) -> Iterator[tuple[str, str]]:
+    """As OpenAI's own client sends them."""
+    yield "openai-organization", access.organization
+    yield "openai-project", access.project
 
 
 class OpenAI:
@@ -101,12 +114,14 @@ class OpenAI:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = service.name
-        self._service = replace(service, url=check_url(service.name, service.url))
+        self._base = base = base_url(service.name, service.url)
+        keys = {**service.headers, **({"authorization": base.authorization} if base.authorization else {})}
+        self._service = replace(service, url=base.root, headers=keys)
         self._clock = clock
-        headers = {**service.headers, "content-type": "application/json"}
+        headers = {**keys, "content-type": "application/json"}
         paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
-        self._posts = {path: Call("POST", URL(f"{self._service.url}/{path}", encoded=True), headers) for path in paths}
-        self._transport = transport or Network(service.url)
+        self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
+        self._transport = transport or Network(base.root)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation; see in_format for JSON mode."""
@@ -149,7 +164,7 @@ class OpenAI:
 
     async def list_models(self) -> list[ModelInfo]:
         """All models of the service, by GET models."""
-        entries = await self._get(f"{self._service.url}/models", "the list of models")
+        entries = await self._get(self._base.at("models"), "the list of models")
         listed = mapping(entries).get("data", entries)
         if not isinstance(listed, list):
             raise BadReply(f"{self._service.url}/models sent no list: check the base URL", provider=self.name)
@@ -161,7 +176,8 @@ class OpenAI:
 
     async def health(self) -> None:
         """Asks for the list of models, or what the service has instead: no call is paid."""
-        await self._get(self._service.health or f"{self._service.url}/models", self.name)
+        asked = self._service.health
+        await self._get(URL(asked, encoded=True) if asked else self._base.at("models"), self.name)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -170,7 +186,7 @@ class OpenAI:
     async def _answer(self, request: ChatRequest) -> ChatResponse:
         body, warnings = self._chat_body(request)
         incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
-        return self._completion(incoming, request.model, warnings)
+        return await self._completion(incoming, request.model, warnings)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):
@@ -187,17 +203,23 @@ class OpenAI:
             head = incoming.head
             if head.ok and head.content_type == "text/event-stream":
                 events = read_events(_bytes_of_stream(incoming, model, self.name))
-                async for chunk in read_stream(events, model, self.name, lambda event: self._error(head, event, model)):
+                async for chunk in self._pieces(events, head, model, warnings):
                     yield chunk
-                    if chunk.kind == "start":
-                        for told in self._told(head, warnings):
-                            yield told
                 return
             with network_errors(self.name, self._service.url):
                 whole = await incoming.read()
         # Some servers pass over `stream` and send JSON.
-        for chunk in whole_answer(self._completion(whole, model, warnings)):
+        for chunk in whole_answer(await self._completion(whole, model, warnings)):
             yield chunk
+
+    async def _pieces(
+        self, events: AsyncIterator[str], head: Incoming, model: str, warnings: tuple[str, ...]
+    ) -> AsyncGenerator[StreamChunk, None]:
+        async for chunk in read_stream(events, model, self.name, lambda event: self._error(head, event, model)):
+            yield chunk
+            if chunk.kind == "start":
+                for told in self._told(head, warnings):
+                    yield told
 
     def _told(self, incoming: Incoming, warnings: tuple[str, ...]) -> list[StreamChunk]:
         details: dict[str, Any] = {**self._details(incoming)}
@@ -221,7 +243,10 @@ class OpenAI:
         body = {**request.input, "model": request.model}
         return self._post(request.path, body, request.model, request.request_id)
 
-    def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
+    async def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
+        events = stray_events(incoming)
+        if events is not None:
+            return await collected(self._pieces(events, incoming, model, warnings), model)
         told = list(warnings)
         response = read_completion(self._read(incoming, model, told.append), model, self.name, _request_id(incoming))
         return replace(response, warnings=(*told, *response.warnings), details=self._details(incoming))
@@ -237,8 +262,8 @@ class OpenAI:
             call = replace(call, headers={**call.headers, "x-client-request-id": request_id})
         return call
 
-    async def _get(self, url: str, about: str) -> Any:
-        incoming = await self._send(Call("GET", URL(url, encoded=True), self._service.headers))
+    async def _get(self, url: URL, about: str) -> Any:
+        incoming = await self._send(Call("GET", url, self._service.headers))
         return self._read(incoming, about, lambda _: None)
 
     async def _send(self, outgoing: Call) -> Incoming:

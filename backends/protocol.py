@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from backends.errors import ModelNotFound
 from backends.ir import (
@@ -21,6 +21,7 @@ from backends.ir import (
     Request,
     StreamChunk,
 )
+from backends.retry import CALL_TIMEOUT_S
 from storage.environment import braintrust_access, cloudflare_account, openai_access
 
 
@@ -87,18 +88,18 @@ class Provider:
     Attributes:
         module: has ``open_backend() -> Backend``, which reads the environment; imported when first needed.
         access: reads what the provider needs of the environment, and raises MissingSettings; None: it needs nothing.
-        gateways: ``open_backend`` takes the AI Gateway to call it by.
+        takes: what ``open_backend`` may be given, of the arguments of ``connect``.
     """
 
     module: str
     access: Callable[[], object] | None = None
-    gateways: bool = False
+    takes: frozenset[str] = frozenset()
 
 
 PROVIDERS = {
-    "workers-ai": Provider("backends.workers_ai", cloudflare_account, gateways=True),
-    "openai": Provider("backends.openai", openai_access),
-    "braintrust": Provider("backends.braintrust", braintrust_access),
+    "workers-ai": Provider("backends.workers_ai", cloudflare_account, frozenset({"gateway", "timeout_s"})),
+    "openai": Provider("backends.openai", openai_access, frozenset({"headers", "timeout_s"})),
+    "braintrust": Provider("backends.braintrust", braintrust_access, frozenset({"timeout_s"})),
     "local": Provider("backends.llama_cpp"),
 }
 
@@ -129,13 +130,23 @@ def access_of(model: str) -> Callable[[], object] | None:
     return PROVIDERS[provider].access
 
 
-def connect(provider: str, gateway: str | None = None) -> Backend:
+def unusual(headers: Sequence[str], timeout_s: float) -> dict[str, Any]:
+    """Those arguments of ``connect`` that are not its defaults."""
+    how: dict[str, Any] = {"headers": tuple(headers)} if headers else {}
+    return how | ({"timeout_s": timeout_s} if timeout_s != CALL_TIMEOUT_S else {})
+
+
+def connect(
+    provider: str, gateway: str | None = None, headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S
+) -> Backend:
     """A new backend of a provider, or of the provider of a model's full name. Raises ModelNotFound, MissingSettings.
 
     ``gateway``: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+    ``headers``: ``NAME=VARIABLE``, for OPENAI_BASE_URL alone. ``timeout_s``: how long a service may be silent.
     """
     if provider not in PROVIDERS:
         provider, _ = split_model(provider)
     row = PROVIDERS[provider]
     open_backend = importlib.import_module(row.module).open_backend
-    return cast(Backend, open_backend(gateway) if row.gateways and gateway else open_backend())
+    given = ({"gateway": gateway} if gateway else {}) | unusual(headers, timeout_s)
+    return cast(Backend, open_backend(**{name: value for name, value in given.items() if name in row.takes}))

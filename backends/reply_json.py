@@ -28,6 +28,7 @@ def read_json(content: bytes, warn: Callable[[str], None] = lambda _: None) -> A
     ``warn`` gets a sentence where text was replaced. Raises ValueError for what is not JSON, such as the first part of
     a reply, and BadReply for what would stop the loop for more than some 0.2 s: parsing holds Python's lock to its end.
     """
+    content = without_preamble(content)
     if len(content) > _LARGE:
         work_s = sum(seconds * content.count(part) for part, seconds in _WORK_S.items())
         if work_s > _LONGEST_S:
@@ -36,6 +37,16 @@ def read_json(content: bytes, warn: Callable[[str], None] = lambda _: None) -> A
         return pydantic_core.from_json(content)
     except ValueError:
         return _mended(content, warn)
+
+
+def without_preamble(content: bytes) -> bytes:
+    """A body without what stands before it: a byte order mark, and the spaces or comments (``: …``) by which services
+    keep a connection open.
+    """
+    rest = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    while rest.startswith(b":"):
+        rest = rest.partition(b"\n")[2].lstrip()
+    return rest
 
 
 def _int(digits: str) -> float:

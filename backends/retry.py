@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from backends.errors import ModelError, Overloaded, RateLimited, Retryable
+from backends.errors import CallTimeout, ModelError, Overloaded, RateLimited, Retryable
 
 LONGEST_RETRY_AFTER_S = 300.0  # a service that asks for more is down: the line fails and a later run answers it
 OUT_OF_CAPACITY = 3040  # Workers AI; comes with HTTP 429
+
+CALL_TIMEOUT_S = 600.0  # of one try, as OpenAI's own client has it: models that reason take 10 minutes
 
 _instant = False
 
@@ -37,6 +39,8 @@ class Retry:
 
     Attributes:
         attempts: tries in all, where it fails.
+        timeouts: as ``attempts``, where the last try ended at our own limit of time: such a one may be paid, and the
+            next one is likely as slow.
         refusals: tries that the service may refuse (see is_refusal); they count apart from those that fail.
         deadline_s: seconds from a request's first call in which its tries begin, and that a batch may take.
         base_s: upper bound of the first wait, in seconds; doubles with each try.
@@ -49,6 +53,7 @@ class Retry:
     cap_s: float = 30.0
     refusals: int = 20
     deadline_s: float = 1800.0
+    timeouts: int = 2
 
     def wait_s(self, error: ModelError, tries: int, rng: random.Random, spent_s: float = 0.0) -> float | None:
         """Seconds to wait before the next try, or None when the error is final.
@@ -57,7 +62,7 @@ class Retry:
         call. The wait is random in the upper half of the exponential back-off; with Retry-After it is the larger of
         both, spread a little so that the waiting calls do not return all at once.
         """
-        if not isinstance(error, Retryable) or tries >= (self.refusals if is_refusal(error) else self.attempts):
+        if not isinstance(error, Retryable) or tries >= self._most(error):
             return None
         asked = error.retry_after or 0.0
         if asked > LONGEST_RETRY_AFTER_S:
@@ -69,6 +74,12 @@ class Retry:
         own = bound * (0.5 + jitter / 2)
         wait = max(own, asked + bound * jitter) if asked else own
         return wait if spent_s + wait <= self.deadline_s else None
+
+    def _most(self, error: ModelError) -> int:
+        if is_refusal(error):
+            return self.refusals
+        ours = isinstance(error, CallTimeout) and error.status is None
+        return min(self.attempts, self.timeouts) if ours else self.attempts
 
 
 THREE_TRIES = Retry()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -51,16 +51,23 @@ def whole_answer(response: ChatResponse) -> Iterator[StreamChunk]:
 
 async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
     """The whole answer of a stream; ``request.listen`` gets each chunk as it comes. Raises what the stream does."""
+    return await collected(backend.execute_stream(request), request.model, request.listen)
+
+
+async def collected(
+    stream: AsyncIterator[StreamChunk], model: str, listen: Callable[[StreamChunk], None] | None = None
+) -> ChatResponse:
+    """The whole answer of a stream of chunks, which is closed then; see ``heard``."""
     texts: list[str] = []
     reasoning: list[str] = []
     calls: list[Mapping[str, Any]] = []
     warnings: list[str] = []
     details: dict[str, Any] = {}
     last = StreamChunk(0, "done", usage=Usage())
-    async with aclosing(cast(AsyncGenerator[StreamChunk, None], backend.execute_stream(request))) as chunks:
+    async with aclosing(cast(AsyncGenerator[StreamChunk, None], stream)) as chunks:
         async for chunk in chunks:
-            if request.listen is not None:
-                request.listen(chunk)
+            if listen is not None:
+                listen(chunk)
             if chunk.kind == "content":
                 texts.append(chunk.text)
             elif chunk.kind == "tool_use" and chunk.tool_call is not None:
@@ -76,7 +83,7 @@ async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
         text="".join(texts) or None,
         finish_reason=last.finish_reason,
         usage=last.usage or Usage(),
-        model=str(details.pop("model", request.model)),
+        model=str(details.pop("model", model)),
         request_id=details.pop("request_id", None),
         reasoning="".join(reasoning) or None,
         tool_calls=tuple(calls),

@@ -26,20 +26,23 @@ from backends.ir import (
 )
 from backends.listing import list_models
 from backends.parameters import OURS
-from backends.protocol import PROVIDERS, Backend, split_model
+from backends.protocol import PROVIDERS, Backend, split_model, unusual
 from backends.protocol import connect as open_backend
+from backends.retry import CALL_TIMEOUT_S
 
 T = TypeVar("T")
 
 
-def connect(name: str, gateway: str | None = None) -> Model:
+def connect(
+    name: str, gateway: str | None = None, headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S
+) -> Model:
     """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
 
-    ``gateway``: the AI Gateway that Workers AI is called by, see ``backends.protocol.connect``.
+    ``gateway``, ``headers`` and ``timeout_s``: see ``backends.protocol.connect``.
     Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     provider, model = (name, "") if name in PROVIDERS else split_model(name)
-    return Model(open_backend(provider, gateway), model)
+    return Model(open_backend(provider, gateway, **unusual(headers, timeout_s)), model)
 
 
 class Model:

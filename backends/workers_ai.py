@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pydantic_core
@@ -38,12 +38,13 @@ from backends.json_answers import check_schema, check_schema_now, in_format, wan
 from backends.listing import deprecation, kept_models
 from backends.openai_raw import raw_warnings
 from backends.openai_shapes import read_usage
-from backends.parameters import DEFAULT_MAX_TOKENS, token_limit
+from backends.retry import CALL_TIMEOUT_S
 from backends.sse import read_events
-from backends.streams import numbered, whole_answer
+from backends.stray_streams import stray_events
+from backends.streams import collected, numbered, whole_answer
 from backends.workers_ai_api import Api, stream_bytes
 from backends.workers_ai_batch import batch_content, batch_name, batch_state, checked, share_of_batch
-from backends.workers_ai_bodies import body_of, chat_body, embed_body, raw_body
+from backends.workers_ai_bodies import body_of, chat_body, embed_body, lower_limit, raw_body
 from backends.workers_ai_catalogue import model_info
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import Shape
@@ -53,21 +54,18 @@ from storage.environment import AiGateway, CloudflareAccount, ai_gateway, cloudf
 
 __all__ = ["WorkersAI", "chat_body", "open_backend"]
 
-LEAST_MAX_TOKENS = 64  # below this, an answer that fits the context window is not worth a second call
 PAGE = 50  # models a page of the list
 
-_OVERFLOW = re.compile(r"tokens \((\d+)\).*limit \((\d+)\)", re.DOTALL)
 # What both shapes of input call by the same name, so that a model of unknown shape need not be looked up for it.
 _COMMON = frozenset(
     "max_tokens max_completion_tokens temperature top_p seed frequency_penalty presence_penalty stream".split()
 )
 
 
-def open_backend(gateway: str | None = None) -> WorkersAI:
-    """The backend of the account that the environment names, called by this AI Gateway, or else the environment's; it
-    knows the list of models that the cache has. Raises MissingSettings.
-    """
-    return WorkersAI(cloudflare_account(), gateway=ai_gateway(gateway), listed=kept_models(PROVIDER))
+def open_backend(gateway: str | None = None, timeout_s: float = CALL_TIMEOUT_S) -> WorkersAI:
+    """The environment's account, by this AI Gateway or the environment's. Raises MissingSettings."""
+    account, by, listed = cloudflare_account(), ai_gateway(gateway), kept_models(PROVIDER)
+    return WorkersAI(account, gateway=by, listed=listed, timeout_s=timeout_s)
 
 
 class WorkersAI:
@@ -82,8 +80,9 @@ class WorkersAI:
         clock: Callable[[], float] = time.time,
         gateway: AiGateway | None = None,
         listed: Iterable[ModelInfo] = (),
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
-        self._api = Api(account, gateway, transport, clock)
+        self._api = Api(account, gateway, transport, clock, timeout_s)
         self._clock = clock
         self._catalogue = _by_name(listed)
         self._shapes: dict[str, Shape] = {}
@@ -199,11 +198,10 @@ class WorkersAI:
     async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
         shape, body, warnings = await self._prepared(request)
         try:
-            reply = await self._chat(request, body, shape, fresh=fresh)
+            response = await self._chat(request, body, shape, fresh=fresh)
         except ContextOverflow as error:
-            _lower_limit(body, request, error, warnings)
-            reply = await self._chat(request, body, shape, fresh=fresh)
-        response = read_chat(reply, request.model, body["max_tokens"])
+            lower_limit(body, request, error, warnings)
+            response = await self._chat(request, body, shape, fresh=fresh)
         if request.parameters.get("tool_choice") == "required" and not response.tool_calls:
             warnings.append("tool_choice was required, and the model called no tool")
         return replace(response, warnings=(*warnings, *response.warnings)) if warnings else response
@@ -233,9 +231,14 @@ class WorkersAI:
                 )
         return self._shapes[model]
 
-    async def _chat(self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, *, fresh: bool) -> Reply:
-        outgoing = self._api.call(request.model, body, shape, about=request.request_id, fresh=fresh)
-        return await self._api.ask(outgoing, request.model)
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, *, fresh: bool) -> ChatResponse:
+        model, limit = request.model, body["max_tokens"]
+        whole = await self._api.send(self._api.call(model, body, shape, about=request.request_id, fresh=fresh))
+        events = stray_events(whole)
+        if events is None:
+            return read_chat(self._api.read(whole, model), model, limit)
+        refused = partial(self._api.refusal, whole, model=model)
+        return await collected(read_stream(events, model, limit, refused, self._api.reply(whole, None)), model)
 
     async def _chunks(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):
@@ -253,7 +256,7 @@ class WorkersAI:
             except ContextOverflow as error:
                 if last:
                     raise
-                _lower_limit(body, request, error, warnings)
+                lower_limit(body, request, error, warnings)
 
     async def _stream(
         self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, warnings: Sequence[str]
@@ -265,7 +268,7 @@ class WorkersAI:
             if head.ok and head.content_type == "text/event-stream":
                 start = self._api.reply(head, None)
                 events = read_events(stream_bytes(incoming, model))
-                refused = lambda event: self._api.refusal(head, event, model)  # noqa: E731 - closes over the reply
+                refused = partial(self._api.refusal, head, model=model)
                 async for chunk in read_stream(events, model, body["max_tokens"], refused, start, warnings):
                     yield chunk
                 return
@@ -299,16 +302,3 @@ def _must_chat(model: str) -> None:
 
 def _by_name(listed: Iterable[ModelInfo]) -> Mapping[str, ModelInfo]:
     return {info.name.removeprefix(f"{PROVIDER}/"): info for info in listed}
-
-
-def _lower_limit(body: dict[str, Any], request: ChatRequest, error: ContextOverflow, warnings: list[str]) -> None:
-    """Sets max_tokens to what the window leaves, by the numbers in error 5021; raises it where that is too little."""
-    numbers = _OVERFLOW.search(error.message)
-    if token_limit(request.parameters) or not numbers:
-        raise error
-    estimate, limit = map(int, numbers.groups())
-    fits = DEFAULT_MAX_TOKENS - (estimate - limit)
-    if not LEAST_MAX_TOKENS <= fits < DEFAULT_MAX_TOKENS:
-        raise error
-    body["max_tokens"] = fits
-    warnings.append(f"max_tokens was lowered from {DEFAULT_MAX_TOKENS} to {fits} to fit the context window")

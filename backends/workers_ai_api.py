@@ -19,8 +19,9 @@ import aiohttp
 import pydantic_core
 from yarl import URL
 
+from backends.base_url import base_url
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
-from backends.http import Call, Incoming, Network, Opened, Transport, check_url, network_errors
+from backends.http import Call, Incoming, Network, Opened, Transport, network_errors
 from backends.openai_shapes import amount, told_usage
 from backends.reply_json import read_json
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
@@ -44,17 +45,18 @@ class Api:
         gateway: AiGateway | None,
         transport: Transport | None,
         clock: Callable[[], float],
+        timeout_s: float,
     ) -> None:
-        self._root = check_url(PROVIDER, f"{account.url}/ai")
+        self._root = base_url(PROVIDER, f"{account.url}/ai").root
         # The dashboard gives a gateway's URL, which is a provider's address of its own; an id goes with the usual one.
         own = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
-        self._gateway_url = own and check_url(PROVIDER, own)
+        self._gateway_url = own and base_url(PROVIDER, own).root
         self._calls = self._gateway_url or self._root
         self._gateway = gateway
         self._key = {"authorization": f"Bearer {account.token}"}
         self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
         self._clock = clock
-        self._transport = transport or Network(self._gateway_url or account.base_url)
+        self._transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends import openai_request
-from backends.errors import InvalidRequest
+from backends.errors import ContextOverflow, InvalidRequest
 from backends.ir import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from backends.json_answers import check_format
-from backends.parameters import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, translate
+from backends.parameters import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, token_limit, translate
 from backends.workers_ai_errors import PROVIDER
 from backends.workers_ai_models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
 
 _BYTES = frozenset({"image", "audio"})
 _DESCRIBING = ("image", "max_tokens", "temperature", "raw")  # what a model that describes images takes
+LEAST_MAX_TOKENS = 64  # below this, an answer that fits the context window is not worth a second call
+_OVERFLOW = re.compile(r"tokens \((\d+)\).*limit \((\d+)\)", re.DOTALL)
 
 Warn = Callable[[str], object]
 
@@ -173,3 +176,16 @@ def _decoded(value: str, name: str, model: str) -> bytes:
 
 def _payload(value: str) -> str:
     return value.partition(",")[2] if value.startswith("data:") else value
+
+
+def lower_limit(body: dict[str, Any], request: ChatRequest, error: ContextOverflow, warnings: list[str]) -> None:
+    """Sets max_tokens to what the window leaves, by the numbers in error 5021; raises it where that is too little."""
+    numbers = _OVERFLOW.search(error.message)
+    if token_limit(request.parameters) or not numbers:
+        raise error
+    estimate, limit = map(int, numbers.groups())
+    fits = DEFAULT_MAX_TOKENS - (estimate - limit)
+    if not LEAST_MAX_TOKENS <= fits < DEFAULT_MAX_TOKENS:
+        raise error
+    body["max_tokens"] = fits
+    warnings.append(f"max_tokens was lowered from {DEFAULT_MAX_TOKENS} to {fits} to fit the context window")

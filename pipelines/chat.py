@@ -56,4 +56,6 @@ def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
         rates=options.rates,
         fixed=options.concurrency.fixed,
         gateway=default_gateway(),
+        headers=options.header,
+        call_timeout_s=options.call_timeout,
     )

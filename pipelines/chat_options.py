@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from backends.money import Limits
 from backends.protocol import access_of
 from backends.rates import Rates
-from pipelines.option_types import Calls, Concurrency, ModelName
+from backends.retry import CALL_TIMEOUT_S
+from pipelines.option_types import Calls, Concurrency, Header, ModelName, check_header_models
 from pipelines.options import UsageError, checked, default_ledger
 from storage.chat_records import safe
 from storage.environment import cloudflare_account, default_store, r2_access
@@ -69,6 +70,8 @@ class ChatOptions(BaseModel):
     tpm: float | None = Field(default=None, gt=0)
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_tokens_total: int | None = Field(default=None, ge=1)
+    header: tuple[Header, ...] = ()
+    call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
     poll_seconds: float = Field(default=0.25, ge=0.25)
     ledger: str | None = None
     runner: Literal["direct", "prism"]
@@ -96,6 +99,7 @@ class ChatOptions(BaseModel):
             raise ValueError("--reply-queue must be another queue than --queue: its messages would come back here")
         if self.queue is not None and self.runner == "direct":
             raise ValueError("a queue is read on --runner prism: direct gives nothing before its source has ended")
+        check_header_models(self.header, self.models)
         try:
             locate_folder(self._home)
         except InvalidLocation as error:

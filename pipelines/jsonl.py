@@ -47,13 +47,13 @@ def find_files(options: JsonlOptions, apart: Apart | None = None) -> FindFiles |
 def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
     """By what the options say; the gateway also on workers whose environment does not name it."""
     return Infer(
-        options.defaults,
-        options.calls_in_flight,
-        options.paid,
+        *(options.defaults, options.calls_in_flight, options.paid),
         *(options.limits, options.rates, options.concurrency.fixed),
         mode=options.mode,
         deadline_s=options.deadline,
         workers=options.processes,
         gateway=options.gateway or default_gateway(),
+        headers=options.header,
+        call_timeout_s=options.call_timeout,
         apart=apart,
     )

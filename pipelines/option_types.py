@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,10 +13,12 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 from backends.errors import ModelNotFound
 from backends.json_checks import problem_of_schema
 from backends.protocol import split_model
-from storage.environment import check_gateway, fits_a_header
-from transforms.line_models import rules_of
+from storage.environment import MissingSettings, check_gateway, fits_a_header
+from storage.secrets import check_header, header_values
+from transforms.line_models import NONE, SAME_PROVIDER, rules_of
 from transforms.templates import problem_of
 
+OPENAI = "openai"  # the provider whose calls have the user's own headers
 # One setting holds calls, file descriptors and memory within what one process can serve.
 MAX_CONCURRENCY = 4096
 # A schema without any of these allows everything, and is likely another file.
@@ -93,10 +96,26 @@ def _gateway(value: str) -> str:
     return value
 
 
+def checked_header(value: str) -> str:
+    """``NAME=VARIABLE``, with the name in lower case and the variable set. Raises ValueError."""
+    try:
+        header_values([value])
+    except MissingSettings as missing:
+        raise ValueError(str(missing)) from None
+    return "=".join(check_header(value))
+
+
+def check_header_models(headers: Sequence[str], models: Sequence[str], line_models: str = NONE) -> None:
+    """Raises ValueError for headers that no model's calls would have: they go to OPENAI_BASE_URL alone."""
+    if headers and line_models in (NONE, SAME_PROVIDER) and not any(name.startswith(f"{OPENAI}/") for name in models):
+        raise ValueError(f"--header is for the service of OPENAI_BASE_URL: name one of its models, {OPENAI}/MODEL")
+
+
 ModelName = Annotated[str, AfterValidator(_known_model)]  # provider/model
 ModelRules = Annotated[tuple[str, ...], AfterValidator(_known_models)]  # GLOB=PROVIDER/MODEL
 LineModels = Annotated[str, AfterValidator(_line_models)]  # same-provider, any, none, or globs of PROVIDER/MODEL
 Template = Annotated[str, AfterValidator(_template)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
 Calls = Annotated[Concurrency, BeforeValidator(_concurrency), PlainSerializer(str)]
+Header = Annotated[str, AfterValidator(checked_header)]  # NAME=VARIABLE
 Gateway = Annotated[str, AfterValidator(_gateway)]

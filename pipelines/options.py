@@ -15,16 +15,18 @@ from backends.money import NO_LIMITS, Limits
 from backends.protocol import access_of
 from backends.rates import Rates
 from backends.recall import Reuse
-from backends.retry import THREE_TRIES
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES
 from pipelines.option_types import (
     Calls,
     Concurrency,
     Gateway,
+    Header,
     JsonSchema,
     LineModels,
     ModelName,
     ModelRules,
     Template,
+    check_header_models,
 )
 from pipelines.runner_options import DataflowOptions, FlinkOptions
 from storage.environment import MissingSettings, cloudflare_account, r2_access, state_folder
@@ -74,6 +76,8 @@ class JsonlOptions(BaseModel):
         mode: whether requests are handed over in batches, where model and provider have an API for that.
         deadline: how long one request may be refused, or be in a batch, before it is given up there.
         gateway: the id or URL of the AI Gateway that Workers AI is called by; None is what the environment names.
+        header: ``NAME=VARIABLE``: headers for OPENAI_BASE_URL, with what the environment's variable holds.
+        call_timeout: how long one try of a call may take.
         allow_open_ports: also with a runner that other machines may reach, who can run any program there.
         drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
         prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
@@ -116,6 +120,8 @@ class JsonlOptions(BaseModel):
     mode: Mode = "sync"
     deadline: float = Field(default=THREE_TRIES.deadline_s, gt=0, allow_inf_nan=False)
     gateway: Gateway | None = None
+    header: tuple[Header, ...] = ()
+    call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
     batch_size: int = Field(default=100, ge=1, le=10_000)
     batch_seconds: float = Field(default=60.0, gt=0)
     range_bytes: int = Field(default=4 << 20, ge=1)
@@ -149,6 +155,7 @@ class JsonlOptions(BaseModel):
             )
         if self.input is not None and not self.input.startswith(R2_SCHEME):
             raise ValueError(f"--input {self.input}: write r2://BUCKET/PREFIX, or give local files as FILES")
+        check_header_models(self.header, self.models, self.line_models)
         for place in (self.output, *((self.input,) if self.input else ())):
             try:
                 locate(place)
@@ -333,5 +340,5 @@ def _sentence(detail: dict[str, Any]) -> str:
         return f"--model-for: {message}"
     name = detail["loc"][1] if detail["loc"][0] in ("flink", "dataflow") else detail["loc"][0]
     # What somebody wrote in the place of a secret's place is likely the secret.
-    said = str(detail["input"]).partition("=")[0] if name == "env_from" else detail["input"]
+    said = str(detail["input"]).partition("=")[0] if name in ("env_from", "header") else detail["input"]
     return f"--{str(name).replace('_', '-')} {said!r}: {message}"

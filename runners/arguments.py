@@ -66,6 +66,15 @@ Deadline = Annotated[float, typer.Option(help="Seconds for which one request may
 Gateway = Annotated[
     str | None, typer.Option(help="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY.")
 ]
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VARIABLE: a header for OPENAI_BASE_URL, with what the environment's variable holds; may be repeated."
+    ),
+]
+CallTimeout = Annotated[
+    float, typer.Option(help="Seconds that one try of a call may take; after two such tries the line ends as an error.")
+]
 BatchSize = Annotated[int, typer.Option(help="Lines in a shard at most.")]
 BatchSeconds = Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")]
 RangeBytes = Annotated[int, typer.Option(help="Bytes of a file that one worker reads.")]
@@ -140,6 +149,8 @@ def answering(
     mode: CallMode = default("mode"),
     deadline: Deadline = default("deadline"),
     gateway: Gateway = None,
+    header: Header = None,
+    call_timeout: CallTimeout = default("call_timeout"),
     batch_size: BatchSize = default("batch_size"),
     batch_seconds: BatchSeconds = default("batch_seconds"),
     range_bytes: RangeBytes = default("range_bytes"),
@@ -161,6 +172,8 @@ def given(arguments: dict[str, Any]) -> dict[str, Any]:
     found = {
         name: value for name, value in arguments.items() if name in JsonlOptions.model_fields and name not in apart
     }
+    if "header" in found:
+        found["header"] = tuple(found["header"] or ())
     for name, kind in (("flink", FlinkOptions), ("dataflow", DataflowOptions)):
         said = {field: arguments[field] for field in kind.model_fields if field in arguments}
         if said:

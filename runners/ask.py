@@ -15,7 +15,8 @@ from backends import Model, connect
 from backends.errors import ModelError, Retryable
 from backends.ir import ChatRequest, ChatResponse, Message, StreamChunk
 from backends.listing import deprecation
-from backends.retry import THREE_TRIES
+from backends.protocol import unusual
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES
 from storage.environment import MissingSettings
 
 T = TypeVar("T")
@@ -24,13 +25,15 @@ _SAYS = ("content", "tool_use", "done")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whom (``provider/model``), with which parameters, by OpenAI's names, by which AI Gateway."""
+    """What is asked, of whom (``provider/model``), with which parameters, by OpenAI's names, how it is called."""
 
     prompt: str
     model: str
     system: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
 
     def messages(self) -> tuple[Message, ...]:
         """The conversation."""
@@ -52,7 +55,7 @@ def ask(question: Question, out: TextIO, *, stream: bool, as_json: bool) -> Said
     With ``stream`` each piece is written as it comes. With ``as_json`` the answer is one JSON object, or one for each
     chunk. Raises ModelError, and MissingSettings.
     """
-    with connect(question.model, question.gateway) as model:
+    with connect(question.model, question.gateway, **unusual(question.headers, question.call_timeout_s)) as model:
         request = ChatRequest(model.model, question.messages(), question.parameters, uuid.uuid4().hex)
         if stream:
             said = _written(_tried(lambda: _begun(model, request)), out, as_json=as_json)

@@ -107,6 +107,8 @@ def chat(
     max_tokens_total: Annotated[
         int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")
     ] = None,
+    header: arg.Header = None,
+    call_timeout: arg.CallTimeout = arg.default("call_timeout", ChatOptions),
     poll_seconds: arg.PollSeconds = arg.default("poll_seconds", ChatOptions),
     ledger: arg.Ledger = None,
     runner: Annotated[str | None, typer.Option(help="direct (default, with --events) or prism.")] = None,
@@ -120,7 +122,7 @@ def chat(
     given = {name: value for name, value in locals().items() if name in ChatOptions.model_fields}
     if context.invoked_subcommand is not None:
         return
-    given["events"] = tuple(events or ())
+    given |= {"events": tuple(events or ()), "header": tuple(header or ())}
     del given["system"]
     if system is not None:
         given["system"] = arg.read_text(system, "--system")

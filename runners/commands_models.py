@@ -12,6 +12,7 @@ from rich.console import Console
 from backends.errors import ModelNotFound
 from backends.protocol import PROVIDERS, split_model
 from backends.workers_ai_errors import PROVIDER as WORKERS_AI
+from pipelines.option_types import OPENAI, checked_header
 from pipelines.options import UsageError
 from runners import arguments as arg
 from runners.ask import Question
@@ -54,6 +55,10 @@ def ask(
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of the answer at most.", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 to 5.", min=0, max=5)] = None,
     gateway: arg.Gateway = None,
+    header: arg.Header = None,
+    call_timeout: Annotated[float, typer.Option(help="Seconds that the model may be silent.", min=1)] = arg.default(
+        "call_timeout"
+    ),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; with --stream, an object for each piece.")
     ] = False,
@@ -76,10 +81,22 @@ def ask(
     given = {"max_tokens": max_tokens, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
     live = stream if stream is not None else sys.stdout.isatty() and not as_json
-    said = ask_model(Question(text, model, system, parameters, gateway), sys.stdout, stream=live, as_json=as_json)
+    question = Question(text, model, system, parameters, gateway, _headers(header, provider), call_timeout)
+    said = ask_model(question, sys.stdout, stream=live, as_json=as_json)
     for warning in said.warnings:
         _note(warning)
     raise typer.Exit(0 if said.answered else EXIT_FAILED)
+
+
+def _headers(header: list[str] | None, provider: str) -> tuple[str, ...]:
+    """Raises UsageError."""
+    try:
+        headers = tuple(map(checked_header, header or ()))
+    except ValueError as error:
+        raise UsageError([f"--header: {error}"]) from None
+    if headers and provider != OPENAI:
+        _note(f"--header is for OPENAI_BASE_URL: {provider} is called without it")
+    return headers
 
 
 def models(

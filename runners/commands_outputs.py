@@ -41,6 +41,8 @@ def retry(
     mode: arg.CallMode = arg.default("mode"),
     deadline: arg.Deadline = arg.default("deadline"),
     gateway: arg.Gateway = None,
+    header: arg.Header = None,
+    call_timeout: arg.CallTimeout = arg.default("call_timeout"),
     ledger: arg.Ledger = None,
     drain_seconds: arg.DrainSeconds = arg.default("drain_seconds"),
     as_json: arg.AsJson = False,

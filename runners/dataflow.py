@@ -30,10 +30,10 @@ from storage.environment import (
     plain_settings,
     r2_access,
     secrets_of,
-    without_secrets,
 )
 from storage.ledger import NO_LEDGER, SQLITE_SCHEME
 from storage.objects import R2_SCHEME
+from storage.secrets import check_header, secrets_in_url, without_secrets
 
 _PROJECT_ID = re.compile(r"[a-z][-a-z0-9:.]+[a-z0-9]")
 # Beam makes a bucket of its own where it is given one that cannot be.
@@ -182,8 +182,9 @@ def _settings(options: JsonlOptions) -> Iterator[str]:
                 f"--env-from {name}=projects/PROJECT/secrets/SECRET/versions/latest"
             )
     for name, value in plain_settings().items():
-        if _PASSWORD_IN_URL.search(value) and name not in covered:
-            yield f"{name} holds a password, and a job's options can be read: give it by --env-from {name}=projects/…"
+        if secrets_in_url(value) and name not in covered:
+            said = f"{name} holds a password or a key, and a job's options can be read"
+            yield f"{said}: give it by --env-from {name}=projects/…"
         elif urlsplit(value).hostname in _THIS_MACHINE:
             yield f"{name} is an address of this machine, which workers cannot reach: set the service's own"
 
@@ -220,4 +221,6 @@ def secrets_needed(options: JsonlOptions) -> tuple[str, ...]:
     ledger = options.ledger or ""
     if "://" in ledger and not ledger.startswith((SQLITE_SCHEME, R2_SCHEME)):
         reads.append(filesystem_options)
-    return tuple(name for read in dict.fromkeys(reads) for name in secrets_of(read) if os.environ.get(name))
+    names = [name for read in dict.fromkeys(reads) for name in secrets_of(read)]
+    names += [check_header(header)[1] for header in options.header]
+    return tuple(name for name in dict.fromkeys(names) if os.environ.get(name))

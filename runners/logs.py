@@ -8,7 +8,7 @@ import threading
 
 import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
 
-from storage.environment import without_secrets
+from storage.secrets import without_secrets
 
 
 class _Format(logging.Formatter):

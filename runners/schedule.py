@@ -21,11 +21,11 @@ from runners.checks import prepare
 from runners.cron import Cron
 from runners.stop import leave
 from runners.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
-from storage.environment import without_secrets
 from storage.errors import StorageError
 from storage.objects import open_store
 from storage.runs import Presence
 from storage.schedules import Busy, Done, Held, Schedules
+from storage.secrets import without_secrets
 
 _log = logging.getLogger(__name__)
 

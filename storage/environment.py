@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+
+from storage.network import network_problems
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
+BRAINTRUST_API = "https://api.braintrust.dev/v1"
 SECRET_MANAGER = "https://secretmanager.googleapis.com"  # noqa: S105  an address
-# What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
-_SECRETS = (
-    *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
-)
 # What is no secret, and may stand in a job's description.
 _PLAIN = (
     *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
+    *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
     *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
 )
-_SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
-
 # The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
 _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
@@ -65,10 +60,15 @@ class AiGateway:
 
 @dataclass(frozen=True)
 class OpenAIAccess:
-    """Base URL and key of OpenAI, or of a server that speaks its API; the key may be empty there."""
+    """Base URL and key of OpenAI, or of a server that speaks its API; the key may be empty there.
 
-    base_url: str
+    ``organization``, ``project``: whose account and which project of it pays, by OpenAI's ids, or "".
+    """
+
+    base_url: str = field(repr=False)
     key: str = field(repr=False)
+    organization: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ def cloudflare_account() -> CloudflareAccount:
     if account and not _is_account_id(account):
         # An account id given as a token, or the reverse, otherwise ends as "7003 Could not route" much later.
         problems.append("CLOUDFLARE_ACCOUNT_ID is not 32 hexadecimal characters: copy it from the dashboard's URL")
+    base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
+    if "?" in base_url or "@" in base_url:
+        problems.append("CLOUDFLARE_BASE_URL has a user or a query in it: write https://HOST/client/v4")
+    problems += network_problems(base_url)
     if problems:
         raise MissingSettings(problems)
-    base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
     return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
 
 
@@ -136,13 +139,21 @@ def ai_gateway(name: str | None = None) -> AiGateway | None:
 
 
 def openai_access() -> OpenAIAccess:
-    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (other servers may not want one). Raises MissingSettings."""
-    base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/")
+    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (other servers may not want one), OPENAI_ORG_ID and
+    OPENAI_PROJECT_ID, also by their older names OPENAI_ORGANIZATION and OPENAI_PROJECT. Raises MissingSettings.
+    """
+    base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).strip().rstrip("/")
     key = os.environ.get("OPENAI_API_KEY", "")
     problems = _unusable("OPENAI_API_KEY") if key or base_url == OPENAI_API else []
+    payers = []
+    for names in (("OPENAI_ORG_ID", "OPENAI_ORGANIZATION"), ("OPENAI_PROJECT_ID", "OPENAI_PROJECT")):
+        name = next((name for name in names if os.environ.get(name)), "")
+        payers.append(os.environ.get(name, ""))
+        problems += [_unfit(name)] if not fits_a_header(payers[-1]) else []
+    problems += network_problems(base_url)
     if problems:
         raise MissingSettings(problems)
-    return OpenAIAccess(base_url, key)
+    return OpenAIAccess(base_url, key, *payers)
 
 
 def is_openai_itself() -> bool:
@@ -152,7 +163,7 @@ def is_openai_itself() -> bool:
 
 def braintrust_access() -> BraintrustAccess:
     """BRAINTRUST_API_KEY and BRAINTRUST_PROJECT_ID. Raises MissingSettings."""
-    problems = _unusable("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID")
+    problems = _unusable("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID") + network_problems(BRAINTRUST_API)
     if problems:
         raise MissingSettings(problems)
     return BraintrustAccess(os.environ["BRAINTRUST_PROJECT_ID"], os.environ["BRAINTRUST_API_KEY"])
@@ -165,23 +176,11 @@ def r2_access() -> R2Access:
     account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
     if not endpoint and not _is_account_id(account):
         problems.append("set R2_ENDPOINT_URL, or CLOUDFLARE_ACCOUNT_ID (32 hexadecimal characters), to say where R2 is")
+    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
+    problems += network_problems(endpoint)
     if problems:
         raise MissingSettings(problems)
-    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
     return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
-
-
-def without_secrets(text: str) -> str:
-    """A text with ``<NAME>`` for the value of each secret variable, also as a URL or JSON would write it.
-
-    For what a service says: some echo a request with its headers, and error messages quote them.
-    """
-    for name in _SECRETS:
-        secret = os.environ.get(name, "")
-        if len(secret) >= _SHORTEST_SECRET:
-            for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
-                text = text.replace(form, f"<{name}>")
-    return text
 
 
 def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:

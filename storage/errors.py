@@ -16,7 +16,7 @@ StorageError
 
 from __future__ import annotations
 
-from storage.environment import without_secrets
+from storage.secrets import without_secrets
 
 __all__ = [
     "AccessDenied",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from storage.environment import CloudflareAccount
 from storage.errors import QueueError, QueueNotFound, QueueUnauthorized, is_passing
+from storage.network import CA_REMEDY, httpx_settings, is_untrusted
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _LONGEST_WAIT_S = 30.0  # a longer Retry-After is for the caller to wait out
@@ -74,7 +75,8 @@ class QueueApi:
         self, account: CloudflareAccount, transport: httpx.BaseTransport | None, sleep: Callable[[float], None]
     ) -> None:
         headers = {"Authorization": f"Bearer {account.token}"}
-        self._http = httpx.Client(base_url=account.url, headers=headers, timeout=_TIMEOUT, transport=transport)
+        reach = httpx_settings(account.url) if transport is None else {}
+        self._http = httpx.Client(base_url=account.url, headers=headers, timeout=_TIMEOUT, transport=transport, **reach)
         self._sleep = sleep
 
     def call(
@@ -106,7 +108,8 @@ class QueueApi:
             reply = self._http.request(method, path, json=body, params=params)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise QueueError(f"{what}: no reply ({reason}); check the network and CLOUDFLARE_BASE_URL") from error
+            remedy = CA_REMEDY if is_untrusted(reason) else "check the network and CLOUDFLARE_BASE_URL"
+            raise QueueError(f"{what}: no reply ({reason}); {remedy}") from error
         try:
             envelope = Envelope.model_validate_json(reply.content)
         except ValidationError:

@@ -29,6 +29,7 @@ from storage.errors import (
     StorageError,
     StorageUnavailable,
 )
+from storage.network import CA_REMEDY, ca_file, is_untrusted, proxy_for
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -108,6 +109,7 @@ def _new_client(access: R2Access) -> S3Client:
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=CONNECTIONS,
+        proxies=_proxies(access.endpoint),
         connect_timeout=10,
         read_timeout=60,
     )
@@ -118,6 +120,7 @@ def _new_client(access: R2Access) -> S3Client:
             aws_access_key_id=access.key_id,
             aws_secret_access_key=access.secret,
             config=config,
+            verify=ca_file() or True,
         )
     except (ValueError, BotoCoreError) as error:
         raise InvalidLocation(f"R2_ENDPOINT_URL={access.endpoint} is not usable ({error}); set https://HOST") from error
@@ -128,6 +131,12 @@ def _new_client(access: R2Access) -> S3Client:
         client.meta.events.register(f"before-parse.s3.{name}", _check_etag)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _check_listing)
     return client
+
+
+def _proxies(endpoint: str) -> dict[str, str]:
+    """By scheme; where there are none, botocore must not look for itself, and so gets an empty one."""
+    proxy = proxy_for(endpoint)
+    return dict.fromkeys(("http", "https"), proxy or "")
 
 
 def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
@@ -186,6 +195,5 @@ def translated(where: str) -> Iterator[None]:
     except ResponseParserError as error:
         raise StorageUnavailable(f"{where}: {FOREIGN}") from error
     except BotoCoreError as error:
-        raise StorageUnavailable(
-            f"{where}: R2 cannot be reached; check the network and R2_ENDPOINT_URL ({error})"
-        ) from error
+        remedy = CA_REMEDY if is_untrusted(str(error)) else "check the network and R2_ENDPOINT_URL"
+        raise StorageUnavailable(f"{where}: R2 cannot be reached; {remedy} ({error})") from error

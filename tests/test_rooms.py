@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("backends", "local", "pipelines", "runners", "storage", "transforms")
 MAY_IMPORT = {
     "storage": set(),
-    "backends": {"storage.environment", "storage.private"},
+    "backends": {"storage.environment", "storage.network", "storage.private", "storage.secrets"},
     "transforms": {"backends", "storage"},
     "pipelines": {"transforms", "backends", "storage"},
     "runners": {"pipelines", "transforms", "backends", "storage"},

@@ -19,7 +19,7 @@ from backends.money import NO_LIMITS, Limits
 from backends.protocol import split_model
 from backends.rates import NO_RATES, Rates
 from backends.recall import SAME_MESSAGE
-from backends.retry import THREE_TRIES, Retry
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from storage.chat_log import open_log
 from storage.chat_records import LoggedAnswer
 from storage.environment import cloudflare_account
@@ -69,6 +69,8 @@ class Converse(beam.PTransform):
     deadline_s: float = THREE_TRIES.deadline_s
     workers: int = 1
     gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
 
     def expand(self, messages: PCollection[Incoming]) -> PCollection[Answered]:
         """Incoming → Answered."""
@@ -170,6 +172,8 @@ def conversations_of(step: Converse) -> Conversations:
         gate=asleep,
         budget=budget,
         gateway=step.gateway,
+        headers=step.headers,
+        call_timeout_s=step.call_timeout_s,
         run_id=step.run_id,
     )
     answers = Answers(

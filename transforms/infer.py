@@ -21,7 +21,7 @@ from backends.jobs import Done
 from backends.money import NO_LIMITS, Limits
 from backends.rates import NO_RATES, Rates
 from backends.recall import Recall, Reuse
-from backends.retry import THREE_TRIES, Retry
+from backends.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from storage.costs import Cost
 from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
@@ -60,7 +60,8 @@ class Infer(beam.PTransform):
 
     ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
     window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s.
-    ``gateway``: see CallSettings. ``mode``: see backends.batches; what waits in a batch is no call in flight.
+    ``gateway``, ``headers``, ``call_timeout_s``: see CallSettings. ``mode``: see backends.batches; what waits in a
+    batch is no call in flight.
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
@@ -76,6 +77,8 @@ class Infer(beam.PTransform):
     deadline_s: float = THREE_TRIES.deadline_s
     workers: int = 1
     gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
     mode: Mode = "sync"
     apart: Apart | None = None
 
@@ -109,6 +112,8 @@ class _Infer(beam.DoFn):
         self.deadline_s = step.deadline_s
         self.workers = step.workers
         self.gateway = step.gateway
+        self.headers = step.headers
+        self.call_timeout_s = step.call_timeout_s
         self.mode: Mode = step.mode
         self.apart = step.apart
 
@@ -130,6 +135,8 @@ class _Infer(beam.DoFn):
                 gate=asleep,
                 budget=self._budget,
                 gateway=self.gateway,
+                headers=self.headers,
+                call_timeout_s=self.call_timeout_s,
             )
         )
 

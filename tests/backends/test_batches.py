@@ -800,7 +800,7 @@ def test_only_what_the_budget_has_room_for_is_handed_over_and_it_is_never_passed
     [
         ("submit", Overloaded("down", status=500), 150),  # each of three tries may have handed them over
         ("submit", ConnectionFailed("broke off"), 150),
-        ("submit", TimeoutError(), 150),
+        ("submit", TimeoutError(), 100),  # two, at our own limit of time
         ("submit", BadReply("no name"), 50),
         ("submit", Overloaded("out of capacity", status=503), 0),
         ("submit", ConnectionFailed("not reached", lost=False), 0),

@@ -657,6 +657,8 @@ OTHERS = {
     "gate": lambda: None,
     "budget": Budget(),
     "gateway": "mine",
+    "headers": ("api-key=KEY",),
+    "call_timeout_s": 5.0,
     "run_id": "another run",
 }
 

@@ -10,8 +10,9 @@ import pytest
 from yarl import URL
 
 from backends import http
+from backends.base_url import base_url
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
-from backends.http import Call, Network, check_url, network_errors, next_midnight_utc, retry_after_s
+from backends.http import Call, Network, network_errors, next_midnight_utc, retry_after_s
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 
@@ -158,18 +159,28 @@ def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch):
         asyncio.run(scenario())
 
 
-def test_a_redirect_is_a_reply_and_followed_by_no_call():
+def test_a_redirect_without_a_place_is_a_reply():
+    async def scenario():
+        async with serving(lambda _: b"HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n") as url:
+            return await _get(url)
+
+    assert asyncio.run(scenario()).status == 304
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_sign_in_page_is_not_asked_for(status):
     asked = []
 
     def answer(head):
         asked.append(head)
-        return b"HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        return b"HTTP/1.1 %d Found\r\nlocation: /login?to=x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status
 
     async def scenario():
         async with serving(answer) as url:
-            return await _get(url)
+            await _get(url)
 
-    assert asyncio.run(scenario()).status == 302
+    with pytest.raises(StopRun, match=rf"redirects to http://127.0.0.1:\d+/login \(HTTP {status}\)"):
+        asyncio.run(scenario())
     assert len(asked) == 1
 
 
@@ -276,8 +287,8 @@ def test_no_limit_of_connections_holds_a_window_back():
 @pytest.mark.parametrize("url", ["", "api.example", "ftp://api.example", "http://", "http://[", "http://a:b"])
 def test_a_base_url_that_cannot_be_called_stops_the_run(url):
     with pytest.raises(StopRun, match="base URL"):
-        check_url("openai", url)
+        base_url("openai", url)
 
 
 def test_a_base_url_is_written_in_ascii_without_its_last_slash():
-    assert check_url("openai", "http://münchen.example/a b/") == "http://xn--mnchen-3ya.example/a%20b"
+    assert base_url("openai", "http://münchen.example/a b/").root == "http://xn--mnchen-3ya.example/a%20b"

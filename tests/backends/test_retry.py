@@ -23,6 +23,14 @@ def test_three_tries_are_made_in_all():
     assert THREE_TRIES.wait_s(Overloaded("busy"), 3, random.Random(0)) is None
 
 
+def test_a_try_that_ended_at_our_own_limit_of_time_is_paid_twice_at_most():
+    ours, theirs = CallTimeout("no answer within 600 s"), CallTimeout("took too long", status=504)
+    assert THREE_TRIES.wait_s(ours, 1, random.Random(0)) is not None
+    assert THREE_TRIES.wait_s(ours, 2, random.Random(0)) is None
+    assert Retry(attempts=1).wait_s(ours, 1, random.Random(0)) is None
+    assert THREE_TRIES.wait_s(theirs, 2, random.Random(0)) is not None
+
+
 @pytest.mark.parametrize("kind", [InvalidRequest, QuotaExhausted])
 def test_what_cannot_go_away_is_not_tried_again(kind):
     assert THREE_TRIES.wait_s(kind("no"), 1, random.Random(0)) is None

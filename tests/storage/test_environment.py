@@ -21,9 +21,9 @@ from storage.environment import (
     filesystem_options,
     openai_access,
     r2_access,
-    without_secrets,
 )
 from storage.errors import QueueError, StorageUnavailable
+from storage.secrets import without_secrets
 
 ACCOUNT = "0123456789abcdef0123456789ABCDEF"
 NAMES = (
