@@ -40,6 +40,7 @@ from backends.openai_request import COMPATIBLE, OPENAI, chat_body
 from backends.openai_shapes import read_completion, read_usage, read_vectors, told_usage
 from backends.openai_stream import read_stream
 from backends.parameters import Dialect, translate
+from backends.refusal_body import quoted
 from backends.reply_json import read_json
 from backends.retry import CALL_TIMEOUT_S
 from backends.sse import read_events
@@ -297,6 +298,7 @@ class OpenAI:
             text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
             return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
         text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check the base URL and any proxy between"
+        text += quoted(incoming.content)
         # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
         return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
 

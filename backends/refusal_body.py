@@ -104,6 +104,12 @@ def page_text(page: str) -> str:
     return one_line(" ".join([*words, page[at:]]))
 
 
+def quoted(content: bytes) -> str:
+    """The begin of a reply that is not JSON, for the end of an error's sentence; empty where it says nothing."""
+    words = page_text(content[:_PAGE].decode("utf-8", "replace"))[:_SHORT]
+    return f"; it says {words!r}" if words else ""
+
+
 def one_line(text: str) -> str:
     """The words of a text with one blank between them; of a long one, those of its begin."""
     return " ".join(text[:_PAGE].split())

@@ -23,6 +23,7 @@ from backends.base_url import base_url
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
 from backends.http import Call, Incoming, Network, Opened, Transport, network_errors
 from backends.openai_shapes import amount, told_usage
+from backends.refusal_body import quoted
 from backends.reply_json import read_json
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
 from backends.workers_ai_models import Shape
@@ -184,6 +185,7 @@ def _no_json(incoming: Incoming, model: str) -> ModelError:
         text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
         return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
     text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
+    text += quoted(incoming.content)
     # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
     return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
 

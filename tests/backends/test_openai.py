@@ -273,7 +273,7 @@ def test_probabilities_are_kept():
         (httpx.Response(502, html="<html><h1>502</h1> Bad Gateway</html>"), Overloaded, "502 Bad Gateway"),
         (httpx.Response(524, text="timeout"), CallTimeout, "524"),
         (httpx.Response(302, headers={"location": "/login"}), BadReply, "base URL"),
-        (httpx.Response(200, html="<html>login</html>"), ConnectionFailed, "text/html"),
+        (httpx.Response(200, html="<html>Please log in</html>"), ConnectionFailed, "text/html.*says 'Please log in'"),
         (
             httpx.Response(200, content=b'{"choi', headers={"content-type": "application/json"}),
             ConnectionFailed,
