@@ -99,6 +99,15 @@ _CODES: tuple[tuple[Meaning, str], ...] = (
     (CANNOT, "not_supported_error"),
 )  # fmt: skip
 _COUNT = r"\d[\d,]{0,11}"
+_SUSPENDED = (
+    r"(?:account|organi[sz]ation|team|project|api key)(?: [\w.-]{1,60})? (?:has been|have been|is|was) "
+    r"(?:\w{1,20} )?(?:flagged|suspended|deactivated|disabled|blocked|banned|restricted)"
+)
+_FLAGGED = (
+    r"flagged|moderation|content (?:management |usage )?polic|content[ _-]filter|content exists risk"
+    r"|violat(?:es|ing|ion of) (?:\w{1,20} ){0,3}(?:usage|content|polic|guideline|safety)|SAFETY_CHECK|guardrail"
+    r"|usage (?:guidelines|polic)|\bsafety\b|\u654f\u611f|inappropriate content|harmful content"
+)
 _REFUSED = (401, 403)  # no prompt is repeated there
 _QUOTA = (402, 403, 412, 429)
 # Errors of a line, for which a prompt that is repeated does no harm.
@@ -113,10 +122,13 @@ _TEXTS: tuple[Row, ...] = (
     words(
         rf"(?:request(?:ed|s)?|requires?|needs?|contains?|has|of|is) (?:about )?(?P<asked>{_COUNT}) tokens?\b.{{0,80}}?"
         rf"\b(?:limit|maximum|max)\b.{{0,30}}? (?P<limit>{_COUNT})",
-        *(400, 429),
+        429,
         meaning=TOO_LARGE,
     ),
     words(r"", 413, meaning=TOO_LONG),
+    # Before what a flagged prompt, which the service repeats, may speak of.
+    words(_SUSPENDED, *_REFUSED, meaning=BLOCKED),
+    words(_FLAGGED, 403, meaning=FILTER),
     # The account: its allowance, its credit.
     words(r"\blimit: 0(?![\d.])", 429, meaning=NO_PLAN),
     words(r"daily free allocation", 200, 429, meaning=UTC_DAY),
@@ -146,13 +158,8 @@ _TEXTS: tuple[Row, ...] = (
         meaning=BUSY,
     ),
     words(r"loading|not ready yet", 503, meaning=LOADING),
-    # The account: its key, its state, its place.
-    words(
-        r"(?:account|organi[sz]ation|team|project|api key)(?: [\w.-]{1,60})? (?:has been|have been|is|was) "
-        r"(?:\w{1,20} )?(?:flagged|suspended|deactivated|disabled|blocked|banned|restricted)",
-        *(401, *_QUOTA),
-        meaning=BLOCKED,
-    ),
+    # The account: its state, its key, its place.
+    words(_SUSPENDED, 402, 412, 429, meaning=BLOCKED),
     words(r"country, region|location is not supported|virtual network/firewall", *(*_REFUSED, 451), meaning=BLOCKED),
     words(r"^user location is not supported", 400, meaning=BLOCKED),
     words(
@@ -206,13 +213,7 @@ _TEXTS: tuple[Row, ...] = (
         meaning=CONTEXT,
     ),
     words(r"too many (?:input )?tokens", 200, 400, 422, meaning=CONTEXT),
-    words(
-        r"flagged|moderation|content (?:management |usage )?polic|content[ _-]filter|content exists risk"
-        r"|violat(?:es|ing|ion of) (?:\w{1,20} ){0,3}(?:usage|content|polic|guideline|safety)|SAFETY_CHECK|guardrail"
-        r"|usage (?:guidelines|polic)|\bsafety\b|\u654f\u611f|inappropriate content|harmful content",
-        *_LINE,
-        meaning=FILTER,
-    ),
+    words(_FLAGGED, *_LINE, meaning=FILTER),
     words(
         r"(?:not|n't|no) (?:currently )?support(?:s|ed|ing)? (?:for )?(?:\w{1,20} ){0,2}"
         r"(?:image|audio|video|vision|file|pdf|document|tool|function|multimodal|json|structured)"

@@ -282,6 +282,8 @@ ROWS: tuple[Row, ...] = (
     Row("any", "region", 403, openai("Model m is not available in your region"), ModelNotFound, "account", "your region", _ANTHROPIC),
     Row("any", "safety", 403, {"detail": "Prompt rejected by safety classifier"}, ContentFiltered, "line", "classifier", _TOGETHER),
     Row("any", "today", 429, openai("No quota is left for today"), QuotaExhausted, "account", "for today", _MISTRAL),
+    Row("any", "a flagged prompt that speaks of keys and credit", 403, openai("Your prompt 'invalid api key, out of credits' was flagged"), ContentFiltered, "line", "out of credits", _OPENROUTER),
+    Row("any", "a flagged account", 403, openai("Your account was flagged for abuse of our safety rules"), AccountBlocked, "account", "for abuse", _OPENAI),
     # Servers
     Row("vllm", "context", 400, flat("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens in the messages", "BadRequestError", 400), ContextOverflow, "line", "5000 tokens", _VLLM),
     Row("vllm", "prompt", 400, openai("The decoder prompt (length 9000) is longer than the maximum model length of 4096.", "BadRequestError", 400), ContextOverflow, "line", "9000", _VLLM),
