@@ -5,11 +5,14 @@ Looked up without regard to case; ``-`` counts as ``_``. What is in neither tabl
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from backends.errors import ContentFiltered, ModelError, Overloaded, Retryable
 from backends.ir import FinishReason, Usage
+
+_LONGEST = 80  # characters of a reason that are looked at
 
 
 class Failure(NamedTuple):
@@ -82,13 +85,15 @@ def finish_of(said: Any) -> FinishReason | None:
     """What a service's finish reason means; one that no table has comes back as it is. None: it sent none."""
     if said is None or said == "":
         return None
-    return FINISH_REASONS.get(_name(said), str(said))
+    return FINISH_REASONS.get(_name(said)) or str(said)
 
 
 def finish_warning(said: Any) -> str | None:
     """A sentence for a reason that no table has."""
     known = said is None or said == "" or _name(said) in FINISH_REASONS or _name(said) in FAILURES
-    return None if known else f"the answer ended for a reason that is not known here ({str(said)[:80]}): look at it"
+    return (
+        None if known else f"the answer ended for a reason that is not known here ({str(said)[:_LONGEST]}): look at it"
+    )
 
 
 def finish_error(
@@ -109,7 +114,11 @@ def finish_error(
     return failure.error(text, request_id=request_id, provider=provider, usage=usage)
 
 
-def _name(said: Any) -> str:
+@functools.lru_cache(maxsize=256)
+def _named(text: str) -> str:
     """``FinishReason.MAX_TOKENS`` and ``function_call_filter: MALFORMED_FUNCTION_CALL`` are of Google's libraries."""
-    text = str(said).strip().casefold().replace("-", "_")
-    return text.rpartition(": ")[2].rpartition(".")[2]
+    return text.strip().casefold().replace("-", "_").rpartition(": ")[2].rpartition(".")[2]
+
+
+def _name(said: Any) -> str:
+    return _named(str(said)[:_LONGEST])

@@ -14,13 +14,13 @@ from dataclasses import replace
 from math import isfinite
 from struct import error as StructError
 from struct import iter_unpack
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic_core
 
 from backends.errors import BadReply, ModelError, Retryable
 from backends.finish_reasons import finish_error, finish_of, finish_warning
-from backends.ir import ChatResponse, Usage
+from backends.ir import ChatResponse, FinishReason, Usage
 from backends.openai_messages import as_text, mapping, read_content, tool_calls
 
 # A dated snapshot, or a tag, of the model that was asked for is that model.
@@ -44,7 +44,7 @@ def read_completion(body: Any, model: str, provider: str, request_id: str | None
             request_id=request_id,
             provider=provider,
         )
-    error = failed_choice(choice, model, provider, request_id, told_usage(body))
+    error = failed_choice(choice, model, provider, request_id, usage if usage != Usage() else None)
     if error is not None:
         raise error
     response = read_choices(body)
@@ -91,19 +91,39 @@ def read_choices(body: Mapping[str, Any], otherwise: Any = None) -> ChatResponse
     ``otherwise``: what was said where the choice has no text.
     """
     choices: list[Any] = body["choices"]
-    response, message, others = *_read_choice(mapping(choices[0]), otherwise), []
-    for number, choice in enumerate(choices[1:], 1):
-        if isinstance(choice, dict):
-            other, rest = _read_choice(choice, None)
-            whole = {"role": "assistant", "content": other.text, **said_fields(other), **rest}
-            others.append({**choice, "index": _index(choice, number), "message": whole})
-            others[-1]["finish_reason"] = other.finish_reason or "stop"
+    said, message = _read_choice(mapping(choices[0]), otherwise)
     first = {name: value for name, value in mapping(choices[0]).items() if name not in ("message", "finish_reason")}
-    first = {**first, "index": _index(first, 0), "message": message}
-    return replace(response, body={**body, "choices": [first, *others]})
+    listed = [{**first, "index": _index(first, 0), "message": message}]
+    listed += [_whole(choice, number) for number, choice in enumerate(choices[1:], 1) if isinstance(choice, dict)]
+    return ChatResponse(
+        text=said.text,
+        finish_reason=said.finish_reason,
+        usage=Usage(),
+        model="",
+        reasoning=said.reasoning,
+        tool_calls=said.tool_calls,
+        warnings=said.warnings,
+        body={**body, "choices": listed},
+    )
 
 
-def said_fields(response: ChatResponse) -> dict[str, Any]:
+class _Said(NamedTuple):
+    text: str | None
+    finish_reason: FinishReason | None
+    reasoning: str | None
+    tool_calls: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...]
+
+
+def _whole(choice: Mapping[str, Any], position: int) -> dict[str, Any]:
+    """A choice after the first one, which no ChatResponse has a place for."""
+    said, rest = _read_choice(choice, None)
+    message = {"role": "assistant", "content": said.text, **said_fields(said), **rest}
+    finish = said.finish_reason or "stop"
+    return {**choice, "index": _index(choice, position), "message": message, "finish_reason": finish}
+
+
+def said_fields(response: ChatResponse | _Said) -> dict[str, Any]:
     """Reasoning and tool calls as fields of a message; only those that are there."""
     fields: dict[str, Any] = {}
     if response.reasoning is not None:
@@ -113,8 +133,8 @@ def said_fields(response: ChatResponse) -> dict[str, Any]:
     return fields
 
 
-def _read_choice(choice: Mapping[str, Any], otherwise: Any) -> tuple[ChatResponse, dict[str, Any]]:
-    """One choice, and the fields of its message that the response does not have."""
+def _read_choice(choice: Mapping[str, Any], otherwise: Any) -> tuple[_Said, dict[str, Any]]:
+    """One choice, and the fields of its message that are not read."""
     message = mapping(choice.get("message"))
     rest = {name: value for name, value in message.items() if name not in _READ}
     content = read_content(message.get("content"))
@@ -128,16 +148,9 @@ def _read_choice(choice: Mapping[str, Any], otherwise: Any) -> tuple[ChatRespons
     calls = tool_calls(message.get("tool_calls") or ([legacy] if isinstance(legacy, dict) else None))
     reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning")) or content.reasoning
     odd = finish_warning(choice.get("finish_reason"))
-    response = ChatResponse(
-        text=text or refused or None,
-        finish_reason=finish_of(choice.get("finish_reason")),
-        usage=Usage(),
-        model="",
-        reasoning=reasoning or None,
-        tool_calls=calls,
-        warnings=(*(("the model refused",) if refused and not text else ()), *((odd,) if odd else ())),
-    )
-    return response, rest
+    warnings = (*(("the model refused",) if refused and not text else ()), *((odd,) if odd else ()))
+    finish = finish_of(choice.get("finish_reason"))
+    return _Said(text or refused or None, finish, reasoning or None, calls, warnings), rest
 
 
 def _index(choice: Mapping[str, Any], position: int) -> int:

@@ -18,6 +18,9 @@ from backends.reply_json import read_json
 from backends.streams import ToolCalls
 
 END = "[DONE]"
+# What is read, or says nothing, of an event and of a delta; what else they hold is kept.
+_EVENT = frozenset({"choices", "created", "error", "id", "model", "obfuscation", "object", "usage"})
+_DELTA = frozenset({"content", "function_call", "reasoning", "reasoning_content", "refusal", "role", "tool_calls"})
 
 
 async def read_stream(
@@ -52,6 +55,8 @@ async def read_stream(
         raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=provider)
     for call in calls:
         yield StreamChunk(0, "tool_use", tool_call=call)
+    if said.more:
+        yield StreamChunk(0, "metadata", details=said.more)
     yield StreamChunk(0, "done", finish_reason=said.finish, usage=said.usage)
 
 
@@ -66,6 +71,7 @@ class _Said:
         self.calls = ToolCalls()
         self.answered = False
         self.ended = False
+        self.more: dict[str, Any] = {}
         self.mended = False  # a warning about its text was given
         self._named = False
 
@@ -80,6 +86,7 @@ class _Said:
             if not is_same_model(model, named):
                 details["warnings"] = (f"{named} answered instead of {model}",)
             yield StreamChunk(0, "metadata", details=details)
+        self._keep(event, _EVENT)
         choice = first_choice(event)
         if choice is None:
             return
@@ -90,6 +97,7 @@ class _Said:
         if odd:
             yield StreamChunk(0, "metadata", details={"warnings": (odd,)})
         delta = mapping(choice.get("delta"))
+        self._keep(delta, _DELTA)
         self.calls.add(delta.get("tool_calls"))
         content = read_content(delta.get("content"))
         reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")) or content.reasoning
@@ -99,6 +107,15 @@ class _Said:
         if text:
             self.answered = True
             yield StreamChunk(0, "content", text)
+
+    def _keep(self, fields: Mapping[str, Any], but: frozenset[str]) -> None:
+        """Annotations, citations, images, a fingerprint …: lists come in pieces, other values again and again."""
+        for name in fields.keys() - but:
+            value, before = fields[name], self.more.get(name)
+            if isinstance(value, list) and isinstance(before, list) and value != before:
+                before.extend(value)
+            elif value:
+                self.more[name] = list(value) if isinstance(value, list) else value
 
 
 def _event(data: str, model: str, provider: str, warn: Callable[[str], None]) -> Mapping[str, Any]:

@@ -121,3 +121,24 @@ def test_a_server_that_passes_over_stream_is_read_whole():
     chunks, _ = stream(reply, lora="x")
     assert [chunk.kind for chunk in chunks] == ["metadata", "metadata", "content", "done"]
     assert chunks[0].details == {"warnings": ("lora was left out: m cannot use it",)}
+
+
+def test_custom_calls_parts_and_what_else_the_service_tells_come_too():
+    call = {"index": 0, "id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    note = {"type": "url_citation", "url_citation": {"url": "https://e.org"}}
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    body = events(
+        {**delta(content=[thought]), "system_fingerprint": "fp", "citations": ["u"], "obfuscation": "x"},
+        {**delta(content=[{"type": "text", "text": "Hi"}], annotations=[note]), "citations": ["u"]},
+        delta(annotations=[{**note, "end": 1}], tool_calls=[call]),
+        delta("odd", tool_calls=[{"index": 0, "custom": {"input": " -l"}}]),
+    )
+    chunks, _ = stream(event_stream(body))
+    told = [chunk.details for chunk in chunks if chunk.kind == "metadata"]
+    assert [chunk.text for chunk in chunks if chunk.kind == "content"] == ["Hi"]
+    assert told[1] == {"reasoning": "hm"}
+    assert "(odd)" in told[2]["warnings"][0]
+    assert told[3] == {"system_fingerprint": "fp", "citations": ["u"], "annotations": [note, {**note, "end": 1}]}
+    (used,) = (chunk.tool_call for chunk in chunks if chunk.kind == "tool_use")
+    assert used == {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
+    assert chunks[-1].finish_reason == "odd"

@@ -439,6 +439,37 @@ def test_an_answer_of_another_format_is_paid_again_and_neither_read_nor_replaced
     assert caplog.messages == []
 
 
+def test_an_answer_that_an_earlier_version_kept_without_its_body_is_not_paid_again():
+    ledger, provider = Memory(), Provider()
+    (paid,) = answered(provider, "same-line", chat(), ledger=ledger)
+    ((key, value),) = ledger.kept.items()
+    kept = json.loads(value)
+    del kept["body"]
+    ledger.kept[key] = json.dumps(kept).encode()
+    assert (answered(provider, "same-line", chat(), ledger=ledger), len(provider.calls)) == ([paid], 1)
+
+
+def test_a_vector_that_cannot_be_used_is_not_kept(start):
+    ledger, provider = Memory(), Provider()
+    provider.embed = bad_vectors(provider.embed, "bad")
+    first = embed(start(provider, ledger), ["a", "bad", "b"])
+    assert [type(done.error).__name__ for done in first] == ["NoneType", "BadReply", "NoneType"]
+    assert len(ledger.kept) == 2
+    embed(start(provider, ledger), ["a", "bad", "b"])
+    assert [call.texts for call in provider.calls] == [("a", "bad", "b"), ("bad",)]
+
+
+def bad_vectors(call, text):
+    async def embedded(request):
+        response = await call(request)
+        vectors = tuple(
+            () if one == text else vector for one, vector in zip(request.texts, response.vectors, strict=True)
+        )
+        return replace(response, vectors=vectors)
+
+    return embedded
+
+
 def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
     # Where this fails: see the comment at FORMAT, and write the new values here.
     kinds = (ChatResponse, EmbedResponse, RawResponse, Usage)

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
 from backends.errors import ContentFiltered, ModelError
 from backends.ir import ChatRequest, Message, Usage
 from backends.openai import OpenAI, Service
+from backends.openai_shapes import read_completion
+from backends.reply_json import read_json
 from backends.workers_ai import WorkersAI
 from runners.oracle import parse_row
 from storage.environment import CloudflareAccount
@@ -125,3 +130,37 @@ def test_parts_with_more_than_text_are_kept_beside_it():
 def test_a_filter_is_named_by_the_services_own_word():
     with pytest.raises(ContentFiltered, match="PROHIBITED_CONTENT"):
         openai(chat({"content": None}, "PROHIBITED_CONTENT"))
+
+
+# Whatever a service writes into a completion, the row is JSON that the strictest reader takes.
+
+TEXTS = st.text(st.characters(codec=None, categories=("L", "N", "Cc", "Cs", "So")), max_size=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def fields(*names):
+    return st.dictionaries(st.sampled_from(names), VALUES, max_size=len(names))
+
+
+@given(
+    fields("content", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call", "role", "odd"),
+    fields("finish_reason", "index", "logprobs", "text", "odd"),
+    fields("id", "created", "model", "usage", "object", "odd", "system_fingerprint"),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_row_is_strict_json_whatever_a_completion_holds(message, choice, more):
+    whole = {"choices": [{"message": message, **choice}, {"message": message}], **more}
+    warnings = []
+    body = read_json(json.dumps(whole).encode(), warnings.append)
+    try:
+        response = read_completion(body, "m", "openai", "r")
+    except ModelError:
+        return
+    first = row_of(replace(response, warnings=(*warnings, *response.warnings)))["response"]["body"]["choices"][0]
+    assert isinstance(first["message"]["content"], str | None)
+    assert isinstance(first["finish_reason"], str)
+    assert isinstance(first["index"], int)
