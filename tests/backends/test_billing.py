@@ -22,6 +22,7 @@ from backends.errors import (
     ProviderUnusable,
     RateLimited,
     Retryable,
+    StopRun,
     StreamError,
 )
 from backends.http import Call, Network, network_errors
@@ -102,7 +103,7 @@ def test_of_workers_ai_the_code_says_more_than_the_status(code, status, billed):
     ids=lambda value: type(value).__name__,
 )
 def test_a_connection_that_was_never_made_is_not_billed(raised, billed):
-    with pytest.raises((ConnectionFailed, CallTimeout)) as caught, network_errors("p", "https://api.example"):
+    with pytest.raises((ConnectionFailed, CallTimeout, StopRun)) as caught, network_errors("p", "https://api.example"):
         raise raised
     assert maybe_billed(caught.value) is billed
 
@@ -138,7 +139,7 @@ def test_nothing_is_billed_where_the_proxy_makes_no_tunnel(monkeypatch):
             return await failure_of("https://elsewhere.example")
 
     error = asyncio.run(scenario())
-    assert "could not be reached" in error.message
+    assert "the proxy does not connect to elsewhere.example" in error.message
     assert not maybe_billed(error)
 
 
