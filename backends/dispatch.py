@@ -20,13 +20,13 @@ from backends.connections import Connections
 from backends.engine_stats import EngineStats, Latencies
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response
-from backends.jobs import Done, Job, Place, can_split, halves, one_each
+from backends.jobs import Done, Job, Place, can_split, halves, one_each, parts, texts_sent
 from backends.money import Budget
 from backends.openai_shapes import unusable_vector
 from backends.recall import Recall
 from backends.retry import Retry
 from backends.throttle import ModelLimits, Throttle
-from backends.turns import NotStarted, Turns
+from backends.turns import NotStarted, TooManyTexts, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Dispatcher:
         self._latencies = Latencies()
         budget, recall = settings.budget, settings.recall
         self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
+        self.arrays = self._turns.arrays
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
             work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
@@ -168,7 +169,12 @@ class Dispatcher:
 
     async def _try(self, job: Job) -> None:
         began, job.call = self._loop.time(), None
-        response, error = await self._call(job)
+        try:
+            response, error = await self._call(job)
+        except TooManyTexts:
+            del self._tasks[job]
+            self._part(job)
+            return
         now = self._loop.time()
         del self._tasks[job]
         latency_s = now - began
@@ -177,6 +183,8 @@ class Dispatcher:
             self._latencies.add(latency_s)
             self._turns.give_back(job.provider, job.call, response, error)
         if response:
+            if job.call and isinstance(response, EmbedResponse):
+                self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
             self._deliver(job, response, None, latency_s)
         elif error:
             if error.usage:
@@ -220,6 +228,8 @@ class Dispatcher:
             return await self._answer(job), None
         except NotStarted:
             return None, self.stopped
+        except TooManyTexts:
+            raise
         except ModelError as known:
             error = known
         except TimeoutError:
@@ -248,10 +258,18 @@ class Dispatcher:
             self._retried[type(error).__name__] += 1
             self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
         elif splits:
-            for half in halves(job):
-                self._begin(half)
+            if self.arrays.refused(job.provider, job.request.model, texts_sent(job), error.message):
+                self._part(job)
+            else:
+                for half in halves(job):
+                    self._begin(half)
         else:
             self._deliver(job, None, error, latency_s)
+
+    def _part(self, job: Job) -> None:
+        """Begins with an array anew, in parts that the service takes, as far as that is known."""
+        for part in parts(job, self.arrays.most(job.provider, job.request.model) or job.deliveries):
+            self._begin(part)
 
     def _again(self, job: Job) -> None:
         del self._waiting[job]

@@ -135,9 +135,8 @@ class Engine:
     ) -> bool:
         """Embeds at most ``max_texts`` texts with one call; delivers each text's index with a Done of one vector.
 
-        An array that is refused for its content is split in halves until each bad text stands alone. The usage of a
-        call is shared among its texts by their length; the sum is the call's. ``line_ids`` name the line of each text,
-        for Recall. With ``wait=False`` like try_submit.
+        An array that is refused for its content is split in halves until each bad text stands alone. A call's usage is
+        shared among its texts by length. ``line_ids``: each text's line, for Recall. ``wait=False``: like try_submit.
         """
         if not texts:
             return True
@@ -151,6 +150,11 @@ class Engine:
     def max_texts(self, provider: str, model: str) -> int:
         """How many texts an embedding call of this model takes. Raises ModelError where there is no such provider."""
         return self._connections.get(provider).max_texts(model)
+
+    def array_size(self, provider: str, model: str) -> int:
+        """How many texts to submit together: ``max_texts``, or fewer where the service was found to take no more."""
+        most = self.max_texts(provider, model)
+        return min(most, self._work.arrays.most(provider, model) or most)
 
     @property
     def stopped(self) -> StopRun | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from backends.array_limits import Halved
 from backends.errors import LineError, ModelError, ModelUnusable
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
 from backends.retry import is_refusal
@@ -46,6 +48,7 @@ class Job:
         earlier: calls made for the arrays that this request is a part of; ``tries``: calls made for itself.
         refusals, failures: tries that ended so.
         began: time of its first call; ``call``: the one that runs, or ran last.
+        halved: the array that was refused and that it is a half of.
     """
 
     provider: str
@@ -60,6 +63,7 @@ class Job:
     failures: int = 0
     began: float | None = None
     call: Started | None = None
+    halved: Halved | None = None
 
     @property
     def again(self) -> bool:
@@ -88,14 +92,40 @@ def can_split(job: Job, error: ModelError) -> bool:
 
 def halves(job: Job) -> tuple[Job, Job]:
     """The two halves of an array, each a job that has not been tried yet."""
+    left, right = _cut(job, (0, len(_texts(job)) // 2, len(_texts(job))))
+    left.halved = right.halved = Halved(len(_texts(job)))
+    return left, right
+
+
+def parts(job: Job, most: int) -> list[Job]:
+    """An array in parts of ``most`` texts, each a job that has not been tried yet."""
+    return _cut(job, [*range(0, len(_texts(job)), most), len(_texts(job))])
+
+
+def texts_sent(job: Job) -> tuple[str, ...]:
+    """Texts of its last call: those that the ledger did not have."""
+    request = job.call.request if job.call else job.request
+    return request.texts if isinstance(request, EmbedRequest) else ()
+
+
+def _texts(job: Job) -> tuple[str, ...]:
+    assert isinstance(job.request, EmbedRequest)  # noqa: S101 - can_split() says so
+    return job.request.texts
+
+
+def _cut(job: Job, places: Sequence[int]) -> list[Job]:
     request = job.request
-    assert isinstance(request, EmbedRequest)  # noqa: S101 - can_split() says so
-    middle = len(request.texts) // 2
-    calls = job.earlier + job.tries
-    first = replace(request, texts=request.texts[:middle], line_ids=request.line_ids[:middle])
-    second = replace(request, texts=request.texts[middle:], line_ids=request.line_ids[middle:])
-    left = Job(job.provider, first, job.deliver, job.place, job.apart, job.first, earlier=calls)
-    return left, replace(left, request=second, first=job.first + middle)
+    assert isinstance(request, EmbedRequest)  # noqa: S101 - as _texts
+    return [
+        Job(
+            job.provider,
+            replace(request, texts=request.texts[start:stop], line_ids=request.line_ids[start:stop]),
+            *(job.deliver, job.place, job.apart),
+            first=job.first + start,
+            earlier=job.earlier + job.tries,
+        )
+        for start, stop in pairwise(places)
+    ]
 
 
 def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:

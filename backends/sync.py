@@ -11,7 +11,8 @@ from functools import reduce
 from types import TracebackType
 from typing import Any, TypeVar
 
-from backends.errors import InvalidRequest
+from backends.array_limits import ArrayLimits
+from backends.errors import InvalidRequest, LineError
 from backends.ir import (
     ChatRequest,
     ChatResponse,
@@ -55,6 +56,7 @@ class Model:
     def __init__(self, backend: Backend, model: str = "") -> None:
         self.backend = backend
         self.model = model
+        self._arrays = ArrayLimits()
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="llmdo-model", daemon=True)
         thread.start()
@@ -138,9 +140,17 @@ class Model:
         return self.model
 
     async def _embed(self, model: str, texts: tuple[str, ...], parameters: Mapping[str, Any]) -> EmbedResponse:
-        most = self.backend.max_texts(model)
-        requests = [EmbedRequest(model, texts[i : i + most], dict(parameters)) for i in range(0, len(texts), most)]
-        parts = [await self.backend.embed(request) for request in requests]
+        provider, parts, start = self.backend.name, list[EmbedResponse](), 0
+        while start < len(texts):
+            usual = self.backend.max_texts(model)
+            some = texts[start : start + min(usual, self._arrays.most(provider, model) or usual)]
+            try:
+                parts.append(await self.backend.embed(EmbedRequest(model, some, dict(parameters))))
+            except LineError as error:
+                if not self._arrays.refused(provider, model, some, error.message):
+                    raise
+            else:
+                start += len(some)
         if not parts:
             raise InvalidRequest(f"{model}: there are no texts to embed", provider=self.backend.name)
         return EmbedResponse(

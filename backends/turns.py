@@ -11,14 +11,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from backends.array_limits import ArrayLimits
 from backends.errors import ModelError, StopRun
-from backends.ir import Request, Response
+from backends.ir import EmbedRequest, Request, Response
 from backends.money import Budget
 from backends.throttle import Started, Throttle
 
 
 class NotStarted(Exception):
     """The run was stopped before this call."""
+
+
+class TooManyTexts(Exception):
+    """The service takes fewer texts a call, as was learnt meanwhile: the call is not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class Turns:
     ) -> None:
         self.in_flight = self.most = self.calls = 0
         self.closed = self.paused = False
+        self.arrays = ArrayLimits()
         self._loop = loop
         self._window = window
         self._throttle = throttle
@@ -89,8 +95,8 @@ class Turns:
     async def take(self, provider: str, request: Request, *, again: bool, paid: bool = True) -> Started:
         """Waits until a call may be made; it has its place in the window then, until ``give_back``.
 
-        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted, and
-        PriceUnknown where the budget cannot admit calls of this model.
+        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted,
+        TooManyTexts (see ``arrays``), and PriceUnknown where the budget cannot admit calls of this model.
         """
         key = (provider, request.model)
         line = self._lines.get(key)
@@ -172,6 +178,10 @@ class Turns:
         if turn.granted.done():  # its task was cancelled
             turns.popleft()
             return True
+        if self._is_too_long(turn):
+            turns.popleft()
+            turn.granted.set_exception(TooManyTexts())
+            return True
         if budget and turn.paid:
             if self._awaits_prices(turn.provider, budget):
                 return False
@@ -190,6 +200,10 @@ class Turns:
         self.calls += 1
         turn.granted.set_result(line.throttle.started(turn.request, now))
         return True
+
+    def _is_too_long(self, turn: _Turn) -> bool:
+        most = self.arrays.most(turn.provider, turn.request.model)
+        return most is not None and isinstance(turn.request, EmbedRequest) and len(turn.request.texts) > most
 
     def _awaits_prices(self, provider: str, budget: Budget) -> bool:
         """Whether a provider's prices are still being read; ``start`` is called when they are there."""

@@ -7,10 +7,14 @@ import datetime
 import http.client
 import ipaddress
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+ROOT = Path(__file__).parents[1]
 VARIABLES = (
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"),
@@ -196,3 +201,26 @@ def authority(folder):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     return str(folder / "ca.pem"), context
+
+
+def llmdo(place, url, *words, **more):
+    left_out = {*VARIABLES, *(name.lower() for name in VARIABLES), "OPENAI_API_KEY"}
+    env = {name: value for name, value in os.environ.items() if name not in left_out}
+    env |= {
+        "OPENAI_BASE_URL": url,
+        "XDG_STATE_HOME": str(place / "state"),
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "PYTHONPATH": str(ROOT),
+        **more,
+    }
+    command = [sys.executable, "-m", "runners", *words]
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def rows(place, kind):
+    return [
+        json.loads(line)
+        for path in (place / "out").rglob(f"{kind}-*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]

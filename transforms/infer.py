@@ -191,7 +191,7 @@ class _Infer(beam.DoFn):
             for index in range(len(request.texts)):
                 array = self._arrays.setdefault(key, [])
                 array.append((job, index))
-                if len(array) >= self._engine.max_texts(job.prompt.provider, request.model):
+                if len(array) >= self._engine.array_size(job.prompt.provider, request.model):
                     del self._arrays[key]
                     yield from self._submit_array(array)
             return

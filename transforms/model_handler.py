@@ -119,7 +119,7 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
             else:
                 model.submit(provider, request, partial(_keep, done, index))
         for (provider, name, _), alike in texts.items():
-            most = model.max_texts(provider, name)
+            most = model.array_size(provider, name)
             for start in range(0, len(alike), most):
                 self._submit_texts(model, provider, alike[start : start + most], done)
         while len(results) < len(batch):

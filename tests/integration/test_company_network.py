@@ -2,39 +2,11 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-from tests.company_network import VARIABLES, Proxy, Service, authority, completion, listening
+from tests.company_network import Proxy, Service, authority, completion, listening, llmdo, rows
 
-ROOT = Path(__file__).parents[2]
 WANTED = "Basic " + base64.b64encode(b"staff:proxy-hush-1").decode()
-
-
-def llmdo(place, url, *words, **more):
-    left_out = {*VARIABLES, *(name.lower() for name in VARIABLES), "OPENAI_API_KEY"}
-    env = {name: value for name, value in os.environ.items() if name not in left_out}
-    env |= {
-        "OPENAI_BASE_URL": url,
-        "XDG_STATE_HOME": str(place / "state"),
-        "XDG_CACHE_HOME": str(place / "cache"),
-        "PYTHONPATH": str(ROOT),
-        **more,
-    }
-    command = [sys.executable, "-m", "runners", *words]
-    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
-def rows(place, kind):
-    return [
-        json.loads(line)
-        for path in (place / "out").rglob(f"{kind}-*.jsonl")
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
 
 
 def test_a_run_in_a_companys_network_is_answered_and_no_secret_is_seen(tmp_path):
@@ -123,3 +95,36 @@ def test_a_reply_with_a_header_of_64_kib_is_paid_once(tmp_path):
         code, out, err = llmdo(tmp_path, f"{url}/v1", *words)
     assert (code, json.loads(out)["answered"]) == (0, 1), err
     assert sum(method == "POST" for method, *_ in service.seen) == 1
+
+
+def test_lines_are_embedded_by_a_server_that_takes_32_texts_with_few_refusals(tmp_path):
+    """As TEI refuses larger arrays; one of the texts is too long, and alone without a vector."""
+
+    def embed(path, body):
+        texts = json.loads(body)["input"] if body else []
+        if len(texts) > 32:
+            said = f"batch size {len(texts)} > maximum allowed batch size 32"
+            return (
+                413,
+                {"content-type": "application/json"},
+                json.dumps({"error": said}).encode(),
+            )
+        if "long" in texts:
+            said = "`inputs` must have less than 512 tokens. Given: 700"
+            return 413, {"content-type": "application/json"}, json.dumps({"error": said}).encode()
+        data = [{"object": "embedding", "index": n, "embedding": [float(text)]} for n, text in enumerate(texts)]
+        reply = {"object": "list", "data": data, "model": "bge-m", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+        return 200, {"content-type": "application/json"}, json.dumps(reply).encode()
+
+    texts = ["long" if n == 999 else str(n) for n in range(3000)]
+    lines = "".join(json.dumps({"id": text, "text": text}) + "\n" for text in texts)
+    (tmp_path / "in.jsonl").write_text(lines, encoding="utf-8")
+    with listening(Service, reply=embed) as (url, service):
+        words = ("run", "in.jsonl", "--output", "out", "--model", "openai/bge-m", "--json", "--concurrency", "4")
+        code, out, err = llmdo(tmp_path, f"{url}/v1", *words)
+    assert (code, json.loads(out)["answered"], json.loads(out)["failed"]) == (3, 2999, 1), err
+    found = {row["id"]: row["response"]["body"]["data"][0]["embedding"] for row in rows(tmp_path, "shard")}
+    assert found == {text: [float(text)] for text in texts if text != "long"}
+    sizes = [len(json.loads(body)["input"]) for method, _, _, body in service.seen if method == "POST"]
+    assert sum(size > 32 for size in sizes) <= 4  # those in flight; halving would have refused 12 * 7
+    assert sum(size <= 32 for size in sizes) <= 3000 / 32 + 12 + 11  # ends of arrays, and the search for the text

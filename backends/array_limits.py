@@ -1,0 +1,99 @@
+"""How many texts a service takes in one call, learnt from its refusals: it says so itself, or halves are answered."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_log = logging.getLogger(__name__)
+
+# "batch size 64 > maximum allowed batch size 32", "at most 100 requests can be in one batch", "it should not be larger
+# than 10", "max number of inputs is 16", "List should have at most 32 items", "数组最大不得超过64条".
+_COUNTED = re.compile(
+    r"batch|array|list\b|inputs?\b|texts\b|items?\b|requests\b|documents\b|elements\b|strings\b|contents\b|条",
+    re.IGNORECASE,
+)
+_MOST = re.compile(
+    r"(?:max(?:imum|\.)?|at most|limit(?:ed)?|exceeds?|no more than|up to|"
+    r"(?:more|larger|greater|bigger|longer|higher) than|less than or equal to|between \d+ and|"
+    r"too (?:many|long|large)|<=|≤|\s>\s|超过|最大)(?P<between>[^\d]{0,60}?)"
+    r"(?P<number>\d[\d,]*)(?!\d|\.\d)(?!\s*(?:tokens?|characters?|chars|bytes?|[km]i?b)\b)",
+    re.IGNORECASE,
+)
+# That there are too many, and not how many there may be.
+_TOO_MANY = re.compile(
+    r"too many (?:inputs|texts|items|requests in|documents|elements|strings)|"
+    r"(?:batch|array)(?: size)?(?: is)? too (?:large|long|big)|split [\w ]{0,20}batches|smaller batch",
+    re.IGNORECASE,
+)
+_OF_A_TEXT = re.compile(r"token|character|context|sequence|dimension|prompt|second|minute", re.IGNORECASE)
+_STATUS = re.compile(r"HTTP \d{3}")
+_SURE = 2  # arrays whose halves were both answered: one may have been refused by chance
+
+
+def told_limit(message: str, texts: Sequence[str]) -> int | None:
+    """The number of texts that a refusal of an array names as the most; None where it names none below the array's.
+
+    What the message quotes of a text does not count.
+    """
+    message = _STATUS.sub("", message)
+    if not _COUNTED.search(message):
+        return None
+    for found in _MOST.finditer(message):
+        number = int(found["number"].replace(",", ""))
+        quoted = any(found[0] in text for text in texts)
+        if 1 <= number < len(texts) and not quoted and not _OF_A_TEXT.search(found["between"]):
+            return number
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class Halved:
+    """An array that was refused and is asked in halves: how many texts of it have been answered with their half."""
+
+    size: int
+    answered: int = 0
+
+
+class ArrayLimits:
+    """What was learnt, by provider and model. Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self._most: dict[tuple[str, str], int] = {}
+        self._halved: Counter[tuple[str, str]] = Counter()
+
+    def most(self, provider: str, model: str) -> int | None:
+        """How many texts one call takes; None where nothing was learnt."""
+        return self._most.get((provider, model))
+
+    def refused(self, provider: str, model: str, texts: Sequence[str], message: str) -> int | None:
+        """Takes a refused array's message in; how many texts the next calls may have, or None where it does not say."""
+        number = told_limit(message, texts)
+        if number is None and len(texts) > 1 and _TOO_MANY.search(message) and not _OF_A_TEXT.search(message):
+            number = len(texts) // 2
+        if number is not None:
+            self._learn(provider, model, number)
+        return number
+
+    def answered(self, provider: str, model: str, size: int, halved: Halved | None) -> None:
+        """Takes in that an array of ``size`` was answered, perhaps half of one that was refused.
+
+        Where both halves are, none of the texts was to blame. What is answered above the limit shows that it is none.
+        """
+        key = (provider, model)
+        if key in self._most and size > self._most[key]:
+            self._most[key] = size
+        if halved is not None:
+            halved.answered += size
+            if halved.answered == halved.size:
+                self._halved[key] += 1
+                if self._halved[key] >= _SURE:
+                    self._learn(provider, model, max(size, halved.size - size))
+
+    def _learn(self, provider: str, model: str, number: int) -> None:
+        if self._most.get((provider, model), number + 1) > number:
+            _log.info("%s/%s takes %d texts a call: longer arrays are parted", provider, model, number)
+            self._most[provider, model] = number
