@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.company_network import Proxy, listening, llmdo
+
 ROOT = Path(__file__).parents[2]
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "cf-token-Zq8vK2mXw4",
@@ -48,12 +50,15 @@ class _Service(BaseHTTPRequestHandler):
             "page": (200, "text/html", HTML),
             "echo": (500, "text/xml" if is_r2 else "application/json", (xml if is_r2 else json.dumps(errors)).encode()),
             "bad": (400, "text/xml" if is_r2 else "application/json", (xml if is_r2 else json.dumps(errors)).encode()),
+            "redirect": (302, "text/plain", b"elsewhere"),
         }[self.server.trouble]
         self.server.seen.append(said)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-You-Sent", said)
+        if self.server.trouble == "redirect":
+            self.send_header("Location", f"http://elsewhere.example{self.path}")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -136,3 +141,48 @@ def test_no_secret_shows_whatever_goes_wrong(service, where, troubles, tmp_path)
             found = [form for form in FORMS if form.encode() in text]
             context = [text[max(0, text.index(f.encode()) - 300) :][:600] for f in found]
             assert not found, (where, trouble, name, context)
+
+
+NETWORK_SECRETS = {
+    "LLM_KEY": "header-secret-Hq2Zt8Pw",
+    "user": "base-user-Fk4Ld9",
+    "password": "base/word@Nx7Ru3Cv",
+    "query": "query+secret=Bs5Jm1Yg",
+    "proxy": "proxy/word@Tg6We0Ki",
+}
+NETWORK_FORMS = {
+    form
+    for secret in (
+        *NETWORK_SECRETS.values(),
+        f"staff:{NETWORK_SECRETS['proxy']}",
+        "base-user-Fk4Ld9:base/word@Nx7Ru3Cv",
+    )
+    for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1])
+}
+
+
+@pytest.mark.parametrize("trouble", ["401", "page", "echo", "bad", "refused", "redirect"])
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_no_secret_of_the_network_shows_whatever_goes_wrong(service, trouble, by_proxy, tmp_path):
+    """Passwords and keys in base URLs and proxies, and the values of --header."""
+    url, seen = service(trouble)
+    said = {name: quote(secret, safe="") for name, secret in NETWORK_SECRETS.items()}
+    base_url = url.replace("//", f"//{said['user']}:{said['password']}@") + f"/v1?api_key={said['query']}&v=1"
+    (tmp_path / "in.jsonl").write_bytes(b'{"prompt": "hello"}\n{"prompt": "again"}\n')
+    words = ("run", "in.jsonl", "--output", "out", "--model", "openai/m", "--header", "x-key=LLM_KEY")
+    variables = {"LLM_KEY": NETWORK_SECRETS["LLM_KEY"], "LLMDO_LOG_LEVEL": "DEBUG"}
+    with listening(Proxy) as (proxy, at_proxy):
+        if by_proxy:
+            variables["http_proxy"] = proxy.replace("//", f"//staff:{said['proxy']}@")
+        code, out, err = llmdo(tmp_path, base_url, *words, **variables)
+        assert bool(at_proxy.seen) == by_proxy
+    assert seen
+    assert code != 0, (out, err)
+    assert "DEBUG" in err
+    files = {str(path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    if trouble == "echo" and not by_proxy:
+        assert b"<LLM_KEY>" in b"".join(files.values()) + err.encode()
+    for name, text in {"stdout": out.encode(), "stderr": err.encode(), **files}.items():
+        found = [form for form in NETWORK_FORMS if form.encode() in text]
+        context = [text[max(0, text.index(f.encode()) - 300) :][:600] for f in found]
+        assert not found, (trouble, name, context)
