@@ -35,7 +35,7 @@ from backends.json_answers import in_format, wants_json
 from backends.openai_errors import is_refusal, refusal
 from backends.openai_messages import mapping
 from backends.openai_models import model_info
-from backends.openai_raw import raw_warnings
+from backends.openai_raw import raw_warnings, without_bad_vectors
 from backends.openai_request import COMPATIBLE, OPENAI, chat_body
 from backends.openai_shapes import read_completion, read_usage, read_vectors, told_usage
 from backends.openai_stream import read_stream
@@ -154,6 +154,7 @@ class OpenAI:
         request_id, named = _request_id(incoming), str(mapping(reply).get("model") or request.model)
         usage = read_usage(reply)
         warnings += raw_warnings(reply, request.model, self.name, request_id)
+        reply = without_bad_vectors(reply, request.model, self.name, request_id, warnings.append)
         return RawResponse(reply, usage, named, request_id, tuple(warnings), self._details(incoming))
 
     def check(self, request: Request) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from backends.errors import BadReply, ContentFiltered, ModelError
 from backends.finish_reasons import FAILURES, finish_error, finish_of, finish_warning
 from backends.ir import Usage
 from backends.openai_messages import as_text, mapping
-from backends.openai_shapes import failed_choice, first_choice, no_choice, read_usage, told_usage
+from backends.openai_shapes import (
+    failed_choice,
+    first_choice,
+    no_choice,
+    read_usage,
+    read_vector,
+    told_usage,
+    unusable_vector,
+)
 
 # Statuses of a response that is still being made: it was asked for in the background.
 _UNFINISHED = frozenset({"in_progress", "queued"})
@@ -35,6 +44,27 @@ def raw_warnings(body: Any, model: str, provider: str, request_id: str | None) -
         return (f"the answer is cut off at {read_usage(body).output_tokens} tokens: raise its limit",)
     odd = finish_warning(reason)
     return (odd,) if odd else ()
+
+
+def without_bad_vectors(
+    body: Any, model: str, provider: str, request_id: str | None, warn: Callable[[str], None]
+) -> Any:
+    """A list of embeddings in which a vector that holds NaN or infinity is null, with an ``error`` beside it.
+
+    ``warn`` gets a sentence that names its place. Raises BadReply where no vector is left. Any other body is as it was.
+    """
+    rows = mapping(body).get("data")
+    listed = rows if isinstance(rows, list) else []
+    bad = [number for number, row in enumerate(listed) if read_vector(mapping(row).get("embedding")) == ()]
+    if not bad:
+        return body
+    error = unusable_vector(model, provider, request_id, read_usage(body))
+    if len(bad) == len(listed):
+        raise error
+    said = {"embedding": None, "error": {"code": None, "message": error.message}}
+    for number in bad:
+        warn(f"text {number} has no vector: {error.message}")
+    return {**body, "data": [{**row, **said} if number in bad else row for number, row in enumerate(listed)]}
 
 
 def is_response(body: Any) -> bool:

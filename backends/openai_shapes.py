@@ -102,9 +102,18 @@ def read_choices(body: Mapping[str, Any], otherwise: Any = None) -> ChatResponse
         model="",
         reasoning=said.reasoning,
         tool_calls=said.tool_calls,
-        warnings=said.warnings,
+        warnings=(*said.warnings, *_others_warnings(choices[1:])),
         body={**body, "choices": listed},
     )
+
+
+def _others_warnings(choices: list[Any]) -> Iterator[str]:
+    """Of choices after the first one: the call is not made again for them."""
+    for number, choice in enumerate(choices, 1):
+        error = failed_choice(mapping(choice), f"choice {number}", "", None, None)
+        odd = error.message if error else finish_warning(mapping(choice).get("finish_reason"))
+        if odd:
+            yield odd if error else f"choice {number}: {odd}"
 
 
 class _Said(NamedTuple):

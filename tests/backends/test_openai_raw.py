@@ -5,10 +5,10 @@ import asyncio
 import httpx
 import pytest
 
-from backends.errors import ModelError
+from backends.errors import BadReply, ModelError
 from backends.ir import RawRequest, Usage
 from backends.openai import OpenAI, Service
-from backends.openai_raw import raw_warnings
+from backends.openai_raw import raw_warnings, without_bad_vectors
 from tests.backends.wire import Wire
 
 FILTERED = {"reason": "content_filter"}
@@ -80,6 +80,27 @@ def test_what_is_not_is_an_error_with_its_usage(body, path, error, says):
         ask(body, path)
     assert error in ("*", type(caught.value).__name__)
     assert caught.value.usage == Usage(8, 3)
+
+
+def embeddings(*vectors):
+    rows = [{"object": "embedding", "index": number, "embedding": vector} for number, vector in enumerate(vectors)]
+    return {"object": "list", "data": rows, "model": "m", "usage": {"prompt_tokens": 8, "output_tokens": 3}}
+
+
+def test_of_several_vectors_only_the_one_with_nan_is_an_error():
+    warnings = []
+    body = without_bad_vectors(embeddings([1.0], [float("nan")]), "m", "openai", None, warnings.append)
+    assert body["data"][0] == {"object": "embedding", "index": 0, "embedding": [1.0]}
+    assert (body["data"][1]["embedding"], "NaN" in body["data"][1]["error"]["message"]) == (None, True)
+    assert warnings[0].startswith("text 1 has no vector")
+
+
+def test_vectors_that_are_all_of_nan_are_a_bad_reply_and_others_are_not_touched():
+    with pytest.raises(BadReply, match="NaN") as caught:
+        without_bad_vectors(embeddings([float("inf")]), "m", "openai", "r", pytest.fail)
+    assert caught.value.usage == Usage(8, 3)
+    for body in (embeddings([1, 2]), {"data": 3}, [None], {"data": [None, {"embedding": []}]}):
+        assert without_bad_vectors(body, "m", "openai", None, pytest.fail) is body
 
 
 @pytest.mark.parametrize(

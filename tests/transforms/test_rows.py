@@ -1,7 +1,11 @@
 import base64
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
+from openai.types import CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion
 from pydantic_core import from_json
 
 from backends.errors import InvalidRequest, Overloaded
@@ -116,3 +120,19 @@ def test_what_the_line_has_too_much_is_told_before_what_the_provider_says():
     prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 1)
     row = json.loads(answer_row(prompt, line, ChatResponse("a", "stop", Usage(), "m", warnings=("cut",)), 1, 0.1))
     assert row["warnings"] == ["prompt was left out: the line has other content that was used", "cut"]
+
+
+def test_openais_own_types_read_the_bodies_of_both_kinds():
+    row = json.loads(answer({"prompt": "Hi"}, ChatResponse("Hello", None, Usage(3, 2), "m")))
+    said = ChatCompletion.model_validate(row["response"]["body"], strict=True)
+    assert (said.choices[0].message.content, said.choices[0].finish_reason, said.created) == ("Hello", "stop", 0)
+    row = json.loads(answer({"text": "x", "model": BGE}, EmbedResponse(((0.5, -1.0),), Usage(1), BGE)))
+    assert CreateEmbeddingResponse.model_validate(row["response"]["body"], strict=True).data[0].embedding == [0.5, -1.0]
+
+
+def test_numbers_that_json_does_not_have_are_null_in_a_row_and_a_warning_says_so():
+    response = ChatResponse("NaN", "stop", Usage(3, 2), "m", body={"choices": [{}], "scores": [math.nan, -math.inf, 1]})
+    row = json.loads(answer({"prompt": "Hi"}, response))
+    assert (row["response"]["body"]["scores"], len(row["warnings"])) == ([None, None, 1], 1)
+    assert row["response"]["body"]["choices"][0]["message"]["content"] == "NaN"
+    assert "warnings" not in json.loads(answer({"prompt": "Hi"}, replace(response, body={})))

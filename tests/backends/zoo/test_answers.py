@@ -127,6 +127,17 @@ def test_parts_with_more_than_text_are_kept_beside_it():
     assert (message["content"], message["content_parts"]) == ("Hi", parts)
 
 
+def test_a_choice_that_failed_beside_others_is_warned_of_and_asks_for_none_again():
+    choices = chat({"content": "Hi"})["choices"] * 3
+    choices[1] = {**choices[1], "finish_reason": "error", "error": {"message": "it fell over"}}
+    choices[2] = {**choices[2], "finish_reason": "odd"}
+    row = row_of(openai(chat(None, choices=choices)))
+    failed, odd = row["warnings"]
+    assert ("choice 1" in failed, "it fell over" in failed) == (True, True)
+    assert ("choice 2" in odd, "(odd)" in odd) == (True, True)
+    assert [choice["finish_reason"] for choice in row["response"]["body"]["choices"]] == ["stop", "error", "odd"]
+
+
 def test_a_filter_is_named_by_the_services_own_word():
     with pytest.raises(ContentFiltered, match="PROHIBITED_CONTENT"):
         openai(chat({"content": None}, "PROHIBITED_CONTENT"))
