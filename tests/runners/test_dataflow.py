@@ -111,6 +111,20 @@ def test_a_password_in_an_address_goes_by_secret_manager(monkeypatch: pytest.Mon
     check(options({"env_from": (*PLACES, "R2_ENDPOINT_URL=projects/p/secrets/e/versions/1")}))
 
 
+def test_keys_in_a_base_url_and_in_headers_go_by_secret_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://llm.example/v1?subscription-key=word-of-mine")
+    monkeypatch.setenv("LLM_KEY", "another-word-of-mine")
+    given: dict[str, Any] = {"model": "openai/m", "header": ("api-key=LLM_KEY",)}
+    said = problems(options(**given))
+    assert [one.partition(":")[0] for one in said] == [
+        "workers need LLM_KEY",
+        "OPENAI_BASE_URL holds a password or a key, and a job's options can be read",
+    ]
+    assert not any("word-of-mine" in one for one in said)
+    places = tuple(f"{name}=projects/p/secrets/s/versions/1" for name in ("LLM_KEY", "OPENAI_BASE_URL"))
+    check(options({"env_from": (*PLACES, *places)}, **given))
+
+
 def test_another_python_than_the_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(sys, "version_info", (3, 12, 1, "final", 0))
