@@ -134,9 +134,11 @@ def _new_client(access: R2Access) -> S3Client:
 
 
 def _proxies(endpoint: str) -> dict[str, str]:
-    """By scheme; where there are none, botocore must not look for itself, and so gets an empty one."""
+    """By scheme; where there is none an empty table: for None botocore would look for itself, and an empty address
+    would be a proxy, to which it sends whole URLs.
+    """
     proxy = proxy_for(endpoint)
-    return dict.fromkeys(("http", "https"), proxy or "")
+    return dict.fromkeys(("http", "https"), proxy) if proxy else {}
 
 
 def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:

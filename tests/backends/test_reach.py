@@ -323,6 +323,17 @@ def test_a_companys_own_ca_is_trusted_for_models_queues_and_r2_alike(monkeypatch
     assert asked == ({("CONNECT", url[8:], WANTED)} if by_proxy else set())
 
 
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_r2_over_http_is_asked_for_a_path_and_a_proxy_for_a_whole_url(monkeypatch, by_proxy):
+    xml = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
+    with listening(Service, reply=lambda *_: (200, {}, xml)) as (url, service), listening(Proxy) as (proxy, at_proxy):
+        if by_proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy)
+        assert list(R2Store("bucket", s3_client(R2Access(url, "key-id-3", "secret-3"))).list("x/")) == []
+    assert [path.partition("?")[0] for _, path, *_ in service.seen] == ["/bucket"]
+    assert [path.partition("?")[0] for _, path, _ in at_proxy.seen] == ([f"{url}/bucket"] if by_proxy else [])
+
+
 def test_r2_says_that_a_certificate_is_not_trusted(monkeypatch, tmp_path):
     _, tls = authority(tmp_path)
     monkeypatch.setattr("storage.r2_client.ATTEMPTS", 1)
