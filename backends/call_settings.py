@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backends.batches import Mode
+from backends.breaker import PATIENCE_S
 from backends.errors import StopRun
 from backends.money import Budget
 from backends.rates import NO_RATES, Rates
@@ -29,6 +30,11 @@ def always_open() -> None:
     """Lets all calls start."""
 
 
+def never() -> bool:
+    """Knows of no earlier answers."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """Callers with equal settings share one engine, others do not: see get_engine. So it has all that decides a call.
@@ -48,6 +54,8 @@ class CallSettings:
         gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
         headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
         call_timeout_s: seconds that one try may take.
+        patience_s: how long a service may answer nothing before its calls are given up.
+        answered_before: whether earlier runs had answers, so that few refusals are those of their lines.
         run_id: apart from other runs of the process.
     """
 
@@ -65,4 +73,6 @@ class CallSettings:
     gateway: str | None = None
     headers: tuple[str, ...] = ()
     call_timeout_s: float = CALL_TIMEOUT_S
+    patience_s: float = PATIENCE_S
+    answered_before: Callable[[], bool] = never
     run_id: str = ""

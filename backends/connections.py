@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from backends.errors import BadReply, ProviderUnusable, StopRun, Unauthorized
+from backends.errors import BadReply, ModelError, ProviderUnusable, StopRun, Unauthorized
 from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
 from backends.protocol import Backend
 from backends.streams import heard
@@ -40,7 +40,8 @@ class Connections:
             return self._backends[provider]
 
     async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
-        """Makes the call. Raises what the backend raises, ProviderUnusable, and TimeoutError.
+        """Makes the call. Raises what the backend raises, ProviderUnusable, and TimeoutError. A StopRun that leaves
+        open what it speaks of comes as it is.
 
         A backend that works in this process says with ``slots`` how many calls it can do at once: the time that others
         wait for their turn is not the call's.
@@ -50,10 +51,17 @@ class Connections:
         try:
             return await self._call(provider, request, timeout_s)
         except StopRun as error:
-            if self._own is None or provider in self._own:
+            final = error if error.about == "unclear" else self.final(provider, request.model, error)
+            if final is error:
                 raise
-            self._closed[provider] = error
-            raise _unusable(provider, request.model, error) from error
+            raise final from error
+
+    def final(self, provider: str, model: str, error: ModelError) -> ModelError:
+        """What an error is that every call meets: of a provider that is not one of the run's, the lines' own."""
+        if not isinstance(error, StopRun) or self._own is None or provider in self._own:
+            return error
+        self._closed[provider] = error
+        return _unusable(provider, model, error)
 
     async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
         backend = self.get(provider)

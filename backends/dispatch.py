@@ -2,7 +2,8 @@
 
 A job is tried by a task of its own, which asks Recall and then waits for its turn among the calls of its model. No
 more than ``window`` calls are in flight over all models. A job that waits for its next try has no task, and no place in
-the window; it is first in line when its time has come.
+the window; it is first in line when its time has come. Nor has one whose try an outage has ended, or whose refusal
+other calls must explain: see Breaker and Verdicts.
 """
 
 from __future__ import annotations
@@ -10,23 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from backends.batch_work import BatchWork
 from backends.batches import Batches, Mode
 from backends.connections import Connections
-from backends.engine_stats import EngineStats, Latencies
-from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun
-from backends.ir import EmbedRequest, EmbedResponse, Request, Response
-from backends.jobs import Done, Job, Place, can_split, halves, one_each, parts, texts_sent
+from backends.engine_stats import EngineStats, Tally
+from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
+from backends.ir import EmbedResponse, Request, Response
+from backends.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
 from backends.money import Budget
-from backends.openai_shapes import unusable_vector
+from backends.outages import final_error
 from backends.recall import Recall
 from backends.retry import Retry
 from backends.throttle import ModelLimits, Throttle
 from backends.turns import NotStarted, TooManyTexts, Turns
+from backends.verdicts import Bench, Held, Key, Verdicts
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +44,13 @@ class Settings:
     budget: Budget | None
     throttle: Callable[[str, str], Throttle]
     mode: Mode = "sync"
+    answered_before: Callable[[], bool] = lambda: False
 
 
 class Dispatcher:
-    """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used."""
+    """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used, and
+    ``lend`` those of jobs that are held.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Dispatcher:
         connections: Connections,
         settings: Settings,
         free: Callable[[Place], None],
+        lend: Callable[[Place], None] = lambda _: None,
     ) -> None:
         self.stopped: StopRun | None = None
         self.closing = False
@@ -61,16 +66,24 @@ class Dispatcher:
         self._connections = connections
         self._settings = settings
         self._free = free
+        self._lend = lend
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
         self._late: list[Job] = []  # that came while it was being closed
-        self._succeeded = self._failed = self._retries = self._input = self._output = 0
-        self._retried: Counter[str] = Counter()
-        self._latencies = Latencies()
+        self._tally = Tally()
         budget, recall = settings.budget, settings.recall
         self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
         self.arrays = self._turns.arrays
+        bench = Bench(
+            self._turns.in_flight_of,
+            self._busy,
+            self._turns.hold,
+            self._settle,
+            self._condemn,
+            settings.answered_before,
+        )
+        self._verdicts = Verdicts(loop, bench)
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
             work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
@@ -89,6 +102,8 @@ class Dispatcher:
         for job, timer in waiting:
             timer.cancel()
             self._deliver(job, None, self.stopped, 0.0)
+        for held in self._verdicts.take_all():
+            self._deliver(held.job, None, self.stopped, held.latency_s)
         self._turns.close()
         if self._batches:
             self._batches.stop()
@@ -116,7 +131,8 @@ class Dispatcher:
 
     def deliver_left(self, more: Iterable[Job], error: ModelError) -> None:
         """Delivers an error to all jobs that have no result yet, and to these."""
-        left = [*self._tasks, *self._waiting, *self._late, *more]
+        held = [held.job for held in self._verdicts.take_all()]
+        left = [*self._tasks, *self._waiting, *self._late, *held, *more]
         self._tasks.clear()
         self._waiting.clear()
         self._late.clear()
@@ -127,30 +143,8 @@ class Dispatcher:
 
     def stats(self) -> EngineStats:
         """What was done so far."""
-        turns, now = self._turns, self._loop.time()
-        throttles = turns.throttles()
-        held_back = [throttle.held_back_s(now) for *_, throttle in throttles]
-        windows = {f"{provider}/{model}": throttle.window for provider, model, throttle in throttles}
-        return EngineStats(
-            calls=turns.calls,
-            in_flight=turns.in_flight,
-            most_in_flight=turns.most,
-            batched=self._batches.waiting if self._batches else 0,
-            succeeded=self._succeeded,
-            failed=self._failed,
-            retries=self._retries,
-            input_tokens=self._input,
-            output_tokens=self._output,
-            retried=dict(self._retried),
-            window=min(self._settings.window, sum(windows.values())) if windows else self._settings.window,
-            throttled_s=max((seconds for seconds, _ in held_back), default=0.0),
-            waited_s=sum(seconds for _, seconds in held_back),
-            calls_by_model={f"{provider}/{model}": throttle.calls for provider, model, throttle in throttles},
-            windows=windows,
-            latency_s=self._latencies.sum_s,
-            most_latency_s=self._latencies.most_s,
-            latencies=tuple(self._latencies.classes),
-        )
+        batched = self._batches.waiting if self._batches else 0
+        return self._tally.stats(self._turns, self._settings.window, batched, self._loop.time())
 
     def limits(self) -> list[ModelLimits]:
         """What holds each model's calls back."""
@@ -169,6 +163,7 @@ class Dispatcher:
 
     async def _try(self, job: Job) -> None:
         began, job.call = self._loop.time(), None
+        key = job.provider, job.request.model
         try:
             response, error = await self._call(job)
         except TooManyTexts:
@@ -180,17 +175,24 @@ class Dispatcher:
         latency_s = now - began
         if job.call:
             latency_s = now - job.call.at
-            self._latencies.add(latency_s)
+            self._tally.latencies.add(latency_s)
             self._turns.give_back(job.provider, job.call, response, error)
         if response:
             if job.call and isinstance(response, EmbedResponse):
                 self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
             self._deliver(job, response, None, latency_s)
+            if job.call:
+                self._verdicts.answered(key, job.call.at)
         elif error:
-            if error.usage:
-                self._input += error.usage.input_tokens
-                self._output += error.usage.output_tokens
-            self._handle(job, error, latency_s, now)
+            self._tally.add(error.usage)
+            if job.call and (final := final_error(self._turns, key, error, self._settings.retry)):
+                error = final
+            if self._verdicts.leaves_open(key, error) and not self.stopped:
+                self._lend(job.place)
+                self._verdicts.hold(key, Held(job, error, now, latency_s))
+            else:
+                self._handle(job, error, latency_s)
+        self._verdicts.ended(key)
         if self._settings.recall and self._settings.recall.broken:
             self.stop(self._settings.recall.broken)
         self._turns.start()
@@ -216,10 +218,11 @@ class Dispatcher:
 
     async def _turn(self, job: Job, request: Request) -> None:
         """Waits until the call may be made. Raises NotStarted."""
-        job.call = await self._turns.take(job.provider, request, again=job.again)
+        again = job.again and not job.postponed
+        job.call = await self._turns.take(job.provider, request, again=again, job=job.number)
         if job.began is None:
             job.began = job.call.at
-        self._retries += bool(job.tries)
+        self._tally.retries += bool(job.tries)
         job.tries += 1
 
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
@@ -245,18 +248,28 @@ class Dispatcher:
         error.provider = error.provider or job.provider
         return None, error
 
-    def _handle(self, job: Job, error: ModelError, latency_s: float, now: float) -> None:
+    def _handle(self, job: Job, error: ModelError, latency_s: float) -> None:
+        if isinstance(error, StopRun) and not self.stopped:
+            error = self._connections.final(job.provider, job.request.model, error)
         if isinstance(error, StopRun):
             self.stop(error)
         tries = job.count(error)
-        spent_s = 0.0 if job.began is None else now - job.began
-        wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s)
+        spent_s = 0.0 if job.began is None else self._loop.time() - job.began
+        excused = isinstance(error, Retryable) and job.call is not None and job.call.excused
+        postponed = excused and self._turns.throttle_of((job.provider, job.request.model)).breaker.is_open
+        tries = job.tries if excused else tries
+        wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s, excused=excused)
+        wait_s = 0.0 if postponed else wait_s
         splits = wait_s is None and can_split(job, error)
-        if self.stopped and (splits or wait_s is not None):
+        if self.stopped and (splits or wait_s is not None or error.about == "unclear"):
             self._deliver(job, None, self.stopped, latency_s)  # it had a call to come, which is not made
         elif wait_s is not None:
-            self._retried[type(error).__name__] += 1
-            self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
+            self._tally.retried[type(error).__name__] += 1
+            if postponed:
+                job.postponed, job.began = True, None
+                self._begin(job)
+            else:
+                self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
         elif splits:
             if self.arrays.refused(job.provider, job.request.model, texts_sent(job), error.message):
                 self._part(job)
@@ -271,6 +284,20 @@ class Dispatcher:
         for part in parts(job, self.arrays.most(job.provider, job.request.model) or job.deliveries):
             self._begin(part)
 
+    def _busy(self, key: Key) -> bool:
+        return any((job.provider, job.request.model) == key for job in (*self._tasks, *self._waiting))
+
+    def _settle(self, held: Held, error: ModelError) -> None:
+        self._handle(held.job, error, held.latency_s)
+
+    def _condemn(self, key: Key, error: ModelError, held: Sequence[Held]) -> None:
+        error = self._connections.final(*key, error)
+        if isinstance(error, StopRun):
+            self.stop(error)
+        for one in held:
+            self._deliver(one.job, None, self.stopped or error, one.latency_s)
+        self._turns.start()
+
     def _again(self, job: Job) -> None:
         del self._waiting[job]
         self._begin(job)
@@ -278,20 +305,12 @@ class Dispatcher:
     def _deliver(self, job: Job, response: Response | None, error: ModelError | None, latency_s: float) -> None:
         attempts = job.earlier + job.tries
         spent_s = 0.0 if job.began is None else self._loop.time() - job.began
-        if response:
-            self._input += response.usage.input_tokens
-            self._output += response.usage.output_tokens
-        each: Sequence[Response | None] = [response] * job.deliveries
-        if job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest):
-            each = one_each(response, job.request.texts)
-        for position, part in enumerate(each):
+        self._tally.add(response.usage if response else None)
+        for position, (part, problem) in enumerate(each_of(job, response, error)):
+            self._tally.succeeded += problem is None
+            self._tally.failed += problem is not None
             self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
-            done = Done(part, error, attempts, latency_s, spent_s)
-            if job.apart and isinstance(part, EmbedResponse) and part.vectors == ((),):  # the others keep theirs
-                unusable = unusable_vector(part.model, job.provider, part.request_id, part.usage)
-                done = Done(None, unusable, attempts, latency_s, spent_s)
-            self._succeeded += done.error is None
-            self._failed += done.error is not None
+            done = Done(part, problem, attempts, latency_s, spent_s)
             try:
                 job.deliver(job.first + position, done)
             except Exception:  # noqa: BLE001 - the other jobs' deliveries go on

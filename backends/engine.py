@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from backends.batches import MAX_ITEMS, Mode
+from backends.breaker import PATIENCE_S, REQUESTS, Breaker
 from backends.call_settings import CallSettings
 from backends.connections import Connections
 from backends.dispatch import Dispatcher, Settings
@@ -77,7 +78,8 @@ class Engine:
     provider and model allow.
 
     ``mode``: whether requests are handed over in batches (see batches); a batch has ``retry.deadline_s`` s.
-    ``own``: the providers whose refusals may stop the engine; None: all. See Connections.
+    ``own``: the providers whose refusals may stop the engine; None: all. See Connections. ``patience_s``: see Breaker;
+    ``answered_before``: see Bench.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class Engine:
         fixed: bool = False,
         mode: Mode = "sync",
         own: frozenset[str] | None = None,
+        patience_s: float = PATIENCE_S,
+        answered_before: Callable[[], bool] = lambda: False,
     ) -> None:
         self._window = window
         self._recall = recall
@@ -102,15 +106,17 @@ class Engine:
         self._over = False  # guarded by the intake's lock
 
         def throttle(provider: str, model: str) -> Throttle:
-            return Throttle(window, rates(provider, model), start=first_window, fixed=fixed)
+            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
+            allowed, longest_s = rates(provider, model), retry.deadline_s
+            return Throttle(window, allowed, start=first_window, fixed=fixed, breaker=breaker, longest_s=longest_s)
 
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
-        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode)
+        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before)
         room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
         self._intake = Intake(self._loop, room, lambda: self.usable, self._begin)
-        self._work = Dispatcher(self._loop, self._connections, settings, self._intake.free)
+        self._work = Dispatcher(self._loop, self._connections, settings, self._intake.free, self._intake.lend)
         self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
         self._thread.start()
 
@@ -273,6 +279,8 @@ def get_engine(settings: CallSettings) -> Engine:
                 fixed=settings.fixed,
                 mode=settings.mode,
                 own=settings.own,
+                patience_s=settings.patience_s,
+                answered_before=settings.answered_before,
             )
         return engine
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from backends.ir import Usage
+from backends.turns import Turns
 
 # Upper bounds, in seconds, of the classes that latencies are counted in; a last class has what took longer.
 LATENCY_BOUNDS_S: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
@@ -59,3 +63,48 @@ class EngineStats:
     latency_s: float
     most_latency_s: float
     latencies: Sequence[int]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the dispatcher counts; the names are those of EngineStats."""
+
+    succeeded: int = 0
+    failed: int = 0
+    retries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    retried: Counter[str] = field(default_factory=Counter)
+    latencies: Latencies = field(default_factory=Latencies)
+
+    def add(self, usage: Usage | None) -> None:
+        """Counts tokens."""
+        if usage:
+            self.input_tokens += usage.input_tokens
+            self.output_tokens += usage.output_tokens
+
+    def stats(self, turns: Turns, window: int, batched: int, now: float) -> EngineStats:
+        """All figures; ``window``: the engine's."""
+        throttles = turns.throttles()
+        held_back = [throttle.held_back_s(now) for *_, throttle in throttles]
+        windows = {f"{provider}/{model}": throttle.window for provider, model, throttle in throttles}
+        return EngineStats(
+            calls=turns.calls,
+            in_flight=turns.in_flight,
+            most_in_flight=turns.most,
+            batched=batched,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            retries=self.retries,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            retried=dict(self.retried),
+            window=min(window, sum(windows.values())) if windows else window,
+            throttled_s=max((seconds for seconds, _ in held_back), default=0.0),
+            waited_s=sum(seconds for _, seconds in held_back),
+            calls_by_model={f"{provider}/{model}": throttle.calls for provider, model, throttle in throttles},
+            windows=windows,
+            latency_s=self.latencies.sum_s,
+            most_latency_s=self.latencies.most_s,
+            latencies=tuple(self.latencies.classes),
+        )

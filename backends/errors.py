@@ -12,6 +12,7 @@ ModelError                    what to do
 │   ├── BudgetSpent           --max-cost or --max-tokens-total is reached
 │   ├── EngineClosed          the engine was closed before the call ended
 │   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
+│   ├── WrongService          what answers at the base URL is not the API: a page, garbage, 405, 501
 │   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
 └── LineError                 this line gets no answer; the others go on
     ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
@@ -20,8 +21,11 @@ ModelError                    what to do
     │   ├── LicenceNotAccepted  5016
     │   ├── PlanRequired      the model needs a paid plan
     │   ├── PriceUnknown      --max-cost cannot be kept for a model whose price nobody tells
+    │   ├── ServiceAway       the service has answered nothing for ``--patience`` seconds
+    │   ├── LimitReached      it asks to wait for longer than ``--deadline``; ``until`` says until when
     │   ├── ModelRetired      the model was switched off; the message names its successor where there is one
     │   └── ProviderUnusable  settings, token or quota of a provider that only lines name, and not the run
+    ├── RequestRefused        401 to 404 or 451 for this line, while other lines are answered
     ├── ContextOverflow       input and max_tokens do not fit the context window (5021, 3006)
     ├── ContentFiltered       3030 and finish reason content_filter
     └── BadReply              a reply that no documented shape explains
@@ -47,6 +51,7 @@ __all__ = [
     "EngineClosed",
     "InvalidRequest",
     "LicenceNotAccepted",
+    "LimitReached",
     "LineError",
     "ModelError",
     "ModelNotFound",
@@ -58,10 +63,13 @@ __all__ = [
     "ProviderUnusable",
     "QuotaExhausted",
     "RateLimited",
+    "RequestRefused",
     "Retryable",
+    "ServiceAway",
     "StopRun",
     "StreamError",
     "Unauthorized",
+    "WrongService",
 ]
 
 
@@ -187,6 +195,10 @@ class AccountBlocked(StopRun):
     """The provider has blocked the account, or this machine's address."""
 
 
+class WrongService(StopRun):
+    """What answers at the base URL is not the API."""
+
+
 class LineError(ModelError):
     """This line gets no answer, however often it is tried; the other lines go on."""
 
@@ -223,8 +235,20 @@ class ModelRetired(ModelUnusable):
     """The model was switched off."""
 
 
+class ServiceAway(ModelUnusable):
+    """The service has answered nothing for too long; a later run goes on."""
+
+
+class LimitReached(ModelUnusable):
+    """The service asks to wait for longer than a request may take; see ``until``."""
+
+
 class ProviderUnusable(ModelUnusable):
     """A provider that only lines name lacks its settings, or refuses all calls; the run's own goes on."""
+
+
+class RequestRefused(LineError):
+    """The service refuses this request by a status that can mean the account, and answers others."""
 
 
 class ContextOverflow(LineError):

@@ -79,13 +79,20 @@ class Intake:
         """One of the place's deliveries is made."""
         place.open -= 1
         if not place.open:
-            with self.lock:
-                self._jobs -= 1
-                self._size -= place.size
-                self._freed += 1
-                if self._freed >= self._room.jobs // _PARTS:
-                    self._freed = 0
-                    self.lock.notify_all()
+            self.lend(place)
+
+    def lend(self, place: Place) -> None:
+        """Lets other jobs have a place whose own job waits for them."""
+        if place.lent:
+            return
+        place.lent = True
+        with self.lock:
+            self._jobs -= 1
+            self._size -= place.size
+            self._freed += 1
+            if place.open or self._freed >= self._room.jobs // _PARTS:
+                self._freed = 0
+                self.lock.notify_all()
 
     def left(self) -> list[Job]:
         """The jobs that were not begun with."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from backends.array_limits import Halved
+from backends.calls import Started
 from backends.errors import LineError, ModelError, ModelUnusable
 from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
+from backends.openai_shapes import unusable_vector
 from backends.retry import is_refusal
-from backends.throttle import Started
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,13 @@ class Done:
 
 @dataclass(slots=True)
 class Place:
-    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries. ``size``: see Room."""
+    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries. ``size``: see Room.
+    ``lent``: others may have it already, though deliveries are open.
+    """
 
     open: int
     size: int = 0
+    lent: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +53,9 @@ class Job:
         apart: one delivery for each text of an EmbedRequest, instead of one for all.
         first: index of the request's first text in the array that was submitted.
         earlier: calls made for the arrays that this request is a part of; ``tries``: calls made for itself.
-        refusals, failures: tries that ended so.
+        refusals: tries that ended so; ``failures``: the calls that did, with those that an outage ended.
+        postponed: its last try was ended by an outage: others come first, since it may be to blame itself.
+        number: its own, in this process.
         began: time of its first call; ``call``: the one that runs, or ran last.
         halved: the array that was refused and that it is a half of.
     """
@@ -60,7 +69,9 @@ class Job:
     earlier: int = 0
     tries: int = 0
     refusals: int = 0
-    failures: int = 0
+    failures: list[Started] = field(default_factory=list)
+    postponed: bool = False
+    number: int = field(default_factory=lambda: next(_numbers))
     began: float | None = None
     call: Started | None = None
     halved: Halved | None = None
@@ -71,12 +82,13 @@ class Job:
         return self.tries > 0 or self.earlier > 0
 
     def count(self, error: ModelError) -> int:
-        """Counts a try that ended with this error; returns how many ended like it."""
+        """Counts a try that ended with this error; returns how many ended like it, those left out that are excused."""
         if is_refusal(error):
             self.refusals += 1
             return self.refusals
-        self.failures += 1
-        return self.failures
+        self.failures.append(self.call or Started(self.request, 0, 0.0, 0.0))
+        self.failures = [call for call in self.failures if not call.excused]
+        return len(self.failures)
 
     @property
     def deliveries(self) -> int:
@@ -125,6 +137,20 @@ def _cut(job: Job, places: Sequence[int]) -> list[Job]:
             earlier=job.earlier + job.tries,
         )
         for start, stop in pairwise(places)
+    ]
+
+
+def each_of(
+    job: Job, response: Response | None, error: ModelError | None
+) -> Sequence[tuple[Response | None, ModelError | None]]:
+    """What each delivery of a job gets: all, or of texts apart each one's part; an unusable vector is an error."""
+    if not (job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest)):
+        return [(response, error)] * job.deliveries
+    return [
+        (part, None)
+        if part.vectors != ((),)
+        else (None, unusable_vector(part.model, job.provider, part.request_id, part.usage))
+        for part in one_each(response, job.request.texts)
     ]
 
 

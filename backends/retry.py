@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from backends.errors import CallTimeout, ModelError, Overloaded, RateLimited, Retryable
 
-LONGEST_RETRY_AFTER_S = 300.0  # a service that asks for more is down: the line fails and a later run answers it
 OUT_OF_CAPACITY = 3040  # Workers AI; comes with HTTP 429
 
 CALL_TIMEOUT_S = 600.0  # of one try, as OpenAI's own client has it: models that reason take 10 minutes
@@ -45,7 +44,7 @@ class Retry:
         deadline_s: seconds from a request's first call in which its tries begin, and that a batch may take.
         base_s: upper bound of the first wait, in seconds; doubles with each try.
         cap_s: upper bound of any wait of our own. What the service asks for with Retry-After is kept even above it,
-            up to LONGEST_RETRY_AFTER_S.
+            up to ``deadline_s``.
     """
 
     attempts: int = 3
@@ -55,25 +54,32 @@ class Retry:
     deadline_s: float = 1800.0
     timeouts: int = 2
 
-    def wait_s(self, error: ModelError, tries: int, rng: random.Random, spent_s: float = 0.0) -> float | None:
+    def asks_too_much(self, error: ModelError) -> bool:
+        """Whether the service asks to wait for longer than a request may take."""
+        return isinstance(error, Retryable) and (error.retry_after or 0.0) > self.deadline_s
+
+    def wait_s(
+        self, error: ModelError, tries: int, rng: random.Random, spent_s: float = 0.0, *, excused: bool = False
+    ) -> float | None:
         """Seconds to wait before the next try, or None when the error is final.
 
         ``tries`` counts those so far that ended like this one: refused, or failed. ``spent_s``: seconds since the first
-        call. The wait is random in the upper half of the exponential back-off; with Retry-After it is the larger of
-        both, spread a little so that the waiting calls do not return all at once.
+        call. ``excused``: tries go on whatever their number, until the deadline. The wait is random in the upper half
+        of the exponential back-off; with Retry-After it is the larger of both, spread a little so that the waiting
+        calls do not return all at once.
         """
-        if not isinstance(error, Retryable) or tries >= self._most(error):
+        if not isinstance(error, Retryable) or (tries >= self._most(error) and not excused):
             return None
         asked = error.retry_after or 0.0
-        if asked > LONGEST_RETRY_AFTER_S:
+        if self.asks_too_much(error):
             return None
         if _instant:
             return 0.0
-        bound = min(self.cap_s, self.base_s * 2.0 ** (tries - 1))
+        bound = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
         jitter = rng.random()
         own = bound * (0.5 + jitter / 2)
         wait = max(own, asked + bound * jitter) if asked else own
-        return wait if spent_s + wait <= self.deadline_s else None
+        return wait if spent_s + (asked or own) <= self.deadline_s else None
 
     def _most(self, error: ModelError) -> int:
         if is_refusal(error):

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from math import isinf
 
 from backends import retry
+from backends.breaker import Away, Breaker
+from backends.calls import Started
 from backends.errors import CallTimeout, ModelError, Overloaded, Retryable
 from backends.ir import Request, Response
 from backends.pace import Pace
 from backends.rates import Meter, Rates, Tokens
-from backends.retry import LONGEST_RETRY_AFTER_S, is_refusal
+from backends.retry import THREE_TRIES, is_refusal
 from backends.window import START, Window
 
 LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
@@ -52,6 +54,7 @@ class ModelLimits:
         throttled_s: seconds in which a call was ready, and held back by these limits.
         waited_s: seconds that all calls together waited for them.
         changes: the last CHANGES, oldest first.
+        away_s: seconds in which the service did not answer, and calls paused; ``away``: the outage that lasts now.
     """
 
     provider: str
@@ -65,25 +68,29 @@ class ModelLimits:
     throttled_s: float
     waited_s: float
     changes: tuple[Change, ...]
-
-
-@dataclass(slots=True)
-class Started:
-    """A call that was started."""
-
-    request: Request
-    index: int
-    at: float
-    tokens: float
+    away_s: float = 0.0
+    away: Away | None = None
 
 
 class Throttle:
     """Of one model at one provider. ``start``: calls that may be in flight at first; ``fixed``: the window is the
-    ceiling, and nothing is learned.
+    ceiling, and nothing is learned. ``breaker``: pauses all calls while the service is away. ``longest_s``: what
+    Retry-After may ask for at most; a service that asks for more is for the caller to leave.
     """
 
-    def __init__(self, ceiling: int, rates: Rates, *, start: int = START, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        ceiling: int,
+        rates: Rates,
+        *,
+        start: int = START,
+        fixed: bool = False,
+        breaker: Breaker | None = None,
+        longest_s: float = THREE_TRIES.deadline_s,
+    ) -> None:
         self.rates = rates
+        self.breaker = breaker or Breaker("the service")
+        self._ceiling, self._start, self._longest_s = ceiling, start, longest_s
         self.in_flight = self.calls = self.refused = 0
         self._throttled_s = self._waited_s = 0.0
         self._fixed = fixed
@@ -118,11 +125,12 @@ class Throttle:
 
     def _times(self) -> Iterator[float]:
         yield self._pause_until
+        yield self.breaker.opens_at()
         if not retry.instant():
             yield from (meter.opens_at for meter in (self._requests, self._per_token, self._pace) if meter)
 
-    def started(self, request: Request, now: float) -> Started:
-        """Takes note of a call that starts now."""
+    def started(self, request: Request, now: float, job: int | None = None) -> Started:
+        """Takes note of a call that starts now; ``job``: see Started."""
         self.in_flight += 1
         self.calls += 1
         tokens = 0.0
@@ -132,12 +140,18 @@ class Throttle:
             tokens = self._tokens.estimate(request)
             self._per_token.spend(tokens, now)
         index = self._pace.started(now, grows=now >= self._no_growth_until) if self._pace else 0
-        return Started(request, index, now, tokens)
+        call = Started(request, index, now, tokens, job)
+        self.breaker.started(call)
+        return call
 
     def ended(self, call: Started, response: Response | None, error: ModelError | None, now: float) -> None:
         """Takes note of a call's end, whatever it was."""
         full = self.in_flight >= self.window
         self._full = self._full or full
+        outage = self.breaker.away(now)
+        if self.breaker.ended(call, response, error, now, self.in_flight) and outage:
+            self._window = Window(self._ceiling, start=self._start, fixed=self._fixed)
+            self._tell("the service answers again", outage.for_s)
         self.in_flight -= 1
         if response:
             self._rests = 0
@@ -168,11 +182,11 @@ class Throttle:
         throttled_s, waited_s = self.held_back_s(now)
         return ModelLimits(
             *(provider, model, self.window, self.per_s, self.rates, self.in_flight, self.calls, self.refused),
-            *(throttled_s, waited_s, tuple(self.changes)),
+            *(throttled_s, waited_s, tuple(self.changes), self.breaker.paused_s(now), self.breaker.away(now)),
         )
 
     def _failed(self, call: Started, error: Retryable, now: float) -> None:
-        asked = min(error.retry_after or 0.0, LONGEST_RETRY_AFTER_S)
+        asked = min(error.retry_after or 0.0, self._longest_s)
         if is_refusal(error):
             self.refused += 1
             if self._per_token:

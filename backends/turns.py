@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backends.array_limits import ArrayLimits
+from backends.calls import Started
 from backends.errors import ModelError, StopRun
 from backends.ir import EmbedRequest, Request, Response
 from backends.money import Budget
-from backends.throttle import Started, Throttle
+from backends.throttle import Throttle
 
 
 class NotStarted(Exception):
@@ -33,16 +34,20 @@ class _Turn:
     provider: str
     request: Request
     paid: bool
+    job: int | None
     granted: asyncio.Future[Started | None]
 
 
 class _Line:
     """The calls of one model that wait for their turn; those that were tried before go first."""
 
-    __slots__ = ("again", "throttle", "turns")
+    __slots__ = ("again", "paused", "refused", "refused_until", "throttle", "turns")
 
     def __init__(self, throttle: Throttle) -> None:
         self.throttle = throttle
+        self.paused = False
+        self.refused: ModelError | None = None
+        self.refused_until = 0.0
         self.again: deque[_Turn] = deque()
         self.turns: deque[_Turn] = deque()
 
@@ -54,11 +59,15 @@ class _Line:
         """Where the next one stands."""
         return self.again or self.turns
 
-    def send_away(self) -> None:
-        """Grants none of them."""
+    def send_away(self, error: ModelError | None = None) -> None:
+        """Grants none of them; ``error`` says why, where it is not that the run was stopped."""
         for turns in (self.again, self.turns):
             for turn in turns:
-                if not turn.granted.done():
+                if turn.granted.done():
+                    continue
+                if error:
+                    turn.granted.set_exception(error)
+                else:
                     turn.granted.set_result(None)
             turns.clear()
 
@@ -92,11 +101,14 @@ class Turns:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
-    async def take(self, provider: str, request: Request, *, again: bool, paid: bool = True) -> Started:
+    async def take(
+        self, provider: str, request: Request, *, again: bool, paid: bool = True, job: int | None = None
+    ) -> Started:
         """Waits until a call may be made; it has its place in the window then, until ``give_back``.
 
-        ``again``: it goes before first tries. ``paid``: the budget must have room for it. Raises NotStarted,
-        TooManyTexts (see ``arrays``), and PriceUnknown where the budget cannot admit calls of this model.
+        ``again``: it goes before first tries. ``paid``: the budget must have room for it. ``job``: see Started. Raises
+        NotStarted, TooManyTexts (see ``arrays``), PriceUnknown where the budget cannot admit calls of this model, and
+        what it was refused with.
         """
         key = (provider, request.model)
         line = self._lines.get(key)
@@ -104,7 +116,9 @@ class Turns:
             line = self._lines[key] = _Line(self._throttle(*key))
         if self.closed:
             raise NotStarted
-        turn = _Turn(provider, request, paid, self._loop.create_future())
+        if line.refused and self._loop.time() < line.refused_until:
+            raise line.refused
+        turn = _Turn(provider, request, paid, job, self._loop.create_future())
         (line.again if again else line.turns).append(turn)
         self.start()
         try:
@@ -121,6 +135,26 @@ class Turns:
         """The place of a call that has ended; ``start`` then lets another one have it."""
         self.in_flight -= 1
         self._lines[provider, call.request.model].throttle.ended(call, response, error, self._loop.time())
+
+    def in_flight_of(self, key: tuple[str, str]) -> int:
+        """Calls of a provider's model in flight."""
+        line = self._lines.get(key)
+        return line.throttle.in_flight if line else 0
+
+    def throttle_of(self, key: tuple[str, str]) -> Throttle:
+        """What holds the calls of a provider's model back, of which there was a call."""
+        return self._lines[key].throttle
+
+    def hold(self, key: tuple[str, str], paused: bool) -> None:
+        """Starts no call of a provider's model, or goes on; ``start`` must be called then."""
+        if line := self._lines.get(key):
+            line.paused = paused
+
+    def refuse(self, key: tuple[str, str], error: ModelError, seconds: float) -> None:
+        """Raises an error to all that wait for a call of a provider's model, and for some time to those that come."""
+        if line := self._lines.get(key):
+            line.refused, line.refused_until = error, self._loop.time() + seconds
+            line.send_away(error)
 
     def close(self) -> None:
         """Starts no further call; those that wait raise NotStarted."""
@@ -141,7 +175,7 @@ class Turns:
 
     def start(self) -> None:
         """Starts all calls whose turn it is, and sets the alarm for the next one."""
-        lines = [line for line in self._lines.values() if line]
+        lines = [line for line in self._lines.values() if line and not line.paused]
         if lines and not self.paused and (error := self._gate()):
             self._stop(error)
         if self.paused:
@@ -198,7 +232,8 @@ class Turns:
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         self.calls += 1
-        turn.granted.set_result(line.throttle.started(turn.request, now))
+        call = line.throttle.started(turn.request, now, turn.job)
+        turn.granted.set_result(call)
         return True
 
     def _is_too_long(self, turn: _Turn) -> bool:

@@ -55,6 +55,7 @@ def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
         limits=options.limits,
         rates=options.rates,
         fixed=options.concurrency.fixed,
+        patience_s=options.patience_s,
         gateway=default_gateway(),
         headers=options.header,
         call_timeout_s=options.call_timeout,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from backends.breaker import PATIENCE_S
 from backends.money import Limits
 from backends.protocol import access_of
 from backends.rates import Rates
@@ -23,6 +24,7 @@ from transforms.chat_elements import ChatDefaults
 from transforms.chat_events import seconds
 
 DEFAULT_CHAT_MODEL = "braintrust/gpt-4o"
+QUEUE_PATIENCE_S = 60.0  # somebody waits for the answer
 SYSTEM_PROMPT = Path(__file__).with_name("system_prompt.md")
 
 
@@ -47,6 +49,8 @@ class ChatOptions(BaseModel):
         runner: None is direct for files, prism for a queue.
         context_tokens: what the model's context holds, input and answer together; None: nobody tells.
         concurrency: conversations in which an answer is being made, at most, as ``N`` or ``fixed:N``: see Concurrency.
+        patience: how long the model may answer nothing before messages get an error for an answer (default 60 s), or
+            with ``events`` the run stops (default 600 s).
         others: as in JsonlOptions.
     """
 
@@ -72,6 +76,7 @@ class ChatOptions(BaseModel):
     max_tokens_total: int | None = Field(default=None, ge=1)
     header: tuple[Header, ...] = ()
     call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
+    patience: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     poll_seconds: float = Field(default=0.25, ge=0.25)
     ledger: str | None = None
     runner: Literal["direct", "prism"]
@@ -136,6 +141,11 @@ class ChatOptions(BaseModel):
     def limits(self) -> Limits:
         """What the run may spend."""
         return Limits(self.max_cost, self.max_tokens_total)
+
+    @property
+    def patience_s(self) -> float:
+        """``patience``, with its default."""
+        return self.patience or (QUEUE_PATIENCE_S if self.continuous else PATIENCE_S)
 
     @property
     def rates(self) -> Rates:

@@ -51,6 +51,7 @@ def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
         *(options.limits, options.rates, options.concurrency.fixed),
         mode=options.mode,
         deadline_s=options.deadline,
+        patience_s=options.patience_s,
         workers=options.processes,
         gateway=options.gateway or default_gateway(),
         headers=options.header,

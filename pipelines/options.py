@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backends.batches import Mode
+from backends.breaker import PATIENCE_S
 from backends.money import NO_LIMITS, Limits
 from backends.protocol import access_of
 from backends.rates import Rates
@@ -74,6 +76,8 @@ class JsonlOptions(BaseModel):
         rpm, tpm: requests and tokens a minute; None is what the provider publishes.
         workers: so many processes call at the same time; each keeps to its part of these rates.
         mode: whether requests are handed over in batches, where model and provider have an API for that.
+        patience: how long a service may answer nothing before its calls are given up; None: 600 s, or if ``continuous``
+            without an end.
         deadline: how long one request may be refused, or be in a batch, before it is given up there.
         gateway: the id or URL of the AI Gateway that Workers AI is called by; None is what the environment names.
         header: ``NAME=VARIABLE``: headers for OPENAI_BASE_URL, with what the environment's variable holds.
@@ -119,6 +123,7 @@ class JsonlOptions(BaseModel):
     workers: int = Field(default=1, ge=1)
     mode: Mode = "sync"
     deadline: float = Field(default=THREE_TRIES.deadline_s, gt=0, allow_inf_nan=False)
+    patience: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     gateway: Gateway | None = None
     header: tuple[Header, ...] = ()
     call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
@@ -235,6 +240,11 @@ class JsonlOptions(BaseModel):
         """For each process that calls: here all of Flink's slots share one, where they are not in others."""
         slots = self.flink.parallelism if self.runner == "flink" and not self.apart else 1
         return self.concurrency.calls * slots
+
+    @property
+    def patience_s(self) -> float:
+        """``patience``, with its default."""
+        return self.patience or (math.inf if self.continuous else PATIENCE_S)
 
     @property
     def rates(self) -> Rates:

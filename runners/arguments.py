@@ -63,6 +63,13 @@ CallMode = Annotated[
     ),
 ]
 Deadline = Annotated[float, typer.Option(help="Seconds for which one request may be refused, or wait in a batch.")]
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds for which a service may answer nothing, while calls pause, before the run stops and leaves the "
+        "lines open; default 600, of stream no end."
+    ),
+]
 Gateway = Annotated[
     str | None, typer.Option(help="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY.")
 ]
@@ -148,6 +155,7 @@ def answering(
     workers: Workers = default("workers"),
     mode: CallMode = default("mode"),
     deadline: Deadline = default("deadline"),
+    patience: Patience = None,
     gateway: Gateway = None,
     header: Header = None,
     call_timeout: CallTimeout = default("call_timeout"),

@@ -141,7 +141,7 @@ def new_run_id() -> str:
 
 def until_of(reason: BaseException | str | None) -> float | None:
     """From when on a run can go on that stopped for this reason, Unix time in seconds."""
-    if not isinstance(reason, backends.errors.StopRun):
+    if not isinstance(reason, backends.errors.StopRun | backends.errors.ModelUnusable):
         return None
     if reason.until is None and reason.retry_after is not None:
         return time.time() + reason.retry_after

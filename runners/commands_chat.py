@@ -109,6 +109,13 @@ def chat(
     ] = None,
     header: arg.Header = None,
     call_timeout: arg.CallTimeout = arg.default("call_timeout", ChatOptions),
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds for which the model may answer nothing, while calls pause, before messages get an error for "
+            "an answer (default 60), or with --events the run stops (default 600)."
+        ),
+    ] = None,
     poll_seconds: arg.PollSeconds = arg.default("poll_seconds", ChatOptions),
     ledger: arg.Ledger = None,
     runner: Annotated[str | None, typer.Option(help="direct (default, with --events) or prism.")] = None,

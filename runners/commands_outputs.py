@@ -40,6 +40,7 @@ def retry(
     workers: arg.Workers = arg.default("workers"),
     mode: arg.CallMode = arg.default("mode"),
     deadline: arg.Deadline = arg.default("deadline"),
+    patience: arg.Patience = None,
     gateway: arg.Gateway = None,
     header: arg.Header = None,
     call_timeout: arg.CallTimeout = arg.default("call_timeout"),

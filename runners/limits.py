@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ def limits_json(limits: ModelLimits) -> dict[str, Any]:
         "tpm": _finite(limits.rates.tpm),
         "throttled_s": round(limits.throttled_s, 3),
         "waited_s": round(limits.waited_s, 3),
+        "away_s": round(limits.away_s, 3),
         "changes": [_change_json(change) for change in limits.changes],
     }
 
@@ -45,7 +47,20 @@ def limits_text(limits: ModelLimits) -> str:
         rates = ((limits.rates.rpm, "requests a minute"), (limits.rates.tpm, "tokens a minute"))
         allowed = " and ".join(f"{rate:g} {what}" for rate, what in rates if _finite(rate) is not None)
         parts.append(f"held back for {limits.throttled_s:,.0f} s" + (f" (allowed: {allowed})" if allowed else ""))
+    if limits.away_s >= _WORTH_A_WORD_S:
+        parts.append(f"paused for {limits.away_s:,.0f} s while the service was away")
     return f"{limits.provider}/{limits.model}: {'; '.join(parts)}" if parts else ""
+
+
+def away_text(limits: Iterable[ModelLimits]) -> str:
+    """Which services are away at this moment, for a progress line; "" where none is."""
+    found = []
+    for model in limits:
+        if model.away:
+            wait_s = model.away.next_try_s
+            then = f"next try in {wait_s:,.0f} s" if wait_s else "trying now"
+            found.append(f"{model.provider}/{model.model} is away for {model.away.for_s:,.0f} s, {then} · ")
+    return "".join(found)
 
 
 def iso_time(at: float) -> str:

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from backends.engine import calls_in_flight, calls_made, requests_in_batches
+from backends.engine import calls_in_flight, calls_made, limits_of_engines, requests_in_batches
 from backends.money import lost_text
-from runners.limits import limits_text
+from runners.limits import away_text, limits_text
 from runners.summary import NOTHING_SPENT, Summary, dollars
 from storage.errors import StorageError
 from storage.manifests import read_manifest
@@ -54,7 +54,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = counts.files_done + counts.files_stale
     return (
-        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · {_batched()}"
+        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · {_batched()}{away_text(limits_of_engines())}"
         f"{tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors · "
         f"{done:,}/{len(state.in_work()) + done:,} files"
     )
@@ -67,7 +67,7 @@ def stream_line(state: RunState, rate: Rate) -> str:
     waiting = "?" if state.backlog is None else f"{state.backlog:,}"
     return (
         f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
-        f"{calls_in_flight():,} in flight · {_batched()}"
+        f"{calls_in_flight():,} in flight · {_batched()}{away_text(limits_of_engines())}"
         f"{tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
 

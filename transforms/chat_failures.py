@@ -13,12 +13,14 @@ from backends.errors import (
     ContentFiltered,
     ContextOverflow,
     InvalidRequest,
+    LimitReached,
     ModelError,
     ModelUnusable,
     Overloaded,
     QuotaExhausted,
     RateLimited,
     Retryable,
+    ServiceAway,
     Unauthorized,
 )
 from storage.errors import StorageError
@@ -43,6 +45,7 @@ ONLY_TOOLS = Source("tool-error", "The assistant asked for a tool that it does n
 _SET_UP = Source("session-init-error", "The assistant is not set up correctly. Please tell those who run this service.")
 _ALLOWANCE = Source("resource-limit-exceeded", "The assistant has used up its allowance. Please try again later.")
 _BUSY = Source("resource-limit-exceeded", "The assistant is very busy. Please send your message again in some minutes.")
+_AWAY = Source("error", "The assistant could not be reached. Please send your message again in some minutes.")
 
 # By the class of the error, the first row that fits.
 SOURCES: tuple[tuple[type[Exception], Source], ...] = (
@@ -58,6 +61,8 @@ SOURCES: tuple[tuple[type[Exception], Source], ...] = (
         Source("input-validation-error", "The assistant cannot work with this message. Please write it differently."),
     ),
     (ContentFiltered, Source("error", "The assistant may not answer this. Please ask for something else.")),
+    (ServiceAway, _AWAY),
+    (LimitReached, _ALLOWANCE),
     (ModelUnusable, _SET_UP),
     (Unauthorized, _SET_UP),
     (AccountBlocked, _SET_UP),
@@ -65,10 +70,7 @@ SOURCES: tuple[tuple[type[Exception], Source], ...] = (
     (BudgetSpent, _ALLOWANCE),
     (RateLimited, _BUSY),
     (Overloaded, _BUSY),
-    (
-        Retryable,
-        Source("error", "The assistant could not be reached. Please send your message again in some minutes."),
-    ),
+    (Retryable, _AWAY),
     (ModelError, Source("error", "The assistant could not answer. Please send your message again.")),
     (
         StorageError,

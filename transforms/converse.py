@@ -13,7 +13,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
-from backends.call_settings import CallSettings
+from backends.breaker import PATIENCE_S
+from backends.call_settings import CallSettings, never
 from backends.engine import get_engine
 from backends.money import NO_LIMITS, Limits
 from backends.protocol import split_model
@@ -67,6 +68,7 @@ class Converse(beam.PTransform):
     rates: Rates = NO_RATES
     fixed: bool = False
     deadline_s: float = THREE_TRIES.deadline_s
+    patience_s: float = PATIENCE_S
     workers: int = 1
     gateway: str | None = None
     headers: tuple[str, ...] = ()
@@ -154,6 +156,11 @@ def _desk(step: Converse) -> Desk:
         return desk
 
 
+def _lasts() -> bool:
+    """A service gives a message that is refused an error, and goes on, also where it is the first of all."""
+    return True
+
+
 def conversations_of(step: Converse) -> Conversations:
     """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
     budget = run_state().budget_within(step.limits)
@@ -166,6 +173,8 @@ def conversations_of(step: Converse) -> Conversations:
         first_window=step.window,  # which grows only when calls end: slow ones would keep others waiting until then
         fixed=step.fixed,
         retry=Retry(deadline_s=step.deadline_s),
+        patience_s=step.patience_s,
+        answered_before=never if step.stops else _lasts,
         rates=step.rates,
         workers=step.workers,
         kept=PaidAnswers(step.ledger, SAME_MESSAGE),

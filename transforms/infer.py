@@ -13,6 +13,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
 from backends.batches import Mode
+from backends.breaker import PATIENCE_S
 from backends.call_settings import CallSettings
 from backends.engine import Engine, get_engine
 from backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
@@ -59,9 +60,9 @@ class Infer(beam.PTransform):
     """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
 
     ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
-    window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s.
-    ``gateway``, ``headers``, ``call_timeout_s``: see CallSettings. ``mode``: see backends.batches; what waits in a
-    batch is no call in flight.
+    window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s, and a
+    service may answer nothing for ``patience_s`` s. ``gateway``, ``headers``, ``call_timeout_s``: see CallSettings.
+    ``mode``: see backends.batches; what waits in a batch is no call in flight.
     At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
@@ -81,6 +82,7 @@ class Infer(beam.PTransform):
     call_timeout_s: float = CALL_TIMEOUT_S
     mode: Mode = "sync"
     apart: Apart | None = None
+    patience_s: float = PATIENCE_S
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -116,6 +118,7 @@ class _Infer(beam.DoFn):
         self.call_timeout_s = step.call_timeout_s
         self.mode: Mode = step.mode
         self.apart = step.apart
+        self.patience_s = step.patience_s
 
     def setup(self) -> None:
         join(self.apart)
@@ -137,6 +140,8 @@ class _Infer(beam.DoFn):
                 gateway=self.gateway,
                 headers=self.headers,
                 call_timeout_s=self.call_timeout_s,
+                patience_s=self.patience_s,
+                answered_before=answered_before,
             )
         )
 
@@ -297,6 +302,11 @@ def asleep() -> StopRun | None:
         return None
     said = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
     return RunAsleep(f"{said}: a new one, by the same command, goes on where it was")
+
+
+def answered_before() -> bool:
+    """Whether earlier runs have answered lines of this run's files."""
+    return run_state().counts.answered_before > 0
 
 
 class RunAsleep(StopRun):

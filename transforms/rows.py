@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from backends.completion_body import completion_body
-from backends.errors import ModelError, Retryable
+from backends.errors import LimitReached, ModelError, Retryable, ServiceAway
 from backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from transforms.elements import FileVersion, Line, TooLong
 from transforms.line_json import BadLine, json_object, unwrapped
@@ -93,7 +93,7 @@ def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dic
         "code": error.code,
         "status": error.status,
         "message": error.message,
-        "retryable": isinstance(error, Retryable | ModelNotAllowed),
+        "retryable": isinstance(error, Retryable | ModelNotAllowed | ServiceAway | LimitReached),
         "attempts": attempts,
         "offset": start,
         "length": stop - start,

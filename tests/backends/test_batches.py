@@ -433,7 +433,7 @@ def test_after_its_deadline_a_batch_is_called_one_by_one(broken, caplog):
     process = all_of(service, chats(5), retry=Retry(deadline_s=600))
     assert (len(service.called), process.errors) == (5, [])
     assert all(600 <= seconds <= 670 for seconds in process.at.values())
-    assert [message for message in warnings(caplog) if "600 s" in message] == [
+    assert [message for message in warnings(caplog) if "batch-0" in message] == [
         "fake/m: batch batch-0 is not answered 600 s after it was sent: its requests are called one by one"
     ]
 

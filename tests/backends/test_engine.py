@@ -659,6 +659,8 @@ OTHERS = {
     "gateway": "mine",
     "headers": ("api-key=KEY",),
     "call_timeout_s": 5.0,
+    "patience_s": 3.0,
+    "answered_before": lambda: True,
     "run_id": "another run",
 }
 
