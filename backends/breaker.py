@@ -14,8 +14,8 @@ from backends.ir import Response
 from backends.retry import instant, is_refusal
 
 PATIENCE_S = 600.0
-# Failed calls, with no answer to one that began later, that look like an outage: half of those in flight, within these
-# bounds. Of several servers behind one address some may fail, and sooner than the others answer.
+# Failed calls, with no answer to one that began later, that look like an outage: as many as were in flight, within
+# these bounds. Of several servers behind one address some may fail, and sooner than the others answer.
 FEWEST, MOST = 3, 16
 REQUESTS = 3  # that must be among them where requests may be to blame: one may crash the server again and again
 SHORT_S = 5.0  # an outage after which calls go on as before; after a longer one their number grows anew
@@ -103,7 +103,7 @@ class Breaker:
                 return self._close(now)
         elif isinstance(error, Retryable):
             if not self._failed:
-                self._many = min(max(in_flight // 2, FEWEST), MOST)
+                self._many = min(max(in_flight, FEWEST), MOST)
             self._fails(call, error, was_probe, now)
         return False
 

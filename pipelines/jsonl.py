@@ -48,11 +48,9 @@ def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
     """By what the options say; the gateway also on workers whose environment does not name it."""
     return Infer(
         *(options.defaults, options.calls_in_flight, options.paid),
-        *(options.limits, options.rates, options.concurrency.fixed),
+        *(options.limits, options.rates, options.concurrency.fixed, options.deadline, options.processes),
         mode=options.mode,
-        deadline_s=options.deadline,
         patience_s=options.patience_s,
-        workers=options.processes,
         gateway=options.gateway or default_gateway(),
         headers=options.header,
         call_timeout_s=options.call_timeout,

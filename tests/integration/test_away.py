@@ -112,7 +112,7 @@ def test_a_bare_refusal_of_some_lines_ends_those_alone(tmp_path, serve, status, 
     write(tmp_path, 60)
     code, summary, _, rows = llmdo(tmp_path, service.url, "--concurrency", concurrency)
     assert (code, summary["answered"], summary["failed"]) == (3, 57, 3)
-    assert {(row["prompt"], row["error"]["class"]) for row in rows if "error" in row} == {
+    assert {(f"question {row['id']}", row["error"]["class"]) for row in rows if row.get("error")} == {
         (prompt, "RequestRefused") for prompt in bad
     }
     assert sum(service.calls.values()) == 60
