@@ -292,7 +292,7 @@ def test_a_refused_call_is_tried_20_times_and_a_failed_one_three_times():
 
 
 def test_refusals_use_up_no_tries_of_failures():
-    errors = [Overloaded("full", code=3040)] * 5 + [CallTimeout("slow")] * 2
+    errors = [Overloaded("full", code=3040)] * 5 + [Overloaded("failed", status=500)] * 2
     service = Service(Bucket(lambda now: 1e9))
     service.policy.admits = lambda now: not errors
     service.error = errors.pop
