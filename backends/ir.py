@@ -8,6 +8,30 @@ from typing import Any, Literal
 
 from backends.errors import ModelError
 
+class LineId(str):
+    """A request id that knows its line.
+
+    Attributes:
+        place: the file's full place, whatever its version.
+        version: the file's etag.
+        start: the line's offset in bytes.
+        resumed: an earlier run worked on the file, perhaps one that kept answers by the id alone.
+    """
+
+    __slots__ = ("place", "resumed", "start", "version")
+    place: str
+    version: str
+    start: int
+    resumed: bool
+
+    @classmethod
+    def of(cls, text: str, place: str, version: str, start: int, *, resumed: bool = False) -> LineId:
+        """An id with its line."""
+        line = cls(text)
+        line.place, line.version, line.start, line.resumed = place, version, start, resumed
+        return line
+
+
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 # Roles by the names of all services; some know no others.
 COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from backends.errors import ModelError
 from backends.ir import ModelInfo, Models
 from backends.protocol import PROVIDERS, Backend
-from storage.environment import cache_folder
+from storage.environment import MissingSettings, cache_folder
 from storage.private import own_folder, write
 
 FRESH_S = 3600.0  # models, prices and dates change some times a month
@@ -80,7 +80,9 @@ def _path(provider: str) -> Path | None:
     if row is None or row.access is None:
         return None
     account = hashlib.sha256(repr(row.access()).encode()).hexdigest()[:16]  # a repr has no secret in it
-    return cache_folder() / f"models-{provider}-{account}.json"
+    with contextlib.suppress(MissingSettings):  # no home folder, no cache
+        return cache_folder() / f"models-{provider}-{account}.json"
+    return None
 
 
 def _read(path: Path | None) -> _Kept | None:

@@ -23,6 +23,7 @@ from backends.ir import (
     ChatResponse,
     EmbedRequest,
     EmbedResponse,
+    LineId,
     RawRequest,
     RawResponse,
     Request,
@@ -30,6 +31,7 @@ from backends.ir import (
     added,
 )
 from backends.jobs import one_each
+from backends.line_answers import OWNER, Keys, LineAnswers
 
 # Whose answer may be taken: that of the same line of the same file version, or of any equal request.
 Reuse = Literal["same-line", "same-request"]
@@ -87,11 +89,15 @@ _HANDED_OVER = TypeAdapter(HandedOver)
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` says that the call was made now."""
+    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` says that the call was made now.
+
+    ``line``: whose it is, where each line has answers of its own.
+    """
 
     response: Response
     payer: str
     new: bool = False
+    line: LineId | None = None
 
     def of(self, line: str, *, joined: bool = False) -> Response:
         """The answer for a line: shared where another one paid. ``joined``: the line waited for another's call."""
@@ -111,6 +117,7 @@ class Recall:
         self._ledger = ledger
         self._reuse = reuse
         self._in_flight: dict[str, asyncio.Future[_Kept]] = {}
+        self._lines = LineAnswers(self._look_up, ledger.put)
         self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
         self.reused = 0
 
@@ -118,7 +125,10 @@ class Recall:
         """The kept answer, or that of ``call``. Raises what ``call`` raises, and StopRun for a ledger that fails."""
         if isinstance(request, EmbedRequest):
             return await self._embed(provider, request, call)
-        key = self._key(provider, request, request.request_id)
+        line = request.request_id
+        if self._reuse == "same-line" and isinstance(line, LineId):
+            return await self._line(provider, request, line, call)
+        key = self._key(provider, request, line)
         if self._reuse != "same-request":
             return (await self._one(key, request, call)).response
         if key in self._in_flight:
@@ -163,8 +173,21 @@ class Recall:
         """Closes the ledger."""
         await self._ledger.aclose()
 
+    async def _line(self, provider: str, request: ChatRequest | RawRequest, line: LineId, call: Call) -> Response:
+        keys = self._keys(provider, request, line)
+        try:
+            key, value = await self._lines.find(line, keys)
+            if (found := self._read(value, request)) is not None:
+                return found.response
+            began = time.monotonic()
+            paid = self._paid(await call(request), line)
+            await self._put(request, {key: paid}, _patience_s(began))
+            return paid.response
+        finally:
+            self._lines.release(line, keys)
+
     async def _one(self, key: str, request: ChatRequest | RawRequest, call: Call) -> _Kept:
-        found = await self._get(key, request)
+        found = self._read(await self._look_up(key), request)
         if found is not None:
             return found
         began = time.monotonic()
@@ -173,18 +196,42 @@ class Recall:
         return paid
 
     def _paid(self, response: Response, line: str) -> _Kept:
-        return _Kept(response, line if self._reuse == "same-request" else "", new=True)
+        if self._reuse == "same-request":
+            return _Kept(response, line, new=True)
+        return _Kept(response, "", new=True, line=line if isinstance(line, LineId) else None)
 
     async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
         """One call for the texts whose vectors are not known; each text is kept by itself."""
         lines = request.line_ids or [""] * len(request.texts)
         alone = [replace(request, texts=(text,), line_ids=()) for text in request.texts]
-        keys = [self._key(provider, one, line) for one, line in zip(alone, lines, strict=True)]
+        held: list[tuple[LineId, Keys]] = []
+        try:
+            found = await asyncio.gather(
+                *(self._find_text(provider, one, line, held) for one, line in zip(alone, lines, strict=True))
+            )
+            return await self._vectors(request, lines, found, call)
+        finally:
+            for line, keys in held:
+                self._lines.release(line, keys)
+
+    async def _find_text(
+        self, provider: str, text: EmbedRequest, line: str, held: list[tuple[LineId, Keys]]
+    ) -> tuple[str, bytes | None]:
+        if self._reuse == "same-line" and isinstance(line, LineId):
+            held.append((line, self._keys(provider, text, line)))
+            return await self._lines.find(*held[-1])
+        key = self._key(provider, text, line)
+        return key, await self._look_up(key)
+
+    async def _vectors(
+        self, request: EmbedRequest, lines: Sequence[str], found: Sequence[tuple[str, bytes | None]], call: Call
+    ) -> EmbedResponse:
+        keys = [key for key, _ in found]
         places: dict[str, int] = {}  # of the first text with each key: equal texts share a call
         for i, key in enumerate(keys):
             places.setdefault(key, i)
-        found = await asyncio.gather(*(self._get(key, request) for key in places))
-        kept = {key: one for key, one in zip(places, found, strict=True) if one is not None}
+        read = {key: self._read(found[i][1], request) for key, i in places.items()}
+        kept = {key: one for key, one in read.items() if one is not None}
         missing = [key for key in places if key not in kept]
         if missing:
             part = replace(request, texts=tuple(request.texts[places[key]] for key in missing), line_ids=())
@@ -204,6 +251,11 @@ class Recall:
                 counted.add(key)
         return _joined(parts)
 
+    def _keys(self, provider: str, request: Request, line: LineId) -> Keys:
+        asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model, "place": line.place}
+        asked |= _content(request)
+        return Keys(_hash(asked), _hash(asked | {"start": line.start}), self._key(provider, request, line))
+
     def _key(self, provider: str, request: Request, line: str) -> str:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
         if self._reuse == SAME_MESSAGE:
@@ -212,7 +264,7 @@ class Recall:
             if self._reuse == "same-line":
                 asked["line"] = line
             asked |= _content(request)
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+        return _hash(asked)
 
     def _batch_key(self, provider: str, request: Request) -> str:
         asked = f"batch {BATCH_FORMAT} {self._key(provider, request, request.request_id)}"
@@ -224,13 +276,14 @@ class Recall:
         except Exception as error:
             raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
 
-    async def _get(self, key: str, request: Request) -> _Kept | None:
-        value = await self._look_up(key)
+    def _read(self, value: bytes | None, request: Request) -> _Kept | None:
         if value is None:
             return None
         try:
             entry = json.loads(value)
             payer = entry.pop(_PAYER, "") if isinstance(entry, dict) else ""
+            if isinstance(entry, dict):
+                entry.pop(OWNER, None)
             response: Response = _ANSWERS[type(request)].validate_python(entry)
         except ValueError:
             _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
@@ -264,8 +317,13 @@ def _patience_s(began: float) -> float:
     return min(PATIENCE * (time.monotonic() - began), MOST_PATIENCE_S)
 
 
-def _payer(kept: _Kept) -> dict[str, str]:
-    return {_PAYER: kept.payer} if kept.payer else {}
+def _payer(kept: _Kept) -> dict[str, Any]:
+    owner = {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
+    return owner | ({_PAYER: kept.payer} if kept.payer else {})
+
+
+def _hash(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _content(request: Request) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
     return (
         root
         | "Find files" >> find_files(options, apart)
-        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue, apart)
+        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue, apart, options.max_line_bytes)
         | "Read lines" >> ReadLines(options.reading, apart)
         | "Answer lines" >> answer_lines(options, apart)
         | "Write shards" >> WriteShards(output, configuration, options.batching, apart)

@@ -37,8 +37,9 @@ from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
 from transforms.line_models import SAME_PROVIDER
+from transforms.listing import SUFFIXES, Listing
 from transforms.members import Apart
-from transforms.notices import SUFFIXES, Listing, Notifications, Source
+from transforms.notices import Notifications, Source
 from transforms.prompts import Defaults
 from transforms.reading import Reading
 from transforms.shards import Batching

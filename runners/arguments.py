@@ -17,7 +17,7 @@ from pipelines.runner_options import DataflowOptions, FlinkOptions
 F = TypeVar("F", bound=Callable[..., Any])
 
 Output = Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
-Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns.")]
+Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns; - is standard input.")]
 Input = Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")]
 Queue = Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")]
 Model = Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")]

@@ -34,7 +34,7 @@ from storage.errors import StorageError
 from storage.objects import Location, locate_folder, open_store
 from transforms.conversations import close_conversations, open_conversations
 from transforms.infer import PaidAnswers
-from transforms.notices import Listing, list_inputs
+from transforms.listing import Listing, list_inputs
 from transforms.run_state import Counts, RunState
 
 _log = logging.getLogger(__name__)

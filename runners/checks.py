@@ -6,6 +6,7 @@ import asyncio
 import glob
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,15 +18,15 @@ from pipelines.options import JsonlOptions, UsageError
 from runners import dataflow
 from runners.run_options import RunOptions
 from storage.configuration import agree
-from storage.environment import cloudflare_account, default_gateway, state_folder
+from storage.environment import MissingSettings, cloudflare_account, default_gateway, state_folder, whole_path
 from storage.errors import QueueNotFound
 from storage.ledger import SQLITE_SCHEME
-from storage.objects import Location, locate, open_store
+from storage.objects import R2_SCHEME, Location, locate, open_store
 from storage.private import make_folder, own_folder
 from storage.queue_api import WRONG_ACCOUNT
 from storage.queues import QueueClient, find_queue
 from transforms.infer import PaidAnswers
-from transforms.notices import Listing, list_inputs
+from transforms.listing import Listing, Skipped, is_pattern, list_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -63,20 +64,32 @@ def id_of_queue(id_or_name: str) -> str:
 
 
 def check_files(options: JsonlOptions) -> None:
-    """Raises UsageError where local files are named, and none is there."""
-    source = options.source
-    if (
-        options.files
-        and isinstance(source, Listing)
-        and next(list_inputs(source, options.output_location), None) is None
-    ):
-        absent = [name for name in options.files if not _is_there(name)]
-        if absent:
-            raise UsageError([f"{name} does not exist, or fits no file: check the path" for name in absent])
-        raise UsageError([f"no file ends in .jsonl, .jsonl.gz or .jsonl.zst at {' '.join(options.files)}"])
+    """Raises UsageError where files or prefixes are named, and nothing to answer is there."""
+    source, skipped = options.source, Skipped()
+    if not isinstance(source, Listing) or not source.inputs:
+        return
+    if next(list_inputs(source, options.output_location, skipped), None) is None:
+        nothing = [sentence for name in source.inputs if (sentence := _nothing_at(name)) is not None] or [
+            f"no file ends in .jsonl, .ndjson or .jsonlines (.gz, .zst) at {' '.join(source.inputs)}"
+        ]
+        raise UsageError([*nothing, *skipped.sentences()] if skipped.paths else nothing)
     for name in options.files:
-        if glob.has_magic(name) and not _is_there(name):
+        if is_pattern(name) and not _is_there(name):
             _log.warning("%s fits no file", name)
+
+
+def _nothing_at(name: str) -> str | None:
+    """Why a place gives nothing; None where it has files, and none of them is taken."""
+    if not name.startswith(R2_SCHEME):
+        return None if _is_there(name) else f"{name} does not exist, or fits no file: check the path"
+    where = locate(name)
+    if next(open_store(where.store_url).list(where.key), None) is not None:
+        return None
+    if is_pattern(name):
+        return (
+            f"{name}: no key begins with this; R2 has prefixes, not patterns: write the part before the first wildcard"
+        )
+    return f"{name}: no key begins with this: check the prefix"
 
 
 def _is_there(name: str) -> bool:
@@ -155,11 +168,17 @@ def check_ledger(paid: PaidAnswers) -> None:
     Raises UsageError for a place where nothing can be written, and LedgerError.
     """
     if paid.ledger.startswith(SQLITE_SCHEME):
-        folder = Path(paid.ledger.removeprefix(SQLITE_SCHEME)).expanduser().parent
-        _try_folder(folder, "--ledger", own_folder if folder == state_folder() else make_folder)
+        folder = whole_path(paid.ledger.removeprefix(SQLITE_SCHEME)).parent
+        _try_folder(folder, "--ledger", own_folder if _is_own(folder) else make_folder)
     recall = paid.open()
     if recall is not None:
         asyncio.run(recall.aclose())
+
+
+def _is_own(folder: Path) -> bool:
+    with suppress(MissingSettings):  # no home folder, so it is another one
+        return folder == state_folder()
+    return False
 
 
 def _try_folder(folder: Path, option: str, make: Callable[[Path], None]) -> None:

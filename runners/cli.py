@@ -22,6 +22,7 @@ from runners.limits import until_text
 from runners.logs import log_level, quieten
 from runners.progress import Watch, show_summary, stream_line
 from runners.run import run as run_files
+from runners.stdin import with_stdin
 from runners.stream import stream as stream_files
 from runners.summary import EXIT_FAILED, EXIT_USAGE, Summary
 from runners.temporary import remove_abandoned
@@ -92,7 +93,8 @@ def run(
     given |= {"output": output, "input": input, "queue": queue, "runner": runner}
     if not (files or input or queue or (dry_run and runner != "dataflow")):
         given["queue"] = default_queue()
-    options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(files or ()))
+    named = with_stdin(files or (), output, keep=not dry_run)
+    options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(named))
     _without_running(options, dry_run, as_json)
     _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json, samples)
 

@@ -28,10 +28,13 @@ from storage.manifests import read_manifest
 from storage.objects import open_store
 from transforms.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans
 from transforms.elements import Blank, FileVersion, Line, TooLong
+from transforms.first_look import head_of, wrong_format
 from transforms.infer import too_long
-from transforms.notices import Listing, list_inputs
+from transforms.listing import Listing, list_inputs
+from transforms.open import as_begun
 from transforms.prompts import parse_prompt
 from transforms.reading import NO_END, Reading
+from transforms.reopening import has_readable
 from transforms.shards import folder_of
 
 # So many problems are kept and shown, and the rest is counted.
@@ -169,12 +172,20 @@ class _Planner:
 
     def add_file(self, file: FileVersion) -> None:
         name, plan = f"{file.store_url}/{file.key}", self._plan
-        manifest = read_manifest(self._output, folder_of(self._options.output_location, file))
-        if manifest is not None and manifest.configuration == self._options.configuration:
+        file = as_begun(self._options.output_location, file)
+        folder = folder_of(self._options.output_location, file)
+        manifest = read_manifest(self._output, folder)
+        again = manifest is not None and has_readable(self._output, folder, manifest, self._options.max_line_bytes)
+        if manifest is not None and not again and manifest.configuration == self._options.configuration:
             plan.files_done += 1
             return
         plan.files += 1
         try:
+            problem = wrong_format(file, head_of(file))
+            if problem is not None:
+                plan.unreadable += 1
+                self._problem(problem)
+                return
             for tile in itertools.chain.from_iterable(_tiles(file, self._options.reading)):
                 if not isinstance(tile, Blank):
                     plan.lines += 1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runners import loopback_agent
 from runners.tools import ToolError, cache_of, first, one_at_a_time, run, say, succeed, workshop
+from storage.environment import whole_path
 
 ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
 # What cluster the jars are for, ours and Beam's.
@@ -49,7 +50,7 @@ def find_jar(location: str | None) -> Path:
     for name, path in given.items():
         if path:
             try:
-                return checked(Path(path).expanduser().absolute())
+                return checked(whole_path(path))
             except FlinkError as error:
                 raise FlinkError(f"{name}: {error}; give the path of a Beam job server, or leave it away") from None
     tried: list[str] = []

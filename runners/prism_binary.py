@@ -16,6 +16,7 @@ from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
 
 from runners.tools import ToolError, Ways, cache_of, first, one_at_a_time, run, say, succeed, workshop
+from storage.environment import whole_path
 
 ENVIRONMENT_NAME = "LLMDO_PRISM"
 GO_MODULE = f"github.com/apache/beam/sdks/v2@v{beam_version}"
@@ -56,7 +57,7 @@ def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
     for name, path in given.items():
         if path:
             try:
-                return checked(Path(path).expanduser().absolute())
+                return checked(whole_path(path))
             except PrismError as error:
                 raise PrismError(f"{name}: {error}; give the path of a Prism binary, or leave it away") from None
     tried: list[str] = []

@@ -16,7 +16,9 @@ from storage.jobs import JobRecord, Jobs
 from storage.manifests import MANIFEST_NAME
 from storage.objects import Location, ObjectStore, locate_folder, open_store
 from transforms.elements import FileVersion
-from transforms.notices import Listing, list_inputs
+from transforms.first_look import head_of, wrong_format
+from transforms.listing import Listing, Skipped, list_inputs
+from transforms.open import as_begun
 
 _SUMMED = ("compared", "answered", "failed", "blank", "input_tokens", "output_tokens")
 
@@ -66,7 +68,10 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
     """
     output = locate_folder(output_url)
     store = open_store(output.store_url)
-    listed = {place: [notice.file for notice in list_inputs(Listing((place,)), output)] for place in inputs}
+    listed = {
+        place: [as_begun(output, notice.file) for notice in list_inputs(Listing((place,)), output, Skipped())]
+        for place in inputs
+    }
     sources = {identity(file): file for files in listed.values() for file in files}
     records = [record for record in Jobs(store, output.key).sweep() if isinstance(record, JobRecord)]
     with ThreadPoolExecutor(FILES_AT_ONCE * SHARDS_AHEAD) as reads, ThreadPoolExecutor(FILES_AT_ONCE) as files:
@@ -109,6 +114,8 @@ def _unfinished(
             continue
         if version in in_work:
             why = "it is in work, and the next run finishes it"
+        elif problem := wrong_format(file, head_of(file)):
+            why = problem
         elif version[:2] in earlier:
             why = "it has changed since it was answered; run again to answer this version"
         else:

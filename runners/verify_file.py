@@ -14,6 +14,7 @@ from storage.intervals import Intervals
 from storage.jobs import JobRecord
 from storage.manifests import MANIFEST_NAME, Manifest, ManifestShard, file_folder, read_manifest, shard_name
 from storage.objects import R2_SCHEME, Location, ObjectStore, open_store
+from storage.versions import current_version
 from transforms.elements import FileVersion
 
 # R2 answers in tens of milliseconds, so reads overlap: this many files at once, and this many shards ahead in each.
@@ -208,7 +209,7 @@ class _Check:
             return None
         store = open_store(file.store_url if file else R2_SCHEME + manifest.bucket)
         try:
-            info = store.stat(manifest.key)
+            info = current_version(store.url, manifest.key, manifest.etag)
         except StorageError as error:
             self.report.notes.append(f"{self.name} was not compared with its source: {error}")
             return None

@@ -219,13 +219,30 @@ def default_store() -> str | None:
 
 
 def state_folder() -> Path:
-    """$XDG_STATE_HOME/llmdo, by default ~/.local/state/llmdo; it need not exist."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llmdo"
+    """$XDG_STATE_HOME/llmdo, by default ~/.local/state/llmdo; it need not exist. Raises MissingSettings."""
+    return _users_folder("XDG_STATE_HOME", ".local/state") / "llmdo"
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/llmdo, by default ~/.cache/llmdo; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmdo"
+    """$XDG_CACHE_HOME/llmdo, by default ~/.cache/llmdo; it need not exist. Raises MissingSettings."""
+    return _users_folder("XDG_CACHE_HOME", ".cache") / "llmdo"
+
+
+def _users_folder(variable: str, default: str) -> Path:
+    try:
+        return Path(os.environ.get(variable) or Path.home() / default)
+    except RuntimeError:  # no HOME, and no line in /etc/passwd, as in many containers
+        raise MissingSettings(
+            [f"this user has no home folder: set {variable} to a folder in which llmdo may write, or HOME"]
+        ) from None
+
+
+def whole_path(path: str) -> Path:
+    """The absolute path, with ``~`` filled in. Raises MissingSettings where nobody has such a home folder."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise MissingSettings([f"{path}: the ~ is nobody's home folder here: write the whole path"]) from None
 
 
 def _unusable(*names: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A local folder as an object store: whole puts, conditional puts, versions by size and modification time."""
+"""A local folder as an object store: whole puts, conditional puts, versions by time or by content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import secrets
 import stat
 import time
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 
+from storage.content import content_hash
 from storage.errors import (
     AccessDenied,
     AlreadyExists,
@@ -30,6 +32,7 @@ from storage.private import make_folder
 _TEMP_PREFIX, _TEMP_SUFFIX = ".llmdo-", ".tmp"
 # What no other process and no earlier file has; a forked process has another id.
 _nonce, _numbers = secrets.token_hex(8), itertools.count()
+_BY_TIME = re.compile(r"\d{1,20}-\d{1,20}")
 
 # What an errno means here, and what to do. Any other is a disk that does not work.
 _ERRORS: dict[int, tuple[type[StorageError], str]] = {
@@ -52,17 +55,18 @@ class LocalStore:
     process with many threads that costs more than the call.
 
     What a ``private`` store makes is for this user alone; the files and folders of another one follow the umask.
-    The etag is ``<size>-<mtime in ns>``. A put appears whole, after an fsync; metadata is dropped.
-    ``put_if_absent`` is atomic. ``put_if_match`` is best effort: calls of it exclude each other, in all processes of
-    this machine, but a plain put or delete, or another program, may come between its check and its write. ``list``
-    does not follow links to folders, and passes over names that are not UTF-8, which are no keys. Every method raises
-    InvalidLocation for a key that names no file below the folder.
+    The etag is ``<size>-<mtime in ns>``; ``stream`` takes a ``content_etag`` as well, whatever the file's time is.
+    A put appears whole, after an fsync; metadata is dropped. ``put_if_absent`` is atomic. ``put_if_match`` is best
+    effort: calls of it exclude each other, in all processes of this machine, but a plain put or delete, or another
+    program, may come between its check and its write. ``list`` does not follow links to folders, and passes over names
+    that are not UTF-8, which are no keys. Every method raises InvalidLocation for a key that names no file below the
+    folder.
     """
 
     keeps_metadata = False
 
     def __init__(self, root: Path, *, private: bool = False) -> None:
-        self.url = str(root.expanduser().absolute())
+        self.url = str(root.absolute())
         self._private = private
 
     def stat(self, key: str) -> ObjectInfo:
@@ -92,15 +96,23 @@ class LocalStore:
         """See ObjectStore; a file that another program changes in place is noticed with the next chunk."""
         path = self._path(key)
         with self._translated(key), open(path, "rb", buffering=0) as file:
-            at = file.seek(start)
+            at, seen, is_it = file.seek(start), None, False
             while True:
                 chunk = file.read(READ_CHUNK if stop is None else max(0, min(READ_CHUNK, stop - at)))
-                if _etag(os.fstat(file.fileno())) != etag:
+                status = os.fstat(file.fileno())
+                if (looks := (status.st_size, status.st_mtime_ns, status.st_ctime_ns)) != seen:
+                    seen, is_it = looks, _is_version(path, status, etag)
+                if not is_it:
                     raise ObjectChanged(f"{path}: changed since it was listed; run again to take the new version")
                 if not chunk:
                     return
                 at += len(chunk)
                 yield chunk
+
+    def content_etag(self, key: str) -> str:
+        """What names a file's content, wherever it lies and whatever its time is. Raises ObjectNotFound."""
+        with self._translated(key):
+            return content_hash(self._path(key))
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002  protocol
         """See ObjectStore."""
@@ -194,6 +206,15 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_by_time(etag: str) -> bool:
+    """Whether an etag is a size and a modification time, not a ``content_etag``."""
+    return _BY_TIME.fullmatch(etag) is not None
+
+
+def _is_version(path: str, status: os.stat_result, etag: str) -> bool:
+    return etag == (_etag(status) if is_by_time(etag) else content_hash(path, status))
 
 
 def _etag(status: os.stat_result) -> str:

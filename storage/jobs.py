@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
-from storage.objects import ObjectStore
+from storage.files import is_by_time
+from storage.objects import R2_SCHEME, ObjectStore
 from storage.runs import Owner
 
 FOLDER = "_open/"
@@ -136,7 +137,9 @@ class Jobs:
 
 
 def record_name(store_url: str, key: str, etag: str) -> str:
-    """``<sha256 of the three>.json``."""
+    """``<sha256 of the three>.json``; a local version by content is the same in every folder, as its shards are."""
+    if not store_url.startswith(R2_SCHEME) and not is_by_time(etag):
+        store_url = ""
     return hashlib.sha256("\n".join((store_url, key, etag)).encode()).hexdigest() + ".json"
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from storage.environment import whole_path
 from storage.errors import InvalidLocation, LedgerError
 from storage.objects import R2_SCHEME, locate, open_store
 from storage.private import own_folder
@@ -139,7 +140,7 @@ def _database(url: str) -> Path:
     path = url.removeprefix(SQLITE_SCHEME)
     if path == url or not path.strip("/"):
         raise LedgerError(f"{url}: names no file; write sqlite:///PATH, with four slashes for an absolute path")
-    return Path(path).expanduser().absolute()
+    return whole_path(path)
 
 
 def _place(url: str) -> tuple[Entries, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ MAX_LOCAL_NAME_BYTES = 255  # ext4, APFS, NTFS
 MAX_METADATA_BYTES = 8192  # R2: same page
 Kind = Literal["answers", "errors"]
 _PREFIXES: dict[Kind, str] = {"answers": "shard", "errors": "errors"}
+_SHARD_NAME = re.compile(r"(shard|errors)-\d{12,}-[0-9a-f]{16}\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,15 @@ class Manifest(BaseModel):
     """Says that a file is done. Its shards hold every line of the source exactly once.
 
     ``size`` is in bytes as stored, ``length`` in uncompressed bytes, ``created_at`` ISO 8601 in UTC; shards are in the
-    order of their first line. ``cost_usd``, ``unpriced`` and ``neurons`` are those of ``Cost``; a manifest that was
-    written before costs were has none of them.
+    order of their first line. ``folder`` is where a local file was, "" for R2's. ``cost_usd``, ``unpriced`` and
+    ``neurons`` are those of ``Cost``; a manifest that was written before costs were has none of them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     version: Literal[1] = 1
     bucket: str
+    folder: str = ""
     key: str
     etag: str
     size: int
@@ -117,6 +120,11 @@ def file_folder(prefix: str, bucket: str, key: str, etag: str) -> str:
 def shard_name(kind: Kind, first: int, body: bytes) -> str:
     """``shard-<first offset>-<hash>.jsonl``, or ``errors-…`` for lines without an answer."""
     return f"{_PREFIXES[kind]}-{first:012d}-{hashlib.sha256(body).hexdigest()[:16]}.jsonl"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name is exactly as ``shard_name`` makes them."""
+    return _SHARD_NAME.fullmatch(name) is not None
 
 
 def counts_as_output(key: str) -> bool:

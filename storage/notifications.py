@@ -96,6 +96,6 @@ def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], 
         return f"{event.key!r} lies in the output, {output.store_url}/{folder}"
     if not event.key.startswith(prefix):
         return f"{event.key!r} does not begin with {prefix!r}"
-    if suffixes and not event.key.endswith(tuple(suffixes)):
+    if suffixes and not event.key.lower().endswith(tuple(suffix.lower() for suffix in suffixes)):
         return f"{event.key!r} does not end with {' or '.join(map(repr, suffixes))}"
     return None

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from storage.environment import MissingSettings, whole_path
 from storage.errors import InvalidLocation
 
 R2_SCHEME = "r2://"
@@ -92,7 +93,7 @@ class Location:
 def locate(url: str) -> Location:
     """Splits ``r2://bucket/key`` or a local path (which becomes the store itself, with an empty key).
 
-    Raises InvalidLocation for r2:// without a bucket, and for other schemes.
+    Raises InvalidLocation for r2:// without a bucket, for other schemes, and for a ``~`` without a home folder.
     """
     if url.startswith(R2_SCHEME):
         bucket, _, key = url.removeprefix(R2_SCHEME).partition("/")
@@ -102,7 +103,10 @@ def locate(url: str) -> Location:
     scheme, colon, _ = url.partition("://")
     if colon:
         raise InvalidLocation(f"{url}: {scheme}:// is not known here; use r2://BUCKET/PREFIX or a local path")
-    return Location(str(Path(url).expanduser().absolute()), "")
+    try:
+        return Location(str(whole_path(url)), "")
+    except MissingSettings as error:
+        raise InvalidLocation(str(error)) from None
 
 
 def locate_folder(url: str) -> Location:

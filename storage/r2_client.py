@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore import handlers
 from botocore.config import Config
+from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session
 
 from storage.environment import R2Access
 from storage.errors import (
@@ -81,6 +83,15 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
 _WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
 _LISTING_ENDS = b"</ListBucketResult>"
 
+# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) are not R2's; a CA bundle is
+# the network's.
+_NOT_AWS = {
+    name: (None, None, default, convert)
+    for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
+    if name != "ca_bundle"
+}
+_NOT_AWS |= dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
+
 _clients: dict[tuple[int, R2Access], S3Client] = {}
 _clients_lock = threading.Lock()
 
@@ -114,7 +125,7 @@ def _new_client(access: R2Access) -> S3Client:
         read_timeout=60,
     )
     try:
-        client = boto3.session.Session().client(
+        client = boto3.session.Session(botocore_session=Session(session_vars=_NOT_AWS)).client(
             "s3",
             endpoint_url=access.endpoint,
             aws_access_key_id=access.key_id,

@@ -24,7 +24,7 @@ from transforms.chat_intake import Intake
 from transforms.conversations import in_work
 from transforms.cutting import DECOMPRESSORS, CorruptData, cut
 from transforms.elements import Blank, FileVersion, Line, TooLong
-from transforms.notices import Listing, list_inputs
+from transforms.listing import Listing, list_inputs
 from transforms.outages import Outage
 from transforms.poll import LookAgain, Sweep
 from transforms.run_state import run_state, stopping

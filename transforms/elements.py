@@ -23,9 +23,10 @@ class FileVersion:
     Attributes:
         store_url: "r2://bucket", or the absolute folder that the path is relative to.
         key: full key, or path relative to that folder.
-        etag: without quotes; local files: ``<size>-<mtime in ns>``.
+        etag: without quotes; local files: a hash of the content (``storage.versions``).
         size: bytes, as stored (compressed).
         opening: the nonce of the job record under which it is worked on; empty before it is opened.
+        resumed: an earlier run had it in work, perhaps one of a version that kept answers by ``id`` and offset.
     """
 
     store_url: str
@@ -33,6 +34,7 @@ class FileVersion:
     etag: str
     size: int
     opening: str = ""
+    resumed: bool = field(default=False, compare=False)
 
     @property
     def bucket(self) -> str:
@@ -42,12 +44,18 @@ class FileVersion:
     @property
     def compression(self) -> Literal["gzip", "zstd"] | None:
         """By the key's ending."""
-        return "gzip" if self.key.endswith(".gz") else "zstd" if self.key.endswith(".zst") else None
+        name = self.key.lower()
+        return "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else None
 
     @property
     def id(self) -> str:
         """Names this version among all."""
         return f"{self.store_url}/{self.key}@{self.etag}"
+
+    @property
+    def place(self) -> str:
+        """Where it is, whatever its version."""
+        return f"{self.store_url}/{self.key}"
 
     @property
     def work_id(self) -> str:

@@ -17,7 +17,7 @@ from backends.breaker import PATIENCE_S
 from backends.call_settings import CallSettings
 from backends.engine import Engine, get_engine
 from backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
-from backends.ir import EmbedRequest, Usage
+from backends.ir import EmbedRequest, LineId, Usage
 from backends.jobs import Done
 from backends.money import NO_LIMITS, Limits
 from backends.rates import NO_RATES, Rates
@@ -313,9 +313,10 @@ class RunAsleep(StopRun):
     """The run was not heard for too long; a new one goes on where it was."""
 
 
-def request_id(line: Line) -> str:
+def request_id(line: Line) -> LineId:
     """The same for every try of one line of one file version, in any run."""
-    return hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
+    text = hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
+    return LineId.of(text, line.file.place, line.file.etag, line.start, resumed=line.file.resumed)
 
 
 def too_long(line: TooLong) -> LineTooLong:

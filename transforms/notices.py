@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -15,20 +14,19 @@ from pydantic_core import to_json
 
 from storage.environment import cloudflare_account
 from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
-from storage.files import is_utf8
 from storage.jobs import Jobs, record_name
 from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
-from storage.objects import R2_SCHEME, Location, locate, open_store
+from storage.objects import R2_SCHEME, Location, open_store
 from storage.queues import Message, Pacer, QueueClient
 from transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from transforms.elements import FileVersion, Notice
+from transforms.listing import SUFFIXES, Listing, list_inputs, root_of
 from transforms.members import Apart, join
 from transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from transforms.run_state import run_state, stopping
 
 _log = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 # A queue that gives nothing this many times in a row holds nothing for us now.
 _EMPTY_PULLS = 2
 
@@ -41,14 +39,6 @@ class Notifications:
     prefix: str = ""
     suffixes: tuple[str, ...] = SUFFIXES
     poll_seconds: float = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Objects below r2:// prefixes, and local files, folders and glob patterns."""
-
-    inputs: tuple[str, ...]
-    suffixes: tuple[str, ...] = SUFFIXES
 
 
 Source = Notifications | Listing
@@ -111,7 +101,7 @@ def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
     inputs are there.
     """
     places = source.inputs if isinstance(source, Listing) else ()
-    disks = {str(_root(place)) for place in places if not place.startswith(R2_SCHEME)}
+    disks = {str(root_of(place)) for place in places if not place.startswith(R2_SCHEME)}
     known = {record_name(file.store_url, file.key, file.etag) for file in run_state().in_work()}
     for record in Jobs(open_store(output.store_url), output.key).sweep(known):
         if isinstance(record, ValueError):
@@ -123,22 +113,6 @@ def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
                 yield Notice(file, None, record.notification)
             else:
                 run_state().leave(file.id, f"it is no file of this run's: name {file.store_url} as an input to go on")
-
-
-def list_inputs(listing: Listing, output: Location | None) -> Iterator[Notice]:
-    """Every object or file of the listing, once; what lies below the output is no input.
-
-    Local paths: a file is taken whatever its name, a folder or a pattern gives what ends in one of the suffixes. A
-    file's key is its path below the folder that was named, or its name; one that is not UTF-8 is left out, and said.
-    """
-    seen: set[str] = set()
-    for place in listing.inputs:
-        files = _list_r2(place, listing) if place.startswith(R2_SCHEME) else _list_local(place, listing)
-        for file in files:
-            if file.id in seen or (output is not None and _inside(file, output)):
-                continue
-            seen.add(file.id)
-            yield Notice(file, None, {"listed": place})
 
 
 def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
@@ -275,50 +249,3 @@ def _bury(message: Message, output: Location, reason: str) -> None:
     body = to_json(letter)
     name = hashlib.sha256(body).hexdigest()
     open_store(output.store_url).put(f"{output.key}_dead/{name}.json", body)
-
-
-def _list_r2(place: str, listing: Listing) -> Iterator[FileVersion]:
-    where = locate(place)
-    for info in open_store(where.store_url).list(where.key):
-        if info.key.endswith(listing.suffixes):
-            yield FileVersion(where.store_url, info.key, info.etag, info.size)
-
-
-def _list_local(place: str, listing: Listing) -> Iterator[FileVersion]:
-    path, root = Path(place).expanduser().absolute(), _root(place)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(listing.suffixes))
-    elif path.is_file():
-        found = [path]
-    else:
-        pattern = str(path.relative_to(root))
-        found = sorted(p for p in root.glob(pattern) if p.is_file() and p.name.endswith(listing.suffixes))
-    store = open_store(str(root))
-    for file in found:
-        if not is_utf8(str(file)):
-            _log.warning("%r is left out: its name is not UTF-8, which no output could name; rename it", str(file))
-            continue
-        info = store.stat(file.relative_to(root).as_posix())
-        yield FileVersion(str(root), info.key, info.etag, info.size)
-
-
-def _root(place: str) -> Path:
-    """The folder that the keys of a local input's files are relative to."""
-    path = Path(place).expanduser().absolute()
-    return path if path.is_dir() else path.parent if path.is_file() else _fixed_part(path)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder above the first part with a wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if any(c in part for c in "*?["):
-            break
-        parts.append(part)
-    return Path(*parts)
-
-
-def _inside(file: FileVersion, output: Location) -> bool:
-    if output.bucket:
-        return file.bucket == output.bucket and file.key.startswith(output.key)
-    return not file.bucket and (Path(file.store_url) / file.key).is_relative_to(output.store_url)

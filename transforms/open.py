@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,10 +20,13 @@ from storage.manifests import ShardRecord, counted_shards, read_manifest
 from storage.objects import Location, open_store
 from storage.queues import MAX_BATCH
 from storage.runs import owner_of, run_of
+from storage.versions import current_version, etag_by_time
 from transforms.acks import acks_of
 from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
+from transforms.first_look import head_of, wrong_format
 from transforms.members import Apart, join
 from transforms.outages import patiently
+from transforms.reopening import has_readable, reopen
 from transforms.run_state import run_state
 from transforms.shards import folder_of
 from transforms.side_by_side import SideBySide
@@ -47,7 +51,8 @@ class OpenFiles(beam.PTransform):
 
     A version that somebody works on, or that has a manifest, is not opened again; its message is acked. Else the job
     record is written, then the message is acked, never the other way round. What fails to open three times goes to
-    ``OUTPUT/_dead/``. ``queue`` is the id of the queue that the messages are from.
+    ``OUTPUT/_dead/``. ``queue`` is the id of the queue that the messages are from. A file that is done is opened again
+    for lines that were too long once, and have no more than ``max_line_bytes``.
     """
 
     output: Location
@@ -55,6 +60,7 @@ class OpenFiles(beam.PTransform):
     run_id: str
     queue: str | None = None
     apart: Apart | None = None
+    max_line_bytes: int = 0
 
     def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
         """Notice → Opened."""
@@ -63,7 +69,8 @@ class OpenFiles(beam.PTransform):
             | "Write job records"
             >> beam.ParDo(
                 SideBySide(
-                    partial(open_each, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
+                    partial(open_each, self.output, self.configuration, self.run_id, self.max_line_bytes),
+                    prepare=partial(join, self.apart),
                 )
             )
             | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.apart is not None))
@@ -79,19 +86,22 @@ class Opening:
     lease_id: str | None = None
 
 
-def open_each(output: Location, configuration: str, run_id: str, notice: Notice) -> Iterator[Opening]:
+def open_each(
+    output: Location, configuration: str, run_id: str, max_line_bytes: int, notice: Notice
+) -> Iterator[Opening]:
     """One Opening a notice, which knows the notice's lease."""
-    opening = patiently(lambda: open_file(output, configuration, run_id, notice), "R2")
+    opening = patiently(lambda: open_file(output, configuration, run_id, notice, max_line_bytes), "R2")
     yield replace(opening, lease_id=notice.lease_id)
 
 
-def open_file(output: Location, configuration: str, run_id: str, notice: Notice) -> Opening:
+def open_file(output: Location, configuration: str, run_id: str, notice: Notice, max_line_bytes: int = 0) -> Opening:
     """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError."""
     presence = run_state().presence
     if presence is not None and presence.run_id != run_id:  # what is left of a pipeline that failed opens nothing
         return Opening(ack=False)
-    file, store = notice.file, open_store(output.store_url)
+    store = open_store(output.store_url)
     jobs, problem, owner = Jobs(store, output.key), "", owner_of(run_id, notice.attempt)
+    file = as_begun(output, notice.file)
     try:
         manifest = read_manifest(store, folder_of(output, file))
     except ValueError as error:
@@ -100,11 +110,12 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
         if manifest.configuration != configuration:
             run_state().leave(file.id, "it was answered by another configuration: use another --output")
             return Opening(ack=False)
-        # A run that died between the manifest and the record's removal left a record that nobody needs.
-        jobs.remove((file.store_url, file.key, file.etag))
-        was = "was done before"
-        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
-        return Opening()
+        if not has_readable(store, folder_of(output, file), manifest, max_line_bytes):
+            # A run that died between the manifest and the record's removal left a record that nobody needs.
+            jobs.remove((file.store_url, file.key, file.etag))
+            was = "was done before"
+            run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
+            return Opening()
     claim = jobs.claim(
         new_record(
             file.store_url,
@@ -126,10 +137,26 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice)
     try:
         if problem:
             raise CannotOpen(problem)
-        return Opening(tuple(_claimed(output, jobs, claim, replace(file, opening=notice.nonce))))
+        if manifest is not None:
+            reopen(store, folder_of(output, file), max_line_bytes)
+        file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
+        return Opening(tuple(_claimed(output, jobs, claim, file)))
     except CannotOpen as error:
         _fail(output, jobs, claim.record, str(error))
         return Opening()
+
+
+def as_begun(output: Location, file: FileVersion) -> FileVersion:
+    """The version as the output names it: by size and time where an earlier version of llmdo began it."""
+    etag = etag_by_time(file.store_url, file.key, file.etag)
+    if etag is None:
+        return file
+    before, store = replace(file, etag=etag), open_store(output.store_url)
+    record = Jobs(store, output.key).read((before.store_url, before.key, before.etag))
+    with suppress(ValueError):
+        if record is not None or read_manifest(store, folder_of(output, before)) is not None:
+            return before
+    return file
 
 
 def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
@@ -141,6 +168,11 @@ def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> I
         run_state().settle(Settled(file, "stale", reason=str(error)))
         return
     shards, leftovers = counted_shards(jobs.store, folder_of(output, file))
+    problem = None if shards else wrong_format(file, head_of(file) if content is None else content)
+    if problem is not None:
+        jobs.remove((file.store_url, file.key, file.etag))
+        run_state().settle(Settled(file, "stale", reason=problem))
+        return
     if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:
         raise CannotOpen("it holds answers of another configuration: use another --output")
     run_state().open(file)
@@ -176,7 +208,7 @@ def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
             content = b"".join(store.stream(file.key, file.etag, 0, SMALL_BYTES))
             if len(content) == file.size:
                 return file, content
-        there = store.stat(file.key)
+        there = current_version(file.store_url, file.key, file.etag)
     except (AccessDenied, BucketNotFound, InvalidLocation) as error:
         raise CannotOpen(str(error)) from error
     if there.etag != file.etag:

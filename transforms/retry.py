@@ -138,9 +138,9 @@ def record_of(of: FileVersion | JobRecord) -> str:
 
 
 def version_of(manifest: Manifest, opening: str = "") -> FileVersion:
-    """The file that a manifest is about; a manifest does not say in which folder a local one was."""
-    store_url = R2_SCHEME + manifest.bucket if manifest.bucket else ""
-    return FileVersion(store_url, manifest.key, manifest.etag, manifest.size, opening)
+    """The file that a manifest is about; one of an earlier version does not say in which folder a local one was."""
+    store_url = R2_SCHEME + manifest.bucket if manifest.bucket else manifest.folder
+    return FileVersion(store_url, manifest.key, manifest.etag, manifest.size, opening, resumed=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from storage.intervals import Intervals
 from storage.jobs import Jobs
 from storage.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from storage.objects import Location, open_store
+from storage.versions import current_version
 from transforms.elements import FileVersion, Settled, Written
 from transforms.members import Apart, Tell, join
 from transforms.outages import patiently
@@ -111,6 +112,7 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
     cost = total(shard.cost for shard in shards)
     ours = Manifest(
         bucket=file.bucket,
+        folder="" if file.bucket else file.store_url,
         key=file.key,
         etag=file.etag,
         size=file.size,
@@ -154,7 +156,7 @@ def settle_stale(output: Location, file: FileVersion, reason: str, gone: bool) -
 
 def _is_there(file: FileVersion) -> bool:
     try:
-        return open_store(file.store_url).stat(file.key).etag == file.etag
+        return current_version(file.store_url, file.key, file.etag).etag == file.etag
     except ObjectNotFound:
         return False
 

@@ -3,7 +3,8 @@ import pytest
 from pipelines.option_types import Concurrency
 from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
 from storage.objects import Location
-from transforms.notices import Listing, Notifications
+from transforms.listing import Listing
+from transforms.notices import Notifications
 
 ENVIRONMENT = {
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",
