@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from backends.errors import ModelError
 
+
 class LineId(str):
     """A request id that knows its line.
 

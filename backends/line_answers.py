@@ -7,11 +7,12 @@ entries with theirs. A later version's line may take the former once, and a note
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backends.errors import StopRun
 from backends.ir import LineId
@@ -30,8 +31,16 @@ class Keys:
     by_id: str
 
 
+@dataclass(slots=True)
+class _Turn:
+    """Whose turn it is among equal lines that look for their entries."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
 class LineAnswers:
-    """Finds entries; used from one event loop. Between ``find`` and ``release`` a line holds its first key."""
+    """Finds entries; used from one event loop. A line that is to pay holds its first key until ``release``."""
 
     def __init__(
         self, get: Callable[[str], Awaitable[bytes | None]], put: Callable[[str, bytes, float], Awaitable[None]]
@@ -39,16 +48,31 @@ class LineAnswers:
         self._get = get
         self._put = put
         self._held: dict[str, _Owner] = {}
+        self._looking: dict[str, _Turn] = {}
 
     async def find(self, line: LineId, keys: Keys) -> tuple[str, bytes | None]:
-        """The key of a line's answer, and what is there: None where it is still to be paid for."""
+        """The key of a line's answer, and what is there: None where it is still to be paid for. Raises StopRun."""
+        turn = self._looking.setdefault(keys.first, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:  # equal lines one after the other, or a second one would not see what the first takes
+                return await self._find(line, keys)
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._looking[keys.first]
+
+    async def _find(self, line: LineId, keys: Keys) -> tuple[str, bytes | None]:
         ours = (line.version, line.start)
-        if self._held.setdefault(keys.first, ours) != ours:
+        if self._held.get(keys.first, ours) != ours:
             return await self._with_offset(line, keys)
         value = await self._get(keys.first)
         if value is None:
             older = await self._get(keys.by_id) if line.resumed else None
-            return (keys.first, None) if older is None else (keys.by_id, older)
+            if older is not None:
+                return keys.by_id, older
+            self._held[keys.first] = ours
+            return keys.first, None
         payer = _owner(value)
         if payer == ours:
             return keys.first, value

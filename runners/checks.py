@@ -64,32 +64,38 @@ def id_of_queue(id_or_name: str) -> str:
 
 
 def check_files(options: JsonlOptions) -> None:
-    """Raises UsageError where files or prefixes are named, and nothing to answer is there."""
+    """Raises UsageError where local files or a pattern are named, and nothing to answer is there.
+
+    A prefix in R2 may be empty now and hold files later: that is a warning.
+    """
     source, skipped = options.source, Skipped()
     if not isinstance(source, Listing) or not source.inputs:
         return
     if next(list_inputs(source, options.output_location, skipped), None) is None:
-        nothing = [sentence for name in source.inputs if (sentence := _nothing_at(name)) is not None] or [
-            f"no file ends in .jsonl, .ndjson or .jsonlines (.gz, .zst) at {' '.join(source.inputs)}"
-        ]
-        raise UsageError([*nothing, *skipped.sentences()] if skipped.paths else nothing)
+        _nothing_there(source, skipped)
     for name in options.files:
         if is_pattern(name) and not _is_there(name):
             _log.warning("%s fits no file", name)
 
 
-def _nothing_at(name: str) -> str | None:
-    """Why a place gives nothing; None where it has files, and none of them is taken."""
-    if not name.startswith(R2_SCHEME):
-        return None if _is_there(name) else f"{name} does not exist, or fits no file: check the path"
-    where = locate(name)
-    if next(open_store(where.store_url).list(where.key), None) is not None:
-        return None
-    if is_pattern(name):
-        return (
-            f"{name}: no key begins with this; R2 has prefixes, not patterns: write the part before the first wildcard"
-        )
-    return f"{name}: no key begins with this: check the prefix"
+def _nothing_there(source: Listing, skipped: Skipped) -> None:
+    prefixes = [name for name in source.inputs if name.startswith(R2_SCHEME)]
+    absent = [name for name in source.inputs if name not in prefixes and not _is_there(name)]
+    problems = [f"{name} does not exist, or fits no file: check the path" for name in absent]
+    for name in prefixes:
+        where = locate(name)
+        if next(open_store(where.store_url).list(where.key), None) is not None:
+            continue
+        if is_pattern(name):
+            problems.append(
+                f"no key begins with {name}: R2 takes prefixes, not patterns; omit all from the wildcard on"
+            )
+        else:
+            _log.warning("no key begins with %s: check the prefix, unless it is to be filled later", name)
+    if not problems and not prefixes:
+        problems = [f"no file ends in .jsonl, .ndjson or .jsonlines (.gz, .zst) at {' '.join(source.inputs)}"]
+    if problems:
+        raise UsageError([*problems, *skipped.sentences()])
 
 
 def _is_there(name: str) -> bool:

@@ -102,17 +102,18 @@ class Manifest(BaseModel):
         return unknown(self.answered) if self.unpriced is None else Cost(self.cost_usd, self.unpriced, self.neurons)
 
 
-def file_folder(prefix: str, bucket: str, key: str, etag: str) -> str:
+def file_folder(prefix: str, bucket: str, key: str, etag: str, *, hashed: bool = False) -> str:
     """Where a file version's shards go: ``PREFIX/<bucket>/<key>/<etag>/``.
 
     The key's SHA-256 stands for a key that R2 or a local disk could not hold there: too long, or with a part that is
-    too long or no file's name. Both have the same rule, so that an output can be moved from one to the other.
+    too long or no file's name; and for one that is to be ``hashed``. Both stores have the same rule, so that an output
+    can be moved from one to the other.
     """
     longest = f"{_PREFIXES['errors']}-{0:015d}-{'0' * 16}.jsonl"
     folder = "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part)
     names = key.split("/")
     usable = all(name not in {"", ".", ".."} and len(name.encode()) <= MAX_LOCAL_NAME_BYTES for name in names)
-    if not usable or "\0" in key or len(f"{folder}/{longest}".encode()) > MAX_KEY_BYTES:
+    if hashed or not usable or "\0" in key or len(f"{folder}/{longest}".encode()) > MAX_KEY_BYTES:
         key = hashlib.sha256(key.encode()).hexdigest()
     return "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part) + "/"
 

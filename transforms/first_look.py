@@ -52,21 +52,23 @@ def wrong_format(file: FileVersion, head: bytes) -> str | None:
             what = _what(head, whole=len(head) == file.size)
             said = f"{what[0]}: {what[1]}" if what else f"not {file.compression} data: rename it without {ending}"
             return f"{name} is {said}"
-        content = _unpacked(file, head)
-        found = _what(content[:HEAD_BYTES], whole=False)
+        content, whole = _unpacked(file, head)
+        found = _what(content, whole=whole)
     else:
         found = _what(head, whole=len(head) == file.size)
     return None if found is None else f"{name} is {found[0]}: {found[1]}"
 
 
-def _unpacked(file: FileVersion, head: bytes) -> bytes:
+def _unpacked(file: FileVersion, head: bytes) -> tuple[bytes, bool]:
+    """The content's first bytes, and whether they are all of it."""
     content = bytearray()
     with suppress(CorruptData):  # it was cut, or it is damaged, which reading it will say
         for chunk in DECOMPRESSORS[file.compression or ""]([head]):
             content += chunk
-            if len(content) >= HEAD_BYTES:
-                break
-    return bytes(content)
+            if len(content) > HEAD_BYTES:
+                return bytes(content[:HEAD_BYTES]), False
+        return bytes(content), True
+    return bytes(content), False
 
 
 def _what(head: bytes, *, whole: bool) -> tuple[str, str] | None:

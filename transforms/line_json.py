@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from backends.errors import InvalidRequest
+from transforms.broken_json import hint
 
 # Every error row has all of these in its ``error``; an ``error`` of the user's own has hardly all of them.
 _ERROR_FIELDS = frozenset("class code status message retryable attempts offset length".split())
@@ -24,7 +25,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     try:
         document = from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise BadLine(f"not valid JSON: {error}") from None
+        raise BadLine(f"not valid JSON: {error}{hint(data)}") from None
     if not isinstance(document, dict):
         raise BadLine(f"a line must be a JSON object, not {kind_of(document)}")
     if _overflows(document):

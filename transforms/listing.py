@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage import configuration
+from storage.errors import AccessDenied
 from storage.files import is_utf8
 from storage.manifests import MANIFEST_NAME, is_shard_name
 from storage.objects import R2_SCHEME, Location, locate, open_store
@@ -147,8 +148,7 @@ class _LocalPlace:
             if self._inodes.setdefault((status.st_dev, status.st_ino), str(file)) != str(file):
                 skipped.add(SAME_FILE, str(file))
                 continue
-            info = current_version(str(self._root), file.relative_to(self._root).as_posix())
-            yield FileVersion(str(self._root), info.key, info.etag, info.size)
+            yield _version(self._root, file.relative_to(self._root).as_posix())
 
     def _walk(self, output: Path | None, skipped: Skipped) -> Iterator[Path]:
         """All files below the root. Links to folders are followed last, each folder once, so that a loop ends."""
@@ -209,6 +209,14 @@ class _LocalPlace:
         return named
 
 
+def _version(root: Path, key: str) -> FileVersion:
+    try:
+        info = current_version(str(root), key)
+    except AccessDenied:  # opening it will say so, of this file alone
+        info = open_store(str(root)).stat(key)
+    return FileVersion(str(root), key, info.etag, info.size)
+
+
 def _fixed_part(pattern: Path) -> Path:
     """The folder above the first part with a wildcard."""
     parts = []
@@ -225,7 +233,8 @@ def _is_hidden(below: str) -> bool:
 
 def _is_bookkeeping(below: str) -> bool:
     """Whether a key below an output is one of the output's own records, by its first part."""
-    return below.split("/", maxsplit=1)[0] in _BOOKKEEPING
+    first = below.split("/", maxsplit=1)[0]
+    return first in _BOOKKEEPING or first.startswith("_ledger.")
 
 
 def _is_output(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -77,8 +78,16 @@ def shard_key(outcome: Outcome) -> str:
 
 
 def folder_of(output: Location, file: FileVersion) -> str:
-    """The folder of a file version's shards in the output's store."""
-    return file_folder(output.key, file.bucket, file.key, file.etag)
+    """The folder of a file version's shards in the output's store.
+
+    The key is hashed where a local output has a file in the way: one that holds its inputs has them there.
+    """
+    plain = file_folder(output.key, file.bucket, file.key, file.etag)
+    if output.bucket:
+        return plain
+    hashed, root = file_folder(output.key, file.bucket, file.key, file.etag, hashed=True), Path(output.store_url)
+    above = [root / folder for folder in Path(plain).parents]
+    return hashed if any(path.is_file() for path in above) or (root / hashed).is_dir() else plain
 
 
 def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) -> Iterator[Written]:

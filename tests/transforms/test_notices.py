@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
@@ -17,70 +15,12 @@ from transforms.notices import (
     Puller,
     _Look,
     left_in_work,
-    list_inputs,
     pull_notifications,
     understand,
 )
 from transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")
-
-
-def listed(*inputs, output=None):
-    return {(n.file.store_url, n.file.key, n.file.size) for n in list_inputs(Listing(inputs), output)}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz", "notes.txt", "out/x/1-2/shard-000000000000-aa.jsonl"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}\n")
-    return tmp_path
-
-
-def test_a_folder_gives_every_prompt_file_below_it_but_not_the_output(folder):
-    output = Location(str(folder / "out"), "")
-    assert {key for _, key, _ in listed(str(folder), output=output)} == {"a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz"}
-
-
-def test_a_file_is_taken_whatever_its_name(folder):
-    assert listed(str(folder / "notes.txt")) == {(str(folder), "notes.txt", 3)}
-
-
-@pytest.mark.parametrize("name", [b"caf\xe9.jsonl", b"caf\xe9/d.jsonl"])
-def test_a_file_whose_name_is_not_utf_8_is_left_out_with_a_warning_that_names_it(folder, caplog, name):
-    path = folder / "sub" / os.fsdecode(name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"{}\n")
-    for place in (folder, folder / "*" / "**" / "*.jsonl*"):
-        assert {key.rpartition("/")[2] for _, key, _ in listed(str(place))} >= {"b.jsonl", "c.jsonl.gz"}
-        assert "caf\\udce9" in caplog.text and "is not UTF-8" in caplog.text
-        caplog.clear()
-    assert listed(str(path)) == set()
-    assert "rename it" in caplog.text
-    keys = [info.key for info in open_store(str(folder)).list("sub/")]
-    assert keys == ["sub/b.jsonl", "sub/c.jsonl.gz"]
-
-
-def test_a_pattern_keeps_the_path_behind_its_fixed_part(folder):
-    assert listed(str(folder / "sub" / "*.jsonl")) == {(str(folder / "sub"), "b.jsonl", 3)}
-    output = Location(str(folder / "out"), "")
-    keys = {key for _, key, _ in listed(str(folder / "**" / "*.jsonl*"), output=output)}
-    assert keys == {"a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz"}
-
-
-def test_a_file_that_is_named_twice_is_listed_once(folder):
-    name = str(folder / "a.jsonl")
-    assert len(list(list_inputs(Listing((name, name)), None))) == 1
-
-
-def test_a_changed_file_is_another_version(folder):
-    path = folder / "a.jsonl"
-    (before,) = list_inputs(Listing((str(path),)), None)
-    os.utime(path, ns=(1, 1))
-    (after,) = list_inputs(Listing((str(path),)), None)
-    assert before.file.id != after.file.id
 
 
 def event(key, action="PutObject", bucket="bucket"):
@@ -162,6 +102,15 @@ def recorded(folder, output, file):
         return [found.file for found in left_in_work(output, source)]
 
     return left
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.jsonl", "sub/b.jsonl", "sub/c.jsonl.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    return tmp_path
 
 
 @pytest.fixture

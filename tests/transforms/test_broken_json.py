@@ -1,0 +1,36 @@
+import pytest
+
+from transforms.broken_json import hint
+from transforms.cutting import BOM
+from transforms.line_json import BadLine, json_object
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'\xef\xbb\xbf{"prompt": "a"}', "byte order mark"),
+        (b'{"prompt": "a", "score": NaN}', "NaN and Infinity are not JSON"),
+        (b'{"prompt": "a", "score": [-Infinity]}', "NaN and Infinity are not JSON"),
+        (b'{"prompt": "a"},', "comma behind the object"),
+        (b'{"prompt": "a, }", "tags": ["b", ], }', "comma before a closing bracket"),
+        (b"{'prompt': 'a'}", "Python dict"),
+        (b'{"prompt": "a"}{"prompt": "b"}', "several objects"),
+        (b"{", "over several lines"),
+        (b'{"prompt": "caf\xe9"}', "not UTF-8"),
+    ],
+)
+def test_a_line_that_is_not_json_says_what_is_likely_wrong(line, said):
+    with pytest.raises(BadLine, match=r"not valid JSON: .*; ") as raised:
+        json_object(line)
+    assert said in raised.value.message
+
+
+@pytest.mark.parametrize("line", [b'{"prompt": "a', b"oid sha256:12", b"", b'{"a": "}, ]"', b'{"a": "x" "b"}'])
+def test_nothing_is_guessed_where_nothing_is_known(line):
+    assert hint(line) == ""
+
+
+@pytest.mark.parametrize("part", [b",", b'"', b"\\", b", ", b"}{", b"[", b"{'", b'",'])
+def test_a_hostile_line_is_looked_at_only_up_to_a_length(part):
+    assert isinstance(hint(b"{" + part * (60_000 // len(part))), str)
+    assert hint(BOM + part * 70_000) == ""
