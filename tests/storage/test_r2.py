@@ -21,7 +21,7 @@ from storage.errors import (
 )
 from storage.objects import READ_CHUNK
 from storage.r2 import PART_SIZE, R2Store
-from storage.r2_client import ATTEMPTS, s3_client, translated
+from storage.r2_client import ATTEMPTS, _new_client, s3_client, translated
 from tests.storage.conftest import CREDENTIALS
 from transforms import chat_intake, conversations
 
@@ -57,6 +57,54 @@ def test_conditions_are_sent_as_r2_wants_them(store, server):
     absent, match = server.seen
     assert absent.headers["if-none-match"] == "*"
     assert match.headers["if-match"] == f'"{etag}"'
+
+
+AWS_FILE = """[default]
+region = eu-west-7
+endpoint_url = http://127.0.0.1:1
+services = own
+ca_bundle = /nowhere.pem
+s3 =
+    addressing_style = virtual
+    use_accelerate_endpoint = true
+[services own]
+s3 =
+    endpoint_url = http://127.0.0.1:1
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"AWS_PROFILE": "no-such-profile"},
+        {"AWS_DEFAULT_PROFILE": "no-such-profile"},
+        {"AWS_CONFIG_FILE": "{file}"},
+        {"AWS_SHARED_CREDENTIALS_FILE": "{broken}", "AWS_CONFIG_FILE": "{broken}"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"},
+        {"AWS_USE_FIPS_ENDPOINT": "true"},
+        {"AWS_USE_DUALSTACK_ENDPOINT": "true"},
+        {"AWS_DEFAULTS_MODE": "nonsense", "AWS_RETRY_MODE": "nonsense", "AWS_MAX_ATTEMPTS": "nonsense"},
+        {"AWS_REGION": "mars", "AWS_DEFAULT_REGION": "mars", "AWS_SESSION_TOKEN": "of-aws"},
+        {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported", "AWS_SIGV4A_SIGNING_REGION_SET": "*"},
+    ],
+    ids="+".join,
+)
+def test_the_users_settings_for_aws_have_no_effect_on_r2(server, bucket, tmp_path, monkeypatch, settings):
+    places = {"file": tmp_path / "config", "broken": tmp_path / "broken"}
+    places["file"].write_text(AWS_FILE)
+    places["broken"].write_text("not = an [ini\nfile")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value.format(**places))
+    client = _new_client(R2Access(server.url, CREDENTIALS.token_id, CREDENTIALS.secret))
+    server.reset()
+    client.put_object(Bucket=bucket, Key="key", Body=b"body")
+    assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == b"body"
+    assert len(server.seen) == 2
+    for seen in server.seen:
+        assert (
+            seen.path.partition("?")[0] == f"/{bucket}/key" and "/auto/s3/aws4_request" in seen.headers["authorization"]
+        )
+        assert "x-amz-security-token" not in seen.headers
 
 
 def test_one_client_serves_a_process_and_threads_share_it(server):
