@@ -83,12 +83,9 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
 _WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
 _LISTING_ENDS = b"</ListBucketResult>"
 
-# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) are not R2's; a CA bundle is
-# the network's.
+# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) are not R2's.
 _NOT_AWS = {
-    name: (None, None, default, convert)
-    for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
-    if name != "ca_bundle"
+    name: (None, None, default, convert) for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
 }
 _NOT_AWS |= dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
 
