@@ -86,6 +86,11 @@ def parse_notification(body: object) -> ObjectCreated | ObjectDeleted | NotAnEve
     return ObjectCreated(event.bucket, event.object.key, etag, event.object.size, body)
 
 
+def is_hidden(below: str) -> bool:
+    """Whether a path below the folder that was named has a part that begins with a dot."""
+    return any(part.startswith(".") for part in below.split("/") if part not in {".", ".."})
+
+
 def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> str | None:
     """None for an input file; else why it is passed over. No ``suffixes`` allow every key.
 
@@ -94,6 +99,8 @@ def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], 
     folder = output.key.rstrip("/")
     if event.bucket == output.bucket and (not folder or event.key.startswith(f"{folder}/")):
         return f"{event.key!r} lies in the output, {output.store_url}/{folder}"
+    if is_hidden(event.key.removeprefix(prefix)):
+        return f"{event.key!r} is hidden"
     if not event.key.startswith(prefix):
         return f"{event.key!r} does not begin with {prefix!r}"
     if suffixes and not event.key.lower().endswith(tuple(suffix.lower() for suffix in suffixes)):

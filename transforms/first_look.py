@@ -35,6 +35,13 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
 )
+# By which of the first four bytes are NUL.
+_WIDE: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+}
 
 
 def head_of(file: FileVersion) -> bytes:
@@ -74,18 +81,17 @@ def _unpacked(file: FileVersion, head: bytes) -> tuple[bytes, bool]:
 def _what(head: bytes, *, whole: bool) -> tuple[str, str] | None:
     """What it is, and what to do."""
     named = next(((what, remedy) for magic, what, remedy in _MAGIC if head.startswith(magic)), None)
-    return named or _binary(head[:256]) or _text(head.removeprefix(BOM).lstrip(b" \t\r\n"), whole=whole)
+    return named or _binary(head) or _text(head.removeprefix(BOM).lstrip(b" \t\r\n"), whole=whole)
 
 
 def _binary(head: bytes) -> tuple[str, str] | None:
-    """JSON in UTF-16 or UTF-32 without a BOM has NULs at every second or at three of four places."""
-    nuls = head.count(0) / max(1, len(head))
-    if not nuls:
-        return None
-    if nuls < 0.3:
-        return "binary data", _TO_JSONL
-    name = ("UTF-32" if nuls > 0.6 else "UTF-16") + ("BE" if head.startswith(b"\0") else "LE")
-    return f"{name} text", f"convert it: iconv -f {name} -t UTF-8"
+    """Text in UTF-16 or UTF-32 without a BOM, by the NULs beside its first two characters; other NULs."""
+    nuls = tuple(byte == 0 for byte in head[:4])
+    if name := _WIDE.get(nuls):
+        return f"{name} text", f"convert it: iconv -f {name} -t UTF-8"
+    # A broken line among others is for itself to say.
+    objects = any(line.lstrip(b" \t\r").startswith(b"{") for line in head.split(b"\n"))
+    return ("binary data", _TO_JSONL) if 0 in head and not objects else None
 
 
 def _text(text: bytes, *, whole: bool) -> tuple[str, str] | None:

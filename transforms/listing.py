@@ -12,6 +12,7 @@ from storage import configuration
 from storage.errors import AccessDenied
 from storage.files import is_utf8
 from storage.manifests import MANIFEST_NAME, is_shard_name
+from storage.notifications import is_hidden
 from storage.objects import R2_SCHEME, Location, locate, open_store
 from storage.versions import current_version
 from transforms.elements import FileVersion, Notice
@@ -101,19 +102,22 @@ def is_pattern(place: str) -> bool:
 def _list_r2(place: str, listing: Listing, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
     where = locate(place)
     folder, _, name = where.key.rpartition("/")
+    done = None
     # A prefix that lies in the output itself can only mean what is there besides the output's own objects.
     ours = output.key if output is not None and output.store_url == where.store_url else None
     for info in open_store(where.store_url).list(where.key):
         below = info.key.removeprefix(f"{folder}/" if folder else "")
         if ours is not None and info.key.startswith(ours) and not where.key.startswith(ours):
             continue
-        if info.key.endswith("/") or info.key.rpartition("/")[2] in (MANIFEST_NAME, configuration.NAME):
+        if info.key.rpartition("/")[2] in ("", MANIFEST_NAME, configuration.NAME):
+            # A manifest comes before the shards of its folder.
+            done = info.key.rpartition("/")[0] if info.key.endswith(f"/{MANIFEST_NAME}") else done
             continue
         if ours is not None and info.key.startswith(ours) and _is_bookkeeping(info.key.removeprefix(ours)):
             continue
-        if _is_hidden(below) and not name.startswith("."):
+        if is_hidden(below) and not name.startswith("."):
             skipped.add(HIDDEN, f"{where.store_url}/{info.key}")
-        elif is_shard_name(info.key.rpartition("/")[2]) and not is_shard_name(name):
+        elif info.key.rpartition("/")[0] == done and is_shard_name(info.key.rpartition("/")[2]):
             skipped.add(OWN, f"{where.store_url}/{info.key}")
         elif not info.key.lower().endswith(listing.suffixes) and info.key != where.key:
             skipped.add(OTHER_ENDING, f"{where.store_url}/{info.key}")
@@ -180,7 +184,7 @@ class _LocalPlace:
             folders = [self._root / folder for folder in below.parents][:-1]
             if path.is_dir():
                 continue
-            if _is_hidden(str(below.parent)) and not hidden_named:
+            if is_hidden(str(below.parent)) and not hidden_named:
                 skipped.add(HIDDEN, str(path))
             elif found := [folder for folder in folders if _is_earlier_output(folder)]:
                 if output not in found:
@@ -225,10 +229,6 @@ def _fixed_part(pattern: Path) -> Path:
             break
         parts.append(part)
     return Path(*parts)
-
-
-def _is_hidden(below: str) -> bool:
-    return any(part.startswith(".") for part in below.split("/") if part not in {".", ".."})
 
 
 def _is_bookkeeping(below: str) -> bool:

@@ -44,9 +44,9 @@ OUTCOMES = {
     "nul.jsonl": (3, 3),
     "one-lone-newline.jsonl": (0, 0),
     "spaces-around.jsonl": (4, 1),
-    "utf-16.jsonl": (0, 2),
     "wrong-types.jsonl": (5, 6),
 }
+REFUSED = "utf-16.jsonl"  # as a whole, before any call
 GOOD = b'{"prompt": "good"}\n'
 # Too large to lie here. The limit of a line is 1 MiB.
 LONG = {
@@ -86,8 +86,6 @@ HOSTILE_NAMES = [
     "/etc/x.jsonl",
     "back\\slash\\..\\x.jsonl",
     "C:\\x.jsonl",
-    ".jsonl",
-    "...jsonl",
     "a.jsonl",
     "a.jsonl/b.jsonl",
     "_open/x.jsonl",
@@ -99,8 +97,8 @@ HOSTILE_NAMES = [
     "control\x01\x7f\x9b.jsonl",
     "\ufffe\uffff.jsonl",
 ]
-# What no suffix makes a file of prompts.
-NO_FILES = ["folder.jsonl/", "a.JSONL", "a.jsonl ", "a.jsonl\n", "jsonl"]
+# What no suffix makes a file of prompts, and what is hidden.
+NO_FILES = ["folder.jsonl/", ".jsonl", "...jsonl", ".hidden/a.jsonl", "a.jsonl ", "a.jsonl\n", "jsonl"]
 
 
 def lines_of(body: bytes) -> dict[tuple[int, int], bytes]:
@@ -157,10 +155,10 @@ def bodies() -> dict[str, tuple[bytes, tuple[int, int]]]:
 
 
 def test_the_corpus_is_as_it_was_written():
-    assert {path.name for path in CORPUS.iterdir()} == OUTCOMES.keys()
+    assert {path.name for path in CORPUS.iterdir()} == OUTCOMES.keys() | {REFUSED}
     assert sum(path.stat().st_size for path in CORPUS.iterdir()) < 100_000
     assert b"\r\n" in (CORPUS / "mixed-newlines.jsonl").read_bytes()
-    assert (CORPUS / "utf-16.jsonl").read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
+    assert (CORPUS / REFUSED).read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
     assert "tests/faults/corpus/* -text" in (CORPUS.parents[2] / ".gitattributes").read_text()
 
 
@@ -190,8 +188,18 @@ def test_hostile_lines_of_local_files_are_accounted_for_once(cloud, tmp_path):
         check_rows(rows_in(store, f"{name}/"), body, outcome)
 
 
+def test_a_file_that_is_not_utf_8_ends_by_itself(cloud):
+    cloud.upload(REFUSED, (CORPUS / REFUSED).read_bytes())
+    cloud.upload("good.jsonl", GOOD)
+    summary = cloud.run()
+    found = {settled.file.key: settled for settled in summary.settled}
+    assert (summary.exit_code, found["input/good.jsonl"].status, summary.counts.failed) == (3, "done", 0)
+    assert "UTF-16" in found[f"input/{REFUSED}"].reason
+    assert cloud.keys("output/_open/") == []
+
+
 def test_all_hostile_lines_in_one_file_stay_apart(cloud):
-    files = [(body, outcome) for name, (body, outcome) in bodies().items() if name not in ("utf-16.jsonl", *LONG)]
+    files = [(body, outcome) for name, (body, outcome) in bodies().items() if name not in LONG]
     whole = b"".join(body if body.endswith(b"\n") or not body else body + b"\n" for body, _ in files)
     cloud.upload("all.jsonl", whole)
     cloud.run(range_bytes=1000)
@@ -281,7 +289,7 @@ def test_a_local_name_that_is_no_text_is_said_and_can_be_mended(cloud, tmp_path,
         path.write_bytes(prompt_of("a file"))
     summary = cloud.run(files=(str(inputs),), output=str(output), queue=None)
     assert (summary.exit_code, summary.counts.answered) == (0, 1)
-    assert "/\\udcff.jsonl' is left out: its name is not UTF-8, which no output could name; rename it" in caplog.text
+    assert "/\\udcff.jsonl'): the name is not UTF-8, which no output could name: rename it" in caplog.text
     wrong.rename(inputs / "mended.jsonl")
     assert cloud.run(files=(str(inputs),), output=str(output), queue=None).exit_code == 0
     assert verify(str(output), [str(inputs)]).differences == ()

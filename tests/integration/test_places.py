@@ -55,10 +55,22 @@ def test_broken_lines_say_what_is_likely_wrong(service, tmp_path):
 
 def test_in_r2_hidden_keys_and_shards_are_skipped_and_other_endings_taken(cloud, caplog):
     shard = "input/old/q.jsonl/e1/shard-000000000000-0123456789abcdef.jsonl"
-    for key in ("input/a.NDJSON", "input/.git/x.jsonl", "input/._a.jsonl", shard, "input/notes.txt"):
+    fed_back = "input/errors-000000000000-0123456789abcdef.jsonl"
+    put(cloud, shard.rpartition("/")[0] + "/_manifest.json")
+    for key in (
+        "input/a.NDJSON",
+        "input/errors-000000000000-0123456789abcdef.jsonl",
+        "input/.git/x.jsonl",
+        "input/._a.jsonl",
+        shard,
+        "input/notes.txt",
+    ):
         put(cloud, key)
     summary = cloud.run(input="r2://llmdo/input/", model=ECHO)
-    assert (summary.exit_code, [settled.file.key for settled in summary.settled]) == (0, ["input/a.NDJSON"])
+    assert (summary.exit_code, sorted(settled.file.key for settled in summary.settled)) == (
+        0,
+        ["input/a.NDJSON", fed_back],
+    )
     said = " ".join(record.message for record in caplog.records)
     assert "skipped 2 paths" in said and shard in said and "notes.txt" in said
 

@@ -100,6 +100,8 @@ RIGHT = {
     "gzip": (gzip.compress(JSONL.encode() * 10_000), "a.jsonl.gz"),
     "damaged gzip": (gzip.compress(JSONL.encode())[:-9], "a.jsonl.gz"),
     "zstd with a skippable frame": (SKIPPABLE + zstandard.compress(JSONL.encode()), "a.jsonl.zst"),
+    "NULs in lines": (b'{"prompt": "a"}\n\0\0\0\0\n{"prompt": "b\0"}\n', "a.jsonl"),
+    "a line of NULs first": (b'\0\0\0\0\0\n{"prompt": "b"}\n', "a.jsonl"),
     "control characters": (b'{"prompt": "a\x01b"}\n', "a.jsonl"),
 }
 
