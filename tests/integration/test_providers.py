@@ -33,7 +33,7 @@ def test_lines_are_answered_by_openais_api(cloud):
     assert rows["chat"]["model"] == MODEL
     assert rows["chat"]["usage"]["input_tokens"] == 3
     assert len(rows["vector"]["response"]["body"]["data"][0]["embedding"]) == 1024
-    assert any("lora was left out" in warning for warning in rows["odd"]["warnings"])
+    assert rows["odd"]["metadata"] == {"lora": "x"}, "a parameter of Workers AI only is the user's own field elsewhere"
     assert rows["gone"]["error"]["class"] == "ModelNotFound"
 
 
