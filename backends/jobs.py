@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 
 from backends.array_limits import Halved
 from backends.calls import Started
 from backends.errors import LineError, ModelError, ModelUnusable
-from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage
+from backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage, added
 from backends.openai_shapes import unusable_vector
 from backends.retry import is_refusal
 
@@ -162,6 +163,18 @@ def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedRespons
     return [
         replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)
     ]
+
+
+def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
+    """Responses of one text each as one."""
+    paid = [one.usage for one in parts if not one.shared]
+    return replace(
+        parts[-1],
+        vectors=tuple(vector for one in parts for vector in one.vectors),
+        usage=reduce(added, paid or [one.usage for one in parts]),
+        shared=not paid,
+        parts=tuple(parts) if len(parts) > 1 else (),
+    )
 
 
 def share(usage: Usage, weights: Sequence[int]) -> list[Usage]:

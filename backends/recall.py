@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
@@ -28,9 +27,8 @@ from backends.ir import (
     RawResponse,
     Request,
     Response,
-    added,
 )
-from backends.jobs import one_each
+from backends.jobs import joined, one_each
 from backends.line_answers import OWNER, Keys, LineAnswers
 
 # Whose answer may be taken: that of the same line of the same file version, or of any equal request.
@@ -249,7 +247,7 @@ class Recall:
             parts.append(replace(one, shared=True) if key in counted else one)
             if not one.shared:
                 counted.add(key)
-        return _joined(parts)
+        return joined(parts)
 
     def _keys(self, provider: str, request: Request, line: LineId) -> Keys:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model, "place": line.place}
@@ -341,15 +339,3 @@ def _content(request: Request) -> dict[str, Any]:
 
 def _batches_key(provider: str, model: str) -> str:
     return hashlib.sha256(f"batches {BATCH_FORMAT} {provider}/{model}".encode()).hexdigest()
-
-
-def _joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
-    """Responses of one text each as one."""
-    paid = [one.usage for one in parts if not one.shared]
-    return replace(
-        parts[-1],
-        vectors=tuple(vector for one in parts for vector in one.vectors),
-        usage=reduce(added, paid or [one.usage for one in parts]),
-        shared=not paid,
-        parts=tuple(parts) if len(parts) > 1 else (),
-    )
