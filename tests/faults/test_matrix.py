@@ -15,6 +15,7 @@ from datetime import timedelta
 import pytest
 from botocore import auth
 
+from backends import breaker
 from backends.retry import Retry
 from local.server import running
 from runners.cli import main
@@ -179,12 +180,14 @@ def shorten_waits(patch: pytest.MonkeyPatch) -> None:
     def briefly(seconds: float) -> None:
         sleep(seconds / 100)
 
-    def brief(*args) -> float | None:
-        wait = wait_s(*args)
+    def brief(*args, **named) -> float | None:
+        wait = wait_s(*args, **named)
         return None if wait is None else wait / 100
 
     patch.setattr(time, "sleep", briefly)
     patch.setattr(Retry, "wait_s", brief)
+    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        patch.setattr(breaker, name, getattr(breaker, name) / 100)
     patch.setattr(QueueApi, "__init__", lambda api, account, transport, _: open_api(api, account, transport, briefly))
 
 
