@@ -117,7 +117,7 @@ def test_a_stream_whose_pipeline_fails_goes_on_by_itself_and_pays_each_line_once
 def test_a_failed_retry_and_the_next_one_pay_each_line_once(cloud):
     lines = 60
     cloud.upload("a.jsonl", prompts(lines))
-    cloud.fault(target="ai", status=500)
+    cloud.fault(target="ai", status=400, code=5024)
     set_instant(True)
     try:
         assert cloud.run().exit_code == 3

@@ -129,6 +129,7 @@ def plain_manifest(name: str) -> dict[str, Any]:
     return {
         "version": 1,
         "bucket": "llmdo",
+        "folder": "",
         "key": f"input/{name}",
         "etag": etag_of(name),
         "size": len(INPUTS[name].body),
@@ -147,12 +148,12 @@ def plain_manifest(name: str) -> dict[str, Any]:
 
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what differs from call to call: latency, attempts and the ids that the service gives."""
+    """A row without what differs from call to call: latency, attempts, and the ids and times that the service gives."""
     row = {key: value for key, value in row.items() if key not in ("latency_ms", "attempts")}
     if row["error"] is not None:
         return row | {"error": {key: value for key, value in row["error"].items() if key != "attempts"}}
     response = {key: value for key, value in row["response"].items() if key != "request_id"}
-    response["body"] = {key: value for key, value in response["body"].items() if key != "id"}
+    response["body"] = {key: value for key, value in response["body"].items() if key not in ("id", "created")}
     return row | {"response": response}
 
 
@@ -226,12 +227,17 @@ def _plain_answer(document: dict[str, Any], model: Model) -> tuple[dict[str, Any
     text = f"echo: {document['prompt']}"
     read, said = len(document["prompt"].split()), len(text.split())
     message = {"role": "assistant", "content": text}
-    finish = "stop" if model.openai_shape else None
+    more = {"logprobs": None} if model.openai_shape else {}
     body = {
         "object": "chat.completion",
         "model": model.name,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": {"prompt_tokens": read, "completion_tokens": said, "total_tokens": read + said},
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop", **more}],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": said,
+            "total_tokens": read + said,
+            "neurons": model.neurons(read, said),
+        },
     }
     return body, _usage(model, read, said)
 

@@ -45,8 +45,8 @@ def test_lines_that_failed_for_a_while_are_answered_once_and_only_they_are_paid(
     cloud.upload("a.jsonl", prompts(250) + b"{broken\n")
     cloud.upload("b.jsonl.gz", gzip.compress(prompts(30, "packed")))
     cloud.upload("whole.jsonl", prompts(5, "fine"))
-    cloud.fault(target="ai", status=500, match="prompt 1")
-    cloud.fault(target="ai", status=500, match="packed 2")
+    cloud.fault(target="ai", status=400, code=5024, match="prompt 1")
+    cloud.fault(target="ai", status=400, code=5024, match="packed 2")
     assert cloud.run().exit_code == 3
     assert (len(errors(cloud, "a.jsonl")), len(errors(cloud, "b.jsonl.gz"))) == (112, 11)
     whole, before = cloud.rows("whole.jsonl"), paid(cloud)
@@ -70,14 +70,14 @@ def test_lines_that_failed_for_a_while_are_answered_once_and_only_they_are_paid(
 
 def test_lines_that_fail_again_stay_errors_and_can_be_tried_once_more(cloud):
     cloud.upload("a.jsonl", prompts(12))
-    cloud.fault(target="ai", status=500)
+    cloud.fault(target="ai", status=400, code=5024)
     assert cloud.run().exit_code == 3
     first = cloud.rows("a.jsonl")
     assert again() == (3, (12, 0, 12, 0))
     assert cloud.rows("a.jsonl") == first
     cloud.check()
     cloud.no_faults()
-    cloud.fault(target="ai", status=500, match="prompt 7")
+    cloud.fault(target="ai", status=400, code=5024, match="prompt 7")
     assert again() == (3, (12, 11, 1, 0))
     cloud.check()
     cloud.no_faults()
@@ -109,7 +109,7 @@ def test_a_line_that_may_not_choose_its_provider_is_answered_by_the_command_that
 
 def test_the_source_may_be_gone_by_then(cloud):
     cloud.upload("a.jsonl", prompts(3))
-    cloud.fault(target="ai", status=500, match="prompt 1")
+    cloud.fault(target="ai", status=400, code=5024, match="prompt 1")
     cloud.run()
     cloud.no_faults()
     cloud.s3.delete_object(Bucket="llmdo", Key="input/a.jsonl")
@@ -120,7 +120,7 @@ def test_the_source_may_be_gone_by_then(cloud):
 def test_the_days_allocation_ends_a_retry_without_a_switch_and_the_next_one_goes_on(cloud):
     cloud.upload("a.jsonl", prompts(40))
     cloud.upload("b.jsonl", prompts(1, "other"))
-    cloud.fault(target="ai", status=500)
+    cloud.fault(target="ai", status=400, code=5024)
     cloud.run()
     cloud.no_faults()
     first = cloud.rows("a.jsonl")
@@ -139,7 +139,7 @@ def test_the_days_allocation_ends_a_retry_without_a_switch_and_the_next_one_goes
 
 def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(cloud):
     cloud.upload("a.jsonl", prompts(120))
-    cloud.fault(target="ai", status=500)
+    cloud.fault(target="ai", status=400, code=5024)
     cloud.run()
     cloud.no_faults()
     cloud.fault(target="ai", latency_s=0.1)
@@ -164,7 +164,7 @@ def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(clou
 def test_two_retries_at_once_pay_for_no_line_twice(cloud):
     for i in range(4):
         cloud.upload(f"{i}.jsonl", prompts(15, f"file {i}, prompt"))
-    cloud.fault(target="ai", status=500)
+    cloud.fault(target="ai", status=400, code=5024)
     cloud.run()
     cloud.no_faults()
     cloud.fault(target="ai", latency_s=0.3)
@@ -184,7 +184,7 @@ def test_an_output_without_a_configuration_is_a_usage_error(cloud):
 def test_a_line_whose_answer_another_line_has_paid_for_meanwhile_adds_nothing_to_its_manifest(cloud, tmp_path):
     shared = {"ledger": f"sqlite:///{tmp_path}/ledger.sqlite", "reuse": "same-request"}
     cloud.upload("a.jsonl", prompts(3))
-    cloud.fault(target="ai", status=500, match="prompt 1")
+    cloud.fault(target="ai", status=400, code=5024, match="prompt 1")
     first = cloud.run(**shared)
     assert (first.exit_code, len(errors(cloud, "a.jsonl"))) == (3, 1)
     cloud.no_faults()

@@ -51,7 +51,7 @@ def test_a_run_prints_answers_on_a_terminal_only_or_as_many_as_it_is_told(answer
 
 
 def test_retries_and_chats_print_no_answer_even_on_a_terminal(answered, cloud, tmp_path):
-    cloud.fault(target="ai", status=500, match=SECRET)
+    cloud.fault(target="ai", status=400, code=5024, match=SECRET)
     answered(*RUN, OUTPUT)
     cloud.no_faults()
     said = answered("retry", OUTPUT, terminal=True)
