@@ -43,7 +43,7 @@ class Breaker:
     ``excused``, as are those that did not reach the service at all: their tries do not count.
 
     ``requests``: of how many requests the failed calls must be where these may be to blame.
-    After ``patience_s`` s without a reply ``given_up`` is the last error, until ``forget``.
+    After ``patience_s`` s without a reply ``given_up`` is the last error, until ``try_once``.
     """
 
     def __init__(self, name: str, patience_s: float = PATIENCE_S, requests: int = REQUESTS) -> None:
@@ -107,9 +107,12 @@ class Breaker:
             self._fails(call, error, was_probe, now)
         return False
 
-    def forget(self) -> None:
-        """Begins anew, as if nothing had failed."""
-        self.given_up = self._since = self._probe = None
+    def try_once(self, now: float) -> None:
+        """After ``given_up``: the outage lasts, and the next call looks at once whether it is over."""
+        self.given_up, self._next_at = None, now
+
+    def _forget(self) -> None:
+        self._since = self._probe = None
         self._failed.clear()
         self._waited_s, self._pause_s = 0.0, FIRST_PAUSE_S
 
@@ -151,7 +154,7 @@ class Breaker:
         lasted_s = now - self._since
         self._paused_s += lasted_s
         _log.warning("%s answers again, after %.0f s", self._name, lasted_s)
-        self.forget()
+        self._forget()
         return lasted_s > SHORT_S
 
 

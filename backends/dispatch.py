@@ -185,7 +185,7 @@ class Dispatcher:
                 self._verdicts.answered(key, job.call.at)
         elif error:
             self._tally.add(error.usage)
-            if job.call and (final := final_error(self._turns, key, error, self._settings.retry)):
+            if job.call and (final := final_error(self._turns, key, error, self._settings.retry, now)):
                 error = final
             if self._verdicts.leaves_open(key, error) and not self.stopped:
                 self._lend(job.place)

@@ -79,7 +79,10 @@ def _path(provider: str) -> Path | None:
     row = PROVIDERS.get(provider)
     if row is None or row.access is None:
         return None
-    account = hashlib.sha256(repr(row.access()).encode()).hexdigest()[:16]  # a repr has no secret in it
+    access = row.access()
+    # A repr shows neither a key nor a base URL, which may hold one; of a hash nothing can be read.
+    place = f"{access!r} {getattr(access, 'base_url', '')}"
+    account = hashlib.sha256(place.encode()).hexdigest()[:16]
     with contextlib.suppress(MissingSettings):  # no home folder, no cache
         return cache_folder() / f"models-{provider}-{account}.json"
     return None

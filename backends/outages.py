@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-from backends.breaker import LONGEST_PAUSE_S
 from backends.errors import LimitReached, ModelError, ModelUnusable, ServiceAway
 from backends.retry import Retry
 from backends.turns import Turns
 
 
-def final_error(turns: Turns, key: tuple[str, str], error: ModelError, retry: Retry) -> ModelUnusable | None:
+def final_error(
+    turns: Turns, key: tuple[str, str], error: ModelError, retry: Retry, now: float
+) -> ModelUnusable | None:
     """The error of all calls of a provider's model, where one has failed so that no more are to be made; else None.
 
     It is raised to those that wait, and to those that come as long as nothing better is to be expected.
@@ -28,7 +29,7 @@ def final_error(turns: Turns, key: tuple[str, str], error: ModelError, retry: Re
             until=error.until or time.time() + wait_s,
         )
     elif breaker.given_up:
-        wait_s = LONGEST_PAUSE_S
+        wait_s = 0.0  # whoever comes may be the one that finds the service back
         final = ServiceAway(
             f"{name} has answered nothing for --patience seconds: see that the service runs at its base URL, then run "
             f"the same command again ({error.message})",
@@ -36,7 +37,7 @@ def final_error(turns: Turns, key: tuple[str, str], error: ModelError, retry: Re
             code=error.code,
             provider=key[0],
         )
-        breaker.forget()
+        breaker.try_once(now)
     else:
         return None
     turns.refuse(key, final, wait_s)

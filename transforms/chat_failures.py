@@ -85,4 +85,6 @@ SOURCES: tuple[tuple[type[Exception], Source], ...] = (
 
 def source_of(error: Exception) -> Source:
     """The source for an error that kept a message from its answer."""
+    if isinstance(error, ServiceAway) and error.status:  # it can be reached, and fails
+        return _BUSY
     return next(source for kind, source in SOURCES if isinstance(error, kind))

@@ -8,6 +8,7 @@ tries counts. Besides, a bystander must come to its turn; on a busy machine that
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 import threading
@@ -108,6 +109,15 @@ def chat(text, **more):
     message = {"role": "assistant", "content": text, **more}
     body = {"object": "chat.completion", "model": SERVED, "choices": [{"message": message, "finish_reason": "stop"}]}
     return 200, JSON, json.dumps(body).encode()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_in_a_run():
+    """The collector looks at no more than in a run's own process (``spare_the_collector``): other tests leave much."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def one_way(document, answers, provider, heard):

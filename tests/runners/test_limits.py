@@ -57,6 +57,7 @@ def test_the_json_has_every_change_with_its_time_and_reason_and_no_infinity():
         "tpm": None,
         "throttled_s": 0.2,
         "waited_s": 0.4,
+        "away_s": 0.0,
     }
     assert told["changes"][1] == {
         "at": "2026-09-21T14:14:20Z",

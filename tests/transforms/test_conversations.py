@@ -14,6 +14,7 @@ from backends.errors import (
     ModelNotFound,
     Overloaded,
     QuotaExhausted,
+    Retryable,
     StopRun,
     Unauthorized,
 )
@@ -529,7 +530,7 @@ def test_the_trace_tells_when_the_first_and_the_last_call_began(rigs, store):
         began.append(time.time())
         await asyncio.sleep(0.3)
         if calls < 3:
-            raise Overloaded("busy", status=503)
+            raise Retryable("no JSON")
 
     rig = rigs(store, Provider(script))
     rig.say(message())
