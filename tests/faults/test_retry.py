@@ -11,7 +11,7 @@ import pytest
 from pydantic_core import from_json
 
 from backends import workers_ai
-from backends.errors import Overloaded
+from backends.errors import Retryable
 from backends.retry import set_instant
 from runners.retry import retry, retry_options
 from runners.verify import verify
@@ -31,7 +31,7 @@ class Failing(InstantModel):
 
     async def execute(self, request):
         if self.down and str(request.messages[-1].content) in FAILING:
-            raise Overloaded("out of capacity")
+            raise Retryable("no JSON")
         return await super().execute(request)
 
 
@@ -178,4 +178,4 @@ def test_lines_that_fail_again_have_their_old_shard_back_and_it_is_not_deleted(n
     rows = {row for body in errors for row in body.splitlines()}
     after = [world.bucket.read(info.key)[0] for info in world.bucket.list("output/") if "/errors-" in info.key]
     assert {row for body in after for row in body.splitlines()} == rows
-    assert {from_json(row)["error"]["class"] for row in rows} == {"BadLine", "Overloaded"}
+    assert {from_json(row)["error"]["class"] for row in rows} == {"BadLine", "Retryable"}
