@@ -14,7 +14,8 @@ def final_error(
 ) -> ModelUnusable | None:
     """The error of all calls of a provider's model, where one has failed so that no more are to be made; else None.
 
-    It is raised to those that wait, and to those that come as long as nothing better is to be expected.
+    Calls that wait get it. So do those that come before the time that the service named; after an outage that outlasted
+    the patience, the next call is made at once.
     """
     breaker, name = turns.throttle_of(key).breaker, "/".join(key)
     if retry.asks_too_much(error):
