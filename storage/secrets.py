@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from storage.environment import MissingSettings
 
 # What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
-_SECRETS = (
+SECRET_VARIABLES = (
     *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
 )
@@ -92,7 +92,7 @@ def secrets_in_url(url: str) -> tuple[str, ...]:
 
 def _hidden() -> Iterator[tuple[str, str]]:
     """The name and the value of all that must not be seen."""
-    for name in _SECRETS:
+    for name in SECRET_VARIABLES:
         yield name, os.environ.get(name, "")
     for name in sorted(_header_variables):
         value = os.environ.get(name, "").strip()

@@ -23,7 +23,7 @@ from runners.cli import main
 from runners.cron import Cron
 from runners.flink_jar import ENVIRONMENT_NAME, FLINK_VERSION
 from runners.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
-from storage.environment import _SECRETS
+from storage.secrets import SECRET_VARIABLES
 from tests.integration.test_end_to_end import wait_until
 from transforms.run_state import Counts
 
@@ -434,5 +434,5 @@ def test_the_script_for_the_scheduler_uses_flags_that_there_are():
 def test_no_example_holds_a_secret(name):
     text = read(name)
     # Secret Manager's names of secrets may stand there.
-    assert not [secret for secret in _SECRETS if re.search(rf"{secret}\s*[=:](?!projects/)", text)]
+    assert not [secret for secret in SECRET_VARIABLES if re.search(rf"{secret}\s*[=:](?!projects/)", text)]
     assert not re.search(r"(?i)\b(password|token|api_?key)\s*[=:]\s*\S", text)

@@ -169,7 +169,18 @@ def test_no_secret_of_the_network_shows_whatever_goes_wrong(service, trouble, by
     said = {name: quote(secret, safe="") for name, secret in NETWORK_SECRETS.items()}
     base_url = url.replace("//", f"//{said['user']}:{said['password']}@") + f"/v1?api_key={said['query']}&v=1"
     (tmp_path / "in.jsonl").write_bytes(b'{"prompt": "hello"}\n{"prompt": "again"}\n')
-    words = ("run", "in.jsonl", "--output", "out", "--model", "openai/m", "--header", "x-key=LLM_KEY")
+    words = (
+        "run",
+        "in.jsonl",
+        "--output",
+        "out",
+        "--model",
+        "openai/m",
+        "--header",
+        "x-key=LLM_KEY",
+        "--patience",
+        "3",
+    )
     variables = {"LLM_KEY": NETWORK_SECRETS["LLM_KEY"], "LLMDO_LOG_LEVEL": "DEBUG"}
     with listening(Proxy) as (proxy, at_proxy):
         if by_proxy:
