@@ -30,11 +30,11 @@ RUN pip install --no-cache-dir --no-deps . \
 # Built now, so that no pod needs Go, or minutes, to start.
 RUN export XDG_CACHE_HOME=/tmp/cache \
     && unset LLMDO_PRISM \
-    && install -m 755 "$(python -m runners.prism)" /opt/llmdo/prism \
+    && install -m 755 "$(python -m llmdo.runners.prism.runner)" /opt/llmdo/prism \
     && rm -rf /tmp/cache
 
 USER 10001
 # Beam's boot writes the job's options into its working directory. It stays the ENTRYPOINT, from the base image.
 WORKDIR /home/llmdo
 # What a worker does first: an image that lacks something does not come into being.
-RUN python -c "import pipelines.jsonl, runners.worker_settings, runners.cli"
+RUN python -c "import llmdo.pipelines.jsonl, llmdo.runners.workers.settings, llmdo.runners.cli.main"

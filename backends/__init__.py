@@ -1,6 +1,6 @@
 """Models behind one form of request, answer and error. No Beam here; usable alone:
 
-    from backends import connect
+    from llmdo.backends import connect
 
     with connect("workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast") as model:
         print(model.execute("What is the capital of France?", max_tokens=20).text)
@@ -8,8 +8,8 @@
 ``connect_async`` gives the same as coroutines, for a program with a loop of its own.
 """
 
-from backends.protocol import Backend, split_model
-from backends.protocol import connect as connect_async
-from backends.sync import Model, connect
+from llmdo.backends.protocol import Backend, split_model
+from llmdo.backends.protocol import connect as connect_async
+from llmdo.backends.sync import Model, connect
 
 __all__ = ["Backend", "Model", "connect", "connect_async", "split_model"]

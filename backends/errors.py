@@ -35,10 +35,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from storage.secrets import without_secrets
+from llmdo.settings.secrets import without_secrets
 
 if TYPE_CHECKING:
-    from backends.ir import Usage  # which names these errors
+    from llmdo.backends.ir import Usage  # which names these errors
 
 __all__ = [
     "AccountBlocked",

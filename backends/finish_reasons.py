@@ -9,8 +9,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from backends.errors import ContentFiltered, ModelError, Overloaded, Retryable
-from backends.ir import FinishReason, Usage
+from llmdo.backends.errors import ContentFiltered, ModelError, Overloaded, Retryable
+from llmdo.backends.ir import FinishReason, Usage
 
 _LONGEST = 80  # characters of a reason that are looked at
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backends.errors import ModelError
+from llmdo.backends.errors import ModelError
 
 
 class LineId(str):

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from backends.errors import ModelError
-from backends.ir import ModelInfo, Models
-from backends.protocol import PROVIDERS, Backend
-from storage.environment import MissingSettings, cache_folder
-from storage.private import own_folder, write
+from llmdo.backends.errors import ModelError
+from llmdo.backends.ir import ModelInfo, Models
+from llmdo.backends.protocol import PROVIDERS, Backend
+from llmdo.settings.environment import MissingSettings, cache_folder
+from llmdo.settings.private import own_folder, write
 
 FRESH_S = 3600.0  # models, prices and dates change some times a month
 

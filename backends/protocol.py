@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
-from backends.errors import ModelNotFound
-from backends.ir import (
+from llmdo.backends.errors import ModelNotFound
+from llmdo.backends.ir import (
     BatchPlace,
     BatchState,
     ChatRequest,
@@ -21,8 +21,8 @@ from backends.ir import (
     Request,
     StreamChunk,
 )
-from backends.retry import CALL_TIMEOUT_S
-from storage.environment import braintrust_access, cloudflare_account, openai_access
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.settings.environment import braintrust_access, cloudflare_account, openai_access
 
 
 class Backend(Protocol):
@@ -97,10 +97,12 @@ class Provider:
 
 
 PROVIDERS = {
-    "workers-ai": Provider("backends.workers_ai", cloudflare_account, frozenset({"gateway", "timeout_s"})),
-    "openai": Provider("backends.openai", openai_access, frozenset({"headers", "timeout_s"})),
-    "braintrust": Provider("backends.braintrust", braintrust_access, frozenset({"timeout_s"})),
-    "local": Provider("backends.llama_cpp"),
+    "workers-ai": Provider(
+        "llmdo.backends.workers_ai.backend", cloudflare_account, frozenset({"gateway", "timeout_s"})
+    ),
+    "openai": Provider("llmdo.backends.openai.backend", openai_access, frozenset({"headers", "timeout_s"})),
+    "braintrust": Provider("llmdo.backends.openai.braintrust", braintrust_access, frozenset({"timeout_s"})),
+    "local": Provider("llmdo.backends.llama_cpp.backend"),
 }
 
 

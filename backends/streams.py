@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
 
-from backends.errors import ModelError
-from backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
-from backends.openai_messages import MOST_CALLS, mapping, too_many_calls
+from llmdo.backends.errors import ModelError
+from llmdo.backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
+from llmdo.backends.openai.messages import MOST_CALLS, mapping, too_many_calls
 
 if TYPE_CHECKING:
-    from backends.protocol import Backend
+    from llmdo.backends.protocol import Backend
 
 
 async def numbered(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:

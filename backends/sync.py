@@ -11,9 +11,8 @@ from functools import reduce
 from types import TracebackType
 from typing import Any, TypeVar
 
-from backends.array_limits import ArrayLimits
-from backends.errors import InvalidRequest, LineError
-from backends.ir import (
+from llmdo.backends.errors import InvalidRequest, LineError
+from llmdo.backends.ir import (
     ChatRequest,
     ChatResponse,
     EmbedRequest,
@@ -25,11 +24,12 @@ from backends.ir import (
     StreamChunk,
     added,
 )
-from backends.listing import list_models
-from backends.parameters import OURS
-from backends.protocol import PROVIDERS, Backend, split_model, unusual
-from backends.protocol import connect as open_backend
-from backends.retry import CALL_TIMEOUT_S
+from llmdo.backends.limits.array_limits import ArrayLimits
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.listing import list_models
+from llmdo.backends.parameters import OURS
+from llmdo.backends.protocol import PROVIDERS, Backend, split_model, unusual
+from llmdo.backends.protocol import connect as open_backend
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def connect(
 ) -> Model:
     """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
 
-    ``gateway``, ``headers`` and ``timeout_s``: see ``backends.protocol.connect``.
+    ``gateway``, ``headers`` and ``timeout_s``: see ``llmdo.backends.protocol.connect``.
     Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     provider, model = (name, "") if name in PROVIDERS else split_model(name)
@@ -102,7 +102,7 @@ class Model:
         return self._call(self.backend.run(request))
 
     def list_models(self) -> Models:
-        """The provider's models; a list of the last hour is taken as it is: see ``backends.listing``."""
+        """The provider's models; a list of the last hour is taken as it is: see ``llmdo.backends.listing``."""
         return self._call(list_models(self.backend))
 
     def health(self) -> None:

@@ -39,11 +39,11 @@ import httpx
 from benchmarks import continuous
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.read_lines import PROMPT
-from storage.chat_log import ChatLog
-from storage.chat_records import RESPONSE
-from storage.environment import cloudflare_account
-from storage.objects import locate_folder, open_store
-from storage.queues import QueueClient
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.records import RESPONSE
+from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.queues.client import QueueClient
 
 POLL_S = 0.25
 MEMORY = Path("/dev/shm")

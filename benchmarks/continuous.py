@@ -40,11 +40,11 @@ import aiohttp
 
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.read_lines import PROMPT, write_prompts
-from storage.manifests import MANIFEST_NAME, Manifest
-from storage.objects import open_store
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 SIGMA = 1.0
-CHECKPOINT_MEANS = 15  # pipelines.options.PRISM_CHECKPOINT, 30 s, for a model that takes 2 s
+CHECKPOINT_MEANS = 15  # llmdo.pipelines.options.PRISM_CHECKPOINT, 30 s, for a model that takes 2 s
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 BUCKET = "r2://llmdo"
 TIMEOUT_S = 900.0
@@ -274,7 +274,7 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
 def local_cloudflare() -> Iterator[None]:
     """R2 and a queue in a process of their own; the environment leads to them."""
     with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
-        command = [sys.executable, "-m", "runners", "local", "--data", folder, "--port", "0", "--model", "echo"]
+        command = [sys.executable, "-m", "llmdo", "local", "--data", folder, "--port", "0", "--model", "echo"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
             try:
                 env = Path(folder) / "env"

@@ -27,7 +27,7 @@ from unittest.mock import patch
 from benchmarks import continuous
 from benchmarks.continuous import BUCKET, MODEL, local_cloudflare, upload
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
-from runners.flink_cluster import running_cluster
+from llmdo.runners.flink.cluster import running_cluster
 
 LATENCY_S = 0.3
 LONG_TAIL = continuous.Scale(mean=0.5, lines=10_000, limit_calls=4_000)
@@ -79,7 +79,7 @@ def machines(scale: Scale) -> Iterator[dict[str, Any]]:
         ):
             where = ["--flink-master", cluster.master, "--environment-config", cluster.pool]
             how = ["--parallelism", str(slots), "--concurrency", f"fixed:{scale.calls}", "--model", MODEL, "--json"]
-            command = [sys.executable, "-m", "runners", *_places(name), "--runner", "flink", *where, *how]
+            command = [sys.executable, "-m", "llmdo", *_places(name), "--runner", "flink", *where, *how]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=continuous.TIMEOUT_S)
             spans = take_spans(url)
         rates.append(rate(spans))

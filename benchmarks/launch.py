@@ -2,7 +2,7 @@
 
     python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
-CHECKPOINT stands for ``pipelines.options.PRISM_CHECKPOINT``, in seconds: where latencies are scaled down, so is this.
+CHECKPOINT stands for ``llmdo.pipelines.options.PRISM_CHECKPOINT``, in seconds: where latencies are scaled down, so is this.
 URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that gets, at
 the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
 """
@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from backends import workers_ai
-from backends.engine import calls_in_flight
-from pipelines import options
-from runners import cli
-from storage.environment import cloudflare_account
+from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.workers_ai import backend as workers_ai
+from llmdo.pipelines import options
+from llmdo.runners.cli import main as cli
+from llmdo.settings.environment import cloudflare_account
 
 EVERY_S = 0.05
 

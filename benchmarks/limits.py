@@ -35,13 +35,13 @@ from typing import Any
 
 import httpx
 
-from backends.engine import Engine
-from backends.errors import EngineClosed
-from backends.ir import ChatRequest, Message
-from backends.jobs import Done
-from backends.rates import NO_RATES, Rates
-from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount, cloudflare_account
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.errors import EngineClosed
+from llmdo.backends.ir import ChatRequest, Message
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import CloudflareAccount, cloudflare_account
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 REQUEST = ChatRequest(MODEL, (Message("user", "What is the capital of France?"),), {"max_tokens": 20})
@@ -66,7 +66,7 @@ WAYS = (Way("engine", 64, False), Way("fixed window of 64", 64, True), Way("no l
 
 
 class Server:
-    """``llmdo local`` in a process of its own; see ``local.faults`` for what it can be told."""
+    """``llmdo local`` in a process of its own; see ``llmdo.local.faults`` for what it can be told."""
 
     def __init__(self, account: CloudflareAccount, url: str) -> None:
         self.account = account
@@ -87,7 +87,7 @@ class Server:
 def server() -> Iterator[Server]:
     """Starts one; it ends with the context."""
     with tempfile.TemporaryDirectory() as data:
-        command = [sys.executable, "-m", "runners", "local", "--data", data, "--port", "0", "--model", "echo"]
+        command = [sys.executable, "-m", "llmdo", "local", "--data", data, "--port", "0", "--model", "echo"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             try:
                 while not (env := Path(data, "env")).exists():

@@ -24,9 +24,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from storage.files import LocalStore
-from transforms.elements import FileVersion, OpenFile
-from transforms.lines import ReadLines
+from llmdo.storage.objects.local import LocalStore
+from llmdo.transforms.elements import FileVersion, OpenFile
+from llmdo.transforms.lines.read_lines import ReadLines
 
 READERS = ("ReadLines", "ReadAllFromText")
 PROMPT = (

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 from demo import LLMDO, MODEL, say, wait_for_env
 
-from storage.environment import cloudflare_account
-from storage.queues import QueueClient
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.queues.client import QueueClient
 
 EVENTS = Path(__file__).parent / "chat" / "events.jsonl"
 LOG = "r2://llmdo/chat/"

@@ -18,7 +18,7 @@ import boto3
 from botocore.config import Config
 
 EXAMPLES = Path(__file__).parent
-LLMDO = [sys.executable, "-m", "runners"]
+LLMDO = [sys.executable, "-m", "llmdo"]
 MODEL = "@cf/huggingface/smollm2-135m-instruct"
 START_TIMEOUT = 60.0  # seconds; loading the model takes about one
 SOME_LINES_FAILED = 3  # exit code of `llmdo run`: expected, since one example holds broken lines

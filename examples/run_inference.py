@@ -13,8 +13,8 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from backends.errors import ModelError
-from transforms.model_handler import WorkersAIModelHandler
+from llmdo.backends.errors import ModelError
+from llmdo.transforms.answers.run_inference import WorkersAIModelHandler
 
 REVIEWS = [
     {"id": 1, "text": "It broke after a day."},

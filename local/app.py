@@ -9,21 +9,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from backends.errors import ModelError
-from backends.llama_files import prepare
-from backends.protocol import Backend, connect
-from local import catalogue
-from local.echo import Echo
-from local.faults import Fault, Faults, Target, error_reply
-from local.models_api import ModelsApi
-from local.notifications import Event, Rules
-from local.notifications_api import NotificationsApi
-from local.objects import Objects
-from local.queues import Queues
-from local.queues_api import QueuesApi
-from local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
-from local.stats import Stats
-from local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
+from llmdo.backends.errors import ModelError
+from llmdo.backends.llama_cpp.files import prepare
+from llmdo.backends.protocol import Backend, connect
+from llmdo.local.ai import catalogue
+from llmdo.local.ai.api import ModelsApi
+from llmdo.local.ai.echo import Echo
+from llmdo.local.faults import Fault, Faults, Target, error_reply
+from llmdo.local.queues.api import QueuesApi
+from llmdo.local.queues.notifications import Event, Rules
+from llmdo.local.queues.notifications_api import NotificationsApi
+from llmdo.local.queues.queues import Queues
+from llmdo.local.r2.objects import Objects
+from llmdo.local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
+from llmdo.local.stats import Stats
+from llmdo.local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
 
 ECHO = "echo"
 API = "/client/v4"

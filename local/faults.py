@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from local.wire import Reply, failure, s3_failure
+from llmdo.local.wire import Reply, failure, s3_failure
 
 Target = Literal["ai", "queue", "r2"]
 

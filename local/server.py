@@ -20,11 +20,11 @@ import httpx
 from aiohttp import web
 from multidict import CIMultiDict
 
-from backends.errors import ModelError
-from local.app import ECHO, Cloudflare, check_model
-from local.faults import Target
-from local.settings import HOST, CannotServe, credentials, environment, write_environment
-from local.wire import Call, Reply
+from llmdo.backends.errors import ModelError
+from llmdo.local.app import ECHO, Cloudflare, check_model
+from llmdo.local.faults import Target
+from llmdo.local.settings import HOST, CannotServe, credentials, environment, write_environment
+from llmdo.local.wire import Call, Reply
 
 SHUTDOWN_S = 0.5  # for calls in flight; a terminal or a supervisor expects the end within two seconds
 # R2 takes 8,192 bytes of metadata, which may stand in one header; keys have 1,024 bytes, three times that encoded.

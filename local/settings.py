@@ -9,7 +9,7 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from storage.private import make_folder, own_folder, write
+from llmdo.settings.private import make_folder, own_folder, write
 
 HOST = "127.0.0.1"
 BUCKET = "llmdo"

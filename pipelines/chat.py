@@ -5,11 +5,11 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from pipelines.chat_options import ChatOptions
-from storage.environment import default_gateway
-from transforms.chat_elements import Answered
-from transforms.chat_source import PollEvents, ReadEvents
-from transforms.converse import Converse
+from llmdo.pipelines.chat_options import ChatOptions
+from llmdo.settings.environment import default_gateway
+from llmdo.transforms.chat.converse import Converse
+from llmdo.transforms.chat.elements import Answered
+from llmdo.transforms.chat.read_events import PollEvents, ReadEvents
 
 
 def build(root: beam.Pipeline, options: ChatOptions, run_id: str) -> PCollection[Answered]:

@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from backends.breaker import PATIENCE_S
-from backends.money import Limits
-from backends.protocol import access_of
-from backends.rates import Rates
-from backends.retry import CALL_TIMEOUT_S
-from pipelines.option_types import Calls, Concurrency, Header, ModelName, check_header_models
-from pipelines.options import UsageError, checked, default_ledger
-from storage.chat_records import safe
-from storage.environment import cloudflare_account, default_store, r2_access
-from storage.errors import InvalidLocation
-from storage.objects import R2_SCHEME, Location, locate_folder
-from transforms.chat_elements import ChatDefaults
-from transforms.chat_events import seconds
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.money.money import Limits
+from llmdo.backends.protocol import access_of
+from llmdo.pipelines.option_types import Calls, Concurrency, Header, ModelName, check_header_models
+from llmdo.pipelines.options import UsageError, checked, default_ledger
+from llmdo.settings.environment import cloudflare_account, default_store, r2_access
+from llmdo.storage.chat.records import safe
+from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.objects.store import R2_SCHEME, Location, locate_folder
+from llmdo.transforms.chat.elements import ChatDefaults
+from llmdo.transforms.chat.events import seconds
 
 DEFAULT_CHAT_MODEL = "braintrust/gpt-4o"
 QUEUE_PATIENCE_S = 60.0  # somebody waits for the answer

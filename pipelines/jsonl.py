@@ -5,18 +5,18 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from pipelines.options import JsonlOptions
-from storage.environment import default_gateway
-from transforms.elements import Settled
-from transforms.infer import Infer
-from transforms.lines import ReadLines
-from transforms.members import Apart
-from transforms.notices import FindFiles, Notifications
-from transforms.open import OpenFiles
-from transforms.poll import PollFiles
-from transforms.settle import SettleFiles
-from transforms.shards import WriteShards
-from transforms.ticks import TickFiles
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.settings.environment import default_gateway
+from llmdo.transforms.answers.infer import Infer
+from llmdo.transforms.elements import Settled
+from llmdo.transforms.files.find_files import FindFiles, Notifications
+from llmdo.transforms.files.open_files import OpenFiles
+from llmdo.transforms.files.poll_files import PollFiles
+from llmdo.transforms.files.settle_files import SettleFiles
+from llmdo.transforms.files.tick_files import TickFiles
+from llmdo.transforms.files.write_shards import WriteShards
+from llmdo.transforms.lines.read_lines import ReadLines
+from llmdo.transforms.members import Apart
 
 
 def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:

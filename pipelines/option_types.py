@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
-from backends.errors import ModelNotFound
-from backends.json_checks import problem_of_schema
-from backends.protocol import split_model
-from storage.environment import MissingSettings, check_gateway, fits_a_header
-from storage.secrets import check_header, header_values
-from transforms.line_models import NONE, SAME_PROVIDER, rules_of
-from transforms.templates import problem_of
+from llmdo.backends.errors import ModelNotFound
+from llmdo.backends.json_mode.checks import problem_of_schema
+from llmdo.backends.protocol import split_model
+from llmdo.settings.environment import MissingSettings, check_gateway, fits_a_header
+from llmdo.settings.secrets import check_header, header_values
+from llmdo.transforms.prompts.models import NONE, SAME_PROVIDER, rules_of
+from llmdo.transforms.prompts.templates import problem_of
 
 OPENAI = "openai"  # the provider whose calls have the user's own headers
 # One setting holds calls, file descriptors and memory within what one process can serve.

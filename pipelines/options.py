@@ -11,14 +11,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from backends.batches import Mode
-from backends.breaker import PATIENCE_S
-from backends.money import NO_LIMITS, Limits
-from backends.protocol import access_of
-from backends.rates import Rates
-from backends.recall import Reuse
-from backends.retry import CALL_TIMEOUT_S, THREE_TRIES
-from pipelines.option_types import (
+from llmdo.backends.engine.batches import Mode
+from llmdo.backends.engine.recall import Reuse
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES
+from llmdo.backends.money.money import NO_LIMITS, Limits
+from llmdo.backends.protocol import access_of
+from llmdo.pipelines.option_types import (
     Calls,
     Concurrency,
     Gateway,
@@ -30,20 +30,20 @@ from pipelines.option_types import (
     Template,
     check_header_models,
 )
-from pipelines.runner_options import DataflowOptions, FlinkOptions
-from storage.environment import MissingSettings, cloudflare_account, r2_access, state_folder
-from storage.errors import InvalidLocation
-from storage.ledger import SQLITE_SCHEME
-from storage.objects import R2_SCHEME, Location, locate, locate_folder
-from transforms.infer import PaidAnswers
-from transforms.line_models import SAME_PROVIDER
-from transforms.listing import SUFFIXES, Listing
-from transforms.members import Apart
-from transforms.notices import Notifications, Source
-from transforms.prompts import Defaults
-from transforms.reading import Reading
-from transforms.shards import Batching
-from transforms.templates import fields_of
+from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
+from llmdo.settings.environment import MissingSettings, cloudflare_account, r2_access, state_folder
+from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.ledger.ledger import SQLITE_SCHEME
+from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
+from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.files.find_files import Notifications, Source
+from llmdo.transforms.files.listing import SUFFIXES, Listing
+from llmdo.transforms.files.write_shards import Batching
+from llmdo.transforms.lines.reading import Reading
+from llmdo.transforms.members import Apart
+from llmdo.transforms.prompts.models import SAME_PROVIDER
+from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.prompts.templates import fields_of
 
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from pipelines.jsonl import answer_lines
-from pipelines.options import JsonlOptions
-from transforms.elements import Settled
-from transforms.retry import FindErrors, MergeFiles, ReadErrors
-from transforms.shards import WriteShards
+from llmdo.pipelines.jsonl import answer_lines
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.transforms.elements import Settled
+from llmdo.transforms.files.write_shards import WriteShards
+from llmdo.transforms.retry.retry_files import FindErrors, MergeFiles, ReadErrors
 
 
 def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:

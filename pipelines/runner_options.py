@@ -34,7 +34,7 @@ class FlinkOptions(BaseModel):
         environment_type: how the cluster starts Python; None is LOOPBACK for ``[local]``, else EXTERNAL.
         environment_config: where: EXTERNAL's host:port, DOCKER's image, PROCESS's JSON.
         bundle_ranges: so many elements are one bundle, ranges of files or parcels of 4 lines; None chooses by
-            ``concurrency`` (``transforms.planned.parcels_in_bundle``).
+            ``concurrency`` (``llmdo.transforms.lines.planned.parcels_in_bundle``).
         bundle_seconds: after so long a bundle takes no more elements; each of some six steps waits for it.
         checkpoint_seconds: from one checkpoint to the next.
         checkpoint_dir: where checkpoints go: file:///…, s3://…; a cluster of several machines must all see it.

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.version import __version__ as beam_version
 
-from backends.protocol import access_of
-from pipelines.options import JsonlOptions, UsageError
-from pipelines.runner_options import DataflowOptions
-from runners.run_options import RunOptions
-from runners.terminal import stderr
-from runners.worker_settings import worker_arguments
-from storage.environment import (
+from llmdo.backends.protocol import access_of
+from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.run_options import RunOptions
+from llmdo.pipelines.runner_options import DataflowOptions
+from llmdo.runners.showing.terminal import stderr
+from llmdo.runners.workers.settings import worker_arguments
+from llmdo.settings.environment import (
     ai_gateway,
     cloudflare_account,
     filesystem_options,
@@ -31,9 +31,9 @@ from storage.environment import (
     r2_access,
     secrets_of,
 )
-from storage.ledger import NO_LEDGER, SQLITE_SCHEME
-from storage.objects import R2_SCHEME
-from storage.secrets import check_header, secrets_in_url, without_secrets
+from llmdo.settings.secrets import check_header, secrets_in_url, without_secrets
+from llmdo.storage.ledger.ledger import NO_LEDGER, SQLITE_SCHEME
+from llmdo.storage.objects.store import R2_SCHEME
 
 _PROJECT_ID = re.compile(r"[a-z][-a-z0-9:.]+[a-z0-9]")
 # Beam makes a bucket of its own where it is given one that cannot be.

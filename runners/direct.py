@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from runners.run_options import RunOptions
+from llmdo.pipelines.run_options import RunOptions
 
 # The name matters. An unnamed DirectRunner picks another runner for a graph with real-time timers, and that one loses
 # batches that never fill (github.com/apache/beam/issues/28716). One worker in memory keeps reading, inference, batches

@@ -15,7 +15,7 @@ from apache_beam.runners.worker import sdk_worker_main
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
-from runners.servers import Endpoint
+from llmdo.runners.servers import Endpoint
 
 # How long to wait for a connection to a server that has said it serves. Seconds.
 _CONNECT_TIMEOUT = 20

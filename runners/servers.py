@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.temporary import temporary_folder
-from runners.tools import ToolError
+from llmdo.runners.temporary import temporary_folder
+from llmdo.runners.tools import ToolError
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from storage.environment import cache_folder
-from storage.private import lock
+from llmdo.settings.environment import cache_folder
+from llmdo.settings.private import lock
 
 _BUILD_TIMEOUT = 1800.0  # seconds; 71 were measured on two cores for Prism, with all modules to fetch; 223 for Flink
 

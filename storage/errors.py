@@ -16,7 +16,7 @@ StorageError
 
 from __future__ import annotations
 
-from storage.secrets import without_secrets
+from llmdo.settings.secrets import without_secrets
 
 __all__ = [
     "AccessDenied",

@@ -213,7 +213,7 @@ def llmdo(place, url, *words, **more):
         "PYTHONPATH": str(ROOT),
         **more,
     }
-    command = [sys.executable, "-m", "runners", *words]
+    command = [sys.executable, "-m", "llmdo", *words]
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout, done.stderr
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from local.server import Running, running
-from runners import loopback_agent
-from runners.flink_jar import find_jar, java
-from runners.tools import ToolError
-from transforms.acks import close_acks
-from transforms.run_state import reset_run_state
+from llmdo.local.server import Running, running
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.flink.jar import find_jar, java
+from llmdo.runners.tools import ToolError
+from llmdo.transforms.acks import close_acks
+from llmdo.transforms.run_state import reset_run_state
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

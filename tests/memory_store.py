@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
-from storage.objects import ObjectInfo
-from transforms.elements import FileVersion
+from llmdo.storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
+from llmdo.storage.objects.store import ObjectInfo
+from llmdo.transforms.elements import FileVersion
 
 
 @dataclass

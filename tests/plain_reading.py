@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from storage.intervals import Intervals
-from transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.storage.output.intervals import Intervals
+from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 
 BOM = b"\xef\xbb\xbf"
 PIECES = [

@@ -17,15 +17,18 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.options import JsonlOptions
-from runners import cli, commands_schedule, loopback_agent, stop
-from runners.cli import main
-from runners.cron import Cron
-from runners.flink_jar import ENVIRONMENT_NAME, FLINK_VERSION
-from runners.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
-from storage.secrets import SECRET_VARIABLES
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.cli import main as cli
+from llmdo.runners.cli import schedule as commands_schedule
+from llmdo.runners.cli.main import main
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.flink.jar import ENVIRONMENT_NAME, FLINK_VERSION
+from llmdo.runners.running import stop
+from llmdo.runners.running.cron import Cron
+from llmdo.runners.showing.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
+from llmdo.settings.secrets import SECRET_VARIABLES
+from llmdo.transforms.run_state import Counts
 from tests.integration.test_end_to_end import wait_until
-from transforms.run_state import Counts
 
 DEPLOY = Path(__file__).parents[1] / "examples" / "deploy"
 # file → commands of llmdo in it; what is below dataflow/ has tests of its own.
@@ -374,7 +377,7 @@ def test_what_is_submitted_to_flink_finds_the_cluster_and_the_workers(name):
     port = pool["command"][-1].removeprefix("--service_port=")
     assert port.isdigit()
     assert "ports" not in pool  # it is reached from its own pod only
-    assert pool["command"][1:3] == ["-m", "runners.worker_pool"]
+    assert pool["command"][1:3] == ["-m", "llmdo.runners.workers.pool"]
     assert f"--environment-config=localhost:{port}" in line
     # Each slot has a pool, and each pool's process its own part of the rates.
     assert session["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"

@@ -15,12 +15,13 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from backends.batches import Mode
-from backends.recall import Reuse
-from local.server import Running
-from pipelines.options import JsonlOptions
-from runners import dataflow, prism_binary
-from runners.cli import app
+from llmdo.backends.engine.batches import Mode
+from llmdo.backends.engine.recall import Reuse
+from llmdo.local.server import Running
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners import dataflow
+from llmdo.runners.cli.main import app
+from llmdo.runners.prism import binary as prism_binary
 from tests.runners.google_packages import google_packages
 
 ROOT = Path(__file__).parents[1]
@@ -79,9 +80,9 @@ def test_workers_are_not_root_and_boot_needs_no_place_of_roots() -> None:
 def test_a_pod_has_the_prism_that_was_built_for_loopback_and_builds_none() -> None:
     (settings,) = of(ROOT / "Dockerfile", "ENV")
     path = dict(setting.split("=", 1) for setting in settings.split())[prism_binary.ENVIRONMENT_NAME]
-    (made,) = [line for line in of(ROOT / "Dockerfile", "RUN") if "runners.prism" in line]
+    (made,) = [line for line in of(ROOT / "Dockerfile", "RUN") if "llmdo.runners.prism.runner" in line]
     # What the variable names is not there yet, and would be an error.
-    assert re.search(rf"unset {prism_binary.ENVIRONMENT_NAME} .*python -m runners.prism.* {path} ", made)
+    assert re.search(rf"unset {prism_binary.ENVIRONMENT_NAME} .*python -m llmdo.runners.prism.runner.* {path} ", made)
 
 
 def test_what_is_copied_is_there_and_every_room_is_copied() -> None:
@@ -217,7 +218,7 @@ import sys
 from pathlib import Path
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.dataflow.internal import apiclient
-from runners import dataflow
+from llmdo.runners import dataflow
 
 def stage_file(self, place, name, stream, *_, **__):
     folder = Path({str(tmp_path)!r}) / place.removeprefix("gs://")

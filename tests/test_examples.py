@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backends.errors import InvalidRequest
-from backends.ir import ChatRequest, EmbedRequest, RawRequest
-from transforms.prompts import Defaults, Prompt, parse_prompt
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.ir import ChatRequest, EmbedRequest, RawRequest
+from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # file → lines, the field that names a line, tokens of an answer at most (None: no chat)

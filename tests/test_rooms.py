@@ -9,15 +9,20 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("backends", "local", "pipelines", "runners", "storage", "transforms")
 MAY_IMPORT = {
     "storage": set(),
-    "backends": {"storage.environment", "storage.network", "storage.private", "storage.secrets"},
+    "backends": {
+        "llmdo.settings.environment",
+        "llmdo.settings.network",
+        "llmdo.settings.private",
+        "llmdo.settings.secrets",
+    },
     "transforms": {"backends", "storage"},
     "pipelines": {"transforms", "backends", "storage"},
     "runners": {"pipelines", "transforms", "backends", "storage"},
     "local": {"runners", "pipelines", "transforms", "backends", "storage"},
 }
 # The command that starts it.
-EXCEPTIONS = {("runners/cli.py", "local.server"), ("runners/cli.py", "local.settings")}
-BEAM_ALLOWED = {"storage/r2_filesystem.py", "storage/ledger_filesystem.py"}
+EXCEPTIONS = {("runners/cli/main.py", "llmdo.local.server"), ("runners/cli/main.py", "llmdo.local.settings")}
+BEAM_ALLOWED = {"storage/objects/r2_filesystem.py", "storage/ledger/filesystem.py"}
 
 
 def imports(path):

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from storage.environment import cloudflare_account
-from storage.errors import StorageError, is_passing
-from storage.queues import MAX_BATCH, QueueClient
-from transforms.outages import FIRST_WAIT_S, Outage
-from transforms.run_state import run_state, stopping
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.errors import StorageError, is_passing
+from llmdo.storage.queues.client import MAX_BATCH, QueueClient
+from llmdo.transforms.outages import FIRST_WAIT_S, Outage
+from llmdo.transforms.run_state import run_state, stopping
 
 # Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
 VISIBILITY_TIMEOUT = 300.0

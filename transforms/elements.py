@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from storage.costs import NOTHING, Cost
-from storage.manifests import ShardRecord
-from storage.objects import Location
+from llmdo.storage.objects.store import Location
+from llmdo.storage.output.costs import NOTHING, Cost
+from llmdo.storage.output.manifests import ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class FileVersion:
     Attributes:
         store_url: "r2://bucket", or the absolute folder that the path is relative to.
         key: full key, or path relative to that folder.
-        etag: without quotes; local files: a hash of the content (``storage.versions``).
+        etag: without quotes; local files: a hash of the content (``llmdo.storage.objects.versions``).
         size: bytes, as stored (compressed).
         opening: the nonce of the job record under which it is worked on; empty before it is opened.
         resumed: an earlier run had it in work, perhaps one of a version that kept answers by ``id`` and offset.

@@ -17,17 +17,17 @@ from typing import Any
 import apache_beam as beam
 from pydantic import TypeAdapter, ValidationError
 
-import backends.errors
-from backends.collector import spare_the_collector
-from backends.engine import calls_in_flight, stop_engines
-from backends.errors import ModelError, StopRun
-from backends.money import Spent
-from storage.errors import StorageError, StorageUnavailable
-from storage.members import Members, Report, Stopped
-from storage.objects import Location, open_store
-from storage.runs import Presence
-from transforms.elements import Settled
-from transforms.run_state import Counts, RunState, reset_run_state, run_state
+import llmdo.backends.errors
+from llmdo.backends.collector import spare_the_collector
+from llmdo.backends.engine.engine import calls_in_flight, stop_engines
+from llmdo.backends.errors import ModelError, StopRun
+from llmdo.backends.money.money import Spent
+from llmdo.storage.errors import StorageError, StorageUnavailable
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.runs.members import Members, Report, Stopped
+from llmdo.storage.runs.runs import Presence
+from llmdo.transforms.elements import Settled
+from llmdo.transforms.run_state import Counts, RunState, reset_run_state, run_state
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _stopped(reason: Exception) -> Stopped:
 
 def error_of(stopped: Stopped) -> Exception:
     """Why a process stopped, as the error that it met, or one like it."""
-    kind = getattr(backends.errors, stopped.error, None)
+    kind = getattr(llmdo.backends.errors, stopped.error, None)
     if isinstance(kind, type) and issubclass(kind, ModelError):
         return kind(stopped.message, until=stopped.until)
     return StopRun(stopped.message)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from storage.errors import QueueError, StorageError, is_passing
-from storage.queue_api import SLOW_CODES
-from transforms.run_state import run_state, stopping
+from llmdo.storage.errors import QueueError, StorageError, is_passing
+from llmdo.storage.queues.api import SLOW_CODES
+from llmdo.transforms.run_state import run_state, stopping
 
 # Between two tries, doubling, where the service does not say how long to wait. Seconds.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0

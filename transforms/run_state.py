@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from backends.money import Budget, Limits
-from storage.runs import Presence, attempt_of, run_of
-from transforms.elements import FileVersion, Settled
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.storage.runs.runs import Presence, attempt_of, run_of
+from llmdo.transforms.elements import FileVersion, Settled
 
 # Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
 KEPT = 10_000
@@ -56,7 +56,7 @@ class RunState:
         left: what was left undone, and why.
         others: files that other runs work on, with the run's id.
         backlog: about how many messages the queue holds, or None.
-        failing: services that fail at this moment, and are tried again; see transforms.outages.
+        failing: services that fail at this moment, and are tried again; see llmdo.transforms.outages.
         stop_reason: why the run ends early, or None.
         budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
     """

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import MODEL, Task, run
-from runners import cli
-from storage.files import LocalStore
-from storage.manifests import MANIFEST_NAME, Manifest
+from llmdo.runners.cli import main as cli
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 
 def answer_file(task: Task) -> tuple[int, dict[str, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from queue import SimpleQueue
 
-from backends.engine import Engine
-from backends.ir import ChatRequest, ChatResponse, Message
-from backends.jobs import Done
-from backends.workers_ai import WorkersAI
 from benchmarks.fake_endpoint import TEXT
 from benchmarks.measuring import MODEL, Task, run
-from storage.environment import CloudflareAccount
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import CloudflareAccount
 
 
 def call_all(task: Task, *, fixed: bool = True) -> int:

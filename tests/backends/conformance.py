@@ -19,7 +19,7 @@ import aiohttp
 import httpx
 import pytest
 
-from backends.errors import (
+from llmdo.backends.errors import (
     BadReply,
     CallTimeout,
     ConnectionFailed,
@@ -34,10 +34,10 @@ from backends.errors import (
     StreamError,
     Unauthorized,
 )
-from backends.http import Transport
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.protocol import PROVIDERS, Backend, split_model
-from backends.retry import THREE_TRIES
+from llmdo.backends.http.client import Transport
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.limits.retry import THREE_TRIES
+from llmdo.backends.protocol import PROVIDERS, Backend, split_model
 from tests.backends.wire import Wire
 
 SECRET = "hush-hush-hush"  # in every environment variable that holds one

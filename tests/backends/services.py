@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 
-from backends.braintrust import service as braintrust_service
-from backends.errors import (
+from llmdo.backends.errors import (
     ContentFiltered,
     ContextOverflow,
     InvalidRequest,
@@ -19,13 +18,14 @@ from backends.errors import (
     RateLimited,
     Unauthorized,
 )
-from backends.llama_cpp import CHAT, EMBED, LlamaCpp
-from backends.openai import OpenAI, Service
-from backends.openai_request import OPENAI
-from backends.workers_ai import WorkersAI
-from local import catalogue
-from local.echo import Echo
-from storage.environment import BraintrustAccess, CloudflareAccount
+from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.openai.braintrust import service as braintrust_service
+from llmdo.backends.openai.requests import OPENAI
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.local.ai import catalogue
+from llmdo.local.ai.echo import Echo
+from llmdo.settings.environment import BraintrustAccess, CloudflareAccount
 from tests.backends.conformance import ANSWER, SECRET, USAGE, Subject, event_stream, events
 
 WORDS = [ANSWER[start : start + 6] for start in range(0, len(ANSWER), 6)]

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from backends.array_limits import ArrayLimits, told_limit
-from backends.engine import Engine
-from backends.errors import BadReply, ContextOverflow, InvalidRequest
-from backends.ir import EmbedResponse, Usage
-from backends.retry import set_instant
-from backends.sync import Model
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest
+from llmdo.backends.ir import EmbedResponse, Usage
+from llmdo.backends.limits.array_limits import ArrayLimits, told_limit
+from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.sync import Model
 
 # What services say of an array of 256 texts, after their documents and sources, and the limit that it tells.
 SAID = [

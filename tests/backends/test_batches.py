@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from backends.batches import AUTO_LEAST, LINGER_S, LONGEST_LINGER_S, MAX_ITEMS
-from backends.connections import Connections
-from backends.dispatch import Dispatcher, Settings
-from backends.errors import (
+from llmdo.backends.engine.batches import AUTO_LEAST, LINGER_S, LONGEST_LINGER_S, MAX_ITEMS
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.dispatch import Dispatcher, Settings
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.errors import (
     BadReply,
     ConnectionFailed,
     ContentFiltered,
@@ -20,7 +22,7 @@ from backends.errors import (
     Retryable,
     StopRun,
 )
-from backends.ir import (
+from llmdo.backends.ir import (
     BatchState,
     ChatRequest,
     ChatResponse,
@@ -33,13 +35,11 @@ from backends.ir import (
     Usage,
     batch_places,
 )
-from backends.jobs import Job, Place
-from backends.money import Budget, Limits, Spent
-from backends.prices import Prices
-from backends.rates import NO_RATES
-from backends.recall import Recall
-from backends.retry import THREE_TRIES, Retry
-from backends.throttle import Throttle
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.retry import THREE_TRIES, Retry
+from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.prices import Prices
 from tests.backends.fake_clock import run
 
 WORK_S = 60.0  # that a batch takes
@@ -609,7 +609,7 @@ def test_what_was_answered_is_neither_polled_for_nor_asked_again():
 
 def test_a_deadline_holds_over_a_restart_but_the_batch_is_looked_at_first(monkeypatch):
     now = [1e9]
-    monkeypatch.setattr("backends.batches.time.time", lambda: now[0])
+    monkeypatch.setattr("llmdo.backends.engine.batches.time.time", lambda: now[0])
 
     async def scenario(service, later_s):
         ledger = Memory()

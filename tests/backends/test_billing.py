@@ -9,9 +9,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from backends import openai_errors, workers_ai_errors
-from backends.billing import maybe_billed
-from backends.errors import (
+from llmdo.backends.errors import (
     BadReply,
     BudgetSpent,
     CallTimeout,
@@ -25,8 +23,11 @@ from backends.errors import (
     StopRun,
     StreamError,
 )
-from backends.http import Call, Network, network_errors
-from backends.ir import Usage
+from llmdo.backends.http.client import Call, Network, network_errors
+from llmdo.backends.ir import Usage
+from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.openai import errors as openai_errors
+from llmdo.backends.workers_ai import errors as workers_ai_errors
 from tests.backends.test_http import serving
 
 

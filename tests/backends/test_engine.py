@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from backends import engine as engine_module
-from backends.call_settings import CallSettings
-from backends.engine import Engine, close_engines, drain_engines, get_engine, limits_of_engines
-from backends.errors import (
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import Engine, close_engines, drain_engines, get_engine, limits_of_engines
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import (
     BadReply,
     CallTimeout,
     ContextOverflow,
@@ -29,12 +30,11 @@ from backends.errors import (
     StreamError,
     Unauthorized,
 )
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
-from backends.money import Budget
-from backends.rates import Rates
-from backends.recall import Recall
-from backends.retry import Retry, set_instant
-from storage.environment import MissingSettings
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.retry import Retry, set_instant
+from llmdo.backends.money.money import Budget
+from llmdo.settings.environment import MissingSettings
 
 SOON = 20.0  # seconds until a test gives up waiting
 
@@ -699,7 +699,7 @@ def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_publ
 def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
     script = (
         "import gc; before = gc.get_threshold(), gc.get_freeze_count()\n"
-        "from backends.call_settings import CallSettings\nfrom backends.engine import close_engines, get_engine\n"
+        "from llmdo.backends.engine.settings import CallSettings\nfrom llmdo.backends.engine.engine import close_engines, get_engine\n"
         "engine = get_engine(CallSettings(3)); assert engine.usable; close_engines()\n"
         "assert before == (gc.get_threshold(), gc.get_freeze_count()), (gc.get_threshold(), gc.get_freeze_count())"
     )
@@ -823,8 +823,8 @@ def test_engines_that_are_closed_in_the_drain_end_it(slow):
 def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
     script = (
         "import asyncio, sys, time\n"
-        "from backends import engine\nfrom backends.call_settings import CallSettings\n"
-        "from backends.ir import ChatRequest, ChatResponse, Usage\nfrom transforms.infer import PaidAnswers\n"
+        "from llmdo.backends import engine\nfrom llmdo.backends.engine.settings import CallSettings\n"
+        "from llmdo.backends.ir import ChatRequest, ChatResponse, Usage\nfrom llmdo.transforms.answers.infer import PaidAnswers\n"
         "class Slow:\n"
         "    name = 'slow'\n"
         "    async def execute(self, request):\n"

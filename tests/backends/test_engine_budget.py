@@ -6,16 +6,16 @@ import threading
 
 import pytest
 
-from backends.engine import Engine
-from backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
-from backends.estimates import Estimates
-from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import Budget, Limits, Spent
-from backends.prices import Prices
-from backends.rates import NO_RATES
-from backends.retry import set_instant
-from backends.throttle import Throttle
-from backends.turns import Turns
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.turns import Turns
+from llmdo.backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.prices import Prices
 
 WINDOW = 64
 MOST = 100  # tokens of an answer

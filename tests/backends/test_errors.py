@@ -3,9 +3,11 @@ import pickle
 
 import pytest
 
-from backends import errors, openai_errors, workers_ai_errors
-from backends.errors import LONGEST, ModelError, short
-from backends.ir import Usage
+from llmdo.backends import errors
+from llmdo.backends.errors import LONGEST, ModelError, short
+from llmdo.backends.ir import Usage
+from llmdo.backends.openai import errors as openai_errors
+from llmdo.backends.workers_ai import errors as workers_ai_errors
 
 
 def classes():

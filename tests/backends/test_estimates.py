@@ -1,6 +1,6 @@
-from backends.estimates import CONVERSATION, MESSAGE, PICTURE, Estimates
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, Usage
-from backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, Usage
+from llmdo.backends.money.estimates import CONVERSATION, MESSAGE, PICTURE, Estimates
+from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
 
 
 def chat(text, **parameters):

@@ -18,17 +18,17 @@ from contextlib import asynccontextmanager
 import pytest
 from multidict import CIMultiDict
 
-from backends.engine import Engine
-from backends.errors import LineError, ModelError
-from backends.http import Incoming, Opened
-from backends.ir import ChatRequest
-from backends.openai import OpenAI, Service
-from backends.retry import Retry
-from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount
-from transforms.elements import FileVersion, Line
-from transforms.prompts import Defaults, parse_prompt
-from transforms.rows import answer_row, failure_row
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.errors import LineError, ModelError
+from llmdo.backends.http.client import Incoming, Opened
+from llmdo.backends.ir import ChatRequest
+from llmdo.backends.limits.retry import Retry
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import CloudflareAccount
+from llmdo.transforms.answers.rows import answer_row, failure_row
+from llmdo.transforms.elements import FileVersion, Line
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 LONGEST_S = 0.25  # CPU time that the engine's thread may spend on one thing
 READER_S = 0.5  # CPU time that reading a line may take in all: most of it leaves Python's lock to others every 5 ms

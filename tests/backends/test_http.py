@@ -9,10 +9,10 @@ import httpx
 import pytest
 from yarl import URL
 
-from backends import http
-from backends.base_url import base_url
-from backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
-from backends.http import Call, Network, network_errors, next_midnight_utc, retry_after_s
+from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
+from llmdo.backends.http import client as http
+from llmdo.backends.http.base_url import base_url
+from llmdo.backends.http.client import Call, Network, network_errors, next_midnight_utc, retry_after_s
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 

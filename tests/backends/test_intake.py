@@ -3,11 +3,11 @@ import threading
 
 import pytest
 
-from backends import intake as intakes
-from backends.errors import EngineClosed
-from backends.intake import Intake, Room, size_of
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.jobs import Job, Place
+from llmdo.backends.engine import intake as intakes
+from llmdo.backends.engine.intake import Intake, Room, size_of
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.errors import EngineClosed
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 
 
 class Loop:

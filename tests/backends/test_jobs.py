@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.errors import (
+from llmdo.backends.engine.jobs import Job, Place, can_split, halves, one_each, share
+from llmdo.backends.errors import (
     ContentFiltered,
     ContextOverflow,
     InvalidRequest,
@@ -13,8 +14,7 @@ from backends.errors import (
     PlanRequired,
     StopRun,
 )
-from backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Usage
-from backends.jobs import Job, Place, can_split, halves, one_each, share
+from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Usage
 
 
 def array(*texts, **more):

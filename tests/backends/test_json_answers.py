@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from backends.errors import InvalidRequest
-from backends.ir import ChatRequest, ChatResponse, Message, Usage, added
-from backends.json_answers import (
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage, added
+from llmdo.backends.json_mode.answers import (
     asked_again,
     check_format,
     check_schema,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backends import json_checks
-from backends.errors import Retryable
-from backends.json_checks import CHECK_CPU_S, TooMuchWork, answer_problem, problem_of_schema, schema_problem
+from llmdo.backends.errors import Retryable
+from llmdo.backends.json_mode import checks as json_checks
+from llmdo.backends.json_mode.checks import CHECK_CPU_S, TooMuchWork, answer_problem, problem_of_schema, schema_problem
 
 TEXT = json.dumps({"type": "string"})
 
@@ -121,7 +121,7 @@ def test_the_process_knows_no_keys(monkeypatch):
 def test_the_process_ends_with_the_one_that_started_it():
     script = """
 import time
-from backends import json_checks
+from llmdo.backends import json_checks
 json_checks.problem_of_schema("{}")
 print(json_checks._checker._process.pid, flush=True)
 time.sleep(60)

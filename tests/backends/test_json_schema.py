@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from backends.json_schema import problem_of, problem_of_schema
+from llmdo.backends.json_mode.schema import problem_of, problem_of_schema
 
 
 @contextlib.contextmanager
@@ -170,5 +170,5 @@ def test_a_sentence_stays_short_whatever_is_wrong():
 
 
 def test_the_library_is_not_loaded_before_a_schema_is_checked():
-    script = "import sys, runners.cli; sys.exit('jsonschema_rs' in sys.modules)"
+    script = "import sys, llmdo.runners.cli.main; sys.exit('jsonschema_rs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

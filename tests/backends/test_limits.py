@@ -6,14 +6,14 @@ from collections import Counter
 
 import pytest
 
-from backends.connections import Connections
-from backends.dispatch import Dispatcher, Settings
-from backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
-from backends.jobs import Job, Place
-from backends.rates import NO_RATES, Rates
-from backends.retry import Retry
-from backends.throttle import Throttle
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.dispatch import Dispatcher, Settings
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.retry import Retry
+from llmdo.backends.limits.throttle import Throttle
 from tests.backends.fake_clock import run
 
 

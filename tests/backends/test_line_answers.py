@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from backends.errors import StopRun
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, LineId, Message, Usage
-from backends.recall import Recall
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.errors import StopRun
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, LineId, Message, Usage
 from tests.backends.test_recall import Memory
 
 

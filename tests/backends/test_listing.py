@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from backends.errors import Overloaded, Unauthorized
-from backends.ir import ModelInfo, Models, Price
-from backends.listing import FRESH_S, deprecation, kept_models, list_models
-from storage.environment import MissingSettings
+from llmdo.backends.errors import Overloaded, Unauthorized
+from llmdo.backends.ir import ModelInfo, Models, Price
+from llmdo.backends.listing import FRESH_S, deprecation, kept_models, list_models
+from llmdo.settings.environment import MissingSettings
 
 MODEL = ModelInfo(
     "openai/m", "Text Generation", "A model", 8192, {"owned_by": "x", "meta": {"a": [1]}}, Price(0.1, 0.3),

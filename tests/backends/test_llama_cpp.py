@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from backends import llama_weights
-from backends.engine import Engine
-from backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.llama_cpp import CHAT, EMBED, LlamaCpp
-from backends.llama_weights import Weights
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.llama_cpp import weights as llama_weights
+from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
+from llmdo.backends.llama_cpp.weights import Weights
 
 pytestmark = pytest.mark.model
 
@@ -240,8 +240,8 @@ def test_weights_are_loaded_once_and_freed_with_their_last_user(monkeypatch):
 def test_nothing_is_written_to_the_console_and_the_process_ends_while_an_answer_is_running():
     script = """
 import asyncio
-from backends.ir import ChatRequest, Message
-from backends.llama_cpp import CHAT, LlamaCpp
+from llmdo.backends.ir import ChatRequest, Message
+from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
 
 async def main():
     backend = LlamaCpp()

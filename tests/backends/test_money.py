@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.errors import (
+from llmdo.backends.errors import (
     BadReply,
     BudgetSpent,
     CallTimeout,
@@ -15,10 +15,10 @@ from backends.errors import (
     StreamError,
     Unauthorized,
 )
-from backends.estimates import Estimates
-from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import NO_LIMITS, Budget, Limits, Spent
-from backends.prices import NEURON_USD, Prices, cost_usd
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
+from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.money import NO_LIMITS, Budget, Limits, Spent
+from llmdo.backends.money.prices import NEURON_USD, Prices, cost_usd
 
 CHEAP = Price(0.29, 2.25)
 CACHED = Price(1.0, 2.0, 0.1)

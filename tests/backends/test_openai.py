@@ -5,8 +5,7 @@ import pickle
 import httpx
 import pytest
 
-from backends.braintrust import service as braintrust
-from backends.errors import (
+from llmdo.backends.errors import (
     AccountBlocked,
     BadReply,
     CallTimeout,
@@ -22,10 +21,11 @@ from backends.errors import (
     StopRun,
     Unauthorized,
 )
-from backends.ir import ChatRequest, EmbedRequest, Message, Price, RawRequest, Usage
-from backends.openai import OpenAI, Service, open_backend
-from backends.openai_request import OPENAI
-from storage.environment import BraintrustAccess, MissingSettings
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, Price, RawRequest, Usage
+from llmdo.backends.openai.backend import OpenAI, Service, open_backend
+from llmdo.backends.openai.braintrust import service as braintrust
+from llmdo.backends.openai.requests import OPENAI
+from llmdo.settings.environment import BraintrustAccess, MissingSettings
 from tests.backends.wire import Wire
 
 KEY = "sk-hush-hush-hush"

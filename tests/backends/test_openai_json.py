@@ -6,9 +6,9 @@ import json
 import httpx
 import pytest
 
-from backends.errors import BadReply, Overloaded
-from backends.ir import ChatRequest, Message, Usage
-from backends.openai import OpenAI, Service
+from llmdo.backends.errors import BadReply, Overloaded
+from llmdo.backends.ir import ChatRequest, Message, Usage
+from llmdo.backends.openai.backend import OpenAI, Service
 from tests.backends.wire import Wire
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}

@@ -5,10 +5,10 @@ import asyncio
 import httpx
 import pytest
 
-from backends.errors import BadReply, ModelError
-from backends.ir import RawRequest, Usage
-from backends.openai import OpenAI, Service
-from backends.openai_raw import raw_warnings, without_bad_vectors
+from llmdo.backends.errors import BadReply, ModelError
+from llmdo.backends.ir import RawRequest, Usage
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
 from tests.backends.wire import Wire
 
 FILTERED = {"reason": "content_filter"}

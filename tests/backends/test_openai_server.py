@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from backends import llama_files
-from backends.errors import ContextOverflow, InvalidRequest, Unauthorized
-from backends.ir import ChatRequest, EmbedRequest, Message
-from backends.openai import OpenAI, Service
+from llmdo.backends.errors import ContextOverflow, InvalidRequest, Unauthorized
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message
+from llmdo.backends.llama_cpp import files as llama_files
+from llmdo.backends.openai.backend import OpenAI, Service
 
 pytestmark = pytest.mark.model
 

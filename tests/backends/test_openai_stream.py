@@ -4,10 +4,10 @@ import json
 import httpx
 import pytest
 
-from backends.billing import maybe_billed
-from backends.errors import ContentFiltered, InvalidRequest, ModelError, Overloaded, RateLimited, StreamError
-from backends.ir import ChatRequest, Message, Usage
-from backends.openai import OpenAI, Service
+from llmdo.backends.errors import ContentFiltered, InvalidRequest, ModelError, Overloaded, RateLimited, StreamError
+from llmdo.backends.ir import ChatRequest, Message, Usage
+from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.openai.backend import OpenAI, Service
 from tests.backends.conformance import event_stream, events
 from tests.backends.wire import Wire
 

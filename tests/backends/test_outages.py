@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
-from backends.breaker import REQUESTS, Breaker
-from backends.connections import Connections
-from backends.dispatch import Dispatcher, Settings
-from backends.errors import (
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.dispatch import Dispatcher, Settings
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
+from llmdo.backends.errors import (
     BadReply,
     CallTimeout,
     ConnectionFailed,
@@ -26,12 +27,11 @@ from backends.errors import (
     Unauthorized,
     WrongService,
 )
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
-from backends.jobs import Job, Place
-from backends.rates import NO_RATES
-from backends.retry import Retry
-from backends.throttle import Throttle
-from backends.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
+from llmdo.backends.limits.breaker import REQUESTS, Breaker
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.retry import Retry
+from llmdo.backends.limits.throttle import Throttle
 from tests.backends.fake_clock import run
 
 PATIENCE_S = 600.0

@@ -1,7 +1,7 @@
 import pytest
 
-from backends.errors import InvalidRequest
-from backends.parameters import Dialect, checked_token_limit, translate
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.parameters import Dialect, checked_token_limit, translate
 
 DIALECT = Dialect(unknown=frozenset({"lora"}), renamed={"seed": "random_seed"}, bounds={"temperature": (0, 2)})
 

@@ -1,9 +1,9 @@
 import pytest
 
-from backends import connect_async, split_model
-from backends.errors import ModelNotFound
-from backends.protocol import PROVIDERS
-from storage.environment import MissingSettings
+from llmdo.backends import connect_async, split_model
+from llmdo.backends.errors import ModelNotFound
+from llmdo.backends.protocol import PROVIDERS
+from llmdo.settings.environment import MissingSettings
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
-from backends.published_rates import published_rates
-from backends.rates import MODEST_OUTPUT, NO_RATES, SLACK_S, Meter, Rates, Tokens
-from backends.throttle import Throttle
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
+from llmdo.backends.limits.rates import MODEST_OUTPUT, NO_RATES, SLACK_S, Meter, Rates, Tokens
+from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.workers_ai.rates import published_rates
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ import aiohttp
 import pytest
 from aiohttp.http_writer import StreamWriter
 
-from backends.base_url import base_url
-from backends.errors import ConnectionFailed, StopRun, Unauthorized
-from backends.http import network_errors
-from backends.ir import ChatRequest, Message
-from backends.openai import open_backend
-from storage.environment import CloudflareAccount, MissingSettings, R2Access, r2_access
-from storage.errors import QueueError, StorageUnavailable
-from storage.network import proxy_for
-from storage.queues import QueueClient
-from storage.r2 import R2Store
-from storage.r2_client import s3_client
-from storage.secrets import check_header, header_values, secrets_in_url, without_secrets
+from llmdo.backends.errors import ConnectionFailed, StopRun, Unauthorized
+from llmdo.backends.http.base_url import base_url
+from llmdo.backends.http.client import network_errors
+from llmdo.backends.ir import ChatRequest, Message
+from llmdo.backends.openai.backend import open_backend
+from llmdo.settings.environment import CloudflareAccount, MissingSettings, R2Access, r2_access
+from llmdo.settings.network import proxy_for
+from llmdo.settings.secrets import check_header, header_values, secrets_in_url, without_secrets
+from llmdo.storage.errors import QueueError, StorageUnavailable
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.r2_client import s3_client
+from llmdo.storage.queues.client import QueueClient
 from tests.company_network import Proxy, Service, authority, clean, completion, listening
 
 QUESTION = ChatRequest("m", (Message("user", "hi"),))
@@ -336,7 +336,7 @@ def test_r2_over_http_is_asked_for_a_path_and_a_proxy_for_a_whole_url(monkeypatc
 
 def test_r2_says_that_a_certificate_is_not_trusted(monkeypatch, tmp_path):
     _, tls = authority(tmp_path)
-    monkeypatch.setattr("storage.r2_client.ATTEMPTS", 1)
+    monkeypatch.setattr("llmdo.storage.objects.r2_client.ATTEMPTS", 1)
     with listening(Service, tls) as (url, _), pytest.raises(StorageUnavailable, match="set SSL_CERT_FILE to a PEM"):
         list(R2Store("bucket", s3_client(R2Access(url, "key-id-2", "secret-2"))).list("x/"))
 

@@ -7,10 +7,11 @@ from dataclasses import fields, replace
 
 import pytest
 
-from backends import recall
-from backends.engine import Engine
-from backends.errors import InvalidRequest, Overloaded, StopRun
-from backends.ir import (
+from llmdo.backends.engine import recall
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.errors import InvalidRequest, Overloaded, StopRun
+from llmdo.backends.ir import (
     ChatRequest,
     ChatResponse,
     EmbedRequest,
@@ -20,9 +21,8 @@ from backends.ir import (
     RawResponse,
     Usage,
 )
-from backends.recall import Recall
-from backends.retry import set_instant
-from storage.ledger import open_ledger
+from llmdo.backends.limits.retry import set_instant
+from llmdo.storage.ledger.ledger import open_ledger
 
 SOON = 20.0  # seconds until a test gives up waiting
 ODD = "half a pair \ud800, \x00, ä, 😀"
@@ -419,7 +419,7 @@ def test_an_entry_that_cannot_be_read_is_a_miss_with_a_warning(start, entry, cap
     engine = start(provider, ledger)
     ask(engine, chat())
     ledger.kept = dict.fromkeys(ledger.kept, entry)
-    with caplog.at_level("WARNING", logger="backends.recall"):
+    with caplog.at_level("WARNING", logger="llmdo.backends.engine.recall"):
         (done,) = ask(engine, chat())
     assert done.response.text == "1"
     assert len(provider.calls) == 2

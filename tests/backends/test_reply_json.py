@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from backends.errors import BadReply
-from backends.reply_json import REPLACED, read_json
+from llmdo.backends.errors import BadReply
+from llmdo.backends.http.reply_json import REPLACED, read_json
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 

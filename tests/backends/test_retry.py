@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
-from backends.retry import THREE_TRIES, Retry, is_refusal, set_instant
+from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
+from llmdo.backends.limits.retry import THREE_TRIES, Retry, is_refusal, set_instant
 
 
 def waits(retry, error, tries):

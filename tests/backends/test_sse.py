@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.sse import read_events
+from llmdo.backends.http.sse import read_events
 
 
 def events(*chunks):

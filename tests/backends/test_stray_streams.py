@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from backends.errors import InvalidRequest, StreamError
-from backends.ir import ChatRequest, Message, Usage
-from backends.openai import OpenAI
-from backends.openai import Service as OpenAIService
-from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount
+from llmdo.backends.errors import InvalidRequest, StreamError
+from llmdo.backends.ir import ChatRequest, Message, Usage
+from llmdo.backends.openai.backend import OpenAI
+from llmdo.backends.openai.backend import Service as OpenAIService
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import CloudflareAccount
 from tests.company_network import Service, clean, completion, listening
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from backends.connections import Connections
-from backends.engine import Engine
-from backends.errors import Overloaded, StreamError
-from backends.ir import ChatRequest, ChatResponse, Message, StreamChunk, Usage
-from backends.retry import set_instant
-from backends.streams import heard
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.errors import Overloaded, StreamError
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, StreamChunk, Usage
+from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.streams import heard
 from tests.backends.conformance import SECRET
 from tests.backends.services import SUBJECTS
 

@@ -8,12 +8,12 @@ import threading
 import httpx
 import pytest
 
-from backends import Model, connect, connect_async
-from backends.errors import InvalidRequest, ModelNotFound, Overloaded
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.openai import OpenAI, Service
-from local import catalogue
-from local.echo import Echo
+from llmdo.backends import Model, connect, connect_async
+from llmdo.backends.errors import InvalidRequest, ModelNotFound, Overloaded
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.local.ai import catalogue
+from llmdo.local.ai.echo import Echo
 from tests.backends.conformance import ANSWER
 from tests.backends.services import OPENAI_STREAM, openai_shape
 from tests.backends.wire import Wire
@@ -193,8 +193,8 @@ def test_a_backend_over_http_is_called_from_plain_code():
 def test_a_program_that_closes_nothing_ends_without_a_word():
     script = """
 import http.server, threading
-from backends import Model
-from backends.openai import OpenAI, Service
+from llmdo.backends import Model
+from llmdo.backends.openai.backend import OpenAI, Service
 
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

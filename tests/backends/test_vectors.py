@@ -6,11 +6,11 @@ import struct
 
 import pytest
 
-from backends.errors import BadReply
-from backends.ir import Usage
-from backends.openai_shapes import read_vector, read_vectors
-from backends.workers_ai_shapes import Reply
-from backends.workers_ai_shapes import read_vectors as read_native
+from llmdo.backends.errors import BadReply
+from llmdo.backends.ir import Usage
+from llmdo.backends.openai.shapes import read_vector, read_vectors
+from llmdo.backends.workers_ai.shapes import Reply
+from llmdo.backends.workers_ai.shapes import read_vectors as read_native
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -1,7 +1,7 @@
 import pytest
 
-from backends.refusal_body import read_body
-from backends.waits import LONGEST_S, duration_s, until_s, wait_s
+from llmdo.backends.refusals.body import read_body
+from llmdo.backends.refusals.waits import LONGEST_S, duration_s, until_s, wait_s
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 

@@ -1,9 +1,9 @@
-from backends.errors import Overloaded
-from backends.ir import ChatRequest, ChatResponse, Usage
-from backends.rates import NO_RATES
-from backends.retry import is_refusal
-from backends.throttle import Throttle
-from backends.window import START, Window
+from llmdo.backends.errors import Overloaded
+from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.retry import is_refusal
+from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.limits.window import START, Window
 
 REQUEST = ChatRequest("m", ())
 ANSWER = ChatResponse("x", "stop", Usage(1, 1), "m")

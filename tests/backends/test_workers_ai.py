@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from backends.errors import (
+from llmdo.backends.errors import (
     BadReply,
     ConnectionFailed,
     ContextOverflow,
@@ -18,11 +18,11 @@ from backends.errors import (
     StopRun,
     Unauthorized,
 )
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
-from backends.listing import list_models
-from backends.parameters import DEFAULT_MAX_TOKENS
-from backends.workers_ai import WorkersAI, open_backend
-from storage.environment import AiGateway, CloudflareAccount
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
+from llmdo.backends.listing import list_models
+from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
+from llmdo.settings.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire
 
 ACCOUNT = CloudflareAccount("0" * 32, "the-token")

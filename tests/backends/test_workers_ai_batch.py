@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from backends.errors import (
+from llmdo.backends.errors import (
     BadReply,
     ContentFiltered,
     ContextOverflow,
@@ -14,11 +14,11 @@ from backends.errors import (
     Overloaded,
     Retryable,
 )
-from backends.ir import BatchState, ChatRequest, EmbedRequest, Message, RawRequest, Usage, batch_places
-from backends.protocol import BatchBackend
-from backends.workers_ai import WorkersAI
-from backends.workers_ai_batch import MAX_BYTES
-from storage.environment import CloudflareAccount
+from llmdo.backends.ir import BatchState, ChatRequest, EmbedRequest, Message, RawRequest, Usage, batch_places
+from llmdo.backends.protocol import BatchBackend
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.backends.workers_ai.batch import MAX_BYTES
+from llmdo.settings.environment import CloudflareAccount
 from tests.backends.wire import Wire
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -1,9 +1,9 @@
 import pytest
 
-from backends.errors import InvalidRequest
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from backends.parameters import DEFAULT_MAX_TOKENS
-from backends.workers_ai_bodies import body_of, chat_body
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.workers_ai.requests import body_of, chat_body
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

@@ -1,7 +1,7 @@
 import pytest
 
-from backends.ir import Price
-from backends.workers_ai_catalogue import model_info
+from llmdo.backends.ir import Price
+from llmdo.backends.workers_ai.catalogue import model_info
 
 
 def entry(*properties, name="@cf/x/y", **more):

@@ -1,8 +1,8 @@
 import pytest
 
-from backends import errors
-from backends.http import next_midnight_utc
-from backends.workers_ai_errors import CODES, is_refusal, refusal
+from llmdo.backends import errors
+from llmdo.backends.http.client import next_midnight_utc
+from llmdo.backends.workers_ai.errors import CODES, is_refusal, refusal
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -1,6 +1,6 @@
 import pytest
 
-from backends import workers_ai_models as models
+from llmdo.backends.workers_ai import models
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from backends.errors import BadReply, ContentFiltered
-from backends.ir import Usage
-from backends.openai_messages import as_text
-from backends.openai_shapes import read_usage
-from backends.workers_ai_shapes import Reply, read_chat, read_vectors, unwrap
+from llmdo.backends.errors import BadReply, ContentFiltered
+from llmdo.backends.ir import Usage
+from llmdo.backends.openai.messages import as_text
+from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.workers_ai.shapes import Reply, read_chat, read_vectors, unwrap
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}

@@ -5,8 +5,7 @@ import aiohttp
 import httpx
 import pytest
 
-from backends.billing import maybe_billed
-from backends.errors import (
+from llmdo.backends.errors import (
     CallTimeout,
     ConnectionFailed,
     ContentFiltered,
@@ -16,9 +15,10 @@ from backends.errors import (
     QuotaExhausted,
     StreamError,
 )
-from backends.ir import ChatRequest, Message, Usage
-from backends.workers_ai import WorkersAI
-from storage.environment import AiGateway, CloudflareAccount
+from llmdo.backends.ir import ChatRequest, Message, Usage
+from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from backends.http import Call, Incoming, Opened
+from llmdo.backends.http.client import Call, Incoming, Opened
 
 
 class Wire:

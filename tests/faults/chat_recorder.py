@@ -21,26 +21,27 @@ import httpx
 import pytest
 from pydantic_core import from_json, to_json
 
-from backends import workers_ai
-from backends.engine import close_engines
-from backends.ir import ChatRequest, ChatResponse, Usage
-from local.queues import NewMessage
-from local.queues_api import QueuesApi
-from local.wire import Call, Refused, failure
-from pipelines.chat_options import check_chat_options
-from runners.chat import ChatSummary, chat
-from storage import chat_log
-from storage.chat_log import ChatLog
-from storage.objects import Location
-from storage.queue_api import QueueApi
+from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.workers_ai import backend as workers_ai
+from llmdo.local.queues.api import QueuesApi
+from llmdo.local.queues.queues import NewMessage
+from llmdo.local.wire import Call, Refused, failure
+from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.runners.running.chat import ChatSummary, chat
+from llmdo.storage.chat import log as chat_log
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.objects.store import Location
+from llmdo.storage.queues.api import QueueApi
+from llmdo.transforms.acks import close_acks
+from llmdo.transforms.chat import converse
+from llmdo.transforms.chat import read_events as chat_source
+from llmdo.transforms.chat.conversations import Conversations, close_conversations
+from llmdo.transforms.chat.converse import Converse, conversations_of
+from llmdo.transforms.chat.elements import ChatDefaults, Settings
+from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.run_state import reset_run_state
 from tests.faults.recorder import HOUR, Death, Died, Process, World, Write
-from transforms import chat_source, converse
-from transforms.acks import close_acks
-from transforms.chat_elements import ChatDefaults, Settings
-from transforms.conversations import Conversations, close_conversations
-from transforms.converse import Converse, conversations_of
-from transforms.replies import Replies
-from transforms.run_state import reset_run_state
 
 MODEL = "@cf/test/model"
 PREFIX = "chat/"

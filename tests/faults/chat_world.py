@@ -18,16 +18,16 @@ from typing import Any
 
 import pytest
 
-from local.server import running
-from storage.chat_log import ChatLog
-from storage.chat_records import ChatMessage, Conversation, LoggedAnswer
-from storage.environment import cloudflare_account
-from storage.errors import ObjectNotFound
-from storage.objects import open_store
-from storage.queues import QueueClient, find_queue
+from llmdo.local.server import running
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.records import ChatMessage, Conversation, LoggedAnswer
+from llmdo.storage.errors import ObjectNotFound
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.transforms.acks import VISIBILITY_TIMEOUT
+from llmdo.transforms.chat.events import NAMESPACE
 from tests.integration.cloud import MODEL, Cloud
-from transforms.acks import VISIBILITY_TIMEOUT
-from transforms.chat_events import NAMESPACE
 
 LOG, PREFIX = "r2://llmdo/chat/", "chat/"
 RECEIVED = "v1.LLMResponseReceived"
@@ -102,7 +102,7 @@ class Chats:
         """One more ``llmdo chat``; ``first``: a statement that its Python runs before."""
         options = ["--queue", "chat-in", "--reply-queue", "chat-out", "--log", LOG, "--model", MODEL, "--json"]
         options += ["--system", str(self._system), "--concurrency", f"fixed:{WINDOW}", *more]
-        code = f"{first}\nfrom runners.cli import main; main({['chat', *options]!r})"
+        code = f"{first}\nfrom llmdo.runners.cli.main import main; main({['chat', *options]!r})"
         env = os.environ | self.cloud.env
         process = subprocess.Popen(
             [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -23,21 +23,21 @@ import httpx
 import pytest
 from pydantic_core import from_json, to_json
 
-from backends import workers_ai
-from backends.ir import ChatRequest, ChatResponse, Usage
-from local.notifications import Event
-from local.queues import NewMessage, Queues
-from local.queues_api import QueuesApi
-from local.wire import Call, Refused, failure
-from pipelines.options import check_options
-from runners.run import run
-from runners.summary import Summary
-from storage.ledger_sqlite import SqliteLedger
-from storage.manifests import MANIFEST_NAME, counts_as_output
-from storage.objects import ObjectInfo
-from storage.queue_api import QueueApi
-from storage.queues import Pacer
-from storage.r2 import R2Store
+from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.workers_ai import backend as workers_ai
+from llmdo.local.queues.api import QueuesApi
+from llmdo.local.queues.notifications import Event
+from llmdo.local.queues.queues import NewMessage, Queues
+from llmdo.local.wire import Call, Refused, failure
+from llmdo.pipelines.options import check_options
+from llmdo.runners.running.run import run
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.ledger.sqlite import SqliteLedger
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.store import ObjectInfo
+from llmdo.storage.output.manifests import MANIFEST_NAME, counts_as_output
+from llmdo.storage.queues.api import QueueApi
+from llmdo.storage.queues.client import Pacer
 from tests.memory_store import MemoryStore
 
 ACCOUNT = "0123456789abcdef" * 2

@@ -14,10 +14,10 @@ from tempfile import mkdtemp
 
 import pytest
 
-from runners.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS
-from runners.verify import verify
-from storage.jobs import JobRecord
-from storage.manifests import MANIFEST_NAME, Manifest
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS
+from llmdo.storage.output.jobs import JobRecord
+from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 from tests.faults.recorder import OUTPUT, SOAK, Death, Process, World, Write, kind_of
 
 # Each prompt is its own, so that a call tells its line. One file has two messages.

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from storage.environment import CloudflareAccount
-from storage.manifests import read_manifest
-from storage.queues import QueueClient, find_queue
+from llmdo.settings.environment import CloudflareAccount
+from llmdo.storage.output.manifests import read_manifest
+from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.transforms.files.open_files import SMALL_BYTES
+from llmdo.transforms.lines import read_lines as lines
 from tests.integration.cloud import MODEL, OUTPUT, prompts
-from transforms import lines
-from transforms.open import SMALL_BYTES
 
 LONG = 600
 

@@ -14,21 +14,21 @@ from contextlib import closing
 import apache_beam as beam
 import pytest
 
-from backends import engine as engine_module
-from backends.call_settings import CallSettings
-from backends.engine import get_engine
-from backends.ir import ChatRequest, ChatResponse, Usage
-from backends.retry import set_instant
-from pipelines.chat_options import check_chat_options
-from pipelines.options import check_options
-from runners.attempt import attempt
-from runners.retry import retry, retry_options
-from runners.stop import Stop
-from runners.terminal import quiet
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import get_engine
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.limits.retry import set_instant
+from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.pipelines.options import check_options
+from llmdo.runners.running.attempt import attempt
+from llmdo.runners.running.retry import retry, retry_options
+from llmdo.runners.running.stop import Stop
+from llmdo.runners.showing.terminal import quiet
+from llmdo.transforms.answers.infer import PaidAnswers
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until
 from tests.integration.test_flink import worker_pool
-from transforms.infer import PaidAnswers
 
 LINES, WINDOW = 320, 32
 WAITING = re.compile(r"the pipeline failed: waiting up to \d+ s for (\d+) calls in flight")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from runners import flink_rest
-from runners.flink_cluster import LocalCluster
+from llmdo.runners.flink import rest as flink_rest
+from llmdo.runners.flink.cluster import LocalCluster
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
 from tests.integration.flink_world import fresh_cluster
 

@@ -154,10 +154,10 @@ def test_equal_requests_share_one_call_if_that_is_asked_for(cloud):
 
 
 def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twice(cloud, monkeypatch, caplog):
-    monkeypatch.setattr("storage.runs.ASLEEP_SECONDS", 6.0)  # with beats every 60 s: asleep after each 6 s
+    monkeypatch.setattr("llmdo.storage.runs.runs.ASLEEP_SECONDS", 6.0)  # with beats every 60 s: asleep after each 6 s
     cloud.upload("a.jsonl", prompts(80))
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
-    with caplog.at_level("WARNING", logger="runners.run"):
+    with caplog.at_level("WARNING", logger="llmdo.runners.running.run"):
         summary = cloud.run(concurrency=4)
     assert "going on" in caplog.text
     assert (summary.exit_code, summary.asleep) == (0, False)

@@ -39,7 +39,7 @@ def test_the_next_start_of_any_command_removes_what_a_run_that_was_killed_left(c
         killed.kill()
         killed.communicate()
         assert len(list(place.iterdir())) == 2
-        subprocess.run([sys.executable, "-m", "runners", "ledger", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "llmdo", "ledger", "--help"], check=True, capture_output=True)
         assert len(list(place.iterdir())) == 1
         assert living.poll() is None
         living.terminate()

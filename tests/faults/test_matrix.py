@@ -15,15 +15,15 @@ from datetime import timedelta
 import pytest
 from botocore import auth
 
-from backends import breaker
-from backends.retry import Retry
-from local.server import running
-from runners.cli import main
-from runners.verify import verify
-from storage import runs
-from storage.environment import cloudflare_account
-from storage.queue_api import QueueApi
-from storage.queues import QueueClient, find_queue
+from llmdo.backends.limits import breaker
+from llmdo.backends.limits.retry import Retry
+from llmdo.local.server import running
+from llmdo.runners.cli.main import main
+from llmdo.runners.inspecting.verify import verify
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.queues.api import QueueApi
+from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.storage.runs import runs
 from tests.faults.recorder import HOUR, SOAK
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
 
@@ -151,7 +151,7 @@ def matrix(services, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where ledgers of outputs in R2 are
     # This process stands for one after the other: the one of the run before is gone, though its pid is there.
-    monkeypatch.setattr("storage.runs._is_running", lambda pid, start: False)
+    monkeypatch.setattr("llmdo.storage.runs.runs._is_running", lambda pid, start: False)
     cloud = Cloud(server)
     clear(cloud, clock)
     for name, body in FILES.items():

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from storage.environment import cloudflare_account
-from storage.queues import find_queue
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.queues.client import find_queue
 from tests.faults.test_kills import start, wait_until
 from tests.integration.cloud import prompts
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runners.verify import verify
-from storage.manifests import read_manifest
-from storage.objects import locate, open_store
+from llmdo.runners.inspecting.verify import verify
+from llmdo.storage.objects.store import locate, open_store
+from llmdo.storage.output.manifests import read_manifest
 from tests.integration.cloud import OUTPUT
 
 # Hostile lines, most of them between two good ones; never touched by git (see .gitattributes). What comes of each file:

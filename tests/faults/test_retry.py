@@ -10,12 +10,12 @@ from tempfile import mkdtemp
 import pytest
 from pydantic_core import from_json
 
-from backends import workers_ai
-from backends.errors import Retryable
-from backends.retry import set_instant
-from runners.retry import retry, retry_options
-from runners.verify import verify
-from storage.manifests import MANIFEST_NAME, counts_as_output, read_manifest
+from llmdo.backends.errors import Retryable
+from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.workers_ai import backend as workers_ai
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.running.retry import retry, retry_options
+from llmdo.storage.output.manifests import MANIFEST_NAME, counts_as_output, read_manifest
 from tests.faults.recorder import OUTPUT, SOAK, Death, Died, InstantModel, Process, World
 
 # Two lines fail for a while; the broken one shares a shard with the first, and stays as it is.

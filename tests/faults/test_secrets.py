@@ -106,7 +106,7 @@ def run(place, where, url):
         "XDG_STATE_HOME": str(place / "state"),
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "runners", "run", *sources[where], "--output", "out", "--patience", "3"]
+    command = [sys.executable, "-m", "llmdo", "run", *sources[where], "--output", "out", "--patience", "3"]
     return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -85,7 +85,7 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves
     command = [
         sys.executable,
         "-m",
-        "runners",
+        "llmdo",
         "stream",
         "--queue",
         "llmdo-input",
@@ -167,7 +167,7 @@ def test_two_streams_and_a_run_on_one_queue_pay_for_no_line_twice(cloud, stream)
 
 # The heartbeat's times, in seconds, so that a freeze of some seconds is a long one.
 _TIMES = {"BEAT_SECONDS": 1.0, "DEAD_SECONDS": 8.0, "ASLEEP_SECONDS": 4.0, "_ASK_AGAIN_SECONDS": 1.0}
-_QUICK = f"import storage.runs; vars(storage.runs).update({_TIMES}); "
+_QUICK = f"import llmdo.storage.runs.runs; vars(llmdo.storage.runs.runs).update({_TIMES}); "
 
 
 @pytest.mark.parametrize("runner", ["direct", "prism"])
@@ -188,7 +188,7 @@ def test_a_run_that_wakes_after_its_file_was_settled_by_another_changes_nothing(
     ]
 
     def begin(*more):
-        code = _QUICK + f"from runners.cli import main; main({[*listing, *more]!r})"
+        code = _QUICK + f"from llmdo.runners.cli.main import main; main({[*listing, *more]!r})"
         env = os.environ | cloud.env | {"XDG_STATE_HOME": str(tmp_path / f"state{len(more)}")}
         return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

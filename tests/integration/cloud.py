@@ -12,12 +12,12 @@ import boto3
 import httpx
 from botocore.config import Config
 
-from pipelines.options import check_options
-from runners.run import run
-from runners.summary import Summary
-from runners.verify import verify
-from storage.manifests import read_manifest
-from storage.objects import open_store
+from llmdo.pipelines.options import check_options
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.running.run import run
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.output.manifests import read_manifest
 
 OUTPUT = "r2://llmdo/output/"
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -72,7 +72,7 @@ class Cloud:
     def command(self, *arguments: str, stdout: int = subprocess.PIPE, **env: str) -> subprocess.Popen[bytes]:
         """Runs llmdo in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "runners", *arguments],
+            [sys.executable, "-m", "llmdo", *arguments],
             env=os.environ | self.env | env,
             stdout=stdout,
             stderr=subprocess.PIPE,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pipelines.options import check_options
-from runners.run import run
-from runners.summary import Summary
+from llmdo.pipelines.options import check_options
+from llmdo.runners.running.run import run
+from llmdo.runners.showing.summary import Summary
 
 MODEL = "openai/small"
 

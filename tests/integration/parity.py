@@ -13,12 +13,12 @@ from typing import Any
 
 import zstandard
 
-from local.catalogue import ECHO, Model
-from local.echo import vector
-from storage.intervals import Intervals
+from llmdo.local.ai.catalogue import ECHO, Model
+from llmdo.local.ai.echo import vector
+from llmdo.storage.output.intervals import Intervals
+from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 from tests.integration.cloud import MODEL, prompts
 from tests.plain_reading import BOM, plain_reading
-from transforms.elements import Blank, FileVersion, Line, TooLong
 
 LONGEST = 4096  # --max-line-bytes
 LINES = 10_000  # of the biggest file

@@ -29,7 +29,7 @@ def llmdo(folder, url, *options):
     env |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
     command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "runners", *command],
+        [sys.executable, "-m", "llmdo", *command],
         cwd=folder,
         env=env | {"XDG_STATE_HOME": str(folder / "state")},
         check=False,

@@ -15,13 +15,13 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from backends import batch_work, batches
-from backends.engine import close_engines
-from local.server import Running
-from transforms.elements import Answer, Failure, FileVersion, Line, Outcome
-from transforms.infer import Infer, PaidAnswers
-from transforms.prompts import Defaults
-from transforms.run_state import reset_run_state
+from llmdo.backends.engine import batch_work, batches
+from llmdo.backends.engine.engine import close_engines
+from llmdo.local.server import Running
+from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome
+from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run_state import reset_run_state
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # its items come as `responses`, with references
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"  # as `results`, without

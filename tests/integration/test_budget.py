@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from runners.verify import verify
-from storage.manifests import MANIFEST_NAME, read_manifest
+from llmdo.runners.inspecting.verify import verify
+from llmdo.storage.output.manifests import MANIFEST_NAME, read_manifest
 
 LINES = 300
 MAX_TOKENS = 100

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from local.server import running
-from pipelines.chat_options import check_chat_options
-from runners.chat import chat
-from runners.explain import explain
-from storage.chat_log import ChatLog
-from storage.environment import cloudflare_account
-from storage.objects import locate_folder, open_store
-from storage.queues import QueueClient, find_queue
+from llmdo.local.server import running
+from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.runners.inspecting.explain import explain
+from llmdo.runners.running.chat import chat
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.transforms.chat.events import NAMESPACE
+from llmdo.transforms.run_state import run_state
 from tests.integration.cloud import MODEL
 from tests.integration.test_end_to_end import wait_until
-from transforms.chat_events import NAMESPACE
-from transforms.run_state import run_state
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chat" / "events.jsonl"
 LOG = "r2://llmdo/chat/"

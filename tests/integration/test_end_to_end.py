@@ -13,7 +13,7 @@ import time
 import pytest
 import zstandard
 
-from backends.collector import THRESHOLDS
+from llmdo.backends.collector import THRESHOLDS
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 FILES = {
@@ -278,7 +278,7 @@ def wait_until(condition, seconds=60):
 def test_the_command_has_the_garbage_collector_to_itself(cloud, tmp_path, runner):
     (tmp_path / "a.jsonl").write_bytes(prompts(3))
     script = (
-        "import gc, sys\nfrom runners.cli import main\n"
+        "import gc, sys\nfrom llmdo.runners.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as left:\n"
         "    print(left.code, gc.get_threshold(), gc.get_freeze_count() > 10_000, file=sys.stderr)"
     )

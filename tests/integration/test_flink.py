@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.runs import FOLDER
+from llmdo.storage.runs.runs import FOLDER
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import FILES, upload_all
 
@@ -39,7 +39,7 @@ def worker_pool(cloud):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pool = subprocess.Popen(
-        [sys.executable, "-m", "runners.worker_pool", f"--service_port={port}"],
+        [sys.executable, "-m", "llmdo.runners.workers.pool", f"--service_port={port}"],
         env=os.environ | cloud.env | {"PYTHONPATH": str(Path.cwd())},
     )
     try:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from runners.cli import main
-from storage.environment import ai_gateway
+from llmdo.runners.cli.main import main
+from llmdo.settings.environment import ai_gateway
 from tests.integration.cloud import MODEL, prompts
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.verify import verify
+from llmdo.runners.inspecting.verify import verify
 
 MODEL = "workers-ai/@cf/meta/llama-3.1-8b-instruct"
 LETTERS = json.dumps("a" * 60 + "!")
@@ -85,7 +85,7 @@ def started(folder, service):
         "CLOUDFLARE_API_TOKEN": "a-token-of-this-test",
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
-    command = [sys.executable, "-m", "runners", "run", "in.jsonl", "--output", "out", "--model", MODEL, "--json"]
+    command = [sys.executable, "-m", "llmdo", "run", "in.jsonl", "--output", "out", "--model", MODEL, "--json"]
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -82,7 +82,7 @@ def llmdo(service, tmp_path):
             text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
             (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "runners", *command, *options, "--json"],
+            [sys.executable, "-m", "llmdo", *command, *options, "--json"],
             cwd=tmp_path,
             env=env,
             check=False,

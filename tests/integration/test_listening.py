@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runners.listening import can_look, listening, open_to_strangers
-from runners.prism_binary import ENVIRONMENT_NAME, find_prism
+from llmdo.runners.listening import can_look, listening, open_to_strangers
+from llmdo.runners.prism.binary import ENVIRONMENT_NAME, find_prism
 from tests.faults.test_kills import paid, wait_until
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.flink_world import fresh_cluster

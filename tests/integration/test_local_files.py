@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.verify import verify
+from llmdo.runners.inspecting.verify import verify
 
 MODEL = "local/smollm2-135m-instruct"
 CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_BUCKET", "LLMDO_QUEUE")
@@ -17,7 +17,7 @@ CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_BUCKET", "LLMDO_QUEUE")
 
 def llmdo(*arguments, cwd):
     env = {name: value for name, value in os.environ.items() if not name.startswith(CLOUD)}
-    command = [sys.executable, "-m", "runners", *arguments]
+    command = [sys.executable, "-m", "llmdo", *arguments]
     return subprocess.run(
         command, cwd=cwd, env=env | {"PYTHONPATH": str(Path.cwd())}, check=False, capture_output=True, timeout=240
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.verify import verify
+from llmdo.runners.inspecting.verify import verify
 
 CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_")
 CUSTOM = {"id": "call_1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
@@ -86,7 +86,7 @@ def run(folder, service, lines, *options, model="openai/m"):
     env |= {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
     command = ["run", "in.jsonl", "--output", "out", "--model", model, "--runner", "direct", "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "runners", *command],
+        [sys.executable, "-m", "llmdo", *command],
         cwd=folder,
         env=env | {"XDG_STATE_HOME": str(folder / "state")},
         check=False,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from local.server import running
-from runners.verify import verify
-from storage.manifests import file_folder, read_manifest
+from llmdo.local.server import running
+from llmdo.runners.inspecting.verify import verify
+from llmdo.storage.output.manifests import file_folder, read_manifest
 from tests.integration.cloud import Cloud
 from tests.integration.parity import (
     INPUTS,

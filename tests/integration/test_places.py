@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipelines.options import UsageError
-from runners.verify import verify
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.inspecting.verify import verify
 from tests.integration.cloud import OUTPUT
 from tests.integration.openai_service import answer
 

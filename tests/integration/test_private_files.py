@@ -8,9 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from local.server import running
-from pipelines.chat_options import check_chat_options
-from runners.chat import chat
+from llmdo.local.server import running
+from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.runners.running.chat import chat
 from tests.integration.cloud import MODEL, Cloud, prompts
 
 EVENT = (

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from runners.verify import verify
+from llmdo.runners.inspecting.verify import verify
 from tests.integration.cloud import prompts
 
 MODEL = "openai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -64,7 +64,7 @@ def test_the_command_needs_no_cloudflare_for_local_files_and_openai(cloudflare, 
     env = {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDFLARE_", "R2_", "OPENAI_"))}
 
     def llmdo(*arguments, **more):
-        command = [sys.executable, "-m", "runners", *arguments]
+        command = [sys.executable, "-m", "llmdo", *arguments]
         return subprocess.run(command, env=env | more, check=False, capture_output=True, text=True, timeout=120)
 
     run = ("run", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out"), "--model", MODEL)

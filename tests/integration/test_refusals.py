@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backends.rates import Rates
+from llmdo.backends.limits.rates import Rates
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 BGE = "@cf/baai/bge-m3"

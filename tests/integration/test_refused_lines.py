@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.verify import verify
+from llmdo.runners.inspecting.verify import verify
 
 CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_")
 # A word of the prompt → status, body, the error's class, and the service's words that the row must have.
@@ -116,7 +116,7 @@ def run(folder, service, prompts):
     env |= {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
     command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "runners", *command],
+        [sys.executable, "-m", "llmdo", *command],
         cwd=folder,
         env=env | {"XDG_STATE_HOME": str(folder / "state")},
         check=False,

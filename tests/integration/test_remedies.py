@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.options import UsageError, check_options
-from runners.checks import check_ledger
-from runners.dryrun import plan
-from runners.verify import verify
-from storage.environment import MissingSettings, cache_folder, state_folder
+from llmdo.pipelines.options import UsageError, check_options
+from llmdo.runners.inspecting.dryrun import plan
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.running.checks import check_ledger
+from llmdo.settings.environment import MissingSettings, cache_folder, state_folder
 from tests.integration.openai_service import MODEL, answer
 
 
@@ -141,7 +141,7 @@ def test_without_a_home_folder_local_files_are_answered_and_so_are_buckets_with_
 def test_the_command_of_a_user_without_a_home_ends_with_one_sentence():
     env = {k: v for k, v in os.environ.items() if k not in {"HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"}}
     env |= {"R2_ACCESS_KEY_ID": "key", "R2_SECRET_ACCESS_KEY": "secret", "R2_ENDPOINT_URL": "http://127.0.0.1:1"}
-    code = "import os; from pipelines.options import check_options; os.setuid(12345);"
+    code = "import os; from llmdo.pipelines.options import check_options; os.setuid(12345);"
     code += f"print(check_options(input='r2://bucket/in/', output='r2://bucket/out/', model='{MODEL}').paid)"
     done = subprocess.run(
         [sys.executable, "-c", code],

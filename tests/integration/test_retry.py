@@ -11,10 +11,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from backends.retry import set_instant
-from pipelines.options import UsageError
-from runners.retry import retry, retry_json, retry_options
-from runners.verify import verify
+from llmdo.backends.limits.retry import set_instant
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.running.retry import retry, retry_json, retry_options
 from tests.integration.cloud import OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from pipelines.options import check_options
-from runners.verify import verify
-from storage.manifests import Manifest
+from llmdo.pipelines.options import check_options
+from llmdo.runners.inspecting.verify import verify
+from llmdo.storage.output.manifests import Manifest
 from tests.integration.openai_service import MODEL, answer
 
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from backends.jobs import Job, Place
-from backends.rates import NO_RATES, Rates
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.limits.rates import NO_RATES, Rates
 from tests.backends.fake_clock import run
 from tests.backends.test_limits import REQUEST, Bucket, Service, dispatch
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from backends.errors import ContentFiltered, Overloaded, Retryable, Unauthorized
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, RawResponse, StreamChunk
-from backends.json_schema import problem_of
-from backends.workers_ai import WorkersAI, open_backend
-from local.server import Running
+from llmdo.backends.errors import ContentFiltered, Overloaded, Retryable, Unauthorized
+from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, RawResponse, StreamChunk
+from llmdo.backends.json_mode.schema import problem_of
+from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
+from llmdo.local.server import Running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

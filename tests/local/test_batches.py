@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from local.batches import MAX_BYTES
-from local.server import Running
+from llmdo.local.ai.batches import MAX_BYTES
+from llmdo.local.server import Running
 from tests.local.clients import rest
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -132,7 +132,7 @@ def test_in_the_body_the_wish_to_queue_is_passed_over(cloudflare: Running) -> No
 
 
 def test_only_so_many_batches_are_worked_on(cloudflare: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.batches.CAPACITY", 2)
+    monkeypatch.setattr("llmdo.local.ai.batches.CAPACITY", 2)
     cloudflare.fault("ai", match="#batch-item", latency_s=30)
     replies = [submit(cloudflare, [prompt("a")]) for _ in range(3)]
     assert [reply.status_code for reply in replies] == [200, 200, 429]

@@ -13,8 +13,8 @@ from botocore.exceptions import ClientError
 from botocore.exceptions import ConnectionClosedError as ClosedByServer
 from pydantic import ValidationError
 
-from local.faults import Fault, Faults
-from local.server import Running
+from llmdo.local.faults import Fault, Faults
+from llmdo.local.server import Running
 from tests.local.clients import queue_id, rest, s3_client
 
 MODEL = "@cf/echo/chat"

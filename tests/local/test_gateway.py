@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from local.server import Running
+from llmdo.local.server import Running
 from tests.local.clients import account, rest
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -11,8 +11,8 @@ import openai
 import pytest
 from cloudflare import APIStatusError
 
-from local.json_mode import smallest
-from local.server import Running, running
+from llmdo.local.ai.json_mode import smallest
+from llmdo.local.server import Running, running
 from tests.local.clients import account, cloudflare_client, openai_client, rest
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

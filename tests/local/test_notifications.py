@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from local.notifications import Event, Rule
-from local.server import Running, running
+from llmdo.local.queues.notifications import Event, Rule
+from llmdo.local.server import Running, running
 from tests.local.clients import OURS, account, events, queue_id, rest, s3_client
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from local.queues import NewMessage, Queue, Queues
+from llmdo.local.queues.queues import NewMessage, Queue, Queues
 
 
 class Clock:

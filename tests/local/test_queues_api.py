@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cloudflare import APIStatusError
 
-from local.server import Running, running
+from llmdo.local.server import Running, running
 from tests.local.clients import account, cloudflare_client, queue_id, rest
 
 

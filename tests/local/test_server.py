@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import pytest
 
-from local.server import Running, running, serve
-from local.settings import CannotServe
-from storage.environment import cloudflare_account, default_queue, r2_access
+from llmdo.local.server import Running, running, serve
+from llmdo.local.settings import CannotServe
+from llmdo.settings.environment import cloudflare_account, default_queue, r2_access
 from tests.local.clients import queue_id, rest, s3_client
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    code = "import sys; from pathlib import Path; from local.server import serve; serve(Path(sys.argv[1]), 0, 'echo')"
+    code = "import sys; from pathlib import Path; from llmdo.local.server import serve; serve(Path(sys.argv[1]), 0, 'echo')"
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

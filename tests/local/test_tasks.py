@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from local.server import Running
+from llmdo.local.server import Running
 from tests.local.clients import rest
 
 RERANKER = "@cf/baai/bge-reranker-base"

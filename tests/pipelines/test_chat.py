@@ -1,9 +1,9 @@
 import apache_beam as beam
 import pytest
 
-from backends.money import Limits
-from pipelines.chat import answer_in_turn, build
-from pipelines.chat_options import check_chat_options
+from llmdo.backends.money.money import Limits
+from llmdo.pipelines.chat import answer_in_turn, build
+from llmdo.pipelines.chat_options import check_chat_options
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.chat_options import SYSTEM_PROMPT, check_chat_options, log_of
-from pipelines.options import UsageError
-from storage.objects import Location
+from llmdo.pipelines.chat_options import SYSTEM_PROMPT, check_chat_options, log_of
+from llmdo.pipelines.options import UsageError
+from llmdo.storage.objects.store import Location
 
 FILES = {"events": ("a.jsonl",), "output": "/out"}
 QUEUES = {"queue": "in", "reply_queue": "out", "log": "r2://bucket/chat"}

@@ -1,9 +1,9 @@
 import apache_beam as beam
 import pytest
 
-from backends.rates import Rates
-from pipelines.jsonl import answer_lines, build
-from pipelines.options import check_options
+from llmdo.backends.limits.rates import Rates
+from llmdo.pipelines.jsonl import answer_lines, build
+from llmdo.pipelines.options import check_options
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",

@@ -1,10 +1,10 @@
 import pytest
 
-from pipelines.option_types import Concurrency
-from pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
-from storage.objects import Location
-from transforms.listing import Listing
-from transforms.notices import Notifications
+from llmdo.pipelines.option_types import Concurrency
+from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
+from llmdo.storage.objects.store import Location
+from llmdo.transforms.files.find_files import Notifications
+from llmdo.transforms.files.listing import Listing
 
 ENVIRONMENT = {
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",

@@ -1,7 +1,7 @@
 import apache_beam as beam
 
-from pipelines.options import check_options
-from pipelines.retry import build
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.retry import build
 
 
 def test_the_graph_is_one_chain_of_five_steps_and_its_proto_holds_no_secret(monkeypatch, tmp_path):

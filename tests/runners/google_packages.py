@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
-from storage.environment import cache_folder
+from llmdo.settings.environment import cache_folder
 
 REQUIREMENTS = Path(__file__).parent / "dataflow_requirements.txt"
 

@@ -6,14 +6,15 @@ import json
 import httpx
 import pytest
 
-from backends import connect, retry
-from backends.errors import InvalidRequest, Overloaded, StreamError
-from backends.ir import ModelInfo
-from backends.openai import OpenAI, Service
-from backends.sync import Model
-from runners import ask as ask_module
-from runners.ask import Question, ask
-from runners.cli import main
+from llmdo.backends import connect
+from llmdo.backends.errors import InvalidRequest, Overloaded, StreamError
+from llmdo.backends.ir import ModelInfo
+from llmdo.backends.limits import retry
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.sync import Model
+from llmdo.runners.cli.main import main
+from llmdo.runners.inspecting import ask as ask_module
+from llmdo.runners.inspecting.ask import Question, ask
 from tests.backends.conformance import ANSWER, event_stream, events
 from tests.backends.services import OPENAI_STREAM, openai_shape
 from tests.backends.wire import Wire
@@ -183,7 +184,7 @@ def test_no_text_is_no_answer_but_a_tool_call_is_one(replies):
 def test_a_deprecated_model_is_warned_of_once(cloudflare, capsys, monkeypatch, tmp_path, known, streamed):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     info = ModelInfo(f"workers-ai/{MODEL}", deprecated="2026-05-30")
-    monkeypatch.setattr("backends.workers_ai.model_info", lambda entry: info)
+    monkeypatch.setattr("llmdo.backends.workers_ai.backend.model_info", lambda entry: info)
     if known:
         with connect("workers-ai") as backend:
             backend.list_models()

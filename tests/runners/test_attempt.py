@@ -1,9 +1,9 @@
 import pytest
 
-from backends.errors import AccountBlocked, QuotaExhausted, Unauthorized
-from runners import attempt
-from runners.attempt import is_passing_failure, sentence
-from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
+from llmdo.backends.errors import AccountBlocked, QuotaExhausted, Unauthorized
+from llmdo.runners.running import attempt
+from llmdo.runners.running.attempt import is_passing_failure, sentence
+from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
 
 
 @pytest.mark.parametrize(

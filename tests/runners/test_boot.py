@@ -20,17 +20,17 @@ from apache_beam.portability.api import beam_provision_api_pb2, beam_runner_api_
 from apache_beam.portability.common_urns import artifact_roles
 from google.protobuf import text_format
 
-from backends.errors import BadReply
-from backends.ir import ChatRequest
-from backends.recall import Recall
-from pipelines import jsonl
-from pipelines.options import JsonlOptions
-from runners.boot import BootError, worker_environment
-from runners.portable import job_arguments
-from runners.prism import running_prism
-from runners.verify import verify
-from runners.worker_settings import set_environment, worker_arguments
-from storage.ledger import open_ledger
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.errors import BadReply
+from llmdo.backends.ir import ChatRequest
+from llmdo.pipelines import jsonl
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.inspecting.verify import verify
+from llmdo.runners.portable import job_arguments
+from llmdo.runners.prism.runner import running_prism
+from llmdo.runners.workers.boot import BootError, worker_environment
+from llmdo.runners.workers.settings import set_environment, worker_arguments
+from llmdo.storage.ledger.ledger import open_ledger
 from tests.storage.test_secret_manager import PLACE, FakeGoogle, serving
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def boot(tmp_path: Path) -> Path:
     """What pip makes of the entry point ``llmdo-worker``."""
     script = tmp_path / "llmdo-worker"
     script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[0] = {str(ROOT)!r}\nfrom runners.boot import main\nmain()\n"
+        f"#!{sys.executable}\nimport sys\nsys.path[0] = {str(ROOT)!r}\nfrom llmdo.runners.workers.boot import main\nmain()\n"
     )
     script.chmod(0o755)
     return script
@@ -52,7 +52,9 @@ def boot(tmp_path: Path) -> Path:
 def binary() -> Path:
     path = Path(os.environ.get("LLMDO_PRISM") or ROOT / ".cache" / "prism" / "prism")
     if not path.is_file():
-        pytest.fail(f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m runners.prism`")
+        pytest.fail(
+            f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m llmdo.runners.prism.runner`"
+        )
     return path
 
 
@@ -145,7 +147,7 @@ def test_a_job_that_brings_packages_is_refused_by_name() -> None:
 
 
 def test_a_runner_that_is_not_there_is_a_sentence_and_exit_code_1(boot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nimport runners.boot as b; b._CONNECT_TIMEOUT = 0.5\nb.main()"
+    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nimport llmdo.runners.workers.boot as b; b._CONNECT_TIMEOUT = 0.5\nb.main()"
     ended = subprocess.run(
         [sys.executable, "-c", code, "--id=1", "--provision_endpoint=127.0.0.1:9"],
         capture_output=True,
@@ -177,11 +179,11 @@ def test_settings_of_a_worker_that_has_them_already_stay(monkeypatch: pytest.Mon
 # Four calls are in flight in a worker, and four wait.
 CALLING = """
 import asyncio, sys, time
-from backends import engine
-from backends.call_settings import CallSettings
-from backends.ir import ChatRequest, ChatResponse, Usage
-from runners import worker
-from transforms.infer import PaidAnswers
+from llmdo.backends import engine
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.runners import worker
+from llmdo.transforms.answers.infer import PaidAnswers
 
 class Slow:
     name = "slow"

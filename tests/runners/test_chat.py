@@ -7,23 +7,23 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from backends.errors import Overloaded
-from backends.ir import ModelInfo, Models
-from pipelines.chat_options import check_chat_options
-from pipelines.options import UsageError
-from runners import chat as chats
-from runners import commands_chat
-from runners.chat import ChatSummary, chat, chat_line, context_tokens, prepare_chat, responses, show_chat
-from runners.cli import app
-from runners.commands_chat import spread
-from runners.progress import Rate
-from runners.summary import Summary
-from storage.chat_log import ChatLog
-from storage.chat_records import ChatMessage, LoggedAnswer
-from storage.errors import StorageUnavailable
-from storage.files import LocalStore
-from storage.objects import Location
-from transforms.run_state import Counts, RunState
+from llmdo.backends.errors import Overloaded
+from llmdo.backends.ir import ModelInfo, Models
+from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.cli import chat as commands_chat
+from llmdo.runners.cli.chat import spread
+from llmdo.runners.cli.main import app
+from llmdo.runners.running import chat as chats
+from llmdo.runners.running.chat import ChatSummary, chat, chat_line, context_tokens, prepare_chat, responses, show_chat
+from llmdo.runners.showing.progress import Rate
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
+from llmdo.storage.errors import StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
+from llmdo.transforms.run_state import Counts, RunState
 
 MODEL = "local/smollm2-135m-instruct"
 RUN = Summary("r", Counts(answered=2), (), (), {})

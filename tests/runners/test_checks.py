@@ -1,10 +1,10 @@
 import pytest
 
-from backends.ir import ModelInfo, Models, Price
-from backends.prices import Prices
-from pipelines.options import UsageError, check_options
-from runners import checks
-from runners.checks import (
+from llmdo.backends.ir import ModelInfo, Models, Price
+from llmdo.backends.money.prices import Prices
+from llmdo.pipelines.options import UsageError, check_options
+from llmdo.runners.running import checks
+from llmdo.runners.running.checks import (
     check_configuration,
     check_consumers,
     check_files,
@@ -14,9 +14,9 @@ from runners.checks import (
     of_gateway,
     prepare,
 )
-from storage.objects import Location
-from storage.queues import Consumer
-from transforms.infer import PaidAnswers
+from llmdo.storage.objects.store import Location
+from llmdo.storage.queues.client import Consumer
+from llmdo.transforms.answers.infer import PaidAnswers
 
 
 def test_files_that_are_not_there_are_said_before_any_work(tmp_path):

@@ -4,12 +4,13 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from backends.money import Limits
-from backends.rates import Rates
-from runners import cli, commands_outputs
-from runners.cli import app, main
-from runners.summary import Summary
-from transforms.run_state import Counts
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.money.money import Limits
+from llmdo.runners.cli import main as cli
+from llmdo.runners.cli import outputs as commands_outputs
+from llmdo.runners.cli.main import app, main
+from llmdo.runners.showing.summary import Summary
+from llmdo.transforms.run_state import Counts
 
 runner = CliRunner()
 

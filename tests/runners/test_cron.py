@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipelines.options import UsageError
-from runners.cron import Cron
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.running.cron import Cron
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 

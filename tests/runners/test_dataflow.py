@@ -15,11 +15,11 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipelines.options import JsonlOptions, UsageError, check_options
-from pipelines.runner_options import DataflowOptions
-from runners import dataflow
-from runners.checks import prepare
-from runners.dataflow import check, dataflow_arguments, secrets_needed, template_location
+from llmdo.pipelines.options import JsonlOptions, UsageError, check_options
+from llmdo.pipelines.runner_options import DataflowOptions
+from llmdo.runners import dataflow
+from llmdo.runners.dataflow import check, dataflow_arguments, secrets_needed, template_location
+from llmdo.runners.running.checks import prepare
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "cf-token-for-tests",
@@ -184,7 +184,7 @@ def test_the_arguments_are_ones_that_beam_knows() -> None:
     assert worker.subnetwork == "regions/r/subnetworks/s"
     assert worker.use_public_ips is False
     assert parsed.view_as(SetupOptions).save_main_session is False
-    assert parsed.view_as(SetupOptions).beam_plugins == ["runners.worker_settings"]
+    assert parsed.view_as(SetupOptions).beam_plugins == ["llmdo.runners.workers.settings"]
     assert "no_use_multiple_sdk_containers" in parsed.view_as(DebugOptions).experiments
     assert cloud.job_name.startswith("llmdo-run-")
     unknown = PipelineOptions(dataflow_arguments(options(given))).get_all_options(retain_unknown_options=True)

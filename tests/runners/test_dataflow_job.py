@@ -54,7 +54,7 @@ def llmdo(google: Path, tmp_path: Path, command: str, *arguments: str, **also: s
     }
     return subprocess.run(
         [
-            *(sys.executable, "-m", "runners", command, "--runner=dataflow", "--output=r2://bucket/out/"),
+            *(sys.executable, "-m", "llmdo", command, "--runner=dataflow", "--output=r2://bucket/out/"),
             *("--ledger=none", *given, *place, *arguments),
         ],
         cwd=ROOT,
@@ -113,7 +113,7 @@ def test_the_job_is_a_streaming_one_with_our_image_and_limits(stream_job: dict[s
     assert options["sdk_location"] == "container"
     assert options["dry_run"] is False
     assert options["no_auth"] is False
-    assert "runners.worker_settings" in options["beam_plugins"]
+    assert "llmdo.runners.workers.settings" in options["beam_plugins"]
     assert options["llmdo_env"] == [f"CLOUDFLARE_ACCOUNT_ID={'0123456789abcdef' * 2}"]
     assert set(PLACES) < set(options["llmdo_env_from"])
 

@@ -9,8 +9,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.options import JsonlOptions
-from runners.direct import launch
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.direct import launch
 
 OPTIONS = JsonlOptions(files=("in/",), output="out/")
 

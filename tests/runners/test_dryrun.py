@@ -4,17 +4,17 @@ import json
 import pytest
 from rich.console import Console
 
-from backends.ir import ModelInfo, Models, Price
-from backends.prices import Prices
-from backends.rates import Rates
-from pipelines.options import UsageError, check_options
-from runners import dryrun
-from runners.cli import main
-from runners.dryrun import plan, show_plan
-from storage.manifests import Manifest, write_manifest
-from storage.objects import open_store
-from transforms.elements import FileVersion
-from transforms.shards import folder_of
+from llmdo.backends.ir import ModelInfo, Models, Price
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.money.prices import Prices
+from llmdo.pipelines.options import UsageError, check_options
+from llmdo.runners.cli.main import main
+from llmdo.runners.inspecting import dryrun
+from llmdo.runners.inspecting.dryrun import plan, show_plan
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.output.manifests import Manifest, write_manifest
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.files.write_shards import folder_of
 
 MODEL = "workers-ai/@cf/meta/llama"
 EMBEDS = "workers-ai/@cf/baai/bge-m3"

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines.options import UsageError
-from runners.cli import app
-from runners.explain import explain, show_explained
-from storage.chat_log import ChatLog
-from storage.chat_records import ChatMessage, LoggedAnswer
-from storage.files import LocalStore
-from storage.objects import Location
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.cli.main import app
+from llmdo.runners.inspecting.explain import explain, show_explained
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
 
 
 def message(name="m", conversation="c", created=100.0, role="user"):

@@ -11,15 +11,16 @@ import pytest
 from apache_beam.io.flink.flink_streaming_impulse_source import FlinkStreamingImpulseSource
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.options import JsonlOptions, UsageError
-from runners import flink_rest, loopback_agent
-from runners.flink import flink_arguments, job_name, launch, running_job_server
-from runners.flink_checks import Plan, check
-from runners.flink_cluster import LocalCluster
-from runners.flink_rest import Cluster
-from runners.listening import open_to_strangers
-from runners.loopback_agent import AgentError
-from runners.servers import Endpoint
+from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.flink import rest as flink_rest
+from llmdo.runners.flink.checks import Plan, check
+from llmdo.runners.flink.cluster import LocalCluster
+from llmdo.runners.flink.loopback_agent import AgentError
+from llmdo.runners.flink.rest import Cluster
+from llmdo.runners.flink.runner import flink_arguments, job_name, launch, running_job_server
+from llmdo.runners.listening import open_to_strangers
+from llmdo.runners.servers import Endpoint
 from tests.integration.flink_world import flink_cluster
 
 __all__ = ["flink_cluster"]  # a fixture

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.options import JsonlOptions, UsageError
-from runners import flink_checks, flink_rest
-from runners.flink_checks import Plan, check
-from runners.flink_jar import FlinkError
+from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.runners.flink import checks as flink_checks
+from llmdo.runners.flink import rest as flink_rest
+from llmdo.runners.flink.checks import Plan, check
+from llmdo.runners.flink.jar import FlinkError
 from tests.runners.test_flink_jar import fake_jar
 
 ELSEWHERE = "192.0.2.1"  # an address for documentation, never this machine's (RFC 5737)
@@ -149,7 +150,7 @@ def test_too_few_slots_are_refused_unless_the_cluster_grows(cluster: FakeCluster
 def test_a_pool_that_does_not_answer_is_refused(cluster: FakeCluster) -> None:
     (said,) = problems({"flink_master": cluster.master, "environment_config": "localhost:1"})
     assert said.startswith("no worker pool answers at localhost:1 (")
-    assert said.endswith("start one with python -m runners.worker_pool --service_port=1")
+    assert said.endswith("start one with python -m llmdo.runners.workers.pool --service_port=1")
 
 
 @pytest.mark.parametrize("config", ["localhost", "50000", ":50000", "localhost:http"])
@@ -228,7 +229,7 @@ def test_a_java_that_is_missing_is_said_before_all_else(monkeypatch: pytest.Monk
 
 def warnings(caplog: pytest.LogCaptureFixture, flink: dict[str, Any], **given: Any) -> list[str]:
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="runners.flink_checks"):
+    with caplog.at_level(logging.WARNING, logger="llmdo.runners.flink.checks"):
         check(options({"environment_type": "EXTERNAL", **flink}, **given))
     return [record.message for record in caplog.records]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runners import flink_cluster
-from runners.flink_cluster import find_libraries, running_cluster
-from runners.flink_jar import FlinkError
+from llmdo.runners.flink import cluster as flink_cluster
+from llmdo.runners.flink.cluster import find_libraries, running_cluster
+from llmdo.runners.flink.jar import FlinkError
 from tests.runners.test_prism import alive, gone
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def wait_for_slots(cluster: flink_cluster.LocalCluster, slots: int) -> None:
 
 @pytest.mark.flink
 def test_the_command_keeps_a_cluster_up_until_ctrl_c() -> None:
-    command = [sys.executable, "-m", "runners.flink_cluster"]
+    command = [sys.executable, "-m", "llmdo.runners.flink.cluster"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stdout is not None
         assert "serves at http://127.0.0.1:" in child.stdout.readline()

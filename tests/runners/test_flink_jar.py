@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from runners import flink_jar, loopback_agent
-from runners.flink_jar import FlinkError, cache_folder, content_of, find_jar, java
-from runners.tools import ToolError
+from llmdo.runners.flink import jar as flink_jar
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.flink.jar import FlinkError, cache_folder, content_of, find_jar, java
+from llmdo.runners.tools import ToolError
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 PROPERTIES = "org/apache/beam/sdk/sdk.properties"

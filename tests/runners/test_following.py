@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from runners import following as module
-from runners.following import Following, count_by_manifests, ended_when_stopped
-from transforms.elements import FileVersion, Settled
-from transforms.run_state import RunState
+from llmdo.runners.running import following as module
+from llmdo.runners.running.following import Following, count_by_manifests, ended_when_stopped
+from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.run_state import RunState
 
 
 class Job:

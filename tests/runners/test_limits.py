@@ -4,9 +4,9 @@ from math import inf
 
 import pytest
 
-from backends.rates import NO_RATES, Rates
-from backends.throttle import CHANGES, Change, ModelLimits
-from runners.limits import iso_time, limits_json, limits_text, until_text
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
+from llmdo.runners.showing.limits import iso_time, limits_json, limits_text, until_text
 
 GROWN = Change(1_790_000_000.0, 64, None, 0.0, "the window was full of calls that were answered")
 CUT = Change(1_790_000_060.0, 51, 17.96, 0.5, "Overloaded (code 3040, HTTP 429)")

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from runners.listening import Listener, _endpoint, can_look, listening, open_to_strangers, shown
+from llmdo.runners.listening import Listener, _endpoint, can_look, listening, open_to_strangers, shown
 
 pytestmark = pytest.mark.skipif(not can_look(), reason="this system has no /proc/net/tcp")
 

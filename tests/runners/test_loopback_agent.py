@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runners import loopback_agent
-from runners.flink_jar import java
-from runners.loopback_agent import NAME, AgentError, cache_folder, find_agent, java_arguments
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.flink.jar import java
+from llmdo.runners.flink.loopback_agent import NAME, AgentError, cache_folder, find_agent, java_arguments
 from tests.runners.test_flink_jar import bare_machine, script
 
 __all__ = ["bare_machine"]  # a fixture

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from backends.errors import Overloaded
-from backends.ir import ModelInfo, Models, Price
-from runners import models
-from runners.cli import main
-from runners.models import Listed, price_text, problems, table
-from storage.environment import MissingSettings
+from llmdo.backends.errors import Overloaded
+from llmdo.backends.ir import ModelInfo, Models, Price
+from llmdo.runners.cli.main import main
+from llmdo.runners.inspecting import models
+from llmdo.runners.inspecting.models import Listed, price_text, problems, table
+from llmdo.settings.environment import MissingSettings
 
 LLAMA = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 
@@ -51,7 +51,7 @@ def test_json_holds_everything_and_the_second_list_is_from_the_cache(cloudflare,
 
 def test_when_the_service_is_away_the_old_list_is_shown_and_said(cloudflare, capsys, monkeypatch):
     run(capsys, "openai")
-    monkeypatch.setattr("backends.listing.FRESH_S", 0.0)
+    monkeypatch.setattr("llmdo.backends.listing.FRESH_S", 0.0)
     cloudflare.fault("ai", status=503)
     code, out, err = run(capsys, "openai")
     assert (code, "openai/@cf/echo/chat" in out) == (0, True)

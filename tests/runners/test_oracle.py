@@ -8,8 +8,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners import oracle
-from runners.oracle import DAMAGED, UnreadableRow, parse_row, source_lines
+from llmdo.runners.inspecting import oracle
+from llmdo.runners.inspecting.oracle import DAMAGED, UnreadableRow, parse_row, source_lines
 
 
 @given(content=st.binary(max_size=200).map(lambda b: b.replace(b"\x00", b"\n")), size=st.integers(1, 50))

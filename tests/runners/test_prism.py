@@ -16,11 +16,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker.sdk_worker import SdkWorker
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.options import JsonlOptions
-from runners import portable, prism, servers
-from runners.prism import launch, prism_arguments, running_prism
-from runners.servers import ServerDied
-from runners.tools import ToolError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners import portable, servers
+from llmdo.runners.prism import runner as prism
+from llmdo.runners.prism.runner import launch, prism_arguments, running_prism
+from llmdo.runners.servers import ServerDied
+from llmdo.runners.tools import ToolError
 
 ROOT = Path(__file__).parents[2]
 # Beam's own threads lose their connections when Prism dies, and say so, some of them later.
@@ -31,7 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 def binary() -> Path:
     path = Path(os.environ.get("LLMDO_PRISM") or ROOT / ".cache" / "prism" / "prism")
     if not path.is_file():
-        pytest.fail(f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m runners.prism`")
+        pytest.fail(
+            f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m llmdo.runners.prism.runner`"
+        )
     return path
 
 
@@ -158,7 +161,7 @@ CHILD = textwrap.dedent("""
     from pathlib import Path
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
-    from runners import portable, prism, servers
+    from llmdo.runners import portable, prism, servers
 
     def answer(seconds):
         print("working", flush=True)
@@ -215,7 +218,7 @@ def test_prism_ends_when_its_parent_was_killed_before_it_had_a_job(binary: Path)
     script = """
         import sys, time
         from pathlib import Path
-        from runners import portable, prism, servers
+        from llmdo.runners import portable, prism, servers
 
         with prism.running_prism(Path(sys.argv[1])) as endpoint:
             print(endpoint.pid, flush=True)
@@ -247,7 +250,7 @@ def test_what_a_server_has_started_goes_with_it_when_its_parent_is_killed(tmp_pa
     script = """
         import sys, time
         from pathlib import Path
-        from runners.prism import running_prism
+        from llmdo.runners.prism.runner import running_prism
 
         with running_prism(Path(sys.argv[1])) as endpoint:
             print(endpoint.pid, flush=True)

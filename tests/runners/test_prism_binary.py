@@ -11,9 +11,17 @@ import pytest
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
 
-from runners import prism_binary
-from runners.prism_binary import GO_MODULE_SUM, GO_ON_PYPI, PrismError, cache_folder, checked, find_prism, is_closed
-from runners.tools import ToolError
+from llmdo.runners.prism import binary as prism_binary
+from llmdo.runners.prism.binary import (
+    GO_MODULE_SUM,
+    GO_ON_PYPI,
+    PrismError,
+    cache_folder,
+    checked,
+    find_prism,
+    is_closed,
+)
+from llmdo.runners.tools import ToolError
 
 # Answers --help as Prism does; it serves nothing.
 FAKE_PRISM = "#!/bin/sh\necho 'Usage of prism: -job_port int -serve_http -log_kind string'\n"

@@ -4,18 +4,18 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
-from backends.money import Budget, Spent
-from backends.prices import Prices
-from backends.rates import NO_RATES
-from backends.throttle import Change, ModelLimits
-from runners.progress import Rate, Watch, show_summary, status_line, stream_line
-from runners.summary import Summary
-from storage.manifests import Manifest, put_shard, write_manifest
-from storage.objects import Location, open_store
-from transforms.elements import FileVersion, Settled
-from transforms.run_state import Counts, RunState
-from transforms.shards import folder_of
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.throttle import Change, ModelLimits
+from llmdo.backends.money.money import Budget, Spent
+from llmdo.backends.money.prices import Prices
+from llmdo.runners.showing.progress import Rate, Watch, show_summary, status_line, stream_line
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.output.manifests import Manifest, put_shard, write_manifest
+from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.run_state import Counts, RunState
 
 
 def console():
@@ -36,15 +36,15 @@ def test_the_status_line_has_lines_calls_tokens_errors_and_files():
 
 def test_requests_that_wait_in_batches_are_told_where_there_are_any(monkeypatch):
     for line in (status_line, stream_line):
-        monkeypatch.setattr("runners.progress.requests_in_batches", lambda: 0)
+        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda: 0)
         assert "batches" not in line(RunState(), Rate())
-        monkeypatch.setattr("runners.progress.requests_in_batches", lambda: 1234)
+        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda: 1234)
         assert " · 1,234 in batches · " in line(RunState(), Rate())
 
 
 def test_the_rate_is_that_of_the_last_seconds(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("runners.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("llmdo.runners.showing.progress.time.monotonic", lambda: now[0])
     rate = Rate()
     for second in range(1, 61):
         now[0] = float(second)

@@ -5,15 +5,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from backends.money import Limits
-from pipelines.options import UsageError, check_options
-from runners.cli import app, main
-from runners.retry import retry_json, retry_options, show_retry
-from runners.summary import Summary
-from storage import configuration
-from storage.objects import open_store
-from transforms.elements import FileVersion, Settled
-from transforms.run_state import Counts
+from llmdo.backends.money.money import Limits
+from llmdo.pipelines.options import UsageError, check_options
+from llmdo.runners.cli.main import app, main
+from llmdo.runners.running.retry import retry_json, retry_options, show_retry
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.output import configuration
+from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.run_state import Counts
 
 MODEL = "local/smollm2-135m-instruct"
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100)

@@ -1,7 +1,7 @@
 """The end of a run over a queue, against the local Cloudflare."""
 
-from storage.errors import QueueError
-from storage.queues import QueueClient
+from llmdo.storage.errors import QueueError
+from llmdo.storage.queues.client import QueueClient
 from tests.integration.cloud import prompts
 from tests.integration.conftest import cloud
 

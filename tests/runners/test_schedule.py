@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.options import JsonlOptions, UsageError
-from runners import commands_schedule
-from runners import schedule as scheduling
-from runners.apart import Ended
-from runners.cli import main
-from runners.commands_schedule import next_run, run_line
-from runners.cron import Cron
-from runners.schedule import Schedule, Stopping, Surroundings
-from storage.errors import StorageUnavailable
-from storage.files import LocalStore
-from storage.objects import open_store
-from storage.runs import Presence
-from storage.schedules import Held, Schedules
+from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.runners.cli import schedule as commands_schedule
+from llmdo.runners.cli.main import main
+from llmdo.runners.cli.schedule import next_run, run_line
+from llmdo.runners.running import schedule as scheduling
+from llmdo.runners.running.apart import Ended
+from llmdo.runners.running.cron import Cron
+from llmdo.runners.running.schedule import Schedule, Stopping, Surroundings
+from llmdo.storage.errors import StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.runs.runs import Presence
+from llmdo.storage.runs.schedules import Held, Schedules
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 MODEL = "local/smollm2-135m-instruct"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.options import UsageError
-from runners.stdin import with_stdin
-from runners.verify import verify
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.cli.stdin import with_stdin
+from llmdo.runners.inspecting.verify import verify
 from tests.integration.openai_service import MODEL, serving
 
 LINES = b'{"prompt": "a"}\n{"prompt": "b"}\n'
@@ -58,7 +58,7 @@ def test_a_place_where_nothing_can_be_kept_is_one_sentence(tmp_path):
 def test_the_command_answers_what_is_piped_in_once(tmp_path):
     with serving() as service:
         env = os.environ | {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "sk-loopback-only"}
-        command = [sys.executable, "-m", "runners", "run", "-", "--output", str(tmp_path / "out"), "--model", MODEL]
+        command = [sys.executable, "-m", "llmdo", "run", "-", "--output", str(tmp_path / "out"), "--model", MODEL]
         for asked in (["a", "b"], []):
             done = subprocess.run([*command, "--json"], input=LINES, env=env, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr.decode()

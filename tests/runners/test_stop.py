@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from runners import stop as stopping
-from runners.stop import Stop
-from transforms.run_state import reset_run_state
+from llmdo.runners.running import stop as stopping
+from llmdo.runners.running.stop import Stop
+from llmdo.transforms.run_state import reset_run_state
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.options import UsageError, check_options
-from runners import stream as streaming
-from runners.stream import stream
-from runners.summary import Summary
-from transforms.run_state import Counts
+from llmdo.pipelines.options import UsageError, check_options
+from llmdo.runners.running import stream as streaming
+from llmdo.runners.running.stream import stream
+from llmdo.runners.showing.summary import Summary
+from llmdo.transforms.run_state import Counts
 
 OUTPUT = "r2://bucket/output/"
 IDLE = Summary("r", Counts(), (), (), {}, "Prism was ended by signal 9", continuous=True)

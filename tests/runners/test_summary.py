@@ -1,12 +1,12 @@
 import pytest
 
-from backends.money import Spent
-from backends.rates import NO_RATES
-from backends.throttle import ModelLimits
-from runners.summary import Summary, dollars
-from storage.costs import Cost, unknown
-from transforms.elements import FileVersion, Settled
-from transforms.run_state import Counts
+from llmdo.backends.limits.rates import NO_RATES
+from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.money.money import Spent
+from llmdo.runners.showing.summary import Summary, dollars
+from llmdo.storage.output.costs import Cost, unknown
+from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.run_state import Counts
 
 FILE = FileVersion("r2://bucket", "a.jsonl", "e", 1)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from runners import temporary
-from runners.temporary import KEPT_SECONDS, kept_folder, remove_abandoned, temporary_folder
-from runners.tools import one_at_a_time, workshop
+from llmdo.runners import temporary
+from llmdo.runners.temporary import KEPT_SECONDS, kept_folder, remove_abandoned, temporary_folder
+from llmdo.runners.tools import one_at_a_time, workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 OWNER = """
     import time
-    from runners.temporary import temporary_folder
+    from llmdo.runners.temporary import temporary_folder
 
     with temporary_folder() as folder:
         (folder / "deep").mkdir()

@@ -15,15 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backends.errors import InvalidRequest
-from backends.ir import ChatResponse, Usage
-from runners.verify import Verification, render, verify
-from storage.files import LocalStore
-from storage.jobs import Jobs, new_record
-from storage.manifests import Kind, Manifest, ManifestShard, ShardRecord, file_folder, put_shard, write_manifest
-from transforms.elements import FileVersion, Line
-from transforms.prompts import Defaults, parse_prompt
-from transforms.rows import answer_row, failure_row
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.ir import ChatResponse, Usage
+from llmdo.runners.inspecting.verify import Verification, render, verify
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.manifests import (
+    Kind,
+    Manifest,
+    ManifestShard,
+    ShardRecord,
+    file_folder,
+    put_shard,
+    write_manifest,
+)
+from llmdo.transforms.answers.rows import answer_row, failure_row
+from llmdo.transforms.elements import FileVersion, Line
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 LINES = [
     b'{"id": "a", "prompt": "What is 2 + 2?"}',
@@ -320,7 +328,7 @@ def test_a_source_in_a_bucket_is_found_without_naming_it(tmp_path: Path, monkeyp
         opened.append(url)
         return LocalStore(tmp_path / "in")
 
-    monkeypatch.setattr("runners.verify_file.open_store", open_store)
+    monkeypatch.setattr("llmdo.runners.inspecting.verify_file.open_store", open_store)
     output = Output(tmp_path, changes={"bucket": "bucket"})
     output.folder = file_folder("", "bucket", KEY, output.file.etag)
     del output.rows[0]

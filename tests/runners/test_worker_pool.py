@@ -16,10 +16,10 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
-from runners.flink_cluster import free_port
-from runners.listening import _descendants, can_look, listening, shown
+from llmdo.runners.flink.cluster import free_port
+from llmdo.runners.listening import _descendants, can_look, listening, shown
 
-COMMAND = [sys.executable, "-m", "runners.worker_pool"]
+COMMAND = [sys.executable, "-m", "llmdo.runners.workers.pool"]
 needs_proc = pytest.mark.skipif(not can_look(), reason="this system has no /proc")
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from local.objects import Objects
-from local.settings import Credentials
-from local.wire import Call
-from storage.environment import r2_access
-from storage.r2 import R2Store
-from storage.r2_client import s3_client
+from llmdo.local.r2.objects import Objects
+from llmdo.local.settings import Credentials
+from llmdo.local.wire import Call
+from llmdo.settings.environment import r2_access
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.r2_client import s3_client
 
 CREDENTIALS = Credentials("0" * 32, "key-id-of-the-tests", "token-of-the-tests")
 
@@ -133,7 +133,7 @@ def waits(monkeypatch):
     """The seconds that would have been waited between tries."""
     waited = []
     monkeypatch.setattr("botocore.endpoint.time", types.SimpleNamespace(sleep=waited.append))
-    monkeypatch.setattr("storage.r2.time", types.SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr("llmdo.storage.objects.r2.time", types.SimpleNamespace(sleep=waited.append))
     # Tests share a client, whose quota of retries (a hundred, and more for each success) is not what they are about.
     monkeypatch.setattr("botocore.retries.quota.RetryQuota.acquire", lambda quota, amount: True)
     return waited

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 
-from storage import chat_reading
-from storage.chat_log import ChatLog, mark_name, open_log
-from storage.chat_reading import ConversationReader
-from storage.chat_records import ChatMessage, DamagedLog, LoggedAnswer, Trace, cleaned, safe
-from storage.errors import AlreadyExists, ObjectNotFound
-from storage.files import LocalStore
-from storage.objects import locate_folder
+from llmdo.storage.chat import reading as chat_reading
+from llmdo.storage.chat.log import ChatLog, mark_name, open_log
+from llmdo.storage.chat.reading import ConversationReader
+from llmdo.storage.chat.records import ChatMessage, DamagedLog, LoggedAnswer, Trace, cleaned, safe
+from llmdo.storage.errors import AlreadyExists, ObjectNotFound
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import locate_folder
 
 
 def message(identity="m1", conversation="c1", created=1.0, **fields):
@@ -444,7 +444,7 @@ def test_a_trace_tells_of_duplicates_and_the_push_in_order(log):
 
 
 def test_a_trace_does_not_grow_for_ever_and_keeps_its_begin_and_its_end(place, monkeypatch):
-    monkeypatch.setattr("storage.chat_log._STAGES", 6)
+    monkeypatch.setattr("llmdo.storage.chat.log._STAGES", 6)
     log = ChatLog(place, "")
     for number in range(10):
         log.note(message(), "duplicate", float(number))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.configuration import NAME, agree
-from storage.errors import ObjectChanged
-from storage.files import LocalStore
-from storage.jobs import Jobs, new_record
-from storage.runs import Presence
+from llmdo.storage.errors import ObjectChanged
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.output.configuration import NAME, agree
+from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.runs.runs import Presence
 
 MODEL = {"model": "fake/m", "parameters": {"seed": 1}}
 

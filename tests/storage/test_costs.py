@@ -1,6 +1,6 @@
 import pytest
 
-from storage.costs import NOTHING, Cost, total, unknown
+from llmdo.storage.output.costs import NOTHING, Cost, total, unknown
 
 
 @pytest.mark.parametrize(

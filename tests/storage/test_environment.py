@@ -3,8 +3,8 @@ import pickle
 
 import pytest
 
-from backends.errors import StopRun
-from storage.environment import (
+from llmdo.backends.errors import StopRun
+from llmdo.settings.environment import (
     OPENAI_API,
     PUBLIC_API,
     AiGateway,
@@ -22,8 +22,8 @@ from storage.environment import (
     openai_access,
     r2_access,
 )
-from storage.errors import QueueError, StorageUnavailable
-from storage.secrets import without_secrets
+from llmdo.settings.secrets import without_secrets
+from llmdo.storage.errors import QueueError, StorageUnavailable
 
 ACCOUNT = "0123456789abcdef0123456789ABCDEF"
 NAMES = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import AccessDenied, AlreadyExists, InvalidLocation, ObjectChanged, StorageUnavailable
-from storage.files import LocalStore
-from storage.objects import READ_CHUNK
+from llmdo.storage.errors import AccessDenied, AlreadyExists, InvalidLocation, ObjectChanged, StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import READ_CHUNK
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_what_the_disk_refuses_names_the_file(store, monkeypatch, code, kind):
     def refuse(*args, **kwargs):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("storage.files.os.utime", refuse)
+    monkeypatch.setattr("llmdo.storage.objects.local.os.utime", refuse)
     with pytest.raises(kind, match=r"out/a/key: .*;"):
         store.put("a/key", b"")
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.intervals import Intervals
+from llmdo.storage.output.intervals import Intervals
 
 BYTES = 60
 spans = st.tuples(st.integers(0, BYTES), st.integers(0, 12)).map(lambda s: (s[0], s[0] + s[1]))

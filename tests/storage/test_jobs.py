@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from storage.errors import AlreadyExists
-from storage.files import LocalStore
-from storage.jobs import Claim, JobRecord, Jobs, new_record, record_name
+from llmdo.storage.errors import AlreadyExists
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
 
 
 def record(run_id="run-1", etag="e1"):

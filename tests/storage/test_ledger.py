@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import LedgerError, StorageError
-from storage.ledger import Pruned, open_ledger, prune
-from storage.objects import locate, open_store
+from llmdo.storage.errors import LedgerError, StorageError
+from llmdo.storage.ledger.ledger import Pruned, open_ledger, prune
+from llmdo.storage.objects.store import locate, open_store
 from tests.storage.beam_files import DiskFileSystem
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,7 +29,7 @@ VALUES = [b"", b'{"text": "one"}', b"\n\n{}\n", bytes(range(256)), os.urandom(3 
 # Puts with 16 at once, and says the number of each entry after its put returned.
 PUTS_FOR_EVER = """
 import asyncio, hashlib, itertools, logging, os, sys
-from storage.ledger import open_ledger
+from llmdo.storage.ledger.ledger import open_ledger
 
 if sys.argv[1].startswith("disk:"):
     logging.disable()  # Beam warns of packages that it does not find

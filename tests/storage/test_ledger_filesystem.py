@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from storage import ledger_filesystem
-from storage.errors import LedgerError
-from storage.ledger import Pruned, open_ledger, prune
+from llmdo.storage.errors import LedgerError
+from llmdo.storage.ledger import filesystem as ledger_filesystem
+from llmdo.storage.ledger.ledger import Pruned, open_ledger, prune
 from tests.storage.beam_files import MemoryFileSystem
 from tests.storage.test_ledger import get_all, in_ledger, key, opened, put_all
 

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from storage import ledger_objects
-from storage.environment import MissingSettings
-from storage.errors import LedgerError
-from storage.files import LocalStore
-from storage.ledger import Pruned, checksum, open_ledger, prune
-from storage.ledger_objects import THREADS
-from storage.r2 import R2Store
+from llmdo.settings.environment import MissingSettings
+from llmdo.storage.errors import LedgerError
+from llmdo.storage.ledger import objects as ledger_objects
+from llmdo.storage.ledger.ledger import Pruned, checksum, open_ledger, prune
+from llmdo.storage.ledger.objects import THREADS
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.r2 import R2Store
 from tests.storage.test_ledger import get_all, in_ledger, key, opened, put_all
 
 KEY = key("a")

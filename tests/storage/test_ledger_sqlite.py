@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from storage import ledger_database, ledger_sqlite
-from storage.errors import LedgerError
-from storage.ledger import Pruned, open_ledger, prune
+from llmdo.storage.errors import LedgerError
+from llmdo.storage.ledger import database as ledger_database
+from llmdo.storage.ledger import sqlite as ledger_sqlite
+from llmdo.storage.ledger.ledger import Pruned, open_ledger, prune
 from tests.storage.test_ledger import ROOT, get_all, in_ledger, key, opened, put_all
 
 # One of several processes that begin together on one new file; half of their keys are the same.
 ONE_OF_MANY = """
 import asyncio, hashlib, sys
-from storage.ledger import open_ledger
+from llmdo.storage.ledger.ledger import open_ledger
 
 async def main():
     ledger = open_ledger(sys.argv[1])
@@ -39,7 +40,7 @@ asyncio.run(main())
 # As the engine: a loop in a daemon thread, which is stopped at the interpreter's end and puts until then.
 PUTS_AT_EXIT = """
 import asyncio, atexit, sys, threading
-from storage.ledger import open_ledger
+from llmdo.storage.ledger.ledger import open_ledger
 
 loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -56,7 +57,7 @@ asyncio.run_coroutine_threadsafe(ledger.put("a" * 64, b"first"), loop).result(20
 
 NEVER_CLOSES = """
 import asyncio, sys
-from storage.ledger import open_ledger
+from llmdo.storage.ledger.ledger import open_ledger
 asyncio.run(open_ledger(sys.argv[1]).put("a" * 64, b"kept"))
 """
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.costs import Cost, total, unknown
-from storage.errors import AlreadyExists
-from storage.files import LocalStore
-from storage.intervals import Intervals
-from storage.manifests import (
+from llmdo.storage.errors import AlreadyExists
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import ObjectInfo
+from llmdo.storage.output.costs import Cost, total, unknown
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.manifests import (
     MANIFEST_NAME,
     MAX_KEY_BYTES,
     MAX_LOCAL_NAME_BYTES,
@@ -28,7 +29,6 @@ from storage.manifests import (
     shard_name,
     write_manifest,
 )
-from storage.objects import ObjectInfo
 
 FOLDER = "output/bucket/input/a.jsonl/etag/"
 ANSWER, ERROR = "answers", "errors"

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from storage.costs import Cost, unknown
-from storage.errors import ObjectChanged
-from storage.manifests import Manifest, ManifestShard, ShardRecord, read_manifest, write_manifest
-from storage.merging import CannotMerge, merged, switch
+from llmdo.storage.errors import ObjectChanged
+from llmdo.storage.output.costs import Cost, unknown
+from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, read_manifest, write_manifest
+from llmdo.storage.output.merging import CannotMerge, merged, switch
 from tests.memory_store import MemoryStore
 
 

@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.notifications import NotAnEvent, ObjectCreated, ObjectDeleted, parse_notification, why_passed_over
-from storage.objects import locate
+from llmdo.storage.objects.store import locate
+from llmdo.storage.queues.notifications import (
+    NotAnEvent,
+    ObjectCreated,
+    ObjectDeleted,
+    parse_notification,
+    why_passed_over,
+)
 
 # The documented example: developers.cloudflare.com/r2/buckets/event-notifications
 COPY = {

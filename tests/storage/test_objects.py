@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import storage.errors
-from storage.environment import MissingSettings
-from storage.errors import AlreadyExists, InvalidLocation, ObjectChanged, ObjectNotFound, QueueError, StorageError
-from storage.files import LocalStore
-from storage.objects import READ_CHUNK, locate, open_store
-from storage.r2 import R2Store
+import llmdo.storage.errors
+from llmdo.settings.environment import MissingSettings
+from llmdo.storage.errors import AlreadyExists, InvalidLocation, ObjectChanged, ObjectNotFound, QueueError, StorageError
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.store import READ_CHUNK, locate, open_store
 
 
 @pytest.fixture(params=["local", "r2"])
@@ -168,9 +168,9 @@ def test_a_location_gives_back_any_key(key):
     assert f"{where.store_url}/{where.key}" == f"r2://bucket/{key}"
 
 
-@pytest.mark.parametrize("name", storage.errors.__all__)
+@pytest.mark.parametrize("name", llmdo.storage.errors.__all__)
 def test_every_error_survives_pickling(name):
-    kind = getattr(storage.errors, name)
+    kind = getattr(llmdo.storage.errors, name)
     assert issubclass(kind, StorageError)
     again = pickle.loads(pickle.dumps(kind("r2://bucket/key: do this")))
     assert type(again) is kind

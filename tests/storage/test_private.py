@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from storage import private
-from storage.files import LocalStore
-from storage.ledger import open_ledger
-from storage.ledger_database import connect
+from llmdo.settings import private
+from llmdo.storage.ledger.database import connect
+from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.objects.local import LocalStore
 
 KEY = "ab" * 32
 

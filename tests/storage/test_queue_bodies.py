@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.queue_bodies import decode_body
+from llmdo.storage.queues.bodies import decode_body
 
 EVENT = {"action": "PutObject", "bucket": "b", "object": {"key": "ü k", "size": 1}}
 

@@ -5,9 +5,9 @@ import logging
 import httpx
 import pytest
 
-from local.server import running
-from storage.environment import CloudflareAccount, cloudflare_account
-from storage.errors import (
+from llmdo.local.server import running
+from llmdo.settings.environment import CloudflareAccount, cloudflare_account
+from llmdo.storage.errors import (
     AccessDenied,
     QueueError,
     QueueNotFound,
@@ -15,7 +15,7 @@ from storage.errors import (
     StorageUnavailable,
     is_passing,
 )
-from storage.queues import Consumer, Metrics, Pacer, Pulled, QueueClient, Settlement, find_queue
+from llmdo.storage.queues.client import Consumer, Metrics, Pacer, Pulled, QueueClient, Settlement, find_queue
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
 QUEUE = "0123456789abcdef0123456789abcdef"

@@ -7,9 +7,10 @@ from apache_beam.internal import pickler
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from storage import chat_reading, errors, ledger_objects
-from storage.environment import R2Access
-from storage.errors import (
+from llmdo.settings.environment import R2Access
+from llmdo.storage import errors
+from llmdo.storage.chat import reading as chat_reading
+from llmdo.storage.errors import (
     AccessDenied,
     AlreadyExists,
     BucketNotFound,
@@ -19,11 +20,13 @@ from storage.errors import (
     StorageError,
     StorageUnavailable,
 )
-from storage.objects import READ_CHUNK
-from storage.r2 import PART_SIZE, R2Store
-from storage.r2_client import ATTEMPTS, _new_client, s3_client, translated
+from llmdo.storage.ledger import objects as ledger_objects
+from llmdo.storage.objects.r2 import PART_SIZE, R2Store
+from llmdo.storage.objects.r2_client import ATTEMPTS, _new_client, s3_client, translated
+from llmdo.storage.objects.store import READ_CHUNK
+from llmdo.transforms.chat import conversations
+from llmdo.transforms.chat import intake as chat_intake
 from tests.storage.conftest import CREDENTIALS
-from transforms import chat_intake, conversations
 
 BODY = bytes(range(256)) * 4096 * 3  # 3 MiB
 
@@ -397,7 +400,7 @@ def test_a_copy_keeps_the_metadata(store, server):
 
 def test_a_large_copy_goes_in_equal_parts(store, server, monkeypatch):
     config = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, use_threads=False)
-    monkeypatch.setattr("storage.r2._COPY", config)  # as above 4 GiB
+    monkeypatch.setattr("llmdo.storage.objects.r2._COPY", config)  # as above 4 GiB
     store.put("big", BODY * 4)
     store.copy("big", store, "copy")
     assert store.read("copy")[0] == BODY * 4

@@ -13,9 +13,9 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.plugin import BeamPlugin
 
-from storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
-from storage.r2 import PART_SIZE
-from storage.r2_filesystem import R2FileSystem
+from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
+from llmdo.storage.objects.r2 import PART_SIZE
+from llmdo.storage.objects.r2_filesystem import R2FileSystem
 from tests.storage.conftest import CREDENTIALS
 
 
@@ -30,14 +30,14 @@ def written(path, body):
 
 def test_importing_the_module_is_enough_for_beam(bucket):
     assert isinstance(FileSystems.get_filesystem("r2://bucket/key"), R2FileSystem)
-    assert "storage.r2_filesystem.R2FileSystem" in BeamPlugin.get_all_plugin_paths()
+    assert "llmdo.storage.objects.r2_filesystem.R2FileSystem" in BeamPlugin.get_all_plugin_paths()
 
 
 def test_a_worker_gets_it_by_the_name_that_the_documentation_gives(bucket):
     code = (
         "from apache_beam.runners.worker.sdk_worker_main import _import_beam_plugins\n"
         "from apache_beam.io.filesystems import FileSystems\n"
-        "_import_beam_plugins(['storage.r2_filesystem'])\n"
+        "_import_beam_plugins(['llmdo.storage.objects.r2_filesystem'])\n"
         "print(type(FileSystems.get_filesystem('r2://bucket/key')).__name__)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import runs
-from storage.errors import ObjectNotFound, StorageUnavailable
-from storage.files import LocalStore
-from storage.runs import (
+from llmdo.storage.errors import ObjectNotFound, StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.runs import runs
+from llmdo.storage.runs.runs import (
     ASLEEP_SECONDS,
     DEAD_SECONDS,
     Presence,

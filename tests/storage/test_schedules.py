@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from storage import runs, schedules
-from storage.errors import StorageError, StorageUnavailable
-from storage.files import LocalStore
-from storage.runs import Presence, heartbeats, sweep
-from storage.schedules import Busy, Done, Held, Schedules
+from llmdo.storage.errors import StorageError, StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.runs import runs, schedules
+from llmdo.storage.runs.runs import Presence, heartbeats, sweep
+from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
 
 T0 = datetime(2026, 11, 21, 14, 0, tzinfo=UTC)
 T1, T2 = T0 + timedelta(minutes=15), T0 + timedelta(minutes=30)
@@ -132,7 +132,7 @@ def test_who_was_taken_over_changes_nothing_when_it_ends(store, present, caplog)
     held = book(store).take(slow, T1, T0, T1)
     slow.stop()
     theirs = book(store).take(present("quick"), T2, T0, T2)
-    with caplog.at_level(logging.WARNING, logger="storage.schedules"):
+    with caplog.at_level(logging.WARNING, logger="llmdo.storage.runs.schedules"):
         book(store).release(held, done=True)
     assert "another run took over" in caplog.text
     book(store).release(theirs, done=True)

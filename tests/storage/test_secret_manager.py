@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from storage.environment import MissingSettings
-from storage.secret_manager import take_secrets
+from llmdo.settings.environment import MissingSettings
+from llmdo.settings.secret_manager import take_secrets
 
 PLACE = "projects/p/secrets/token/versions/latest"
 

@@ -9,12 +9,12 @@ import time
 import httpx
 import pytest
 
-from storage.environment import CloudflareAccount
-from storage.errors import QueueNotFound, QueueUnauthorized
-from storage.queues import QueueClient
-from transforms import acks as acking
-from transforms.acks import VISIBILITY_TIMEOUT, Acks
-from transforms.run_state import run_state
+from llmdo.settings.environment import CloudflareAccount
+from llmdo.storage.errors import QueueNotFound, QueueUnauthorized
+from llmdo.storage.queues.client import QueueClient
+from llmdo.transforms import acks as acking
+from llmdo.transforms.acks import VISIBILITY_TIMEOUT, Acks
+from llmdo.transforms.run_state import run_state
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
 OK = httpx.Response(200, json={"success": True, "errors": [], "result": {}})

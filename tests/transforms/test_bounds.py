@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from storage.intervals import Intervals
-from storage.manifests import ShardRecord
-from transforms.elements import FileVersion, Written
-from transforms.settle import merge
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.manifests import ShardRecord
+from llmdo.transforms.elements import FileVersion, Written
+from llmdo.transforms.files.settle_files import merge
 
 ROOT = Path(__file__).parents[2]
 MB = 1 << 20
@@ -31,10 +31,10 @@ FILE = FileVersion("r2://bucket", "a.jsonl", "e", 79_000_000)
 READ = r"""
 import json, re, sys
 from pathlib import Path
-from storage.files import LocalStore
-from transforms.elements import FileVersion, Line, OpenFile, Stale, TooLong
-from transforms.lines import _Range, _ReadRange
-from transforms.reading import NO_END, Reading
+from llmdo.storage.objects.local import LocalStore
+from llmdo.transforms.elements import FileVersion, Line, OpenFile, Stale, TooLong
+from llmdo.transforms.lines.read_lines import _Range, _ReadRange
+from llmdo.transforms.lines.reading import NO_END, Reading
 
 class Tracker:
     def current_restriction(self): return _Range(0, NO_END, seekable=False)

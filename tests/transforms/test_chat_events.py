@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import errors
-from backends.ir import ChatResponse, Usage
-from storage.chat_records import ChatMessage
-from storage.errors import StorageUnavailable
-from transforms.chat_events import (
+from llmdo.backends import errors
+from llmdo.backends.ir import ChatResponse, Usage
+from llmdo.storage.chat.records import ChatMessage
+from llmdo.storage.errors import StorageUnavailable
+from llmdo.transforms.chat.events import (
     BadEvent,
     OtherEvent,
     ResponseEvent,
@@ -25,7 +25,7 @@ from transforms.chat_events import (
     response_id,
     started,
 )
-from transforms.chat_failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, SOURCES, source_of
+from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, SOURCES, source_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chat" / "events.jsonl"
 # llmMetadata.source in the services of lifebuild that say why there is no answer.

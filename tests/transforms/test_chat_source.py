@@ -11,17 +11,18 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from storage.chat_log import ChatLog
-from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageError, StorageUnavailable
-from storage.files import LocalStore
-from storage.objects import Location, locate
-from storage.queues import Message, Pulled, Settlement
-from transforms import acks, chat_source
-from transforms.acks import close_acks
-from transforms.chat_intake import Intake
-from transforms.chat_source import ReadEvents, read_lines
-from transforms.elements import FileVersion
-from transforms.run_state import reset_run_state, run_state
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageError, StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location, locate
+from llmdo.storage.queues.client import Message, Pulled, Settlement
+from llmdo.transforms import acks
+from llmdo.transforms.acks import close_acks
+from llmdo.transforms.chat import read_events as chat_source
+from llmdo.transforms.chat.intake import Intake
+from llmdo.transforms.chat.read_events import ReadEvents, read_lines
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 
 def sent(name, conversation="c", at=1000, role="user", **more):

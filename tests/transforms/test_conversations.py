@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from backends.engine import Engine
-from backends.errors import (
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.recall import SAME_MESSAGE, Recall
+from llmdo.backends.errors import (
     BudgetSpent,
     ContextOverflow,
     InvalidRequest,
@@ -18,22 +19,23 @@ from backends.errors import (
     StopRun,
     Unauthorized,
 )
-from backends.ir import ChatResponse, StreamChunk, Usage
-from backends.parameters import DEFAULT_MAX_TOKENS
-from backends.recall import SAME_MESSAGE, Recall
-from backends.retry import set_instant
-from storage.chat_log import ChatLog, mark_name
-from storage.chat_records import ChatMessage
-from storage.errors import AccessDenied, QueueError, StorageUnavailable
+from llmdo.backends.ir import ChatResponse, StreamChunk, Usage
+from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.storage.chat.log import ChatLog, mark_name
+from llmdo.storage.chat.records import ChatMessage
+from llmdo.storage.errors import AccessDenied, QueueError, StorageUnavailable
+from llmdo.transforms.answers.infer import RunAsleep
+from llmdo.transforms.chat import answers as chat_answers
+from llmdo.transforms.chat import conversation
+from llmdo.transforms.chat import lasting_engine as chat_engine
+from llmdo.transforms.chat.answers import Answers
+from llmdo.transforms.chat.conversations import THREADS, Conversations, close_conversations, in_work, open_conversations
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
+from llmdo.transforms.chat.events import response_id
+from llmdo.transforms.chat.lasting_engine import LastingEngine
+from llmdo.transforms.chat.replies import Replies
 from tests.memory_store import MemoryStore
-from transforms import chat_answers, chat_engine, conversation
-from transforms.chat_answers import Answers
-from transforms.chat_elements import Answered, ChatDefaults, Incoming, Settings
-from transforms.chat_engine import LastingEngine
-from transforms.chat_events import response_id
-from transforms.conversations import THREADS, Conversations, close_conversations, in_work, open_conversations
-from transforms.infer import RunAsleep
-from transforms.replies import Replies
 
 SOON = 30.0  # seconds until a test gives up waiting
 PREFIX = "chat/"
@@ -458,7 +460,7 @@ def test_what_has_an_answer_whose_push_is_open_is_pushed_again_and_what_is_pushe
 
 
 def test_a_queue_that_fails_for_a_while_loses_nothing_and_holds_up_no_turn(rigs, store, monkeypatch):
-    monkeypatch.setattr("transforms.replies._LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("llmdo.transforms.chat.replies._LONGEST_WAIT_S", 0.05)
     provider, queue = Provider(), Queue()
     queue.error = QueueError("overloaded", 503)
     rig = rigs(store, provider, queue)

@@ -14,22 +14,22 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
-from backends import engine as engine_module
-from backends import retry
-from backends.engine import close_engines, stop_engines
-from backends.errors import InvalidRequest, QuotaExhausted, StopRun
-from backends.ir import ChatResponse, Usage
-from runners.prism import prism_arguments, running_prism
-from runners.prism_binary import find_prism
-from storage.chat_log import ChatLog
-from storage.chat_records import ChatMessage
-from storage.files import LocalStore
-from storage.objects import Location
-from transforms import converse
-from transforms.chat_elements import Answered, ChatDefaults, Incoming
-from transforms.conversations import close_conversations, open_conversations
-from transforms.converse import Converse, Desk
-from transforms.run_state import reset_run_state, run_state
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import close_engines, stop_engines
+from llmdo.backends.errors import InvalidRequest, QuotaExhausted, StopRun
+from llmdo.backends.ir import ChatResponse, Usage
+from llmdo.backends.limits import retry
+from llmdo.runners.prism.binary import find_prism
+from llmdo.runners.prism.runner import prism_arguments, running_prism
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.records import ChatMessage
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
+from llmdo.transforms.chat import converse
+from llmdo.transforms.chat.conversations import close_conversations, open_conversations
+from llmdo.transforms.chat.converse import Converse, Desk
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOON = 30.0  # seconds until a test gives up waiting
 # Module globals, since Beam pickles closures: what a step puts into a local list is never seen here.

@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.transforms.lines import cutting
+from llmdo.transforms.lines.cutting import CorruptData, Tile, cut, cut_spans, gunzip, skip_to_line, unzstd
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
-from transforms import cutting
-from transforms.cutting import CorruptData, Tile, cut, cut_spans, gunzip, skip_to_line, unzstd
-from transforms.elements import Blank, FileVersion, Line, TooLong
 
 FILE = FileVersion("/data", "prompts.jsonl", "1-1", 1)
 blocks = st.sampled_from([1, 2, 7, 64 << 10])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from transforms.ended import Ended
+from llmdo.transforms.answers.result_queue import Ended
 
 SOON = 10.0
 

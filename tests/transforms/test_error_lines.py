@@ -3,15 +3,15 @@ import json
 
 import pytest
 
-from backends.errors import InvalidRequest, Overloaded
-from storage.manifests import ManifestShard, put_shard
+from llmdo.backends.errors import InvalidRequest, Overloaded
+from llmdo.storage.output.manifests import ManifestShard, put_shard
+from llmdo.transforms.answers.infer import LineTooLong
+from llmdo.transforms.answers.rows import failure_row
+from llmdo.transforms.elements import FileVersion, Line, TooLong
+from llmdo.transforms.prompts.line_json import BadLine, unwrapped
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
+from llmdo.transforms.retry.error_lines import take_back
 from tests.memory_store import MemoryStore
-from transforms.elements import FileVersion, Line, TooLong
-from transforms.error_lines import take_back
-from transforms.infer import LineTooLong
-from transforms.line_json import BadLine, unwrapped
-from transforms.prompts import Defaults, parse_prompt
-from transforms.rows import failure_row
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 1000)
 DEFAULTS = Defaults("workers-ai/@cf/x/y", {"max_tokens": 5}, "Be brief.")

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 import zstandard
 
-from transforms.elements import FileVersion
-from transforms.first_look import HEAD_BYTES, wrong_format
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.files.first_look import HEAD_BYTES, wrong_format
 
 ROWS = [{"id": n, "prompt": f"p{n}"} for n in range(3)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -1,7 +1,7 @@
-from backends.estimates import Estimates
-from backends.ir import ChatRequest, ChatResponse, Message, Usage
-from storage.chat_records import ChatMessage, Conversation, LoggedAnswer
-from transforms.history import history
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage
+from llmdo.backends.money.estimates import Estimates
+from llmdo.storage.chat.records import ChatMessage, Conversation, LoggedAnswer
+from llmdo.transforms.chat.history import history
 
 MODEL = "gpt-4o"
 

@@ -11,10 +11,9 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from backends import engine as engine_module
-from backends import retry
-from backends.engine import close_engines
-from backends.errors import (
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.errors import (
     BudgetSpent,
     InvalidRequest,
     ModelNotFound,
@@ -24,18 +23,19 @@ from backends.errors import (
     QuotaExhausted,
     Unauthorized,
 )
-from backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
-from backends.money import NO_LIMITS, Budget, Limits
-from backends.prices import Prices
-from storage.costs import Cost
-from storage.environment import MissingSettings
-from storage.manifests import ShardRecord
-from transforms import infer
-from transforms import run_state as run_state_module
-from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
-from transforms.infer import Infer, PaidAnswers, asleep
-from transforms.prompts import Defaults
-from transforms.run_state import reset_run_state, run_state
+from llmdo.backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
+from llmdo.backends.limits import retry
+from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.prices import Prices
+from llmdo.settings.environment import MissingSettings
+from llmdo.storage.output.costs import Cost
+from llmdo.storage.output.manifests import ShardRecord
+from llmdo.transforms import run_state as run_state_module
+from llmdo.transforms.answers import infer
+from llmdo.transforms.answers.infer import Infer, PaidAnswers, asleep
+from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
+from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100_000)
 SIZE = 1000

@@ -8,16 +8,16 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from backends import batch_work, batches
-from backends import engine as engine_module
-from backends.engine import close_engines, stop_engines
-from backends.errors import ContentFiltered, Retryable, StopRun
-from backends.ir import BatchState, ChatResponse, EmbedResponse, RawResponse, Usage, batch_places
-from backends.retry import Retry
-from transforms.elements import Answer, Blank, Failure, FileVersion, Line
-from transforms.infer import Infer, PaidAnswers
-from transforms.prompts import Defaults
-from transforms.run_state import reset_run_state, run_state
+from llmdo.backends.engine import batch_work, batches
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import close_engines, stop_engines
+from llmdo.backends.errors import ContentFiltered, Retryable, StopRun
+from llmdo.backends.ir import BatchState, ChatResponse, EmbedResponse, RawResponse, Usage, batch_places
+from llmdo.backends.limits.retry import Retry
+from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
+from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000_000)
 SIZE = 1000

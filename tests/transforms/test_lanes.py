@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, Turn, end_of_turn, next_group
+from llmdo.transforms.lines.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, Turn, end_of_turn, next_group
 
 T = 30.0
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from transforms.line_models import ModelNotAllowed, rules_of
-from transforms.prompts import Defaults, parse_prompt
+from llmdo.transforms.prompts.models import ModelNotAllowed, rules_of
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 RUN = "workers-ai/@cf/meta/llama"
 KIMI, GPT, BGE = "workers-ai/@cf/moonshotai/kimi", "openai/gpt-4o", "workers-ai/@cf/baai/bge-m3"

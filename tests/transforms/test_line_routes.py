@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from transforms.line_json import BadLine
-from transforms.prompts import Defaults, parse_prompt
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.transforms.prompts.line_json import BadLine
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 LLAMA = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 HI = [{"role": "user", "content": "hi"}]

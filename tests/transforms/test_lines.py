@@ -21,18 +21,19 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import AccessDenied
-from storage.files import LocalStore
-from storage.manifests import ShardRecord
+from llmdo.storage.errors import AccessDenied
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.output.manifests import ShardRecord
+from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Line, OpenFile, Stale, TooLong
+from llmdo.transforms.lines import cutting
+from llmdo.transforms.lines import read_lines as lines
+from llmdo.transforms.lines import reading as reads
+from llmdo.transforms.lines.lanes import Lanes, Turn
+from llmdo.transforms.lines.read_lines import ReadLines
+from llmdo.transforms.lines.reading import NO_END, Reading
+from llmdo.transforms.run_state import reset_run_state, run_state
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
-from transforms import cutting, lines
-from transforms import reading as reads
-from transforms.elements import Blank, FileVersion, KnownShard, Line, OpenFile, Stale, TooLong
-from transforms.lanes import Lanes, Turn
-from transforms.lines import ReadLines
-from transforms.reading import NO_END, Reading
-from transforms.run_state import reset_run_state, run_state
 
 ROOT = Path(__file__).parents[2]
 SHARD = ShardRecord("shard-000000000000-00.jsonl", "answers", "0+9", 1)

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from storage.objects import Location, open_store
-from transforms.listing import (
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.transforms.files.listing import (
     HIDDEN,
     NO_FILE,
     OTHER_ENDING,

@@ -10,19 +10,19 @@ from unittest.mock import Mock
 
 import pytest
 
-import transforms.members as module
-from backends.errors import QuotaExhausted, StopRun
-from backends.ir import ModelInfo, Models, Price, RawRequest
-from backends.money import Budget
-from backends.prices import Prices
-from storage.errors import StorageUnavailable
-from storage.files import LocalStore
-from storage.members import Members, Report, Stopped
-from storage.objects import locate_folder, open_store
-from storage.runs import REPORT, Presence
-from transforms.elements import FileVersion, Settled
-from transforms.members import SLOTS, Apart, Tell, error_of, join, report_of, spent_by, take_in
-from transforms.run_state import RunState, reset_run_state, run_state
+import llmdo.transforms.members as module
+from llmdo.backends.errors import QuotaExhausted, StopRun
+from llmdo.backends.ir import ModelInfo, Models, Price, RawRequest
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.prices import Prices
+from llmdo.storage.errors import StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.runs.members import Members, Report, Stopped
+from llmdo.storage.runs.runs import REPORT, Presence
+from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.members import SLOTS, Apart, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.run_state import RunState, reset_run_state, run_state
 
 
 @pytest.fixture

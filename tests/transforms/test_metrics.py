@@ -7,20 +7,20 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from backends import engine as engine_module
-from backends import retry
-from backends.engine import Engine, close_engines
-from backends.errors import InvalidRequest, Overloaded
-from backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
-from backends.money import Budget
-from backends.prices import Prices
-from storage.ledger import open_ledger
-from transforms import run_state as run_state_module
-from transforms.elements import FileVersion, Line
-from transforms.infer import Infer, PaidAnswers
-from transforms.metrics import NAMESPACE
-from transforms.prompts import Defaults
-from transforms.run_state import reset_run_state
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import Engine, close_engines
+from llmdo.backends.errors import InvalidRequest, Overloaded
+from llmdo.backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
+from llmdo.backends.limits import retry
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.prices import Prices
+from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.transforms import run_state as run_state_module
+from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.answers.metrics import NAMESPACE
+from llmdo.transforms.elements import FileVersion, Line
+from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run_state import reset_run_state
 
 FILE = FileVersion("r2://bucket", "a.jsonl", "e1", 100_000)
 NO_LEDGER = PaidAnswers()

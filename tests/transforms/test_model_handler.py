@@ -11,14 +11,23 @@ import pytest
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from backends import engine as engine_module
-from backends import retry
-from backends.engine import close_engines
-from backends.errors import InvalidRequest, ModelNotFound, ProviderUnusable, QuotaExhausted, Unauthorized
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, RawRequest, RawResponse, Usage
 from examples import run_inference
-from transforms.line_models import ModelNotAllowed
-from transforms.model_handler import WorkersAIModelHandler
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.errors import InvalidRequest, ModelNotFound, ProviderUnusable, QuotaExhausted, Unauthorized
+from llmdo.backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    Message,
+    RawRequest,
+    RawResponse,
+    Usage,
+)
+from llmdo.backends.limits import retry
+from llmdo.transforms.answers.run_inference import WorkersAIModelHandler
+from llmdo.transforms.prompts.models import ModelNotAllowed
 
 CHAT, EMBED = "workers-ai/@cf/chat", "workers-ai/@cf/baai/bge-m3"
 

@@ -1,14 +1,15 @@
 import pytest
 
-from storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
-from storage.files import LocalStore
-from storage.jobs import Jobs, new_record
-from storage.objects import Location, open_store
-from storage.queues import Message, Pulled, Settlement
-from transforms import acks, notices, outages
-from transforms.acks import close_acks
-from transforms.elements import FileVersion
-from transforms.notices import (
+from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.queues.client import Message, Pulled, Settlement
+from llmdo.transforms import acks, outages
+from llmdo.transforms.acks import close_acks
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.files import find_files as notices
+from llmdo.transforms.files.find_files import (
     FindFiles,
     Listing,
     Notifications,
@@ -18,7 +19,7 @@ from transforms.notices import (
     pull_notifications,
     understand,
 )
-from transforms.run_state import reset_run_state, run_state
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")
 

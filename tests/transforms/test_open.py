@@ -6,21 +6,21 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from storage.errors import StorageUnavailable
-from storage.intervals import Intervals
-from storage.jobs import Jobs
-from storage.manifests import MANIFEST_NAME, put_shard
-from storage.objects import Location, open_store
-from transforms import acks as acking
-from transforms import open as opening
-from transforms import outages
-from transforms.acks import close_acks
-from transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
-from transforms.notices import Notifications, left_in_work
-from transforms.open import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
-from transforms.run_state import reset_run_state
-from transforms.settle import Finished, settle
-from transforms.shards import folder_of
+from llmdo.storage.errors import StorageUnavailable
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.jobs import Jobs
+from llmdo.storage.output.manifests import MANIFEST_NAME, put_shard
+from llmdo.transforms import acks as acking
+from llmdo.transforms import outages
+from llmdo.transforms.acks import close_acks
+from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
+from llmdo.transforms.files import open_files as opening
+from llmdo.transforms.files.find_files import Notifications, left_in_work
+from llmdo.transforms.files.open_files import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
+from llmdo.transforms.files.settle_files import Finished, settle
+from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.run_state import reset_run_state
 
 QUEUE = Notifications("q")
 CONTENT = b"x" * 99 + b"\n"

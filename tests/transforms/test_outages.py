@@ -1,9 +1,9 @@
 import pytest
 
-from storage.errors import AccessDenied, QueueError, StorageUnavailable
-from transforms import outages
-from transforms.outages import STORE_PATIENCE_S, Outage, patiently, pause, persistently
-from transforms.run_state import reset_run_state, run_state
+from llmdo.storage.errors import AccessDenied, QueueError, StorageUnavailable
+from llmdo.transforms import outages
+from llmdo.transforms.outages import STORE_PATIENCE_S, Outage, patiently, pause, persistently
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 
 @pytest.fixture

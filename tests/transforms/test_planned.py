@@ -9,13 +9,13 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmdo.transforms.elements import Blank, Line, OpenFile, Stale
+from llmdo.transforms.lines import planned, reading
+from llmdo.transforms.lines.planned import PARCEL_LINES, parcels, parcels_in_bundle, plan, read_planned
+from llmdo.transforms.lines.reading import PLANNED_CONTENT, Reading
+from llmdo.transforms.run_state import reset_run_state, run_state
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
-from transforms import planned, reading
-from transforms.elements import Blank, Line, OpenFile, Stale
-from transforms.planned import PARCEL_LINES, parcels, parcels_in_bundle, plan, read_planned
-from transforms.reading import PLANNED_CONTENT, Reading
-from transforms.run_state import reset_run_state, run_state
 
 readings = st.builds(Reading, range_bytes=st.integers(1, 200), max_line_bytes=limits, planned=st.just(True))
 

@@ -9,15 +9,15 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from runners.prism import prism_arguments, running_prism
-from runners.prism_binary import find_prism
-from storage.errors import QueueError, QueueUnauthorized, StorageUnavailable
-from storage.objects import Location
-from transforms import poll as polling
-from transforms.elements import FileVersion, Notice
-from transforms.notices import Notifications
-from transforms.poll import PollFiles
-from transforms.run_state import reset_run_state
+from llmdo.runners.prism.binary import find_prism
+from llmdo.runners.prism.runner import prism_arguments, running_prism
+from llmdo.storage.errors import QueueError, QueueUnauthorized, StorageUnavailable
+from llmdo.storage.objects.store import Location
+from llmdo.transforms.elements import FileVersion, Notice
+from llmdo.transforms.files import poll_files as polling
+from llmdo.transforms.files.find_files import Notifications
+from llmdo.transforms.files.poll_files import PollFiles
+from llmdo.transforms.run_state import reset_run_state
 
 pytestmark = pytest.mark.prism
 

@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
-from transforms.line_json import BadLine
-from transforms.prompts import Defaults, parse_prompt
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.transforms.prompts.line_json import BadLine
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 DEFAULTS = Defaults("workers-ai/@cf/meta/llama", {"max_tokens": 99})
 ERROR = {

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from storage.errors import QueueError
-from transforms.replies import BURST, EVERY_S, Replies, fits
+from llmdo.storage.errors import QueueError
+from llmdo.transforms.chat.replies import BURST, EVERY_S, Replies, fits
 
 SOON = 20.0
 
@@ -121,7 +121,7 @@ def test_what_comes_without_end_is_not_waited_for():
 
 
 def test_what_may_be_lost_is_tried_once_and_the_rest_until_the_queue_has_it(monkeypatch, caplog):
-    monkeypatch.setattr("transforms.replies._LONGEST_WAIT_S", 0.02)
+    monkeypatch.setattr("llmdo.transforms.chat.replies._LONGEST_WAIT_S", 0.02)
     queue = Queue(QueueError("down", 503), OSError("odd"), QueueError("down", 503))
 
     async def push():
@@ -140,7 +140,7 @@ def test_what_may_be_lost_is_tried_once_and_the_rest_until_the_queue_has_it(monk
 
 @pytest.mark.parametrize("patience_s", [0.0, 0.2])
 def test_patience_ends(patience_s, monkeypatch):
-    monkeypatch.setattr("transforms.replies._LONGEST_WAIT_S", 0.02)
+    monkeypatch.setattr("llmdo.transforms.chat.replies._LONGEST_WAIT_S", 0.02)
     queue = Queue(*[QueueError("down", 503)] * 1000)
     assert run(asyncio.wait_for(_push(queue, patience_s), SOON)) is False
     assert (len(queue.calls) > 1) == bool(patience_s)

@@ -7,12 +7,21 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from pydantic_core import from_json, to_json
 
-from backends.errors import InvalidRequest, Overloaded
-from storage.jobs import Jobs, new_record
-from storage.manifests import MANIFEST_NAME, Manifest, ManifestShard, put_shard, read_manifest, write_manifest
-from storage.objects import Location, open_store
-from transforms.elements import Answer, Failure, FileVersion, KnownShard, Leftovers, Line
-from transforms.retry import (
+from llmdo.backends.errors import InvalidRequest, Overloaded
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.manifests import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestShard,
+    put_shard,
+    read_manifest,
+    write_manifest,
+)
+from llmdo.transforms.answers.rows import failure_row
+from llmdo.transforms.elements import Answer, Failure, FileVersion, KnownShard, Leftovers, Line
+from llmdo.transforms.files.write_shards import folder_of, write_batch
+from llmdo.transforms.retry.retry_files import (
     FindErrors,
     MergeFiles,
     ReadErrors,
@@ -22,9 +31,7 @@ from transforms.retry import (
     read_errors,
     retries,
 )
-from transforms.rows import failure_row
-from transforms.run_state import reset_run_state, run_state
-from transforms.shards import folder_of, write_batch
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 BUSY, WRONG = Overloaded("out of capacity"), InvalidRequest("no")
 LINE = b'{"prompt": "x"}'

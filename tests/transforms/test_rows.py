@@ -8,11 +8,11 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from pydantic_core import from_json
 
-from backends.errors import InvalidRequest, Overloaded
-from backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
-from transforms.elements import FileVersion, Line, TooLong
-from transforms.prompts import Defaults, parse_prompt
-from transforms.rows import answer_row, failure_row
+from llmdo.backends.errors import InvalidRequest, Overloaded
+from llmdo.backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
+from llmdo.transforms.answers.rows import answer_row, failure_row
+from llmdo.transforms.elements import FileVersion, Line, TooLong
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
 BGE = "@cf/baai/bge-m3"
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -5,13 +5,13 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from storage.intervals import Intervals
-from storage.jobs import Jobs, new_record
-from storage.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
-from storage.objects import Location, open_store
-from transforms.elements import FileVersion, Settled, Written
-from transforms.settle import Finished, SettleFiles, merge, settle, settle_stale
-from transforms.shards import folder_of
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
+from llmdo.transforms.elements import FileVersion, Settled, Written
+from llmdo.transforms.files.settle_files import Finished, SettleFiles, merge, settle, settle_stale
+from llmdo.transforms.files.write_shards import folder_of
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100, opening="n1")
 

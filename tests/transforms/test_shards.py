@@ -14,13 +14,13 @@ from apache_beam.utils.timestamp import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runners.prism import prism_arguments, running_prism
-from runners.prism_binary import find_prism
-from storage.files import LocalStore
-from storage.manifests import ShardRecord, counted_shards
-from storage.objects import Location
-from transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
-from transforms.shards import SLOT_BYTES, Batching, WriteShards, folder_of, shard_key, write_batch
+from llmdo.runners.prism.binary import find_prism
+from llmdo.runners.prism.runner import prism_arguments, running_prism
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
+from llmdo.storage.output.manifests import ShardRecord, counted_shards
+from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
+from llmdo.transforms.files.write_shards import SLOT_BYTES, Batching, WriteShards, folder_of, shard_key, write_batch
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.templates import MissingField, fields_of, fill_in, problem_of
+from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in, problem_of
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from backends.errors import InvalidRequest, ModelRetired, Overloaded, QuotaExhausted
-from backends.ir import EmbedResponse, Usage
-from backends.jobs import Done
-from transforms.texts import Gathering
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.errors import InvalidRequest, ModelRetired, Overloaded, QuotaExhausted
+from llmdo.backends.ir import EmbedResponse, Usage
+from llmdo.transforms.answers.texts import Gathering
 
 REFUSED = InvalidRequest("an empty text", code=5006)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from apache_beam.transforms.window import TimestampedValue
 
-from storage.errors import QueueUnauthorized, StorageUnavailable
-from storage.objects import locate_folder
-from transforms import ticks
-from transforms.elements import FileVersion, Notice
-from transforms.notices import Notifications
-from transforms.run_state import reset_run_state, run_state
+from llmdo.storage.errors import QueueUnauthorized, StorageUnavailable
+from llmdo.storage.objects.store import locate_folder
+from llmdo.transforms.elements import FileVersion, Notice
+from llmdo.transforms.files import tick_files as ticks
+from llmdo.transforms.files.find_files import Notifications
+from llmdo.transforms.run_state import reset_run_state, run_state
 
 
 class State:
@@ -53,7 +53,7 @@ def step(tmp_path, monkeypatch):
     monkeypatch.setattr(ticks, "LookForFiles", Queue)
     monkeypatch.setattr(ticks, "_seen", {})
     times = iter(range(100, 200))
-    monkeypatch.setattr("transforms.run_state.RunState.next_attempt", lambda self: str(next(times)))
+    monkeypatch.setattr("llmdo.transforms.run_state.RunState.next_attempt", lambda self: str(next(times)))
     made = ticks._LookOnTick(Notifications("q"), locate_folder(str(tmp_path)), None)
     made.setup()
     yield made

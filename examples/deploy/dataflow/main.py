@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import typer
 
-from runners.cli import app, main
-from storage.secret_manager import take_secrets
+from llmdo.runners.cli.main import app, main
+from llmdo.settings.secret_manager import take_secrets
 
 # Beam's names of what llmdo calls otherwise.
 NAMES = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends import errors
-from backends.errors import (
+from llmdo.backends import errors
+from llmdo.backends.errors import (
     AccountBlocked,
     BadReply,
     ContentFiltered,

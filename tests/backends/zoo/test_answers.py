@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from backends.errors import ContentFiltered, ModelError
-from backends.ir import ChatRequest, Message, Usage
-from backends.openai import OpenAI, Service
-from backends.openai_shapes import read_completion
-from backends.reply_json import read_json
-from backends.workers_ai import WorkersAI
-from runners.oracle import parse_row
-from storage.environment import CloudflareAccount
+from llmdo.backends.errors import ContentFiltered, ModelError
+from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.ir import ChatRequest, Message, Usage
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.openai.shapes import read_completion
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.runners.inspecting.oracle import parse_row
+from llmdo.settings.environment import CloudflareAccount
+from llmdo.transforms.answers.rows import answer_row
+from llmdo.transforms.elements import FileVersion, Line
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 from tests.backends.wire import Wire
 from tests.backends.zoo.answers import FAILED, ROWS, WORKERS_AI, chat
-from transforms.elements import FileVersion, Line
-from transforms.prompts import Defaults, parse_prompt
-from transforms.rows import answer_row
 
 SERVICE = Service("openai", "http://127.0.0.1:8000/v1", {}, "OPENAI_API_KEY")
 ACCOUNT = CloudflareAccount("a" * 32, "token", "http://127.0.0.1:8000/client/v4")

@@ -6,11 +6,11 @@ import json
 import httpx
 import pytest
 
-from backends.errors import BadReply, ModelError, StreamError
-from backends.ir import ChatRequest, EmbedRequest, Message
-from backends.openai import OpenAI, Service
-from backends.workers_ai import WorkersAI
-from storage.environment import CloudflareAccount
+from llmdo.backends.errors import BadReply, ModelError, StreamError
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message
+from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.workers_ai.backend import WorkersAI
+from llmdo.settings.environment import CloudflareAccount
 from tests.backends.wire import Wire
 from tests.backends.zoo.refusals import NOW, ROWS
 

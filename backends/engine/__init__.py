@@ -1,0 +1,1 @@
+"""The engine: all model calls of a process, on one event loop."""

@@ -1,0 +1,94 @@
+"""One backend for each provider, connected when first needed, and the call that fits each kind of request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+from llmdo.backends.errors import BadReply, ModelError, ProviderUnusable, StopRun, Unauthorized
+from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
+from llmdo.backends.protocol import Backend
+from llmdo.backends.streams import heard
+from llmdo.settings.environment import MissingSettings
+
+
+class Connections:
+    """The backends of an engine. Getting one is safe from any thread; calls are made on the engine's loop.
+
+    ``own``: the providers without which there is no run; None: all. What would stop the run is an error of the line at
+    any other, which is not called again: a line must not end a run that does well without it.
+    """
+
+    def __init__(self, connect: Callable[[str], Backend], own: frozenset[str] | None = None) -> None:
+        self._connect = connect
+        self._own = own
+        self._closed: dict[str, StopRun] = {}
+        self._backends: dict[str, Backend] = {}
+        self._lock = threading.Lock()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+
+    def get(self, provider: str) -> Backend:
+        """The provider's backend. Raises ModelNotFound, and Unauthorized where the environment lacks its settings."""
+        with self._lock:
+            if provider not in self._backends:
+                try:
+                    self._backends[provider] = self._connect(provider)
+                except MissingSettings as error:
+                    raise Unauthorized(str(error), provider=provider) from error
+            return self._backends[provider]
+
+    async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
+        """Makes the call. Raises what the backend raises, ProviderUnusable, and TimeoutError. A StopRun that leaves
+        open what it speaks of comes as it is.
+
+        A backend that works in this process says with ``slots`` how many calls it can do at once: the time that others
+        wait for their turn is not the call's.
+        """
+        if provider in self._closed:
+            raise _unusable(provider, request.model, self._closed[provider])
+        try:
+            return await self._call(provider, request, timeout_s)
+        except StopRun as error:
+            final = error if error.about == "unclear" else self.final(provider, request.model, error)
+            if final is error:
+                raise
+            raise final from error
+
+    def final(self, provider: str, model: str, error: ModelError) -> ModelError:
+        """What an error is that every call meets: of a provider that is not one of the run's, the lines' own."""
+        if not isinstance(error, StopRun) or self._own is None or provider in self._own:
+            return error
+        self._closed[provider] = error
+        return _unusable(provider, model, error)
+
+    async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
+        backend = self.get(provider)
+        slots: int | None = getattr(backend, "slots", None)
+        turn = self._turns.setdefault(provider, asyncio.Semaphore(slots)) if slots else contextlib.nullcontext()
+        async with turn, asyncio.timeout(timeout_s):
+            if isinstance(request, ChatRequest):
+                return await (backend.execute(request) if request.listen is None else heard(backend, request))
+            if isinstance(request, EmbedRequest):
+                return _complete(await backend.embed(request), request)
+            return await backend.run(request)
+
+    async def aclose(self) -> None:
+        """Closes all backends."""
+        for backend in self._backends.values():
+            await backend.aclose()
+
+
+def _unusable(provider: str, model: str, error: StopRun) -> ProviderUnusable:
+    said = f"{provider}/{model}: {error.message}"
+    return ProviderUnusable(said, status=error.status, code=error.code, provider=provider, until=error.until)
+
+
+def _complete(response: EmbedResponse, request: EmbedRequest) -> EmbedResponse:
+    """The response, if each text has its vector: a line must not get its neighbour's. Raises BadReply."""
+    vectors, texts = len(response.vectors), len(request.texts)
+    if vectors != texts:
+        said = f"{request.model} sent {vectors} vectors for {texts} texts: name another embedding model"
+        raise BadReply(said, usage=response.usage)
+    return response

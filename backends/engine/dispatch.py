@@ -1,0 +1,317 @@
+"""The engine's work on its event loop: whose turn it is, the call, and what follows from how it ended.
+
+A job is tried by a task of its own, which asks Recall and then waits for its turn among the calls of its model. No
+more than ``window`` calls are in flight over all models. A job that waits for its next try has no task, and no place in
+the window; it is first in line when its time has come. Nor has one whose try an outage has ended, or whose refusal
+other calls must explain: see Breaker and Verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from llmdo.backends.engine.batch_work import BatchWork
+from llmdo.backends.engine.batches import Batches, Mode
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
+from llmdo.backends.engine.outages import final_error
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.stats import EngineStats, Tally
+from llmdo.backends.engine.turns import NotStarted, TooManyTexts, Turns
+from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts
+from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
+from llmdo.backends.ir import EmbedResponse, Request, Response
+from llmdo.backends.limits.retry import Retry
+from llmdo.backends.limits.throttle import ModelLimits, Throttle
+from llmdo.backends.money.money import Budget
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a Dispatcher keeps to; see Engine."""
+
+    window: int
+    retry: Retry
+    call_timeout_s: float
+    recall: Recall | None
+    gate: Callable[[], StopRun | None]
+    budget: Budget | None
+    throttle: Callable[[str, str], Throttle]
+    mode: Mode = "sync"
+    answered_before: Callable[[], bool] = lambda: False
+
+
+class Dispatcher:
+    """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used, and
+    ``lend`` those of jobs that are held.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connections: Connections,
+        settings: Settings,
+        free: Callable[[Place], None],
+        lend: Callable[[Place], None] = lambda _: None,
+    ) -> None:
+        self.stopped: StopRun | None = None
+        self.closing = False
+        self._loop = loop
+        self._connections = connections
+        self._settings = settings
+        self._free = free
+        self._lend = lend
+        self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._waiting: dict[Job, asyncio.TimerHandle] = {}
+        self._late: list[Job] = []  # that came while it was being closed
+        self._tally = Tally()
+        budget, recall = settings.budget, settings.recall
+        self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
+        self.arrays = self._turns.arrays
+        bench = Bench(
+            self._turns.in_flight_of,
+            self._busy,
+            self._turns.hold,
+            self._settle,
+            self._condemn,
+            settings.answered_before,
+        )
+        self._verdicts = Verdicts(loop, bench)
+        self._batches: Batches | None = None
+        if settings.mode != "sync" or recall:
+            work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
+            self._batches = Batches(settings.mode, connections, work)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Takes jobs in."""
+        for job in jobs:
+            self._begin(job)
+
+    def stop(self, error: StopRun) -> None:
+        """Starts no further call; delivers the first such error to all jobs that are not in flight."""
+        self.stopped = self.stopped or error
+        waiting = list(self._waiting.items())
+        self._waiting.clear()
+        for job, timer in waiting:
+            timer.cancel()
+            self._deliver(job, None, self.stopped, 0.0)
+        for held in self._verdicts.take_all():
+            self._deliver(held.job, None, self.stopped, held.latency_s)
+        self._turns.close()
+        if self._batches:
+            self._batches.stop()
+
+    def pause(self) -> None:
+        """Starts no further call, and delivers nothing but the ends of those in flight."""
+        self._turns.pause()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was paused or stopped, and no call is in flight any more; from any thread."""
+        return self._turns.paused and not self._turns.in_flight
+
+    async def cancel(self) -> None:
+        """Ends what runs; deliver_left() delivers the rest."""
+        self.closing = True
+        for timer in self._waiting.values():
+            timer.cancel()
+        self._turns.pause()
+        self._turns.closed = True
+        tasks = [*self._tasks.values(), *(self._batches.tasks if self._batches else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def deliver_left(self, more: Iterable[Job], error: ModelError) -> None:
+        """Delivers an error to all jobs that have no result yet, and to these."""
+        held = [held.job for held in self._verdicts.take_all()]
+        left = [*self._tasks, *self._waiting, *self._late, *held, *more]
+        self._tasks.clear()
+        self._waiting.clear()
+        self._late.clear()
+        for job in left:
+            self._deliver(job, None, self.stopped or error, 0.0)
+
+    # Reports, from any thread.
+
+    def stats(self) -> EngineStats:
+        """What was done so far."""
+        batched = self._batches.waiting if self._batches else 0
+        return self._tally.stats(self._turns, self._settings.window, batched, self._loop.time())
+
+    def limits(self) -> list[ModelLimits]:
+        """What holds each model's calls back."""
+        now = self._loop.time()
+        return [throttle.report(provider, model, now) for provider, model, throttle in self._turns.throttles()]
+
+    # One try of one job.
+
+    def _begin(self, job: Job) -> None:
+        if self.stopped:
+            self._deliver(job, None, self.stopped, 0.0)
+        elif self.closing:
+            self._late.append(job)
+        else:
+            self._tasks[job] = self._loop.create_task(self._try(job))
+
+    async def _try(self, job: Job) -> None:
+        began, job.call = self._loop.time(), None
+        key = job.provider, job.request.model
+        try:
+            response, error = await self._call(job)
+        except TooManyTexts:
+            del self._tasks[job]
+            self._part(job)
+            return
+        now = self._loop.time()
+        del self._tasks[job]
+        latency_s = now - began
+        if job.call:
+            latency_s = now - job.call.at
+            self._tally.latencies.add(latency_s)
+            self._turns.give_back(job.provider, job.call, response, error)
+        if response:
+            if job.call and isinstance(response, EmbedResponse):
+                self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
+            self._deliver(job, response, None, latency_s)
+            if job.call:
+                self._verdicts.answered(key, job.call.at)
+        elif error:
+            self._tally.add(error.usage)
+            if job.call and (final := final_error(self._turns, key, error, self._settings.retry, now)):
+                error = final
+            if self._verdicts.leaves_open(key, error) and not self.stopped:
+                self._lend(job.place)
+                self._verdicts.hold(key, Held(job, error, now, latency_s))
+            else:
+                self._handle(job, error, latency_s)
+        self._verdicts.ended(key)
+        if self._settings.recall and self._settings.recall.broken:
+            self.stop(self._settings.recall.broken)
+        self._turns.start()
+
+    async def _answer(self, job: Job) -> Response:
+        async def call(request: Request) -> Response:
+            if self._batches and (response := await self._batches.answer(job, request)):
+                return response
+            await self._turn(job, request)
+            ended: Response | ModelError | None = None
+            try:
+                ended = await self._connections.answer(job.provider, request, self._settings.call_timeout_s)
+            except ModelError as error:
+                ended = error
+                raise
+            finally:
+                if self._settings.budget:
+                    self._settings.budget.after(job.provider, request, ended)
+            return ended
+
+        recall = self._settings.recall
+        return await (recall.answer(job.provider, job.request, call) if recall else call(job.request))
+
+    async def _turn(self, job: Job, request: Request) -> None:
+        """Waits until the call may be made. Raises NotStarted."""
+        again = job.again and not job.postponed
+        job.call = await self._turns.take(job.provider, request, again=again, job=job.number)
+        if job.began is None:
+            job.began = job.call.at
+        self._tally.retries += bool(job.tries)
+        job.tries += 1
+
+    async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
+        model = job.request.model
+        try:
+            return await self._answer(job), None
+        except NotStarted:
+            return None, self.stopped
+        except TooManyTexts:
+            raise
+        except ModelError as known:
+            error = known
+        except TimeoutError:
+            said = f"{model}: no answer within {self._settings.call_timeout_s:g} s"
+            error = CallTimeout(f"{said}: raise --call-timeout, or ask for fewer tokens")
+        except asyncio.CancelledError:
+            if self.closing:
+                raise
+            error = ConnectionFailed(f"{model}: the call was cancelled: ask again")
+        except Exception as surprise:  # noqa: BLE001 - one line's surprise must not end the others
+            _log.exception("%s: unexpected error", model)
+            error = BadReply(f"{model}: unexpected {type(surprise).__name__} ({str(surprise)[:200]}): report it")
+        error.provider = error.provider or job.provider
+        return None, error
+
+    def _handle(self, job: Job, error: ModelError, latency_s: float) -> None:
+        if isinstance(error, StopRun) and not self.stopped:
+            error = self._connections.final(job.provider, job.request.model, error)
+        if isinstance(error, StopRun):
+            self.stop(error)
+        tries = job.count(error)
+        spent_s = 0.0 if job.began is None else self._loop.time() - job.began
+        excused = isinstance(error, Retryable) and job.call is not None and job.call.excused
+        postponed = excused and self._turns.throttle_of((job.provider, job.request.model)).breaker.is_open
+        tries = job.tries if excused else tries
+        wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s, excused=excused)
+        wait_s = 0.0 if postponed else wait_s
+        splits = wait_s is None and can_split(job, error)
+        if self.stopped and (splits or wait_s is not None or error.about == "unclear"):
+            self._deliver(job, None, self.stopped, latency_s)  # it had a call to come, which is not made
+        elif wait_s is not None:
+            self._tally.retried[type(error).__name__] += 1
+            if postponed:
+                job.postponed, job.began = True, None
+                self._begin(job)
+            else:
+                self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
+        elif splits:
+            if self.arrays.refused(job.provider, job.request.model, texts_sent(job), error.message):
+                self._part(job)
+            else:
+                for half in halves(job):
+                    self._begin(half)
+        else:
+            self._deliver(job, None, error, latency_s)
+
+    def _part(self, job: Job) -> None:
+        """Begins with an array anew, in parts that the service takes, as far as that is known."""
+        for part in parts(job, self.arrays.most(job.provider, job.request.model) or job.deliveries):
+            self._begin(part)
+
+    def _busy(self, key: Key) -> bool:
+        return any((job.provider, job.request.model) == key for job in (*self._tasks, *self._waiting))
+
+    def _settle(self, held: Held, error: ModelError) -> None:
+        self._handle(held.job, error, held.latency_s)
+
+    def _condemn(self, key: Key, error: ModelError, held: Sequence[Held]) -> None:
+        error = self._connections.final(*key, error)
+        if isinstance(error, StopRun):
+            self.stop(error)
+        for one in held:
+            self._deliver(one.job, None, self.stopped or error, one.latency_s)
+        self._turns.start()
+
+    def _again(self, job: Job) -> None:
+        del self._waiting[job]
+        self._begin(job)
+
+    def _deliver(self, job: Job, response: Response | None, error: ModelError | None, latency_s: float) -> None:
+        attempts = job.earlier + job.tries
+        spent_s = 0.0 if job.began is None else self._loop.time() - job.began
+        self._tally.add(response.usage if response else None)
+        for position, (part, problem) in enumerate(each_of(job, response, error)):
+            self._tally.succeeded += problem is None
+            self._tally.failed += problem is not None
+            self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
+            done = Done(part, problem, attempts, latency_s, spent_s)
+            try:
+                job.deliver(job.first + position, done)
+            except Exception:  # noqa: BLE001 - the other jobs' deliveries go on
+                _log.exception("%s: deliver() failed: a result is lost", job.request.model)

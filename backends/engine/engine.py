@@ -1,0 +1,358 @@
+"""The engine: all model calls of a process, submitted from any thread, made on one event loop of its own.
+
+At most ``window`` calls are in flight; as many jobs again are taken in ahead, so that a thread that is busy for a
+moment does not let the window run dry. A job that waits, for its turn or its next try, still counts as taken in: memory
+stays bounded, and a service that refuses everything slows the submitters down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import uvloop
+
+from llmdo.backends.engine.batches import MAX_ITEMS, Mode
+from llmdo.backends.engine.connections import Connections
+from llmdo.backends.engine.dispatch import Dispatcher, Settings
+from llmdo.backends.engine.intake import Intake, Room
+from llmdo.backends.engine.jobs import Done, Job, Place
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.engine.stats import EngineStats
+from llmdo.backends.errors import EngineClosed, StopRun
+from llmdo.backends.ir import EmbedRequest, Request
+from llmdo.backends.limits.breaker import PATIENCE_S, REQUESTS, Breaker
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
+from llmdo.backends.limits.throttle import ModelLimits, Throttle
+from llmdo.backends.limits.window import START
+from llmdo.backends.money.money import Budget
+from llmdo.backends.protocol import Backend, connect, unusual
+from llmdo.backends.workers_ai.rates import published_rates
+
+# Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
+BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
+LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
+_LOOK_S = 0.02  # how often it looks whether they have ended
+GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
+
+_log = logging.getLogger(__name__)
+
+__all__ = [
+    "Done",
+    "Engine",
+    "EngineStats",
+    "ModelLimits",
+    "calls_in_flight",
+    "calls_made",
+    "close_engines",
+    "drain_engines",
+    "get_engine",
+    "limits_of_engines",
+    "requests_in_batches",
+    "stop_engines",
+]
+
+
+class Engine:
+    """See the module. ``deliver`` is called on the loop's thread, once for each job, in the order of completion; it
+    must be quick and must not block.
+
+    The first StopRun error stops the engine: whatever is not in flight, and whatever is submitted later, is delivered
+    that error without a call. A submitter that finds the engine closed, or its thread dead, gets EngineClosed raised.
+
+    ``recall`` is asked before each call and told right after it; a call's place in the window is free only then.
+    ``gate`` is asked before calls are started; an error that it gives stops the engine.
+    ``budget`` is asked right before each call and told right after it; a call for which there is no room waits as long
+    as others may leave some, and else stops the engine.
+
+    Each model has a window of its own within ``window``, which begins at ``first_window``, grows while its calls are
+    answered and shrinks when they are refused, and a pace (see Throttle). ``fixed`` switches both off. ``rates``: what
+    provider and model allow.
+
+    ``mode``: whether requests are handed over in batches (see batches); a batch has ``retry.deadline_s`` s.
+    ``own``: the providers whose refusals may stop the engine; None: all. See Connections. ``patience_s``: see Breaker;
+    ``answered_before``: see Bench.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int,
+        retry: Retry = THREE_TRIES,
+        connect: Callable[[str], Backend] = connect,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        recall: Recall | None = None,
+        gate: Callable[[], StopRun | None] = lambda: None,
+        budget: Budget | None = None,
+        rates: Callable[[str, str], Rates] = lambda provider, model: NO_RATES,  # noqa: ARG005
+        first_window: int = START,
+        fixed: bool = False,
+        mode: Mode = "sync",
+        own: frozenset[str] | None = None,
+        patience_s: float = PATIENCE_S,
+        answered_before: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._window = window
+        self._recall = recall
+        self._connections = Connections(connect, own)
+        self._over = False  # guarded by the intake's lock
+
+        def throttle(provider: str, model: str) -> Throttle:
+            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
+            allowed, longest_s = rates(provider, model), retry.deadline_s
+            return Throttle(window, allowed, start=first_window, fixed=fixed, breaker=breaker, longest_s=longest_s)
+
+        self._closing = asyncio.Event()
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._loop = self._runner.get_loop()
+        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before)
+        room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
+        self._intake = Intake(self._loop, room, lambda: self.usable, self._begin)
+        self._work = Dispatcher(self._loop, self._connections, settings, self._intake.free, self._intake.lend)
+        self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
+        self._thread.start()
+
+    def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
+        """Takes a job in, or says False when there is no room; see wait_for_room. Raises EngineClosed."""
+        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=False)
+
+    def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
+        """Takes a job in; waits until there is room. Raises EngineClosed."""
+        self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=True)
+
+    def submit_texts(
+        self,
+        provider: str,
+        model: str,
+        texts: Sequence[str],
+        parameters: Mapping[str, Any],
+        deliver: Callable[[int, Done], None],
+        *,
+        line_ids: Sequence[str] = (),
+        wait: bool = True,
+    ) -> bool:
+        """Embeds at most ``max_texts`` texts with one call; delivers each text's index with a Done of one vector.
+
+        An array that is refused for its content is split in halves until each bad text stands alone. A call's usage is
+        shared among its texts by length. ``line_ids``: each text's line, for Recall. ``wait=False``: like try_submit.
+        """
+        if not texts:
+            return True
+        request = EmbedRequest(model, tuple(texts), parameters, line_ids=tuple(line_ids))
+        return self._intake.take(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
+        return self._intake.wait(timeout_s)
+
+    def max_texts(self, provider: str, model: str) -> int:
+        """How many texts an embedding call of this model takes. Raises ModelError where there is no such provider."""
+        return self._connections.get(provider).max_texts(model)
+
+    def array_size(self, provider: str, model: str) -> int:
+        """How many texts to submit together: ``max_texts``, or fewer where the service was found to take no more."""
+        most = self.max_texts(provider, model)
+        return min(most, self._work.arrays.most(provider, model) or most)
+
+    @property
+    def stopped(self) -> StopRun | None:
+        """The error that stopped the engine, or None."""
+        return self._work.stopped
+
+    @property
+    def usable(self) -> bool:
+        """Whether jobs can be submitted: not closed, and the thread lives."""
+        return not self._over and self._thread.is_alive()
+
+    def stats(self) -> EngineStats:
+        """What has been done so far; from any thread."""
+        return self._work.stats()
+
+    def limits(self) -> list[ModelLimits]:
+        """What holds each model's calls back, with the changes that led there; from any thread."""
+        return self._work.limits()
+
+    def stop(self, error: StopRun) -> None:
+        """Starts no further call: jobs that are not in flight, and later ones, are delivered ``error``."""
+        with self._intake.lock:
+            if self.usable:
+                self._loop.call_soon_threadsafe(self._work.stop, error)
+
+    def pause(self) -> None:
+        """Starts no further call until ``stop`` or ``close``; only the ends of calls in flight are delivered."""
+        with self._intake.lock:
+            if self.usable:
+                self._loop.call_soon_threadsafe(self._work.pause)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was paused or stopped, and no call is in flight any more: what was answered is kept."""
+        return not self.usable or self._work.idle
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether it has a ledger."""
+        return self._recall is not None
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again.
+
+        Calls in flight have ``drain_s`` s to end before; none is started.
+        """
+        if drain_s:
+            self.pause()
+            end = time.monotonic() + drain_s
+            while not self.idle and time.monotonic() < end:
+                time.sleep(_LOOK_S)
+        with self._intake.lock:
+            if not self._over and self._thread.is_alive():
+                self._loop.call_soon_threadsafe(self._closing.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(GOODBYE_S)
+
+    # The loop's thread.
+
+    def _live(self) -> None:
+        try:
+            with self._runner:
+                try:
+                    self._runner.run(self._main())
+                finally:
+                    with self._intake.lock:
+                        self._over = True
+                        self._intake.lock.notify_all()
+        finally:
+            error = EngineClosed("the engine was closed before the call ended: start the run again")
+            self._work.deliver_left(self._intake.left(), error)
+
+    def _begin(self, jobs: list[Job]) -> None:
+        self._work.add(jobs)
+
+    async def _main(self) -> None:
+        await self._closing.wait()
+        with self._intake.lock:
+            self._over = True
+        await self._work.cancel()
+        await self._connections.aclose()
+        if self._recall:
+            await self._recall.aclose()
+
+
+# A module global and not an attribute of a DoFn class: Beam pickles classes of __main__ with all that hangs on them.
+_engines: dict[CallSettings, Engine] = {}
+_opening = threading.Lock()
+
+
+def get_engine(settings: CallSettings) -> Engine:
+    """The process's engine with these settings; all threads and all DoFn instances share it.
+
+    One that was closed is replaced. One that was stopped stays so: a later run in this process has other settings, or
+    calls close_engines() first. Raises what opening the ledger raises.
+    """
+
+    def allowed(provider: str, model: str) -> Rates:
+        return settings.rates.or_else(published_rates(provider, model)).shared_by(settings.workers)
+
+    with _opening:
+        engine = _engines.get(settings)
+        if engine is None or not engine.usable:
+            engine = _engines[settings] = Engine(
+                window=settings.window,
+                retry=settings.retry,
+                connect=functools.partial(
+                    connect, gateway=settings.gateway, **unusual(settings.headers, settings.call_timeout_s)
+                ),
+                call_timeout_s=settings.call_timeout_s,
+                recall=settings.kept.open() if settings.kept else None,
+                gate=settings.gate,
+                budget=settings.budget,
+                rates=allowed,
+                first_window=settings.first_window,
+                fixed=settings.fixed,
+                mode=settings.mode,
+                own=settings.own,
+                patience_s=settings.patience_s,
+                answered_before=settings.answered_before,
+            )
+        return engine
+
+
+def limits_of_engines() -> list[ModelLimits]:
+    """What holds back the calls of the engines of get_engine, by model."""
+    with _opening:
+        return [limits for engine in _engines.values() for limits in engine.limits()]
+
+
+def calls_made() -> int:
+    """Calls that the engines of get_engine have started."""
+    with _opening:
+        return sum(engine.stats().calls for engine in _engines.values())
+
+
+def calls_in_flight() -> int:
+    """Calls of the engines of get_engine that run at this moment."""
+    with _opening:
+        return sum(engine.stats().in_flight for engine in _engines.values())
+
+
+def requests_in_batches() -> int:
+    """Requests of the engines of get_engine that wait in batches at this moment; they are not calls in flight."""
+    with _opening:
+        return sum(engine.stats().batched for engine in _engines.values())
+
+
+def stop_engines(error: StopRun) -> None:
+    """Lets the engines of get_engine finish the calls in flight, and start none."""
+    with _opening:
+        for engine in _engines.values():
+            engine.stop(error)
+
+
+def drain_engines(seconds: float, waiting: Callable[[int], None]) -> int:
+    """Pauses the engines of get_engine, and waits at most ``seconds`` s until their calls in flight have ended.
+
+    What these bring is in the ledger then. Engines without a ledger are not waited for: nobody takes their answers any
+    more. ``waiting`` is told the number of calls, if there are any. Gives how many have not ended.
+    """
+    with _opening:
+        engines = list(_engines.values())
+    for engine in engines:
+        engine.pause()
+    kept, end, told = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
+    while not all(engine.idle for engine in kept):
+        calls = sum(engine.stats().in_flight for engine in kept)
+        if time.monotonic() >= end:
+            return calls
+        if calls and not told:
+            waiting(calls)
+            told = True
+        time.sleep(_LOOK_S)
+    return 0
+
+
+def close_engines() -> None:
+    """Closes all engines of get_engine."""
+    with _opening:
+        engines = list(_engines.values())
+        _engines.clear()
+    for engine in engines:
+        engine.close()
+
+
+def _goodbye() -> None:
+    """A pipeline that is not ours may have failed, or its worker is told to go: what was paid for is kept."""
+    drain_engines(
+        LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
+    )
+    close_engines()
+
+
+atexit.register(_goodbye)

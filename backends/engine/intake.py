@@ -1,0 +1,144 @@
+"""Taking jobs in: from the submitters' threads to the engine's loop, and no more than it may hold at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.errors import EngineClosed
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Request
+
+LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
+# Who waits for room is woken when one of so many parts of it is free: to wake a thread for each place costs CPU time.
+_PARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many jobs are held at a time: ``jobs``, whatever they are, and ``more`` as long as all have ``size`` at most.
+
+    A job's size is the characters of its request.
+    """
+
+    jobs: int
+    more: int = 0
+    size: int = 0
+
+
+class Intake:
+    """Holds jobs from ``take`` until all their deliveries are made. ``begin`` gets them, on the loop's thread.
+
+    ``usable`` says whether the engine is: else, EngineClosed is raised to whoever submits or waits. ``lock`` guards
+    what the submitters' threads and the loop's share.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        room: Room,
+        usable: Callable[[], bool],
+        begin: Callable[[list[Job]], None],
+    ) -> None:
+        self.lock = threading.Condition()
+        self._loop = loop
+        self._room = room
+        self._usable = usable
+        self._begin = begin
+        self._jobs = self._size = self._freed = 0
+        self._inbox: deque[Job] = deque()
+        self._called = False
+        self._loops_thread: int | None = None
+
+    def take(self, job: Job, *, wait: bool) -> bool:
+        """Takes a job in, and waits for room or says that there is none. Raises EngineClosed."""
+        if self._room.more:
+            job.place.size = size_of(job.request)
+        with self.lock:
+            if not self._wait(None if wait else 0.0):
+                return False
+            self._jobs += 1
+            self._size += job.place.size
+            self._inbox.append(job)
+            if not self._called:
+                self._called = True
+                self._loop.call_soon_threadsafe(self._open)
+            return True
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
+        with self.lock:
+            return self._wait(timeout_s)
+
+    def free(self, place: Place) -> None:
+        """One of the place's deliveries is made."""
+        place.open -= 1
+        if not place.open:
+            self.lend(place)
+
+    def lend(self, place: Place) -> None:
+        """Lets other jobs have a place whose own job waits for them."""
+        if place.lent:
+            return
+        place.lent = True
+        with self.lock:
+            self._jobs -= 1
+            self._size -= place.size
+            self._freed += 1
+            if place.open or self._freed >= self._room.jobs // _PARTS:
+                self._freed = 0
+                self.lock.notify_all()
+
+    def left(self) -> list[Job]:
+        """The jobs that were not begun with."""
+        with self.lock:
+            jobs = list(self._inbox)
+            self._inbox.clear()
+        return jobs
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._check() and self._is_full():
+            left = LOOK_S if end is None else min(LOOK_S, end - time.monotonic())
+            if left <= 0:
+                return False
+            if threading.get_ident() == self._loops_thread:
+                raise RuntimeError("deliver() waits for room in the engine that calls it: use try_submit there")
+            self.lock.wait(left)
+        return True
+
+    def _check(self) -> bool:
+        if not self._usable():
+            raise EngineClosed("the engine that calls the models is closed: start the run again")
+        return True
+
+    def _is_full(self) -> bool:
+        room = self._room
+        return self._jobs >= room.jobs and (self._jobs >= room.jobs + room.more or self._size >= room.size)
+
+    def _open(self) -> None:
+        self._loops_thread = threading.get_ident()
+        with self.lock:
+            self._called = False
+        self._begin(self.left())
+
+
+def size_of(request: Request) -> int:
+    """Characters of all text in a request, pictures too: about the bytes that it holds in memory."""
+    if isinstance(request, ChatRequest):
+        messages = sum(_characters(message.content) + _characters(message.extra) for message in request.messages)
+        return messages + _characters(request.parameters)
+    return _characters(request.texts if isinstance(request, EmbedRequest) else request.input)
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0

@@ -1,0 +1,196 @@
+"""What the engine works on: a request and who gets its result; and how an array of texts comes apart into one each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import pairwise
+
+from llmdo.backends.errors import LineError, ModelError, ModelUnusable
+from llmdo.backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage, added
+from llmdo.backends.limits.array_limits import Halved
+from llmdo.backends.limits.calls import Started
+from llmdo.backends.limits.retry import is_refusal
+from llmdo.backends.openai.shapes import unusable_vector
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a job ended: exactly one of ``response`` and ``error`` is set.
+
+    Attributes:
+        attempts: calls made for it; 0 when the run was stopped before its first.
+        latency_s: seconds that the last call took, or the way by a batch.
+        spent_s: seconds since the first call began, with the waits between tries; 0 where none was made by itself.
+    """
+
+    response: Response | None
+    error: ModelError | None
+    attempts: int
+    latency_s: float
+    spent_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Place:
+    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries. ``size``: see Room.
+    ``lent``: others may have it already, though deliveries are open.
+    """
+
+    open: int
+    size: int = 0
+    lent: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request, and the function that gets the index of a text (else 0) and its Done.
+
+    Attributes:
+        apart: one delivery for each text of an EmbedRequest, instead of one for all.
+        first: index of the request's first text in the array that was submitted.
+        earlier: calls made for the arrays that this request is a part of; ``tries``: calls made for itself.
+        refusals: tries that ended so; ``failures``: the calls that did, with those that an outage ended.
+        postponed: its last try was ended by an outage: others come first, since it may be to blame itself.
+        number: its own, in this process.
+        began: time of its first call; ``call``: the one that runs, or ran last.
+        halved: the array that was refused and that it is a half of.
+    """
+
+    provider: str
+    request: Request
+    deliver: Callable[[int, Done], None]
+    place: Place
+    apart: bool = False
+    first: int = 0
+    earlier: int = 0
+    tries: int = 0
+    refusals: int = 0
+    failures: list[Started] = field(default_factory=list)
+    postponed: bool = False
+    number: int = field(default_factory=lambda: next(_numbers))
+    began: float | None = None
+    call: Started | None = None
+    halved: Halved | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether it, or the array that it is a part of, was tried before."""
+        return self.tries > 0 or self.earlier > 0
+
+    def count(self, error: ModelError) -> int:
+        """Counts a try that ended with this error; returns how many ended like it, those left out that are excused."""
+        if is_refusal(error):
+            self.refusals += 1
+            return self.refusals
+        self.failures.append(self.call or Started(self.request, 0, 0.0, 0.0))
+        self.failures = [call for call in self.failures if not call.excused]
+        return len(self.failures)
+
+    @property
+    def deliveries(self) -> int:
+        """How many results the job owes."""
+        return len(self.request.texts) if self.apart and isinstance(self.request, EmbedRequest) else 1
+
+
+def can_split(job: Job, error: ModelError) -> bool:
+    """Whether one text of the job may be to blame for an error, and the others may do without it."""
+    about_text = isinstance(error, LineError) and not isinstance(error, ModelUnusable)
+    return about_text and job.deliveries > 1
+
+
+def halves(job: Job) -> tuple[Job, Job]:
+    """The two halves of an array, each a job that has not been tried yet."""
+    left, right = _cut(job, (0, len(_texts(job)) // 2, len(_texts(job))))
+    left.halved = right.halved = Halved(len(_texts(job)))
+    return left, right
+
+
+def parts(job: Job, most: int) -> list[Job]:
+    """An array in parts of ``most`` texts, each a job that has not been tried yet."""
+    return _cut(job, [*range(0, len(_texts(job)), most), len(_texts(job))])
+
+
+def texts_sent(job: Job) -> tuple[str, ...]:
+    """Texts of its last call: those that the ledger did not have."""
+    request = job.call.request if job.call else job.request
+    return request.texts if isinstance(request, EmbedRequest) else ()
+
+
+def _texts(job: Job) -> tuple[str, ...]:
+    assert isinstance(job.request, EmbedRequest)  # noqa: S101 - can_split() says so
+    return job.request.texts
+
+
+def _cut(job: Job, places: Sequence[int]) -> list[Job]:
+    request = job.request
+    assert isinstance(request, EmbedRequest)  # noqa: S101 - as _texts
+    return [
+        Job(
+            job.provider,
+            replace(request, texts=request.texts[start:stop], line_ids=request.line_ids[start:stop]),
+            *(job.deliver, job.place, job.apart),
+            first=job.first + start,
+            earlier=job.earlier + job.tries,
+        )
+        for start, stop in pairwise(places)
+    ]
+
+
+def each_of(
+    job: Job, response: Response | None, error: ModelError | None
+) -> Sequence[tuple[Response | None, ModelError | None]]:
+    """What each delivery of a job gets: all, or of texts apart each one's part; an unusable vector is an error."""
+    if not (job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest)):
+        return [(response, error)] * job.deliveries
+    return [
+        (part, None)
+        if part.vectors != ((),)
+        else (None, unusable_vector(part.model, job.provider, part.request_id, part.usage))
+        for part in one_each(response, job.request.texts)
+    ]
+
+
+def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:
+    """One response for each text, with its share of the usage."""
+    if response.parts:
+        return list(response.parts)
+    shares = share(response.usage, [len(text) for text in texts])
+    return [
+        replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)
+    ]
+
+
+def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
+    """Responses of one text each as one."""
+    paid = [one.usage for one in parts if not one.shared]
+    return replace(
+        parts[-1],
+        vectors=tuple(vector for one in parts for vector in one.vectors),
+        usage=reduce(added, paid or [one.usage for one in parts]),
+        shared=not paid,
+        parts=tuple(parts) if len(parts) > 1 else (),
+    )
+
+
+def share(usage: Usage, weights: Sequence[int]) -> list[Usage]:
+    """Usage in parts by weight; what does not divide goes to the first, so that the parts' sum is the whole."""
+    total = sum(weights) or 1
+    inputs, outputs, cached, thought = (
+        _parts(whole, weights, total)
+        for whole in (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
+    )
+    neurons = [None if usage.neurons is None else usage.neurons * weight / total for weight in weights]
+    if usage.neurons is not None and not sum(weights):
+        neurons[0] = usage.neurons
+    return [Usage(*part) for part in zip(inputs, outputs, cached, thought, neurons, strict=True)]
+
+
+def _parts(whole: int, weights: Sequence[int], total: int) -> list[int]:
+    parts = [whole * weight // total for weight in weights]
+    parts[0] += whole - sum(parts)
+    return parts

@@ -1,0 +1,341 @@
+"""Answers that were paid for before: looked up before a call, kept right after it, so that a killed run pays again for
+the calls in flight at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from pydantic import TypeAdapter
+
+from llmdo.backends.engine.jobs import joined, one_each
+from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
+from llmdo.backends.errors import StopRun
+from llmdo.backends.ir import (
+    BatchPlace,
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    LineId,
+    RawRequest,
+    RawResponse,
+    Request,
+    Response,
+)
+
+# Whose answer may be taken: that of the same line of the same file version, or of any equal request.
+Reuse = Literal["same-line", "same-request"]
+# For a Recall of chats: that of the same request id, whatever was asked under it. A message's answer stays its answer
+# although more of the conversation before it is known by now.
+SAME_MESSAGE: Literal["same-message"] = "same-message"
+
+Call = Callable[[Request], Awaitable[Response]]
+
+# Part of every key. Raise it when an answer that this version kept could not be read, or would be read as another one,
+# by the code as it will be: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
+# without a default. What was kept before is then paid again; it is never taken for something else.
+FORMAT = 1
+# The same for what is kept of a request that was handed over in a batch.
+BATCH_FORMAT = 1
+# So much of the time since it was asked for may an answer wait to be kept together with others, and no more seconds
+# than that: at 300 answers a second, to keep each by itself would be a quarter of all the CPU time.
+PATIENCE, MOST_PATIENCE_S = 0.02, 0.02
+_ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
+    ChatRequest: TypeAdapter(ChatResponse),
+    EmbedRequest: TypeAdapter(EmbedResponse),
+    RawRequest: TypeAdapter(RawResponse),
+}
+_NOT_KEPT = {"shared", "parts"}  # fields of a response that depend on who asks
+_PAYER = "paid_by"  # the line, beside a response's fields
+_log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    """Where answers are kept, by sha256 keys. Used from one event loop."""
+
+    async def get(self, key: str) -> bytes | None:
+        """What was kept, or None."""
+
+    async def put(self, key: str, value: bytes, patience_s: float) -> None:
+        """Returns when the value is durable; it may wait for others, to be kept together with them."""
+
+    async def aclose(self) -> None:
+        """Lets go."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A request that was handed over: its batch's name, its place there (see BatchPlace), and Unix time in seconds."""
+
+    batch: str
+    number: int
+    reference: str
+    count: int
+    at: float
+
+
+_HANDED_OVER = TypeAdapter(HandedOver)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` says that the call was made now.
+
+    ``line``: whose it is, where each line has answers of its own.
+    """
+
+    response: Response
+    payer: str
+    new: bool = False
+    line: LineId | None = None
+
+    def of(self, line: str, *, joined: bool = False) -> Response:
+        """The answer for a line: shared where another one paid. ``joined``: the line waited for another's call."""
+        shared = self.payer != line if self.payer else joined and self.new
+        return replace(self.response, shared=True) if shared else self.response
+
+
+class Recall:
+    """Answers requests from a ledger where it can, and keeps every answer that had to be paid for.
+
+    Only successes are kept. With "same-request", equal requests that are in flight share one call too, and so do equal
+    texts of one array; those of two arrays do not. An answer is kept with the line that paid for it: for any other line
+    it is ``shared``, in this run and in later ones, so that its usage counts once.
+    """
+
+    def __init__(self, ledger: Ledger, reuse: Reuse | Literal["same-message"]) -> None:
+        self._ledger = ledger
+        self._reuse = reuse
+        self._in_flight: dict[str, asyncio.Future[_Kept]] = {}
+        self._lines = LineAnswers(self._look_up, ledger.put)
+        self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
+        self.reused = 0
+
+    async def answer(self, provider: str, request: Request, call: Call) -> Response:
+        """The kept answer, or that of ``call``. Raises what ``call`` raises, and StopRun for a ledger that fails."""
+        if isinstance(request, EmbedRequest):
+            return await self._embed(provider, request, call)
+        line = request.request_id
+        if self._reuse == "same-line" and isinstance(line, LineId):
+            return await self._line(provider, request, line, call)
+        key = self._key(provider, request, line)
+        if self._reuse != "same-request":
+            return (await self._one(key, request, call)).response
+        if key in self._in_flight:
+            kept = await asyncio.shield(self._in_flight[key])
+            self.reused += 1
+            return kept.of(request.request_id, joined=True)
+        # The look-up is shared too: one that began before the answer was kept would not find it, and pay again.
+        paying = self._in_flight[key] = asyncio.ensure_future(self._one(key, request, call))
+        paying.add_done_callback(lambda _: self._in_flight.pop(key))
+        return (await paying).of(request.request_id)
+
+    async def handed_over(self, provider: str, request: Request) -> HandedOver | None:
+        """The batch in which an earlier run handed a request over, if one did. Raises StopRun."""
+        value = await self._look_up(self._batch_key(provider, request))
+        try:
+            return None if value is None else _HANDED_OVER.validate_json(value)
+        except ValueError:
+            _log.warning("the ledger holds a batch that this version cannot read: its request is made again")
+            return None
+
+    async def has_batches(self, provider: str, model: str) -> bool:
+        """Whether any run with this ledger has handed requests of a model over. Raises StopRun."""
+        return await self._look_up(_batches_key(provider, model)) is not None
+
+    async def keep_batch(
+        self, provider: str, requests: Sequence[Request], places: Sequence[BatchPlace], batch: str, at: float
+    ) -> None:
+        """Keeps where requests are that were handed over, ``at`` in Unix time; sets ``broken`` where it cannot."""
+        values = {
+            self._batch_key(provider, request): _HANDED_OVER.dump_json(
+                HandedOver(batch, place.number, place.reference, place.count, at)
+            )
+            for request, place in zip(requests, places, strict=True)
+        }
+        values |= {_batches_key(provider, model): b"{}" for model in {request.model for request in requests}}
+        try:
+            await asyncio.gather(*(self._ledger.put(key, value, 0.0) for key, value in values.items()))
+        except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be kept must not be paid for
+            self.broken = StopRun(f"the ledger cannot keep a batch's name, and it would be paid again: {error}")
+
+    async def aclose(self) -> None:
+        """Closes the ledger."""
+        await self._ledger.aclose()
+
+    async def _line(self, provider: str, request: ChatRequest | RawRequest, line: LineId, call: Call) -> Response:
+        keys = self._keys(provider, request, line)
+        try:
+            key, value = await self._lines.find(line, keys)
+            if (found := self._read(value, request)) is not None:
+                return found.response
+            began = time.monotonic()
+            paid = self._paid(await call(request), line)
+            await self._put(request, {key: paid}, _patience_s(began))
+            return paid.response
+        finally:
+            self._lines.release(line, keys)
+
+    async def _one(self, key: str, request: ChatRequest | RawRequest, call: Call) -> _Kept:
+        found = self._read(await self._look_up(key), request)
+        if found is not None:
+            return found
+        began = time.monotonic()
+        paid = self._paid(await call(request), request.request_id)
+        await self._put(request, {key: paid}, _patience_s(began))
+        return paid
+
+    def _paid(self, response: Response, line: str) -> _Kept:
+        if self._reuse == "same-request":
+            return _Kept(response, line, new=True)
+        return _Kept(response, "", new=True, line=line if isinstance(line, LineId) else None)
+
+    async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
+        """One call for the texts whose vectors are not known; each text is kept by itself."""
+        lines = request.line_ids or [""] * len(request.texts)
+        alone = [replace(request, texts=(text,), line_ids=()) for text in request.texts]
+        held: list[tuple[LineId, Keys]] = []
+        try:
+            found = await asyncio.gather(
+                *(self._find_text(provider, one, line, held) for one, line in zip(alone, lines, strict=True))
+            )
+            return await self._vectors(request, lines, found, call)
+        finally:
+            for line, keys in held:
+                self._lines.release(line, keys)
+
+    async def _find_text(
+        self, provider: str, text: EmbedRequest, line: str, held: list[tuple[LineId, Keys]]
+    ) -> tuple[str, bytes | None]:
+        if self._reuse == "same-line" and isinstance(line, LineId):
+            held.append((line, self._keys(provider, text, line)))
+            return await self._lines.find(*held[-1])
+        key = self._key(provider, text, line)
+        return key, await self._look_up(key)
+
+    async def _vectors(
+        self, request: EmbedRequest, lines: Sequence[str], found: Sequence[tuple[str, bytes | None]], call: Call
+    ) -> EmbedResponse:
+        keys = [key for key, _ in found]
+        places: dict[str, int] = {}  # of the first text with each key: equal texts share a call
+        for i, key in enumerate(keys):
+            places.setdefault(key, i)
+        read = {key: self._read(found[i][1], request) for key, i in places.items()}
+        kept = {key: one for key, one in read.items() if one is not None}
+        missing = [key for key in places if key not in kept]
+        if missing:
+            part = replace(request, texts=tuple(request.texts[places[key]] for key in missing), line_ids=())
+            began = time.monotonic()
+            paid = await call(part)
+            assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
+            for key, response in zip(missing, one_each(paid, part.texts), strict=True):
+                kept[key] = self._paid(response, lines[places[key]])
+            good = {key: kept[key] for key in missing if _is_usable(kept[key])}
+            await self._put(request, good, _patience_s(began))
+        parts, counted = [], set[str]()
+        for key, line in zip(keys, lines, strict=True):
+            one = kept[key].of(line)
+            assert isinstance(one, EmbedResponse)  # noqa: S101 - see above
+            parts.append(replace(one, shared=True) if key in counted else one)
+            if not one.shared:
+                counted.add(key)
+        return joined(parts)
+
+    def _keys(self, provider: str, request: Request, line: LineId) -> Keys:
+        asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model, "place": line.place}
+        asked |= _content(request)
+        return Keys(_hash(asked), _hash(asked | {"start": line.start}), self._key(provider, request, line))
+
+    def _key(self, provider: str, request: Request, line: str) -> str:
+        asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
+        if self._reuse == SAME_MESSAGE:
+            asked["message"] = line
+        else:
+            if self._reuse == "same-line":
+                asked["line"] = line
+            asked |= _content(request)
+        return _hash(asked)
+
+    def _batch_key(self, provider: str, request: Request) -> str:
+        asked = f"batch {BATCH_FORMAT} {self._key(provider, request, request.request_id)}"
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    async def _look_up(self, key: str) -> bytes | None:
+        try:
+            return await self._ledger.get(key)
+        except Exception as error:
+            raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
+
+    def _read(self, value: bytes | None, request: Request) -> _Kept | None:
+        if value is None:
+            return None
+        try:
+            entry = json.loads(value)
+            payer = entry.pop(_PAYER, "") if isinstance(entry, dict) else ""
+            if isinstance(entry, dict):
+                entry.pop(OWNER, None)
+            response: Response = _ANSWERS[type(request)].validate_python(entry)
+        except ValueError:
+            _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
+            return None
+        self.reused += 1
+        return _Kept(response, payer if self._reuse == "same-request" and isinstance(payer, str) else "")
+
+    async def _put(self, request: Request, answers: Mapping[str, _Kept], patience_s: float) -> None:
+        """Keeps answers; one that cannot be kept is not lost, but it is the last one."""
+        kind = _ANSWERS[type(request)]
+        try:
+            # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
+            values = {}
+            for key, one in answers.items():
+                fields = kind.dump_python(one.response, exclude=_NOT_KEPT)
+                values[key] = json.dumps(fields | _payer(one)).encode()
+                if len(answers) > 1:
+                    await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
+            puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
+            await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
+            self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _is_usable(kept: _Kept) -> bool:
+    """Whether a text has its vector: one that has none is asked for again by the next run."""
+    return isinstance(kept.response, EmbedResponse) and all(kept.response.vectors)
+
+
+def _patience_s(began: float) -> float:
+    return min(PATIENCE * (time.monotonic() - began), MOST_PATIENCE_S)
+
+
+def _payer(kept: _Kept) -> dict[str, Any]:
+    owner = {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
+    return owner | ({_PAYER: kept.payer} if kept.payer else {})
+
+
+def _hash(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _content(request: Request) -> dict[str, Any]:
+    match request:
+        case ChatRequest():
+            messages = [(m.role, m.content, m.extra) for m in request.messages]
+            return {"messages": messages, "parameters": request.parameters}
+        case EmbedRequest():
+            return {"texts": request.texts, "parameters": request.parameters}
+        case RawRequest():
+            # Embeddings were passed on before there were other routes: what was kept of them is still found.
+            route = {} if request.path in ("", "embeddings") else {"path": request.path}
+            return {"input": request.input, **route}
+
+
+def _batches_key(provider: str, model: str) -> str:
+    return hashlib.sha256(f"batches {BATCH_FORMAT} {provider}/{model}".encode()).hexdigest()

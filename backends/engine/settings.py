@@ -1,0 +1,78 @@
+"""What decides how the calls of a process are made, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmdo.backends.engine.batches import Mode
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.errors import StopRun
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
+from llmdo.backends.limits.window import START
+from llmdo.backends.money.money import Budget
+
+
+class KeptAnswers(Protocol):
+    """Names the ledger that answers are kept in; equal where it is the same one, used the same way."""
+
+    def open(self) -> Recall | None:
+        """Opens it; None where nothing is kept. Raises what the ledger raises."""
+
+    def __hash__(self) -> int:
+        """Goes with equality."""
+
+
+def always_open() -> None:
+    """Lets all calls start."""
+
+
+def never() -> bool:
+    """Knows of no earlier answers."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """Callers with equal settings share one engine, others do not: see get_engine. So it has all that decides a call.
+
+    Attributes:
+        window: calls in flight at most.
+        first_window: where the window of each model begins; ``window`` where one slow call must not hold others up.
+        fixed: refusals lower neither window nor pace.
+        retry: tries of one request, and the seconds that it may take.
+        rates: requests and tokens a minute; where it says nothing, what the provider publishes for the model.
+        workers: processes that share the rates; each uses an equal part.
+        mode: whether requests are handed over in batches.
+        own: the providers whose refusals may stop the engine; None: all.
+        kept: the ledger of paid answers, if there is one.
+        gate: asked before calls are started; an error stops the engine.
+        budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
+        gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
+        call_timeout_s: seconds that one try may take.
+        patience_s: how long a service may answer nothing before its calls are given up.
+        answered_before: whether earlier runs had answers, so that few refusals are those of their lines.
+        run_id: apart from other runs of the process.
+    """
+
+    window: int = 64
+    first_window: int = START
+    fixed: bool = False
+    retry: Retry = THREE_TRIES
+    rates: Rates = NO_RATES
+    workers: int = 1
+    mode: Mode = "sync"
+    own: frozenset[str] | None = None
+    kept: KeptAnswers | None = None
+    gate: Callable[[], StopRun | None] = always_open
+    budget: Budget | None = None
+    gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
+    patience_s: float = PATIENCE_S
+    answered_before: Callable[[], bool] = never
+    run_id: str = ""

@@ -1,0 +1,196 @@
+"""Decides what a refusal speaks of that leaves it open: the line, or the account and so every line.
+
+No status decides that alone: 401, 402, 403, 404 and 451 come for a line as well. So the job is held, without a place in
+the window and without a try more, until other calls with the same key and model tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmdo.backends.engine.jobs import Job
+from llmdo.backends.errors import (
+    BadReply,
+    InvalidRequest,
+    ModelError,
+    ModelUnusable,
+    RequestRefused,
+    StopRun,
+    WrongService,
+)
+from llmdo.backends.limits.retry import instant
+
+# Lines that must meet the same refusal one after the other, with no answer between. Before the first answer a wrong key
+# is likely, and each further call is in vain; after it, some lines of a kind may well stand together.
+BEFORE_ANSWERS, AFTER_ANSWERS = 5, 10
+QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could tell
+_LOOK_S = 0.25
+_MOST = 4  # times as many refusals of several kinds
+
+Key = tuple[str, str]  # provider, model
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job whose refusal is not decided yet. ``at``: when it came."""
+
+    job: Job
+    error: ModelError
+    at: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What Verdicts needs of the engine.
+
+    Attributes:
+        in_flight: calls of a model in flight; ``busy``: whether any job of it is in work, held ones left out.
+        pause: starts no call of a model, or goes on.
+        settle: ends a held job with an error; ``stop``: what all held jobs of a model were refused holds for all.
+        answered_before: whether earlier runs had answers, by the same model; then a few lines do not stop this one.
+    """
+
+    in_flight: Callable[[Key], int]
+    busy: Callable[[Key], bool]
+    pause: Callable[[Key, bool], None]
+    settle: Callable[[Held, ModelError], None]
+    stop: Callable[[Key, ModelError, list[Held]], None]
+    answered_before: Callable[[], bool]
+
+
+class Verdicts:
+    """See the module; used on the loop's thread.
+
+    An answer to a call that began after a refusal makes that the line's own error. The same refusal for
+    BEFORE_ANSWERS lines, or AFTER_ANSWERS once there were answers, stops the calls; those in flight may still tell.
+    Where nothing else is in work, the answers of this run tell, or those of earlier ones.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bench: Bench) -> None:
+        self._loop = loop
+        self._bench = bench
+        self._held: defaultdict[Key, list[Held]] = defaultdict(list)
+        self._streak: defaultdict[Key, Counter[tuple[object, ...]]] = defaultdict(Counter)  # refusals since an answer
+        self._answered: set[Key] = set()
+        self._condemned: set[Key] = set()  # whose errors need no further proof
+        self._quiet_since: dict[Key, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def leaves_open(self, key: Key, error: ModelError) -> bool:
+        """Whether an error is to be held."""
+        if key in self._condemned:
+            return False
+        if isinstance(error, StopRun | ModelUnusable):
+            return error.about == "unclear"
+        return key not in self._answered and _is_no_api(error)
+
+    def hold(self, key: Key, held: Held) -> None:
+        """Takes a job whose error leaves it open; ``ended`` is called next."""
+        self._held[key].append(held)
+        self._streak[key][_signature(held.error)] += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(0.0 if instant() else _LOOK_S, self._look)
+
+    def answered(self, key: Key, at: float) -> None:
+        """A call that began at ``at`` was answered."""
+        self._answered.add(key)
+        self._condemned.discard(key)
+        self._streak.pop(key, None)
+        if held := self._held.get(key):
+            self._held[key] = [one for one in held if one.at > at]
+            for one in held:
+                if one.at <= at:
+                    self._bench.settle(one, as_lines_own(one.error))
+
+    def ended(self, key: Key) -> None:
+        """A call has ended, whatever came."""
+        held = self._held.get(key)
+        if not held:
+            self._bench.pause(key, False)
+            return
+        many = AFTER_ANSWERS if key in self._answered else BEFORE_ANSWERS
+        in_flight, last = self._bench.in_flight(key), _signature(held[-1].error)
+        streak = self._streak[key]
+        if not in_flight and (streak[last] >= many or streak.total() >= _MOST * many):
+            self._stop(key, held[-1].error)
+            return
+        # Those in flight may answer later than others are refused: only more than them look like all.
+        most = max(many, in_flight) if key in self._answered else many
+        alike = sum(_signature(one.error) == last for one in held)
+        self._bench.pause(key, bool(in_flight) and (alike >= most or len(held) >= _MOST * most))
+
+    def take_all(self) -> list[Held]:
+        """What is held, which is not any more."""
+        held = [one for some in self._held.values() for one in some]
+        self._held.clear()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        return held
+
+    def _look(self) -> None:
+        self._timer = None
+        now, quiet_s = self._loop.time(), 0.0 if instant() else QUIET_S
+        for key in [key for key, held in self._held.items() if held]:
+            if self._bench.busy(key):
+                self._quiet_since.pop(key, None)
+            elif now - self._quiet_since.setdefault(key, now) >= quiet_s:
+                del self._quiet_since[key]
+                self._decide(key)
+        if any(self._held.values()) and self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_S, self._look)
+
+    def _decide(self, key: Key) -> None:
+        """Nothing else is in work."""
+        held = self._held[key]
+        error = held[0].error
+        before = error.status != 401 and self._bench.answered_before()  # which a key that is wrong now says nothing of
+        if _is_no_api(error) or key in self._answered or before:
+            del self._held[key]
+            for one in held:
+                self._bench.settle(one, as_lines_own(one.error))
+        elif array := next((one for one in held if one.job.deliveries > 1), None):
+            held.remove(array)  # its halves tell more
+            self._bench.settle(array, as_lines_own(array.error))
+        else:
+            self._stop(key, error)
+
+    def _stop(self, key: Key, error: ModelError) -> None:
+        self._condemned.add(key)
+        self._streak.pop(key, None)
+        held = self._held.pop(key)
+        if _is_no_api(error):
+            said = f"{key[0]}: what answers at the base URL is not its API: check the URL ({error.message})"
+            error = WrongService(said, status=error.status, code=error.code, provider=key[0])
+        self._bench.pause(key, False)
+        self._bench.stop(key, error, held)
+
+
+def as_lines_own(error: ModelError) -> ModelError:
+    """The error of a line to whom alone it speaks."""
+    if not isinstance(error, StopRun | ModelUnusable):
+        return error
+    return RequestRefused(
+        f"{error.message}; other lines were answered: it is about this one",
+        status=error.status,
+        code=error.code,
+        request_id=error.request_id,
+        provider=error.provider,
+        usage=error.usage,
+        lost=error.lost,
+    )
+
+
+def _is_no_api(error: ModelError) -> bool:
+    """Whether a web server, or anything else, may have answered in the place of the API; it billed nothing then."""
+    if isinstance(error, InvalidRequest):
+        return error.status in (405, 501)
+    return isinstance(error, BadReply) and error.usage is None and error.code is None
+
+
+def _signature(error: ModelError) -> tuple[object, ...]:
+    return type(error), error.status, error.code

@@ -1,0 +1,1 @@
+"""HTTP as all providers use it."""

@@ -1,0 +1,1 @@
+"""Answers that must be JSON, or keep to a JSON Schema."""

@@ -1,0 +1,155 @@
+"""Answers in JSON mode: whether one keeps to its ``response_format``, and what to ask when it does not.
+
+No provider's JSON mode is a promise, so every answer is checked here, and asked for once more (see ``in_format``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from llmdo.backends.errors import BadReply, InvalidRequest, ModelError
+from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage, added
+from llmdo.backends.json_mode.checks import TooMuchWork, answer_problem, problem_of_schema, schema_problem
+from llmdo.backends.money.billing import maybe_billed
+
+_FENCE = "```"
+_FORMATS = ("text", "json_object", "json_schema")
+_QUOTED = 4000  # characters of a wrong answer that are shown to the model again
+
+
+async def in_format(
+    request: ChatRequest,
+    answer: Callable[[ChatRequest, bool], Awaitable[ChatResponse]],
+    provider: str,
+    code: int | None = None,
+) -> ChatResponse:
+    """The answer of ``answer``, which in JSON mode keeps to its ``response_format``.
+
+    One that does not is shown to the model once, with what is wrong; the usage is that of both calls. The second call
+    of ``answer`` is told to take no answer from a cache. Tool calls and refusals are not checked, and by a schema that
+    nobody can check with, an answer must only be JSON. Raises BadReply where the second one does not keep to it either,
+    with ``code``, and what ``answer`` raises.
+    """
+    wanted: Any = request.parameters.get("response_format")
+    response = await answer(request, False)
+    if not wants_json(wanted):
+        return response
+    unusable = await schema_problem(json.dumps(schema_of(wanted))) if _has_schema(wanted) else None
+    if unusable:
+        wanted = {"type": "json_schema"}
+        warning = f"the answer was not checked by its JSON Schema: {unusable}"
+        response = replace(response, warnings=(*response.warnings, warning))
+    response = without_fence(response)
+    problem = await problem_of_answer(response, wanted)
+    if problem and response.finish_reason != "length":
+        try:
+            second = without_fence(await answer(asked_again(request, response, problem), True))
+        except ModelError as error:  # the first answer is paid all the same
+            error.lost = maybe_billed(error)
+            error.usage = added(response.usage, error.usage or Usage())
+            raise
+        warning = f"the model was asked twice, since {problem}"
+        usage = added(response.usage, second.usage)
+        response = replace(second, usage=usage, warnings=(*second.warnings, warning))
+        problem = await problem_of_answer(response, wanted)
+        problem = problem and f"{problem}, also when asked again"
+    if problem:
+        raise BadReply(
+            f"{request.model}: {problem}; make the schema simpler, or name another model",
+            code=code,
+            request_id=response.request_id,
+            provider=provider,
+            usage=response.usage,
+        )
+    return response
+
+
+def wants_json(response_format: Any) -> bool:
+    """Whether a request's ``response_format`` asks for JSON."""
+    return isinstance(response_format, Mapping) and response_format.get("type") in ("json_object", "json_schema")
+
+
+def check_format(response_format: Any, model: str, provider: str) -> None:
+    """Raises InvalidRequest for a ``response_format`` by which no answer can be asked for; see check_schema."""
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind not in _FORMATS:
+        raise InvalidRequest(
+            f'{model}: response_format is {_excerpt(response_format)}: write {{"type": …}} with one of '
+            f"{', '.join(_FORMATS)}",
+            provider=provider,
+        )
+
+
+async def check_schema(response_format: Any, model: str, provider: str) -> None:
+    """Raises InvalidRequest for a JSON Schema by which no answer can be checked."""
+    if _has_schema(response_format):
+        _refuse(await schema_problem(json.dumps(schema_of(response_format))), model, provider)
+
+
+def check_schema_now(response_format: Any, model: str, provider: str) -> None:
+    """The same, for who has no loop that must go on."""
+    if _has_schema(response_format):
+        _refuse(problem_of_schema(json.dumps(schema_of(response_format))), model, provider)
+
+
+def _has_schema(response_format: Any) -> bool:
+    return isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
+
+
+def _refuse(problem: str | None, model: str, provider: str) -> None:
+    if problem:
+        said = f"{model}: the JSON Schema of response_format cannot be used: {problem}"
+        raise InvalidRequest(said, provider=provider)
+
+
+def _excerpt(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def without_fence(response: ChatResponse) -> ChatResponse:
+    """The answer without the Markdown fence that some models put around JSON, and with a warning for it."""
+    # By hand: a regular expression looks at each blank of a long run of blanks again and again.
+    text = (response.text or "").strip()
+    head, line, rest = text.partition("\n")
+    fenced = head.rstrip(" \t").lower() in (_FENCE, f"{_FENCE}json") and line and rest.endswith(_FENCE)
+    if not fenced:
+        return response
+    inside = rest.removesuffix(_FENCE).rstrip(" \t").removesuffix("\n")
+    return replace(response, text=inside, warnings=(*response.warnings, "a code fence around the JSON was removed"))
+
+
+async def problem_of_answer(response: ChatResponse, response_format: Any) -> str | None:
+    """What is wrong with an answer, in a clause; None where it fits, calls tools, is a refusal, or where no
+    JSON was asked for.
+
+    Raises TooMuchWork where that takes too long to find out, with the answer's usage: it is paid.
+    """
+    if not wants_json(response_format) or response.tool_calls or response.refused:
+        return None
+    schema = "" if response_format["type"] == "json_object" else json.dumps(schema_of(response_format))
+    try:
+        problem = await answer_problem(response.text or "", schema)
+    except TooMuchWork as error:
+        said = f"{response.model}: {error.message}: make the schema simpler"
+        raise TooMuchWork(said, usage=response.usage, request_id=response.request_id) from None
+    if problem and response.finish_reason == "length":
+        return f"the JSON is cut off at {response.usage.output_tokens} tokens: raise max_tokens"
+    return problem
+
+
+def schema_of(response_format: Mapping[str, Any]) -> Any:
+    """The JSON Schema, bare or in OpenAI's wrapper ``{"name", "schema", "strict"}``; True, which all fits, without."""
+    given = response_format.get("json_schema", True)
+    wrapped = isinstance(given, dict) and isinstance(given.get("schema"), dict)
+    return given["schema"] if wrapped else given
+
+
+def asked_again(request: ChatRequest, response: ChatResponse, problem: str) -> ChatRequest:
+    """The conversation with the wrong answer, and what is wrong with it."""
+    said = Message("assistant", (response.text or "")[:_QUOTED])
+    text = f"This cannot be used: {problem}. Answer again, with nothing but JSON that fits."
+    return replace(request, messages=(*request.messages, said, Message("user", text)))

@@ -1,0 +1,1 @@
+"""What holds calls back: concurrency, rates, pauses, retries, array sizes."""

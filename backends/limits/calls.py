@@ -1,0 +1,25 @@
+"""A call that was started, as the limits of its model know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmdo.backends.ir import Request
+
+
+@dataclass(slots=True, eq=False)
+class Started:
+    """A call that was started.
+
+    Attributes:
+        index: its number in the model's pace; ``tokens``: what was reserved of the tokens a minute.
+        job: number of the job that it is a try of.
+        excused: it failed because the service was away, and does not count as a try.
+    """
+
+    request: Request
+    index: int
+    at: float
+    tokens: float
+    job: int | None = None
+    excused: bool = False

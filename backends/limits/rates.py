@@ -1,0 +1,106 @@
+"""Requests and tokens a minute: how many a caller may send, and when the next call may start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Request, Usage
+from llmdo.backends.parameters import answer_limit
+
+# How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
+SLACK_S = 0.05
+CHARACTERS_A_TOKEN = 4  # of English; what a call really used corrects it
+MODEST_OUTPUT = 256  # tokens expected of an answer while none was measured and the request sets no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Requests and tokens (input and output together) a minute; None where nobody says, infinite for no limit."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+
+    def or_else(self, other: Rates) -> Rates:
+        """These, and the other's where these say nothing."""
+        return Rates(other.rpm if self.rpm is None else self.rpm, other.tpm if self.tpm is None else self.tpm)
+
+    def shared_by(self, workers: int) -> Rates:
+        """The part of one of several processes that call at the same time."""
+        return Rates(self.rpm and self.rpm / workers, self.tpm and self.tpm / workers)
+
+
+NO_RATES = Rates()
+
+
+class Meter:
+    """Spaces amounts evenly: what exceeds the rate is paid for by the time until the next start.
+
+    The generic cell rate algorithm (ITU-T I.371) in seconds of the caller's clock. A single amount may be larger than
+    a second's worth, so a long prompt waits for nothing but its turn.
+    """
+
+    __slots__ = ("due", "per_s")
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self.due = float("-inf")
+
+    @property
+    def opens_at(self) -> float:
+        """From when on the next call may start."""
+        return self.due - SLACK_S
+
+    def spend(self, amount: float, now: float) -> None:
+        """Takes note of a start."""
+        self.due = max(self.due, now) + amount / self.per_s
+
+    def correct(self, amount: float) -> None:
+        """Adds to what was spent before, or gives back."""
+        self.due += amount / self.per_s
+
+
+class Tokens:
+    """Guesses what a call will use, by what calls really used so far."""
+
+    __slots__ = ("_calls", "_guessed", "_input", "_output")
+
+    def __init__(self) -> None:
+        self._calls = self._input = self._output = 0
+        self._guessed = 0.0
+
+    def estimate(self, request: Request) -> float:
+        """Tokens of input and output that a call may use."""
+        a_guess = self._input / self._guessed if self._guessed else 1.0
+        return _guess(request) * a_guess + self._answer(request)
+
+    def measured(self, request: Request, usage: Usage) -> None:
+        """Takes note of what a call used."""
+        self._calls += 1
+        self._guessed += _guess(request)
+        self._input += usage.input_tokens
+        self._output += usage.output_tokens
+
+    def _answer(self, request: Request) -> float:
+        measured = self._output / self._calls if self._calls else None
+        unknown = MODEST_OUTPUT if isinstance(request, ChatRequest) else 0.0
+        return min((known for known in (answer_limit(request), measured) if known is not None), default=unknown)
+
+
+def _guess(request: Request) -> float:
+    """Tokens of a request's input."""
+    if isinstance(request, ChatRequest):
+        text = sum(_characters(message.content) for message in request.messages)
+    else:
+        text = _characters(request.texts if isinstance(request, EmbedRequest) else request.input)
+    return text / CHARACTERS_A_TOKEN
+
+
+def _characters(content: Any) -> int:
+    """Those of all texts in a JSON value; a picture's bytes are none."""
+    if isinstance(content, str):
+        return 0 if content.startswith("data:") else len(content)
+    if isinstance(content, Mapping):
+        return sum(map(_characters, content.values()))
+    return sum(map(_characters, content)) if isinstance(content, list | tuple) else 0

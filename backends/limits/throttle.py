@@ -1,0 +1,232 @@
+"""What holds the calls of one model back: its window, the pace learned, the rates allowed, and a pause that the service
+asked for. Times are seconds of one clock, which the caller brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isinf
+
+from llmdo.backends.errors import CallTimeout, ModelError, Overloaded, Retryable
+from llmdo.backends.ir import Request, Response
+from llmdo.backends.limits import retry
+from llmdo.backends.limits.breaker import Away, Breaker
+from llmdo.backends.limits.calls import Started
+from llmdo.backends.limits.pace import Pace
+from llmdo.backends.limits.rates import Meter, Rates, Tokens
+from llmdo.backends.limits.retry import THREE_TRIES, is_refusal
+from llmdo.backends.limits.window import START, Window
+
+LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
+NO_GROWTH_S = 5.0  # after a failure of the service's own, or a call without an end
+CHANGES = 200  # that are remembered
+WORTH_TELLING = 1.25  # times the window that was told last: growth is told in steps
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a model's limits, for people.
+
+    Attributes:
+        at: Unix time in seconds.
+        window: calls in flight from then on; ``per_s``: starts a second, None while none was learned.
+        pause_s: how long nothing was started.
+    """
+
+    at: float
+    window: int
+    per_s: float | None
+    pause_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What holds a model's calls back now, and how it came to that.
+
+    Attributes:
+        window: calls allowed in flight; ``per_s``: starts a second that were learned from refusals, None before any.
+        rates: requests and tokens a minute that this process keeps to.
+        calls: calls started, of which ``refused`` because the service had too many.
+        throttled_s: seconds in which a call was ready, and held back by these limits.
+        waited_s: seconds that all calls together waited for them.
+        changes: the last CHANGES, oldest first.
+        away_s: seconds in which the service did not answer, and calls paused; ``away``: the outage that lasts now.
+    """
+
+    provider: str
+    model: str
+    window: int
+    per_s: float | None
+    rates: Rates
+    in_flight: int
+    calls: int
+    refused: int
+    throttled_s: float
+    waited_s: float
+    changes: tuple[Change, ...]
+    away_s: float = 0.0
+    away: Away | None = None
+
+
+class Throttle:
+    """Of one model at one provider. ``start``: calls that may be in flight at first; ``fixed``: the window is the
+    ceiling, and nothing is learned. ``breaker``: pauses all calls while the service is away. ``longest_s``: what
+    Retry-After may ask for at most; a service that asks for more is for the caller to leave.
+    """
+
+    def __init__(
+        self,
+        ceiling: int,
+        rates: Rates,
+        *,
+        start: int = START,
+        fixed: bool = False,
+        breaker: Breaker | None = None,
+        longest_s: float = THREE_TRIES.deadline_s,
+    ) -> None:
+        self.rates = rates
+        self.breaker = breaker or Breaker("the service")
+        self._ceiling, self._start, self._longest_s = ceiling, start, longest_s
+        self.in_flight = self.calls = self.refused = 0
+        self._throttled_s = self._waited_s = 0.0
+        self._fixed = fixed
+        self._window = Window(ceiling, start=start, fixed=fixed)
+        self._told = self._window.size
+        self._pace = None if fixed else Pace()
+        self._requests = _meter(rates.rpm)
+        self._per_token = _meter(rates.tpm)
+        self._tokens = Tokens()
+        self._pause_until = self._no_growth_until = float("-inf")
+        self._rests = 0  # since a call was last admitted
+        self._full = False  # whether the window was, since its last cut
+        self._held = 0  # ready calls
+        self._looked_at = 0.0
+        self.changes: deque[Change] = deque(maxlen=CHANGES)
+
+    @property
+    def window(self) -> int:
+        """Calls allowed in flight."""
+        return int(self._window.size)
+
+    @property
+    def per_s(self) -> float | None:
+        """Starts a second that were learned from refusals."""
+        return self._pace.per_s if self._pace else None
+
+    def opens_at(self) -> float:
+        """From when on the next call may start; infinite while only the end of another one can tell."""
+        if self.in_flight >= self.window:
+            return float("inf")
+        return max(self._times())
+
+    def _times(self) -> Iterator[float]:
+        yield self._pause_until
+        yield self.breaker.opens_at()
+        if not retry.instant():
+            yield from (meter.opens_at for meter in (self._requests, self._per_token, self._pace) if meter)
+
+    def started(self, request: Request, now: float, job: int | None = None) -> Started:
+        """Takes note of a call that starts now; ``job``: see Started."""
+        self.in_flight += 1
+        self.calls += 1
+        tokens = 0.0
+        if self._requests:
+            self._requests.spend(1.0, now)
+        if self._per_token:
+            tokens = self._tokens.estimate(request)
+            self._per_token.spend(tokens, now)
+        index = self._pace.started(now, grows=now >= self._no_growth_until) if self._pace else 0
+        call = Started(request, index, now, tokens, job)
+        self.breaker.started(call)
+        return call
+
+    def ended(self, call: Started, response: Response | None, error: ModelError | None, now: float) -> None:
+        """Takes note of a call's end, whatever it was."""
+        full = self.in_flight >= self.window
+        self._full = self._full or full
+        outage = self.breaker.away(now)
+        if self.breaker.ended(call, response, error, now, self.in_flight) and outage:
+            self._window = Window(self._ceiling, start=self._start, fixed=self._fixed)
+            self._tell("the service answers again", outage.for_s)
+        self.in_flight -= 1
+        if response:
+            self._rests = 0
+            if self._per_token:
+                usage = response.usage
+                self._tokens.measured(call.request, usage)
+                self._per_token.correct(usage.input_tokens + usage.output_tokens - call.tokens)
+            if full and not self._fixed and now >= self._no_growth_until:
+                self._window.grow()
+                if self.window >= WORTH_TELLING * self._told:
+                    self._tell("the window was full of calls that were answered", 0.0)
+        elif isinstance(error, Retryable):
+            self._failed(call, error, now)
+
+    def look(self, held: int, now: float) -> None:
+        """Takes note of how many ready calls these limits hold back from now on."""
+        self._throttled_s, self._waited_s = self.held_back_s(now)
+        self._held = held
+        self._looked_at = now
+
+    def held_back_s(self, now: float) -> tuple[float, float]:
+        """Seconds in which a ready call was held back, and seconds that all of them together were; up to now."""
+        since = now - self._looked_at if self._held else 0.0
+        return self._throttled_s + since, self._waited_s + self._held * since
+
+    def report(self, provider: str, model: str, now: float) -> ModelLimits:
+        """What holds the calls back, for people."""
+        throttled_s, waited_s = self.held_back_s(now)
+        return ModelLimits(
+            *(provider, model, self.window, self.per_s, self.rates, self.in_flight, self.calls, self.refused),
+            *(throttled_s, waited_s, tuple(self.changes), self.breaker.paused_s(now), self.breaker.away(now)),
+        )
+
+    def _failed(self, call: Started, error: Retryable, now: float) -> None:
+        asked = min(error.retry_after or 0.0, self._longest_s)
+        if is_refusal(error):
+            self.refused += 1
+            if self._per_token:
+                self._per_token.correct(-call.tokens)
+            if self._pace and not retry.instant() and self._pace.refused(call.index, call.at):
+                return self._cut(self._pace, error, asked, now)
+        elif isinstance(error, Overloaded | CallTimeout):
+            self._no_growth_until = now + NO_GROWTH_S
+        if asked and not retry.instant() and now + asked > self._pause_until + 1.0:
+            self._pause(now, asked)
+            self._tell(f"{_in_short(error)}, which asked to wait", asked)
+        return None
+
+    def _cut(self, pace: Pace, error: Retryable, asked: float, now: float) -> None:
+        """One for all the calls that were in flight together."""
+        if self._full:
+            self._window.cut()
+            self._full = False
+        rest_s = pace.rest_s
+        if self._rests:
+            rest_s = min(max(rest_s, 0.25 * 2.0**self._rests), LONGEST_REST_S)
+        self._rests += 1
+        self._pause(now, max(rest_s, asked))
+        self._tell(_in_short(error), max(rest_s, asked))
+
+    def _pause(self, now: float, seconds: float) -> None:
+        self._pause_until = max(self._pause_until, now + seconds)
+        if self._pace:
+            self._pace.pause_until(self._pause_until)
+
+    def _tell(self, reason: str, pause_s: float) -> None:
+        self._told = self._window.size
+        self.changes.append(Change(time.time(), self.window, self.per_s, pause_s, reason))
+
+
+def _meter(a_minute: float | None) -> Meter | None:
+    return None if a_minute is None or isinf(a_minute) else Meter(a_minute / 60)
+
+
+def _in_short(error: ModelError) -> str:
+    known = [f"code {error.code}"] if error.code is not None else []
+    known += [f"HTTP {error.status}"] if error.status is not None else []
+    return f"{type(error).__name__} ({', '.join(known)})" if known else type(error).__name__

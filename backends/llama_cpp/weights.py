@@ -1,0 +1,144 @@
+"""The embedded model's weights: loaded once for a process, freed with the last user; and threads to run it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+from llmdo.backends.errors import StopRun
+from llmdo.backends.llama_cpp.files import PROVIDER, library, prepare, weights
+
+# Tokens a second with 1, 4 and 8 slots on one thread: 49, 63, 68; on two threads of two idle cores: 42, 90, 125.
+# Eight slots take about 0.5 GB.
+SLOTS = 8
+CONTEXT = 2048  # tokens for each slot: what the model was trained for
+LONGEST_GOODBYE_S = 5.0  # how long the process's end waits for running answers to notice it
+
+T = TypeVar("T")
+
+
+class Server(Protocol):
+    """llama.cpp's server, as far as it is used; safe from any thread."""
+
+    def handle_chat_completions(self, body: dict[str, Any], callback: Callable[[dict[str, Any]], Any]) -> Any:
+        """Answers in chunks; ends early when the callback returns True."""
+
+    def handle_embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Embeds ``input``."""
+
+
+_lock = threading.Lock()
+_servers: dict[bool, Server] = {}  # embedding or not → server
+_users: set[Weights] = set()
+_threads: set[threading.Thread] = set()
+_ending = threading.Event()
+
+
+class Weights:
+    """One user's hold on the process's weights."""
+
+    def __init__(self) -> None:
+        with _lock:
+            _users.add(self)
+
+    def server(self, *, embedding: bool) -> Server:
+        """The server that chats, or the one that embeds; loads it (0.4 s) when it is the first time.
+
+        Where the weights are not there they are fetched before. Raises StopRun with the remedy.
+        """
+        if embedding not in _servers:
+            prepare()  # not with the lock: nobody who opens or closes Weights waits for a download
+        with _lock:
+            if embedding not in _servers:
+                _servers[embedding] = _load(embedding)
+            return _servers[embedding]
+
+    def close(self) -> None:
+        """Lets go. Running calls keep their server until they end."""
+        with _lock:
+            _users.discard(self)
+            if not _users:
+                _servers.clear()
+
+
+async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
+    """Runs ``work(cancelled)`` in a thread; ``cancelled()`` turns True when the awaiting task or the process ends.
+
+    The threads are daemons, joined for a moment at exit: those of a ThreadPoolExecutor would hold the process until
+    the longest answer is complete.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    inside: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def live() -> None:
+        try:
+            inside.set_result(work(lambda: outcome.cancelled() or _ending.is_set()))
+        except Exception as error:  # noqa: BLE001 - it belongs to the task that awaits
+            inside.set_exception(error)
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(_settle, outcome, inside)
+        _threads.discard(threading.current_thread())
+
+    thread = threading.Thread(target=live, name="llmdo-llama", daemon=True)
+    _threads.add(thread)
+    thread.start()
+    return await outcome
+
+
+def _settle(outcome: asyncio.Future[T], inside: concurrent.futures.Future[T]) -> None:
+    if outcome.cancelled():
+        return
+    error = inside.exception()
+    if error is None:
+        outcome.set_result(inside.result())
+    else:
+        outcome.set_exception(error)
+
+
+def _load(embedding: bool) -> Server:
+    module, path = library(), weights()
+    params = module.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads_to_use()
+    params.verbosity = -1  # no word on stderr
+    params.warmup = False
+    params.cache_ram_mib = 0  # else it keeps old prompts in up to 8 GB
+    params.fit_params = False
+    # It listens on a port of 127.0.0.1, too, which nothing here uses: nobody else shall.
+    params.api_keys = [secrets.token_hex(16)]
+    params.ui = False
+    if embedding:
+        params.embedding = True
+        params.pooling_type = module.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        params.n_ubatch = CONTEXT  # a text must fit one batch
+    try:
+        return cast(Server, module.Server(params))
+    except RuntimeError as error:
+        raise StopRun(
+            f"{path} could not be loaded ({error}): remove it, and install or fetch it again", provider=PROVIDER
+        ) from error
+
+
+def _threads_to_use() -> int:
+    """Half of the cores: llama.cpp's threads wait for each other by spinning, and where other work needs the cores too,
+    two threads on two cores made 5 to 14 tokens a second, one made 40.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
+
+
+@atexit.register
+def _say_goodbye() -> None:
+    _ending.set()
+    for thread in tuple(_threads):
+        thread.join(LONGEST_GOODBYE_S)

@@ -1,0 +1,245 @@
+"""What a run has spent, and where it must stop."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from llmdo.backends.errors import BudgetSpent, ModelError, PriceUnknown
+from llmdo.backends.ir import Price, Request, Response, Usage
+from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may spend: US dollars, and input and output tokens together. None: as much as it takes."""
+
+    max_cost_usd: float | None = None
+    max_tokens: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What calls have used, as far as the providers told, and what lost ones may have used besides.
+
+    Attributes:
+        calls: those that were answered, or told what they used although they failed.
+        neurons: the sum of those told; None where none were.
+        cost_usd: of the calls whose cost is known; None where there were calls and of none it is.
+        unpriced: calls whose cost is not known: unless 0, the cost is a lower bound.
+        lost_calls: calls that may be billed though nobody told what they used: see ``maybe_billed``. The other ``lost``
+            amounts are the most that these may have used, by estimate; ``lost_cost_usd`` is None where a price is not
+            known.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    neurons: float | None = None
+    cost_usd: float | None = 0.0
+    unpriced: int = 0
+    lost_calls: int = 0
+    lost_input_tokens: int = 0
+    lost_output_tokens: int = 0
+    lost_cost_usd: float | None = 0.0
+
+
+def lost_text(calls: int) -> str:
+    """For people."""
+    return "1 call whose reply was lost" if calls == 1 else f"{calls:,} calls whose replies were lost"
+
+
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """What a call may use; ``usd`` is None where nobody tells its price."""
+
+    usage: Usage
+    usd: float | None
+
+    @property
+    def tokens(self) -> int:
+        return self.usage.input_tokens + self.usage.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What a call used, or may have used if it was lost; till its provider's prices are there."""
+
+    provider: str
+    asked: str
+    answered: str
+    usage: Usage
+    lost: bool = False
+
+
+class Budget:
+    """Counts what is spent, and says before each call whether it still fits; the engine's hook. Thread-safe.
+
+    A call reserves the most that it may use, by estimate, and gives back what it did not; a lost one, which may be
+    billed, gives nothing back. So the limits are not passed, however many calls are in flight, as long as the estimates
+    hold; they are raised by what comes (see Estimates).
+    """
+
+    def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None) -> None:
+        self.limits = limits
+        self.prices = prices or Prices()
+        self._estimates = Estimates()
+        self._lock = threading.Lock()
+        self._reserved: dict[int, list[_Amount]] = {}  # by the request's id(): it lives as long as its call
+        self._held_tokens, self._held_usd = 0, 0.0
+        self._calls = self._input = self._output = self._unpriced = 0
+        self._lost = self._lost_input = self._lost_output = self._lost_unpriced = 0
+        self._neurons: float | None = None
+        self._usd = self._lost_usd = 0.0
+        self._unsettled: list[_Used] = []
+
+    def pending(self, provider: str) -> Future[dict[str, Price | None]] | None:
+        """The provider's price list while ``before`` would wait for it, or None. Begins to read it."""
+        listed = self.prices.ask(provider)
+        return None if self.limits.max_cost_usd is None or listed.done() else listed
+
+    def before(self, provider: str, request: Request) -> ModelError | None:
+        """Reserves what a call may use.
+
+        Returns BudgetSpent where that could pass a limit, and PriceUnknown for a model that no limit of cost can be
+        kept for. Waits while the provider's list is ``pending``.
+        """
+        self.prices.ask(provider)
+        if self.limits == NO_LIMITS:
+            return None
+        price = None if self.limits.max_cost_usd is None else self.prices.of(provider, request.model)
+        with self._lock:
+            self._settle()
+            most = self._estimates.most(request)
+            amount = _Amount(most, cost_usd(most, price))
+            error = self._why_not(provider, request, amount)
+            if error is None:
+                self._reserved.setdefault(id(request), []).append(amount)
+                self._held_tokens += amount.tokens
+                self._held_usd += amount.usd or 0.0
+            return error
+
+    def after(self, provider: str, request: Request, ended: Response | ModelError | None) -> None:
+        """Gives back what a call reserved, and counts what it used, which an error may tell too.
+
+        ``None``: it was cancelled, or nobody waits for its reply any more. What a lost call reserved is counted as if
+        it had been used.
+        """
+        with self._lock:
+            amount = self._give_back(request)
+            if ended is None or (isinstance(ended, ModelError) and maybe_billed(ended)):
+                self._lose(provider, request, amount)
+            usage = ended.usage if ended else None
+            if ended is None or usage is None:
+                return
+            self._calls += 1
+            self._input += usage.input_tokens
+            self._output += usage.output_tokens
+            answered = request.model
+            if not isinstance(ended, ModelError):
+                answered = ended.model
+                if self.limits != NO_LIMITS:
+                    self._estimates.learn(request, ended)
+                if is_cached(ended):
+                    return
+            if usage.neurons is not None:
+                self._neurons = (self._neurons or 0.0) + usage.neurons
+            self._unsettled.append(_Used(provider, request.model, answered, usage))
+            self._settle()
+
+    def give_back(self, request: Request) -> None:
+        """Gives back what was reserved for a call that was not made."""
+        with self._lock:
+            self._give_back(request)
+
+    def lose(self, provider: str, request: Request) -> None:
+        """Counts a call as lost that may be billed and is made again; what it reserved stays for the next one."""
+        with self._lock:
+            self._lose(provider, request, None)
+
+    def can_wait(self) -> bool:
+        """Whether calls in flight may yet give back what they reserved."""
+        return bool(self._reserved)
+
+    def spent(self) -> Spent:
+        """What was spent so far; does not wait for prices."""
+        with self._lock:
+            self._settle()
+            unpriced = self._unpriced + sum(not used.lost for used in self._unsettled)
+            lost_unpriced = self._lost_unpriced + sum(used.lost for used in self._unsettled)
+            known = unpriced < self._calls or not self._calls
+            return Spent(
+                calls=self._calls,
+                input_tokens=self._input,
+                output_tokens=self._output,
+                neurons=self._neurons,
+                cost_usd=round(self._usd, DECIMALS) if known else None,
+                unpriced=unpriced,
+                lost_calls=self._lost,
+                lost_input_tokens=self._lost_input,
+                lost_output_tokens=self._lost_output,
+                lost_cost_usd=None if lost_unpriced else round(self._lost_usd, DECIMALS),
+            )
+
+    def _give_back(self, request: Request) -> _Amount | None:
+        waiting = self._reserved.get(id(request))
+        if not waiting:
+            return None
+        amount = waiting.pop()
+        self._held_tokens -= amount.tokens
+        self._held_usd = max(0.0, self._held_usd - (amount.usd or 0.0))
+        if not waiting:
+            del self._reserved[id(request)]
+        if not self._reserved:
+            self._held_tokens, self._held_usd = 0, 0.0  # what is left of sums and differences of fractions
+        return amount
+
+    def _lose(self, provider: str, request: Request, amount: _Amount | None) -> None:
+        most = amount.usage if amount else self._estimates.most(request)
+        self._lost += 1
+        self._lost_input += most.input_tokens
+        self._lost_output += most.output_tokens
+        self._unsettled.append(_Used(provider, request.model, request.model, most, lost=True))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Adds the costs of the calls whose prices are there by now."""
+        waiting, self._unsettled = self._unsettled, []
+        for used in waiting:
+            if not self.prices.ask(used.provider).done():
+                self._unsettled.append(used)
+            elif used.lost:
+                cost = cost_usd(used.usage, self.prices.of(used.provider, used.asked))
+                self._lost_usd += cost or 0.0
+                self._lost_unpriced += cost is None
+            else:
+                cost = self.prices.cost_of(used.provider, used.asked, used.answered, used.usage)
+                self._usd += cost or 0.0
+                self._unpriced += cost is None
+
+    def _why_not(self, provider: str, request: Request, amount: _Amount) -> ModelError | None:
+        limits = self.limits
+        tokens, lost = self._input + self._output, self._lost_input + self._lost_output
+        spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
+        if self._lost:
+            spent += f", perhaps ${self._lost_usd:.6g} and {lost:,} more by {lost_text(self._lost)}"
+        again = "could be passed by the next call: raise it and run the same command again to go on"
+        if limits.max_cost_usd is not None:
+            if amount.usd is None:
+                why = self.prices.problem(provider)
+                return PriceUnknown(
+                    f"{provider}/{request.model}: nobody tells its price{f' ({why})' if why else ''}, so --max-cost "
+                    "cannot be kept: use --max-tokens-total instead, or name another model",
+                    provider=provider,
+                )
+            if self._usd + self._lost_usd + self._held_usd + amount.usd > limits.max_cost_usd:
+                return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
+        if limits.max_tokens is not None and tokens + lost + self._held_tokens + amount.tokens > limits.max_tokens:
+            return BudgetSpent(f"{spent}, and --max-tokens-total {limits.max_tokens} {again}")
+        return None

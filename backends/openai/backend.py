@@ -1,0 +1,320 @@
+"""OpenAI's API over HTTP, and any server that speaks it: vLLM, llama.cpp, Ollama, LM Studio, proxies.
+
+Endpoints: chat/completions, embeddings, completions, responses, models below the base URL
+(platform.openai.com/docs/api-reference).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import pydantic_core
+from yarl import URL
+
+from llmdo.backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
+from llmdo.backends.http.base_url import base_url
+from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
+from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.http.sse import read_events
+from llmdo.backends.http.stray_streams import stray_events
+from llmdo.backends.ir import (
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    Request,
+    StreamChunk,
+)
+from llmdo.backends.json_mode.answers import in_format, wants_json
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.openai.errors import is_refusal, refusal
+from llmdo.backends.openai.messages import mapping
+from llmdo.backends.openai.models import model_info
+from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
+from llmdo.backends.openai.requests import COMPATIBLE, OPENAI, chat_body
+from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors, told_usage
+from llmdo.backends.openai.stream import read_stream
+from llmdo.backends.parameters import Dialect, translate
+from llmdo.backends.refusals.body import quoted
+from llmdo.backends.streams import collected, numbered, whole_answer
+from llmdo.settings.environment import OPENAI_API, OpenAIAccess, openai_access
+from llmdo.settings.secrets import header_values
+
+# OpenAI takes 2,048 texts with 300,000 tokens in all; some servers have less patience.
+MAX_TEXTS = 256
+# Routes whose bodies are passed on as they are: what llmdo has no form of its own for.
+RAW_PATHS = ("embeddings", "completions", "responses")
+# Embedding models by name; an API does not tell.
+_EMBEDS = re.compile(
+    r"embed|(?:^|[/-])(?:labse|(?:bge|e5|gte|gtr-t5|all-minilm|all-mpnet|multi-qa|paraphrase|sentence-t5|voyage)-(?!.*rerank))",
+    re.IGNORECASE,
+)
+_EMBEDDINGS = Dialect(known=frozenset({"dimensions", "user"}))
+_CLIENT_ID = re.compile(r"[!-~]{1,512}")  # what X-Client-Request-Id may hold
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that speaks OpenAI's API.
+
+    Attributes:
+        name: of the provider.
+        url: the base URL: see llmdo.backends.http.base_url.
+        headers: sent with every call, by names in lower case; they hold the key.
+        key: the variable that holds the key, for errors.
+        dialect: the chat parameters that it takes.
+        is_openai: it is OpenAI itself: max_completion_tokens for all models, and a request id of ours.
+        health: the URL that ``health`` asks; by default the list of models.
+        details: response header → its name in a response's details.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    key: str
+    dialect: Dialect = COMPATIBLE
+    is_openai: bool = False
+    health: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_backend(headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S) -> OpenAI:
+    """The service that OPENAI_BASE_URL names; ``headers``: see header_values. Raises MissingSettings."""
+    access = openai_access()
+    keys = {"authorization": f"Bearer {access.key}"} if access.key else {}
+    keys |= {name: value for name, value in _accounts(access) if value}
+    keys |= header_values(headers)
+    service = Service("openai", access.base_url, keys, "OPENAI_API_KEY")
+    itself = access.base_url == OPENAI_API
+    service = replace(service, dialect=OPENAI, is_openai=True) if itself else service
+    return OpenAI(service, Network(base_url(service.name, service.url).root, timeout_s))
+
+
+def _accounts(access: OpenAIAccess) -> Iterator[tuple[str, str]]:
+    """As OpenAI's own client sends them."""
+    yield "openai-organization", access.organization
+    yield "openai-project", access.project
+
+
+class OpenAI:
+    """See Backend."""
+
+    def __init__(
+        self,
+        service: Service,
+        transport: Transport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = service.name
+        self._base = base = base_url(service.name, service.url)
+        keys = {**service.headers, **({"authorization": base.authorization} if base.authorization else {})}
+        self._service = replace(service, url=base.root, headers=keys)
+        self._clock = clock
+        headers = {**keys, "content-type": "application/json"}
+        paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
+        self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
+        self._transport = transport or Network(base.root)
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation; see in_format for JSON mode."""
+        return await in_format(request, lambda asked, _: self._answer(asked), self.name)
+
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation piece by piece, in JSON mode in one piece.
+
+        Raises StreamError when the stream ends before its end mark.
+        """
+        return numbered(self._stream(request))
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds at most ``max_texts`` texts."""
+        parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
+        body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
+        incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
+        reply, request_id = self._read(incoming, request.model, lambda _: None), _request_id(incoming)
+        vectors = read_vectors(reply, request.model, len(request.texts), self.name, request_id)
+        named = str(mapping(reply).get("model") or request.model)
+        details = self._details(incoming)
+        return EmbedResponse(tuple(vectors), read_usage(reply), named, request_id, warnings, details)
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
+        incoming = await self._send(self._raw(request))
+        warnings: list[str] = []
+        reply = self._read(incoming, request.model, warnings.append)
+        request_id, named = _request_id(incoming), str(mapping(reply).get("model") or request.model)
+        usage = read_usage(reply)
+        warnings += raw_warnings(reply, request.model, self.name, request_id)
+        reply = without_bad_vectors(reply, request.model, self.name, request_id, warnings.append)
+        return RawResponse(reply, usage, named, request_id, tuple(warnings), self._details(incoming))
+
+    def check(self, request: Request) -> None:
+        """Builds the call. Raises InvalidRequest."""
+        if isinstance(request, ChatRequest):
+            self._post("chat/completions", self._chat_body(request)[0], request.model, request.request_id)
+        elif isinstance(request, RawRequest):
+            self._raw(request)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models of the service, by GET models."""
+        entries = await self._get(self._base.at("models"), "the list of models")
+        listed = mapping(entries).get("data", entries)
+        if not isinstance(listed, list):
+            raise BadReply(f"{self._service.url}/models sent no list: check the base URL", provider=self.name)
+        return [model_info(entry, self.name) for entry in listed if isinstance(entry, dict) and entry.get("id")]
+
+    def max_texts(self, model: str) -> int:
+        """See MAX_TEXTS; 1 for a model that embeds nothing, by its name."""
+        return MAX_TEXTS if _EMBEDS.search(model) else 1
+
+    async def health(self) -> None:
+        """Asks for the list of models, or what the service has instead: no call is paid."""
+        asked = self._service.health
+        await self._get(URL(asked, encoded=True) if asked else self._base.at("models"), self.name)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._transport.aclose()
+
+    async def _answer(self, request: ChatRequest) -> ChatResponse:
+        body, warnings = self._chat_body(request)
+        incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
+        return await self._completion(incoming, request.model, warnings)
+
+    async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
+        body, warnings = self._chat_body(request)
+        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        model = request.model
+        outgoing = self._post("chat/completions", body, model, request.request_id)
+        async with AsyncExitStack() as stack:
+            with network_errors(self.name, self._service.url):
+                incoming = await stack.enter_async_context(self._transport.open(outgoing))
+            head = incoming.head
+            if head.ok and head.content_type == "text/event-stream":
+                events = read_events(_bytes_of_stream(incoming, model, self.name))
+                async for chunk in self._pieces(events, head, model, warnings):
+                    yield chunk
+                return
+            with network_errors(self.name, self._service.url):
+                whole = await incoming.read()
+        # Some servers pass over `stream` and send JSON.
+        for chunk in whole_answer(await self._completion(whole, model, warnings)):
+            yield chunk
+
+    async def _pieces(
+        self, events: AsyncIterator[str], head: Incoming, model: str, warnings: tuple[str, ...]
+    ) -> AsyncGenerator[StreamChunk, None]:
+        async for chunk in read_stream(events, model, self.name, lambda event: self._error(head, event, model)):
+            yield chunk
+            if chunk.kind == "start":
+                for told in self._told(head, warnings):
+                    yield told
+
+    def _told(self, incoming: Incoming, warnings: tuple[str, ...]) -> list[StreamChunk]:
+        details: dict[str, Any] = {**self._details(incoming)}
+        if warnings:
+            details["warnings"] = warnings
+        if _request_id(incoming):
+            details["request_id"] = _request_id(incoming)
+        return [StreamChunk(0, "metadata", details=details)] if details else []
+
+    def _chat_body(self, request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+        service = self._service
+        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
+
+    def _raw(self, request: RawRequest) -> Call:
+        if request.path not in RAW_PATHS:
+            raise InvalidRequest(
+                f"{request.model}: {self.name} takes no input of a model's own ({', '.join(sorted(request.input))}): "
+                "give prompt, messages, or text for an embedding model",
+                provider=self.name,
+            )
+        body = {**request.input, "model": request.model}
+        return self._post(request.path, body, request.model, request.request_id)
+
+    async def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
+        events = stray_events(incoming)
+        if events is not None:
+            return await collected(self._pieces(events, incoming, model, warnings), model)
+        told = list(warnings)
+        response = read_completion(self._read(incoming, model, told.append), model, self.name, _request_id(incoming))
+        return replace(response, warnings=(*told, *response.warnings), details=self._details(incoming))
+
+    def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> Call:
+        try:
+            content = pydantic_core.to_json(body)
+        except ValueError as error:
+            text = f"{model}: the input cannot be written as JSON ({error})"
+            raise InvalidRequest(text, provider=self.name) from error
+        call = replace(self._posts[path], content=content)
+        if self._service.is_openai and _CLIENT_ID.fullmatch(request_id):
+            call = replace(call, headers={**call.headers, "x-client-request-id": request_id})
+        return call
+
+    async def _get(self, url: URL, about: str) -> Any:
+        incoming = await self._send(Call("GET", url, self._service.headers))
+        return self._read(incoming, about, lambda _: None)
+
+    async def _send(self, outgoing: Call) -> Incoming:
+        with network_errors(self.name, self._service.url):
+            return await self._transport.send(outgoing)
+
+    def _read(self, incoming: Incoming, model: str, warn: Callable[[str], None]) -> Any:
+        """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
+        try:
+            body = read_json(incoming.content, warn)
+        except ValueError as error:
+            if incoming.ok:
+                raise self._no_json(incoming, model) from error
+            body = incoming.content.decode("utf-8", "replace")
+        if not incoming.ok or is_refusal(body):
+            refused = self._refusal(incoming, body, model)
+            refused.usage = told_usage(body)  # a model may have worked before it failed
+            raise refused
+        return body
+
+    def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:
+        return self._refusal(incoming, event, model) if is_refusal(event) else None
+
+    def _refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
+        status, key = incoming.status, self._service.key
+        return refusal(status, incoming.headers, body, model, self.name, key, self._clock())
+
+    def _no_json(self, incoming: Incoming, model: str) -> ModelError:
+        kind, request_id, status = incoming.content_type, _request_id(incoming), incoming.status
+        if "json" in kind:
+            text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
+            return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
+        text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check the base URL and any proxy between"
+        text += quoted(incoming.content)
+        # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
+        return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
+
+    def _details(self, incoming: Incoming) -> dict[str, str]:
+        wanted = self._service.details
+        return {name: incoming.headers[header] for header, name in wanted.items() if header in incoming.headers}
+
+
+async def _bytes_of_stream(incoming: Opened, model: str, provider: str) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in incoming.pieces:
+            yield chunk
+    except (aiohttp.ClientError, OSError) as error:
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
+
+
+def _request_id(incoming: Incoming) -> str | None:
+    return incoming.headers.get("x-request-id")

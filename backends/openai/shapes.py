@@ -1,0 +1,280 @@
+"""OpenAI's chat shape, which many services speak: parsed JSON bodies as our responses. Pure functions.
+
+Shapes: platform.openai.com/docs/api-reference, chat and embeddings. Read generously: servers that call themselves
+compatible leave fields out, or send objects where OpenAI sends text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import isfinite
+from struct import error as StructError
+from struct import iter_unpack
+from typing import Any, NamedTuple
+
+import pydantic_core
+
+from llmdo.backends.errors import BadReply, ModelError, Retryable
+from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
+from llmdo.backends.ir import ChatResponse, FinishReason, Usage
+from llmdo.backends.openai.messages import as_text, mapping, read_content, tool_calls
+
+# A dated snapshot, or a tag, of the model that was asked for is that model.
+_SNAPSHOT = re.compile(r"(?:[-@](?:\d{4}-?\d{2}-?\d{2}|\d{4})|:latest|-latest)?")
+_EXCERPT = 200  # characters of a reply that go into an error's sentence
+# Fields of a message that a ChatResponse has of its own.
+_READ = frozenset({"content", "reasoning_content", "role", "tool_calls"})
+
+
+def read_completion(body: Any, model: str, provider: str, request_id: str | None) -> ChatResponse:
+    """Reads a chat.completion.
+
+    Raises ContentFiltered; Retryable, with the usage, where the answer failed or is not there; BadReply for anything
+    that is not a chat.completion.
+    """
+    choice, usage = first_choice(body), read_usage(body)
+    if choice is None:
+        raise no_choice(body, model, provider, request_id) or BadReply(
+            f"{model} sent a reply that is no chat completion ({excerpt(body)}): "
+            "check that the base URL ends before /chat/completions, and that the model chats",
+            request_id=request_id,
+            provider=provider,
+        )
+    error = failed_choice(choice, model, provider, request_id, usage if usage != Usage() else None)
+    if error is not None:
+        raise error
+    response = read_choices(body)
+    named = body.get("model")
+    answered = named if isinstance(named, str) and named else model
+    warnings = (*response.warnings, *answer_warnings(response, usage.output_tokens, model, answered))
+    return replace(response, usage=usage, model=answered, request_id=request_id, warnings=warnings)
+
+
+def first_choice(body: Any) -> Mapping[str, Any] | None:
+    """The first of ``choices``, or None where there is none."""
+    choices = mapping(body).get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+
+
+def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> ModelError | None:
+    """The error of a chat.completion without any choice, which is paid all the same; None for what is not one."""
+    fields, usage = mapping(body), told_usage(body)
+    if fields.get("choices", 0) not in ([], None) or not (usage or fields.get("object") == "chat.completion"):
+        return None
+    text = f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
+    return Retryable(text, request_id=request_id, provider=provider, usage=usage)
+
+
+def failed_choice(
+    choice: Mapping[str, Any], model: str, provider: str, request_id: str | None, usage: Usage | None
+) -> ModelError | None:
+    """The error of a choice that is not an answer: by its finish reason, its ``error``, or for want of a message."""
+    said = choice.get("error")
+    words = as_text(mapping(said).get("message") or said) or ""
+    reason = choice.get("finish_reason")
+    error = finish_error(reason, model, provider, request_id, usage, words)
+    if error is None and said:
+        error = finish_error("error", model, provider, request_id, usage, words)
+    if error is None and choice.get("message", 0) is None and not choice.get("text"):
+        text = f"{model} sent a choice without a message (finish reason {reason}): try again later"
+        error = Retryable(text, request_id=request_id, provider=provider, usage=usage)
+    return error
+
+
+def read_choices(body: Mapping[str, Any], otherwise: Any = None) -> ChatResponse:
+    """The first choice, and in ``body`` what else there is; usage, model and ids are the caller's to add.
+
+    ``otherwise``: what was said where the choice has no text.
+    """
+    choices: list[Any] = body["choices"]
+    said, message = _read_choice(mapping(choices[0]), otherwise)
+    first = {name: value for name, value in mapping(choices[0]).items() if name not in ("message", "finish_reason")}
+    listed = [{**first, "index": _index(first, 0), "message": message}]
+    listed += [_whole(choice, number) for number, choice in enumerate(choices[1:], 1) if isinstance(choice, dict)]
+    return ChatResponse(
+        text=said.text,
+        finish_reason=said.finish_reason,
+        usage=Usage(),
+        model="",
+        reasoning=said.reasoning,
+        tool_calls=said.tool_calls,
+        warnings=(*said.warnings, *_others_warnings(choices[1:])),
+        body={**body, "choices": listed},
+    )
+
+
+def _others_warnings(choices: list[Any]) -> Iterator[str]:
+    """Of choices after the first one: the call is not made again for them."""
+    for number, choice in enumerate(choices, 1):
+        error = failed_choice(mapping(choice), f"choice {number}", "", None, None)
+        odd = error.message if error else finish_warning(mapping(choice).get("finish_reason"))
+        if odd:
+            yield odd if error else f"choice {number}: {odd}"
+
+
+class _Said(NamedTuple):
+    text: str | None
+    finish_reason: FinishReason | None
+    reasoning: str | None
+    tool_calls: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...]
+
+
+def _whole(choice: Mapping[str, Any], position: int) -> dict[str, Any]:
+    """A choice after the first one, which no ChatResponse has a place for."""
+    said, rest = _read_choice(choice, None)
+    message = {"role": "assistant", "content": said.text, **said_fields(said), **rest}
+    finish = said.finish_reason or "stop"
+    return {**choice, "index": _index(choice, position), "message": message, "finish_reason": finish}
+
+
+def said_fields(response: ChatResponse | _Said) -> dict[str, Any]:
+    """Reasoning and tool calls as fields of a message; only those that are there."""
+    fields: dict[str, Any] = {}
+    if response.reasoning is not None:
+        fields["reasoning_content"] = response.reasoning
+    if response.tool_calls:
+        fields["tool_calls"] = response.tool_calls
+    return fields
+
+
+def _read_choice(choice: Mapping[str, Any], otherwise: Any) -> tuple[_Said, dict[str, Any]]:
+    """One choice, and the fields of its message that are not read."""
+    message = mapping(choice.get("message"))
+    rest = {name: value for name, value in message.items() if name not in _READ}
+    content = read_content(message.get("content"))
+    text = content.text or as_text(choice.get("text")) or as_text(otherwise)
+    refused = as_text(message.get("refusal"))
+    if content.parts:
+        rest["content_parts"] = content.parts
+    if refused and not text:
+        rest["content"] = None
+    legacy = message.get("function_call")
+    calls = tool_calls(message.get("tool_calls") or ([legacy] if isinstance(legacy, dict) else None))
+    reasoning = as_text(message.get("reasoning_content")) or as_text(message.get("reasoning")) or content.reasoning
+    odd = finish_warning(choice.get("finish_reason"))
+    warnings = (*(("the model refused",) if refused and not text else ()), *((odd,) if odd else ()))
+    finish = finish_of(choice.get("finish_reason"))
+    return _Said(text or refused or None, finish, reasoning or None, calls, warnings), rest
+
+
+def _index(choice: Mapping[str, Any], position: int) -> int:
+    found = whole_number(choice.get("index"))
+    return position if found is None else found
+
+
+def whole_number(value: Any) -> int | None:
+    """A number, also one written as a text, as an int; None for what is none."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        return int(value)
+    return int(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
+
+
+def read_vectors(body: Any, model: str, count: int, provider: str, request_id: str | None) -> list[tuple[float, ...]]:
+    """Reads ``{"data": [{"index", "embedding"}, …]}`` in the order of ``index``; one vector a text, of ``count`` texts,
+    or BadReply. See checked_vectors.
+    """
+    rows = mapping(body).get("data")
+    found: dict[int, tuple[float, ...]] = {}
+    for position, row in enumerate(rows if isinstance(rows, list) else []):
+        vector = read_vector(mapping(row).get("embedding"))
+        if vector is not None:
+            found[_index(mapping(row), position)] = vector
+    if sorted(found) != list(range(count)):
+        raise BadReply(
+            f"{model} sent {len(found)} vectors for {count} texts ({excerpt(body)}): name an embedding model",
+            request_id=request_id,
+            provider=provider,
+        )
+    vectors = [found[index] for index in range(count)]
+    return checked_vectors(vectors, model, provider, request_id, read_usage(body))
+
+
+def read_vector(numbers: Any) -> tuple[float, ...] | None:
+    """A list of numbers, or base64 of 32-bit floats; () where one of the numbers is NaN or beyond a float's range, and
+    None for what is no vector.
+    """
+    if isinstance(numbers, str):
+        try:
+            numbers = [number for (number,) in iter_unpack("<f", base64.b64decode(numbers, validate=True))]
+        except (binascii.Error, ValueError, StructError):
+            return None
+    if not isinstance(numbers, list) or not numbers or not all(isinstance(x, int | float | None) for x in numbers):
+        return None
+    try:
+        vector = tuple(map(float, numbers))
+    except (TypeError, OverflowError):  # null is what reading has made of NaN
+        return ()
+    return vector if all(map(isfinite, vector)) else ()
+
+
+def checked_vectors(
+    vectors: list[tuple[float, ...]], model: str, provider: str, request_id: str | None, usage: Usage
+) -> list[tuple[float, ...]]:
+    """The vectors, in which () stands for one that cannot be used. Raises BadReply where that is the only one."""
+    if vectors == [()]:
+        raise unusable_vector(model, provider, request_id, usage)
+    return vectors
+
+
+def unusable_vector(model: str, provider: str | None, request_id: str | None, usage: Usage) -> BadReply:
+    """The error of a text whose vector holds NaN or infinity."""
+    text = f"{model} sent a vector with numbers that are none (NaN or infinity): change the text, or name another model"
+    return BadReply(text, request_id=request_id, provider=provider, usage=usage)
+
+
+def read_usage(result: Any, neurons: float | None = None) -> Usage:
+    """Reads ``usage`` by either naming; ``neurons`` where the body has none."""
+    usage = mapping(mapping(result).get("usage"))
+    input_details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    output_details = mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    in_body = amount(usage.get("neurons"))
+    return Usage(
+        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
+        cached_tokens=_count(input_details.get("cached_tokens")),
+        reasoning_tokens=_count(output_details.get("reasoning_tokens")),
+        neurons=neurons if in_body is None else in_body,
+    )
+
+
+def answer_warnings(response: ChatResponse, tokens: int, asked: str, answered: str) -> Iterator[str]:
+    """What is not as asked about an answer of ``tokens`` tokens, in sentences."""
+    if response.finish_reason == "length" and response.text is None and response.reasoning:
+        yield f"all {tokens} tokens went into reasoning: raise max_tokens"
+    elif response.finish_reason == "length":
+        yield f"the answer is cut off at {tokens} tokens: raise max_tokens"
+    elif not response.text and not response.tool_calls:
+        yield "the model sent no text"
+    if not is_same_model(asked, answered):
+        yield f"{answered} answered instead of {asked}"
+
+
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether a reply's model is the one asked for: ``gpt-4o-2024-08-06`` is a ``gpt-4o``, ``gpt-4o-mini`` is not."""
+    asked, answered = asked.rpartition("/")[2].casefold(), answered.rpartition("/")[2].casefold()
+    return answered.startswith(asked) and bool(_SNAPSHOT.fullmatch(answered, len(asked)))
+
+
+def excerpt(value: Any) -> str:
+    """The begin of a reply, for an error's sentence."""
+    return pydantic_core.to_json(value).decode()[:_EXCERPT]
+
+
+def told_usage(body: Any) -> Usage | None:
+    """The usage of a reply that is not an answer; None where it tells none."""
+    usage = read_usage(body)
+    return usage if usage != Usage() else None
+
+
+def amount(value: Any) -> float | None:
+    """A number that something can cost; None for what cannot be: negative, infinite, not a number."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e15 else None
+
+
+def _count(value: Any) -> int:
+    return int(amount(value) or 0)

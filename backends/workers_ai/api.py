@@ -1,0 +1,197 @@
+"""The HTTP side of Workers AI: where a call goes and with which headers, also by an AI Gateway; what a reply is.
+
+Sources: developers.cloudflare.com/api (POST /accounts/{account_id}/ai/run/{model}), workers-ai/configuration/
+open-ai-compatibility, ai-gateway/usage/rest-api and ai-gateway/usage/providers/workersai.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import pydantic_core
+from yarl import URL
+
+from llmdo.backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
+from llmdo.backends.http.base_url import base_url
+from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
+from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.openai.shapes import amount, told_usage
+from llmdo.backends.refusals.body import quoted
+from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
+from llmdo.backends.workers_ai.models import Shape
+from llmdo.backends.workers_ai.shapes import Reply, unwrap
+from llmdo.settings.environment import AiGateway, CloudflareAccount
+
+_MODEL = re.compile(r"@?[\w-][\w.:-]*(/[\w-][\w.:-]*)*", re.ASCII)  # it stands unescaped in the path: no "..", no "?"
+_JSON = {"content-type": "application/json"}
+
+
+class Api:
+    """One account's Workers AI. Every coroutine raises ModelError, and nothing else.
+
+    With a gateway, all calls but batches and lists go through it. Its own retries are off: they would multiply ours.
+    """
+
+    def __init__(
+        self,
+        account: CloudflareAccount,
+        gateway: AiGateway | None,
+        transport: Transport | None,
+        clock: Callable[[], float],
+        timeout_s: float,
+    ) -> None:
+        self._root = base_url(PROVIDER, f"{account.url}/ai").root
+        # The dashboard gives a gateway's URL, which is a provider's address of its own; an id goes with the usual one.
+        own = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
+        self._gateway_url = own and base_url(PROVIDER, own).root
+        self._calls = self._gateway_url or self._root
+        self._gateway = gateway
+        self._key = {"authorization": f"Bearer {account.token}"}
+        self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
+        self._clock = clock
+        self._transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._transport.aclose()
+
+    def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> Call:
+        """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache."""
+        url = _run_url(self._calls, model)
+        if shape == "chat":
+            url = _url(f"{self._calls}/v1/chat/completions")
+            return self._post(url, {**body, "model": model}, model, about, fresh=fresh)
+        if self._gateway and not self._gateway_url:  # this one knows the header, the one with the model's name may not
+            return self._post(_url(f"{self._root}/run"), {"model": model, "input": body}, model, about, fresh=fresh)
+        return self._post(url, body, model, about, fresh=fresh)
+
+    def queue(self, model: str, content: bytes) -> Call:
+        """A call of the asynchronous batch API; never by a gateway, which is not documented to have it."""
+        url = _url(f"{_run_url(self._root, model)}?queueRequest=true")
+        return Call("POST", url, {**self._key, **_JSON}, content)
+
+    def get(self, path: str, **query: str | int) -> Call:
+        """A question about models: ``models/search``, ``models/schema``."""
+        return Call("GET", _url(f"{self._root}/{path}?{urlencode(query)}"), self._key)
+
+    async def send(self, outgoing: Call) -> Incoming:
+        """The whole reply."""
+        with network_errors(PROVIDER, outgoing.url):
+            return await self._transport.send(outgoing)
+
+    @asynccontextmanager
+    async def opened(self, outgoing: Call) -> AsyncIterator[Opened]:
+        """A reply whose body is read by its user: with ``read_rest``, or with stream_bytes."""
+        async with AsyncExitStack() as stack:
+            with network_errors(PROVIDER, outgoing.url):
+                incoming = await stack.enter_async_context(self._transport.open(outgoing))
+            yield incoming
+
+    async def read_rest(self, incoming: Opened) -> Incoming:
+        """Reads the body of an opened reply."""
+        with network_errors(PROVIDER, self._calls):
+            return await incoming.read()
+
+    async def ask(self, outgoing: Call, model: str) -> Reply:
+        """Sends, and reads the reply's result."""
+        return self.read(await self.send(outgoing), model)
+
+    def read(self, incoming: Incoming, model: str) -> Reply:
+        """The result of a whole reply; raises what the reply means otherwise."""
+        warnings: list[str] = []
+        try:
+            body = read_json(incoming.content, warnings.append)
+        except ValueError as error:
+            if incoming.ok:
+                raise _no_json(incoming, model) from error
+            body = incoming.content.decode("utf-8", "replace")
+        if not incoming.ok or is_refusal(body):
+            refused = self.refusal(incoming, body, model)
+            refused.usage = told_usage(unwrap(body))  # a model may have worked before it failed
+            raise refused
+        return replace(self.reply(incoming, unwrap(body)), warnings=tuple(warnings))
+
+    def reply(self, incoming: Incoming, result: Any) -> Reply:
+        """A result with what the headers say."""
+        headers = incoming.headers
+        details = {} if not self._gateway else _told(headers)
+        return Reply(result, request_id(headers), _neurons(headers), details)
+
+    def refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
+        """The error that a reply, or an event of a stream, means."""
+        return refusal(incoming.status, incoming.headers, body, model, self._clock())
+
+    def _post(self, url: URL, body: object, model: str, about: str, *, fresh: bool) -> Call:
+        try:
+            content = pydantic_core.to_json(body)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER
+            ) from error
+        headers = self._headers
+        if self._gateway and about:
+            headers = {**headers, "cf-aig-metadata": json.dumps({"request_id": about})}
+        if self._gateway and fresh:
+            headers = {**headers, "cf-aig-skip-cache": "true"}
+        return Call("POST", url, headers, content)
+
+
+async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
+    """The bytes of an opened reply. Raises StreamError where the connection breaks."""
+    try:
+        async for chunk in incoming.pieces:
+            yield chunk
+    except (aiohttp.ClientError, OSError) as error:
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=PROVIDER) from error
+
+
+def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
+    headers = {"cf-aig-max-attempts": "1"}
+    if "://" not in gateway.name:
+        headers["cf-aig-gateway-id"] = gateway.name
+    if gateway.token:
+        headers["cf-aig-authorization"] = f"Bearer {gateway.token}"
+    return headers
+
+
+def _told(headers: Mapping[str, str]) -> dict[str, str]:
+    told = {"cache_status": headers.get("cf-aig-cache-status"), "log_id": headers.get("cf-aig-log-id")}
+    return {name: value for name, value in told.items() if value}
+
+
+@functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
+def _run_url(root: str, model: str) -> URL:
+    if not _MODEL.fullmatch(model):
+        raise ModelNotFound(f"{model!r} is no model's name: write one such as @cf/baai/bge-m3", provider=PROVIDER)
+    return _url(f"{root}/run/{model}")
+
+
+@functools.lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
+
+
+def _no_json(incoming: Incoming, model: str) -> ModelError:
+    kind, identity = incoming.content_type, request_id(incoming.headers)
+    if "json" in kind or not incoming.content:
+        text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
+        return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
+    text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
+    text += quoted(incoming.content)
+    # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
+    return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
+
+
+def _neurons(headers: Mapping[str, str]) -> float | None:
+    try:
+        return amount(float(headers["cf-ai-neurons"]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,304 @@
+"""Workers AI over its REST API: natively by ``/ai/run/{model}``, which every model has, and by the OpenAI-compatible
+route where a model has OpenAI's input.
+
+The official client is not used: it percent-encodes the model's name, which the API does not route, and repeats calls
+on errors that cannot go away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pydantic_core
+
+from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
+from llmdo.backends.http.client import Incoming, Transport
+from llmdo.backends.http.sse import read_events
+from llmdo.backends.http.stray_streams import stray_events
+from llmdo.backends.ir import (
+    BatchPlace,
+    BatchState,
+    ChatRequest,
+    ChatResponse,
+    EmbedRequest,
+    EmbedResponse,
+    ModelInfo,
+    RawRequest,
+    RawResponse,
+    Request,
+    StreamChunk,
+)
+from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.listing import deprecation, kept_models
+from llmdo.backends.openai.raw import raw_warnings
+from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.streams import collected, numbered, whole_answer
+from llmdo.backends.workers_ai import models
+from llmdo.backends.workers_ai.api import Api, stream_bytes
+from llmdo.backends.workers_ai.batch import batch_content, batch_name, batch_state, checked, share_of_batch
+from llmdo.backends.workers_ai.catalogue import model_info
+from llmdo.backends.workers_ai.errors import PROVIDER
+from llmdo.backends.workers_ai.models import Shape
+from llmdo.backends.workers_ai.requests import body_of, chat_body, embed_body, lower_limit, raw_body
+from llmdo.backends.workers_ai.shapes import Reply, model_of, read_chat, read_vectors
+from llmdo.backends.workers_ai.stream import read_stream
+from llmdo.settings.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
+
+__all__ = ["WorkersAI", "chat_body", "open_backend"]
+
+PAGE = 50  # models a page of the list
+
+# What both shapes of input call by the same name, so that a model of unknown shape need not be looked up for it.
+_COMMON = frozenset(
+    "max_tokens max_completion_tokens temperature top_p seed frequency_penalty presence_penalty stream".split()
+)
+
+
+def open_backend(gateway: str | None = None, timeout_s: float = CALL_TIMEOUT_S) -> WorkersAI:
+    """The environment's account, by this AI Gateway or the environment's. Raises MissingSettings."""
+    account, by, listed = cloudflare_account(), ai_gateway(gateway), kept_models(PROVIDER)
+    return WorkersAI(account, gateway=by, listed=listed, timeout_s=timeout_s)
+
+
+class WorkersAI:
+    """See Backend and BatchBackend."""
+
+    name = PROVIDER
+
+    def __init__(
+        self,
+        account: CloudflareAccount,
+        transport: Transport | None = None,
+        clock: Callable[[], float] = time.time,
+        gateway: AiGateway | None = None,
+        listed: Iterable[ModelInfo] = (),
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
+        self._api = Api(account, gateway, transport, clock, timeout_s)
+        self._clock = clock
+        self._catalogue = _by_name(listed)
+        self._shapes: dict[str, Shape] = {}
+        self._looking_up = asyncio.Lock()
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation.
+
+        Where only our default of max_tokens makes the request too long for the model's context window, the call is made
+        again with what fits. See in_format for JSON mode.
+        """
+        return await in_format(request, lambda asked, again: self._answer(asked, fresh=again), PROVIDER, 5024)
+
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
+        return numbered(self._chunks(request))
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""
+        model, warnings = request.model, self._warnings(request.model)
+        body = embed_body(request, warnings.append)
+        reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
+        answered, substituted = model_of(reply.result, model)
+        return EmbedResponse(
+            vectors=read_vectors(reply, model, len(request.texts)),
+            usage=read_usage(reply.result, reply.neurons),
+            model=answered,
+            request_id=reply.request_id,
+            warnings=(*warnings, *reply.warnings, *substituted),
+            details=reply.details,
+        )
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """Passes a model's own input on; images and audio come back as ``{"content_type": …, "base64": …}``.
+
+        Images and sounds go in as base64, whatever the model takes: see raw_body.
+        """
+        model = request.model
+        outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
+        reply = self._raw(await self._api.send(outgoing), model)
+        answered, substituted = model_of(reply.result, model)
+        odd = raw_warnings(reply.result, model, PROVIDER, reply.request_id)
+        return RawResponse(
+            result=reply.result,
+            usage=read_usage(reply.result, reply.neurons),
+            model=answered,
+            request_id=reply.request_id,
+            warnings=(*self._warnings(model), *reply.warnings, *odd, *substituted),
+            details=reply.details,
+        )
+
+    def check(self, request: Request) -> None:
+        """Builds the call. Raises InvalidRequest, and ModelNotFound for what is no model's name."""
+        if isinstance(request, ChatRequest):
+            _must_chat(request.model)
+            check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
+        shape = models.shape_of(request.model) or "native"
+        self._api.call(request.model, body_of(request, shape), shape, about=request.request_id, fresh=False)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models of the account, deprecated ones too; a page that is not full is the last one."""
+        listed: list[ModelInfo] = []
+        for page in range(1, 1000):
+            asked = self._api.get("models/search", page=page, per_page=PAGE, include_deprecated="true")
+            entries = (await self._api.ask(asked, "the list of models")).result
+            if not isinstance(entries, list):
+                raise BadReply("/ai/models/search sent no list: check CLOUDFLARE_BASE_URL", provider=PROVIDER)
+            listed += [model_info(entry) for entry in entries if isinstance(entry, dict) and entry.get("name")]
+            if len(entries) < PAGE:
+                break
+        self._catalogue = _by_name(listed)
+        return listed
+
+    def max_texts(self, model: str) -> int:
+        """See workers_ai_models.MAX_TEXTS; 1 for a model that embeds nothing."""
+        return models.max_texts(model)
+
+    async def health(self) -> None:
+        """Asks for one entry of the list of models."""
+        await self._api.ask(self._api.get("models/search", page=1, per_page=1), "the list of models")
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._api.aclose()
+
+    def takes_batches(self, model: str) -> bool:
+        """Whether the asynchronous batch API takes this model, by the catalogue where it was read."""
+        info = self._catalogue.get(model)
+        return "batch" in info.capabilities if info else models.takes_batches(model)
+
+    async def batch_share(self, request: Request) -> float:
+        """The part of 10 MB that a request takes."""
+        if isinstance(request, ChatRequest):
+            await check_schema(request.parameters.get("response_format"), request.model, PROVIDER)
+        return share_of_batch(request, models.shape_of(request.model) or "native")
+
+    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
+        """Hands requests over; below 10 MB in all, else InvalidRequest.
+
+        A LineError says that the model, or this input, is not for batches: ask for each alone.
+        """
+        content = batch_content(model, requests, models.shape_of(model) or "native")
+        return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
+
+    async def poll_batch(
+        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
+    ) -> BatchState:
+        """Looks whether a batch is done. A Retryable error: poll again; a LineError: nobody knows this batch."""
+        content = pydantic_core.to_json({"request_id": batch})
+        reply = await self._api.ask(self._api.queue(model, content), model)
+        return await checked(batch_state(reply, model, requests, self._clock(), places), model, requests)
+
+    async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
+        shape, body, warnings = await self._prepared(request)
+        try:
+            response = await self._chat(request, body, shape, fresh=fresh)
+        except ContextOverflow as error:
+            lower_limit(body, request, error, warnings)
+            response = await self._chat(request, body, shape, fresh=fresh)
+        if request.parameters.get("tool_choice") == "required" and not response.tool_calls:
+            warnings.append("tool_choice was required, and the model called no tool")
+        return replace(response, warnings=(*warnings, *response.warnings)) if warnings else response
+
+    async def _prepared(
+        self, request: ChatRequest, *, streams: bool = False
+    ) -> tuple[Shape, dict[str, Any], list[str]]:
+        _must_chat(request.model)
+        await check_schema(request.parameters.get("response_format"), request.model, PROVIDER)
+        shape = models.shape_of(request.model)
+        if shape is None:
+            plain = not streams and request.parameters.keys() <= _COMMON
+            shape = "native" if plain else await self._look_up(request.model)
+        warnings = self._warnings(request.model)
+        return shape, chat_body(request, shape, warnings.append), warnings
+
+    async def _look_up(self, model: str) -> Shape:
+        """The shape of a model's input by its schema; native where that cannot be had, as every model is called so."""
+        async with self._looking_up:
+            if model not in self._shapes:
+                try:
+                    schemas = (await self._api.ask(self._api.get("models/schema", model=model), model)).result
+                except ModelError:
+                    schemas = None  # the call that needs it will say what is wrong
+                self._shapes[model] = models.shape_of_schema(
+                    schemas.get("input") if isinstance(schemas, dict) else None
+                )
+        return self._shapes[model]
+
+    async def _chat(self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, *, fresh: bool) -> ChatResponse:
+        model, limit = request.model, body["max_tokens"]
+        whole = await self._api.send(self._api.call(model, body, shape, about=request.request_id, fresh=fresh))
+        events = stray_events(whole)
+        if events is None:
+            return read_chat(self._api.read(whole, model), model, limit)
+        refused = partial(self._api.refusal, whole, model=model)
+        return await collected(read_stream(events, model, limit, refused, self._api.reply(whole, None)), model)
+
+    async def _chunks(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        if wants_json(request.parameters.get("response_format")):
+            for chunk in whole_answer(await self.execute(request)):
+                yield chunk
+            return
+        shape, body, warnings = await self._prepared(request, streams=True)
+        body |= {"stream": True} if shape == "native" else {"stream": True, "stream_options": {"include_usage": True}}
+        for last in (False, True):
+            try:
+                async with aclosing(self._stream(request, body, shape, warnings)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except ContextOverflow as error:
+                if last:
+                    raise
+                lower_limit(body, request, error, warnings)
+
+    async def _stream(
+        self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, warnings: Sequence[str]
+    ) -> AsyncGenerator[StreamChunk, None]:
+        model = request.model
+        outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
+        async with self._api.opened(outgoing) as incoming:
+            head = incoming.head
+            if head.ok and head.content_type == "text/event-stream":
+                start = self._api.reply(head, None)
+                events = read_events(stream_bytes(incoming, model))
+                refused = partial(self._api.refusal, head, model=model)
+                async for chunk in read_stream(events, model, body["max_tokens"], refused, start, warnings):
+                    yield chunk
+                return
+            whole = await self._api.read_rest(incoming)
+        reply = self._api.read(whole, model)
+        # Some models pass over `stream` and send JSON; the result can be empty then, and only a plain call answers.
+        response = read_chat(reply, model, body["max_tokens"]) if reply.result else await self.execute(request)
+        for chunk in whole_answer(replace(response, warnings=(*warnings, *response.warnings))):
+            yield chunk
+
+    def _raw(self, incoming: Incoming, model: str) -> Reply:
+        kind = incoming.content_type
+        if not incoming.ok or not incoming.content or "json" in kind or kind == "text/html":
+            return self._api.read(incoming, model)
+        if kind.startswith("text/"):
+            return self._api.reply(incoming, incoming.content.decode("utf-8", "replace"))
+        encoded = base64.b64encode(incoming.content).decode("ascii")
+        return self._api.reply(incoming, {"content_type": kind, "base64": encoded})
+
+    def _warnings(self, model: str) -> list[str]:
+        warning = deprecation(self._catalogue.get(model), self._clock())
+        return [warning] if warning else []
+
+
+def _must_chat(model: str) -> None:
+    if models.takes_own_input(model):
+        raise InvalidRequest(
+            f"{model} does not chat: name a text generation model, or send this model's own input", provider=PROVIDER
+        )
+
+
+def _by_name(listed: Iterable[ModelInfo]) -> Mapping[str, ModelInfo]:
+    return {info.name.removeprefix(f"{PROVIDER}/"): info for info in listed}

@@ -1,0 +1,224 @@
+"""Workers AI's results, in all their shapes, as our responses. Pure functions; the bodies are parsed JSON.
+
+Text generation answers in one of three shapes, by model: native ``{"response": …}``, OpenAI's chat completion
+``{"choices": […]}`` and OpenAI's Responses ``{"output": […]}``; with or without the envelope ``{"result": …}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pydantic_core
+
+from llmdo.backends.errors import BadReply, ModelError
+from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
+from llmdo.backends.ir import ChatResponse, FinishReason, Usage
+from llmdo.backends.openai.messages import as_text, mapping, tool_calls
+from llmdo.backends.openai.raw import failed_response, response_reason
+from llmdo.backends.openai.shapes import (
+    checked_vectors,
+    excerpt,
+    failed_choice,
+    is_same_model,
+    no_choice,
+    read_choices,
+    read_usage,
+    read_vector,
+)
+from llmdo.backends.workers_ai.errors import PROVIDER
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call brought: the result without its envelope, and what its headers say, a gateway's in ``details``."""
+
+    result: Any
+    request_id: str | None = None
+    neurons: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+# Fields of a result that a ChatResponse has of its own, or that its row has by another name.
+_READ = frozenset(
+    {"description", "finish_reason", "object", "output", "output_text", "response", "status", "tool_calls"}
+)
+# What an item of a response's output, and a part of its content, hold that is read.
+_ITEM = frozenset({"arguments", "call_id", "content", "id", "name", "role", "status", "summary", "type"})
+_PART = frozenset({"annotations", "logprobs", "text", "type"})
+
+
+def unwrap(body: Any) -> Any:
+    """The result inside Cloudflare's envelope, or the body itself where there is no envelope."""
+    return body["result"] if isinstance(body, dict) and "result" in body and "success" in body else body
+
+
+def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
+    """Reads any shape of text generation. ``max_tokens``: what was sent, to tell a cut answer from a whole one.
+
+    Raises ContentFiltered, and BadReply for anything that is none of the shapes.
+    """
+    result = reply.result
+    usage = read_usage(result, reply.neurons)
+    error = _failed(result, model, reply.request_id, usage if usage != Usage() else None)
+    if error is not None:
+        raise error
+    response = _shape(result) if isinstance(result, dict) else None
+    if response is None:
+        raise BadReply(
+            f"{model} sent a reply that is no answer of a chat model ({excerpt(result)}): "
+            "name a text generation model, or send this model's own input",
+            request_id=reply.request_id,
+            provider=PROVIDER,
+        )
+    finish = response.finish_reason
+    if finish is None and usage.output_tokens >= max_tokens:
+        finish = "length"  # the native shape has no finish reason
+    answered, substituted = model_of(result, model)
+    return replace(
+        response,
+        finish_reason=finish,
+        usage=usage,
+        model=answered,
+        request_id=reply.request_id,
+        warnings=(*reply.warnings, *response.warnings, *_warnings(response, finish, max_tokens), *substituted),
+        details=reply.details,
+    )
+
+
+def model_of(result: Any, asked: str) -> tuple[str, tuple[str, ...]]:
+    """The model that answered, and a warning where it is not the one asked for: a retired name can lead to another
+    one.
+    """
+    named = mapping(result).get("model")
+    if not isinstance(named, str) or not named:
+        return asked, ()
+    if is_same_model(asked, named):
+        return asked, ()
+    return named, (f"model substituted: {named} answered instead of {asked}",)
+
+
+def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...], ...]:
+    """Reads ``{"data": [[…], …]}``, or OpenAI's ``{"data": [{"embedding": […]}, …]}``; one vector for each of ``count``
+    texts. Raises BadReply.
+    """
+    result = reply.result
+    rows = mapping(result).get("data") or mapping(result).get("response")
+    vectors = []
+    for row in rows if isinstance(rows, list) else []:
+        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
+        if vector is not None:
+            vectors.append(vector)
+    if len(vectors) != count:
+        raise BadReply(
+            f"{model} sent {len(vectors)} vectors for {count} texts ({excerpt(result)}): name an embedding model",
+            request_id=reply.request_id,
+            provider=PROVIDER,
+        )
+    usage = read_usage(result, reply.neurons)
+    return tuple(checked_vectors(vectors, model, PROVIDER, reply.request_id, usage))
+
+
+def _failed(result: Any, model: str, request_id: str | None, usage: Usage | None) -> ModelError | None:
+    """The error of a result that is not an answer, though its shape is that of one."""
+    fields = mapping(result)
+    choices = fields.get("choices")
+    if isinstance(choices, list) and choices:
+        choice = mapping(choices[0])
+        otherwise = {"text": fields.get("response")} if choice.get("message", 0) is None else {}
+        return failed_choice({**otherwise, **choice}, model, PROVIDER, request_id, usage)
+    if isinstance(fields.get("output"), list):
+        return failed_response(fields, model, PROVIDER, request_id, usage)
+    ended = finish_error(fields.get("finish_reason"), model, PROVIDER, request_id, usage)
+    return ended or no_choice(fields, model, PROVIDER, request_id)
+
+
+def _shape(result: Mapping[str, Any]) -> ChatResponse | None:
+    if isinstance(result.get("choices"), list) and result["choices"]:
+        response = read_choices(result, result.get("response"))
+        return replace(response, body={name: value for name, value in response.body.items() if name != "response"})
+    if isinstance(result.get("output"), list):
+        return _responses(result)
+    if isinstance(result.get("description"), str):  # image to text
+        return _response(result, result["description"], None, ())
+    return _native(result) if "response" in result else None
+
+
+def _native(result: Mapping[str, Any]) -> ChatResponse:
+    calls = tool_calls(result.get("tool_calls"))
+    finish = finish_of(result.get("finish_reason"))
+    response = _response(result, as_text(result["response"]), finish or ("tool_calls" if calls else None), calls)
+    odd = finish_warning(result.get("finish_reason"))
+    return replace(response, warnings=(odd,)) if odd else response
+
+
+def _responses(result: Mapping[str, Any]) -> ChatResponse:
+    items = [item for item in result["output"] if isinstance(item, dict)]
+    said = [_parts(item) for item in items if item.get("type") == "message"]
+    thought = [_parts(item) for item in items if item.get("type") == "reasoning"]
+    calls = tool_calls([item for item in items if item.get("type") == "function_call"])
+    reason = response_reason(result) or "completed"
+    finish = "tool_calls" if calls and reason == "completed" else finish_of(reason)
+    response = _response(result, "".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
+    if not all(_is_read(item) for item in items):
+        response = replace(response, body={**response.body, "output": result["output"]})
+    odd = finish_warning(reason)
+    return replace(response, warnings=(odd,)) if odd else response
+
+
+def _is_read(item: Mapping[str, Any]) -> bool:
+    """Whether text, reasoning and tool calls are all that an item of a response's output holds."""
+    parts = item.get("content") or item.get("summary") or []
+    known = item.get("type") in ("message", "reasoning", "function_call") and item.keys() <= _ITEM
+    return known and not any(_has_more(part) for part in parts if isinstance(part, dict))
+
+
+def _has_more(part: Mapping[str, Any]) -> bool:
+    return bool(part.keys() - _PART or part.get("annotations") or part.get("logprobs"))
+
+
+def _parts(item: Mapping[str, Any]) -> str:
+    parts = item.get("content") or item.get("summary") or []
+    return parts if isinstance(parts, str) else "".join(str(mapping(part).get("text") or "") for part in parts)
+
+
+def _response(
+    result: Mapping[str, Any],
+    text: str | None,
+    finish: FinishReason | None,
+    calls: tuple[Mapping[str, Any], ...],
+    reasoning: str | None = None,
+) -> ChatResponse:
+    # No words are no answer where the model called tools, or spent its tokens on reasoning.
+    text = None if not text and (calls or reasoning) else text
+    return ChatResponse(
+        text=text,
+        finish_reason=finish,
+        usage=Usage(),
+        model="",
+        reasoning=reasoning or None,
+        tool_calls=calls,
+        body={name: value for name, value in result.items() if name not in _READ},
+    )
+
+
+def _warnings(response: ChatResponse, finish: FinishReason | None, max_tokens: int) -> Iterator[str]:
+    if finish == "length" and response.text is None and response.reasoning:
+        yield f"all {max_tokens} tokens went into reasoning: raise max_tokens"
+    elif finish == "length":
+        yield f"the answer is cut off at {max_tokens} tokens: raise max_tokens"
+    elif response.text is None and not response.tool_calls:
+        yield "the model sent no text"
+    for call in response.tool_calls:
+        if "function" in call and not _is_json(call["function"]["arguments"]):
+            yield f"the arguments for {call['function']['name']} are no JSON"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        pydantic_core.from_json(text)
+    except ValueError:
+        return False
+    return True

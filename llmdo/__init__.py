@@ -1,0 +1,1 @@
+"""Answers files of prompts in object storage: nothing lost, nothing paid twice."""

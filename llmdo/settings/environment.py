@@ -1,0 +1,279 @@
+"""The environment variables: each name stands here once. Secrets come from nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmdo.settings.network import network_problems
+
+PUBLIC_API = "https://api.cloudflare.com/client/v4"
+OPENAI_API = "https://api.openai.com/v1"
+BRAINTRUST_API = "https://api.braintrust.dev/v1"
+SECRET_MANAGER = "https://secretmanager.googleapis.com"  # noqa: S105  an address
+# What is no secret, and may stand in a job's description.
+_PLAIN = (
+    *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
+    *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
+    *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
+)
+# The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
+_GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
+
+
+class MissingSettings(Exception):
+    """Variables that the run needs are not set, or set to what cannot be right; names all of them at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type[MissingSettings], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+@dataclass(frozen=True)
+class CloudflareAccount:
+    """Account, token and base URL of Cloudflare's REST API (Queues and Workers AI)."""
+
+    account_id: str
+    token: str = field(repr=False)
+    base_url: str = PUBLIC_API
+
+    @property
+    def url(self) -> str:
+        """The account's root, without a slash at its end."""
+        return f"{self.base_url.rstrip('/')}/accounts/{self.account_id}"
+
+
+@dataclass(frozen=True)
+class AiGateway:
+    """An AI Gateway: its id, or the URL that the dashboard gives, and the token of one that wants its own."""
+
+    name: str
+    token: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class OpenAIAccess:
+    """Base URL and key of OpenAI, or of a server that speaks its API; the key may be empty there.
+
+    ``organization``, ``project``: whose account and which project of it pays, by OpenAI's ids, or "".
+    """
+
+    base_url: str = field(repr=False)
+    key: str = field(repr=False)
+    organization: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True)
+class BraintrustAccess:
+    """Key and project of Braintrust; the proxy logs each call to the project."""
+
+    project_id: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class R2Access:
+    """Endpoint and keys of R2's S3 API."""
+
+    endpoint: str
+    key_id: str = field(repr=False)
+    secret: str = field(repr=False)
+
+
+def cloudflare_account() -> CloudflareAccount:
+    """Reads CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN and CLOUDFLARE_BASE_URL. Raises MissingSettings."""
+    problems = _unusable("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN")
+    account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
+    if account and not _is_account_id(account):
+        # An account id given as a token, or the reverse, otherwise ends as "7003 Could not route" much later.
+        problems.append("CLOUDFLARE_ACCOUNT_ID is not 32 hexadecimal characters: copy it from the dashboard's URL")
+    base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
+    if "?" in base_url or "@" in base_url:
+        problems.append("CLOUDFLARE_BASE_URL has a user or a query in it: write https://HOST/client/v4")
+    problems += network_problems(base_url)
+    if problems:
+        raise MissingSettings(problems)
+    return CloudflareAccount(account, os.environ["CLOUDFLARE_API_TOKEN"], base_url)
+
+
+def check_gateway(name: str) -> None:
+    """Raises ValueError for a URL of an AI Gateway that lacks a part: ``…/v1/ACCOUNT/GATEWAY``."""
+    if "://" in name and not _GATEWAY_URL.fullmatch(name):
+        raise ValueError(
+            "the URL of a gateway ends in /v1/ACCOUNT_ID/GATEWAY_ID: copy it from the dashboard, or write the id alone"
+        )
+
+
+def default_gateway() -> str | None:
+    """LLMDO_GATEWAY (an AI Gateway's id or URL), or None."""
+    return os.environ.get("LLMDO_GATEWAY") or None
+
+
+def ai_gateway(name: str | None = None) -> AiGateway | None:
+    """This gateway, else LLMDO_GATEWAY, with CLOUDFLARE_AI_GATEWAY_TOKEN; None without a gateway.
+
+    Raises MissingSettings.
+    """
+    name, token = name or default_gateway() or "", os.environ.get("CLOUDFLARE_AI_GATEWAY_TOKEN", "")
+    problems = [
+        _unfit(variable)
+        for variable, text in (("LLMDO_GATEWAY", name), ("CLOUDFLARE_AI_GATEWAY_TOKEN", token))
+        if text and not fits_a_header(text)
+    ]
+    if name and not problems:
+        try:
+            check_gateway(name)
+        except ValueError as error:
+            problems = [f"the gateway {name!r} cannot be called: {error}"]
+    if name and problems:
+        raise MissingSettings(problems)
+    return AiGateway(name, token) if name else None
+
+
+def openai_access() -> OpenAIAccess:
+    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (other servers may not want one), OPENAI_ORG_ID and
+    OPENAI_PROJECT_ID, also by their older names OPENAI_ORGANIZATION and OPENAI_PROJECT. Raises MissingSettings.
+    """
+    base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).strip().rstrip("/")
+    key = os.environ.get("OPENAI_API_KEY", "")
+    problems = _unusable("OPENAI_API_KEY") if key or base_url == OPENAI_API else []
+    payers = []
+    for names in (("OPENAI_ORG_ID", "OPENAI_ORGANIZATION"), ("OPENAI_PROJECT_ID", "OPENAI_PROJECT")):
+        name = next((name for name in names if os.environ.get(name)), "")
+        payers.append(os.environ.get(name, ""))
+        problems += [_unfit(name)] if not fits_a_header(payers[-1]) else []
+    problems += network_problems(base_url)
+    if problems:
+        raise MissingSettings(problems)
+    return OpenAIAccess(base_url, key, *payers)
+
+
+def is_openai_itself() -> bool:
+    """Whether OPENAI_BASE_URL names OpenAI's own API, or nothing."""
+    return (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/") == OPENAI_API
+
+
+def braintrust_access() -> BraintrustAccess:
+    """BRAINTRUST_API_KEY and BRAINTRUST_PROJECT_ID. Raises MissingSettings."""
+    problems = _unusable("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID") + network_problems(BRAINTRUST_API)
+    if problems:
+        raise MissingSettings(problems)
+    return BraintrustAccess(os.environ["BRAINTRUST_PROJECT_ID"], os.environ["BRAINTRUST_API_KEY"])
+
+
+def r2_access() -> R2Access:
+    """R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_ENDPOINT_URL (default: the account's). Raises MissingSettings."""
+    problems = _unusable("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
+    endpoint = os.environ.get("R2_ENDPOINT_URL") or ""
+    account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
+    if not endpoint and not _is_account_id(account):
+        problems.append("set R2_ENDPOINT_URL, or CLOUDFLARE_ACCOUNT_ID (32 hexadecimal characters), to say where R2 is")
+    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
+    problems += network_problems(endpoint)
+    if problems:
+        raise MissingSettings(problems)
+    return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
+
+
+def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
+    """The secret variables that a function of this module reads."""
+    return _READ_BY.get(read, ()) if read is not None else ()
+
+
+def plain_settings() -> dict[str, str]:
+    """The settings of this process that are no secrets, for workers on other machines."""
+    return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
+
+
+def secret_manager_url() -> str:
+    """Secret Manager's API; gcloud's own variable names another address of it, without a slash at its end."""
+    return (os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER") or SECRET_MANAGER).rstrip("/")
+
+
+def metadata_url() -> str:
+    """Google Cloud's metadata server, which every machine there has; GCE_METADATA_HOST, as in Google's libraries."""
+    return f"http://{os.environ.get('GCE_METADATA_HOST') or 'metadata.google.internal'}"
+
+
+def filesystem_options() -> list[str]:
+    """LLMDO_FILESYSTEM_OPTIONS: what Beam's file systems want to be told (``--hdfs_host=…``), as on a command line."""
+    return shlex.split(os.environ.get("LLMDO_FILESYSTEM_OPTIONS", ""))
+
+
+def default_queue() -> str | None:
+    """LLMDO_QUEUE (a queue's id or name), or None."""
+    return os.environ.get("LLMDO_QUEUE") or None
+
+
+def default_store() -> str | None:
+    """STORE_ID (the event store whose conversations are answered), or None."""
+    return os.environ.get("STORE_ID") or None
+
+
+def state_folder() -> Path:
+    """$XDG_STATE_HOME/llmdo, by default ~/.local/state/llmdo; it need not exist. Raises MissingSettings."""
+    return _users_folder("XDG_STATE_HOME", ".local/state") / "llmdo"
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/llmdo, by default ~/.cache/llmdo; it need not exist. Raises MissingSettings."""
+    return _users_folder("XDG_CACHE_HOME", ".cache") / "llmdo"
+
+
+def _users_folder(variable: str, default: str) -> Path:
+    try:
+        return Path(os.environ.get(variable) or Path.home() / default)
+    except RuntimeError:  # no HOME, and no line in /etc/passwd, as in many containers
+        raise MissingSettings(
+            [f"this user has no home folder: set {variable} to a folder in which llmdo may write, or HOME"]
+        ) from None
+
+
+def whole_path(path: str) -> Path:
+    """The absolute path, with ``~`` filled in. Raises MissingSettings where nobody has such a home folder."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise MissingSettings([f"{path}: the ~ is nobody's home folder here: write the whole path"]) from None
+
+
+def _unusable(*names: str) -> list[str]:
+    problems = []
+    for name in names:
+        text = os.environ.get(name, "")
+        if not text:
+            problems.append(f"{name} is not set: export it in the environment")
+        elif not fits_a_header(text):
+            problems.append(_unfit(name))
+    return problems
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether a header may hold it: HTTP libraries refuse another one with an error that quotes it, secret and all."""
+    return all("!" <= c <= "~" for c in text)
+
+
+def _unfit(name: str) -> str:
+    return f"{name} has a space, a line break or a special character in it: copy it again"
+
+
+def _is_account_id(text: str) -> bool:
+    return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
+
+
+_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
+    cloudflare_account: ("CLOUDFLARE_API_TOKEN",),
+    ai_gateway: ("CLOUDFLARE_AI_GATEWAY_TOKEN",),
+    openai_access: ("OPENAI_API_KEY",),
+    braintrust_access: ("BRAINTRUST_API_KEY",),
+    r2_access: ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"),
+    filesystem_options: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "LLMDO_FILESYSTEM_OPTIONS"),
+}

@@ -1,0 +1,104 @@
+"""What must not be seen anywhere: the values of secret variables, of headers, and what URLs hold besides an address."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, unquote
+
+from llmdo.settings.environment import MissingSettings
+
+# What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
+SECRET_VARIABLES = (
+    *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
+)
+# Whose user, password and query may be secrets.
+_URLS = (
+    *("OPENAI_BASE_URL", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL"),
+    *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
+)
+_USER_IN_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?([^/]+)@", re.IGNORECASE)
+_TELLTALE = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
+_header_variables: set[str] = set()  # those whose values this process has put into headers
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What HTTP itself needs, and what says how a body is read.
+_NOT_THEIRS = frozenset(
+    """accept-encoding connection content-encoding content-length content-type expect host keep-alive te trailer
+    transfer-encoding upgrade""".split()
+)
+_SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
+
+
+def check_header(text: str) -> tuple[str, str]:
+    """The header and the variable of ``NAME=VARIABLE``. Raises ValueError, which quotes nothing after the ``=``."""
+    name, equals, variable = text.partition("=")
+    name = name.strip().lower()
+    if not equals or not _HEADER.fullmatch(name) or not _VARIABLE.fullmatch(variable):
+        raise ValueError("write HEADER=VARIABLE, with the variable of the environment that holds the header's value")
+    if name in _NOT_THEIRS or name.startswith("proxy-"):
+        raise ValueError(f"the header {name} is made with each call: name another one")
+    return name, variable
+
+
+def header_values(headers: Iterable[str]) -> dict[str, str]:
+    """Each header of ``NAME=VARIABLE`` with the variable's value, which is a secret from now on.
+
+    Raises ValueError, and MissingSettings.
+    """
+    found, problems = {}, []
+    for name, variable in map(check_header, headers):
+        found[name] = value = os.environ.get(variable, "").strip()
+        _header_variables.add(variable)
+        if not value:
+            problems.append(f"{variable} is not set, and the header {name} needs it: export it in the environment")
+        elif not all(" " <= c <= "~" for c in value):
+            problems.append(f"{variable} has a line break or a special character in it: copy it again")
+    if problems:
+        raise MissingSettings(problems)
+    return found
+
+
+def without_secrets(text: str) -> str:
+    """A text with ``<NAME>`` for the value of each secret variable, also as a URL or JSON would write it.
+
+    For what a service says: some echo a request with its headers, and error messages quote them.
+    """
+    for name, secret in _hidden():
+        if len(secret) >= _SHORTEST_SECRET:
+            for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+                text = text.replace(form, f"<{name}>")
+    return text
+
+
+def secrets_in_url(url: str) -> tuple[str, ...]:
+    """What in a URL must not be seen: its user and password, also as a header holds them, and keys in its query."""
+    found = []
+    plain, _, query = url.partition("?")
+    if user := _USER_IN_URL.match(plain):
+        name, _, password = user[1].partition(":")
+        whole = f"{unquote(name)}:{unquote(password)}"
+        found += [user[1], base64.b64encode(whole.encode()).decode(), password or name, unquote(password or name)]
+    for pair in query.partition("#")[0].split("&"):
+        name, _, value = pair.partition("=")
+        if _TELLTALE.search(name):
+            found += [value, unquote(value)]
+    return tuple(dict.fromkeys(one for one in found if one))
+
+
+def _hidden() -> Iterator[tuple[str, str]]:
+    """The name and the value of all that must not be seen."""
+    for name in SECRET_VARIABLES:
+        yield name, os.environ.get(name, "")
+    for name in sorted(_header_variables):
+        value = os.environ.get(name, "").strip()
+        yield name, value
+        yield name, value.rpartition(" ")[2]  # of "Bearer KEY" the key alone
+    for name in _URLS:
+        if url := os.environ.get(name):
+            for secret in secrets_in_url(url):
+                yield name, secret

@@ -1,0 +1,225 @@
+"""The REST API of Workers AI: native runs, batches, the OpenAI-compatible routes, the list of models; and AI Gateway.
+
+Shapes: developers.cloudflare.com/workers-ai (models' schemas, configuration/open-ai-compatibility, platform/errors).
+The OpenAI routes answer without Cloudflare's envelope; their errors come in it, as on the real service.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote
+
+from llmdo.backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
+from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, StreamChunk, Usage
+from llmdo.backends.protocol import Backend
+from llmdo.local.ai.batches import Batches
+from llmdo.local.ai.catalogue import CHAT, EMBEDDINGS, Model
+from llmdo.local.ai.gateway import HEADER as GATEWAY_HEADER
+from llmdo.local.ai.gateway import Gateways
+from llmdo.local.ai.inputs import bad_input, body_of, chat_request, embed_request, prompts_of
+from llmdo.local.ai.replies import (
+    chat_completion,
+    native_chat,
+    native_stream,
+    native_vectors,
+    openai_stream,
+    openai_vectors,
+    usage_of,
+)
+from llmdo.local.ai.tasks import TASKS
+from llmdo.local.faults import Faults
+from llmdo.local.stats import Stats
+from llmdo.local.wire import EVENT_STREAM, Call, Refused, Reply, json_reply, no_route, page_of, success
+
+LINE_HEADER = "x-llmdo-line"
+# What a backend's error becomes: status and code of Workers AI. The first class that fits counts.
+_ERRORS: tuple[tuple[type[ModelError], int, int], ...] = (
+    (ContextOverflow, 400, 5021),
+    (ModelNotFound, 400, 5007),
+    (InvalidRequest, 400, 5006),
+    (CallTimeout, 408, 3046),
+    (Retryable, 429, 3040),
+    (ModelError, 500, 5001),
+)
+_Answer = Callable[[dict[str, Any], Model], Awaitable[Reply]]
+
+
+class ModelsApi:
+    """Answers what stands below ``/accounts/{account}/ai``."""
+
+    def __init__(self, backend: Backend, models: Mapping[str, Model], faults: Faults, stats: Stats) -> None:
+        self._backend = backend
+        self._models = models
+        self._faults = faults
+        self._stats = stats
+        self._gateways = Gateways()
+        self._batches = Batches(self._item)
+        self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
+            ("chat", "completions"): (CHAT, self._chat_openai),
+            ("embeddings",): (EMBEDDINGS, self._embed_openai),
+        }
+
+    async def answer(self, call: Call, rest: list[str], gateway: str = "") -> Reply:
+        """``rest``: the path below ``ai``, in parts that are still encoded; ``gateway``: the one whose address it was.
+
+        Raises Refused.
+        """
+        if call.method == "GET" and rest == ["v1", "models"]:
+            return await self._faults.under("ai", (call.target,), self._list_openai)
+        if call.method == "GET" and rest == ["models", "search"]:
+            return await self._search(call)
+        if call.method == "GET" and rest == ["models", "schema"]:
+            return success(self._find(call.parameter("model"), None).schema())
+        gateway = gateway or call.headers.get(GATEWAY_HEADER, "")
+        if call.method == "POST" and gateway:
+            return await self._gateways.through(call, gateway, lambda: self._post(call, rest))
+        return await self._post(call, rest)
+
+    async def _post(self, call: Call, rest: list[str]) -> Reply:
+        head, tail = rest[0] if rest else "", rest[1:]
+        if call.method != "POST":
+            raise no_route(call)
+        if head == "v1" and tuple(tail) in self._openai:
+            task, answer = self._openai[tuple(tail)]
+            body = body_of(call)
+            return await self._call(call, body, self._find(str(body.get("model") or ""), task), answer)
+        if rest == ["run"]:
+            body = body_of(call)
+            model, given = self._find(str(body.get("model") or ""), None), body.get("input")
+            if GATEWAY_HEADER not in call.headers or not isinstance(given, dict):
+                raise bad_input(f"Workers AI models need an object as 'input' and the header {GATEWAY_HEADER} here")
+            return await self._call(call, given, model, self._run)
+        # The real router takes an encoded slash for part of one name, and has no such route.
+        if head == "run" and tail and not any("%2f" in part.lower() for part in tail):
+            body, model = body_of(call), self._find(unquote("/".join(tail)), None)
+            if body.keys() == {"request_id"} or (call.parameter("queueRequest") == "true" and "requests" in body):
+                # A fault strikes one of the two by this mark.
+                texts = (call.target, "#batch-submit" if "requests" in body else "#batch-poll")
+                return await self._faults.under("ai", texts, lambda: self._queue(call, body, model))
+            return await self._call(call, body, model, self._run)
+        raise no_route(call)
+
+    async def _queue(self, call: Call, body: dict[str, Any], model: Model) -> Reply:
+        if "requests" in body:
+            reply = self._batches.submit(body, model, len(call.body))
+            self._stats.batch("submitted")
+            return reply
+        self._stats.batch("polled")
+        return self._batches.poll(body["request_id"], model)
+
+    async def _item(self, body: dict[str, Any], model: Model) -> Reply:
+        """One request of a batch; a fault strikes it by its prompt, or by ``#batch-item``."""
+        with self._stats.flight():
+            return await self._paid(body, model, self._run, f"/ai/run/{model.name}#batch-item", None)
+
+    async def _call(self, call: Call, body: dict[str, Any], model: Model, answer: _Answer) -> Reply:
+        with self._stats.flight():
+            reply = await self._paid(body, model, answer, call.target, call.headers.get(LINE_HEADER))
+        reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
+        if reply.pieces:
+            reply.pieces = self._in_flight(reply.pieces)
+        return reply
+
+    async def _paid(self, body: dict[str, Any], model: Model, answer: _Answer, target: str, line: str | None) -> Reply:
+        """The answer to one request: its fault drawn, counted when it was answered. Raises Refused."""
+        prompts = prompts_of(body)
+        named = line or body.get("custom_id")
+
+        async def work() -> Reply:
+            reply = await answer(body, model)
+            self._stats.paid(prompts, str(named) if named else None)
+            return reply
+
+        try:
+            return await self._faults.under("ai", (target, *prompts), work)
+        except ModelError as error:
+            status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
+            raise Refused(status, code, error.message) from error
+
+    async def _run(self, body: dict[str, Any], model: Model) -> Reply:
+        if model.task == EMBEDDINGS:
+            response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
+            reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
+            return _metered(reply, model.neurons(response.usage.input_tokens, 0))
+        if model.task in TASKS:
+            result = TASKS[model.task](body, model.name)
+            return Reply(200, result, {"Content-Type": "image/png"}) if isinstance(result, bytes) else success(result)
+        chat = chat_request(body, model)
+        if body.get("stream"):
+            return _event_stream(native_stream(await self._begin(chat), model))
+        answer = await self._backend.execute(chat)
+        shape = chat_completion if model.openai_shape else native_chat
+        return _metered(success(shape(answer, model)), usage_of(answer.usage, model)["neurons"])
+
+    async def _chat_openai(self, body: dict[str, Any], model: Model) -> Reply:
+        chat = chat_request(body, model)
+        if body.get("stream"):
+            with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            return _event_stream(openai_stream(await self._begin(chat), model, with_usage=with_usage))
+        return json_reply(chat_completion(await self._backend.execute(chat), model))
+
+    async def _embed_openai(self, body: dict[str, Any], model: Model) -> Reply:
+        return json_reply(openai_vectors(await self._embed(embed_request(body, model, ("input",))), model))
+
+    async def _embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds in pieces that the backend takes, which may be fewer than the model's name promises."""
+        most = self._backend.max_texts(request.model)
+        pieces = [
+            await self._backend.embed(replace(request, texts=request.texts[start : start + most]))
+            for start in range(0, len(request.texts), most)
+        ]
+        vectors = tuple(vector for piece in pieces for vector in piece.vectors)
+        return EmbedResponse(vectors, Usage(sum(piece.usage.input_tokens for piece in pieces)), request.model)
+
+    async def _begin(self, chat: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Starts a stream and waits for its first chunk, so that an error still gets a status of its own."""
+        chunks = aiter(self._backend.execute_stream(chat))
+        first = await anext(chunks)
+        while first.kind == "error":  # what is raised next
+            first = await anext(chunks)
+
+        async def whole() -> AsyncIterator[StreamChunk]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        return whole()
+
+    async def _in_flight(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        with self._stats.flight():
+            async for piece in pieces:
+                yield piece
+
+    async def _list_openai(self) -> Reply:
+        listed = [
+            {"id": name, "object": "model", "created": 1735689600, "owned_by": name.split("/")[1]}
+            for name in self._models
+        ]
+        return json_reply({"object": "list", "data": listed})
+
+    async def _search(self, call: Call) -> Reply:
+        words, task = call.parameter("search").lower(), call.parameter("task")
+        found = [
+            model.as_json()
+            for model in self._models.values()
+            if words in f"{model.name} {model.description}".lower() and task in ("", model.task)
+        ]
+        return success(**page_of(found, call))
+
+    def _find(self, name: str, task: str | None) -> Model:
+        model = self._models.get(name)
+        if model is None or (task is not None and model.task != task):
+            raise Refused(400, 5007, f"AiError: AiError: No such model {name} or task")
+        return model
+
+
+def _metered(reply: Reply, neurons: float) -> Reply:
+    reply.headers["cf-ai-neurons"] = f"{neurons:g}"
+    return reply
+
+
+def _event_stream(pieces: AsyncGenerator[bytes, None]) -> Reply:
+    return Reply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)

@@ -1,0 +1,131 @@
+"""Models that neither chat nor embed, for tests: their inputs checked, and their results in the real ones' shapes.
+
+What they say means nothing: a translation is the text with the language before it, a picture is one pixel.
+Shapes: developers.cloudflare.com/workers-ai/models, and the official client's types.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from llmdo.local.ai.catalogue import (
+    CLASSIFICATION,
+    IMAGE_CLASSIFICATION,
+    IMAGE_TO_TEXT,
+    SPEECH,
+    SUMMARIES,
+    TEXT_TO_IMAGE,
+    TRANSLATION,
+)
+from llmdo.local.ai.inputs import bad_input
+from llmdo.local.wire import Refused
+
+Answer = Callable[[dict[str, Any], str], Any]  # body and model; bytes are a picture, all else is JSON
+
+
+def classify(body: dict[str, Any], _: str) -> Any:
+    """A sentiment; or scores of contexts for a query, best first, which are the shares of the query's words in them."""
+    if "contexts" not in body:
+        score = round(0.5 + _chance(_text(body, "text")) / 2, 6)
+        return [{"label": "NEGATIVE", "score": round(1 - score, 6)}, {"label": "POSITIVE", "score": score}]
+    wanted = set(_text(body, "query").lower().split())
+    contexts = body["contexts"]
+    if not isinstance(contexts, list) or not contexts or not all(isinstance(one, dict) for one in contexts):
+        raise bad_input("Type mismatch of '/contexts', 'array' of 'object' expected")
+    scores = [len(wanted & set(_text(one, "text").lower().split())) / len(wanted) for one in contexts]
+    order = sorted(range(len(scores)), key=lambda number: -scores[number])[: body.get("top_k") or len(scores)]
+    return {"response": [{"id": number, "score": scores[number]} for number in order]}
+
+
+def translate(body: dict[str, Any], _: str) -> Any:
+    """The text, behind the language that was wanted."""
+    return {"translated_text": f"[{_text(body, 'target_lang')}] {_text(body, 'text')}"}
+
+
+def summarise(body: dict[str, Any], _: str) -> Any:
+    """The text's first words."""
+    words = _text(body, "input_text").split()
+    return {"summary": " ".join(words[: body.get("max_length") or 1024])}
+
+
+def describe(body: dict[str, Any], _: str) -> Any:
+    """How large the picture is."""
+    return {"description": f"a picture of {len(_octets(body, 'image'))} bytes: {body.get('prompt', '')}".rstrip(": ")}
+
+
+def label(body: dict[str, Any], _: str) -> Any:
+    """A label and its score."""
+    return [{"label": "PICTURE", "score": round(_chance(_octets(body, "image")), 6)}]
+
+
+def transcribe(body: dict[str, Any], model: str) -> Any:
+    """How long the recording is. The turbo model takes base64, the others an array of bytes."""
+    sound = _decoded(body, "audio") if model.endswith("turbo") else _octets(body, "audio")
+    words = f"a recording of {len(sound)} bytes".split()
+    timed = [{"word": word, "start": float(at), "end": at + 1.0} for at, word in enumerate(words)]
+    text = " ".join(words)
+    vtt = f"WEBVTT\n\n00.000 --> {len(words):02}.000\n{text}"
+    return {"text": text, "word_count": len(words), "vtt": vtt, "words": timed}
+
+
+def paint(body: dict[str, Any], model: str) -> Any:
+    """One pixel, coloured by the prompt: as base64 from the newer models, as a picture from the older."""
+    picture = _pixel(hashlib.sha256(_text(body, "prompt").encode()).digest()[:3])
+    return {"image": base64.b64encode(picture).decode()} if "flux" in model else picture
+
+
+TASKS: dict[str, Answer] = {
+    CLASSIFICATION: classify,
+    TRANSLATION: translate,
+    SUMMARIES: summarise,
+    IMAGE_TO_TEXT: describe,
+    IMAGE_CLASSIFICATION: label,
+    SPEECH: transcribe,
+    TEXT_TO_IMAGE: paint,
+}
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise bad_input(f"required properties at '/' are '{name}'")
+    return value
+
+
+def _octets(body: dict[str, Any], name: str) -> bytes:
+    value = body.get(name)
+    if not isinstance(value, list) or not value:
+        raise bad_input(f"Type mismatch of '/{name}', 'array' expected")
+    try:
+        return bytes(value)
+    except (TypeError, ValueError) as error:
+        raise bad_input(f"Type mismatch of '/{name}', numbers of 0 to 255 expected") from error
+
+
+def _decoded(body: dict[str, Any], name: str) -> bytes:
+    try:
+        return base64.b64decode(_text(body, name), validate=True)
+    except binascii.Error as error:
+        raise Refused(400, 5004, f"AiError: 5004: Invalid data for base64 input: {error}") from error
+
+
+def _chance(seed: str | bytes) -> float:
+    """A number of 0 to 1 that is the same for the same seed."""
+    digest = hashlib.sha256(seed.encode() if isinstance(seed, str) else seed).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _pixel(colour: bytes) -> bytes:
+    """A PNG of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + colour)) + chunk(b"IEND", b"")

@@ -1,0 +1,1 @@
+"""Queues, and R2's event notifications."""

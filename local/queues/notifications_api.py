@@ -1,0 +1,81 @@
+"""The REST API of R2 event notifications, as wrangler speaks it (workers-sdk: …/src/r2/helpers/notification.ts)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from llmdo.local.queues.notifications import ACTIONS, Action, RuleConflict, Rules
+from llmdo.local.queues.queues import Queue, Queues
+from llmdo.local.wire import Call, Refused, Reply, body_as, no_route, success, timestamp
+
+
+class _RuleBody(BaseModel):
+    prefix: str = ""
+    suffix: str = ""
+    actions: Annotated[list[Action], Field(min_length=1)] = list(ACTIONS)
+    description: str = ""
+
+
+class _RulesBody(BaseModel):
+    rules: Annotated[list[_RuleBody], Field(min_length=1)]
+
+
+class _RuleIds(BaseModel):
+    ruleIds: list[str] | None = None  # the API's own spelling
+
+
+class NotificationsApi:
+    """Answers what stands below ``/accounts/{account}/event_notifications/r2``.
+
+    Buckets without rules of their own show, and follow, the default ones.
+    """
+
+    def __init__(self, rules: Rules, queues: Queues, find: Callable[[str], Queue], clock: Callable[[], float]) -> None:
+        self._rules = rules
+        self._queues = queues
+        self._find = find
+        self._clock = clock
+
+    def answer(self, call: Call, rest: list[str]) -> Reply:
+        """``rest``: the path below ``r2``, in parts. Raises Refused."""
+        match call.method, rest:
+            case "GET", [bucket, "configuration"]:
+                return success({"bucketName": bucket, "queues": self._configuration(bucket)})
+            case "GET", [bucket, "configuration", "queues", queue_id]:
+                queue = self._find(queue_id)
+                found = [entry for entry in self._configuration(bucket) if entry["queueId"] == queue.queue_id]
+                return success(found[0] if found else {"queueId": queue_id, "queueName": queue.name, "rules": []})
+            case "PUT", [bucket, "configuration", "queues", queue_id]:
+                given = [rule.model_dump() for rule in body_as(call, _RulesBody).rules]
+                try:
+                    self._rules.add(bucket, self._find(queue_id), given, self._clock())
+                except RuleConflict as conflict:
+                    # 409 is what wrangler expects; the code beside it is documented nowhere.
+                    raise Refused(409, 11020, str(conflict)) from conflict
+                return success({})
+            case "DELETE", [bucket, "configuration", "queues", queue_id]:
+                self._rules.remove(bucket, self._find(queue_id), body_as(call, _RuleIds).ruleIds)
+                return success({})
+        raise no_route(call)
+
+    def _configuration(self, bucket: str) -> list[dict[str, Any]]:
+        by_queue: dict[str, list[dict[str, Any]]] = {}
+        for rule in self._rules.of(bucket):
+            by_queue.setdefault(rule.queue_id, []).append(
+                {
+                    "ruleId": rule.rule_id,
+                    "createdAt": timestamp(rule.created_ms),
+                    "prefix": rule.prefix,
+                    "suffix": rule.suffix,
+                    "actions": list(rule.actions),
+                    "description": rule.description,
+                }
+            )
+        return [
+            {"queueId": queue.queue_id, "queueName": queue.name, "rules": by_queue[queue.queue_id]}
+            for queue in self._queues.queues()
+            if queue.queue_id in by_queue
+        ]

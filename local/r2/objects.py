@@ -1,0 +1,257 @@
+"""R2's S3 API: moto's S3 behind R2's authentication, wording and refusals, with an event for every change.
+
+moto is called directly, without its own server and without its mock of boto3. It works in memory, so every change
+is also written to a file, from which a restarted server takes its objects. Where R2 differs from S3, the difference is
+made here (developers.cloudflare.com/r2/api/s3/api and …/r2/api/error-codes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from moto.core.request import Request
+from moto.s3.exceptions import MissingBucket
+from moto.s3.models import FakeBucket, S3Backend
+from moto.s3.responses import S3Response
+
+from llmdo.local.queues.notifications import Event
+from llmdo.local.r2.object_file import ObjectFile, Stored
+from llmdo.local.r2.signatures import check
+from llmdo.local.settings import Credentials
+from llmdo.local.wire import Call, Reply, S3Refused, s3_failure
+
+_ACCOUNT = "000000000000"  # moto's idea of an account; never seen outside
+MAX_KEY_BYTES = 1024  # developers.cloudflare.com/r2/platform/limits
+MAX_METADATA_BYTES = 8192
+# R2's own wording, where it is not S3's.
+_WORDING = {
+    "NoSuchBucket": "The specified bucket does not exist.",
+    "PreconditionFailed": "At least one of the pre-conditions you specified did not hold.",
+}
+# What moto adds and R2 does not, or what the server says itself.
+_DROPPED_HEADERS = frozenset(
+    "server date connection transfer-encoding x-amzn-requestid x-amz-version-id x-amz-content-sha256"
+    " x-amz-sdk-checksum-algorithm".split()
+)
+# What R2 does not have: sub-resources and headers that get 501.
+_NOT_IMPLEMENTED = frozenset(
+    "accelerate acl analytics attributes inventory legal-hold logging metrics notification object-lock"
+    " ownershipControls policy policyStatus publicAccessBlock replication requestPayment restore retention select"
+    " tagging torrent versioning versions website".split()
+)
+_REFUSED_HEADERS = ("x-amz-tagging", "x-amz-expected-bucket-owner", "x-amz-object-lock-mode", "x-amz-request-payer")
+
+
+class _Backend(S3Backend):
+    """One server's buckets. moto's own are shared by the whole process, and found by any account."""
+
+    def get_bucket(self, bucket_name: str) -> FakeBucket:
+        if bucket_name not in self.buckets:
+            raise MissingBucket(bucket=bucket_name)
+        return self.buckets[bucket_name]
+
+
+class _Response(S3Response):
+    """moto's S3 on buckets of its own, and with the bucket always in the path."""
+
+    own: _Backend
+
+    @property
+    def backend(self) -> _Backend:
+        return self.own
+
+    @staticmethod
+    def subdomain_based_buckets(_request: object) -> bool:
+        return False
+
+
+class Objects:
+    """Answers S3 calls. A bucket is made by the first write to it; reading one that has none is NoSuchBucket.
+
+    ``publish`` is called on the event loop with each event, before the reply goes out. All calls run one after another
+    in one thread of their own, so that conditional writes are atomic and nothing else waits for them.
+    """
+
+    def __init__(self, path: Path, own: Credentials, publish: Callable[[Event], None]) -> None:
+        self._credentials = own
+        self._publish = publish
+        self._backend = _Backend("us-east-1", _ACCOUNT)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="r2")
+        self._file = ObjectFile(path)
+        for name in self._file.buckets():
+            self.make_bucket(name)
+        for stored in self._file.objects():
+            key = self._backend.put_object(stored.bucket, stored.key, stored.body, etag=stored.etag)
+            key.set_metadata(dict(stored.headers))
+            key.last_modified = stored.modified.replace(tzinfo=None)
+
+    def close(self) -> None:
+        """Stops the thread and closes the file."""
+        self._thread.shutdown()
+        self._file.close()
+
+    def make_bucket(self, name: str) -> None:
+        """Makes a bucket unless it exists. Raises S3Refused."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name):
+            raise S3Refused(400, "InvalidBucketName", "The specified bucket name is not valid.")
+        if name not in self._backend.buckets:
+            # type: ignore's reason: moto makes them in the same way, its base class only looks abstract.
+            bucket = FakeBucket(name=name, account_id=_ACCOUNT, region_name="us-east-1")  # type: ignore[abstract]
+            self._backend.buckets[name] = bucket
+            self._file.add_bucket(name)
+
+    async def answer(self, call: Call) -> Reply:
+        """One call to the S3 API, with its credentials checked."""
+        loop = asyncio.get_running_loop()
+        try:
+            reply, events = await loop.run_in_executor(self._thread, self._answer, call)
+        except S3Refused as refused:
+            return refused.reply
+        for event in events:
+            self._publish(event)
+        return reply
+
+    def _answer(self, call: Call) -> tuple[Reply, list[Event]]:
+        check(call, self._credentials)
+        _check_request(call)
+        bucket, _, key = (unquote(part) for part in call.path[1:].partition("/"))
+        if bucket and not key and call.method == "PUT" and not call.query:
+            return self._create_bucket(bucket), []
+        if key and call.method in ("PUT", "POST"):
+            self.make_bucket(bucket)
+            self._check_parts(call, bucket)
+        doomed = self._existing(bucket, _named_keys(call, key)) if _deletes(call, key) else []
+        reply = self._range(call, bucket, key) or _from_moto(call, *self._moto(call))
+        if reply.status >= 300:
+            return reply, []
+        left = self._existing(bucket, doomed)
+        events = [Event("DeleteObject", bucket, name) for name in doomed if name not in left]
+        events += self._created(call, bucket, key)
+        for event in events:
+            self._remember(event)
+        if call.method == "DELETE" and not key:
+            self._file.remove_bucket(bucket)
+        return reply, events
+
+    def _remember(self, event: Event) -> None:
+        if event.etag is None:
+            self._file.remove(event.bucket, event.key)
+            return
+        made = self._backend.buckets[event.bucket].keys[event.key]
+        modified = made.last_modified.replace(tzinfo=UTC)
+        self._file.save(Stored(event.bucket, event.key, event.etag, modified, dict(made.metadata), made.value))
+
+    def _create_bucket(self, bucket: str) -> Reply:
+        if bucket in self._backend.buckets:
+            message = "Your previous request to create the named bucket succeeded and you already own it."
+            raise S3Refused(409, "BucketAlreadyOwnedByYou", message)
+        self.make_bucket(bucket)
+        return Reply(200, headers={"Location": f"/{bucket}"})
+
+    def _moto(self, call: Call) -> tuple[int, dict[str, Any], bytes]:
+        headers = {name: value for name, value in call.headers.items() if name.lower() != "expect"}
+        headers["content-length"] = str(len(call.body))
+        url = f"http://{call.headers.get('host', 'localhost')}{call.path}" + (f"?{call.query}" if call.query else "")
+        request = Request.from_primitives(call.method, url, headers, call.body)
+        response = _Response()
+        response.own = self._backend
+        below_bucket = call.path[1:].partition("/")[2]
+        respond = response.key_response if below_bucket else response.bucket_response
+        status, out, body = respond(request, url, dict(request.headers))
+        return status, out, body.encode() if isinstance(body, str) else body
+
+    def _range(self, call: Call, bucket: str, key: str) -> Reply | None:
+        """A range of an object; moto would copy the whole object for each. None: leave it to moto."""
+        if call.method != "GET" or not key or "Range" not in call.headers:
+            return None
+        status, headers, _ = self._moto(replace(call, method="HEAD"))
+        span = re.match(r"bytes (\d+)-(\d+)/", str(headers.get("content-range", "")))
+        if status != 206 or span is None:
+            return None
+        start, last = int(span[1]), int(span[2])
+        buffer = self._backend.buckets[bucket].keys[key]._value_buffer  # moto has no other way to a part
+        buffer.seek(start)
+        return _from_moto(call, status, headers, buffer.read(last + 1 - start))
+
+    def _created(self, call: Call, bucket: str, key: str) -> Iterator[Event]:
+        query = parse_qs(call.query, keep_blank_values=True)
+        copied = call.headers.get("x-amz-copy-source")
+        if not key or call.method not in ("PUT", "POST") or "uploads" in query or "partNumber" in query:
+            return
+        made = self._backend.buckets[bucket].keys[key]
+        size, etag = made.contentsize, made.etag.strip('"')
+        if call.method == "POST":
+            yield Event("CompleteMultipartUpload", bucket, key, size, etag)
+        elif copied:
+            source_bucket, _, source_key = unquote(copied.partition("?")[0]).lstrip("/").partition("/")
+            yield Event("CopyObject", bucket, key, size, etag, (source_bucket, source_key))
+        else:
+            yield Event("PutObject", bucket, key, size, etag)
+
+    def _existing(self, bucket: str, keys: list[str]) -> list[str]:
+        held = self._backend.buckets.get(bucket)
+        return [key for key in keys if held and key in held.keys]
+
+    def _check_parts(self, call: Call, bucket: str) -> None:
+        """R2 wants all parts but the last of one size; S3 does not care."""
+        upload = parse_qs(call.query).get("uploadId", [""])[0]
+        if call.method != "POST" or upload not in self._backend.buckets[bucket].multiparts:
+            return
+        parts = self._backend.buckets[bucket].multiparts[upload].parts
+        numbers = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", call.body)]
+        sizes = [parts[number].contentsize for number in numbers if number in parts]
+        if len(set(sizes[:-1])) > 1 or (len(sizes) > 1 and sizes[-1] > sizes[0]):
+            raise S3Refused(400, "InvalidPart", "All non-trailing parts must have the same size.")
+
+
+def _check_request(call: Call) -> None:
+    query = parse_qs(call.query, keep_blank_values=True)
+    missing = sorted(query.keys() & _NOT_IMPLEMENTED) if call.method != "HEAD" else []
+    missing += [name for name in _REFUSED_HEADERS if name in call.headers]
+    if missing:
+        raise S3Refused(501, "NotImplemented", f"{missing[0]} not implemented")
+    key = unquote(call.path[1:].partition("/")[2])
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise S3Refused(400, "KeyTooLongError", f"Your key is longer than {MAX_KEY_BYTES} bytes.")
+    metadata = sum(len(n) - 11 + len(v) for n, v in call.headers.items() if n.lower().startswith("x-amz-meta-"))
+    if metadata > MAX_METADATA_BYTES:
+        raise S3Refused(400, "MetadataTooLarge", "Your metadata headers exceed the maximum allowed metadata size.")
+    digest = call.headers.get("Content-MD5")
+    if digest and base64.b64encode(hashlib.md5(call.body, usedforsecurity=False).digest()).decode() != digest:
+        raise S3Refused(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
+
+
+def _from_moto(call: Call, status: int, headers: dict[str, Any], body: bytes) -> Reply:
+    if status == 404 and call.method == "PUT" and "If-Match" in call.headers:
+        # On R2 an object that is not there fails the condition; on S3 it is not found.
+        return s3_failure(412, "PreconditionFailed", _WORDING["PreconditionFailed"])
+    if status >= 400 and body:
+        code = re.search(rb"<Code>(.*?)</Code>", body)
+        message = re.search(rb"<Message>(.*?)</Message>", body, re.DOTALL)
+        if code and message:
+            name = code[1].decode()
+            return s3_failure(status, name, _WORDING.get(name, unescape(message[1].decode())))
+    kept = {name: str(value) for name, value in headers.items() if name.lower() not in _DROPPED_HEADERS}
+    return Reply(status, body, kept)
+
+
+def _deletes(call: Call, key: str) -> bool:
+    if key:
+        return call.method == "DELETE" and "uploadId=" not in call.query
+    return call.method == "POST" and "delete" in parse_qs(call.query, keep_blank_values=True)
+
+
+def _named_keys(call: Call, key: str) -> list[str]:
+    named = re.findall(r"<Key>(.*?)</Key>", call.body.decode(errors="replace"), re.DOTALL)
+    return [key] if key else [unescape(name) for name in named]

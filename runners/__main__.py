@@ -1,5 +1,0 @@
-"""``python -m runners`` is ``llmdo``."""
-
-from runners.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""Flink, and Beam's job server for it."""

@@ -1,0 +1,160 @@
+"""Finds the jar of Beam's job server for Flink: given, in the cache, or built with Maven.
+
+``python -m llmdo.runners.flink.jar`` prints its path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import zipfile
+from operator import attrgetter
+from pathlib import Path
+
+from llmdo.runners.flink import loopback_agent
+from llmdo.runners.tools import ToolError, cache_of, first, one_at_a_time, run, say, succeed, workshop
+from llmdo.settings.environment import whole_path
+
+ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
+# What cluster the jars are for, ours and Beam's.
+FLINK_VERSION = "1.19"
+# Flink 1.19 runs on Java 8, 11 and 17; Beam's classes of 2.70 and newer want 11.
+JAVA_AT_LEAST = 11
+_POM = Path(__file__).with_name("flink_pom.xml")
+# Each Beam jar has it, whoever put the jar together.
+_PROPERTIES = "org/apache/beam/sdk/sdk.properties"
+_DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
+# What Maven makes of the pom, see ``content_of``; the same with Maven 3.8 on Java 17 and 3.9 on Java 25.
+_CONTENT = "e98fc4b4e881f6e1bd4e1288a4acf3df2f9773dc0ff6aa742b02f045ff262864"
+# These tell when, and by which Maven and Java, a jar was made.
+_MAKERS_OWN = ("META-INF/MANIFEST.MF", "META-INF/maven/llmdo/")
+_JAVA_TIMEOUT = 30.0  # seconds
+
+
+class FlinkError(ToolError):
+    """Flink, or what leads to it, is not there or does not work; the message has the remedy."""
+
+
+def find_jar(location: str | None) -> Path:
+    """The path of a job server for Flink 1.19. The first of these that holds:
+
+    ``location``; LLMDO_FLINK_JAR; this program's cache; built with Maven from what Maven Central has (16 s with all
+    parts there, 4 minutes without), and compared with the content that is known. That is kept in the cache, and takes
+    one process at a time. Beam's release (300 MB) is not fetched: there is nothing to compare it with. Raises
+    FlinkError: at once for a location that is given and wrong, else when nothing helped.
+    """
+    given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
+    for name, path in given.items():
+        if path:
+            try:
+                return checked(whole_path(path))
+            except FlinkError as error:
+                raise FlinkError(f"{name}: {error}; give the path of a Beam job server, or leave it away") from None
+    tried: list[str] = []
+    found = first({"cache": _cached}, tried)
+    if found is None:
+        with one_at_a_time(cache_folder()):
+            # Another process may have filled the cache while this one waited.
+            found = first({"cache": _cached}, []) or first({"Maven": _built}, tried)
+    if found is None:
+        raise FlinkError(
+            f"Beam's job server for Flink {FLINK_VERSION} is not here and could not be had:{''.join(tried)}\n"
+            "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's "
+            f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {ENVIRONMENT_NAME}, or use "
+            "--runner prism."
+        )
+    return found
+
+
+def checked(jar: Path) -> Path:
+    """Gives ``jar`` back when it is a job server for Flink. Raises FlinkError."""
+    beam_version_of(jar)
+    return jar
+
+
+def beam_version_of(jar: Path) -> tuple[int, ...]:
+    """The Beam version of a job server, such as (2, 70, 0). Raises FlinkError for a file that is none."""
+    if not jar.is_file():
+        raise FlinkError(f"there is no {jar}")
+    try:
+        with zipfile.ZipFile(jar) as content:
+            content.getinfo(_DRIVER)
+            properties = content.read(_PROPERTIES).decode()
+    except (zipfile.BadZipFile, KeyError):
+        raise FlinkError(f"{jar} is no job server for Flink") from None
+    found = re.search(r"^(?:sdk_)?version=(\d+)\.(\d+)\.(\d+)", properties, re.MULTILINE)
+    if found is None:
+        raise FlinkError(f"{jar} does not tell its Beam version")
+    return tuple(map(int, found.groups()))
+
+
+def java() -> Path:
+    """The Java that JAVA_HOME or PATH name. Raises FlinkError where there is none, or an old one."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    remedy = f"Flink needs Java {JAVA_AT_LEAST} or 17: apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
+    if found is None:
+        raise FlinkError(f"there is no java {f'in JAVA_HOME={home}' if home else 'on PATH'}; {remedy}")
+    said = run([found, "-version"], _JAVA_TIMEOUT).stdout
+    # 1.8.0_392 is Java 8.
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    if version is None:
+        raise FlinkError(f"{found} -version says no version ({said.strip()[:80] or 'nothing'}); {remedy}")
+    if int(version[1]) < JAVA_AT_LEAST:
+        raise FlinkError(f"{found} is Java {version[1]}; {remedy}")
+    return Path(found)
+
+
+def cache_folder() -> Path:
+    """Where a jar that was built is kept; another pom has another folder."""
+    return cache_of(f"flink-{FLINK_VERSION}-job-server-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]}")
+
+
+def _cached() -> Path:
+    return checked(cache_folder() / "job-server.jar")
+
+
+def _built() -> Path:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise FlinkError("there is no mvn on PATH")
+    java()
+    say(f"building Beam's job server for Flink {FLINK_VERSION} with {maven} (up to 4 minutes, once) …")
+    with workshop(cache_folder()) as folder:
+        shutil.copy(_POM, folder / "pom.xml")
+        succeed([maven, "--quiet", "--batch-mode", "--strict-checksums", "package"], {}, folder)
+        jar = checked(folder / "target" / "job-server.jar")
+        found = content_of(jar)
+        if found != _CONTENT:
+            raise FlinkError(f"what {maven} built is not what it should be: its content is {found}, not {_CONTENT}")
+        return jar.replace(cache_folder() / "job-server.jar")
+
+
+def content_of(jar: Path) -> str:
+    """SHA-256 of the names and contents of a jar that Maven built; of all but what is another one each time."""
+    whole = hashlib.sha256()
+    with zipfile.ZipFile(jar) as content:
+        for entry in sorted(content.infolist(), key=attrgetter("filename")):
+            if not entry.filename.startswith(_MAKERS_OWN):
+                whole.update(f"{entry.filename}\n{hashlib.sha256(content.read(entry)).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def main() -> int:
+    """Prints where the jar is; one that is nowhere is built, and what keeps it on loopback is fetched."""
+    try:
+        java()
+        jar = find_jar(None)
+        loopback_agent.find_agent(jar)
+        print(jar)  # noqa: T201  this is the command's output
+    except ToolError as error:
+        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

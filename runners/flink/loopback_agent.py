@@ -1,0 +1,79 @@
+"""Keeps the servers of a Java program on loopback: Byteman, a Java agent, with the rules in ``loopback.btm``.
+
+Beam's servers ignore the host that they are told (``ServerFactory`` of its Java SDK uses ``forPort``), so there is no
+option for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from functools import partial
+from pathlib import Path
+
+from llmdo.runners.tools import ToolError, cache_of, first, one_at_a_time, say, succeed, workshop
+
+VERSION = "4.0.25"
+SHA256 = "8739e25888ec1a79e81fc193889546933c2d22beb84a421b2151397981c63898"
+NAME = f"byteman-{VERSION}.jar"
+_URL = f"https://repo1.maven.org/maven2/org/jboss/byteman/byteman/{VERSION}/{NAME}"
+_RULES = Path(__file__).with_name("loopback.btm")
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+
+
+class AgentError(ToolError):
+    """The agent is not there and could not be had; the message has the remedy."""
+
+
+def java_arguments(agent: Path) -> list[str]:
+    """Arguments that come before ``-jar``."""
+    # Rules for Java's own classes need the agent where these are found.
+    return [f"-javaagent:{agent}=script:{_RULES},boot:{agent}"]
+
+
+def find_agent(beside: Path | None = None) -> Path:
+    """The path of Byteman's jar, whose SHA-256 is known. The first of these that holds:
+
+    in the folder of ``beside``, a job server; in this program's cache; fetched by Maven (0.9 MB), and kept there.
+    Raises AgentError.
+    """
+    cached = {"cache": partial(_checked, cache_folder() / NAME)}
+    given = {f"beside {beside.name}": partial(_checked, beside.with_name(NAME))} if beside else {}
+    tried: list[str] = []
+    found = first({**given, **cached}, tried)
+    if found is None:
+        with one_at_a_time(cache_folder()):
+            # Another process may have filled the cache while this one waited.
+            found = first(cached, []) or first({"Maven": _fetched}, tried)
+    if found is None:
+        raise AgentError(
+            f"{NAME}, which keeps Java's servers on loopback, is not here and could not be had:{''.join(tried)}\n"
+            f"Install Maven (apt-get install maven), or put {_URL} into {(beside or cache_folder() / NAME).parent}"
+        )
+    return found
+
+
+def cache_folder() -> Path:
+    """Where a jar that was fetched is kept."""
+    return cache_of(f"byteman-{VERSION}")
+
+
+def _checked(jar: Path) -> Path:
+    if not jar.is_file():
+        raise AgentError(f"there is no {jar}")
+    found = hashlib.sha256(jar.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise AgentError(f"{jar} is not Byteman {VERSION}: its SHA-256 is {found}, not {SHA256}")
+    return jar
+
+
+def _fetched() -> Path:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise AgentError("there is no mvn on PATH")
+    say(f"fetching {NAME} with {maven} (0.9 MB, once) …")
+    with workshop(cache_folder()) as folder:
+        artifact = f"-Dartifact=org.jboss.byteman:byteman:{VERSION}"
+        command = [maven, "--quiet", "--batch-mode", "--strict-checksums", _PLUGIN, artifact]
+        succeed([*command, f"-DoutputDirectory={folder}"], {}, folder)
+        return _checked(folder / NAME).replace(cache_folder() / NAME)

@@ -1,0 +1,138 @@
+"""A Flink cluster's REST API, as far as a run needs it.
+
+Paths and fields: nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from llmdo.runners.flink.jar import FLINK_VERSION, FlinkError
+
+LOCAL = "[local]"
+_TIMEOUT = 10.0  # seconds
+# Jobs that do nothing any more, and never will.
+_OVER = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a cluster says of itself.
+
+    Attributes:
+        url: of its REST API.
+        free_slots: how many subtasks could begin now.
+        hosts: where it runs: the JobManager's, then each TaskManager's.
+        configuration: its own settings, such as ``state.checkpoints.dir``.
+    """
+
+    url: str
+    free_slots: int
+    hosts: tuple[str, ...]
+    configuration: dict[str, str]
+
+    @property
+    def grows(self) -> bool:
+        """Whether it starts TaskManagers when a job wants more slots than there are."""
+        return "kubernetes.cluster-id" in self.configuration or "yarn.application.id" in self.configuration
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it runs on this machine."""
+        return all(is_this_machine(host) for host in self.hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job on a cluster."""
+
+    id: str
+    name: str
+    state: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state in _OVER
+
+
+def url_of(master: str) -> str:
+    """The address of the REST API that ``host:port`` or a URL names. Raises FlinkError."""
+    found = re.fullmatch(r"(https?://)?([\w.-]+|\[[0-9a-fA-F:]+\]):(\d+)/?", master)
+    if found is None:
+        raise FlinkError(f"--flink-master {master}: write {LOCAL}, or HOST:PORT of a JobManager's REST API")
+    scheme, host, port = found.groups()
+    return f"{scheme or 'http://'}{host}:{port}"
+
+
+def look_at(url: str) -> Cluster:
+    """Asks a cluster about itself. Raises FlinkError for one that does not answer, or of another version."""
+    version = str(_get(url, "/config").get("flink-version"))
+    if not version.startswith(f"{FLINK_VERSION}."):
+        raise FlinkError(
+            f"the cluster at {url} is Flink {version}, and the job server is for {FLINK_VERSION}: "
+            f"use a cluster of Flink {FLINK_VERSION}"
+        )
+    managers = _get(url, "/taskmanagers")["taskmanagers"]
+    settings = _get(url, "/jobmanager/config")
+    return Cluster(
+        url,
+        int(_get(url, "/overview")["slots-available"]),
+        (str(httpx.URL(url).host), *(_host_of(str(manager["path"])) for manager in managers)),
+        {str(row["key"]): str(row["value"]) for row in settings},
+    )
+
+
+def jobs(url: str, name: str) -> list[Job]:
+    """The jobs of this name. Raises FlinkError."""
+    rows = _get(url, "/jobs/overview")["jobs"]
+    return [Job(row["jid"], row["name"], row["state"]) for row in rows if row["name"] == name]
+
+
+def cancel(url: str, job: Job) -> None:
+    """Has a job end; returns before it has. Raises FlinkError."""
+    try:
+        httpx.patch(f"{url}/jobs/{job.id}?mode=cancel", timeout=_TIMEOUT).raise_for_status()
+    except httpx.HTTPError as error:
+        raise FlinkError(f"job {job.name} at {url} could not be cancelled ({error}): cancel it there") from None
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a name or an address is this machine's own; an unknown one is not."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(_is_own(family, str(address[0])) for family, _, _, _, address in found)
+
+
+def _is_own(family: socket.AddressFamily, address: str) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _host_of(path: str) -> str:
+    """Of ``pekko.tcp://flink@10.0.0.7:6122/user/rpc/taskmanager_0``; one within the JobManager has none."""
+    found = re.search(r"@(\[[^\]]+\]|[^:/]+)[:/]", path)
+    return found[1] if found else "localhost"
+
+
+def _get(url: str, path: str) -> Any:
+    try:
+        reply = httpx.get(url + path, timeout=_TIMEOUT, follow_redirects=True)
+        reply.raise_for_status()
+        return reply.json()
+    except (httpx.HTTPError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FlinkError(
+            f"no Flink answers at {url}{path} ({said}): check --flink-master and that the JobManager runs"
+        ) from None

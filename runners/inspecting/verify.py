@@ -1,0 +1,141 @@
+"""``llmdo verify``: is every line of every source in exactly one shard row, and does every manifest tell the truth?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileId, Report, check_file, identity
+from llmdo.storage.objects.store import Location, ObjectStore, locate_folder, open_store
+from llmdo.storage.output.jobs import JobRecord, Jobs
+from llmdo.storage.output.manifests import MANIFEST_NAME
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.files.first_look import head_of, wrong_format
+from llmdo.transforms.files.listing import Listing, Skipped, list_inputs
+from llmdo.transforms.files.open_files import as_begun
+
+_SUMMED = ("compared", "answered", "failed", "blank", "input_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        files: manifests below the output.
+        compared: files whose source was read again; of the others only the output's own consistency was checked.
+        lines: rows of the manifests' shards, ``answered`` and ``failed`` together.
+        blank: blank lines of the sources; of a source that was not read, as its manifest says.
+        in_work: files with a job record and no manifest.
+        differences: one sentence each, with file and offset; the first 20 of a file, then how many more.
+        notes: what is worth knowing and no fault: files that could not be compared, shards that count nowhere.
+    """
+
+    files: int = 0
+    compared: int = 0
+    lines: int = 0
+    answered: int = 0
+    failed: int = 0
+    blank: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    in_work: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs. A file in work is a difference only where the inputs were named."""
+        return not self.differences
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
+    """Checks everything below an output against its manifests, and against the sources where they can be read.
+
+    Sources in R2 are found by themselves; local ones, and files that have no manifest yet, only with ``inputs`` (r2://
+    prefixes, files, folders, patterns, as given to ``run``). Memory: the rows of the shards that overlap at one place
+    of a file, and one manifest for each of the files checked at once. Raises StorageError, MissingSettings.
+    """
+    output = locate_folder(output_url)
+    store = open_store(output.store_url)
+    listed = {
+        place: [as_begun(output, notice.file) for notice in list_inputs(Listing((place,)), output, Skipped())]
+        for place in inputs
+    }
+    sources = {identity(file): file for files in listed.values() for file in files}
+    records = [record for record in Jobs(store, output.key).sweep() if isinstance(record, JobRecord)]
+    with ThreadPoolExecutor(FILES_AT_ONCE * SHARDS_AHEAD) as reads, ThreadPoolExecutor(FILES_AT_ONCE) as files:
+        folders = _folders(store, output)
+        reports = list(files.map(lambda folder: check_file(store, output.key, folder, sources, reads), folders))
+    in_work = {identity(r): r for r in records if identity(r) not in {report.identity for report in reports}}
+    differences = [
+        *(text for report in reports for text in report.differences),
+        *(f"--input {place}: no file of prompts is there" for place, found in listed.items() if not found),
+        *_unfinished(sources, reports, in_work),
+    ]
+    if not reports and not in_work:
+        differences.append(f"{output_url}: there is no manifest; give the --output of a run")
+    sums = {name: sum(getattr(report, name) for report in reports) for name in _SUMMED}
+    return Verification(
+        files=len(reports),
+        lines=sums["answered"] + sums["failed"],
+        in_work=tuple(f"{record.store_url}/{record.key}" for record in in_work.values()),
+        differences=tuple(differences),
+        notes=tuple(text for report in reports for text in report.notes),
+        **sums,
+    )
+
+
+def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
+    """The folder of each manifest, with '/' at its end."""
+    for info in store.list(output.key):
+        folder, _, name = info.key.rpartition("/")
+        if name == MANIFEST_NAME:
+            yield folder + "/"
+
+
+def _unfinished(
+    sources: dict[FileId, FileVersion], reports: Iterable[Report], in_work: dict[FileId, JobRecord]
+) -> Iterator[str]:
+    done = {report.identity for report in reports}
+    earlier = {(bucket, key) for bucket, key, _ in done}
+    for version, file in sources.items():
+        if version in done:
+            continue
+        if version in in_work:
+            why = "it is in work, and the next run finishes it"
+        elif problem := wrong_format(file, head_of(file)):
+            why = problem
+        elif version[:2] in earlier:
+            why = "it has changed since it was answered; run again to answer this version"
+        else:
+            why = "it was never started; run again to answer it"
+        yield f"{file.store_url}/{file.key} has no manifest: {why}"
+
+
+def render(verification: Verification) -> RenderableType:
+    """The counts as a table, what is in work, what to know, what differs, and the verdict."""
+    table = Table(show_header=False)
+    for name in ("files", "compared", "lines", "answered", "failed", "blank", "input_tokens", "output_tokens"):
+        table.add_row(name.replace("_", " "), Text(f"{getattr(verification, name):,}", justify="right"))
+    parts: list[RenderableType] = [table]
+    parts += [Text.assemble(("in work: ", "yellow"), name) for name in verification.in_work]
+    parts += [Text.assemble(("note: ", "yellow"), note) for note in verification.notes]
+    parts += [Text.assemble(("differs: ", "bold red"), difference) for difference in verification.differences]
+    if not verification.ok:
+        parts.append(Text("The output is not what its manifests or its sources say.", "bold red"))
+    elif verification.compared < verification.files or verification.in_work:
+        parts.append(Text("What was checked is right; not everything could be (see above).", "bold yellow"))
+    else:
+        parts.append(Text("Every line is in exactly one shard, and every manifest is true.", "bold green"))
+    return Group(*parts)

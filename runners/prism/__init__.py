@@ -1,0 +1,1 @@
+"""Prism, Beam's runner for continuous work on one machine."""

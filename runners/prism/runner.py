@@ -1,0 +1,103 @@
+"""Where a graph runs on Prism, Beam's runner for continuous work on one machine: starts it, submits to it, stops it.
+
+``python -m llmdo.runners.prism.runner`` finds or builds the binary and prints its path.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from apache_beam.portability.api import beam_fn_api_pb2
+from apache_beam.runners.worker.sdk_worker import SdkWorker
+
+from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.run_options import RunOptions
+from llmdo.runners.listening import ALLOW, can_look, refuse_strangers
+from llmdo.runners.portable import job_arguments
+from llmdo.runners.prism.binary import ENVIRONMENT_NAME, PrismError, find_prism, is_closed
+from llmdo.runners.servers import Endpoint, running
+
+_SERVING = re.compile(rb'"msg":"Serving JobManagement","endpoint":"([^"]+)"')
+_REMEDY = (
+    f"omit --prism-location and {ENVIRONMENT_NAME}, so that llmdo builds a Prism that listens on 127.0.0.1 only "
+    "(with Go 1.26 or newer, or one from PyPI)"
+)
+
+
+@contextmanager
+def launch(options: RunOptions) -> Iterator[list[str]]:
+    """Gives the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
+
+    Raises PrismError when no Prism can be had or started, UsageError for one that other machines may reach, unless the
+    options allow it, and ServerDied for one that ended in the middle.
+    """
+    binary = find_prism(options.prism_location, allow_open=options.allow_open_ports)
+    with running_prism(binary, allow_open=options.allow_open_ports) as endpoint, _no_progress_reports():
+        yield prism_arguments(endpoint)
+
+
+@contextmanager
+def _no_progress_reports() -> Iterator[None]:
+    """Answers Prism's questions about a bundle's progress with nothing, for as long as it lasts.
+
+    It asks every bundle ten times a second, to split it or to show it on its page. Both are off, and collecting each
+    report takes some 1 ms of the interpreter: up to a quarter of what the calls, which share it, could use.
+    """
+    collected = SdkWorker.process_bundle_progress
+    SdkWorker.process_bundle_progress = _empty_report
+    try:
+        yield
+    finally:
+        SdkWorker.process_bundle_progress = collected
+
+
+def _empty_report(_: SdkWorker, request: Any, instruction_id: str) -> Any:  # noqa: ARG001  of Beam's SdkWorker
+    report = beam_fn_api_pb2.ProcessBundleProgressResponse()
+    return beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, process_bundle_progress=report)
+
+
+def prism_arguments(endpoint: Endpoint) -> list[str]:
+    """Pipeline arguments that submit to this Prism and run the steps in this process."""
+    return [
+        *job_arguments(endpoint),
+        "--environment_type=LOOPBACK",
+        # Prism 2.77 splits every bundle that is silent for 0.2 s, those of keyed steps too, and forgets then that the
+        # keys of the part that goes on are in work: another bundle of the same key starts from old state, and what one
+        # of the two writes is lost. Ranges are split beforehand, and lanes share the work.
+        "--experiments=prism_disable_sdf_split",
+    ]
+
+
+def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
+    """Starts Prism on a free port and stops it at the end; see ``servers.running``.
+
+    Raises UsageError for one that listens on more than loopback, unless ``allow_open``.
+    """
+    if not (allow_open or can_look() or is_closed(binary)):
+        raise UsageError(
+            [f"where {binary} would listen cannot be seen on this system; {_REMEDY}, or accept any with {ALLOW}"]
+        )
+    # Port 0 is a free one, told in the log: no race for it.
+    command: list[str | Path] = [binary, "--job_port=0", "--serve_http=false", "--log_kind=json"]
+    check = partial(refuse_strangers, f"Prism ({binary})", remedy=_REMEDY, allowed=allow_open)
+    return running("Prism", lambda _: command, _SERVING, check)
+
+
+def main() -> int:
+    """Prints where the binary is; one that is nowhere is built."""
+    try:
+        print(find_prism(None))  # noqa: T201  this is the command's output
+    except PrismError as error:
+        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

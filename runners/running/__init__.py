@@ -1,0 +1,1 @@
+"""Runs from their checks to their ends."""

@@ -1,0 +1,170 @@
+"""One pipeline from its begin to its end, whatever ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
+
+import llmdo.backends.errors
+import llmdo.storage.errors
+from llmdo.backends.collector import spare_the_collector
+from llmdo.backends.engine.engine import close_engines, limits_of_engines
+from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.money.money import Budget
+from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.run_options import RunOptions
+from llmdo.runners import dataflow, direct
+from llmdo.runners.flink import runner as flink
+from llmdo.runners.prism import runner as prism
+from llmdo.runners.running.checks import check_configuration
+from llmdo.runners.running.following import Following, count_by_manifests, ended_when_stopped, following
+from llmdo.runners.running.stop import Stop
+from llmdo.runners.showing.summary import Summary
+from llmdo.runners.temporary import temporary_files
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.runs.members import Members
+from llmdo.storage.runs.runs import Presence
+from llmdo.transforms.acks import close_acks, not_acked
+from llmdo.transforms.answers.infer import RunAsleep
+from llmdo.transforms.run_state import RunState, reset_run_state
+
+_log = logging.getLogger(__name__)
+
+Watch = Callable[[RunState], AbstractContextManager[None]]
+Options = TypeVar("Options", bound=RunOptions)
+# Puts a graph into a pipeline; the text is the run's id.
+Build = Callable[[beam.Pipeline, Options, str], Any]
+
+# runner → a context manager that starts what it needs and gives the pipeline's arguments.
+RUNNERS: dict[str, Callable[[RunOptions], AbstractContextManager[list[str]]]] = {
+    "direct": direct.launch,
+    "prism": prism.launch,
+    "flink": flink.launch,
+    "dataflow": dataflow.launch,
+}
+
+
+def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], budget: Budget | None = None) -> Summary:
+    """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration.
+
+    ``budget``: what earlier attempts of the same command have spent, and may spend all together.
+    """
+    spare_the_collector()
+    state = reset_run_state()
+    state.budget = budget or Budget(options.limits)
+    run_id = new_run_id()
+    problem: str | None = None
+    passing = False
+    limits: tuple[ModelLimits, ...] = ()
+    where = options.output_location
+    presence: Presence | None = None
+    found: Following | None = None
+    try:
+        presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration)
+        state.presence = presence
+        if options.configuration:
+            check_configuration(options, presence.is_alive)
+        stop.apply(state)
+        notes = Members(open_store(where.store_url), where.key, run_id) if options.apart else None
+        with (
+            temporary_files(),
+            RUNNERS[options.runner](options) as arguments,
+            watch(state),
+            following(state, notes) as found,
+        ):
+            pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+            build(pipeline, options, run_id)
+            _wait(pipeline.run(), options, found)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
+        problem, passing = sentence(error), is_passing_failure(error)
+        _log.debug("the pipeline failed", exc_info=error)
+        stop.drain()
+    finally:
+        patient = problem is None and state.stop_reason is None
+        for queue, count in close_acks(patient=patient).items():
+            if patient:
+                state.leave(f"queue {queue}", not_acked(count))
+        reason = state.stop_reason  # before the engines' ends are told to what may still run
+        limits = tuple(limits_of_engines())
+        close_engines()
+        if presence is not None:
+            presence.stop()
+    if isinstance(reason, Exception):
+        problem = sentence(reason)
+    elif reason is not None and not options.continuous:
+        problem = problem or str(reason)
+    return Summary(
+        run_id,
+        state.counts,
+        tuple(state.settled.values()),
+        tuple(state.in_work()),
+        dict(state.left),
+        problem,
+        isinstance(reason, RunAsleep),
+        isinstance(reason, Exception) and not isinstance(reason, RunAsleep),
+        dict(state.others),
+        continuous=options.continuous,
+        spent=state.budget.spent() if found is None or found.spent is None else found.spent,
+        until=until_of(reason),
+        limits=limits,
+        passing=passing,
+    )
+
+
+def _wait(result: PipelineResult, options: RunOptions, found: Following) -> None:
+    """Waits for a job's end; one on Flink that goes on until it is stopped does not end by itself."""
+    if options.runner == "flink" and options.continuous:
+        with ended_when_stopped(result, found, options.drain_seconds):
+            result.wait_until_finish()
+    else:
+        result.wait_until_finish()
+        if options.runner == "flink" and not options.apart:
+            count_by_manifests(found.state)
+
+
+def new_run_id() -> str:
+    """Names one run among all: host, process and a random part."""
+    host = re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())[:64].lstrip(".")
+    return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def until_of(reason: BaseException | str | None) -> float | None:
+    """From when on a run can go on that stopped for this reason, Unix time in seconds."""
+    if not isinstance(reason, llmdo.backends.errors.StopRun | llmdo.backends.errors.ModelUnusable):
+        return None
+    if reason.until is None and reason.retry_after is not None:
+        return time.time() + reason.retry_after
+    return reason.until
+
+
+_OUR_ERRORS = "|".join([*llmdo.storage.errors.__all__, *llmdo.backends.errors.__all__, "MissingSettings"])
+_RAISED = re.compile(rf"^(?:[\w.]+\.)?({_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
+
+
+def sentence(error: BaseException) -> str:
+    """What happened, without the traceback that Beam puts around an error of a step."""
+    if isinstance(error, llmdo.storage.errors.StorageError | llmdo.backends.errors.ModelError):
+        return re.sub(r" \[while running .*$", "", str(error), flags=re.DOTALL)
+    found = _RAISED.findall(str(error))
+    return str(found[-1][1]) if found else str(error).strip() or type(error).__name__
+
+
+def is_passing_failure(error: BaseException) -> bool:
+    """Whether a pipeline failed since a service did not answer, which it may do later."""
+    if isinstance(error, llmdo.storage.errors.StorageError):
+        return llmdo.storage.errors.is_passing(error)
+    found = _RAISED.findall(str(error))
+    return bool(found) and found[-1][0] == llmdo.storage.errors.StorageUnavailable.__name__

@@ -1,0 +1,250 @@
+"""``llmdo chat``: checks what can be checked before the first call, answers messages, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.errors import ModelError
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.prices import list_of
+from llmdo.backends.protocol import split_model
+from llmdo.pipelines import chat as pipeline
+from llmdo.pipelines.chat_options import ChatOptions
+from llmdo.pipelines.options import UsageError
+from llmdo.runners.prism.binary import find_prism
+from llmdo.runners.running.attempt import Watch, attempt
+from llmdo.runners.running.checks import check_consumers, check_folder, check_ledger, check_prices, id_of_queue
+from llmdo.runners.running.stop import Stop
+from llmdo.runners.running.stream import again_and_again
+from llmdo.runners.showing.limits import iso_time, limits_json
+from llmdo.runners.showing.progress import Rate, cost_text, show_limits, show_spent
+from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summary, spent_json
+from llmdo.storage.chat.log import ChatLog
+from llmdo.storage.chat.reading import read_record
+from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
+from llmdo.storage.errors import StorageError
+from llmdo.storage.objects.store import Location, locate_folder, open_store
+from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.chat.conversations import close_conversations, open_conversations
+from llmdo.transforms.files.listing import Listing, list_inputs
+from llmdo.transforms.run_state import Counts, RunState
+
+_log = logging.getLogger(__name__)
+
+RESPONSES = "events.jsonl"  # below --output
+_FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSummary:
+    """How it ended.
+
+    Attributes:
+        run: what happened in this run; of files it has none.
+        waiting: messages that have no answer yet, or whose answer is not pushed; None where the log does not tell.
+        responses: where the responses of all messages in the log are; "" for a run without an end.
+        failed: the answers in the log that say that there is none.
+    """
+
+    run: Summary
+    waiting: int | None = None
+    responses: str = ""
+    failed: tuple[LoggedAnswer, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why it stopped early."""
+        return self.run.problem
+
+    @property
+    def until(self) -> float | None:
+        """When it can go on, as Unix time in seconds."""
+        return self.run.until
+
+    @property
+    def exit_code(self) -> int:
+        """0 all answered, or drained when told to; 3 some got an error for an answer; 1 failed, stopped, or not all
+        answered.
+        """
+        if self.run.continuous:
+            return self.run.exit_code
+        if self.problem or self.waiting:
+            return EXIT_FAILED
+        return EXIT_SOME_ERRORS if self.run.counts.failed else EXIT_ANSWERED
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``; times in ISO 8601."""
+        run = self.run
+        return {
+            "run_id": run.run_id,
+            "exit_code": self.exit_code,
+            "problem": run.problem,
+            "until": None if run.until is None else iso_time(run.until),
+            "restarts": run.restarts,
+            "answered": run.counts.answered,
+            "failed": run.counts.failed,
+            "waiting": self.waiting,
+            "responses": self.responses or None,
+            "events": {"others": run.counts.messages_passed_over, "dead_letters": run.counts.messages_undecodable},
+            "input_tokens": run.counts.input_tokens,
+            "output_tokens": run.counts.output_tokens,
+            "spent": spent_json(run.spent),
+            "limits": [limits_json(model) for model in run.limits],
+        }
+
+
+def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
+    """Answers the messages of files, or those of a queue until SIGTERM or Ctrl-C; ``watch`` shows it meanwhile.
+
+    A pipeline that reads a queue and fails is begun again, as in ``stream``. Raises what ``prepare_chat`` raises, and
+    PrismError where there is no Prism.
+    """
+    if options.runner == "prism":
+        find_prism(options.prism_location, allow_open=options.allow_open_ports)
+    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
+    options = prepare_chat(options)
+    check_prices(options, budget.prices)
+
+    def once() -> Summary:
+        try:
+            return attempt(options, watch, stop, pipeline.build, budget)
+        finally:
+            close_conversations()
+
+    with stop.on_signals():
+        if options.continuous:
+            ended = again_and_again(once, stop, options.max_restarts, _progress)
+            return ChatSummary(ended, _open_in(options.output_location))
+        summary = once()
+        while summary.asleep and _progress(summary.counts) and not stop.asked:
+            _log.warning("%s; going on", summary.problem)
+            summary = once()
+    return _finished(options, summary)
+
+
+def prepare_chat(options: ChatOptions) -> ChatOptions:
+    """Looks at all that is needed; gives ids of queues for names, and the model's context where its provider tells it.
+
+    Raises UsageError for what the user must correct, StorageError for a service that refuses.
+    """
+    found: dict[str, Any] = {}
+    if options.queue is not None and options.reply_queue is not None:
+        found = {"queue": id_of_queue(options.queue), "reply_queue": id_of_queue(options.reply_queue)}
+        if found["queue"] == found["reply_queue"]:
+            raise UsageError([f"--reply-queue {options.reply_queue} is --queue: its messages would come back here"])
+        check_consumers(options.queue, found["queue"])
+    where = options.output_location
+    if where.bucket:
+        next(open_store(where.store_url).list(where.key + "_runs/"), None)
+    for place in options.events:
+        if next(list_inputs(Listing((place,)), None), None) is None:
+            raise UsageError([f"--events {place}: there is no such file, or none that ends in .jsonl"])
+    check_folder(where, "--log" if options.continuous else "--output", private=options.continuous)
+    check_ledger(PaidAnswers(options.ledger_url))
+    if options.context_tokens is None:
+        found["context_tokens"] = context_tokens(options.model)
+    return options.model_copy(update=found)
+
+
+def context_tokens(model: str) -> int | None:
+    """What the model's context holds, where its provider's list tells."""
+    provider, _ = split_model(model)
+    try:
+        listed = list_of(provider).models
+    except (ModelError, TimeoutError) as error:
+        _log.debug("no list of models: %s", error)  # a conversation that does not fit is shortened all the same
+        return None
+    return next((one.context_tokens for one in listed if one.name == model), None)
+
+
+def responses(where: Location) -> Iterator[LoggedAnswer]:
+    """All answers of a log, by conversation, then in the order of their messages. Raises StorageError."""
+    log = ChatLog(open_store(where.store_url), where.key)
+    for name in sorted(_conversations(where)):
+        conversation = log.conversation(name)
+        for message in conversation.messages:
+            if message.id in conversation.answers:
+                yield conversation.answers[message.id]
+
+
+def _conversations(where: Location) -> Iterator[str]:
+    """Their ids, which one of their messages tells: a folder may be named by a hash."""
+    store, seen = open_store(where.store_url), ""
+    for info in store.list(where.key):
+        folder, _, rest = info.key.removeprefix(where.key).partition("/")
+        if folder != seen and rest.startswith("messages/") and not folder.startswith("_"):
+            seen = folder
+            message = read_record(store, info.key, ChatMessage)
+            if message is not None:
+                yield message.conversation
+
+
+def chat_line(state: RunState, rate: Rate) -> str:
+    """The figures at this moment, in one line."""
+    counts = state.counts
+    messages, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
+    waiting = "" if state.backlog is None else f" · {state.backlog:,} waiting"
+    return (
+        f"{open_conversations():,} conversations open · {messages:,} messages, {rate(messages):,.1f}/s · "
+        f"{calls_in_flight():,} in flight · {tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors{waiting}"
+    )
+
+
+def show_chat(summary: ChatSummary, console: Console) -> None:
+    """What became of the messages, what it cost, and what is left to do."""
+    counts = summary.run.counts
+    console.print(f"{counts.answered:,} messages answered, {counts.failed:,} with an error.", highlight=False)
+    if summary.failed:
+        console.print(f"In the log {len(summary.failed):,} messages have an error for an answer:", highlight=False)
+    for answer in summary.failed[:_FAILURES_SHOWN]:
+        console.print(Text(f"  {answer.conversation} / {answer.message_id}: {answer.error}"))
+    if len(summary.failed) > _FAILURES_SHOWN:
+        console.print("  …")
+    if counts.messages_undecodable:
+        console.print(f"{counts.messages_undecodable:,} events could not be understood (kept in _dead/).")
+    show_spent(summary.run, console)
+    show_limits(summary.run, console)
+    if summary.run.restarts:
+        console.print(f"The pipeline was begun again {summary.run.restarts:,} times.")
+    if summary.waiting:
+        what = "message still waits" if summary.waiting == 1 else "messages still wait"
+        console.print(f"{summary.waiting:,} {what}: run the same command again.", highlight=False)
+    if summary.responses:
+        console.print(Text(f"Responses: {summary.responses}"), soft_wrap=True)
+
+
+def _open_in(where: Location) -> int | None:
+    """How many messages are marked in a log; None where it does not tell, which is no reason for a run to fail."""
+    try:
+        return ChatLog(open_store(where.store_url), where.key).count_open()
+    except StorageError as error:
+        _log.debug("%s", error)
+        return None
+
+
+def _progress(counts: Counts) -> bool:
+    return counts.answered + counts.failed > 0
+
+
+def _finished(options: ChatOptions, summary: Summary) -> ChatSummary:
+    """Writes the responses that are in the log, also those of earlier runs."""
+    where = options.output_location
+    lines, failed = [], []
+    for answer in responses(where):
+        lines += [json.dumps(event) + "\n" for event in answer.events]
+        if answer.failed:
+            failed.append(answer)
+    place = locate_folder(options.output or "")
+    store = open_store(place.store_url)
+    store.put(place.key + RESPONSES, "".join(lines).encode())
+    log, since = ChatLog(open_store(where.store_url), where.key), options.since
+    waiting = sum(1 for message in log.open_messages() if since is None or message.created >= since)
+    return ChatSummary(summary, waiting, f"{place.store_url}/{place.key}{RESPONSES}", tuple(failed))

@@ -1,0 +1,216 @@
+"""What can be found out before the first call: the queue, the buckets, the files, the ledger, the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Protocol
+
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.workers_ai.errors import PROVIDER as WORKERS_AI
+from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.run_options import RunOptions
+from llmdo.runners import dataflow
+from llmdo.settings.environment import MissingSettings, cloudflare_account, default_gateway, state_folder, whole_path
+from llmdo.settings.private import make_folder, own_folder
+from llmdo.storage.errors import QueueNotFound
+from llmdo.storage.ledger.ledger import SQLITE_SCHEME
+from llmdo.storage.objects.store import R2_SCHEME, Location, locate, open_store
+from llmdo.storage.output.configuration import agree
+from llmdo.storage.queues.api import WRONG_ACCOUNT
+from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.files.listing import Listing, Skipped, is_pattern, list_inputs
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(options: JsonlOptions) -> JsonlOptions:
+    """Looks at all that a run needs, and puts the queue's id in the place of its name.
+
+    Raises UsageError for what the user must correct, StorageError for a service that refuses.
+    """
+    if options.runner == "dataflow":
+        dataflow.check(options)
+    if options.queue is not None:
+        queue_id = id_of_queue(options.queue)
+        check_consumers(options.queue, queue_id)
+        options = options.model_copy(update={"queue": queue_id})
+    for place in (options.output, options.input):
+        if place is not None and (where := locate(place)).bucket:
+            next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
+    check_files(options)
+    for warning in of_gateway(options):
+        _log.warning("%s", warning)
+    check_folder(options.output_location, "--output")
+    check_ledger(options.paid)
+    return options
+
+
+def id_of_queue(id_or_name: str) -> str:
+    """A queue's id. Raises UsageError where there is no such queue, QueueError for a service that refuses."""
+    try:
+        return find_queue(cloudflare_account(), id_or_name)
+    except QueueNotFound as error:
+        if error.code in WRONG_ACCOUNT:
+            raise
+        raise UsageError([str(error)]) from None
+
+
+def check_files(options: JsonlOptions) -> None:
+    """Raises UsageError where local files or a pattern are named, and nothing to answer is there.
+
+    A prefix in R2 may be empty now and hold files later: that is a warning.
+    """
+    source, skipped = options.source, Skipped()
+    if not isinstance(source, Listing) or not source.inputs:
+        return
+    if next(list_inputs(source, options.output_location, skipped), None) is None:
+        _nothing_there(source, skipped)
+    for name in options.files:
+        if is_pattern(name) and not _is_there(name):
+            _log.warning("%s fits no file", name)
+
+
+def _nothing_there(source: Listing, skipped: Skipped) -> None:
+    prefixes = [name for name in source.inputs if name.startswith(R2_SCHEME)]
+    absent = [name for name in source.inputs if name not in prefixes and not _is_there(name)]
+    problems = [f"{name} does not exist, or fits no file: check the path" for name in absent]
+    for name in prefixes:
+        where = locate(name)
+        if next(open_store(where.store_url).list(where.key), None) is not None:
+            continue
+        if is_pattern(name):
+            problems.append(
+                f"no key begins with {name}: R2 takes prefixes, not patterns; omit all from the wildcard on"
+            )
+        else:
+            _log.warning("no key begins with %s: check the prefix, unless it is to be filled later", name)
+    if not problems and not prefixes:
+        problems = [f"no file ends in .jsonl, .ndjson or .jsonlines (.gz, .zst) at {' '.join(source.inputs)}"]
+    if problems:
+        raise UsageError([*problems, *skipped.sentences()])
+
+
+def _is_there(name: str) -> bool:
+    return Path(name).exists() or any(glob.iglob(name, recursive=True))  # noqa: PTH207 - as the files are found: absolute patterns, **
+
+
+def of_gateway(options: JsonlOptions) -> list[str]:
+    """Calls that do not go by the AI Gateway that the run has, in sentences."""
+    gateway = options.gateway or default_gateway()
+    if not gateway:
+        return []
+    others = [name for name in options.models if not name.startswith(f"{WORKERS_AI}/")]
+    if len(others) == len(options.models):
+        given = "--gateway" if options.gateway else "LLMDO_GATEWAY"
+        return [f"{given} is for Workers AI: {' and '.join(others)} is called without the AI Gateway"]
+    if options.mode != "sync":
+        return ["batches do not go by the AI Gateway, which is not documented to have them: use --mode sync for that"]
+    return []
+
+
+class Priced(Protocol):
+    """Options of a run that calls models."""
+
+    @property
+    def max_cost(self) -> float | None:
+        """US dollars at most."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Each as PROVIDER/MODEL."""
+
+
+def check_prices(options: Priced, prices: Prices) -> None:
+    """Raises UsageError for a --max-cost that cannot be kept: nobody tells the price of a model."""
+    if options.max_cost is None:
+        return
+    unknown = [name for name in options.models if prices.of(*name.split("/", 1)) is None]
+    if unknown:
+        raise UsageError(
+            [f"--max-cost: the price of {' and '.join(unknown)} is not known: use --max-tokens-total instead"]
+        )
+
+
+def check_consumers(name: str, queue_id: str) -> None:
+    """Raises UsageError for a queue that cannot be pulled, and warns of one that may lose messages. QueueError too."""
+    with QueueClient(cloudflare_account(), queue_id) as client:
+        consumers = client.consumers()
+    pulls = [consumer for consumer in consumers if consumer.type == "http_pull"]
+    if not pulls:
+        has = f"its consumer is a {consumers[0].type}" if consumers else "it has no consumer"
+        raise UsageError([f"queue {name} cannot be pulled: {has}; run: npx wrangler queues consumer http add {name}"])
+    if pulls[0].dead_letter_queue is None:
+        tries = "some" if pulls[0].max_retries is None else str(pulls[0].max_retries)
+        _log.warning(
+            "queue %s has no dead-letter queue: a message that cannot be worked on is deleted after %s tries; set one "
+            "with: npx wrangler queues consumer http add %s --dead-letter-queue NAME",
+            name,
+            tries,
+            name,
+        )
+
+
+def check_folder(where: Location, option: str, *, private: bool = False) -> None:
+    """Makes a local folder where there is none, a ``private`` one for this user alone.
+
+    Raises UsageError where nothing can be written; R2 says so later.
+    """
+    if not where.bucket:
+        folder = Path(where.store_url) / where.key
+        _try_folder(folder, option, make_folder if private else partial(Path.mkdir, parents=True, exist_ok=True))
+
+
+def check_ledger(paid: PaidAnswers) -> None:
+    """Opens and closes the ledger, so that what is wrong with it is said before any call.
+
+    Raises UsageError for a place where nothing can be written, and LedgerError.
+    """
+    if paid.ledger.startswith(SQLITE_SCHEME):
+        folder = whole_path(paid.ledger.removeprefix(SQLITE_SCHEME)).parent
+        _try_folder(folder, "--ledger", own_folder if _is_own(folder) else make_folder)
+    recall = paid.open()
+    if recall is not None:
+        asyncio.run(recall.aclose())
+
+
+def _is_own(folder: Path) -> bool:
+    with suppress(MissingSettings):  # no home folder, so it is another one
+        return folder == state_folder()
+    return False
+
+
+def _try_folder(folder: Path, option: str, make: Callable[[Path], None]) -> None:
+    try:
+        make(folder)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = "a file is in its way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        said = f"{option} {folder}: nothing can be written there ({why})"
+        raise UsageError([f"{said}: name a folder in which this user may write"]) from None
+
+
+def check_configuration(options: RunOptions, is_alive: Callable[[str], bool]) -> None:
+    """Raises UsageError where the output holds answers of another model, or by other parameters."""
+    where = options.output_location
+    try:
+        other = agree(open_store(where.store_url), where.key, options.configuration, options.decisive, is_alive)
+    except ValueError as error:
+        raise UsageError([str(error)]) from None
+    if other is not None:
+        ours = options.decisive
+        differences = [
+            f"{name} {other.get(name)!r} there, {ours.get(name)!r} now"
+            for name in dict.fromkeys((*ours, *other))
+            if other.get(name) != ours.get(name) and name != "fingerprint"
+        ]
+        said = f"{options.output} is for answers of another configuration ({'; '.join(differences)})"
+        raise UsageError([f"{said}: use another --output"])

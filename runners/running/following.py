@@ -1,0 +1,164 @@
+"""Following a job whose end is not its runner's to tell, or whose steps are in other processes, and leading it out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from apache_beam.runners.runner import PipelineResult
+
+from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.money.money import Spent
+from llmdo.storage.errors import StorageError
+from llmdo.storage.output.jobs import JobRecord, Jobs
+from llmdo.storage.runs.members import Members
+from llmdo.storage.runs.runs import run_of
+from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.members import error_of, spent_by, take_in
+from llmdo.transforms.run_state import RunState
+
+_log = logging.getLogger(__name__)
+
+# How often the processes of a run are asked what they have done. Seconds.
+ASK_SECONDS = 2.0
+# How long a job that has nothing left in flight must have been silent before it is ended. Seconds.
+SILENT_SECONDS = 4.0
+# And how long after the time to drain it is ended anyway.
+LAST_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Following:
+    """What the processes of a run tell, taken into ``state``; without ``notes`` they are this one."""
+
+    state: RunState
+    notes: Members | None = None
+    spent: Spent | None = None
+    _in_flight: int = 0
+    _told: bool = False
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self) -> None:
+        """Reads what is new, and tells the others to stop where this run does. Raises StorageError."""
+        if self.notes is None:
+            return
+        reports = list(self.notes.reports().values())
+        self._in_flight = take_in(self.state, reports)
+        self.spent = spent_by(reports)
+        for report in reports:
+            if report.stopped is not None:
+                self.state.stop(error_of(report.stopped))
+        if self.state.stop_reason is not None and not self._told:
+            self.notes.stop(str(self.state.stop_reason))
+            self._told = True
+
+    def in_flight(self) -> int:
+        """Calls of all processes at this moment."""
+        return calls_in_flight() if self.notes is None else self._in_flight
+
+    def silent(self) -> tuple[int, ...] | None:
+        """What has been done so far where no call is in flight; None while one is."""
+        counts = self.state.counts
+        done = (counts.answered, counts.failed, counts.lines_written, counts.files_done, counts.files_stale)
+        return None if self.in_flight() else done
+
+    def all_written(self) -> bool:
+        """Whether each outcome stands in a shard; never so after a runner has repeated some."""
+        return self.state.counts.answered + self.state.counts.failed == self.state.counts.lines_written
+
+
+@contextmanager
+def following(state: RunState, notes: Members | None) -> Iterator[Following]:
+    """Asks again and again until the context ends, then once more; the notes are removed."""
+    found = Following(state, notes)
+    thread = threading.Thread(target=_ask_on, args=(found,), name="llmdo-following", daemon=True)
+    if notes is not None:
+        thread.start()
+    try:
+        yield found
+    finally:
+        found._over.set()
+        if notes is not None:
+            thread.join()
+            try:
+                found.ask()
+                left_open(state, notes)
+                count_by_manifests(state)
+                notes.forget()
+            except StorageError as error:
+                _log.warning("what the workers did is not all told: %s", error)
+
+
+def _ask_on(found: Following) -> None:
+    while not found._over.wait(ASK_SECONDS):
+        try:
+            found.ask()
+        except StorageError as error:
+            _log.warning("the workers cannot be asked: %s", error)
+
+
+def left_open(state: RunState, notes: Members) -> None:
+    """Finds the files that this run opened and did not finish by their job records. Raises StorageError."""
+    for record in Jobs(notes.store, notes.prefix).sweep():
+        if isinstance(record, JobRecord) and run_of(record.run_id) == notes.run_id:
+            file = FileVersion(record.store_url, record.key, record.etag, record.size)
+            state.opened[file.id] = file
+
+
+def count_by_manifests(state: RunState) -> None:
+    """Corrects the numbers of lines where a runner has done some of them again: the output has each once.
+
+    Only where all files are settled, and all of them are known.
+    """
+    counts, known = state.counts, list(state.settled.values())
+    if state.opened or len(known) != counts.files_done + counts.files_stale:
+        return
+    here = [settled for settled in known if settled.status == "done" and not settled.reason]
+    for now, before, total in (
+        ("answered", "answered_before", sum(settled.answered for settled in here)),
+        ("failed", "failed_before", sum(settled.failed for settled in here)),
+    ):
+        earlier = min(getattr(counts, before), total)
+        if getattr(counts, now) + getattr(counts, before) != total and not counts.files_stale:
+            setattr(counts, now, total - earlier)
+            setattr(counts, before, earlier)
+
+
+@contextmanager
+def ended_when_stopped(
+    result: PipelineResult, found: Following, drain_s: float, clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
+    """Cancels a job that does not end by itself once its run stops and has written all, or ``drain_s`` are over.
+
+    What was not written then is in the ledger.
+    """
+    over, cancelled = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        stopped = since = clock()
+        before = found.silent()
+        while not over.wait(0.5):
+            now = found.silent()
+            if found.state.stop_reason is None:
+                stopped = clock()
+            if found.state.stop_reason is None or now is None or now != before or not found.all_written():
+                since, before = clock(), now
+            if clock() - since >= SILENT_SECONDS or clock() - stopped >= drain_s + LAST_SECONDS:
+                cancelled.set()
+                result.cancel()
+                return
+
+    thread = threading.Thread(target=watch, name="llmdo-ending", daemon=True)
+    thread.start()
+    try:
+        yield
+    except RuntimeError:  # Beam's word for every end but a good one
+        if not cancelled.is_set():
+            raise
+    finally:
+        over.set()
+        thread.join()

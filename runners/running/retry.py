@@ -1,0 +1,108 @@
+"""``llmdo retry``: tries the error lines of an output again, by the configuration that the output was answered by."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llmdo.pipelines import retry as pipeline
+from llmdo.pipelines.options import JsonlOptions, UsageError, check_options
+from llmdo.runners.running.attempt import Watch
+from llmdo.runners.running.run import run
+from llmdo.runners.showing.progress import show_limits
+from llmdo.runners.showing.summary import Summary
+from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.output import configuration
+
+# What stands in an output's configuration only if it was set → the option that it is.
+_OPTIONS = {
+    "prompt": "prompt",
+    "line_parameters": "line_parameters",
+    "model_for": "model_for",
+    "schema": "response_schema",
+}
+
+
+def retry_options(output: str, which: Literal["retryable", "all"], **given: Any) -> JsonlOptions:
+    """The options of a retry: model, parameters and system prompt are the output's own.
+
+    Raises UsageError, also for an output that does not say what it was answered by, MissingSettings, StorageError.
+    """
+    try:
+        where = locate_folder(output)
+    except InvalidLocation as error:
+        raise UsageError([str(error)]) from None
+    store = open_store(where.store_url)
+    problem = f"{store.url}/{where.key}{configuration.NAME} is not there: give the --output of a run"
+    try:
+        there = configuration.read(store, where.key)
+    except ValueError as error:
+        there, problem = None, str(error)
+    if there is None:
+        raise UsageError([f"{problem}; error files can also be given to llmdo run, with another --output"])
+    parameters = there.get("parameters")
+    decisive = {
+        "model": there.get("model"),
+        "system": there.get("system", ""),
+        **{option: there[name] for name, option in _OPTIONS.items() if name in there},
+        **(parameters if isinstance(parameters, dict) else {}),
+    }
+    return check_options(**{**decisive, **given, "output": output, "retry": which})
+
+
+def retry(options: JsonlOptions, watch: Watch) -> Summary:
+    """Tries again what can be; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
+    return run(options, watch, pipeline.build)
+
+
+def retry_json(summary: Summary) -> dict[str, Any]:
+    """For ``--json``: lines tried again, answered now, failed again, and error lines that were not tried again."""
+    whole, counts = summary.as_json(), summary.counts
+    told = {
+        name: whole[name]
+        for name in ("run_id", "exit_code", "problem", "until", "files", "in_work", "in_work_by_others")
+    }
+    return {
+        **told,
+        "left": summary.left,
+        "retried": counts.answered + counts.failed,
+        "answered": counts.answered,
+        "failed": counts.failed,
+        "not_retried": counts.failed_before,
+        "input_tokens": counts.input_tokens,
+        "output_tokens": counts.output_tokens,
+        "spent": whole["spent"],
+        "limits": whole["limits"],
+    }
+
+
+def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> None:
+    """The files that were tried again, and in one sentence what became of their lines."""
+    table = Table("file", "status", "answered", "errors")
+    for settled in sorted(summary.settled, key=lambda s: s.file.key):
+        table.add_row(
+            Text(settled.file.key), Text(settled.reason or "merged"), f"{settled.answered:,}", f"{settled.failed:,}"
+        )
+    for file in summary.in_work:
+        if file.id not in summary.left:
+            table.add_row(Text(file.key), "not merged: retry again to go on", "", "")
+    for what, run_id in summary.others.items():
+        table.add_row(Text(what), Text(f"tried again by {run_id}"), "", "")
+    for what, why in summary.left.items():
+        table.add_row(Text(what), Text(f"left: {why}"), "", "")
+    if table.row_count:
+        console.print(table)
+    counts = summary.counts
+    tried = counts.answered + counts.failed
+    said = "Nothing to try again."
+    if tried:
+        said = f"Tried {tried:,} lines again: {counts.answered:,} answered now, {counts.failed:,} still errors."
+    if counts.failed_before:
+        said += f" {counts.failed_before:,} error lines would fail again and were left"
+        said += ": their content was not kept." if options.retry == "all" else "; --all tries them too."
+    console.print(said)
+    show_limits(summary, console)

@@ -1,0 +1,46 @@
+"""``llmdo run``: checks what can be checked before the first call, runs the graph, and says how it ended."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from llmdo.backends.money.money import Budget
+from llmdo.pipelines import jsonl
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.running.attempt import Build, Watch, attempt
+from llmdo.runners.running.checks import check_prices, prepare
+from llmdo.runners.running.stop import Stop
+from llmdo.runners.showing.summary import Summary
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.errors import QueueError
+from llmdo.storage.queues.client import QueueClient
+
+_log = logging.getLogger(__name__)
+
+
+def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.build) -> Summary:
+    """Runs a graph until nothing is left; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
+    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
+    options = prepare(options)
+    check_prices(options, budget.prices)
+    with stop.on_signals():
+        while True:
+            summary = attempt(options, watch, stop, build, budget)
+            # Again and again without progress would help nobody.
+            if not summary.asleep or not summary.counts.shards or stop.asked:
+                break
+            _log.warning("%s; going on", summary.problem)
+    if options.queue is not None and summary.problem is None:
+        return replace(summary, backlog=_backlog(options.queue))
+    return summary
+
+
+def _backlog(queue_id: str) -> int | None:
+    """About how many messages a queue still holds, leased ones included; None where it does not tell."""
+    try:
+        with QueueClient(cloudflare_account(), queue_id) as client:
+            return client.metrics().backlog_count
+    except QueueError as error:  # all that was pulled is done, whatever the queue holds
+        _log.debug("%s", error)
+        return None

@@ -1,0 +1,217 @@
+"""``llmdo schedule``: waits for ticks, and has one run at a time made for them, on whatever machine the others are."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import Any, Protocol
+
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.prism import runner as prism
+from llmdo.runners.running.apart import Ended, RunApart
+from llmdo.runners.running.attempt import new_run_id
+from llmdo.runners.running.checks import prepare
+from llmdo.runners.running.cron import Cron
+from llmdo.runners.running.stop import leave
+from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
+from llmdo.settings.secrets import without_secrets
+from llmdo.storage.errors import StorageError
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.runs.runs import Presence
+from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
+
+_log = logging.getLogger(__name__)
+
+_NAP = 0.5  # seconds; short, since clocks are set and machines sleep
+# After so long a claim that was taken, or a store that could not be reached, is looked at again.
+_AGAIN = timedelta(seconds=60)
+
+
+class Apart(Protocol):
+    """A run that goes on elsewhere; see RunApart."""
+
+    def stop(self) -> None:
+        """Drains it."""
+
+    def result(self, seconds: float) -> Ended | None:
+        """Waits so long for its end."""
+
+
+class Stopping:
+    """Whether SIGTERM or Ctrl-C came; a second one leaves at once, and the run in work with it."""
+
+    asked = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listens; outside the main thread nobody can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            leave(128 + number)
+        self.asked = True
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a schedule needs of the world.
+
+    Attributes:
+        start: begins a run of these options.
+        waits: told the next tick, once for each.
+        ended: told how each run ended, as it stands in the output.
+    """
+
+    start: Callable[[], Apart]
+    waits: Callable[[datetime], None]
+    ended: Callable[[dict[str, Any]], None]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    nap: Callable[[float], None] = time.sleep
+
+
+def schedule(
+    options: JsonlOptions,
+    cron: Cron,
+    command: str,
+    waits: Callable[[datetime], None],
+    ended: Callable[[dict[str, Any]], None],
+    *,
+    progress: bool,
+) -> int:
+    """Runs at each tick until SIGTERM or Ctrl-C, and gives the exit code of the last run; see ``Schedule``.
+
+    Raises UsageError and StorageError for what the first run would stop at anyway.
+    """
+    if not options.files:  # which may come later
+        prepare(options)
+    if options.runner == "prism":
+        with prism.launch(options):  # one that is refused would be refused at each tick
+            pass
+    stopping = Stopping()
+    surroundings = Surroundings(lambda: RunApart(options, progress=progress), waits, ended)
+    with stopping.on_signals():
+        return Schedule(options, cron, without_secrets(command), surroundings, stopping).run()
+
+
+class Schedule:
+    """The schedule of one output. A run that fails does not end it.
+
+    Ticks that pass while a run goes on, while another machine has the claim or while no process was there are made up
+    by one run, whose tick is the newest of them. A run that was cut short does not count: its tick is made up, too.
+    """
+
+    def __init__(
+        self, options: JsonlOptions, cron: Cron, command: str, surroundings: Surroundings, stopping: Stopping
+    ) -> None:
+        where = options.output_location
+        self._store, self._prefix = open_store(where.store_url), where.key
+        source = options.queue or options.input or " ".join(options.files)
+        self._text = f"{cron.expression} {cron.timezone}"
+        self._book = Schedules(self._store, self._prefix, f"{self._text} {source}")
+        self._cron = cron
+        self._command = command
+        self._world = surroundings
+        self._stopping = stopping
+        self._skipped: datetime | None = None
+        self._exit_code = EXIT_ANSWERED
+
+    def run(self) -> int:
+        """Goes on until it is told to stop. Raises StorageError where it cannot begin."""
+        last = self._book.begin(self._world.clock())
+        while not self._stopping.asked:
+            now = self._world.clock()
+            tick = self._cron.latest(last, now)
+            if tick is None:
+                following = self._cron.next(max(now, last))
+                self._world.waits(following)
+                self._sleep_until(following)
+                continue
+            try:
+                done = self._turn(tick, last, now)
+            except (StorageError, OSError) as error:  # of starting a process
+                _log.warning("no run for the tick of %s yet: %s", _iso(tick), error)
+                done = None
+            if done is None:
+                self._sleep_until(min(now + _AGAIN, self._cron.next(now)))
+            else:
+                last = done
+        return self._exit_code
+
+    def _sleep_until(self, moment: datetime) -> None:
+        while not self._stopping.asked and (left := (moment - self._world.clock()).total_seconds()) > 0:
+            self._world.nap(min(_NAP, left))
+
+    def _turn(self, tick: datetime, last: datetime, now: datetime) -> datetime | None:
+        """Runs for a tick, if it is our turn. Gives the newest tick that is done, or None: look again later."""
+        presence = Presence(self._store, self._prefix, new_run_id())
+        try:
+            match self._book.take(presence, tick, last, now):
+                case Done(newest):
+                    _log.info("the tick of %s was run for by another process", _iso(tick))
+                    return newest
+                case Busy(claim):
+                    self._skip(tick, claim.tick, claim.run_id)
+                    return None
+                case Held() as held:
+                    return self._run(tick, held, presence)
+        finally:
+            presence.stop()
+
+    def _skip(self, tick: datetime, theirs: datetime | None, run_id: str) -> None:
+        if tick in (theirs, self._skipped):
+            return
+        why = f"{run_id} is still at work" + (f" on the tick of {_iso(theirs)}" if theirs else "")
+        _log.warning("no run for the tick of %s: %s", _iso(tick), why)
+        self._book.write_skipped(tick, {"tick": _iso(tick), "schedule": self._text, "skipped": why})
+        self._skipped = tick
+
+    def _run(self, tick: datetime, held: Held, presence: Presence) -> datetime | None:
+        started = self._world.clock()
+        how, cut_short = self._watch(self._world.start(), presence)
+        self._exit_code = how.exit_code if how.exit_code in (EXIT_ANSWERED, EXIT_SOME_ERRORS) else EXIT_FAILED
+        said = {
+            "tick": _iso(tick),
+            "started": _iso(started, "milliseconds"),
+            "ended": _iso(self._world.clock(), "milliseconds"),
+            "schedule": self._text,
+            "command": self._command,
+            **how.summary,
+            "exit_code": how.exit_code,
+        }
+        done = not (cut_short and self._exit_code == EXIT_FAILED)
+        try:
+            self._book.write(tick, said)
+            self._book.release(held, done=done)
+        except StorageError as error:
+            _log.warning("the output does not say how the run for the tick of %s ended: %s", _iso(tick), error)
+        self._world.ended(said)
+        return tick if done else None
+
+    def _watch(self, run: Apart, presence: Presence) -> tuple[Ended, bool]:
+        """Waits for a run's end; also says whether it was told to end."""
+        told = False
+        while (how := run.result(_NAP)) is None:
+            if not told and (self._stopping.asked or presence.asleep):
+                told = True
+                run.stop()
+        return how, told
+
+
+def _iso(moment: datetime, timespec: str = "seconds") -> str:
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -1,0 +1,109 @@
+"""Ctrl-C and SIGTERM: the first one drains the run, the second one leaves at once; neither loses anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from llmdo.backends.engine.engine import close_engines, drain_engines, stop_engines
+from llmdo.backends.errors import StopRun
+from llmdo.runners.servers import kill_servers
+from llmdo.transforms.run_state import RunState, run_state
+
+_log = logging.getLogger(__name__)
+
+# When the calls are over or cancelled: for the last shards and manifests. Seconds.
+_LAST_WRITES = 60.0
+
+
+class Stop:
+    """Whether the user wants the run to end; one that is told so ends its calls within ``drain_seconds``."""
+
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._asked = threading.Event()
+        self._over = threading.Event()
+        self._draining = False
+        self._signal = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits so long, or until a signal comes; says whether one came."""
+        return self._asked.wait(seconds)
+
+    def apply(self, state: RunState) -> None:
+        """Lets ``state`` end its engines' work when it stops; at once when a signal came before it began."""
+        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
+        if self.asked:
+            state.stop(self._sentence())
+
+    def drain(self) -> None:
+        """Lets the calls in flight of a pipeline that has failed end, so that no answer is paid for again.
+
+        Ctrl-C leaves at once. Other signals change nothing but that the run is over then.
+        """
+        self._draining = True
+        try:
+            left = drain_engines(self._drain_seconds, self._say_what_for)
+        finally:
+            self._draining = False
+        if left:
+            _log.warning("%d calls have not ended in %g s: they are made again later", left, self._drain_seconds)
+
+    def _say_what_for(self, calls: int) -> None:
+        what = (
+            "1 call in flight, to keep its answer" if calls == 1 else f"{calls} calls in flight, to keep their answers"
+        )
+        _log.warning("the pipeline failed: waiting up to %g s for %s; Ctrl-C leaves at once", self._drain_seconds, what)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listens for SIGINT and SIGTERM; outside the main thread nobody can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self._over.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.asked or (self._draining and number == signal.SIGINT):
+            leave(128 + number)
+        self._signal = signal.Signals(number).name
+        self._asked.set()
+        # A thread of its own: this one may hold any lock at this moment.
+        threading.Thread(target=self._drain, name="llmdo-drain", daemon=True).start()
+
+    def _sentence(self) -> str:
+        return f"stopped by {self._signal}; run the same command again to go on"
+
+    def _drain(self) -> None:
+        run_state().stop(self._sentence())
+        steps: tuple[tuple[float, Callable[[], None]], ...] = (
+            (self._drain_seconds, close_engines),
+            (_LAST_WRITES, lambda: leave(1)),
+        )
+        for seconds, then in steps:
+            if self._over.wait(seconds):
+                return
+            _log.warning("the run has not ended %g s after %s", seconds, self._signal)
+            then()
+
+
+def leave(code: int) -> None:
+    """Ends this process at once, and what it started."""
+    kill_servers()
+    os._exit(code)

@@ -1,0 +1,106 @@
+"""What held a run's calls back, and when a run that was stopped can go on: for people, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
+
+_END_OF_TIME = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+_WORTH_A_WORD_S = 1.0  # people are not told of calls that were held back for less
+
+
+def limits_json(limits: ModelLimits) -> dict[str, Any]:
+    """A model's limits with every change and its reason; rates are null where there is none. Times in seconds."""
+    return {
+        "model": f"{limits.provider}/{limits.model}",
+        "calls": limits.calls,
+        "refused": limits.refused,
+        "window": limits.window,
+        "requests_per_s": _finite(limits.per_s),
+        "rpm": _finite(limits.rates.rpm),
+        "tpm": _finite(limits.rates.tpm),
+        "throttled_s": round(limits.throttled_s, 3),
+        "waited_s": round(limits.waited_s, 3),
+        "away_s": round(limits.away_s, 3),
+        "changes": [_change_json(change) for change in limits.changes],
+    }
+
+
+def limits_text(limits: ModelLimits) -> str:
+    """The same in a line; "" where nothing that is worth a word held the calls back."""
+    parts = []
+    slower = sum(_is_slower(change) for change in limits.changes)
+    if slower:
+        times = "once" if slower == 1 else f"{slower:,} times"
+        least = "at least " if len(limits.changes) == CHANGES else ""
+        parts.append(f"slowed down {least}{times} by refusals ({limits.refused:,} of {limits.calls:,} calls)")
+        most = max(limits.window, *(change.window for change in limits.changes))
+        last = f", {limits.window:,} at last" if limits.window < most else ""
+        parts.append(f"calls at once: {most:,}{last}")
+        if limits.per_s is not None:
+            parts.append(f"≈ {limits.per_s:.3g} requests/s learnt")
+    if limits.throttled_s >= _WORTH_A_WORD_S:
+        rates = ((limits.rates.rpm, "requests a minute"), (limits.rates.tpm, "tokens a minute"))
+        allowed = " and ".join(f"{rate:g} {what}" for rate, what in rates if _finite(rate) is not None)
+        parts.append(f"held back for {limits.throttled_s:,.0f} s" + (f" (allowed: {allowed})" if allowed else ""))
+    if limits.away_s >= _WORTH_A_WORD_S:
+        parts.append(f"paused for {limits.away_s:,.0f} s while the service was away")
+    return f"{limits.provider}/{limits.model}: {'; '.join(parts)}" if parts else ""
+
+
+def away_text(limits: Iterable[ModelLimits]) -> str:
+    """Which services are away at this moment, for a progress line; "" where none is."""
+    found = []
+    for model in limits:
+        if model.away:
+            wait_s = model.away.next_try_s
+            then = f"next try in {wait_s:,.0f} s" if wait_s else "trying now"
+            found.append(f"{model.provider}/{model.model} is away for {model.away.for_s:,.0f} s, {then} · ")
+    return "".join(found)
+
+
+def iso_time(at: float) -> str:
+    """A Unix time in ISO 8601, in UTC.
+
+    >>> iso_time(1_790_000_000.5)
+    '2026-09-21T14:13:20Z'
+    """
+    return _utc(at).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def until_text(at: float) -> str:
+    """When one can go on, in a sentence: a minute too late is better than one too early.
+
+    >>> until_text(1_790_000_000.0)
+    'It can go on from 2026-09-21 14:14 UTC: run the same command again then.'
+    """
+    minute = _utc(60 * math.ceil(at / 60))
+    return f"It can go on from {minute:%Y-%m-%d %H:%M} UTC: run the same command again then."
+
+
+def _utc(at: float) -> datetime:
+    """The latest moment that there is for one after it: a service may ask for any number of seconds."""
+    return datetime.fromtimestamp(at, UTC) if at < _END_OF_TIME.timestamp() else _END_OF_TIME
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "at": iso_time(change.at),
+        "window": change.window,
+        "requests_per_s": _finite(change.per_s),
+        "pause_s": round(change.pause_s, 3),
+        "reason": change.reason,
+    }
+
+
+def _is_slower(change: Change) -> bool:
+    return change.pause_s > 0  # what makes calls faster needs no pause
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: what has no limit is null."""
+    return None if value is None or math.isinf(value) else round(value, 3)

@@ -1,0 +1,43 @@
+"""What users see of the logs: no secret, and of a pipeline that failed one sentence instead of all that Beam says."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
+
+from llmdo.settings.secrets import without_secrets
+
+
+class _Format(logging.Formatter):
+    """Shows no secret: at DEBUG the HTTP libraries log what services send, and that may be what was sent to them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+def log_level() -> str:
+    """LLMDO_LOG_LEVEL, by default WARNING."""
+    return os.environ.get("LLMDO_LOG_LEVEL", "WARNING")
+
+
+def quieten(level: str) -> None:
+    """Sets the logs' level; where INFO is not shown, Beam and gRPC do not tell of a pipeline that failed, either."""
+    logging.basicConfig()  # does nothing where Beam's import has made a handler already
+    logging.getLogger().setLevel(level)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(_Format("%(levelname)s %(name)s: %(message)s"))
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        return
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    others = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        # A thread of Beam's worker whose connection was there until the runner was stopped, or died.
+        if not isinstance(args.exc_value, grpc.RpcError):
+            others(args)
+
+    threading.excepthook = hook

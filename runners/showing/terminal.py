@@ -1,0 +1,52 @@
+"""What the commands write for people beside their output: progress, complaints, and how a run ended."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn, Protocol
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from llmdo.runners.showing.limits import until_text
+from llmdo.transforms.run_state import RunState
+
+# Stdout holds what was asked for, and nothing else.
+stderr = Console(stderr=True)
+
+
+def complain(*problems: str) -> None:
+    """A line for each problem, as it is: what a service says may hold brackets, which are no markup."""
+    for problem in problems:
+        stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
+
+
+class Ended(Protocol):
+    """How a command's work ended; see Summary."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it stopped early."""
+
+    @property
+    def until(self) -> float | None:
+        """When it can go on, as Unix time in seconds."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+
+
+def leave(summary: Ended) -> NoReturn:
+    """Says why a run stopped, and when it can go on; exits by how it ended."""
+    if summary.problem:
+        complain(summary.problem)
+    if summary.until is not None:
+        complain(until_text(summary.until))
+    raise typer.Exit(summary.exit_code)
+
+
+def quiet(_: RunState) -> AbstractContextManager[None]:
+    """Shows nothing of a run while it goes on."""
+    return nullcontext()

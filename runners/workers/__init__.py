@@ -1,0 +1,1 @@
+"""Python workers of clusters."""

@@ -1,0 +1,1 @@
+"""The ledger: answers that were paid for, kept the moment they arrive."""

@@ -1,0 +1,218 @@
+"""The ledger of one machine: an SQLite database that many processes may write at once.
+
+Write-ahead log with ``synchronous=FULL``: what is committed outlives kill -9, and a power cut too, as far as the disk
+keeps what it synced. (``NORMAL`` would do for kill -9; a power cut would take the last commits.) Puts share commits,
+and so the sync: all that come in one turn of the loop, while a commit runs, or while the first one has patience. Where
+the disk syncs within QUICK_S the loop commits itself: it is held up for less time than a thread would wait for Python's
+lock, twice. The file must be on a local disk: the log needs shared memory (sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from llmdo.storage.errors import LedgerError
+from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, translated
+from llmdo.storage.ledger.ledger import Counts, check_key, checksum
+
+QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # a commit on the loop takes no longer, in the mean, and is no larger
+# Of answers that come all at once so many are committed in a turn of the loop, so that the calls which follow the first
+# of them are under way before the last is committed: they spread, and the next answers do not come all at once.
+QUICK_ROWS = 16
+_WEIGHT, _FORGET = 0.125, 0.98  # of one in a mean; of a commit's mean, with each commit that a thread makes
+# So many that came at once do not wait for others, nor do any where puts are so close: there they meet by themselves.
+_MANY, _CLOSE_S = 4, 0.001
+# Only while another process recovers the log of a killed one, some ms; it holds up the loop.
+_READ_BUSY_S = 1.0
+_GROUP_ROWS, _GROUP_BYTES = 1000, 32 << 20  # of one commit, so that the log stays small
+
+
+class _Put(NamedTuple):
+    key: bytes
+    crc: int
+    created_at: int  # Unix seconds
+    value: bytes
+    damaged: object  # the stored checksum of an entry to replace, or None
+    done: asyncio.Future[None]
+
+
+class SqliteLedger:
+    """A Ledger in one SQLite file, whose folder must exist. See the module, and open_ledger for what is raised."""
+
+    def __init__(self, path: Path) -> None:
+        self.counts = Counts()
+        self._path = path
+        with translated(path):
+            self._writing = connect(path)
+            # Reads stay on the loop: about 15 µs each, less than a hop to a thread and back costs.
+            self._reading = sqlite3.connect(path, _READ_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._reading.execute("PRAGMA query_only = ON")
+        self._waiting: deque[_Put] = deque()
+        self._groups: SimpleQueue[list[_Put] | None] = SimpleQueue()
+        self._damaged: dict[str, object] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._waits_s: float | None = None
+        self._takes_s = 0.0  # a commit on the loop, in the mean
+        self._apart_s, self._last_at = 1.0, 0.0  # how far puts are apart, in the mean; when the last one came
+        self._ended: Future[None] = Future()
+        # No executor: Python ends those before atexit, where the engine that puts is closed.
+        threading.Thread(target=self._write, name="llmdo-ledger", daemon=True).start()
+
+    async def get(self, key: str) -> bytes | None:
+        """See Ledger."""
+        digest = bytes.fromhex(check_key(key))
+        self._check_open()
+        try:
+            with translated(self._path):
+                row = self._reading.execute("SELECT crc, value FROM answers WHERE key = ?", (digest,)).fetchone()
+        except LedgerError as error:
+            if primary_code(error.__cause__) != sqlite3.SQLITE_CORRUPT:
+                raise
+            self.counts.cannot_read(f"{self._path}: entry {key}", "a page of the database is damaged")
+            return None
+        if row is None:
+            self.counts.misses += 1
+            return None
+        crc, value = row
+        if not isinstance(value, bytes) or crc != checksum(key, value):
+            self._damaged[key] = crc
+            self.counts.cannot_read(f"{self._path}: entry {key}", "the value is not the one that was kept")
+            return None
+        self.counts.hits += 1
+        return value
+
+    async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:
+        """See Ledger; returns when it is committed."""
+        digest, crc = bytes.fromhex(check_key(key)), checksum(key, value)
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        put = _Put(digest, crc, int(time.time()), value, self._damaged.get(key), loop.create_future())
+        self._waiting.append(put)
+        now = loop.time()
+        self._apart_s += _WEIGHT * (min(now - self._last_at, 1.0) - self._apart_s)
+        self._last_at = now
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._gather, patience_s)  # not at once: what else this turn of the loop puts comes along
+        await put.done
+        self._damaged.pop(key, None)
+        self.counts.stored += 1
+
+    async def aclose(self) -> None:
+        """See Ledger."""
+        self._closed = True
+        await self._idle.wait()
+        self._reading.close()
+        self._groups.put(None)
+        await asyncio.shield(asyncio.wrap_future(self._ended))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self._path}: this ledger is closed; open it again")
+
+    def _gather(self, patience_s: float) -> None:
+        if len(self._waiting) < _MANY and patience_s > 2 * self._apart_s > 2 * _CLOSE_S:
+            asyncio.get_running_loop().call_later(patience_s, self._hand_over)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._takes_s <= QUICK_S:
+            group = self._some(QUICK_ROWS, QUICK_BYTES)
+            if self._commit_at_once(group):
+                self._committed(group, None)
+                return
+        else:
+            self._takes_s *= _FORGET
+            group = []
+        self._groups.put(group + self._some(_GROUP_ROWS - len(group), _GROUP_BYTES))
+
+    def _some(self, rows: int, most_bytes: int) -> list[_Put]:
+        """The first puts that wait, until they have so many bytes."""
+        group: list[_Put] = []
+        size = 0
+        while self._waiting and len(group) < rows and size < most_bytes:
+            group.append(self._waiting.popleft())
+            size += len(group[-1].value)
+        return group
+
+    def _commit_at_once(self, group: Sequence[_Put]) -> bool:
+        """Unless it is large, another process writes, or there is an error: the thread waits, and tells."""
+        if sum(len(put.value) for put in group) > QUICK_BYTES:
+            return False
+        begin = time.perf_counter()
+        try:
+            self._wait_for_others(0.0)
+            self._commit(group)
+        except Exception:  # noqa: BLE001  whatever it is: the thread meets it again
+            return False
+        finally:
+            self._takes_s += _WEIGHT * (time.perf_counter() - begin - self._takes_s)
+        return True
+
+    def _committed(self, group: Sequence[_Put], error: LedgerError | None) -> None:
+        # A callback and no task: who cancels all tasks at the loop's end does not cancel what others wait for.
+        self.counts.commits += error is None
+        for put in group:
+            if put.done.cancelled():
+                continue
+            if error is None:
+                put.done.set_result(None)
+            else:
+                put.done.set_exception(LedgerError(*error.args))
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        else:
+            self._idle.set()
+
+    # The writing thread.
+
+    def _write(self) -> None:
+        try:
+            while group := self._groups.get():
+                error: LedgerError | None = None
+                try:
+                    self._wait_for_others(BUSY_S)
+                    self._commit(group)
+                except LedgerError as known:
+                    error = known
+                except Exception as surprise:  # noqa: BLE001  whoever waits for this put must not wait for ever
+                    error = LedgerError(f"{self._path}: unexpected {type(surprise).__name__} ({surprise}): report it")
+                with suppress(RuntimeError):  # the loop was closed, and nobody waits
+                    group[0].done.get_loop().call_soon_threadsafe(self._committed, group, error)
+            self._writing.close()  # the last connection of all moves the log into the database
+        finally:
+            self._ended.set_result(None)
+
+    # One of both at a time.
+
+    def _wait_for_others(self, seconds: float) -> None:
+        if seconds != self._waits_s:
+            with translated(self._path):
+                self._writing.execute(f"PRAGMA busy_timeout = {1000 * seconds:.0f}")
+            self._waits_s = seconds
+
+    def _commit(self, group: Sequence[_Put]) -> None:
+        # One statement is one transaction, and the GIL changes hands once and not once a row.
+        rows = ",".join(["(?,?,?,?)"] * len(group))
+        values = [column for put in group for column in put[:4]]
+        with translated(self._path):
+            for put in group:
+                if put.damaged is not None:
+                    self._writing.execute("DELETE FROM answers WHERE key = ? AND crc IS ?", (put.key, put.damaged))
+            self._writing.execute(
+                f"INSERT INTO answers (key, crc, created_at, value) VALUES {rows} ON CONFLICT (key) DO NOTHING",  # noqa: S608  question marks
+                values,
+            )

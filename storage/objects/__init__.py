@@ -1,0 +1,1 @@
+"""Objects in R2 or in local folders."""

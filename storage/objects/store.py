@@ -1,0 +1,131 @@
+"""Objects in R2 or in a local folder, behind one small protocol: whole puts, conditional puts, ranged reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from llmdo.settings.environment import MissingSettings, whole_path
+from llmdo.storage.errors import InvalidLocation
+
+R2_SCHEME = "r2://"
+# Larger than R2's 1,000-key list page needs; a read of a range is cut into chunks of this size. Bytes.
+READ_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as a listing or a head shows it.
+
+    Attributes:
+        key: full key in its bucket, or path below the store's folder, with '/'.
+        etag: without quotes; local files: ``<size>-<mtime in ns>``.
+        size: bytes.
+        metadata: user metadata; a listing leaves it empty, only ``stat`` fills it.
+    """
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class ObjectStore(Protocol):
+    """A bucket, or a folder that behaves like one. Thread-safe. Every method may raise AccessDenied,
+    BucketNotFound or StorageUnavailable; the other errors are named where they arise.
+    """
+
+    url: str  # "r2://bucket" or the folder's absolute path; open_store(url) gives an equal store
+    keeps_metadata: bool  # False: put() drops metadata, and what it would tell must be read from the body
+
+    def stat(self, key: str) -> ObjectInfo:
+        """One object's properties, with its metadata. Raises ObjectNotFound."""
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """A whole small object and its etag. Raises ObjectNotFound."""
+
+    def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes [start, stop) of exactly this version, in chunks of at most READ_CHUNK.
+
+        A connection that breaks in the middle is taken up again at the same byte. ``start`` at or past the end
+        gives nothing. Raises ObjectNotFound (deleted) or ObjectChanged (overwritten), also in the middle.
+        """
+
+    def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
+        """Writes a whole object, replacing what is there; readers see the old one or the new one. Returns its etag."""
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        """Writes only where nothing is. Returns the etag. Raises AlreadyExists.
+
+        A reply that was lost can make an own success look like AlreadyExists: callers that care read back a nonce.
+        """
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        """Replaces exactly this version. Returns the new etag. Raises ObjectChanged, also when it is gone."""
+
+    def delete(self, key: str) -> None:
+        """Removes an object; nothing happens where none is."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with ``prefix``, in the order of keys, paged behind the scenes."""
+
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """The keys that ``list`` gives with their etags, "" where a store would have to look at each object for it."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A store's URL and a key or prefix in it: ``r2://bucket/a/b`` is ("r2://bucket", "a/b")."""
+
+    store_url: str
+    key: str
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or "" for local files."""
+        return self.store_url.removeprefix(R2_SCHEME) if self.store_url.startswith(R2_SCHEME) else ""
+
+
+def locate(url: str) -> Location:
+    """Splits ``r2://bucket/key`` or a local path (which becomes the store itself, with an empty key).
+
+    Raises InvalidLocation for r2:// without a bucket, for other schemes, and for a ``~`` without a home folder.
+    """
+    if url.startswith(R2_SCHEME):
+        bucket, _, key = url.removeprefix(R2_SCHEME).partition("/")
+        if not 3 <= len(bucket) <= 63:
+            raise InvalidLocation(f"{url}: a bucket's name has 3 to 63 characters; write r2://BUCKET/PREFIX")
+        return Location(R2_SCHEME + bucket, key)
+    scheme, colon, _ = url.partition("://")
+    if colon:
+        raise InvalidLocation(f"{url}: {scheme}:// is not known here; use r2://BUCKET/PREFIX or a local path")
+    try:
+        return Location(str(whole_path(url)), "")
+    except MissingSettings as error:
+        raise InvalidLocation(str(error)) from None
+
+
+def locate_folder(url: str) -> Location:
+    """Like ``locate``, for what has objects below it: the key ends in '/' or is empty."""
+    where = locate(url)
+    return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
+
+
+def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
+    """The store of a bucket or folder; cheap to call again, clients are kept for the process.
+
+    What is written to a ``private`` folder is for this user alone, else it follows the umask.
+
+    Raises MissingSettings when R2's credentials are not in the environment.
+    """
+    if store_url.startswith(R2_SCHEME):
+        from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  boto3 takes 0.3 s to import; local files do not need it
+
+        return R2Store.open(store_url.removeprefix(R2_SCHEME))
+    from llmdo.storage.objects.local import LocalStore  # noqa: PLC0415  the two stores import this module
+
+    return LocalStore(Path(store_url), private=private)

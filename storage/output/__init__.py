@@ -1,0 +1,1 @@
+"""What an output holds: job records, shards, manifests, and its configuration."""

@@ -1,0 +1,1 @@
+"""Cloudflare Queues, and the event notifications that arrive in them."""

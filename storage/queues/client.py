@@ -1,0 +1,357 @@
+"""Cloudflare Queues over HTTP: pull, settle, push, and how often to ask.
+
+Source: developers.cloudflare.com/queues/configuration/pull-consumers and /queues/platform/limits. Calls block: one
+puller is enough for a queue's notifications.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
+
+from llmdo.settings.environment import CloudflareAccount
+from llmdo.storage.errors import QueueError, QueueNotFound
+from llmdo.storage.queues.api import QueueApi
+from llmdo.storage.queues.bodies import decode_body
+
+MAX_BATCH = 100  # messages in a pull or push; leases in an ack, where the limit is not documented
+MAX_DELAY_S = 86_400
+_OVERHEAD_BYTES = 100  # what Queues adds to a message, about
+MAX_MESSAGE_BYTES = 128_000 - _OVERHEAD_BYTES
+_MAX_PUSH_BYTES = 256_000
+# Enough to write 100 job records; after a crash the messages that had none come again so much later.
+_VISIBILITY_TIMEOUT_S = 120.0
+_TRIES = 4
+
+_log = logging.getLogger(__name__)
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One leased message.
+
+    Attributes:
+        id: not known to be the same at the next delivery.
+        lease_id: what ``settle`` takes.
+        attempts: deliveries so far, this one included.
+        timestamp_ms: when it was sent, ms since 1970; 0 if unknown.
+        body: the decoded body; where not ``decodable``, the same as ``raw``.
+        raw: the body as it came in the reply.
+    """
+
+    id: str
+    lease_id: str
+    attempts: int
+    timestamp_ms: int
+    body: Any
+    content_type: str
+    decodable: bool
+    raw: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """One pull; ``backlog`` is about how many messages are not acked yet, leased ones included, or None."""
+
+    messages: tuple[Message, ...]
+    backlog: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the acks and retries did; ``missing`` leases were not settled, and their messages come again."""
+
+    acked: int = 0
+    retried: int = 0
+    missing: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """A queue's backlog, approximately; ``oldest_timestamp_ms`` is 0 if unknown."""
+
+    backlog_count: int
+    backlog_bytes: int
+    oldest_timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Who takes a queue's messages: ``type`` is "http_pull" or "worker". None is "not said"."""
+
+    type: str
+    dead_letter_queue: str | None
+    max_retries: int | None
+    visibility_timeout_ms: int | None
+
+
+class _Message(BaseModel):
+    id: str | None = None
+    lease_id: str
+    attempts: float | None = None
+    timestamp_ms: float | None = None
+    body: Any = None
+    metadata: dict[str, Any] | None = None
+
+
+class _Pull(BaseModel):
+    message_backlog_count: float | None = None
+    messages: list[Any] | None = None
+
+
+class _Ack(BaseModel):
+    acked: float | None = Field(default=None, alias="ackCount")
+    retried: float | None = Field(default=None, alias="retryCount")
+    warnings: dict[str, Any] | list[Any] | None = None
+
+
+class _Metrics(BaseModel):
+    backlog_count: float = 0
+    backlog_bytes: float = 0
+    oldest_message_timestamp_ms: float = 0
+
+
+class _Settings(BaseModel):
+    max_retries: float | None = None
+    visibility_timeout_ms: float | None = None
+
+
+class _Consumer(BaseModel):
+    type: str = ""
+    dead_letter_queue: str | None = None
+    settings: _Settings | None = None
+
+
+class _Queue(BaseModel):
+    queue_id: str
+    queue_name: str
+
+
+def find_queue(account: CloudflareAccount, id_or_name: str, transport: httpx.BaseTransport | None = None) -> str:
+    """A queue's id. 32 hexadecimal characters are taken for an id without asking. Raises QueueNotFound, QueueError."""
+    if re.fullmatch(r"[0-9a-fA-F]{32}", id_or_name):
+        return id_or_name
+    what = f"look up queue {id_or_name!r}"
+    names: list[str] = []
+    with QueueApi(account, transport, time.sleep) as api:
+        for page in count(1):
+            reply = api.call("GET", "/queues", what, params={"page": page, "per_page": 100}, tries=_TRIES)
+            queues = [_checked(_Queue, queue, what) for queue in reply.result or ()]
+            for queue in queues:
+                if queue.queue_name == id_or_name:
+                    return queue.queue_id
+            fresh = [queue.queue_name for queue in queues if queue.queue_name not in names]
+            names += fresh
+            if not fresh or page >= (reply.result_info or {}).get("total_pages", page + 1):
+                break
+    there = f"the account has {', '.join(sorted(names)[:10])}" if names else "the account has none"
+    raise QueueNotFound(f"{what}: there is no queue of this name, {there}; create it, or correct the name", 404)
+
+
+class QueueClient:
+    """One queue over HTTP. Thread-safe; close it, or use it in a ``with``.
+
+    Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run, ``llmdo.storage.errors.is_passing`` tells of the
+    others. Only calls that may be repeated without harm are tried again here.
+    """
+
+    def __init__(
+        self,
+        account: CloudflareAccount,
+        queue_id: str,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.queue_id = queue_id
+        self._api = QueueApi(account, transport, sleep)
+
+    def pull(self, batch_size: int = MAX_BATCH, visibility_timeout_s: float = _VISIBILITY_TIMEOUT_S) -> Pulled:
+        """Leases up to ``batch_size`` messages; returns at once, also with none.
+
+        Never tried again here: a pull whose reply was lost has leased messages all the same, and each lease counts
+        towards the queue's max_retries. Messages without a lease id are passed over.
+        """
+        what = f"pull from queue {self.queue_id}"
+        # Not "visibility_timeout", as some examples still have it.
+        body = {"batch_size": batch_size, "visibility_timeout_ms": round(visibility_timeout_s * 1000)}
+        reply = self._call("POST", "/messages/pull", what, body=body, tries=1)
+        result = _checked(_Pull, reply or {}, what)
+        messages = tuple(_messages(result.messages or ()))
+        backlog = result.message_backlog_count
+        return Pulled(messages, None if backlog is None else int(backlog))
+
+    def settle(
+        self, acks: Sequence[str] = (), retries: Mapping[str, int] | None = None, *, tries: int = _TRIES
+    ) -> Settlement:
+        """Acks leases, and gives others back after a delay in seconds (0: at once); one call for 100 of both.
+
+        Tried ``tries`` times while it fails transiently: settling twice does no harm. Leases that the queue did not
+        take are counted and logged.
+        """
+        what = f"ack to queue {self.queue_id}"
+        given_back = [
+            {"lease_id": lease} | ({"delay_seconds": min(delay, MAX_DELAY_S)} if delay else {})
+            for lease, delay in (retries or {}).items()
+        ]
+        leases = [("acks", {"lease_id": lease}) for lease in acks] + [("retries", lease) for lease in given_back]
+        total = Settlement()
+        for at in range(0, len(leases), MAX_BATCH):
+            part = leases[at : at + MAX_BATCH]
+            body = {kind: [lease for of, lease in part if of == kind] for kind in ("acks", "retries")}
+            reply = self._call("POST", "/messages/ack", what, body=body, tries=tries)
+            total = _add(total, _checked(_Ack, reply or {}, what), len(body["acks"]), len(body["retries"]))
+        if total.missing or total.warnings:
+            _log.warning(
+                "%s: %d of %d leases were not settled, their messages come again. %s",
+                what,
+                total.missing,
+                len(leases),
+                "; ".join(total.warnings[:3]),
+            )
+        return total
+
+    def push(self, body: Any, delay_seconds: int = 0) -> None:
+        """Sends one message: a str as text, any other JSON value as JSON. A retry may send it twice."""
+        what = f"push to queue {self.queue_id}"
+        self._call("POST", "/messages", what, body=_outgoing(what, body, delay_seconds), tries=_TRIES)
+
+    def push_many(self, bodies: Iterable[Any], delay_seconds: int = 0) -> int:
+        """Sends messages as ``push`` does, 100 or 256 KB a call; returns how many. A retry may send some twice."""
+        what, sent = f"push to queue {self.queue_id}", 0
+        for batch in _batches(_outgoing(what, body, delay_seconds) for body in bodies):
+            self._call("POST", "/messages/batch", what, body={"messages": batch}, tries=_TRIES)
+            sent += len(batch)
+        return sent
+
+    def metrics(self) -> Metrics:
+        """The backlog."""
+        what = f"metrics of queue {self.queue_id}"
+        found = _checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what)
+        return Metrics(int(found.backlog_count), int(found.backlog_bytes), int(found.oldest_message_timestamp_ms))
+
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Who takes this queue's messages. Pulling needs one of type "http_pull"."""
+        what = f"consumers of queue {self.queue_id}"
+        consumers = []
+        for item in self._call("GET", "/consumers", what, tries=_TRIES) or ():
+            found = _checked(_Consumer, item, what)
+            settings = found.settings or _Settings()
+            retries, timeout = _whole(settings.max_retries), _whole(settings.visibility_timeout_ms)
+            consumers.append(Consumer(found.type, found.dead_letter_queue or None, retries, timeout))
+        return tuple(consumers)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, path: str, what: str, *, body: Any = None, tries: int) -> Any:
+        return self._api.call(method, f"/queues/{self.queue_id}{path}", what, body=body, tries=tries).result
+
+
+class Pacer:
+    """How long to wait before the next pull: not at all after a full batch, longer while the queue is idle.
+
+    An idle queue is asked once a second (or every ``poll_seconds``, if that is longer): each empty pull is a billed
+    read, and an account may have 1,200 API calls in 5 minutes. Only says how long; the caller waits.
+    """
+
+    def __init__(self, poll_seconds: float = 0.5) -> None:
+        self._poll = poll_seconds
+        self._slowest = max(poll_seconds, 1.0)
+        self._idle = 0
+
+    def wait(self, messages: int, batch_size: int = MAX_BATCH) -> float:
+        """Seconds to wait after a pull that gave so many messages."""
+        self._idle = 0 if messages else self._idle + 1
+        if messages >= batch_size:
+            return 0.0
+        return min(self._poll * 2.0 ** min(max(0, self._idle - 1), 10), self._slowest)
+
+
+def _messages(found: Iterable[Any]) -> Iterator[Message]:
+    for item in found:
+        try:
+            message = _Message.model_validate(item)
+        except ValidationError as error:
+            _log.warning("passed over a message without a usable lease: %s", error.errors()[0]["msg"])
+            continue
+        content_type = str((message.metadata or {}).get("CF-Content-Type") or "json").lower()
+        body, decodable = decode_body(message.body, content_type)
+        yield Message(
+            message.id or "",
+            message.lease_id,
+            int(message.attempts or 1),
+            int(message.timestamp_ms or 0),
+            body,
+            content_type,
+            decodable,
+            message.body,
+        )
+
+
+def _add(total: Settlement, reply: _Ack, acks: int, retries: int) -> Settlement:
+    said = reply.warnings or []
+    pairs = [f"{lease[:16]}…: {text}" for lease, text in said.items()] if isinstance(said, dict) else map(str, said)
+    warnings = tuple(pairs)
+    acked = acks if reply.acked is None else int(reply.acked)
+    retried = retries if reply.retried is None else int(reply.retried)
+    missing = max(0, acks + retries - acked - retried)
+    if reply.acked is None and reply.retried is None:  # each warning then stands for one lease
+        missing = min(len(warnings), acks + retries)
+        retried -= max(0, missing - acks)
+        acked = max(0, acks - missing)
+    return Settlement(total.acked + acked, total.retried + retried, total.missing + missing, total.warnings + warnings)
+
+
+def _outgoing(what: str, body: Any, delay_seconds: int) -> dict[str, Any]:
+    size = len(to_json(body))
+    if size > MAX_MESSAGE_BYTES:
+        raise QueueError(f"{what}: a message of {size} bytes is over 128 KB; put it into the bucket and send its key")
+    message = {"body": body, "content_type": "text" if isinstance(body, str) else "json"}
+    return message | ({"delay_seconds": delay_seconds} if delay_seconds else {})
+
+
+def _batches(messages: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for message in messages:
+        weight = len(to_json(message)) + _OVERHEAD_BYTES
+        if batch and (len(batch) == MAX_BATCH or size + weight > _MAX_PUSH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += weight
+    if batch:
+        yield batch
+
+
+def _checked(model: type[M], value: Any, what: str) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise QueueError(
+            f"{what}: the reply is not as documented, {field}: {problem['msg']}; update llmdo", 200
+        ) from error
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)

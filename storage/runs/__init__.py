@@ -1,0 +1,1 @@
+"""Runs, the processes that work for them, and the claims of schedules."""

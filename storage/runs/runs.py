@@ -1,0 +1,261 @@
+"""Who is at work: one heartbeat object a run, ``_runs/<run_id>.json``, and whether another run is still alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmdo.storage.errors import ObjectNotFound, StorageError
+from llmdo.storage.objects.store import ObjectInfo, ObjectStore
+
+FOLDER = "_runs/"
+BEAT_SECONDS = 60.0  # R2 takes one write a second to a key; nothing else of a run is renewed
+DEAD_SECONDS = 180.0  # by the store's own clock, so that no machine's clock matters
+ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no new call: others may take over soon
+BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
+_ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
+_FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
+
+# What else is in the folder, see llmdo.storage.runs.schedules: a schedule's claim, and the summaries of its runs, named by ticks.
+CLAIM = "_schedule.json"
+# See llmdo.storage.runs.members.
+REPORT, STOP = ".report.json", "/stop.json"
+SUMMARY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.json")
+
+# An ``owner_of``, or "". Anybody may have written it, and it becomes part of a key: ASCII, since names have 255 bytes.
+Owner = Annotated[str, Field(max_length=200, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.@-]*)?$")]
+
+_log = logging.getLogger(__name__)
+
+
+class Heartbeat(BaseModel):
+    """What a run says of itself.
+
+    ``host`` is its machine since boot; ``process_start`` tells its process from a later one that has its ``pid``, and
+    is empty where the system does not say; ``configuration`` is the fingerprint that it works by, empty in heartbeats
+    of earlier versions.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    run_id: Owner
+    host: str
+    # The system's own type for it has 32 bits; 0 and below are process groups.
+    pid: int = Field(gt=0, lt=1 << 31)
+    process_start: str
+    configuration: str = ""
+
+
+def owner_of(run_id: str, attempt: str) -> str:
+    """Who a job record says works on its file: a run, or one of its attempts, where a runner begins them by itself."""
+    return f"{run_id}@{attempt}" if attempt else run_id
+
+
+def run_of(owner: str) -> str:
+    """The run of an ``owner_of``."""
+    return owner.partition("@")[0]
+
+
+def attempt_of(owner: str) -> str:
+    """Its attempt, or ""."""
+    return owner.partition("@")[2]
+
+
+def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
+    """The heartbeats in one output, also those of dead runs (``Presence.is_alive`` tells). Raises StorageError."""
+    for info in _of_runs(store, prefix):
+        beat = _read(store, info.key) if is_beat(info.key) else None
+        if beat is not None:
+            yield beat
+
+
+def sweep(store: ObjectStore, prefix: str) -> None:
+    """Removes the heartbeats of runs that were killed over a day ago; a run that lives must have one there.
+
+    Its heartbeat tells the time, so that no machine's clock matters. Raises StorageError.
+    """
+    beats = list(_of_runs(store, prefix))
+    now = max((info.modified for info in beats), default=None)
+    for info in beats:
+        if now is not None and now - info.modified > _FORGOTTEN:
+            store.delete(info.key)
+
+
+class Presence:
+    """This run's heartbeat in one output, and what it knows of the others. Thread-safe; ``stop`` it at the end.
+
+    A run that was not heard for ASLEEP_SECONDS, since its process was frozen or the store could not be reached, is over
+    for good: ``asleep`` says so, and it beats no more, since another run may work on its files by now.
+    ``configuration`` is the fingerprint that the run works by: no other one is written into the output while it lives.
+    ``member`` names one of the processes of a run whose steps are not where it was begun: each has its own heartbeat,
+    and the run lives as long as any of them.
+    """
+
+    def __init__(
+        self, store: ObjectStore, prefix: str, run_id: str, configuration: str = "", *, member: str = ""
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self.run_id = run_id
+        self._own_key = self._folder(run_id) + member + ".json" if member else self._key(run_id)
+        self._configuration = configuration
+        self._last = _now()
+        self._asleep = False
+        self._over = threading.Event()
+        self._known: dict[str, tuple[float, bool]] = {}
+        self._store_time = self._beat()
+        self._thread = threading.Thread(target=self._live, name="llmdo-heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether this run must make no new call and open no file any more."""
+        if _now() - self._last > ASLEEP_SECONDS:
+            self._asleep = True
+        return self._asleep
+
+    def store_time(self) -> float:
+        """What the store's clock shows, within a second or two: seconds since 1970."""
+        ours, theirs = self._store_time
+        return theirs.timestamp() + _now() - ours
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether a run (an ``owner_of``) may still work on its files. Raises StorageError."""
+        run_id = run_of(owner)
+        if run_id == self.run_id:
+            return True
+        asked, alive = self._known.get(run_id, (float("-inf"), False))
+        if _now() - asked > _ASK_AGAIN_SECONDS:
+            alive = self._ask(run_id)
+            self._known[run_id] = (_now(), alive)
+        return alive
+
+    def stop(self) -> None:
+        """Beats no more, and removes the heartbeat: what this run leaves open is free at once."""
+        self._over.set()
+        self._thread.join()
+        try:
+            self._store.delete(self._own_key)
+        except StorageError as error:
+            _log.warning("the heartbeat stays until it is %g s old: %s", DEAD_SECONDS, error)
+
+    def _live(self) -> None:
+        try:
+            sweep(self._store, self._prefix)
+        except StorageError as error:
+            _log.debug("old heartbeats stay: %s", error)  # the next run tries again
+        wait_s = BEAT_SECONDS
+        while not self._over.wait(wait_s):
+            if self.asleep:
+                return
+            try:
+                self._store_time = self._beat()
+                wait_s = BEAT_SECONDS
+            except StorageError as error:
+                _log.warning("no heartbeat: %s", error)
+                wait_s = BEAT_AGAIN_SECONDS
+
+    def _beat(self) -> tuple[float, datetime]:
+        """Writes the heartbeat; returns our time and the store's at that moment."""
+        begun = _now()
+        beat = Heartbeat(
+            run_id=self.run_id,
+            host=_host(),
+            pid=os.getpid(),
+            process_start=_start(os.getpid()),
+            configuration=self._configuration,
+        )
+        self._store.put(self._own_key, beat.model_dump_json().encode())
+        self._last = begun
+        return begun, self._store.stat(self._own_key).modified
+
+    def _ask(self, run_id: str) -> bool:
+        if self._is_fresh(self._key(run_id)):
+            return True
+        members = (info.key for info in self._store.list(self._folder(run_id)) if is_beat(info.key))
+        return any(map(self._is_fresh, members))
+
+    def _is_fresh(self, key: str) -> bool:
+        try:
+            info = self._store.stat(key)
+        except ObjectNotFound:
+            return False
+        beat = _read(self._store, key)
+        if beat is None:
+            return False
+        if beat.host == _host() and not _is_running(beat.pid, beat.process_start):
+            return False
+        ours, theirs = self._store_time
+        age = (theirs - info.modified).total_seconds() + (_now() - ours)
+        return age < DEAD_SECONDS
+
+    def _folder(self, run_id: str) -> str:
+        return f"{self._prefix}{FOLDER}{run_id}/"
+
+    def _key(self, run_id: str) -> str:
+        return f"{self._prefix}{FOLDER}{run_id}.json"
+
+
+def _of_runs(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
+    for info in store.list(prefix + FOLDER):
+        name = info.key.removeprefix(prefix + FOLDER)
+        if name != CLAIM and not SUMMARY.fullmatch(name):
+            yield info
+
+
+def is_beat(name: str) -> bool:
+    """Whether it is none of what the processes of one run tell each other; see llmdo.storage.runs.members."""
+    return not name.endswith((REPORT, STOP))
+
+
+def _read(store: ObjectStore, key: str) -> Heartbeat | None:
+    """A heartbeat; None for one that is gone, or cannot be read."""
+    try:
+        return Heartbeat.model_validate_json(store.read(key)[0])
+    except (ObjectNotFound, ValidationError):
+        return None
+
+
+def _now() -> float:
+    """Seconds that also go on while the process, or the whole machine, sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if clock is None else time.clock_gettime(clock)
+
+
+def _host() -> str:
+    """This machine since its boot, and the namespace that its pids are of: machines and containers share names."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _start(pid: int) -> str:
+    """When a process was started, in the kernel's ticks since boot; "" where there is no /proc."""
+    try:
+        # Behind the name in brackets, which may hold anything, the start is the 20th field: proc(5).
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_running(pid: int, process_start: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process has this pid
+    return not process_start or _start(pid) == process_start

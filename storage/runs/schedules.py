@@ -1,0 +1,160 @@
+"""What an output knows of its schedule: whose turn it is, which tick was the last, and how each run ended.
+
+``_runs/_schedule.json`` is changed by conditional writes only, so that at most one scheduled run is at work on an
+output, on whatever machine. ``_runs/2026-11-21T14-15-00Z.json`` is the summary of the run for this tick, in UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
+
+from llmdo.storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound, StorageError
+from llmdo.storage.objects.store import ObjectStore
+from llmdo.storage.runs.runs import CLAIM, FOLDER, SUMMARY, Owner, Presence
+
+KEPT = 1000  # summaries; one list page of R2
+_SKEW = timedelta(minutes=5)  # a tick further ahead was written by a clock that is wrong, and would stop all others
+
+_log = logging.getLogger(__name__)
+
+
+class Claim(BaseModel):
+    """Who runs now, and what was run.
+
+    Attributes:
+        schedule: what ticks, and what for; the ``last`` of another one says nothing about the ticks of this one.
+        last: the newest tick whose run has ended; at first the time at which the schedule began.
+        run_id: the heartbeat of who runs now; "" nobody.
+        tick: what it runs for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    schedule: str
+    last: AwareDatetime
+    run_id: Owner = ""
+    tick: AwareDatetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The claim is ours, as this version of the object."""
+
+    claim: Claim
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another one that lives is at work."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The tick's run has ended, or that of a later one: ``last``."""
+
+    last: datetime
+
+
+class Schedules:
+    """The schedule of one output. Its methods raise StorageError."""
+
+    def __init__(self, store: ObjectStore, prefix: str, schedule: str) -> None:
+        self._store = store
+        self._folder = prefix + FOLDER
+        self._schedule = schedule
+
+    def begin(self, now: datetime) -> datetime:
+        """The newest tick whose run has ended; ``now`` where this schedule is new."""
+        there, _ = self._read()
+        if there is None:
+            with suppress(AlreadyExists):
+                self._store.put_if_absent(self._key, _json(Claim(schedule=self._schedule, last=now)))
+            return now
+        return there.last if self._says(there, now) else now
+
+    def take(self, presence: Presence, tick: datetime, last: datetime, now: datetime) -> Held | Busy | Done:
+        """Tries to get the claim for a tick; ``last`` is what this process knows of."""
+        while True:
+            there, etag = self._read()
+            ours = Claim(schedule=self._schedule, last=last, run_id=presence.run_id, tick=tick)
+            if there is not None:
+                if there.run_id == presence.run_id:  # the reply to our own write was lost
+                    return Held(there, etag)
+                if self._says(there, now):
+                    if there.last >= tick:
+                        return Done(there.last)
+                    ours = ours.model_copy(update={"last": there.last})
+                if there.run_id and presence.is_alive(there.run_id):
+                    return Busy(there)
+                if there.run_id:
+                    _log.warning("%s died at work on the tick of %s: going on", there.run_id, there.tick)
+            try:
+                body = _json(ours)
+                put = self._store.put_if_match
+                etag = self._store.put_if_absent(self._key, body) if there is None else put(self._key, body, etag)
+            except (AlreadyExists, ObjectChanged):
+                continue
+            return Held(ours, etag)
+
+    def release(self, held: Held, *, done: bool) -> None:
+        """Lets others have the claim; ``done``: the tick needs no other run."""
+        last = held.claim.tick if done and held.claim.tick else held.claim.last
+        free = Claim(schedule=held.claim.schedule, last=last)
+        try:
+            self._store.put_if_match(self._key, _json(free), held.etag)
+        except ObjectChanged:
+            there, _ = self._read()
+            if there is not None and there != free:
+                _log.warning("another run took over the schedule of %s meanwhile", self._store.url)
+
+    def write(self, tick: datetime, summary: Mapping[str, Any]) -> None:
+        """Writes how the run for a tick ended; the KEPT newest summaries stay."""
+        self._store.put(self._summary(tick), to_json(summary, indent=1))
+        listed = (info.key for info in self._store.list(self._folder))
+        old = [key for key in listed if SUMMARY.fullmatch(key.removeprefix(self._folder))][:-KEPT]
+        for key in old:
+            self._store.delete(key)
+
+    def write_skipped(self, tick: datetime, summary: Mapping[str, Any]) -> None:
+        """Writes why there was no run for a tick, unless there was one."""
+        with suppress(AlreadyExists):
+            self._store.put_if_absent(self._summary(tick), to_json(summary, indent=1))
+
+    def _says(self, claim: Claim, now: datetime) -> bool:
+        """Whether a claim tells what this schedule has done."""
+        return claim.schedule == self._schedule and claim.last <= now + _SKEW
+
+    @property
+    def _key(self) -> str:
+        return self._folder + CLAIM
+
+    def _summary(self, tick: datetime) -> str:
+        return f"{self._folder}{tick:%Y-%m-%dT%H-%M-%SZ}.json"
+
+    def _read(self) -> tuple[Claim | None, str]:
+        try:
+            body, etag = self._store.read(self._key)
+        except ObjectNotFound:
+            return None, ""
+        try:
+            return Claim.model_validate_json(body), etag
+        except ValidationError:
+            raise StorageError(
+                f"{self._store.url}/{self._key} is no claim that this version can read: remove it"
+            ) from None
+
+
+def _json(claim: Claim) -> bytes:
+    return claim.model_dump_json().encode()

@@ -1,0 +1,1 @@
+"""From a request to the row of its answer."""

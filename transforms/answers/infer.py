@@ -1,0 +1,328 @@
+"""Answers lines: one engine for the whole process, one outcome a tile, in the order in which calls end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.utils.windowed_value import WindowedValue
+
+from llmdo.backends.engine.batches import Mode
+from llmdo.backends.engine.engine import Engine, get_engine
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.engine.recall import Recall, Reuse
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
+from llmdo.backends.ir import EmbedRequest, LineId, Usage
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
+from llmdo.backends.money.money import NO_LIMITS, Limits
+from llmdo.storage.ledger.ledger import NO_LEDGER, open_ledger
+from llmdo.storage.output.costs import Cost
+from llmdo.storage.runs.runs import ASLEEP_SECONDS
+from llmdo.transforms.answers.metrics import InferMetrics
+from llmdo.transforms.answers.result_queue import Ended
+from llmdo.transforms.answers.rows import answer_row, failure_row
+from llmdo.transforms.answers.texts import Embedded, Gathering
+from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from llmdo.transforms.members import Apart, join, tell_why
+from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
+from llmdo.transforms.run_state import run_state
+
+# How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
+_LOOK_AGAIN = 0.05
+# It is woken when an eighth of a window has ended, so that eight bundles that wait leave something to submit, and no
+# later than for 16: more, and calls of equal length would go through all steps together, and never spread.
+_PARTS, _MOST = 8, 16
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAnswers:
+    """Where answers are kept the moment they arrive (``llmdo.storage.ledger.ledger.open_ledger``), and whose answer may be taken."""
+
+    ledger: str = NO_LEDGER
+    reuse: Reuse | Literal["same-message"] = "same-line"
+
+    def open(self) -> Recall | None:
+        """Opens the ledger. Raises LedgerError."""
+        ledger = open_ledger(self.ledger)
+        return None if ledger is None else Recall(ledger, self.reuse)
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class Infer(beam.PTransform):
+    """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
+
+    ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
+    window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s, and a
+    service may answer nothing for ``patience_s`` s. ``gateway``, ``headers``, ``call_timeout_s``: see CallSettings.
+    ``mode``: see llmdo.backends.engine.batches; what waits in a batch is no call in flight.
+    At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
+    cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
+    used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
+    does before the call that could pass the ``limits`` of what the run may spend.
+    """
+
+    defaults: Defaults
+    window: int = 64
+    paid: PaidAnswers = PaidAnswers()
+    limits: Limits = NO_LIMITS
+    rates: Rates = NO_RATES
+    fixed: bool = False
+    deadline_s: float = THREE_TRIES.deadline_s
+    workers: int = 1
+    gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
+    mode: Mode = "sync"
+    apart: Apart | None = None
+    patience_s: float = PATIENCE_S
+
+    def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
+        """Read → Outcome."""
+        return tiles | "Call the model" >> beam.ParDo(_Infer(self))
+
+
+@dataclass(slots=True)
+class _Job:
+    """One line in work, with the window and time that its outcome goes back into."""
+
+    line: Line
+    prompt: Prompt
+    context: WindowedValue
+    texts: Gathering | None = None
+
+
+# A text to embed: its line, and its index there.
+_Text = tuple[_Job, int]
+
+
+class _Infer(beam.DoFn):
+    def __init__(self, step: Infer) -> None:
+        self.defaults = step.defaults
+        self.window = step.window
+        self.paid = step.paid
+        self.limits = step.limits
+        self.rates = step.rates
+        self.fixed = step.fixed
+        self.deadline_s = step.deadline_s
+        self.workers = step.workers
+        self.gateway = step.gateway
+        self.headers = step.headers
+        self.call_timeout_s = step.call_timeout_s
+        self.mode: Mode = step.mode
+        self.apart = step.apart
+        self.patience_s = step.patience_s
+
+    def setup(self) -> None:
+        join(self.apart)
+        self._at_once = max(1, min(self.window // _PARTS, _MOST))
+        self._budget = run_state().budget_within(self.limits)
+        self._metrics = InferMetrics()
+        self._engine: Engine = get_engine(
+            CallSettings(
+                self.window,
+                fixed=self.fixed,
+                retry=Retry(deadline_s=self.deadline_s),
+                rates=self.rates,
+                workers=self.workers,
+                mode=self.mode,
+                own=self.defaults.providers,
+                kept=self.paid,
+                gate=asleep,
+                budget=self._budget,
+                gateway=self.gateway,
+                headers=self.headers,
+                call_timeout_s=self.call_timeout_s,
+                patience_s=self.patience_s,
+                answered_before=answered_before,
+            )
+        )
+
+    def start_bundle(self) -> None:
+        # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
+        self._finished: Ended[tuple[_Text, Done]] = Ended()
+        self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
+        # By provider: answers whose rows wait for its prices, while the bundle goes on.
+        self._unpriced: defaultdict[str, list[tuple[_Text, Done]]] = defaultdict(list)
+        self._open = 0
+
+    def process(
+        self, tile: Read, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        if isinstance(tile, TooLong):
+            run_state().add(lines_read=1)
+            yield self._failure(tile, too_long(tile), attempts=0)
+            return
+        if not isinstance(tile, Line):
+            if isinstance(tile, Blank):
+                run_state().add(bytes_done=tile.stop - tile.start)
+            yield tile
+            return
+        run_state().add(lines_read=1)
+        try:
+            prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
+        except LineError as error:
+            yield self._failure(tile, error, attempts=0)
+            return
+        except ModelError as error:  # the run's own provider is not there: no package, no token
+            run_state().stop(error)
+            return
+        self._budget.prices.ask(prompt.provider)  # while the first calls are made, they are read
+        job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
+        yield from self._submit(job)
+        yield from self._results(wait=False)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for array in self._arrays.values():
+            yield from self._submit_array(array)
+        self._arrays.clear()
+        while self._open:
+            yield from self._results(wait=True)
+        self._metrics.engine(self._engine, now=True)
+        tell_why(self.apart)
+
+    def _submit(self, job: _Job) -> Iterator[WindowedValue]:
+        request = job.prompt.request
+        if isinstance(request, EmbedRequest):
+            key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
+            job.texts = Gathering(len(request.texts))
+            for index in range(len(request.texts)):
+                array = self._arrays.setdefault(key, [])
+                array.append((job, index))
+                if len(array) >= self._engine.array_size(job.prompt.provider, request.model):
+                    del self._arrays[key]
+                    yield from self._submit_array(array)
+            return
+        finished = self._finished
+        yield from self._when_taken(
+            1,
+            lambda: self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put(((job, 0), done))),
+        )
+
+    def _submit_array(self, array: list[_Text]) -> Iterator[WindowedValue]:
+        requests = [cast(EmbedRequest, job.prompt.request) for job, _ in array]
+        texts = [request.texts[index] for request, (_, index) in zip(requests, array, strict=True)]
+        ids = [request.request_id for request in requests]
+        model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
+        provider = array[0][0].prompt.provider
+
+        def deliver(index: int, done: Done) -> None:
+            finished.put((array[index], done))
+
+        yield from self._when_taken(
+            len(array),
+            lambda: self._engine.submit_texts(provider, model, texts, parameters, deliver, line_ids=ids, wait=False),
+        )
+
+    def _when_taken(self, results: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
+        """Submits as soon as there is room. A closed engine says that the run is over: the lines have no outcome."""
+        try:
+            while not submit():
+                if self._open:
+                    yield from self._results(wait=True)
+                else:  # no end of a call of this bundle's own would wake it when there is room
+                    self._engine.wait_for_room(_LOOK_AGAIN)
+        except EngineClosed:
+            return
+        self._open += results
+
+    def _results(self, wait: bool) -> Iterator[WindowedValue]:
+        """Outcomes of the calls that have ended; with ``wait``, not before some have, or a moment has passed."""
+        wanted = min(self._open, self._at_once) if wait else 0
+        for (job, index), done in (*self._finished.take(wanted, _LOOK_AGAIN), *self._priced()):
+            if done.response and not self._budget.prices.ask(job.prompt.provider).done():
+                self._unpriced[job.prompt.provider].append(((job, index), done))
+                continue
+            self._open -= 1
+            self._metrics.engine(self._engine)
+            ended = Embedded(done) if job.texts is None else job.texts.add(index, done)
+            outcome = ended and self._outcome(job, ended)
+            if outcome is not None:
+                yield job.context.with_value(outcome)
+
+    def _priced(self) -> list[tuple[_Text, Done]]:
+        """Answers that waited for prices that are there by now."""
+        there = [provider for provider in self._unpriced if self._budget.prices.ask(provider).done()]
+        return [answer for provider in there for answer in self._unpriced.pop(provider)]
+
+    def _outcome(self, job: _Job, ended: Embedded) -> Outcome | None:
+        done = ended.done
+        if done.error is not None:
+            if isinstance(done.error, EngineClosed):
+                return None
+            if isinstance(done.error, StopRun) or (isinstance(done.error, ModelUnusable) and not job.prompt.own_model):
+                run_state().stop(done.error)
+                return None
+            return self._failure(job.line, done.error, done.attempts)
+        response = done.response
+        assert response is not None  # noqa: S101  Done has exactly one of the two
+        prompt = job.prompt
+        ending = self._budget.prices.ending(prompt.provider, prompt.request.model)
+        if ending and ending not in response.warnings:
+            response = replace(response, warnings=(*response.warnings, ending))
+        # What another line has paid for counts there.
+        usage = Usage() if response.shared else response.usage
+        paid = [part for part in ended.parts or (response,) if not part.shared]
+        usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
+        cost = Cost(usd, int(usd is None), usage.neurons)
+        self._metrics.answer(usage, usd, done)
+        run_state().add(
+            answered=1,
+            bytes_done=job.line.stop - job.line.start,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
+        return Answer(
+            job.line.file,
+            job.line.start,
+            job.line.stop,
+            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors),
+            usage.input_tokens,
+            usage.output_tokens,
+            cost,
+        )
+
+    def _failure(self, line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
+        self._metrics.failure(error)
+        run_state().add(failed=1, bytes_done=line.stop - line.start)
+        return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
+
+
+def asleep() -> StopRun | None:
+    """This run was not heard for so long that another one may work on its files by now: no further call."""
+    presence = run_state().presence
+    if presence is None or not presence.asleep:
+        return None
+    said = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
+    return RunAsleep(f"{said}: a new one, by the same command, goes on where it was")
+
+
+def answered_before() -> bool:
+    """Whether earlier runs have answered lines of this run's files."""
+    return run_state().counts.answered_before > 0
+
+
+class RunAsleep(StopRun):
+    """The run was not heard for too long; a new one goes on where it was."""
+
+
+def request_id(line: Line) -> LineId:
+    """The same for every try of one line of one file version, in any run."""
+    text = hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
+    return LineId.of(text, line.file.place, line.file.etag, line.start, resumed=line.file.resumed)
+
+
+def too_long(line: TooLong) -> LineTooLong:
+    """Says what to do about it."""
+    return LineTooLong(f"the line has {line.stop - line.start:,} bytes: raise --max-line-bytes, or split it")
+
+
+class LineTooLong(LineError):
+    """The line is longer than ``--max-line-bytes``."""

@@ -1,0 +1,160 @@
+"""The lines of the output: answers as a superset of OpenAI's batch output, failures as the input with an error."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+from pydantic_core import to_json
+
+from llmdo.backends.errors import LimitReached, ModelError, Retryable, ServiceAway
+from llmdo.backends.ir import ChatResponse, EmbedResponse, Response, Usage
+from llmdo.backends.openai.completion_body import completion_body
+from llmdo.transforms.elements import FileVersion, Line, TooLong
+from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
+from llmdo.transforms.prompts.models import ModelNotAllowed
+from llmdo.transforms.prompts.parse import Prompt
+
+NOT_NUMBERS = "the reply held numbers that JSON does not have (NaN, infinity): they are null"
+
+
+def answer_row(
+    prompt: Prompt,
+    line: Line,
+    response: Response,
+    attempts: int,
+    latency_s: float,
+    cost_usd: float | None = None,
+    errors: Mapping[int, ModelError] = MappingProxyType({}),
+) -> bytes:
+    """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's.
+
+    A ``shared`` response counts in another row, and costs nothing here.
+    ``errors`` say of some of the texts that were embedded, by their indexes, why they have no vector.
+    """
+    place = default_id(line.file, line.start)
+    row: dict[str, Any] = {
+        "id": place if prompt.id is None else prompt.id,
+        "custom_id": place if prompt.custom_id is None else prompt.custom_id,
+        "response": {
+            "status_code": 200,
+            "request_id": response.request_id or prompt.request.request_id,
+            "body": response_body(response, prompt.request.request_id, errors),
+        },
+        "error": None,
+        "model": f"{prompt.provider}/{response.model}",
+        "usage": usage_fields(response.usage, cost_usd),
+        "source": source_fields(line),
+        "attempts": attempts,
+        "latency_ms": round(latency_s * 1000),
+    }
+    if response.shared:
+        row["shared"] = True
+    if prompt.metadata:
+        row["metadata"] = prompt.metadata
+    if prompt.warnings or response.warnings:
+        row["warnings"] = (*prompt.warnings, *response.warnings)
+    if response.details:
+        row["details"] = response.details
+    return _json(row)
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    """The row; numbers that JSON does not have are null in it, and a warning says so."""
+    text = to_json(row)
+    if b"NaN" in text or b"Infinity" in text:
+        finite = to_json(row, inf_nan_mode="null")
+        if finite != text:
+            return to_json({**row, "warnings": (*row.get("warnings", ()), NOT_NUMBERS)}, inf_nan_mode="null")
+    return text
+
+
+def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes:
+    """The input line with an ``error`` object, as JSON; what was no JSON object is kept in ``raw``.
+
+    ``raw`` is the text, or with bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``. A
+    line with a field by one of these names also stands in ``error.line``, as it was. An error row that was fed back
+    stands for its line.
+    """
+    fields, text = _input_fields(line)
+    said = error_fields(error, attempts, line.start, line.stop)
+    if text is not None:
+        said["line"] = text
+    return to_json({**fields, "error": said})
+
+
+def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dict[str, Any]:
+    """What is said of a line without an answer; ``offset`` and ``length`` are its bytes in the source."""
+    return {
+        "class": type(error).__name__,
+        "code": error.code,
+        "status": error.status,
+        "message": error.message,
+        "retryable": isinstance(error, Retryable | ModelNotAllowed | ServiceAway | LimitReached),
+        "attempts": attempts,
+        "offset": start,
+        "length": stop - start,
+    }
+
+
+def default_id(file: FileVersion, start: int) -> str:
+    """The id of a line that has none: its key and its offset."""
+    return f"{file.key}:{start}"
+
+
+def source_fields(line: Line) -> dict[str, Any]:
+    """Where an answer's line stands."""
+    return {"key": line.file.key, "etag": line.file.etag, "offset": line.start, "length": line.stop - line.start}
+
+
+def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
+    """Tokens; neurons where they are known; the cost in US dollars, or null."""
+    fields: dict[str, Any] = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.cached_tokens:
+        fields["cached_tokens"] = usage.cached_tokens
+    if usage.reasoning_tokens:
+        fields["reasoning_tokens"] = usage.reasoning_tokens
+    if usage.neurons is not None:
+        fields["neurons"] = usage.neurons
+    fields["cost_usd"] = cost_usd
+    return fields
+
+
+def response_body(response: Response, request_id: str, errors: Mapping[int, ModelError] = MappingProxyType({})) -> Any:
+    """The body as OpenAI's API would give it, with ``errors`` of texts; a raw response as the provider sent it."""
+    if isinstance(response, EmbedResponse):
+        tokens = {
+            "prompt_tokens": response.usage.input_tokens,
+            "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
+        }
+        data: list[dict[str, Any]] = [
+            {"object": "embedding", "index": i, "embedding": v or None} for i, v in enumerate(response.vectors)
+        ]
+        for index, error in errors.items():
+            data[index]["error"] = {"code": error.code, "message": error.message}
+        return {"object": "list", "data": data, "model": response.model, "usage": tokens}
+    return completion_body(response, request_id) if isinstance(response, ChatResponse) else response.result
+
+
+def _input_fields(line: Line | TooLong) -> tuple[Mapping[str, Any], str | None]:
+    """What is kept of a line, and its text where the fields alone would not say what it was."""
+    if isinstance(line, TooLong):
+        return {"raw": None}, None
+    data = line.data
+    with suppress(BadLine):
+        data = unwrapped(data)
+    with suppress(BadLine):
+        fields = json_object(data)
+        alike = "error" in fields or fields.keys() in ({"raw"}, {"raw_base64"})
+        return fields, data.decode() if alike else None
+    try:
+        return {"raw": data.decode()}, None
+    except UnicodeDecodeError:
+        return {"raw_base64": base64.b64encode(data).decode()}, None

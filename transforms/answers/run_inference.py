@@ -1,0 +1,182 @@
+"""Our models in Beam's own ``RunInference``, for pipelines that are not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from pydantic_core import to_json
+
+from llmdo.backends.engine.engine import LAST_CALLS_S, Engine, get_engine
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import LineError, ModelError, StopRun
+from llmdo.backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
+from llmdo.backends.protocol import split_model
+from llmdo.transforms.answers.texts import Gathering
+from llmdo.transforms.prompts.line_json import BadLine
+from llmdo.transforms.prompts.models import SAME_PROVIDER, rules_of
+from llmdo.transforms.prompts.parse import Defaults, parse_prompt
+
+# The handlers' engines are apart from those of our own runs.
+_SHARED = "RunInference"
+
+Example = str | Mapping[str, Any] | Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One of the texts of an example's request, which are embedded together with those of others."""
+
+    example: int
+    request: EmbedRequest
+    at: int
+    gathering: Gathering
+
+
+class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
+    """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
+
+    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``llmdo.backends.ir``. Its
+    ``inference`` is a response of ``llmdo.backends.ir``, or the ModelError that says why there is none; of texts that are
+    refused, among others that are not, it has an empty vector each, and a warning. One example, whatever it is, never
+    fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
+    wrong token, the day's allocation.
+
+    Handlers of one process with the same provider and ``concurrency`` share one engine with its limits and retries; at
+    most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should be
+    larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
+    bundle that Beam repeats is paid again. Where that matters, use ``llmdo.transforms.answers.infer.Infer``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        system: str = "",
+        prompt: str = "",
+        line_models: str = SAME_PROVIDER,
+        line_parameters: bool = False,
+        concurrency: int = 64,
+        min_batch_size: int | None = None,
+        max_batch_size: int = 256,
+    ) -> None:
+        """``parameters`` by OpenAI's names; ``prompt`` and ``system`` may have fields, as in ``Summarise: {text}``.
+
+        ``line_models``: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
+
+        ``line_parameters``: with a prompt, an example's model, system and parameters count too; else they are its data.
+
+        Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``.
+        """
+        super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
+        self._provider, name = split_model(model)
+        self._defaults = Defaults(
+            f"{self._provider}/{name}",
+            dict(parameters or {}),
+            system,
+            prompt,
+            line_models=line_models,
+            line_parameters=line_parameters,
+        )
+        rules_of(line_models)
+        self._concurrency = concurrency
+
+    def load_model(self) -> Engine:
+        """The process's engine, which connects when it is first needed."""
+        settings = CallSettings(self._concurrency, own=frozenset({self._provider}), run_id=_SHARED)
+        engine = get_engine(settings)
+        if engine.stopped is not None:  # in an earlier pipeline of this process
+            engine.close(LAST_CALLS_S)  # other batches may have calls in flight
+            engine = get_engine(settings)
+        return engine
+
+    def run_inference(
+        self,
+        batch: Sequence[Example],
+        model: Engine,
+        inference_args: dict[str, Any] | None = None,  # noqa: ARG002  Beam gives it; see validate_inference_args
+    ) -> Iterable[PredictionResult]:
+        """One result for each example, in their order. Raises StopRun."""
+        done: SimpleQueue[tuple[int, Done]] = SimpleQueue()
+        results: dict[int, Response | ModelError] = {}
+        texts: dict[tuple[str, str, str], list[_Text]] = {}
+        for index, example in enumerate(batch):
+            try:
+                provider, request = self._request(example, model)
+            except LineError as error:
+                results[index] = error
+                continue
+            if isinstance(request, EmbedRequest) and request.texts:
+                gathering = Gathering(len(request.texts))
+                alike = texts.setdefault((provider, request.model, repr(request.parameters)), [])
+                alike += [_Text(index, request, at, gathering) for at in range(len(request.texts))]
+            else:
+                model.submit(provider, request, partial(_keep, done, index))
+        for (provider, name, _), alike in texts.items():
+            most = model.array_size(provider, name)
+            for start in range(0, len(alike), most):
+                self._submit_texts(model, provider, alike[start : start + most], done)
+        while len(results) < len(batch):
+            index, outcome = done.get()
+            if isinstance(outcome.error, StopRun):
+                raise outcome.error
+            result = outcome.response or outcome.error
+            assert result is not None  # noqa: S101  Done has exactly one of the two
+            results[index] = result
+        return [PredictionResult(example, results[i], self._defaults.model) for i, example in enumerate(batch)]
+
+    def get_metrics_namespace(self) -> str:
+        """As other handlers have one."""
+        return "BeamML_LLMDO"
+
+    def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
+        """Parameters belong to the handler, or stand in the example."""
+        if inference_args:
+            raise ValueError("inference_args are not used: give parameters to WorkersAIModelHandler, or in an example")
+
+    def _request(self, example: Example, engine: Engine) -> tuple[str, Request]:
+        if isinstance(example, EmbedRequest) and not _are_strings(example.texts):
+            raise BadLine("an EmbedRequest's texts must all be strings")  # they share calls with other examples' texts
+        if isinstance(example, ChatRequest | EmbedRequest | RawRequest):
+            return self._provider, example
+        document: Any = example
+        if isinstance(example, str):
+            provider, _, model = self._defaults.model.partition("/")
+            is_text = self._defaults.prompt or engine.max_texts(provider, model) > 1
+            document = {"text" if is_text else "prompt": example}
+        try:
+            document = dict(document) if isinstance(document, Mapping) else document
+            line = to_json(document)
+        except Exception as error:  # whatever an object that is no JSON raises
+            raise BadLine(f"the example cannot be written as JSON: {error}") from error
+        if isinstance(document, dict) and not _are_strings(document):
+            raise BadLine("the names of an example's fields must be strings")
+        prompt = parse_prompt(line, "", self._defaults, engine.max_texts)
+        return prompt.provider, prompt.request
+
+    @staticmethod
+    def _submit_texts(
+        engine: Engine, provider: str, alike: Sequence[_Text], done: SimpleQueue[tuple[int, Done]]
+    ) -> None:
+        def keep(at: int, outcome: Done) -> None:
+            text = alike[at]
+            if together := text.gathering.add(text.at, outcome):
+                done.put((text.example, together.done))
+
+        request = alike[0].request
+        texts = [text.request.texts[text.at] for text in alike]
+        engine.submit_texts(provider, request.model, texts, request.parameters, keep)
+
+
+def _are_strings(values: object) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(value, str) for value in values)
+
+
+def _keep(done: SimpleQueue[tuple[int, Done]], index: int, outcome: Done) -> None:
+    done.put((index, outcome))

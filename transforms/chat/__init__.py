@@ -1,0 +1,1 @@
+"""Chat messages in, response events out."""

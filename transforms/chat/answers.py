@@ -1,0 +1,267 @@
+"""One message, one answer: what the model is asked, its reply or error as events, the text as it is generated."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
+from llmdo.backends.ir import ChatRequest, ChatResponse, StreamChunk
+from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
+from llmdo.backends.protocol import split_model
+from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
+from llmdo.transforms.answers.infer import RunAsleep
+from llmdo.transforms.chat.elements import ChatDefaults
+from llmdo.transforms.chat.events import completed, delta, failed, metadata, received, started
+from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, Source, source_of
+from llmdo.transforms.chat.history import History, history
+from llmdo.transforms.chat.lasting_engine import LastingEngine
+from llmdo.transforms.chat.replies import Event, fits
+
+DELTAS_EVERY_S = 0.25  # the text that came in this time goes out as one event
+# A conversation that did not fit the model is shortened to this part, and sent once more.
+_SHORTER = 0.75
+
+Earlier = Sequence[tuple[ChatMessage, str | None]]
+_log = logging.getLogger(__name__)
+
+
+class NotNow(Exception):
+    """The run is over: the message stays without an answer, and a later run answers it. ``error`` says why."""
+
+    def __init__(self, error: ModelError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Answers:
+    """Makes answers; used on one event loop.
+
+    ``tell`` takes the events that go out before the answer is there, and may lose them; with ``deltas`` also the text
+    while it is generated. ``stopping`` says whether a StopRun only means that the run is being stopped. ``stops``: an
+    error that every other call would meet too ends the run, and its message stays open; else it is an answer. Raises
+    ModelNotFound where the model's name has no provider.
+    """
+
+    def __init__(
+        self,
+        defaults: ChatDefaults,
+        engine: LastingEngine,
+        *,
+        tell: Callable[[Event], None] | None = None,
+        deltas: bool = False,
+        stops: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._provider, self._model = split_model(defaults.model)
+        self._defaults = defaults
+        self._engine = engine
+        self._tell = tell
+        self._deltas = deltas
+        self._stops = stops
+        self._stopping = stopping
+        self._clock = clock
+        self._estimates = Estimates()
+        self._max_tokens = token_limit(defaults.parameters) or DEFAULT_MAX_TOKENS
+
+    async def make(self, message: ChatMessage, earlier: Earlier, trace: Mapping[str, float]) -> LoggedAnswer:
+        """The answer of a message, which says so where there is none; ``trace``: what happened to it so far.
+
+        Raises NotNow, and nothing else.
+        """
+        made = _Made(message, dict(trace))
+        try:
+            if not message.text.strip():
+                return self._failed(made, EMPTY_MESSAGE)
+            return await self._asked(made, earlier)
+        except NotNow:
+            raise
+        except EngineClosed as error:
+            raise NotNow(error) from error
+        except Exception as surprise:  # noqa: BLE001 - a message's surprise must not end the others
+            _log.exception("%s/%s: unexpected error", message.conversation, message.id)
+            return self._failed(made, source_of(surprise), surprise)
+
+    def overflow(self, message: ChatMessage, trace: Mapping[str, float]) -> LoggedAnswer:
+        """The answer of a message that came when too many were waiting."""
+        return self._failed(_Made(message, dict(trace)), OVERFLOW)
+
+    def unreadable(self, message: ChatMessage, trace: Mapping[str, float], error: Exception) -> LoggedAnswer:
+        """The answer of a message whose conversation cannot be read."""
+        return self._failed(_Made(message, dict(trace)), source_of(error), error)
+
+    async def _asked(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
+        message, context = made.message, self._defaults.context_tokens
+        if self._tell:
+            self._tell(started(message, self._clock()))
+        past, request, done = await self._once(made, earlier, context)
+        if isinstance(done.error, ContextOverflow):
+            used = self._estimates.most(request)
+            context = int(_SHORTER * (context or used.input_tokens + self._max_tokens))
+            past, request, done = await self._once(made, earlier, context)
+        made.trace["answered"] = self._clock()
+        made.history = past.ids
+        if done.error is not None:
+            return self._refused(made, done.error)
+        response = done.response
+        if not isinstance(response, ChatResponse):
+            raise TypeError(f"{self._model} answered a conversation with a {type(response).__name__}")
+        self._estimates.learn(request, response)
+        return self._answered(made, response, past, done.latency_s if done.attempts else 0.0)
+
+    async def _once(self, made: _Made, earlier: Earlier, context: int | None) -> tuple[History, ChatRequest, Done]:
+        message = made.message
+        past = history(
+            self._defaults.system,
+            earlier,
+            message,
+            model=self._model,
+            context_tokens=context,
+            max_tokens=self._max_tokens,
+            estimates=self._estimates,
+        )
+        # Two conversations may number their messages alike.
+        request_id = f"{message.conversation}/{message.id}"
+        async with self._listening(message) as listen:
+            request = ChatRequest(self._model, past.messages, self._defaults.parameters, request_id, listen)
+            asked = self._clock()
+            done = await self._engine.call(self._provider, request)
+        self._note(made, done, asked)
+        return past, request, done
+
+    @asynccontextmanager
+    async def _listening(self, message: ChatMessage) -> AsyncIterator[Callable[[StreamChunk], None] | None]:
+        """What hears the chunks of a call; the text goes out while it comes."""
+        tell = self._tell
+        if tell is None or not self._deltas:
+            yield None
+            return
+        pieces = _Pieces()
+
+        def tell_new() -> None:
+            new = pieces.new()
+            if new is not None:
+                attempt, number, text = new
+                tell(delta(message, number, text, attempt))
+
+        async def tell_again_and_again() -> None:
+            while True:
+                await asyncio.sleep(DELTAS_EVERY_S)
+                tell_new()
+
+        telling = asyncio.create_task(tell_again_and_again())
+        try:
+            yield pieces.hear
+        finally:
+            telling.cancel()
+        tell_new()
+
+    def _note(self, made: _Made, done: Done, asked: float) -> None:
+        """When calls really began: one may have waited for its turn for long, or was never made."""
+        now = self._clock()
+        made.attempts += done.attempts
+        if done.attempts:
+            made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock shows whole ms
+        elif done.response is not None:
+            made.trace["recalled"] = now
+        stopped_between_tries = isinstance(done.error, StopRun) and not done.latency_s
+        if made.attempts > 1 and not stopped_between_tries:
+            made.trace["retried"] = max(asked, now - done.latency_s)
+
+    def _refused(self, made: _Made, error: ModelError) -> LoggedAnswer:
+        ends_the_run = isinstance(error, StopRun | ModelUnusable) and self._stops
+        if ends_the_run or isinstance(error, EngineClosed | RunAsleep):
+            raise NotNow(error)
+        if isinstance(error, StopRun) and self._stopping():
+            raise NotNow(error)
+        return self._failed(made, source_of(error), error)
+
+    def _answered(self, made: _Made, response: ChatResponse, past: History, latency_s: float) -> LoggedAnswer:
+        if not (response.text and response.text.strip()):
+            return self._failed(made, ONLY_TOOLS if response.tool_calls else EMPTY_ANSWER, None, response)
+        told = metadata(self._provider, response, made.attempts, latency_s, past.warnings)
+        event = received(made.message, response.text, response.model, self._clock(), told)
+        if self._tell and not fits(event):
+            said = f"{self._model}: the answer is over the 128 KB that a queue takes: lower --max-tokens"
+            return self._failed(made, EMPTY_ANSWER, BadReply(said), response)
+        return self._logged(made, event, usage=told["usage"])
+
+    def _failed(
+        self, made: _Made, source: Source, error: Exception | None = None, response: ChatResponse | None = None
+    ) -> LoggedAnswer:
+        now = self._clock()
+        made.trace.setdefault("answered", now)
+        event = failed(made.message, source, now, error, made.attempts)
+        usage = None
+        if response is not None:
+            usage = metadata(self._provider, response, made.attempts, 0.0)["usage"]
+        return self._logged(made, event, failed=True, error=str(error or source.sentence), usage=usage)
+
+    def _logged(
+        self,
+        made: _Made,
+        event: dict[str, Any],
+        *,
+        usage: dict[str, Any] | None,
+        failed: bool = False,
+        error: str = "",
+    ) -> LoggedAnswer:
+        message = made.message
+        return LoggedAnswer(
+            conversation=message.conversation,
+            message_id=message.id,
+            events=(event, completed(message, self._clock(), made.attempts, not failed)),
+            history=made.history,
+            trace=made.trace,
+            failed=failed,
+            error=error,
+            usage=usage,
+            attempts=made.attempts,
+        )
+
+
+class _Made:
+    """An answer in the making."""
+
+    def __init__(self, message: ChatMessage, trace: dict[str, float]) -> None:
+        self.message = message
+        self.trace = trace
+        self.attempts = 0
+        self.history: tuple[str, ...] = ()
+
+
+class _Pieces:
+    """The text that has come since it was last asked for; heard on another thread than asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._attempt = self._number = 0
+        self._texts: list[str] = []
+
+    def hear(self, chunk: StreamChunk) -> None:
+        """Takes a chunk; a ``start`` begins the text anew."""
+        with self._lock:
+            if chunk.kind == "start":
+                self._attempt += 1
+                self._number = 0
+                self._texts.clear()
+            elif chunk.kind == "content":
+                self._texts.append(chunk.text)
+
+    def new(self) -> tuple[int, int, str] | None:
+        """Attempt, number and text; None where nothing has come."""
+        with self._lock:
+            if not self._texts:
+                return None
+            found = self._attempt, self._number, "".join(self._texts)
+            self._texts.clear()
+            self._number += 1
+            return found

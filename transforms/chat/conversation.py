@@ -1,0 +1,288 @@
+"""One conversation in work: taken, its messages answered one at a time, in order and once, pushed, let go.
+
+Calls to the log block, and are made in threads; while a model answers, no thread is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from llmdo.storage.chat.log import ChatLog, mark_name
+from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, LoggedAnswer
+from llmdo.storage.errors import StorageError, StorageUnavailable
+from llmdo.transforms.chat.answers import Answers, NotNow
+from llmdo.transforms.chat.elements import MOST_WAITING, Answered, Incoming, Outcome, Settings
+from llmdo.transforms.chat.replies import Replies
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log cannot be reached
+
+Done = Callable[[Answered], None]
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What the conversations of a process share.
+
+    Attributes:
+        stopped: no further turn is to be begun; ``stop`` sets it, and tells why.
+        spawn: runs a task of its own.
+        names: ``mark_name`` of each message in work.
+    """
+
+    log: ChatLog
+    answers: Answers
+    replies: Replies | None
+    settings: Settings
+    stopped: asyncio.Event
+    stop: Callable[[BaseException], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    names: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A message in work, and who is told what became of it."""
+
+    message: ChatMessage
+    dones: list[Done]
+    trace: dict[str, float]
+
+
+class Talk:
+    """See the module; used on the loop of its Conversations."""
+
+    def __init__(self, conversation: str, office: Office) -> None:
+        self.id = conversation
+        self._office = office
+        self._log = office.log
+        self._settings = office.settings
+        self._waiting: dict[str, _Work] = {}
+        self._working: dict[str, _Work] = {}  # the one that is being answered, and those that are being pushed
+        self._came = asyncio.Event()
+        self._ours = False  # this process has taken it
+        self._unwanted: set[str] = set()  # messages that have no answer, and get none before they are brought again
+        self._failures = 0
+
+    @property
+    def open(self) -> int:
+        """Messages in work."""
+        return len(self._waiting) + len(self._working)
+
+    def take_in(self, incoming: Incoming, done: Done) -> None:
+        """A message to be answered; one that is in work already is so once."""
+        message = incoming.message
+        known = self._waiting.get(message.id) or self._working.get(message.id)
+        if known is not None:
+            known.dones.append(done)
+            return
+        work = self._work(message, [done])
+        if self._office.stopped.is_set() or self._settings.leaves_alone(message):
+            self._finish(work, "left")
+        elif len(self._waiting) >= MOST_WAITING and not incoming.accepted:
+            self._begin(work)
+            self._office.spawn(self._safely(work, self._keep(work, self._office.answers.overflow(message, work.trace))))
+        else:
+            self._waiting[message.id] = work
+            self.wake()
+
+    def wake(self) -> None:
+        """Something has come, or the end."""
+        self._came.set()
+
+    async def run(self) -> None:
+        """Answers what comes, until nothing has come for a while, or all is stopped."""
+        stopped = self._office.stopped
+        try:
+            while not stopped.is_set():
+                if self._waiting:
+                    await self._go_on()
+                elif not await self._something_comes():
+                    await self._release()
+                    if not self.open:
+                        return
+        except Exception:  # noqa: BLE001 - one conversation's surprise must not end the others
+            _log.exception("conversation %s: unexpected error: its messages stay open", self.id)
+        finally:
+            await self._release()
+            for work in list(self._waiting.values()):
+                self._finish(work, "left")
+
+    async def _something_comes(self) -> bool:
+        self._came.clear()
+        while not self._waiting and not self._office.stopped.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), self._settings.linger_s)
+                continue
+            if not self.open:
+                return False
+        return True
+
+    async def _go_on(self) -> None:
+        """One turn, or a wait until one is possible."""
+        try:
+            if not self._ours:
+                settings = self._settings
+                self._ours = await _in_thread(self._log.take, self.id, settings.run_id, settings.is_alive)
+            conversation = await _in_thread(self._log.conversation, self.id)
+            self._sort_out(conversation)
+            if not self._ours and self._waiting:
+                await self._pause(self._settings.look_again_s)
+            if not self._ours or not self._waiting:
+                return
+            work = await self._first(conversation)
+        except DamagedLog as error:
+            work = self._begin(min(self._waiting.values(), key=_order))
+            answer = self._office.answers.unreadable(work.message, work.trace, error)
+            await self._safely(work, self._keep(work, answer))
+            return
+        except StorageError as error:
+            await self._trouble(error)
+            return
+        self._failures = 0
+        if not self._office.stopped.is_set():
+            await self._safely(self._begin(work), self._turn(work, conversation))
+
+    def _sort_out(self, conversation: Conversation) -> None:
+        """Ends with the messages that have an answer by now."""
+        for work in list(self._waiting.values()):
+            answer = conversation.answers.get(work.message.id)
+            if answer is not None and self._ours:
+                self._office.spawn(self._safely(self._begin(work), self._deliver_again(work, answer)))
+            elif answer is not None:
+                self._finish(work, "elsewhere")
+
+    async def _first(self, conversation: Conversation) -> _Work:
+        """The first message that wants an answer, also one that was given to another process, or not yet to this."""
+        for message in conversation.unanswered:
+            if message.id in self._waiting:
+                return self._waiting[message.id]
+            if message.id in self._working or message.id in self._unwanted or self._settings.leaves_alone(message):
+                continue
+            found = await _in_thread(self._log.find, message.id, self.id)
+            if found and found[0].open and found[0].answer is None:
+                return self._waiting.get(message.id) or self._work(message, [])
+            self._unwanted.add(message.id)
+        return min(self._waiting.values(), key=_order)  # whose message has gone from the log
+
+    async def _turn(self, work: _Work, conversation: Conversation) -> None:
+        work.trace["begun"] = time.time()
+        try:
+            answer = await self._office.answers.make(work.message, conversation.before(work.message), work.trace)
+        except NotNow as reason:
+            self._finish(work, "left")
+            self._office.stop(reason.error)
+            return
+        await self._keep(work, answer)
+
+    async def _keep(self, work: _Work, answer: LoggedAnswer) -> None:
+        """Logs an answer, again and again while the log cannot be reached; then it goes out."""
+        first = None
+        while first is None:
+            try:
+                first = await _in_thread(self._log.answer, answer)
+            except DamagedLog as error:  # there is one, and it may have been pushed
+                _log.warning("%s", error)
+                self._finish(work, "left")
+                return
+            except StorageError as error:
+                await self._trouble(error)
+                if self._office.stopped.is_set():
+                    self._finish(work, "left")
+                    return
+        if first == answer:
+            self._settings.counted(answer)
+        else:
+            self._ours = False  # another run has taken this one for dead
+        self._office.spawn(self._safely(work, self._deliver(work, first)))
+
+    async def _deliver_again(self, work: _Work, answer: LoggedAnswer) -> None:
+        """Pushes an answer that was found in the log, unless it has been pushed."""
+        with suppress(StorageError):
+            found = await _in_thread(self._log.find, work.message.id, self.id)
+            if found and not found[0].open:
+                self._finish(work, _outcome(answer), pushed=True)
+                return
+        await self._deliver(work, answer)
+
+    async def _deliver(self, work: _Work, answer: LoggedAnswer) -> None:
+        replies = self._office.replies
+        pushed = replies is None or await replies.push(answer.events)
+        if pushed:
+            try:
+                await _in_thread(self._log.close, work.message, time.time())
+            except StorageError as error:
+                _log.warning("%s/%s will be pushed again: %s", self.id, work.message.id, error)
+        self._finish(work, _outcome(answer), pushed=pushed)
+
+    async def _trouble(self, error: StorageError) -> None:
+        """Waits, longer each time, where the log cannot be reached; any other error ends the run."""
+        if not isinstance(error, StorageUnavailable):
+            self._office.stop(error)
+            return
+        wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        _log.warning("conversation %s goes on in %g s: %s", self.id, wait, error)
+        await self._pause(wait)
+
+    async def _release(self) -> None:
+        if self._ours:
+            self._ours = False
+            try:
+                await _in_thread(self._log.release, self.id)
+            except StorageError as error:
+                _log.debug("conversation %s stays taken until this run ends: %s", self.id, error)
+            except Exception:  # noqa: BLE001 - who waits for its messages must learn that they stay open
+                _log.exception("conversation %s: unexpected error: it stays taken until this run ends", self.id)
+
+    def _work(self, message: ChatMessage, dones: list[Done]) -> _Work:
+        self._office.names.add(mark_name(message))
+        return _Work(message, dones, {"received": message.arrived, "queued": time.time()})
+
+    def _begin(self, work: _Work) -> _Work:
+        self._waiting.pop(work.message.id, None)
+        self._working[work.message.id] = work
+        return work
+
+    async def _safely(self, work: _Work, doing: Coroutine[Any, Any, None]) -> None:
+        """A surprise leaves its message open, and ends nothing else."""
+        try:
+            await doing
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("%s/%s: unexpected error: the message stays open", self.id, work.message.id)
+            self._finish(work, "left")
+
+    def _finish(self, work: _Work, outcome: Outcome, *, pushed: bool = False) -> None:
+        message = work.message
+        self._waiting.pop(message.id, None)
+        self._working.pop(message.id, None)
+        self._office.names.discard(mark_name(message))
+        answered = Answered(message.conversation, message.id, outcome, pushed)
+        if outcome == "left":
+            self._unwanted.add(message.id)
+        dones, work.dones = work.dones, []
+        for done in dones:
+            done(answered)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._office.stopped.wait(), seconds)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+
+
+def _order(work: _Work) -> tuple[float, float, str]:
+    return work.message.order
+
+
+def _outcome(answer: LoggedAnswer) -> Outcome:
+    return "failed" if answer.failed else "answered"

@@ -1,0 +1,213 @@
+"""Answers messages: the conversations of the process, and Beam's bundles that bring messages and fetch results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.utils.windowed_value import WindowedValue
+
+from llmdo.backends.engine.engine import get_engine
+from llmdo.backends.engine.recall import SAME_MESSAGE
+from llmdo.backends.engine.settings import CallSettings, never
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
+from llmdo.backends.money.money import NO_LIMITS, Limits
+from llmdo.backends.protocol import split_model
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.chat.log import open_log
+from llmdo.storage.chat.records import LoggedAnswer
+from llmdo.storage.ledger.ledger import NO_LEDGER
+from llmdo.storage.objects.store import Location
+from llmdo.storage.queues.client import QueueClient
+from llmdo.transforms.answers.infer import PaidAnswers, asleep
+from llmdo.transforms.chat.answers import Answers
+from llmdo.transforms.chat.conversations import Conversations, close_conversations
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
+from llmdo.transforms.chat.lasting_engine import LastingEngine
+from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.run_state import run_state, stopping
+
+# So many messages are taken in at once, of all conversations; then a bundle waits.
+MOST_OPEN = 10_000
+_LOOK_AGAIN = 0.05  # how often a bundle that waits looks whether another has come, or the run is stopped. Seconds.
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class Converse(beam.PTransform):
+    """Answers each message once, in the order of its conversation's log; conversations go on side by side.
+
+    The messages are in the log, and marked there as open. The answer is logged, then pushed to ``replies`` (a queue's
+    id), then the mark goes: whatever ends the run in between, a later one goes on from there. A message that gets no
+    answer gets an event that says so. What is left open is that of a run that is stopped.
+
+    Only the newest bundle waits for answers, for those of all bundles: on Prism few bundles run at a time, and a slow
+    model must not keep new messages out. ``since``: messages that were created before are left alone; Unix time in
+    seconds. ``deltas``: the text is pushed while it is generated. ``stops``: see Answers; without it calls are made
+    again some time after such an error (see LastingEngine). ``ledger``: see open_ledger.
+    The rest is as in Infer.
+    """
+
+    log: Location
+    defaults: ChatDefaults
+    run_id: str
+    replies: str | None = None
+    window: int = 256
+    since: float | None = None
+    deltas: bool = False
+    stops: bool = False
+    ledger: str = NO_LEDGER
+    limits: Limits = NO_LIMITS
+    rates: Rates = NO_RATES
+    fixed: bool = False
+    deadline_s: float = THREE_TRIES.deadline_s
+    patience_s: float = PATIENCE_S
+    workers: int = 1
+    gateway: str | None = None
+    headers: tuple[str, ...] = ()
+    call_timeout_s: float = CALL_TIMEOUT_S
+
+    def expand(self, messages: PCollection[Incoming]) -> PCollection[Answered]:
+        """Incoming → Answered."""
+        return messages | "Answer messages" >> beam.ParDo(_Converse(self)).with_output_types(Answered)
+
+
+class Desk:
+    """Where bundles hand messages in and fetch what became of them; one for all bundles of a process. Thread-safe."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self.conversations = conversations
+        self._finished: SimpleQueue[WindowedValue] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open = self._newest = 0
+
+    def hand_in(self, incoming: Incoming, context: WindowedValue) -> None:
+        """``context``: the window and time of the message, which its result gets too."""
+        with self._lock:
+            self._open += 1
+        self.conversations.submit(incoming, lambda answered: self._finished.put(context.with_value(answered)))
+
+    def fetch(self) -> Iterator[WindowedValue]:
+        """What is finished, of whatever bundle; waits only while too many messages are open."""
+        yield from self._some(wait=False)
+        while self._open >= MOST_OPEN:
+            yield from self._some(wait=True)
+
+    def fetch_all(self) -> Iterator[WindowedValue]:
+        """Waits for all that is open, of whatever bundle, until a newer bundle does so."""
+        with self._lock:
+            self._newest += 1
+            ours = self._newest
+        while self._open and ours == self._newest:
+            yield from self._some(wait=True)
+
+    def _some(self, *, wait: bool) -> Iterator[WindowedValue]:
+        if stopping():
+            self.conversations.stop()
+        while True:
+            try:
+                result = self._finished.get(wait, _LOOK_AGAIN)
+            except Empty:
+                return
+            wait = False
+            with self._lock:
+                self._open -= 1
+            yield result
+
+
+class _Converse(beam.DoFn):
+    def __init__(self, step: Converse) -> None:
+        # Beam does not pickle a transform that hangs on a pipeline.
+        self._step = {name: getattr(step, name) for name in Converse.__dataclass_fields__}
+
+    def setup(self) -> None:
+        self._desk = _desk(Converse(**self._step))
+
+    def process(
+        self, incoming: Incoming, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
+        self._desk.hand_in(incoming, WindowedValue(None, timestamp, (window,)))
+        yield from self._desk.fetch()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from self._desk.fetch_all()
+
+
+# A module global, as the engines are: all threads and all DoFn instances share it. By the run's id.
+_desks: dict[str, Desk] = {}
+_opening = threading.Lock()
+
+
+def _desk(step: Converse) -> Desk:
+    """The process's desk for a run. That of an earlier run in this process is closed."""
+    with _opening:
+        desk = _desks.get(step.run_id)
+        if desk is None:
+            close_conversations()
+            _desks.clear()
+            desk = _desks[step.run_id] = Desk(conversations_of(step))
+        return desk
+
+
+def _lasts() -> bool:
+    """A service gives a message that is refused an error, and goes on, also where it is the first of all."""
+    return True
+
+
+def conversations_of(step: Converse) -> Conversations:
+    """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
+    budget = run_state().budget_within(step.limits)
+    budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
+    replies = None
+    if step.replies is not None:
+        replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
+    calls = CallSettings(
+        step.window,
+        first_window=step.window,  # which grows only when calls end: slow ones would keep others waiting until then
+        fixed=step.fixed,
+        retry=Retry(deadline_s=step.deadline_s),
+        patience_s=step.patience_s,
+        answered_before=never if step.stops else _lasts,
+        rates=step.rates,
+        workers=step.workers,
+        kept=PaidAnswers(step.ledger, SAME_MESSAGE),
+        gate=asleep,
+        budget=budget,
+        gateway=step.gateway,
+        headers=step.headers,
+        call_timeout_s=step.call_timeout_s,
+        run_id=step.run_id,
+    )
+    answers = Answers(
+        step.defaults,
+        LastingEngine(partial(get_engine, calls), step.window),
+        tell=None if replies is None else replies.tell,
+        deltas=step.deltas,
+        stops=step.stops,
+        stopping=stopping,
+    )
+    settings = Settings(
+        run_id=step.run_id,
+        is_alive=lambda run_id: run_state().is_alive(run_id),
+        since=step.since,
+        counted=_count,
+        over=lambda error: run_state().stop(error),
+    )
+    return Conversations(open_log(step.log), answers, replies, settings)
+
+
+def _count(answer: LoggedAnswer) -> None:
+    usage: Mapping[str, Any] = answer.usage or {}
+    run_state().add(
+        answered=int(not answer.failed),
+        failed=int(answer.failed),
+        input_tokens=int(usage.get("inputTokens", 0)),
+        output_tokens=int(usage.get("outputTokens", 0)),
+    )

@@ -1,0 +1,87 @@
+"""The engine for work without an end: one that an error has stopped is replaced after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.jobs import Done
+from llmdo.backends.errors import StopRun
+from llmdo.backends.ir import Request
+from llmdo.storage.errors import StorageError
+
+# An engine that was stopped is replaced after this long, or when the error says that calls can succeed again. Seconds.
+AGAIN_S = 30.0
+# At the latest after this long: the limit may have been raised meanwhile, and a refused call costs nothing. Seconds.
+LOOK_S = 300.0
+
+
+class LastingEngine:
+    """Calls models by the engine that ``open_engine`` gives; used on one event loop.
+
+    ``open_engine`` blocks for some ms, and gives the engine that is there as long as it is usable. The first StopRun
+    stops an engine: later calls get this error at once, until AGAIN_S have passed, the error's ``until`` has come or is
+    LOOK_S away, and no call of the old engine is in flight; then there is a new one.
+    """
+
+    def __init__(self, open_engine: Callable[[], Engine], window: int, clock: Callable[[], float] = time.time) -> None:
+        self._open_engine = open_engine
+        self._clock = clock
+        self._engine: Engine | None = open_engine()
+        self._room = asyncio.Semaphore(2 * window)  # an engine takes in no more
+        self._replacing = asyncio.Lock()
+        self._in_work = 0
+        self._stopped: StopRun | None = None
+        self._again_at = 0.0
+
+    async def call(self, provider: str, request: Request) -> Done:
+        """How the call ended. Raises EngineClosed where somebody else has closed the engine: the run is over."""
+        async with self._room:
+            engine = await self._usable()
+            if engine is None:
+                return Done(None, self._stopped, 0, 0.0)
+            loop = asyncio.get_running_loop()
+            ended: asyncio.Future[Done] = loop.create_future()
+
+            def deliver(done: Done) -> None:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(_set, ended, done)
+
+            self._in_work += 1
+            try:
+                engine.submit(provider, request, deliver)  # there is room
+                return await ended
+            finally:
+                self._in_work -= 1
+
+    async def _usable(self) -> Engine | None:
+        async with self._replacing:
+            engine, now = self._engine, self._clock()
+            if engine is not None and engine.stopped is None:
+                return engine
+            if engine is not None and self._stopped is not engine.stopped:
+                self._stop(engine.stopped, now)
+            if now < self._again_at or self._in_work:
+                return engine
+            self._engine = None
+            try:
+                loop = asyncio.get_running_loop()
+                if engine is not None:
+                    await loop.run_in_executor(None, engine.close)
+                self._engine = await loop.run_in_executor(None, self._open_engine)
+            except StorageError as error:  # the ledger cannot be opened
+                self._stop(StopRun(str(error)), now)
+            return self._engine
+
+    def _stop(self, error: StopRun | None, now: float) -> None:
+        self._stopped = error
+        until = (error and error.until) or 0.0
+        self._again_at = max(now + AGAIN_S, min(until, now + LOOK_S))
+
+
+def _set(future: asyncio.Future[Done], done: Done) -> None:
+    if not future.done():
+        future.set_result(done)

@@ -1,0 +1,174 @@
+"""Events of chats in, the messages to answer out: each event is in the log before its message goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.chat.log import ChatLog, open_log
+from llmdo.storage.chat.records import ChatMessage
+from llmdo.storage.errors import StorageError
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.queues.client import Message, Pacer, QueueClient
+from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
+from llmdo.transforms.chat.conversations import in_work
+from llmdo.transforms.chat.elements import Incoming
+from llmdo.transforms.chat.intake import Intake
+from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.transforms.files.listing import Listing, list_inputs
+from llmdo.transforms.files.poll_files import LookAgain, Sweep
+from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, cut
+from llmdo.transforms.outages import Outage
+from llmdo.transforms.run_state import run_state, stopping
+
+_PORTION = 500  # events of a file that are logged side by side; a response finds the messages of its own portion
+_MAX_EVENT_BYTES = 1 << 20
+_NO_END = 1 << 62
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class ReadEvents(beam.PTransform):
+    """Logs all events of some files, one a line, then emits each message of a user that waits for an answer.
+
+    ``files``: as for a Listing. ``since``: messages that were sent before are logged, not answered; Unix time in
+    seconds. What earlier runs left unanswered in the log is emitted too.
+    """
+
+    files: tuple[str, ...]
+    log: Location
+    since: float | None = None
+
+    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
+        """Nothing → Incoming."""
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Log, then look" >> beam.ParDo(_Read(self.files, self.log, self.since)).with_output_types(Incoming)
+        )
+
+
+@dataclass(eq=False)  # not frozen, as above
+class PollEvents(beam.PTransform):
+    """Logs the events that come by a queue, and emits the messages of users, until the run stops.
+
+    An event is acked once it is logged. So are those that are no messages; what is no event goes to the log's dead
+    letters. Messages that other runs left open are looked for at the start, and every few minutes.
+    """
+
+    queue_id: str
+    log: Location
+    since: float | None = None
+    poll_seconds: float = 0.25
+
+    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
+        """Nothing → Incoming, without end."""
+        begin = partial(_Queue, self.queue_id, self.log, self.since, self.poll_seconds)
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Ask again and again" >> beam.ParDo(LookAgain(begin)).with_output_types(Incoming)
+        )
+
+
+class _Read(beam.DoFn):
+    def __init__(self, files: tuple[str, ...], log: Location, since: float | None) -> None:
+        self._files = files
+        self._where = log
+        self._since = since
+
+    def process(self, _: bytes) -> Iterator[Incoming]:
+        log = open_log(self._where)
+        intake = Intake(log, self._since)
+        try:
+            for file in list_inputs(Listing(self._files), None):
+                events = read_lines(file.file, log)
+                while not stopping() and (some := list(islice(events, _PORTION))):
+                    for taken in intake.take(some):
+                        if taken.error is not None:
+                            raise taken.error
+        finally:
+            intake.close()
+        if not stopping():
+            yield from accepted(log.open_messages())
+
+
+def accepted(messages: Iterator[ChatMessage]) -> Iterator[Incoming]:
+    """What is marked in the log."""
+    return (Incoming(message, accepted=True) for message in messages)
+
+
+def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
+    """The lines of a file of events; one that is too long is buried. Raises StorageError, also for a torn file."""
+    chunks = open_store(file.store_url).stream(file.key, file.etag)
+    if file.compression:
+        chunks = DECOMPRESSORS[file.compression](chunks)
+    try:
+        for tiles in cut(file, chunks, 0, _NO_END, _MAX_EVENT_BYTES):
+            for tile in tiles:
+                match tile:
+                    case Line():
+                        yield tile.data
+                    case TooLong():
+                        run_state().add(messages_undecodable=1)
+                        place = {"file": f"{file.store_url}/{file.key}", "offset": tile.start}
+                        log.bury(place, f"an event has at most {_MAX_EVENT_BYTES:,} bytes")
+                    case Blank():
+                        pass
+    except CorruptData as error:
+        raise StorageError(f"{file.store_url}/{file.key} {error}: replace it") from None
+
+
+class _Queue:
+    """See Looking; the messages that come by a queue, and those that were left open."""
+
+    def __init__(self, queue_id: str, log: Location, since: float | None, poll_seconds: float) -> None:
+        self._log = open_log(log)
+        self._intake = Intake(self._log, since)
+        self._client = QueueClient(cloudflare_account(), queue_id)
+        self._pacer = Pacer(poll_seconds)
+        self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
+        self._acks = acks_of(queue_id)
+        self._queue_outage, self._log_outage = Outage(f"queue {queue_id}"), Outage("the log")
+        self._held: list[Message] = []  # those that the log did not take yet
+
+    def look(self) -> tuple[Sequence[Incoming], float]:
+        began = time.monotonic()
+        swept, more = self._sweep.portion()
+        messages, wait = (self._held, 0.0) if self._held else self._pull()
+        taken = self._intake.take(_body(message) for message in messages)
+        self._acks.add(m.lease_id for m, one in zip(messages, taken, strict=True) if one.error is None)
+        # Nothing more is pulled meanwhile: given back, they would use up the deliveries that a queue makes.
+        self._held = [m for m, one in zip(messages, taken, strict=True) if one.error is not None]
+        errors = [one.error for one in taken if one.error is not None]
+        if errors:
+            wait = self._log_outage.wait_after(errors[0])
+        else:
+            self._log_outage.over()
+        wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # from one pull's begin to the next one's
+        return [*swept, *(one.incoming for one in taken if one.incoming is not None)], wait
+
+    def close(self) -> None:
+        self._acks.flush()
+        self._intake.close()
+        self._client.close()
+
+    def _pull(self) -> tuple[list[Message], float]:
+        try:
+            pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+        except StorageError as error:
+            return [], self._queue_outage.wait_after(error)
+        self._queue_outage.over()
+        run_state().backlog = pulled.backlog
+        return list(pulled.messages), self._pacer.wait(len(pulled.messages))
+
+
+def _body(message: Message) -> Any:
+    return message.body if message.decodable else message.raw

@@ -1,0 +1,1 @@
+"""Files: found, opened, written as shards, settled."""

@@ -1,0 +1,257 @@
+"""Finds the files to answer: messages of a queue, a listing, and what earlier runs left in work."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from pydantic_core import to_json
+
+from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
+from llmdo.storage.objects.store import R2_SCHEME, Location, open_store
+from llmdo.storage.output.jobs import Jobs, record_name
+from llmdo.storage.queues.client import Message, Pacer, QueueClient
+from llmdo.storage.queues.notifications import (
+    NotAnEvent,
+    ObjectCreated,
+    ObjectDeleted,
+    parse_notification,
+    why_passed_over,
+)
+from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
+from llmdo.transforms.elements import FileVersion, Notice
+from llmdo.transforms.files.listing import SUFFIXES, Listing, list_inputs, root_of
+from llmdo.transforms.members import Apart, join
+from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
+from llmdo.transforms.run_state import run_state, stopping
+
+_log = logging.getLogger(__name__)
+
+# A queue that gives nothing this many times in a row holds nothing for us now.
+_EMPTY_PULLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """Messages of a queue about objects below ``prefix`` that end in one of ``suffixes``."""
+
+    queue_id: str
+    prefix: str = ""
+    suffixes: tuple[str, ...] = SUFFIXES
+    poll_seconds: float = 0.5
+
+
+Source = Notifications | Listing
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class FindFiles(beam.PTransform):
+    """Emits a Notice for each file to answer, first those that an earlier run left in work.
+
+    Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
+    is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
+    ``retried``: the runner begins by itself again what failed, and that is an attempt of its own.
+    """
+
+    source: Source
+    output: Location
+    retried: bool = False
+    apart: Apart | None = None
+
+    def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
+        """Nothing → Notice."""
+        return root | "Start" >> beam.Impulse() | "Look" >> beam.ParDo(_Look(self)).with_output_types(Notice)
+
+
+class _Look(beam.DoFn):
+    def __init__(self, step: FindFiles) -> None:
+        self.source = step.source
+        self.output = step.output
+        self.retried = step.retried
+        self.apart = step.apart
+
+    def setup(self) -> None:
+        join(self.apart)
+
+    def process(self, _: bytes) -> Iterator[Notice]:
+        attempt = run_state().next_attempt() if self.retried else ""
+        for notice in self._look():
+            yield replace(notice, attempt=attempt)
+
+    def _look(self) -> Iterator[Notice]:
+        yield from persistently(lambda: left_in_work(self.output, self.source), _name, "R2")
+        if isinstance(self.source, Listing):
+            listing = self.source
+            yield from persistently(lambda: list_inputs(listing, self.output), _name, "R2")
+        else:
+            yield from pull_notifications(self.source, self.output)
+            if self.apart is not None:  # nobody waits for the acks once this process has done its work
+                acks_of(self.source.queue_id).flush()
+
+
+def _name(notice: Notice) -> str:
+    return notice.file.id
+
+
+def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
+    """The files that the output's job records name: some run began them, and none has finished them.
+
+    Not those that this process works on, nor those in the dead letters. Where the output is a bucket, others than this
+    machine's user may have written a record: one that names a file of a machine's disk counts only for a run whose own
+    inputs are there.
+    """
+    places = source.inputs if isinstance(source, Listing) else ()
+    disks = {str(root_of(place)) for place in places if not place.startswith(R2_SCHEME)}
+    known = {record_name(file.store_url, file.key, file.etag) for file in run_state().in_work()}
+    for record in Jobs(open_store(output.store_url), output.key).sweep(known):
+        if isinstance(record, ValueError):
+            run_state().leave("job record", str(record))
+            _log.warning("%s", record)
+        elif not record.dead:
+            file = FileVersion(record.store_url, record.key, record.etag, record.size)
+            if not output.bucket or file.bucket or file.store_url in disks:
+                yield Notice(file, None, record.notification)
+            else:
+                run_state().leave(file.id, f"it is no file of this run's: name {file.store_url} as an input to go on")
+
+
+def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
+    """Messages until the queue is empty. What it holds is left to the next run where it, or R2, fails for too long.
+
+    Raises StorageError where the queue or the bucket cannot be used.
+    """
+    puller, empty = Puller(source, output), 0
+    while empty < _EMPTY_PULLS and not stopping():
+        notices, messages, wait = puller.pull()
+        yield from notices
+        empty = empty + 1 if messages == 0 else 0
+        if puller.out_of_patience:
+            run_state().leave(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
+            break
+        if empty < _EMPTY_PULLS:
+            pause(wait)
+    puller.close()
+
+
+class Puller:
+    """Asks the queue for messages, one call after the other, and says how long to wait before the next one.
+
+    Messages for which R2 must be asked are kept while it fails, and nothing more is pulled: given back, they would use
+    up the deliveries that a queue makes. ``problem`` is the last fault of the queue or of R2.
+    """
+
+    def __init__(self, source: Notifications, output: Location) -> None:
+        self._source = source
+        self._output = output
+        self._client = QueueClient(cloudflare_account(), source.queue_id)
+        self._acks = acks_of(source.queue_id)
+        self._pacer = Pacer(source.poll_seconds)
+        self._queue_outage, self._store_outage = Outage(f"queue {source.queue_id}"), Outage("R2")
+        self._held: list[Message] = []
+        self.problem: StorageError | None = None
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the queue or R2 has failed for longer than a run that is to end waits."""
+        return self._queue_outage.lasted_s > QUEUE_PATIENCE_S or self._store_outage.lasted_s > STORE_PATIENCE_S
+
+    def pull(self) -> tuple[list[Notice], int | None, float]:
+        """The files that one batch of messages announces, the messages' number (None: no answer), and the wait in
+        seconds. Raises StorageError where the queue or the bucket cannot be used.
+        """
+        messages = self._held
+        if not messages:
+            try:
+                pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
+            except StorageError as error:
+                self.problem = error
+                return [], None, self._queue_outage.wait_after(error)
+            self._queue_outage.over()
+            run_state().backlog = pulled.backlog
+            messages = sorted(pulled.messages, key=needs_store)  # so that a fault of R2 holds up no other message
+        notices, wait = self._understand(messages)
+        return notices, len(messages), self._pacer.wait(len(messages)) if wait is None else wait
+
+    def _understand(self, messages: list[Message]) -> tuple[list[Notice], float | None]:
+        """What some messages announce; the others are held, and the wait says how long."""
+        notices, passed_over = [], []
+        wait, self._held = None, []
+        for at, message in enumerate(messages):
+            try:
+                notice = understand(message, self._source, self._output)
+            except StorageError as error:
+                self.problem = error
+                wait, self._held = self._store_outage.wait_after(error), messages[at:]
+                break
+            if notice is None:
+                passed_over.append(message.lease_id)
+            else:
+                notices.append(notice)
+        else:
+            self._store_outage.over()
+        self._acks.add(passed_over)
+        return notices, wait
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+
+def understand(message: Message, source: Notifications, output: Location) -> Notice | None:
+    """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now.
+
+    Raises StorageError.
+    """
+    if not message.decodable:
+        _bury(message, output, "the body cannot be decoded")
+        run_state().add(messages_undecodable=1)
+        return None
+    event = parse_notification(message.body)
+    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(event, source.prefix, source.suffixes, output):
+        run_state().add(messages_passed_over=1)
+        return None
+    assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
+    try:
+        file = version_of(event)
+    except ObjectNotFound:  # deleted since, and its event says no version that could be read
+        run_state().add(messages_passed_over=1)
+        return None
+    except (AccessDenied, BucketNotFound, InvalidLocation) as error:
+        _bury(message, output, str(error))  # raises the same where it is this run's keys that are wrong
+        run_state().add(messages_undecodable=1)
+        return None
+    return Notice(file, message.lease_id, dict(event.body))
+
+
+def needs_store(message: Message) -> bool:
+    """Whether R2 is asked about it, or gets it as a dead letter."""
+    if not message.decodable:
+        return True
+    event = parse_notification(message.body)
+    return isinstance(event, ObjectCreated) and (event.etag is None or event.size is None)
+
+
+def version_of(event: ObjectCreated) -> FileVersion:
+    """The version that an event announces, or, where it names none, the one that is there. Raises ObjectNotFound."""
+    store_url = R2_SCHEME + event.bucket
+    if event.etag is not None and event.size is not None:
+        return FileVersion(store_url, event.key, event.etag, event.size)
+    info = open_store(store_url).stat(event.key)
+    return FileVersion(store_url, event.key, info.etag, info.size)
+
+
+def _bury(message: Message, output: Location, reason: str) -> None:
+    letter: dict[str, Any] = {
+        "reason": reason,
+        "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},
+        "body": message.raw,
+    }
+    body = to_json(letter)
+    name = hashlib.sha256(body).hexdigest()
+    open_store(output.store_url).put(f"{output.key}_dead/{name}.json", body)

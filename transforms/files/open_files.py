@@ -1,0 +1,272 @@
+"""Opens files: writes the job record, acks the message, and finds what earlier shards hold."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from pydantic_core import to_json
+
+from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.versions import current_version, etag_by_time
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
+from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
+from llmdo.storage.queues.client import MAX_BATCH
+from llmdo.storage.runs.runs import owner_of, run_of
+from llmdo.transforms.acks import acks_of
+from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
+from llmdo.transforms.files.first_look import head_of, wrong_format
+from llmdo.transforms.files.reopening import has_readable, reopen
+from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.members import Apart, join
+from llmdo.transforms.outages import patiently
+from llmdo.transforms.run_state import run_state
+from llmdo.transforms.side_by_side import SideBySide
+
+_log = logging.getLogger(__name__)
+
+# A message whose file is open is acked after this long, or when there are enough for one call. Seconds.
+_ACK_AFTER = 2.0
+# A file of this size goes with its notice from step to step. Bytes.
+SMALL_BYTES = 16 << 10
+# A file that fails to open this many times goes to the dead letters.
+TRIES = 3
+
+
+class CannotOpen(Exception):
+    """This file cannot be opened, whatever happens to the others."""
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class OpenFiles(beam.PTransform):
+    """Turns notices into files to read and the shards that count already.
+
+    A version that somebody works on, or that has a manifest, is not opened again; its message is acked. Else the job
+    record is written, then the message is acked, never the other way round. What fails to open three times goes to
+    ``OUTPUT/_dead/``. ``queue`` is the id of the queue that the messages are from. A file that is done is opened again
+    for lines that were too long once, and have no more than ``max_line_bytes``.
+    """
+
+    output: Location
+    configuration: str
+    run_id: str
+    queue: str | None = None
+    apart: Apart | None = None
+    max_line_bytes: int = 0
+
+    def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
+        """Notice → Opened."""
+        return (
+            notices
+            | "Write job records"
+            >> beam.ParDo(
+                SideBySide(
+                    partial(open_each, self.output, self.configuration, self.run_id, self.max_line_bytes),
+                    prepare=partial(join, self.apart),
+                )
+            )
+            | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.apart is not None))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What became of a notice: what to read, and whether its message can go."""
+
+    elements: tuple[Opened, ...] = ()
+    ack: bool = True
+    lease_id: str | None = None
+
+
+def open_each(
+    output: Location, configuration: str, run_id: str, max_line_bytes: int, notice: Notice
+) -> Iterator[Opening]:
+    """One Opening a notice, which knows the notice's lease."""
+    opening = patiently(lambda: open_file(output, configuration, run_id, notice, max_line_bytes), "R2")
+    yield replace(opening, lease_id=notice.lease_id)
+
+
+def open_file(output: Location, configuration: str, run_id: str, notice: Notice, max_line_bytes: int = 0) -> Opening:
+    """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError."""
+    presence = run_state().presence
+    if presence is not None and presence.run_id != run_id:  # what is left of a pipeline that failed opens nothing
+        return Opening(ack=False)
+    store = open_store(output.store_url)
+    jobs, problem, owner = Jobs(store, output.key), "", owner_of(run_id, notice.attempt)
+    file = as_begun(output, notice.file)
+    try:
+        manifest = read_manifest(store, folder_of(output, file))
+    except ValueError as error:
+        manifest, problem = None, str(error)
+    if manifest is not None:
+        if manifest.configuration != configuration:
+            run_state().leave(file.id, "it was answered by another configuration: use another --output")
+            return Opening(ack=False)
+        if not has_readable(store, folder_of(output, file), manifest, max_line_bytes):
+            # A run that died between the manifest and the record's removal left a record that nobody needs.
+            jobs.remove((file.store_url, file.key, file.etag))
+            was = "was done before"
+            run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
+            return Opening()
+    claim = jobs.claim(
+        new_record(
+            file.store_url,
+            file.key,
+            file.etag,
+            file.size,
+            notification=dict(notice.body),
+            configuration=configuration,
+            run_id=owner,
+            nonce=notice.nonce,
+        ),
+        lambda other: run_state().is_held(other, run_id, notice.attempt),
+    )
+    if claim.record.nonce != notice.nonce:
+        other = run_of(claim.record.run_id)
+        if other != run_id:
+            run_state().leave_to(file, other)
+        return Opening()
+    try:
+        if problem:
+            raise CannotOpen(problem)
+        if manifest is not None:
+            reopen(store, folder_of(output, file), max_line_bytes)
+        file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
+        return Opening(tuple(_claimed(output, jobs, claim, file)))
+    except CannotOpen as error:
+        _fail(output, jobs, claim.record, str(error))
+        return Opening()
+
+
+def as_begun(output: Location, file: FileVersion) -> FileVersion:
+    """The version as the output names it: by size and time where an earlier version of llmdo began it."""
+    etag = etag_by_time(file.store_url, file.key, file.etag)
+    if etag is None:
+        return file
+    before, store = replace(file, etag=etag), open_store(output.store_url)
+    record = Jobs(store, output.key).read((before.store_url, before.key, before.etag))
+    with suppress(ValueError):
+        if record is not None or read_manifest(store, folder_of(output, before)) is not None:
+            return before
+    return file
+
+
+def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
+    """What there is to do for a file that is this run's. Raises CannotOpen and StorageError."""
+    try:
+        file, content = _look_at(file)
+    except (ObjectNotFound, ObjectChanged) as error:
+        jobs.remove((file.store_url, file.key, file.etag))
+        run_state().settle(Settled(file, "stale", reason=str(error)))
+        return
+    shards, leftovers = counted_shards(jobs.store, folder_of(output, file))
+    problem = None if shards else wrong_format(file, head_of(file) if content is None else content)
+    if problem is not None:
+        jobs.remove((file.store_url, file.key, file.etag))
+        run_state().settle(Settled(file, "stale", reason=problem))
+        return
+    if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:
+        raise CannotOpen("it holds answers of another configuration: use another --output")
+    run_state().open(file)
+    yield from _elements(file, shards, leftovers, content)
+
+
+def _elements(
+    file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str], content: bytes | None
+) -> Iterator[Opened]:
+    covered = Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)
+    run_state().add(
+        answered_before=sum(shard.lines for shard in shards if shard.kind == "answers"),
+        failed_before=sum(shard.lines for shard in shards if shard.kind == "errors"),
+        bytes_done=sum(stop - start for start, stop in covered.spans),
+    )
+    if leftovers:
+        yield Leftovers(file, tuple(leftovers))
+    for shard in shards:
+        yield KnownShard(file, shard)
+    gaps = gaps_of(file, covered)
+    if gaps:
+        yield OpenFile(file, gaps, content)
+
+
+def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
+    """The version as it is there, and its content where it is small: reading that is no more work than looking.
+
+    Raises ObjectNotFound, ObjectChanged, CannotOpen where the file's own place refuses, and StorageError.
+    """
+    store, name = open_store(file.store_url), f"{file.store_url}/{file.key}"
+    try:
+        if 0 < file.size <= SMALL_BYTES:
+            content = b"".join(store.stream(file.key, file.etag, 0, SMALL_BYTES))
+            if len(content) == file.size:
+                return file, content
+        there = current_version(file.store_url, file.key, file.etag)
+    except (AccessDenied, BucketNotFound, InvalidLocation) as error:
+        raise CannotOpen(str(error)) from error
+    if there.etag != file.etag:
+        raise ObjectChanged(f"{name} was overwritten before it was read: the new version is a file of its own")
+    return replace(file, size=there.size), None
+
+
+def _fail(output: Location, jobs: Jobs, record: JobRecord, problem: str) -> None:
+    """Writes down that a try to open failed; the sweep tries again, until the file goes to the dead letters."""
+    failures = record.failures + 1
+    dead = failures >= TRIES
+    record = record.model_copy(update={"failures": failures, "problem": problem, "dead": dead})
+    name = record_name(record.store_url, record.key, record.etag)
+    if dead:
+        letter = {"reason": problem, "tries": failures, "message": record.notification, "file": record.model_dump()}
+        jobs.store.put(f"{output.key}_dead/{name}", to_json(letter))
+    jobs.release(record)
+    then = f"kept in {output.key}_dead/{name}" if dead else f"try {failures} of {TRIES}"
+    _log.warning("%s/%s cannot be opened (%s): %s", record.store_url, record.key, then, problem)
+    run_state().leave(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
+
+
+def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | None], ...]:
+    """The ranges that no shard holds; the last one of a compressed file is open, since its length is not known."""
+    if file.compression:
+        end = covered.spans[-1][1] if len(covered) else 0
+        return (*covered.gaps(end), (end, None))
+    return tuple(covered.gaps(file.size)) if file.size else ((0, 0),)
+
+
+class _Ack(beam.DoFn):
+    """Has acked what is open, and lets go on what is to be read.
+
+    ``wait``: a bundle ends when its messages are acked, or the queue has failed, since its process may end with it.
+    """
+
+    def __init__(self, queue: str | None, *, wait: bool = False) -> None:
+        self.queue = queue
+        self.wait = wait
+
+    def start_bundle(self) -> None:
+        self._leases: list[str] = []
+        self._ack_at = float("inf")
+
+    def process(self, opening: Opening) -> Iterator[Opened]:
+        yield from opening.elements
+        if opening.ack and opening.lease_id is not None:
+            self._leases.append(opening.lease_id)
+            self._ack_at = min(self._ack_at, time.monotonic() + _ACK_AFTER)
+        if len(self._leases) >= MAX_BATCH or time.monotonic() > self._ack_at:
+            self._ack()
+
+    def finish_bundle(self) -> None:
+        self._ack()
+        if self.wait and self.queue is not None:
+            acks_of(self.queue).flush()
+
+    def _ack(self) -> None:
+        if self._leases and self.queue is not None:
+            acks_of(self.queue).add(self._leases)
+        self._leases, self._ack_at = [], float("inf")

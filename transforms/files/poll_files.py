@@ -1,0 +1,211 @@
+"""Finds work for as long as the run goes on: an endless source that looks again and again, here for files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+import apache_beam as beam
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
+
+from llmdo.storage.errors import StorageError, StorageUnavailable, is_passing
+from llmdo.storage.objects.store import Location
+from llmdo.transforms.elements import Notice
+from llmdo.transforms.files.find_files import Notifications, Puller, left_in_work
+from llmdo.transforms.members import Apart, join
+from llmdo.transforms.outages import Outage
+from llmdo.transforms.run_state import run_state, stopping
+
+# How often it is looked whether the run stops, while a longer wait for the next look goes on. Seconds.
+LISTEN_SECONDS = 1.0
+# How often the files that dead runs left in work are looked for. Seconds.
+SWEEP_SECONDS = 300.0
+_SWEEP_AGAIN_SECONDS = 30.0  # after one that failed
+# A sweep gives its files in portions, so that messages come through meanwhile.
+_PORTION = 100
+# Files opened in the same stretch of this length share a window; the state of a window goes when all are done. Seconds.
+WINDOW_SECONDS = 3600.0
+_END = 1 << 62
+_WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
+
+T = TypeVar("T")
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class PollFiles(beam.PTransform):
+    """Emits a Notice for each file that a queue announces, and for those that dead runs left, until the run stops.
+
+    Each is in the window of the hour in which it was found: a runner slows down with keys that never go away, and those
+    of a window go when its last file is done. The watermark waits for files in work, so none of them is late.
+    """
+
+    source: Notifications
+    output: Location
+    apart: Apart | None = None
+
+    def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
+        """Nothing → Notice, without end."""
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Ask again and again"
+            >> beam.ParDo(LookAgain(partial(LookForFiles, self.source, self.output), self.apart)).with_output_types(
+                Notice
+            )
+            | "By the hour of finding" >> beam.WindowInto(FixedWindows(WINDOW_SECONDS))
+        )
+
+
+class Looking(Protocol[Found_co]):
+    """What an endless source asks, from one thread, again and again."""
+
+    def look(self) -> tuple[Sequence[Found_co], float]:
+        """What there is now, and after how many seconds to look again. A StorageError that it raises stops the run,
+        unless it passes; what it has found is then not to be lost.
+        """
+
+    def close(self) -> None:
+        """Lets go of connections."""
+
+
+class Looks(Generic[Found_co]):
+    """Looks when it is time to, waits while a service fails, and stops the run for an error that will not pass."""
+
+    def __init__(self, looking: Looking[Found_co]) -> None:
+        self._looking = looking
+        self._outage = Outage("looking for work")
+        self._next = float("-inf")
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until it is time."""
+        return max(0.0, self._next - time.monotonic())
+
+    def look(self) -> Sequence[Found_co]:
+        """What there is now; nothing before it is time."""
+        if self.wait_s > 0:
+            return ()
+        found: Sequence[Found_co] = ()
+        wait = 0.0
+        try:
+            found, wait = self._looking.look()
+            self._outage.over()
+        except StorageError as error:
+            if is_passing(error):
+                wait = self._outage.wait_after(error)
+            else:
+                run_state().stop(error)
+        self._next = time.monotonic() + wait
+        return found
+
+    def close(self) -> None:
+        """Lets go of connections."""
+        self._looking.close()
+
+
+class _Endless(OffsetRestrictionTracker):
+    def is_bounded(self) -> bool:
+        return False
+
+
+class LookAgain(beam.DoFn, RestrictionProvider):
+    """An endless source: emits what is found, at the time of finding it, until the run stops.
+
+    A restriction's positions are looks. Past the last one there is no work, and the pipeline ends by itself.
+    ``begin`` is pickled.
+    """
+
+    def __init__(self, begin: Callable[[], Looking[object]], apart: Apart | None = None) -> None:
+        self._begin = begin
+        self._apart = apart
+
+    def setup(self) -> None:
+        """Opens connections."""
+        join(self._apart)
+        self._looks = Looks(self._begin())
+
+    def teardown(self) -> None:
+        """Closes them."""
+        self._looks.close()
+
+    def initial_restriction(self, _: bytes) -> OffsetRange:
+        """All looks."""
+        return OffsetRange(0, _END)
+
+    def create_tracker(self, restriction: OffsetRange) -> _Endless:
+        """One that says that there is no end."""
+        return _Endless(restriction)
+
+    def restriction_size(self, _: bytes, restriction: OffsetRange) -> int:
+        """Nobody knows."""
+        return 1 if restriction.start < restriction.stop else 0
+
+    @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]  # Beam's decorators have no types
+    def process(
+        self,
+        _: bytes,
+        tracker: Any = beam.DoFn.RestrictionParam(),
+        watermark: Any = _WATERMARK,
+    ) -> Iterator[TimestampedValue]:
+        """One look."""
+        if stopping():
+            tracker.try_claim(_END)
+            watermark.set_watermark(MAX_TIMESTAMP)
+            return
+        tracker.try_claim(tracker.current_restriction().start)
+        now = Timestamp.now()
+        for element in self._looks.look():
+            yield TimestampedValue(element, now)
+        watermark.set_watermark(now)
+        tracker.defer_remainder(Duration(min(self._looks.wait_s, LISTEN_SECONDS)))
+
+
+class Sweep(Generic[T]):
+    """What earlier runs left, looked for every SWEEP_SECONDS, and given in portions."""
+
+    def __init__(self, left: Callable[[], Iterator[T]]) -> None:
+        self._left = left
+        self._outage = Outage("looking for what earlier runs left")
+        self._next = float("-inf")
+        self._rest: Iterator[T] = iter(())
+
+    def portion(self) -> tuple[list[T], bool]:
+        """Some of it, and whether there may be more at once. A store that does not answer is asked again later."""
+        now = time.monotonic()
+        if now > self._next:
+            self._next, self._rest = now + SWEEP_SECONDS, self._left()
+        try:
+            found = list(islice(self._rest, _PORTION))
+        except StorageUnavailable as error:
+            self._next = now + max(_SWEEP_AGAIN_SECONDS, self._outage.wait_after(error))
+            return [], False
+        self._outage.over()
+        return found, len(found) == _PORTION
+
+
+class LookForFiles:
+    """The files that a queue announces, after those that were left in work; see Looking."""
+
+    def __init__(self, source: Notifications, output: Location) -> None:
+        self._puller = Puller(source, output)
+        self._sweep = Sweep(lambda: left_in_work(output, source))
+
+    def look(self) -> tuple[list[Notice], float]:
+        """A portion of what was left, and one pull."""
+        swept, more = self._sweep.portion()
+        notices, _, wait = self._puller.pull()
+        return [*swept, *notices], 0.0 if more else wait
+
+    def close(self) -> None:
+        """Lets the queue go."""
+        self._puller.close()

@@ -1,0 +1,235 @@
+"""Says that a file is done: when the tiles of its shards cover it, the manifest is written and the job record goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.coders import PickleCoder
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
+
+from llmdo.storage.errors import ObjectNotFound
+from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.versions import current_version
+from llmdo.storage.output.costs import total
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.jobs import Jobs
+from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
+from llmdo.transforms.elements import FileVersion, Settled, Written
+from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.members import Apart, Tell, join
+from llmdo.transforms.outages import patiently
+from llmdo.transforms.run_state import run_state
+from llmdo.transforms.side_by_side import SideBySide
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class SettleFiles(beam.PTransform):
+    """Merges the tiles of each file version; when they cover it, writes its manifest and removes its job record.
+
+    Emits one Settled for each file that is done or stale. A file with a part missing stays open: its job record tells
+    the next run. State for each open file: its merged tiles, usually few, and one entry a shard.
+    """
+
+    output: Location
+    configuration: str
+    run_id: str
+    apart: Apart | None = None
+
+    def expand(self, written: PCollection[Written]) -> PCollection[Settled]:
+        """Written → Settled."""
+        settled = (
+            written
+            | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
+            | "Merge tiles" >> beam.ParDo(_Merge()).with_output_types(Concluded)
+            | "Write manifests"
+            >> beam.ParDo(
+                SideBySide(
+                    partial(conclude, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
+                )
+            ).with_output_types(Settled)
+        )
+        return settled if self.apart is None else settled | "Tell" >> beam.ParDo(Tell(self.apart))
+
+
+def _keyed(written: Written) -> tuple[str, Written]:
+    return written.file.work_id, written
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Everything known of a file whose tiles cover it; ``length`` in uncompressed bytes.
+
+    ``leftovers`` are shards of its folder that were there when it was opened, or that this run wrote, and do not count.
+    """
+
+    file: FileVersion
+    length: int
+    blank: int
+    shards: tuple[ShardRecord, ...]
+    leftovers: frozenset[str] = frozenset()
+
+
+Concluded = Finished | Written  # a Written that says why its file is stale
+
+
+def conclude(output: Location, configuration: str, run_id: str, concluded: Concluded) -> Iterator[Settled]:
+    """Settles a file that is whole, or stale."""
+    if isinstance(concluded, Finished):
+        settled = settle(output, configuration, run_id, concluded)
+    else:
+        stale = partial(settle_stale, output, concluded.file, concluded.stale or "", concluded.gone)
+        settled = patiently(stale, "R2")
+    run_state().settle(settled)
+    yield settled
+
+
+def merge(covered: Intervals, written: Written) -> bool:
+    """Adds the tiles of ``written``; False, and nothing added, when one of them is covered already."""
+    spans = [*written.blanks, *(Intervals.decode(written.shard.tiles).spans if written.shard else ())]
+    if any(covered.overlaps(*span) for span in spans):
+        return False
+    for span in spans:
+        covered.add(*span)
+    return True
+
+
+def settle(output: Location, configuration: str, run_id: str, finished: Finished) -> Settled:
+    """Writes the manifest, or reads the one of whoever was first, then removes the job record.
+
+    Whoever was first also deletes the leftovers: only it knows which shards count.
+    """
+    file, shards = finished.file, sorted(finished.shards, key=lambda shard: shard.first)
+    store, folder = open_store(output.store_url), folder_of(output, file)
+    cost = total(shard.cost for shard in shards)
+    ours = Manifest(
+        bucket=file.bucket,
+        folder="" if file.bucket else file.store_url,
+        key=file.key,
+        etag=file.etag,
+        size=file.size,
+        length=finished.length,
+        configuration=configuration,
+        run_id=run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        answered=_lines(shards, "answers"),
+        failed=_lines(shards, "errors"),
+        blank=finished.blank,
+        input_tokens=sum(shard.input_tokens for shard in shards),
+        output_tokens=sum(shard.output_tokens for shard in shards),
+        cost_usd=cost.usd,
+        unpriced=cost.unpriced,
+        neurons=cost.neurons,
+        shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
+    )
+    manifest = patiently(lambda: write_manifest(store, folder, ours), "R2")
+    if manifest == ours:
+        for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
+            patiently(partial(store.delete, folder + name), "R2")
+    patiently(lambda: Jobs(store, output.key).remove((file.store_url, file.key, file.etag)), "R2")
+    return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
+
+
+def settle_stale(output: Location, file: FileVersion, reason: str, gone: bool) -> Settled:
+    """Removes the job record of a file version that ends without a manifest.
+
+    Where a version that was ``gone`` is back by now, its record is freed instead, and the next sweep takes it up.
+    """
+    jobs = Jobs(open_store(output.store_url), output.key)
+    name = (file.store_url, file.key, file.etag)
+    record = jobs.read(name)
+    if record is not None and record.nonce == file.opening:
+        if gone and _is_there(file):
+            jobs.release(record)
+        else:
+            jobs.remove(name)
+    return Settled(file, "stale", reason=reason)
+
+
+def _is_there(file: FileVersion) -> bool:
+    try:
+        return current_version(file.store_url, file.key, file.etag).etag == file.etag
+    except ObjectNotFound:
+        return False
+
+
+def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
+    return sum(shard.lines for shard in shards if shard.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What is known of a file so far, in one piece: each cell of state is a round trip to the runner.
+
+    Attributes:
+        tiles: what is covered (``Intervals.encode``).
+        kept: how many shards are in the bag.
+        blank: lines that hold no prompt.
+        length: of a compressed file, once it is known, in uncompressed bytes.
+        over: settled or stale: what still comes is dropped.
+    """
+
+    tiles: str = ""
+    kept: int = 0
+    leftovers: frozenset[str] = frozenset()
+    blank: int = 0
+    length: int | None = None
+    over: bool = False
+
+
+class _Merge(beam.DoFn):
+    MERGED = ReadModifyWriteStateSpec("merged", PickleCoder())
+    SHARDS = BagStateSpec("shards", PickleCoder())
+
+    def process(
+        self,
+        element: tuple[str, Written],
+        merged: Any = beam.DoFn.StateParam(MERGED),
+        shards: Any = beam.DoFn.StateParam(SHARDS),
+    ) -> Iterator[Concluded]:
+        _, written = element
+        before: _Merged = merged.read() or _Merged()
+        if before.over:
+            return
+        if written.stale is not None:
+            merged.write(_Merged(over=True))
+            yield written
+            return
+        after, finished = _add(before, written)
+        if finished is not None:
+            found = [*(shards.read() if before.kept else ()), *([written.shard] if written.shard else ())]
+            yield replace(finished, shards=tuple(found))
+            shards.clear()
+        elif after.kept > before.kept:
+            shards.add(written.shard)
+        merged.write(after)
+
+
+def _add(before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
+    """What is known with ``written``; a Finished, still without its shards, when that is all of the file."""
+    leftovers = before.leftovers.union(written.leftovers)
+    covered = Intervals.decode(before.tiles)
+    if not merge(covered, written):
+        _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
+        return replace(before, leftovers=leftovers.union([written.shard.name] if written.shard else ())), None
+    lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
+    run_state().add(blank=lines)
+    after = _Merged(
+        covered.encode(),
+        before.kept + (written.shard is not None),
+        leftovers,
+        before.blank + lines,
+        before.length if written.total is None else written.total,
+    )
+    total = after.length if written.file.compression else written.file.size
+    if total is None or not covered.covers(total) or (total == 0 and written.total is None):
+        return after, None
+    return _Merged(over=True), Finished(written.file, total, after.blank, (), leftovers)

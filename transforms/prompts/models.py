@@ -1,0 +1,55 @@
+"""Which models a line may name: whoever can write to the input would else spend on every account of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from llmdo.backends.errors import LineError
+
+SAME_PROVIDER, ANY, NONE = "same-provider", "any", "none"
+
+
+class ModelNotAllowed(LineError):
+    """The line names a model that this run does not let lines choose; a retry that allows it answers the line."""
+
+
+@lru_cache
+def rules_of(text: str) -> tuple[str, ...]:
+    """The rules in ``text``: same-provider and globs, with commas between them; ``any`` is ``*``, ``none`` is empty.
+
+    A glob is for PROVIDER/MODEL, ``*`` also matches ``/``; ``@cf/…`` stands for ``workers-ai/@cf/…``.
+
+    Raises ValueError for what is neither.
+    """
+    if text == ANY:
+        return ("*",)
+    if text == NONE:
+        return ()
+    rules = [rule.strip() for rule in text.split(",")]
+    for rule in rules:
+        if rule != SAME_PROVIDER and not {"*", "/"} & set(rule):
+            raise ValueError(
+                f"{rule!r} matches no PROVIDER/MODEL: write {SAME_PROVIDER}, {ANY}, {NONE}, or globs such as "
+                f"'{SAME_PROVIDER},openai/*'"
+            )
+    return tuple(f"workers-ai/{rule}" if rule.startswith("@") else rule for rule in rules)
+
+
+def check_line_model(allowed: str, provider: str, model: str, default: str) -> None:
+    """Raises ModelNotAllowed for a model of a line unless it is the ``default``, which it would get, or ``allowed``."""
+    name, rules = f"{provider}/{model}", rules_of(allowed)
+    if name == default or _matches(rules, provider, name, default.partition("/")[0]):
+        return
+    # The name is the line's own and no part of the remedy, which somebody may paste into a shell.
+    more = ",".join((*rules, f"{provider}/*"))
+    raise ModelNotAllowed(
+        f"the line names {name}, and --line-models {allowed} does not allow that: allow it with --line-models "
+        f"'{more}' (in Python line_models), also for this line with llmdo retry OUTPUT --line-models '{more}'",
+        provider=provider,
+    )
+
+
+def _matches(rules: Sequence[str], provider: str, name: str, default_provider: str) -> bool:
+    return any(provider == default_provider if rule == SAME_PROVIDER else fnmatchcase(name, rule) for rule in rules)

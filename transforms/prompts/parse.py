@@ -1,0 +1,188 @@
+"""From a line of input to a request: what a user may write in a JSONL line.
+
+Accepted are batch lines (``custom_id, method, url, body``), ``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and any
+other native input of a Workers AI model. ``id`` or ``custom_id``, ``model`` and parameters may stand in the line;
+fields that are none of these ride along in ``metadata``. An error row of an earlier run is accepted as it is. With a
+prompt template of the run, a line is any object that has the template's fields, and all others are the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from llmdo.backends.errors import ModelError, ProviderUnusable, short
+from llmdo.backends.ir import Request
+from llmdo.backends.protocol import PROVIDERS
+from llmdo.settings.environment import is_openai_itself
+from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Counted, Target, metadata_of
+from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
+from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
+from llmdo.transforms.prompts.requests import templated
+from llmdo.transforms.prompts.routes import batch_body, batch_builder, line_builder
+from llmdo.transforms.prompts.templates import fields_of
+
+_LONGEST_NAME = 300  # characters of a model's name
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds for lines that do not say otherwise.
+
+    Attributes:
+        model: ``provider/model``.
+        system: a system prompt; one with fields is a template.
+        prompt: a template of what to ask, or "": the line says it.
+        models: (pattern, model): the first one whose pattern fits the file's key comes before ``model``.
+        line_models: which models lines may name instead: see rules_of.
+        line_parameters: with ``prompt``, a line's ``model``, ``system`` and parameters count too, as without it.
+    """
+
+    model: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+    prompt: str = ""
+    models: tuple[tuple[str, str], ...] = ()
+    line_models: str = SAME_PROVIDER
+    line_parameters: bool = False
+
+    def model_for(self, key: str) -> str:
+        """The model of the lines of a file; ``*`` in a pattern is any text, also with slashes."""
+        return next((model for pattern, model in self.models if fnmatchcase(key, pattern)), self.model)
+
+    @property
+    def providers(self) -> frozenset[str]:
+        """The providers of the run's own models: without them no run, without others no more than their lines."""
+        return frozenset(model.partition("/")[0] for model in (self.model, *(model for _, model in self.models)))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that the templates use: content, even where a parameter has the same name."""
+        return fields_of(self.prompt) | fields_of(self.system)
+
+    @property
+    def only_content(self) -> bool:
+        """Whether nothing in a line is a parameter."""
+        return bool(self.prompt) and not self.line_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A line, understood; ids are as the user wrote them."""
+
+    provider: str
+    request: Request
+    id: Any
+    custom_id: Any
+    metadata: Mapping[str, Any]
+    own_model: bool  # the line names its model; else it is the run's
+    warnings: tuple[str, ...] = ()  # fields of the line that would be part of the request, and are not
+
+
+def parse_prompt(
+    data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int], key: str = ""
+) -> Prompt:
+    """Understands one line.
+
+    Args:
+        data: the line without its line ending.
+        request_id: given to the request, the same over all tries.
+        defaults: what the run sets.
+        max_texts: (provider, model) → how many texts an embedding call takes; 1 says that it embeds nothing.
+        key: of the file that the line is from.
+
+    Raises:
+        BadLine: with a sentence that says what is wrong with the line.
+        ModelNotAllowed: it names a model that ``defaults.line_models`` does not allow.
+        ProviderUnusable: it names a provider that lacks its settings, and is not one of the run's.
+        ModelError: one of the run's own is not there.
+    """
+    document = json_object(unwrapped(data))
+    fields = defaults.fields
+    body = _templated_body(document, fields) if defaults.prompt else batch_body(document)
+    own, default = None, defaults.model_for(key)
+    if "model" not in fields and not defaults.only_content:
+        own = document.get("model") or (None if body is None else body.get("model"))
+    provider, model = _model(own, default, in_body=not document.get("model"))
+    if own:
+        check_line_model(defaults.line_models, provider, model, default)
+    try:
+        embeds = max_texts(provider, model) > 1
+    except ModelError as error:
+        if provider in defaults.providers:
+            raise
+        raise ProviderUnusable(f"{provider}/{model}: {error.message}", provider=provider) from error
+    used = frozenset() if defaults.only_content else frozenset({"model"})
+    counted: Counted = "none" if defaults.only_content else "known" if body is None or defaults.prompt else "all"
+    target = Target(
+        provider, model, embeds, request_id, defaults.parameters, defaults.system, defaults.prompt, fields, counted
+    )
+    if defaults.prompt:
+        built = templated(document if body is None else body, target)
+    elif body is None:
+        built = line_builder(document, target)(document, target)
+    else:
+        built = batch_builder(document, target)(body, target)
+    return Prompt(
+        provider,
+        built.request,
+        document.get("id", document.get("custom_id")),
+        document.get("custom_id", document.get("id")),
+        _metadata(document, body, built.used | fields | used, bool(defaults.prompt)),
+        bool(own),
+        built.warnings,
+    )
+
+
+def _templated_body(document: Mapping[str, Any], fields: frozenset[str]) -> Mapping[str, Any] | None:
+    """The body of a batch line, where the template's fields are in it and not beside it."""
+    body = document.get("body")
+    return body if isinstance(body, dict) and not fields <= document.keys() and fields & body.keys() else None
+
+
+def _metadata(
+    document: Mapping[str, Any], body: Mapping[str, Any] | None, used: frozenset[str], templated: bool
+) -> Mapping[str, Any]:
+    """The line's fields that are not in its request."""
+    if body is None:
+        return metadata_of(_without(document, used | IDS), spread=not templated)
+    around = _without(document, IDS | ENVELOPE | {"model"})
+    if not templated:
+        return metadata_of(around, spread=True)
+    inside = _without(body, used)
+    return {**around, **inside} if inside.keys().isdisjoint(around) else {**around, "body": inside}
+
+
+def _without(fields: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _model(name: object, default: str, *, in_body: bool) -> tuple[str, str]:
+    """Provider and model of a line that names ``name``, or none; ``in_body``: in the body of a batch line."""
+    default_provider, _, default_model = default.partition("/")
+    if not name or name == default_model:
+        return default_provider, default_model
+    if not isinstance(name, str):
+        raise BadLine(f"'model' must be a string, not {kind_of(name)}")
+    if len(name) > _LONGEST_NAME:
+        raise BadLine(f"'model' {short(name)} has {len(name):,} characters: write a model's name")
+    if name.startswith("@"):
+        return "workers-ai", name
+    provider, _, model = name.partition("/")
+    if provider not in PROVIDERS or not model or _is_id_of_server(provider, model, default, in_body):
+        return default_provider, name
+    return provider, model
+
+
+def _is_id_of_server(provider: str, model: str, default: str, in_body: bool) -> bool:
+    """Whether ``openai/MODEL`` is a server's own id, as of openai/gpt-oss-20b, and not our name of its MODEL.
+
+    It is where the run's model has such an id with an owner, too, and in the bodies of batch lines, which are as the
+    server wants them. OpenAI itself has no ids with a slash.
+    """
+    default_provider, _, default_model = default.partition("/")
+    if provider != "openai" or default_provider != "openai" or "/" in model:
+        return False
+    return "/" in default_model or (in_body and not is_openai_itself())

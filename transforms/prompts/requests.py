@@ -1,0 +1,170 @@
+"""From a line's fields to a request, one function for each kind of request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.parameters import TOKEN_LIMITS
+from llmdo.transforms.prompts.fields import IDS, NEVER, Built, Target, never, unused
+from llmdo.transforms.prompts.line_json import BadLine, kind_of
+from llmdo.transforms.prompts.messages import check_says_something, read_messages
+from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in
+
+Builder = Callable[[Mapping[str, Any], Target], Built]
+
+_SYSTEM_ROLES = ("system", "developer")
+
+
+def chat(body: Mapping[str, Any], target: Target) -> Built:
+    """A conversation, from ``messages``, or from ``prompt`` and ``system``. Raises BadLine."""
+    if "messages" in body:
+        return _conversation(read_messages(body["messages"]), "messages", body, target)
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str):
+        raise BadLine(f"'prompt' must be a string, not {kind_of(prompt)}")
+    messages = [Message("user", prompt)]
+    check_says_something(messages)
+    return _conversation(messages, "prompt", body, target)
+
+
+def chat_of_input(body: Mapping[str, Any], target: Target) -> Built:
+    """A conversation whose messages are in ``input``, as in OpenAI's evals. Raises BadLine."""
+    return _conversation(read_messages(body["input"], "input"), "input", body, target)
+
+
+def templated(body: Mapping[str, Any], target: Target) -> Built:
+    """What the run's template asks about a line; for an embedding model, the text that it gives. Raises BadLine."""
+    text = filled_in(target.prompt, body)
+    if target.embeds:
+        parameters = target.embedding_parameters_in(body)
+        request = EmbedRequest(target.model, (text,), parameters, target.request_id)
+        return Built(request, target.fields | target.embedding_fields(body))
+    messages = [Message("user", text)]
+    check_says_something(messages)
+    asked = body if target.counted != "none" else {name: body[name] for name in target.fields if name in body}
+    built = _conversation(messages, "", asked, target)
+    return Built(built.request, built.used | target.fields)
+
+
+def embedding(body: Mapping[str, Any], target: Target) -> Built:
+    """Texts to embed. What only an API knows, numbers of tokens or a model of an unknown kind, is passed on to it.
+
+    Raises BadLine.
+    """
+    name = "text" if "text" in body else "input"
+    texts = _texts(body.get(name), name, target)
+    used = target.embedding_fields(body) | {name}
+    if target.counted == "all":
+        warnings = unused(body, used) + never(body)
+    else:
+        warnings = tuple(warning for warning in unused(body, used) if warning.split()[0] not in target.fields)
+    if texts is not None and target.embeds:
+        parameters = target.embedding_parameters_in(body)
+        return Built(EmbedRequest(target.model, texts, parameters, target.request_id), used, warnings)
+    given = {"input" if field == name else field: value for field, value in body.items() if field in used}
+    return Built(RawRequest(target.model, given, target.request_id, path="embeddings"), used, warnings)
+
+
+def completion(body: Mapping[str, Any], target: Target) -> Built:
+    """The body of /v1/completions, as it is, with the run's limit and temperature. Raises BadLine."""
+    if "prompt" not in body:
+        raise BadLine("'body' has no prompt, which /v1/completions needs: add it, or use /v1/chat/completions")
+    return _passed_on("completions", body, target, "max_tokens")
+
+
+def responses(body: Mapping[str, Any], target: Target) -> Built:
+    """The body of /v1/responses, as it is, with the run's limit, temperature and system prompt. Raises BadLine."""
+    given = body.get("input")
+    turns = given if isinstance(given, list) else []
+    instructed = any(isinstance(turn, dict) and turn.get("role") in _SYSTEM_ROLES for turn in turns)
+    if target.system and not instructed and "instructions" not in body:
+        body = {**body, "instructions": _run_system(body, target)}
+    return _passed_on("responses", body, target, "max_output_tokens")
+
+
+def own_input(body: Mapping[str, Any], target: Target) -> Built:
+    """A Workers AI model's own input, whatever its fields are called. Raises BadLine."""
+    given = {name: value for name, value in body.items() if name not in IDS | {"model", "metadata", "error"}}
+    if not given:
+        raise BadLine("there is nothing to answer: give 'prompt', 'messages', 'text' or the model's own input")
+    return Built(RawRequest(target.model, given, target.request_id), frozenset(given))
+
+
+def filled_in(template: str, body: Mapping[str, Any]) -> str:
+    """A template with a line's fields. Raises BadLine."""
+    try:
+        return fill_in(template, body)
+    except MissingField as missing:
+        raise BadLine(f"the line has no '{missing}', which the template needs: add it, or leave the line out") from None
+
+
+def _conversation(messages: list[Message], name: str, body: Mapping[str, Any], target: Target) -> Built:
+    """Messages from the field ``name`` with a system prompt and parameters."""
+    used = {name} if name else set()
+    own_system = "system" in body and "system" not in target.fields
+    if own_system and not isinstance(body["system"], str):
+        raise BadLine(f"'system' must be a string, not {kind_of(body['system'])}")
+    instructions = next((message.content for message in messages if message.role in _SYSTEM_ROLES), None)
+    if own_system and instructions in (None, body["system"]):
+        used.add("system")
+    if instructions is None and (system := _system(body, target)):
+        messages = [Message("system", system), *messages]
+    own = target.parameters_in(body)
+    parameters = {**target.parameters, **own}
+    if not own.keys().isdisjoint(TOKEN_LIMITS):
+        parameters = {k: v for k, v in parameters.items() if k not in TOKEN_LIMITS or k in own}
+    warnings: tuple[str, ...] = ()
+    if name:
+        warnings = unused({k: v for k, v in body.items() if k not in target.fields}, used)
+    if target.counted == "all":
+        warnings += never(body)
+    request = ChatRequest(target.model, tuple(messages), parameters, target.request_id)
+    return Built(request, frozenset({*used, *own}), warnings)
+
+
+def _system(body: Mapping[str, Any], target: Target) -> str:
+    """The line's own system prompt as it is, else the run's; one without fields is not a template."""
+    if "system" in body and "system" not in target.fields:
+        return str(body["system"])
+    return _run_system(body, target)
+
+
+def _run_system(body: Mapping[str, Any], target: Target) -> str:
+    return filled_in(target.system, body) if fields_of(target.system) else target.system
+
+
+def _passed_on(path: str, body: Mapping[str, Any], target: Target, limit: str) -> Built:
+    given = {name: value for name, value in body.items() if name not in NEVER and name != "model"}
+    warnings = never(body)
+    for name, value in target.parameters.items():
+        if name in TOKEN_LIMITS:
+            given.setdefault(limit, value)
+        elif name == "temperature":
+            given.setdefault(name, value)
+        else:
+            warnings += (f"{name} was left out: llmdo passes the body of /v1/{path} on as it is",)
+    if target.system and path == "completions":
+        warnings += ("the run's system prompt was left out: /v1/completions has no place for one",)
+    return Built(RawRequest(target.model, given, target.request_id, path=path), frozenset(body), warnings)
+
+
+def _texts(given: object, name: str, target: Target) -> tuple[str, ...] | None:
+    """The texts to embed; None for numbers of tokens. Raises BadLine."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, list):
+        raise BadLine(f"{name!r} must be a string or an array of strings, not {kind_of(given)}")
+    if not given:
+        raise BadLine(f"there is nothing to embed: {name!r} is an empty array")
+    odd = next((at for at, text in enumerate(given) if not isinstance(text, str)), None)
+    if odd is None:
+        return tuple(given)
+    if target.provider != "workers-ai" and (_are_tokens(given) or all(map(_are_tokens, given))):
+        return None
+    raise BadLine(f"{name!r} must be an array of strings, but [{odd}] is {kind_of(given[odd])}")
+
+
+def _are_tokens(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)

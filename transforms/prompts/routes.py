@@ -1,0 +1,109 @@
+"""What a line asks for, by its URL or its fields. A line that does not say it clearly makes no call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmdo.backends.errors import short
+from llmdo.backends.workers_ai.models import chats, takes_own_input
+from llmdo.transforms.prompts.fields import CONTENT, IDS, Target
+from llmdo.transforms.prompts.line_json import BadLine
+from llmdo.transforms.prompts.messages import are_messages
+from llmdo.transforms.prompts.requests import Builder, chat, chat_of_input, completion, embedding, own_input, responses
+from llmdo.transforms.prompts.templates import fields_of
+
+# The end of a batch line's URL → what its body is; the first that fits.
+_BY_URL: tuple[tuple[str, Builder | None], ...] = (
+    ("/chat/completions", chat),
+    ("/fim/completions", None),
+    ("/completions", completion),
+    ("/embeddings", embedding),
+    ("/responses", responses),
+)
+# What only the body of /v1/responses has: fields, and kinds of parts in the messages of its ``input``.
+_OF_RESPONSES = frozenset({"instructions", "max_output_tokens", "previous_response_id"})
+_PARTS_OF_RESPONSES = frozenset({"input_text", "input_image", "input_file", "output_text"})
+# How many of a line's fields an error names, and characters of each.
+_MOST, _LONGEST = 5, 40
+
+
+def batch_body(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The body of a batch line; None for a line of another kind. Raises BadLine.
+
+    OpenAI's batch lines have a URL; Mistral's, Together's and Fireworks' have none.
+    """
+    body, asks_itself = document.get("body"), bool(CONTENT & document.keys())
+    if isinstance(body, dict) and ("url" in document or not asks_itself):
+        return body
+    if {"url", "body"} <= document.keys() and not asks_itself:
+        raise BadLine("'body' must be an object, as in an OpenAI batch line")
+    return None
+
+
+def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
+    """What a batch line's URL names; without one, what the fields of its body say. Raises BadLine."""
+    if document.get("url") is None:
+        return line_builder(document["body"], target)
+    url = str(document["url"]).partition("?")[0].rstrip("/")
+    found = next((build for ending, build in _BY_URL if url.endswith(ending)), None)
+    if found is None:
+        known = ", ".join(f"/v1{ending}" for ending, build in _BY_URL if build)
+        raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use one of {known}")
+    if found is embedding and target.provider == "workers-ai" and not target.embeds:
+        if chats(target.model):
+            raise BadLine(f"{target.provider}/{target.model} does not embed: name an embedding model")
+        return own_input
+    return found
+
+
+def line_builder(line: Mapping[str, Any], target: Target) -> Builder:
+    """What the fields of a line ask for that is not a batch line. Raises BadLine."""
+    own = target.provider == "workers-ai" and (takes_own_input(target.model) or not chats(target.model))
+    if "messages" in line:
+        return chat
+    if "prompt" in line:
+        # An image model's prompt is not a conversation.
+        return own_input if own and takes_own_input(target.model) else chat
+    if target.embeds and ("text" in line or "input" in line):
+        return embedding
+    if own:
+        return own_input
+    if are_messages(line.get("input")) and not _is_for_responses(line):
+        return chat_of_input
+    raise BadLine(_what_to_write(line, target))
+
+
+def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
+    fields = [name for name in line if name not in IDS | {"model", "metadata", "error"}]
+    if not fields:
+        return "there is nothing to answer: give 'prompt', 'messages', or 'text' for an embedding model"
+    does_not = f"the line ({_named(fields)}) does not say what to ask {target.provider}/{target.model}"
+    if _is_for_responses(line):
+        return (
+            f"{does_not}: give 'prompt' or 'messages', or for the Responses API "
+            'put the fields into a batch line, {"url": "/v1/responses", "body": {…}}'
+        )
+    embed = ""
+    if name := next((name for name in ("text", "input") if name in line), None):
+        embed = f"; to embed {name!r}, name an embedding model"
+        if target.provider not in ("workers-ai", "local"):
+            embed += ', or write {"url": "/v1/embeddings", "body": {"input": …}}'
+    # Of names that can be fields only: somebody may paste the remedy into a shell.
+    template = " ".join(
+        f"{{{name}}}" for name in fields[:_MOST] if len(name) <= _LONGEST and fields_of(f"{{{name}}}") == {name}
+    )
+    by_template = f", or a template of their names, as in --prompt '{template}'" if template else ""
+    return f"{does_not}: give 'prompt' or 'messages'{by_template}{embed}"
+
+
+def _is_for_responses(line: Mapping[str, Any]) -> bool:
+    given = line.get("input")
+    contents = [one.get("content") for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return bool(_OF_RESPONSES & line.keys()) or any(str(part.get("type")) in _PARTS_OF_RESPONSES for part in parts)
+
+
+def _named(fields: list[str]) -> str:
+    names = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…" for name in fields[:_MOST]]
+    return ", ".join(names if len(fields) <= _MOST else [*names, "…"])

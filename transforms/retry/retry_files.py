@@ -1,0 +1,299 @@
+"""Tries error lines of settled files again, and merges what becomes of them into the files' manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from llmdo.storage.errors import ObjectNotFound
+from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore, open_store
+from llmdo.storage.output.jobs import JobRecord, Jobs, new_record, record_name
+from llmdo.storage.output.manifests import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardRecord,
+    counts_as_output,
+    put_shard,
+    read_manifest,
+    read_manifest_version,
+)
+from llmdo.storage.output.merging import CannotMerge, merged, switch
+from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Line, Settled, Written
+from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.retry.error_lines import take_back
+from llmdo.transforms.run_state import run_state, stopping
+
+# The records of files that are tried again. Not beside those of open files: a run removes one whose file is settled.
+FOLDER = "_retry/"
+# Manifests are read over a network, one call each; so many at the same time.
+_AT_ONCE = 16
+# In a job record's notification: the version of the manifest that the retry began with, and may replace.
+_MANIFEST = "manifest"
+
+Taken = Line | KnownShard | Leftovers
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class FindErrors(beam.PTransform):
+    """Emits the folder of each settled file that has error lines, or that a retry which died has left unmerged."""
+
+    output: Location
+
+    def expand(self, root: beam.Pipeline) -> PCollection[str]:
+        """Nothing → the folder in the output's store, with '/' at its end."""
+        return (
+            root
+            | "Start" >> beam.Impulse()
+            | "Look" >> beam.FlatMap(lambda _, output: find_errors(output), self.output).with_output_types(str)
+        )
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class ReadErrors(beam.PTransform):
+    """Claims each file, and emits the lines of its error shards that are tried again: all with ``everything``.
+
+    Rows that are not tried again go to a new error shard, as they are. The last element of a file names the objects
+    that are to go; without it, its manifest stays. A file that another living retry works on is left to it.
+    """
+
+    output: Location
+    configuration: str
+    run_id: str
+    everything: bool = False
+
+    def expand(self, folders: PCollection[str]) -> PCollection[Taken]:
+        """Folder → Line, KnownShard, Leftovers."""
+        return folders | "Claim and read" >> beam.FlatMap(
+            read_errors, self.output, self.configuration, self.run_id, self.everything
+        )
+
+
+@dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
+class MergeFiles(beam.PTransform):
+    """Puts a file's new shards into its manifest in the place of the old ones, when they stand for the same lines.
+
+    The manifest is switched with one write, and only if it is the version that the retry began with; then the old
+    shards are deleted. Emits the files that were merged; every other one stays as it was.
+    """
+
+    output: Location
+    run_id: str
+
+    def expand(self, written: PCollection[Written]) -> PCollection[Settled]:
+        """Written → Settled."""
+        return (
+            written
+            | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
+            | "Collect" >> beam.GroupByKey()
+            | "Take values" >> beam.Values()
+            | "Switch manifests" >> beam.FlatMap(merge_file, self.output, self.run_id)
+        )
+
+
+def _keyed(written: Written) -> tuple[str, Written]:
+    return written.file.work_id, written
+
+
+def find_errors(output: Location) -> Iterator[str]:
+    """The folders of the manifests with error lines, and of those whose retry has left its record."""
+    store = open_store(output.store_url)
+    begun = {record_of(record) for record in retries(output).sweep() if isinstance(record, JobRecord)}
+    folders = _folders(store, output)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-find") as pool:
+        while some := list(islice(folders, 4 * _AT_ONCE)):
+            wanted = pool.map(partial(_is_wanted, store, begun), some)
+            yield from (folder for folder, is_wanted in zip(some, wanted, strict=True) if is_wanted)
+
+
+def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
+    for info in store.list(output.key):
+        folder, _, name = info.key.rpartition("/")
+        if name == MANIFEST_NAME:
+            yield folder + "/"
+
+
+def _is_wanted(store: ObjectStore, begun: set[str], folder: str) -> bool:
+    try:
+        manifest = read_manifest(store, folder)
+    except ValueError as error:
+        run_state().leave(folder, str(error))
+        return False
+    return manifest is not None and (manifest.failed > 0 or record_of(version_of(manifest)) in begun)
+
+
+def retries(output: Location) -> Jobs:
+    """The job records of files that are tried again."""
+    return Jobs(open_store(output.store_url), output.key + FOLDER)
+
+
+def record_of(of: FileVersion | JobRecord) -> str:
+    """The name of a file version's job record."""
+    return record_name(of.store_url, of.key, of.etag)
+
+
+def version_of(manifest: Manifest, opening: str = "") -> FileVersion:
+    """The file that a manifest is about; one of an earlier version does not say in which folder a local one was."""
+    store_url = R2_SCHEME + manifest.bucket if manifest.bucket else manifest.folder
+    return FileVersion(store_url, manifest.key, manifest.etag, manifest.size, opening, resumed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A file that this retry works on. ``uncounted`` are objects with a shard's name that its manifest does not name;
+    ``abandoned`` says that an earlier retry has died over it.
+    """
+
+    file: FileVersion
+    manifest: Manifest
+    uncounted: tuple[str, ...]
+    abandoned: bool
+
+
+def claim_file(output: Location, run_id: str, folder: str) -> Claimed | None:
+    """Claims the file of a folder; None where its manifest is gone, or another retry works on it.
+
+    Raises StorageError, and ValueError for a manifest that cannot be read.
+    """
+    store, jobs = open_store(output.store_url), retries(output)
+    while True:
+        found = read_manifest_version(store, folder)
+        if found is None:
+            return None
+        manifest, etag = found
+        file = version_of(manifest)
+        record = new_record(
+            file.store_url,
+            file.key,
+            file.etag,
+            file.size,
+            notification={_MANIFEST: etag},
+            configuration=manifest.configuration,
+            run_id=run_id,
+        )
+        claim = jobs.claim(record, run_state().is_alive)
+        if claim.record.nonce != record.nonce:
+            run_state().leave_to(file, claim.record.run_id)
+            return None
+        if read_manifest_version(store, folder) != found:  # merged by another retry just before the claim
+            _let_go(jobs, file)
+            continue
+        named = {shard.name for shard in manifest.shards}
+        there = (info.key.removeprefix(folder) for info in store.list(folder))
+        uncounted = (n for n in there if "/" not in n and n != MANIFEST_NAME and counts_as_output(n) and n not in named)
+        return Claimed(version_of(manifest, record.nonce), manifest, tuple(uncounted), claim.before is not None)
+
+
+def read_errors(
+    folder: str, output: Location, configuration: str, run_id: str, everything: bool = False
+) -> Iterator[Taken]:
+    """What is to be done with one file. Raises StorageError."""
+    if stopping():
+        return
+    try:
+        claimed = claim_file(output, run_id, folder)
+    except ValueError as error:
+        run_state().leave(folder, str(error))
+        return
+    if claimed is None:
+        return
+    file, manifest = claimed.file, claimed.manifest
+    if manifest.configuration != configuration:
+        run_state().leave(file.id, "it was answered by another configuration than its output's")
+        _let_go(retries(output), file)
+        return
+    run_state().open(file)
+    yield from _lines(output, folder, claimed, everything)
+
+
+def _lines(output: Location, folder: str, claimed: Claimed, everything: bool) -> Iterator[Taken]:
+    store, file, manifest = open_store(output.store_url), claimed.file, claimed.manifest
+    replaced: list[str] = []
+    lines = size = 0
+    for shard in manifest.shards:
+        if shard.kind != "errors":
+            continue
+        try:
+            rows = take_back(file, shard, store.read(folder + shard.name)[0], everything)
+        except (ObjectNotFound, ValueError, KeyError, TypeError) as error:
+            run_state().leave(f"{store.url}/{folder}{shard.name}", f"its lines cannot be taken back: {error}")
+            continue
+        if not rows.again:
+            continue
+        if rows.kept:
+            kept = put_shard(store, folder, "errors", rows.kept, configuration=manifest.configuration)
+            yield KnownShard(file, kept)
+        replaced.append(shard.name)
+        for line in rows.again:
+            if stopping():
+                yield Leftovers(file, ())  # so that the file comes to its end, unmerged
+                return
+            lines, size = lines + 1, size + line.stop - line.start
+            yield line
+    run_state().add(
+        answered_before=manifest.answered, failed_before=manifest.failed - lines, bytes_done=manifest.length - size
+    )
+    if replaced or (claimed.abandoned and claimed.uncounted):
+        yield Leftovers(file, (*replaced, *claimed.uncounted))
+    else:
+        nothing = "nothing to try again"
+        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
+        _let_go(retries(output), file)
+
+
+def merge_file(written: Iterable[Written], output: Location, run_id: str) -> Iterator[Settled]:
+    """Switches one file's manifest, deletes what it does not name any more, and lets the file go. Raises StorageError.
+
+    A file whose lines have not all an outcome, or whose manifest was changed meanwhile, is left as it is.
+    """
+    written = list(written)
+    file = written[0].file
+    jobs = retries(output)
+    record = jobs.read((file.store_url, file.key, file.etag))
+    if record is None or record.nonce != file.opening or _asleep():
+        run_state().leave(file.id, "another retry may have taken it over: retry again to see what is left")
+        return
+    shards = {one.shard.name: one.shard for one in written if one.shard is not None}
+    names = frozenset(name for one in written for name in one.leftovers)
+    try:
+        manifest = _merge(output, file, names, shards.values(), record.notification[_MANIFEST], run_id)
+    except CannotMerge as error:
+        run_state().leave(file.id, str(error))
+    else:
+        settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
+        run_state().settle(settled)
+        yield settled
+    _let_go(jobs, file)
+
+
+def _merge(
+    output: Location, file: FileVersion, names: frozenset[str], shards: Iterable[ShardRecord], etag: str, run_id: str
+) -> Manifest:
+    store, folder = open_store(output.store_url), folder_of(output, file)
+    if not names:
+        raise CannotMerge("it was not read to its end: retry again to go on")
+    found = read_manifest_version(store, folder)
+    if found is None or found[1] != etag:
+        raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")
+    manifest = merged(found[0], names, shards, run_id)
+    if not switch(store, folder, manifest, etag):
+        raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")
+    for name in names.difference(shard.name for shard in manifest.shards):
+        if _asleep():  # another retry may have written, and counted, an equal shard by now
+            break
+        store.delete(folder + name)
+    return manifest
+
+
+def _asleep() -> bool:
+    presence = run_state().presence
+    return presence is not None and presence.asleep
+
+
+def _let_go(jobs: Jobs, file: FileVersion) -> None:
+    jobs.remove((file.store_url, file.key, file.etag))
