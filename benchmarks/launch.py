@@ -2,7 +2,7 @@
 
     python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
-CHECKPOINT stands for ``llmdo.pipelines.options.PRISM_CHECKPOINT``, in seconds: where latencies are scaled down, so is this.
+CHECKPOINT stands for PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: where latencies are scaled down, so is this.
 URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that gets, at
 the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
 """

@@ -27,7 +27,7 @@ from llmdo.backends.errors import BadReply, Retryable
 # CPU time for one check. An answer of 1 MB takes some 10 ms by an ordinary schema, the usual one 0.05 ms.
 CHECK_CPU_S = 0.25
 KNOWN = 256  # schemas whose problem, or that they have none, is remembered
-_SCRIPT = Path(__file__).with_name("json_schema.py")
+_SCRIPT = Path(__file__).with_name("schema.py")
 _VARIABLES = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "VIRTUAL_ENV")  # what Python needs to start
 
 

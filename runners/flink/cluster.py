@@ -1,7 +1,7 @@
 """A real Flink cluster on this machine, with the pool of its Python workers: for trying things, and for tests.
 
-``python -m llmdo.runners.flink.cluster`` keeps one up until Ctrl-C. Flink comes from PyPI: apache-flink-libraries is its
-distribution without the shell scripts.
+``python -m llmdo.runners.flink.cluster`` keeps one up until Ctrl-C. Flink comes from PyPI: apache-flink-libraries is
+its distribution without the shell scripts.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
 FLINK_VERSION = "1.19"
 # Flink 1.19 runs on Java 8, 11 and 17; Beam's classes of 2.70 and newer want 11.
 JAVA_AT_LEAST = 11
-_POM = Path(__file__).with_name("flink_pom.xml")
+_POM = Path(__file__).with_name("pom.xml")
 # Each Beam jar has it, whoever put the jar together.
 _PROPERTIES = "org/apache/beam/sdk/sdk.properties"
 _DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"

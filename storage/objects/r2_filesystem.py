@@ -1,9 +1,9 @@
 """``r2://bucket/key`` for every Beam IO: ``ReadFromText("r2://bucket/input/*.jsonl")``, ``WriteToText`` and the others.
 
 Importing this module is enough in this process: Beam finds the class among FileSystem's subclasses. Workers in other
-processes must import it too: pass ``--beam_plugins=llmdo.storage.objects.r2_filesystem`` (Dataflow alone adds it by itself).
-Endpoint and keys come from each worker's environment (``llmdo.settings.environment``), never from pipeline options, which end
-up in job descriptions.
+processes must import it too: pass ``--beam_plugins=llmdo.storage.objects.r2_filesystem`` (Dataflow alone adds it by
+itself). Endpoint and keys come from each worker's environment (``llmdo.settings.environment``), never from pipeline
+options, which end up in job descriptions.
 """
 
 # Beam's file classes have no annotations.
@@ -34,7 +34,8 @@ class R2FileSystem(FileSystem):
 
     Reads are of the version that was there at ``open``; a file that changes meanwhile fails. Writes show whole, at
     ``close``, so also those that end with an exception: write under a temporary name, as Beam's sinks do. Every failure
-    is a BeamIOError whose ``exception_details`` map the path to the llmdo.storage.errors exception; MissingSettings passes.
+    is a BeamIOError whose ``exception_details`` map the path to an exception of llmdo.storage.errors; MissingSettings
+    passes.
     """
 
     @classmethod

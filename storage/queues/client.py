@@ -162,8 +162,8 @@ def find_queue(account: CloudflareAccount, id_or_name: str, transport: httpx.Bas
 class QueueClient:
     """One queue over HTTP. Thread-safe; close it, or use it in a ``with``.
 
-    Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run, ``llmdo.storage.errors.is_passing`` tells of the
-    others. Only calls that may be repeated without harm are tried again here.
+    Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run; for others, see
+    ``llmdo.storage.errors.is_passing``. Only calls that may be repeated without harm are tried again here.
     """
 
     def __init__(

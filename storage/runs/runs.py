@@ -26,9 +26,9 @@ BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its t
 _ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
 _FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
 
-# What else is in the folder, see llmdo.storage.runs.schedules: a schedule's claim, and the summaries of its runs, named by ticks.
+# What else is in the folder: a schedule's claim, and the summaries of its runs, named by ticks (see schedules).
 CLAIM = "_schedule.json"
-# See llmdo.storage.runs.members.
+# See members.
 REPORT, STOP = ".report.json", "/stop.json"
 SUMMARY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.json")
 

@@ -699,7 +699,8 @@ def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_publ
 def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
     script = (
         "import gc; before = gc.get_threshold(), gc.get_freeze_count()\n"
-        "from llmdo.backends.engine.settings import CallSettings\nfrom llmdo.backends.engine.engine import close_engines, get_engine\n"
+        "from llmdo.backends.engine.settings import CallSettings\n"
+        "from llmdo.backends.engine.engine import close_engines, get_engine\n"
         "engine = get_engine(CallSettings(3)); assert engine.usable; close_engines()\n"
         "assert before == (gc.get_threshold(), gc.get_freeze_count()), (gc.get_threshold(), gc.get_freeze_count())"
     )
@@ -823,8 +824,9 @@ def test_engines_that_are_closed_in_the_drain_end_it(slow):
 def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
     script = (
         "import asyncio, sys, time\n"
-        "from llmdo.backends import engine\nfrom llmdo.backends.engine.settings import CallSettings\n"
-        "from llmdo.backends.ir import ChatRequest, ChatResponse, Usage\nfrom llmdo.transforms.answers.infer import PaidAnswers\n"
+        "from llmdo.backends.engine import engine\nfrom llmdo.backends.engine.settings import CallSettings\n"
+        "from llmdo.backends.ir import ChatRequest, ChatResponse, Usage\n"
+        "from llmdo.transforms.answers.infer import PaidAnswers\n"
         "class Slow:\n"
         "    name = 'slow'\n"
         "    async def execute(self, request):\n"

@@ -119,7 +119,7 @@ def run(command, env, **more):
 def test_the_weights_are_fetched_once_by_several_processes_and_answer(index, bare, tmp_path):
     python, env = bare()
     env["PIP_INDEX_URL"] = index.url
-    script = f"from llmdo.backends import llama_files\nllama_files._SHA256 = {index.sha256!r}\n{ASK}"
+    script = f"from llmdo.backends.llama_cpp import files\nfiles._SHA256 = {index.sha256!r}\n{ASK}"
     processes = [
         subprocess.Popen([*python, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)

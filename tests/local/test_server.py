@@ -22,7 +22,7 @@ from tests.local.clients import queue_id, rest, s3_client
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    code = "import sys; from pathlib import Path; from llmdo.local.server import serve; serve(Path(sys.argv[1]), 0, 'echo')"
+    code = "import sys, pathlib, llmdo.local.server as s; s.serve(pathlib.Path(sys.argv[1]), 0, 'echo')"
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -42,7 +42,8 @@ def boot(tmp_path: Path) -> Path:
     """What pip makes of the entry point ``llmdo-worker``."""
     script = tmp_path / "llmdo-worker"
     script.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[0] = {str(ROOT)!r}\nfrom llmdo.runners.workers.boot import main\nmain()\n"
+        f"#!{sys.executable}\nimport sys\nsys.path[0] = {str(ROOT)!r}\n"
+        "from llmdo.runners.workers.boot import main\nmain()\n"
     )
     script.chmod(0o755)
     return script
@@ -52,9 +53,7 @@ def boot(tmp_path: Path) -> Path:
 def binary() -> Path:
     path = Path(os.environ.get("LLMDO_PRISM") or ROOT / ".cache" / "prism" / "prism")
     if not path.is_file():
-        pytest.fail(
-            f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m llmdo.runners.prism.runner`"
-        )
+        pytest.fail(f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM")
     return path
 
 
@@ -147,7 +146,8 @@ def test_a_job_that_brings_packages_is_refused_by_name() -> None:
 
 
 def test_a_runner_that_is_not_there_is_a_sentence_and_exit_code_1(boot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nimport llmdo.runners.workers.boot as b; b._CONNECT_TIMEOUT = 0.5\nb.main()"
+    code = f"import sys; sys.path[0] = {str(ROOT)!r}\nimport llmdo.runners.workers.boot as b\n"
+    code += "b._CONNECT_TIMEOUT = 0.5\nb.main()"
     ended = subprocess.run(
         [sys.executable, "-c", code, "--id=1", "--provision_endpoint=127.0.0.1:9"],
         capture_output=True,

@@ -32,9 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 def binary() -> Path:
     path = Path(os.environ.get("LLMDO_PRISM") or ROOT / ".cache" / "prism" / "prism")
     if not path.is_file():
-        pytest.fail(
-            f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM to `python -m llmdo.runners.prism.runner`"
-        )
+        pytest.fail(f"there is no Prism at {path}: run `make test`, or set LLMDO_PRISM")
     return path
 
 

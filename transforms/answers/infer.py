@@ -44,7 +44,7 @@ _PARTS, _MOST = 8, 16
 
 @dataclass(frozen=True, slots=True)
 class PaidAnswers:
-    """Where answers are kept the moment they arrive (``llmdo.storage.ledger.ledger.open_ledger``), and whose answer may be taken."""
+    """Where answers are kept the moment they arrive (``open_ledger``), and whose answer may be taken."""
 
     ledger: str = NO_LEDGER
     reuse: Reuse | Literal["same-message"] = "same-line"

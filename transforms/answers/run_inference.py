@@ -41,8 +41,8 @@ class _Text:
 class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
     """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
 
-    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``llmdo.backends.ir``. Its
-    ``inference`` is a response of ``llmdo.backends.ir``, or the ModelError that says why there is none; of texts that are
+    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``llmdo.backends.ir``.
+    Its ``inference`` is a response of that module, or the ModelError that says why there is none; of texts that are
     refused, among others that are not, it has an empty vector each, and a warning. One example, whatever it is, never
     fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
     wrong token, the day's allocation.
