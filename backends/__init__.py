@@ -8,8 +8,9 @@
 ``connect_async`` gives the same as coroutines, for a program with a loop of its own.
 """
 
-from llmdo.backends.protocol import Backend, split_model
-from llmdo.backends.protocol import connect as connect_async
+from llmdo.backends.backend import Backend
+from llmdo.backends.providers import connect as connect_async
+from llmdo.backends.providers import split_model
 from llmdo.backends.sync import Model, connect
 
 __all__ = ["Backend", "Model", "connect", "connect_async", "split_model"]

@@ -33,12 +33,10 @@ ModelError                    what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from llmdo.backends.usage import Usage
 from llmdo.settings.secrets import without_secrets
-
-if TYPE_CHECKING:
-    from llmdo.backends.ir import Usage  # which names these errors
 
 __all__ = [
     "AccountBlocked",
@@ -261,3 +259,9 @@ class ContentFiltered(LineError):
 
 class BadReply(LineError):
     """The reply has no shape that is documented."""
+
+
+def unusable_vector(model: str, provider: str | None, request_id: str | None, usage: Usage) -> BadReply:
+    """The error of a text whose vector holds NaN or infinity."""
+    text = f"{model} sent a vector with numbers that are none (NaN or infinity): change the text, or name another model"
+    return BadReply(text, request_id=request_id, provider=provider, usage=usage)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmdo.backends.errors import ContentFiltered, ModelError, Overloaded, Retryable
-from llmdo.backends.ir import FinishReason, Usage
+from llmdo.backends.responses import FinishReason
+from llmdo.backends.usage import Usage
 
 _LONGEST = 80  # characters of a reason that are looked at
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import ModelInfo, Models
-from llmdo.backends.protocol import PROVIDERS, Backend
+from llmdo.backends.providers import PROVIDERS
+from llmdo.backends.responses import ModelInfo, Models
 from llmdo.settings.environment import MissingSettings, cache_folder
 from llmdo.settings.private import own_folder, write
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmdo.backends.errors import InvalidRequest, short
-from llmdo.backends.ir import ChatRequest, RawRequest, Request
+from llmdo.backends.requests import ChatRequest, RawRequest, Request
 
 # Fields of a request that a backend fills in itself: no parameters.
 OURS = frozenset({"model", "messages", "stream", "stream_options"})

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
 
-from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import ChatRequest, ChatResponse, StreamChunk, Usage
-from llmdo.backends.openai.messages import MOST_CALLS, mapping, too_many_calls
+from llmdo.backends.errors import BadReply, ModelError
+from llmdo.backends.http.reply_json import mapping
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse, StreamChunk
+from llmdo.backends.usage import Usage
 
 if TYPE_CHECKING:
-    from llmdo.backends.protocol import Backend
+    from llmdo.backends.backend import Backend
 
 
 async def numbered(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
@@ -153,3 +155,11 @@ def _json_text(arguments: Any) -> str:
     if isinstance(arguments, str) or arguments is None:
         return arguments or ""
     return to_json(arguments).decode()
+
+
+MOST_CALLS = 1000  # tool calls of an answer: a thousand times what is usual
+
+
+def too_many_calls(count: int) -> BadReply:
+    """The error of an answer with more than MOST_CALLS."""
+    return BadReply(f"the answer has {count:,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools")

@@ -11,25 +11,17 @@ from functools import reduce
 from types import TracebackType
 from typing import Any, TypeVar
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import InvalidRequest, LineError
-from llmdo.backends.ir import (
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    Message,
-    Models,
-    RawRequest,
-    RawResponse,
-    StreamChunk,
-    added,
-)
 from llmdo.backends.limits.array_limits import ArrayLimits
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import list_models
 from llmdo.backends.parameters import OURS
-from llmdo.backends.protocol import PROVIDERS, Backend, split_model, unusual
-from llmdo.backends.protocol import connect as open_backend
+from llmdo.backends.providers import PROVIDERS, split_model, unusual
+from llmdo.backends.providers import connect as open_backend
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, RawResponse, StreamChunk
+from llmdo.backends.usage import added
 
 T = TypeVar("T")
 
@@ -39,7 +31,7 @@ def connect(
 ) -> Model:
     """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
 
-    ``gateway``, ``headers`` and ``timeout_s``: see ``llmdo.backends.protocol.connect``.
+    ``gateway``, ``headers`` and ``timeout_s``: see ``llmdo.backends.providers.connect``.
     Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     provider, model = (name, "") if name in PROVIDERS else split_model(name)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
-CHECKPOINT stands for PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: where latencies are scaled down, so is this.
-URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that gets, at
-the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
+CHECKPOINT stands for PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: where latencies are scaled down, so
+is this. URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that
+gets, at the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.pipelines import options
 from llmdo.runners.cli import main as cli

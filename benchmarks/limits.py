@@ -38,8 +38,8 @@ import httpx
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import EngineClosed
-from llmdo.backends.ir import ChatRequest, Message
 from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount, cloudflare_account
 

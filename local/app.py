@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelError
 from llmdo.backends.llama_cpp.files import prepare
-from llmdo.backends.protocol import Backend, connect
+from llmdo.backends.providers import connect
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.api import ModelsApi
 from llmdo.local.ai.echo import Echo

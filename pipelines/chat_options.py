@@ -13,7 +13,7 @@ from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.money import Limits
-from llmdo.backends.protocol import access_of
+from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import Calls, Concurrency, Header, ModelName, check_header_models
 from llmdo.pipelines.options import UsageError, checked, default_ledger
 from llmdo.settings.environment import cloudflare_account, default_store, r2_access

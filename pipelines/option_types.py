@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from llmdo.backends.errors import ModelNotFound
 from llmdo.backends.json_mode.checks import problem_of_schema
-from llmdo.backends.protocol import split_model
+from llmdo.backends.providers import split_model
 from llmdo.settings.environment import MissingSettings, check_gateway, fits_a_header
 from llmdo.settings.secrets import check_header, header_values
 from llmdo.transforms.prompts.models import NONE, SAME_PROVIDER, rules_of

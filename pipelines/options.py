@@ -17,7 +17,7 @@ from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES
 from llmdo.backends.money.money import NO_LIMITS, Limits
-from llmdo.backends.protocol import access_of
+from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import (
     Calls,
     Concurrency,

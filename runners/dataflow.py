@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.version import __version__ as beam_version
 
-from llmdo.backends.protocol import access_of
+from llmdo.backends.providers import access_of
 from llmdo.pipelines.options import JsonlOptions, UsageError
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.pipelines.runner_options import DataflowOptions

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.ir import ChatRequest, EmbedRequest, RawRequest
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

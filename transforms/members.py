@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import llmdo.backends.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.engine import calls_in_flight, stop_engines
+from llmdo.backends.engine.registry import calls_in_flight, stop_engines
 from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable

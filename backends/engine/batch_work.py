@@ -12,14 +12,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmdo.backends.backend import BatchBackend
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.turns import NotStarted, Turns
 from llmdo.backends.errors import CallTimeout, LineError, ModelError, Retryable, StopRun
-from llmdo.backends.ir import BatchPlace, RawRequest, Request, Response, batch_places
 from llmdo.backends.limits.retry import Retry, is_refusal
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.money import Budget
-from llmdo.backends.protocol import BatchBackend
+from llmdo.backends.requests import BatchPlace, RawRequest, Request, batch_places
+from llmdo.backends.responses import Response
 
 # Seconds; a batch is usually answered within five minutes (developers.cloudflare.com/workers-ai/features/batch-api).
 FIRST_POLL_S = 5.0

@@ -21,15 +21,16 @@ from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any, Literal
 
+from llmdo.backends.backend import Backend, BatchBackend
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import Batch, BatchWork, Member
-from llmdo.backends.engine.connections import Connections
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.recall import HandedOver
 from llmdo.backends.engine.turns import NotStarted
 from llmdo.backends.errors import LineError, ModelError
-from llmdo.backends.ir import BatchPlace, EmbedRequest, Request, Response
 from llmdo.backends.listing import list_models
-from llmdo.backends.protocol import Backend, BatchBackend
+from llmdo.backends.requests import BatchPlace, EmbedRequest, Request
+from llmdo.backends.responses import Response
 from llmdo.settings.environment import MissingSettings
 
 Mode = Literal["auto", "sync", "batch"]

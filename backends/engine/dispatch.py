@@ -14,20 +14,20 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import BatchWork
 from llmdo.backends.engine.batches import Batches, Mode
-from llmdo.backends.engine.connections import Connections
 from llmdo.backends.engine.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
-from llmdo.backends.engine.outages import final_error
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.stats import EngineStats, Tally
 from llmdo.backends.engine.turns import NotStarted, TooManyTexts, Turns
-from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts
+from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
-from llmdo.backends.ir import EmbedResponse, Request, Response
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.limits.throttle import ModelLimits, Throttle
 from llmdo.backends.money.money import Budget
+from llmdo.backends.requests import Request
+from llmdo.backends.responses import EmbedResponse, Response
 
 _log = logging.getLogger(__name__)
 

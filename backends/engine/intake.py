@@ -12,7 +12,7 @@ from typing import Any
 
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.errors import EngineClosed
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Request
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
 
 LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
 # Who waits for room is woken when one of so many parts of it is free: to wake a thread for each place costs CPU time.

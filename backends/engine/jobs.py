@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
 
-from llmdo.backends.errors import LineError, ModelError, ModelUnusable
-from llmdo.backends.ir import EmbedRequest, EmbedResponse, Request, Response, Usage, added
+from llmdo.backends.errors import LineError, ModelError, ModelUnusable, unusable_vector
 from llmdo.backends.limits.array_limits import Halved
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.retry import is_refusal
-from llmdo.backends.openai.shapes import unusable_vector
+from llmdo.backends.requests import EmbedRequest, Request
+from llmdo.backends.responses import EmbedResponse, Response
+from llmdo.backends.usage import added, share
 
 _numbers = itertools.count(1)
 
@@ -175,22 +176,3 @@ def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
         shared=not paid,
         parts=tuple(parts) if len(parts) > 1 else (),
     )
-
-
-def share(usage: Usage, weights: Sequence[int]) -> list[Usage]:
-    """Usage in parts by weight; what does not divide goes to the first, so that the parts' sum is the whole."""
-    total = sum(weights) or 1
-    inputs, outputs, cached, thought = (
-        _parts(whole, weights, total)
-        for whole in (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
-    )
-    neurons = [None if usage.neurons is None else usage.neurons * weight / total for weight in weights]
-    if usage.neurons is not None and not sum(weights):
-        neurons[0] = usage.neurons
-    return [Usage(*part) for part in zip(inputs, outputs, cached, thought, neurons, strict=True)]
-
-
-def _parts(whole: int, weights: Sequence[int], total: int) -> list[int]:
-    parts = [whole * weight // total for weight in weights]
-    parts[0] += whole - sum(parts)
-    return parts

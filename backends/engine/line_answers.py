@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from llmdo.backends.errors import StopRun
-from llmdo.backends.ir import LineId
+from llmdo.backends.requests import LineId
 
 OWNER = "line"  # beside a response's fields: [version, start] of the line that paid
 

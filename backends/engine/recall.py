@@ -18,18 +18,8 @@ from pydantic import TypeAdapter
 from llmdo.backends.engine.jobs import joined, one_each
 from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.errors import StopRun
-from llmdo.backends.ir import (
-    BatchPlace,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    LineId,
-    RawRequest,
-    RawResponse,
-    Request,
-    Response,
-)
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
+from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 
 # Whose answer may be taken: that of the same line of the same file version, or of any equal request.
 Reuse = Literal["same-line", "same-request"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmdo.backends.engine.turns import Turns
-from llmdo.backends.ir import Usage
+from llmdo.backends.usage import Usage
 
 # Upper bounds, in seconds, of the classes that latencies are counted in; a last class has what took longer.
 LATENCY_BOUNDS_S: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)

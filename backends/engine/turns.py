@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from llmdo.backends.errors import ModelError, StopRun
-from llmdo.backends.ir import EmbedRequest, Request, Response
 from llmdo.backends.limits.array_limits import ArrayLimits
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget
+from llmdo.backends.requests import EmbedRequest, Request
+from llmdo.backends.responses import Response
 
 
 class NotStarted(Exception):

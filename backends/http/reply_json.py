@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pydantic_core
@@ -76,3 +76,28 @@ def _mended(content: bytes, warn: Callable[[str], None]) -> Any:
     if replaced:
         warn(REPLACED)
     return value
+
+
+_EXCERPT = 200  # characters of a reply that go into an error's sentence
+
+
+def whole_number(value: Any) -> int | None:
+    """A number, also one written as a text, as an int; None for what is none."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        return int(value)
+    return int(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
+
+
+def excerpt(value: Any) -> str:
+    """The begin of a reply, for an error's sentence."""
+    return pydantic_core.to_json(value).decode()[:_EXCERPT]
+
+
+def amount(value: Any) -> float | None:
+    """A number that something can cost; None for what cannot be: negative, infinite, not a number."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e15 else None
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is an object; whatever else stands there says nothing."""
+    return value if isinstance(value, dict) else {}

@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from llmdo.backends.errors import BadReply, InvalidRequest, ModelError
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage, added
 from llmdo.backends.json_mode.checks import TooMuchWork, answer_problem, problem_of_schema, schema_problem
 from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage, added
 
 _FENCE = "```"
 _FORMATS = ("text", "json_object", "json_schema")

@@ -9,9 +9,9 @@ import logging
 from dataclasses import dataclass
 
 from llmdo.backends.errors import CallTimeout, ConnectionFailed, ModelError, Overloaded, Retryable
-from llmdo.backends.ir import Response
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.retry import instant, is_refusal
+from llmdo.backends.responses import Response
 
 PATIENCE_S = 600.0
 # Failed calls, with no answer to one that began later, that look like an outage: as many as were in flight, within

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmdo.backends.ir import Request
+from llmdo.backends.requests import Request
 
 
 @dataclass(slots=True, eq=False)

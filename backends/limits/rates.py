@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Request, Usage
 from llmdo.backends.parameters import answer_limit
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
+from llmdo.backends.usage import Usage
 
 # How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
 SLACK_S = 0.05

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import isinf
 
 from llmdo.backends.errors import CallTimeout, ModelError, Overloaded, Retryable
-from llmdo.backends.ir import Request, Response
 from llmdo.backends.limits import retry
 from llmdo.backends.limits.breaker import Away, Breaker
 from llmdo.backends.limits.calls import Started
@@ -19,6 +18,8 @@ from llmdo.backends.limits.pace import Pace
 from llmdo.backends.limits.rates import Meter, Rates, Tokens
 from llmdo.backends.limits.retry import THREE_TRIES, is_refusal
 from llmdo.backends.limits.window import START, Window
+from llmdo.backends.requests import Request
+from llmdo.backends.responses import Response
 
 LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
 NO_GROWTH_S = 5.0  # after a failure of the service's own, or a call without an end

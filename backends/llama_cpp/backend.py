@@ -24,26 +24,14 @@ from llmdo.backends.errors import (
     Overloaded,
     StreamError,
 )
-from llmdo.backends.ir import (
-    COMMON_ROLES,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    FinishReason,
-    Message,
-    ModelInfo,
-    RawRequest,
-    RawResponse,
-    Request,
-    StreamChunk,
-    Usage,
-)
 from llmdo.backends.json_mode.answers import in_format, schema_of, wants_json
 from llmdo.backends.llama_cpp.files import PROVIDER
 from llmdo.backends.llama_cpp.weights import CONTEXT, SLOTS, Server, Weights, in_thread
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
+from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
+from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import numbered, whole_answer
+from llmdo.backends.usage import Usage
 
 CHAT = "smollm2-135m-instruct"
 EMBED = "smollm2-135m-embed"

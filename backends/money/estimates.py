@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmdo.backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response, Usage
 from llmdo.backends.limits.rates import CHARACTERS_A_TOKEN
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, answer_limit, answers_wanted
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.responses import Response
+from llmdo.backends.usage import Usage
 
 # What templates of chat models put around a conversation, and around each message. Tokens.
 CONVERSATION, MESSAGE = 40, 8

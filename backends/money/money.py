@@ -7,10 +7,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from llmdo.backends.errors import BudgetSpent, ModelError, PriceUnknown
-from llmdo.backends.ir import Price, Request, Response, Usage
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
+from llmdo.backends.requests import Request
+from llmdo.backends.responses import Price, Response
+from llmdo.backends.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)

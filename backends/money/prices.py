@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from llmdo.backends.ir import Models, Price, Response, Usage, added
 from llmdo.backends.listing import deprecation, list_models
-from llmdo.backends.protocol import connect
+from llmdo.backends.providers import connect
+from llmdo.backends.responses import Models, Price, Response
+from llmdo.backends.usage import Usage, added
 
 NEURON_USD = 0.011 / 1000  # developers.cloudflare.com/workers-ai/platform/pricing
 DECIMALS = (

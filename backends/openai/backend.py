@@ -20,24 +20,12 @@ from yarl import URL
 from llmdo.backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
-from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.http.reply_json import mapping, read_json
 from llmdo.backends.http.sse import read_events
 from llmdo.backends.http.stray_streams import stray_events
-from llmdo.backends.ir import (
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    ModelInfo,
-    RawRequest,
-    RawResponse,
-    Request,
-    StreamChunk,
-)
 from llmdo.backends.json_mode.answers import in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai.errors import is_refusal, refusal
-from llmdo.backends.openai.messages import mapping
 from llmdo.backends.openai.models import model_info
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
 from llmdo.backends.openai.requests import COMPATIBLE, OPENAI, chat_body
@@ -45,6 +33,8 @@ from llmdo.backends.openai.shapes import read_completion, read_usage, read_vecto
 from llmdo.backends.openai.stream import read_stream
 from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.refusals.body import quoted
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, numbered, whole_answer
 from llmdo.settings.environment import OPENAI_API, OpenAIAccess, openai_access
 from llmdo.settings.secrets import header_values

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmdo.backends.ir import ChatResponse, Usage
-from llmdo.backends.openai.messages import mapping
-from llmdo.backends.openai.shapes import said_fields, whole_number
+from llmdo.backends.http.reply_json import mapping, whole_number
+from llmdo.backends.openai.shapes import said_fields
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 
 
 def completion_body(response: ChatResponse, request_id: str) -> dict[str, Any]:

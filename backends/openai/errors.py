@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from llmdo.backends.errors import ModelError
 from llmdo.backends.refusals.body import is_envelope, read_body
+from llmdo.backends.refusals.cloudflare import CLOUDFLARE, numbers
 from llmdo.backends.refusals.meanings import make_error
 from llmdo.backends.refusals.rows import COMPATIBLE
-from llmdo.backends.workers_ai.errors import CLOUDFLARE, numbers
 
 _NUMBERED = ("code", "status", "statusCode", "__type")
 _FINE = (None, 0, "0", 200, "200", "ok", "success")

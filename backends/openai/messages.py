@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import pydantic_core
 
-from llmdo.backends.errors import BadReply
+from llmdo.backends.streams import MOST_CALLS, too_many_calls
 
-MOST_CALLS = 1000  # tool calls of an answer: a thousand times what is usual
 _TEXTS = frozenset({"text", "output_text"})
 _THOUGHTS = frozenset({"thinking", "reasoning"})
 
@@ -60,16 +59,6 @@ def tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     if len(listed) > MOST_CALLS:
         raise too_many_calls(len(listed))
     return tuple(_tool_call(call, index) for index, call in enumerate(listed) if isinstance(call, dict))
-
-
-def too_many_calls(count: int) -> BadReply:
-    """The error of an answer with more than MOST_CALLS."""
-    return BadReply(f"the answer has {count:,} tool calls, and at most {MOST_CALLS:,} are read: offer fewer tools")
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is an object; whatever else stands there says nothing."""
-    return value if isinstance(value, dict) else {}
 
 
 def _is_part(part: Any) -> bool:

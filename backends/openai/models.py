@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmdo.backends.ir import ModelInfo, Price
-from llmdo.backends.openai.messages import mapping
+from llmdo.backends.http.reply_json import mapping
+from llmdo.backends.responses import ModelInfo, Price
 
 _OURS = frozenset({"id", "object", "description", "pricing", "shutdown_date"})
 # Parameters that OpenRouter lists for a model → capability.

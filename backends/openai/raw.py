@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmdo.backends.errors import BadReply, ContentFiltered, ModelError
+from llmdo.backends.errors import BadReply, ContentFiltered, ModelError, unusable_vector
 from llmdo.backends.finish_reasons import FAILURES, finish_error, finish_of, finish_warning
-from llmdo.backends.ir import Usage
-from llmdo.backends.openai.messages import as_text, mapping
-from llmdo.backends.openai.shapes import (
-    failed_choice,
-    first_choice,
-    no_choice,
-    read_usage,
-    read_vector,
-    told_usage,
-    unusable_vector,
-)
+from llmdo.backends.http.reply_json import mapping
+from llmdo.backends.openai.messages import as_text
+from llmdo.backends.openai.shapes import failed_choice, first_choice, no_choice, read_usage, read_vector, told_usage
+from llmdo.backends.usage import Usage
 
 # Statuses of a response that is still being made: it was asked for in the background.
 _UNFINISHED = frozenset({"in_progress", "queued"})

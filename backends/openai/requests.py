@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmdo.backends.ir import ChatRequest, Message
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
+from llmdo.backends.requests import ChatRequest, Message
 
 # What OpenAI itself takes; it refuses any other name.
 OPENAI = Dialect(

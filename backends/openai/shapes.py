@@ -16,16 +16,15 @@ from struct import error as StructError
 from struct import iter_unpack
 from typing import Any, NamedTuple
 
-import pydantic_core
-
-from llmdo.backends.errors import BadReply, ModelError, Retryable
+from llmdo.backends.errors import BadReply, ModelError, Retryable, unusable_vector
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
-from llmdo.backends.ir import ChatResponse, FinishReason, Usage
-from llmdo.backends.openai.messages import as_text, mapping, read_content, tool_calls
+from llmdo.backends.http.reply_json import amount, excerpt, mapping, whole_number
+from llmdo.backends.openai.messages import as_text, read_content, tool_calls
+from llmdo.backends.responses import ChatResponse, FinishReason
+from llmdo.backends.usage import Usage
 
 # A dated snapshot, or a tag, of the model that was asked for is that model.
 _SNAPSHOT = re.compile(r"(?:[-@](?:\d{4}-?\d{2}-?\d{2}|\d{4})|:latest|-latest)?")
-_EXCERPT = 200  # characters of a reply that go into an error's sentence
 # Fields of a message that a ChatResponse has of its own.
 _READ = frozenset({"content", "reasoning_content", "role", "tool_calls"})
 
@@ -167,13 +166,6 @@ def _index(choice: Mapping[str, Any], position: int) -> int:
     return position if found is None else found
 
 
-def whole_number(value: Any) -> int | None:
-    """A number, also one written as a text, as an int; None for what is none."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
-        return int(value)
-    return int(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
-
-
 def read_vectors(body: Any, model: str, count: int, provider: str, request_id: str | None) -> list[tuple[float, ...]]:
     """Reads ``{"data": [{"index", "embedding"}, …]}`` in the order of ``index``; one vector a text, of ``count`` texts,
     or BadReply. See checked_vectors.
@@ -221,12 +213,6 @@ def checked_vectors(
     return vectors
 
 
-def unusable_vector(model: str, provider: str | None, request_id: str | None, usage: Usage) -> BadReply:
-    """The error of a text whose vector holds NaN or infinity."""
-    text = f"{model} sent a vector with numbers that are none (NaN or infinity): change the text, or name another model"
-    return BadReply(text, request_id=request_id, provider=provider, usage=usage)
-
-
 def read_usage(result: Any, neurons: float | None = None) -> Usage:
     """Reads ``usage`` by either naming; ``neurons`` where the body has none."""
     usage = mapping(mapping(result).get("usage"))
@@ -260,20 +246,10 @@ def is_same_model(asked: str, answered: str) -> bool:
     return answered.startswith(asked) and bool(_SNAPSHOT.fullmatch(answered, len(asked)))
 
 
-def excerpt(value: Any) -> str:
-    """The begin of a reply, for an error's sentence."""
-    return pydantic_core.to_json(value).decode()[:_EXCERPT]
-
-
 def told_usage(body: Any) -> Usage | None:
     """The usage of a reply that is not an answer; None where it tells none."""
     usage = read_usage(body)
     return usage if usage != Usage() else None
-
-
-def amount(value: Any) -> float | None:
-    """A number that something can cost; None for what cannot be: negative, infinite, not a number."""
-    return float(value) if isinstance(value, int | float) and 0 <= value < 1e15 else None
 
 
 def _count(value: Any) -> int:

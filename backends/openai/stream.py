@@ -11,11 +11,12 @@ from typing import Any
 
 from llmdo.backends.errors import BadReply, ModelError, StreamError
 from llmdo.backends.finish_reasons import finish_of, finish_warning
-from llmdo.backends.http.reply_json import read_json
-from llmdo.backends.ir import FinishReason, StreamChunk, Usage
-from llmdo.backends.openai.messages import as_text, mapping, read_content
+from llmdo.backends.http.reply_json import mapping, read_json
+from llmdo.backends.openai.messages import as_text, read_content
 from llmdo.backends.openai.shapes import failed_choice, first_choice, is_same_model, read_usage
+from llmdo.backends.responses import FinishReason, StreamChunk
 from llmdo.backends.streams import ToolCalls
+from llmdo.backends.usage import Usage
 
 END = "[DONE]"
 # What is read, or says nothing, of an event and of a delta; what else they hold is kept.

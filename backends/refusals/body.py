@@ -15,8 +15,7 @@ from typing import Any
 
 import pydantic_core
 
-from llmdo.backends.openai.messages import mapping
-from llmdo.backends.openai.shapes import excerpt
+from llmdo.backends.http.reply_json import excerpt, mapping
 
 _READ = 4_000  # characters of the words that are kept, and searched for known sentences
 _PART = 1_000  # of one sentence

@@ -22,8 +22,8 @@ from yarl import URL
 from llmdo.backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
-from llmdo.backends.http.reply_json import read_json
-from llmdo.backends.openai.shapes import amount, told_usage
+from llmdo.backends.http.reply_json import amount, read_json
+from llmdo.backends.openai.shapes import told_usage
 from llmdo.backends.refusals.body import quoted
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
 from llmdo.backends.workers_ai.models import Shape

@@ -22,24 +22,13 @@ from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, Mod
 from llmdo.backends.http.client import Incoming, Transport
 from llmdo.backends.http.sse import read_events
 from llmdo.backends.http.stray_streams import stray_events
-from llmdo.backends.ir import (
-    BatchPlace,
-    BatchState,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    ModelInfo,
-    RawRequest,
-    RawResponse,
-    Request,
-    StreamChunk,
-)
 from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import deprecation, kept_models
 from llmdo.backends.openai.raw import raw_warnings
 from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, numbered, whole_answer
 from llmdo.backends.workers_ai import models
 from llmdo.backends.workers_ai.api import Api, stream_bytes

@@ -14,24 +14,13 @@ from typing import Any
 
 import pydantic_core
 
-from llmdo.backends.engine.jobs import share
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
-from llmdo.backends.ir import (
-    BatchPlace,
-    BatchState,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    RawResponse,
-    Request,
-    Response,
-    Usage,
-    batch_places,
-)
 from llmdo.backends.json_mode.answers import problem_of_answer
 from llmdo.backends.openai.shapes import read_usage
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places
+from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse, Response
+from llmdo.backends.usage import Usage, share
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.requests import body_of

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmdo.backends.ir import ModelInfo, Price
-from llmdo.backends.openai.shapes import amount
+from llmdo.backends.http.reply_json import amount
+from llmdo.backends.responses import ModelInfo, Price
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import takes_batches, takes_json_schema
 

@@ -1,6 +1,6 @@
-"""The rates that providers publish: what a model's calls are held to where the caller sets nothing.
+"""The rates that Cloudflare publishes: what a model's calls are held to where the caller sets nothing.
 
-Workers AI: developers.cloudflare.com/workers-ai/platform/limits (page of 2026-09-17), requests a minute by task, for
+Source: developers.cloudflare.com/workers-ai/platform/limits (page of 2026-09-17), requests a minute by task, for
 each account and model. It publishes no token rate. Of the frontier text models (Kimi K2.6, Kimi K2.7 Code, GLM-5.2)
 Cloudflare's changelog of 2026-08-07 has 20 requests a minute, and 50 where AI Gateway credits pay for them, which
 nobody can see from here: whoever has them sets ``--rpm 50``.
@@ -34,10 +34,8 @@ _WORKERS_AI: Sequence[tuple[re.Pattern[str], float]] = tuple(
 )
 
 
-def published_rates(provider: str, model: str) -> Rates:
-    """What the provider publishes for a model; no limit for one that publishes none, or at another base URL."""
-    if provider != "workers-ai":
-        return Rates()
+def published_rates(model: str) -> Rates:
+    """What Cloudflare publishes for a model; no limit at another base URL."""
     try:
         base_url = cloudflare_account().base_url
     except MissingSettings:  # the call itself will say so

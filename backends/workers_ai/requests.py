@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest
-from llmdo.backends.ir import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.json_mode.answers import check_format
 from llmdo.backends.openai import requests as openai_request
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, token_limit, translate
+from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
 

@@ -14,12 +14,11 @@ import pydantic_core
 
 from llmdo.backends.errors import BadReply, ModelError
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
-from llmdo.backends.ir import ChatResponse, FinishReason, Usage
-from llmdo.backends.openai.messages import as_text, mapping, tool_calls
+from llmdo.backends.http.reply_json import excerpt, mapping
+from llmdo.backends.openai.messages import as_text, tool_calls
 from llmdo.backends.openai.raw import failed_response, response_reason
 from llmdo.backends.openai.shapes import (
     checked_vectors,
-    excerpt,
     failed_choice,
     is_same_model,
     no_choice,
@@ -27,6 +26,8 @@ from llmdo.backends.openai.shapes import (
     read_usage,
     read_vector,
 )
+from llmdo.backends.responses import ChatResponse, FinishReason
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.errors import PROVIDER
 
 

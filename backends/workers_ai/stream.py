@@ -11,11 +11,12 @@ from typing import Any
 
 from llmdo.backends.errors import BadReply, ModelError, StreamError
 from llmdo.backends.finish_reasons import finish_of, finish_warning
-from llmdo.backends.http.reply_json import read_json
-from llmdo.backends.ir import FinishReason, StreamChunk, Usage
-from llmdo.backends.openai.messages import as_text, mapping, read_content, tool_calls
+from llmdo.backends.http.reply_json import mapping, read_json
+from llmdo.backends.openai.messages import as_text, read_content, tool_calls
 from llmdo.backends.openai.shapes import failed_choice, first_choice, read_usage
+from llmdo.backends.responses import FinishReason, StreamChunk
 from llmdo.backends.streams import ToolCalls
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal
 from llmdo.backends.workers_ai.shapes import Reply, model_of
 

@@ -8,7 +8,8 @@ from benchmarks.fake_endpoint import TEXT
 from benchmarks.measuring import MODEL, Task, run
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount
 

@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
-from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, StreamChunk, Usage
-from llmdo.backends.protocol import Backend
+from llmdo.backends.requests import ChatRequest, EmbedRequest
+from llmdo.backends.responses import EmbedResponse, StreamChunk
+from llmdo.backends.usage import Usage
 from llmdo.local.ai.batches import Batches
 from llmdo.local.ai.catalogue import CHAT, EMBEDDINGS, Model
 from llmdo.local.ai.gateway import HEADER as GATEWAY_HEADER

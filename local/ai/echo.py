@@ -14,22 +14,11 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
-from llmdo.backends.ir import (
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    FinishReason,
-    Message,
-    ModelInfo,
-    RawRequest,
-    RawResponse,
-    Request,
-    StreamChunk,
-    Usage,
-)
 from llmdo.backends.parameters import Dialect, checked_token_limit, translate
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest, Request
+from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import numbered
+from llmdo.backends.usage import Usage
 from llmdo.local.ai.catalogue import EMBEDDINGS, Model
 from llmdo.local.ai.json_mode import as_asked
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
 from llmdo.local.ai.catalogue import Model
 from llmdo.local.wire import Call, Refused
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from llmdo.backends.ir import ChatRequest, ChatResponse
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse
 
 _DEPTH = 8  # of schemas that contain themselves
 _PARTS = 10_000  # of a value: short schemas can ask for billions

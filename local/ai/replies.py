@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from llmdo.backends.ir import ChatResponse, EmbedResponse, StreamChunk, Usage
+from llmdo.backends.responses import ChatResponse, EmbedResponse, StreamChunk
+from llmdo.backends.usage import Usage
 from llmdo.local.ai.catalogue import Model
 
 DONE = b"data: [DONE]\n\n"

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.protocol import PROVIDERS, split_model
+from llmdo.backends.providers import PROVIDERS, split_model
 from llmdo.backends.workers_ai.errors import PROVIDER as WORKERS_AI
 from llmdo.pipelines.option_types import OPENAI, checked_header
 from llmdo.pipelines.options import UsageError

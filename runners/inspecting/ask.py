@@ -13,10 +13,11 @@ from typing import Any, TextIO, TypeVar
 
 from llmdo.backends import Model, connect
 from llmdo.backends.errors import ModelError, Retryable
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, StreamChunk
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES
 from llmdo.backends.listing import deprecation
-from llmdo.backends.protocol import unusual
+from llmdo.backends.providers import unusual
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.settings.environment import MissingSettings
 
 T = TypeVar("T")

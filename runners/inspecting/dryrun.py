@@ -12,13 +12,13 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from llmdo.backends.engine.connections import Connections
+from llmdo.backends.connections import Connections
 from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import EmbedRequest, Usage
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.prices import Prices, cost_usd
-from llmdo.backends.protocol import connect
-from llmdo.backends.workers_ai.rates import published_rates
+from llmdo.backends.providers import connect, published_rates
+from llmdo.backends.requests import EmbedRequest
+from llmdo.backends.usage import Usage
 from llmdo.pipelines.options import JsonlOptions, UsageError
 from llmdo.runners.running.checks import check_files
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS, dollars

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from llmdo.backends import connect
 from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import ModelInfo, Models, Price
-from llmdo.backends.protocol import PROVIDERS
+from llmdo.backends.providers import PROVIDERS
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.settings.environment import MissingSettings
 
 

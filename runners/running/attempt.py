@@ -19,7 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 import llmdo.backends.errors
 import llmdo.storage.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.engine import close_engines, limits_of_engines
+from llmdo.backends.engine.registry import close_engines, limits_of_engines
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.money import Budget
 from llmdo.pipelines.options import UsageError

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.errors import ModelError
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import list_of
-from llmdo.backends.protocol import split_model
+from llmdo.backends.providers import split_model
 from llmdo.pipelines import chat as pipeline
 from llmdo.pipelines.chat_options import ChatOptions
 from llmdo.pipelines.options import UsageError

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from apache_beam.runners.runner import PipelineResult
 
-from llmdo.backends.engine.engine import calls_in_flight
+from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError
 from llmdo.storage.output.jobs import JobRecord, Jobs

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from llmdo.backends.engine.engine import close_engines, drain_engines, stop_engines
+from llmdo.backends.engine.registry import close_engines, drain_engines, stop_engines
 from llmdo.backends.errors import StopRun
 from llmdo.runners.servers import kill_servers
 from llmdo.transforms.run_state import RunState, run_state

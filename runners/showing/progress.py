@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from llmdo.backends.engine.engine import calls_in_flight, calls_made, limits_of_engines, requests_in_batches
+from llmdo.backends.engine.registry import calls_in_flight, calls_made, limits_of_engines, requests_in_batches
 from llmdo.backends.money.money import lost_text
 from llmdo.runners.showing.limits import away_text, limits_text
 from llmdo.runners.showing.summary import NOTHING_SPENT, Summary, dollars

@@ -1,8 +1,8 @@
 """A pool of Python workers on loopback, for Flink on this machine or in the same pod: ``EXTERNAL`` environments.
 
-``python -m llmdo.runners.workers.pool --service_port=50000`` does what Beam's ``worker_pool_main`` does, which listens on
-all interfaces: whoever reaches it starts workers, and they run any program. Its workers are started by ``llmdo-worker``,
-so that a job that fails does not cancel their calls in flight: they have 10 s to end.
+``python -m llmdo.runners.workers.pool --service_port=50000`` does what Beam's ``worker_pool_main`` does, but that one
+listens on all interfaces, and whoever reaches it can start workers that run any program. Its workers are started by
+``llmdo-worker``, so that a job that fails does not cancel their calls in flight: they have 10 s to end.
 """
 
 from __future__ import annotations

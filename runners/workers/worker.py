@@ -15,7 +15,7 @@ from types import FrameType
 
 from apache_beam.runners.worker import sdk_worker_main
 
-from llmdo.backends.engine.engine import LAST_CALLS_S, close_engines, drain_engines
+from llmdo.backends.engine.registry import LAST_CALLS_S, close_engines, drain_engines
 
 _log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ import aiohttp
 import httpx
 import pytest
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import (
     BadReply,
     CallTimeout,
@@ -35,9 +36,9 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.http.client import Transport
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.limits.retry import THREE_TRIES
-from llmdo.backends.protocol import PROVIDERS, Backend, split_model
+from llmdo.backends.providers import PROVIDERS, split_model
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from tests.backends.wire import Wire
 
 SECRET = "hush-hush-hush"  # in every environment variable that holds one

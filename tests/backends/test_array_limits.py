@@ -7,10 +7,11 @@ import pytest
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest
-from llmdo.backends.ir import EmbedResponse, Usage
 from llmdo.backends.limits.array_limits import ArrayLimits, told_limit
 from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.sync import Model
+from llmdo.backends.usage import Usage
 
 # What services say of an array of 256 texts, after their documents and sources, and the limit that it tells.
 SAID = [

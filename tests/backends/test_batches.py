@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batches import AUTO_LEAST, LINGER_S, LONGEST_LINGER_S, MAX_ITEMS
-from llmdo.backends.engine.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher, Settings
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.engine.recall import Recall
@@ -22,24 +22,14 @@ from llmdo.backends.errors import (
     Retryable,
     StopRun,
 )
-from llmdo.backends.ir import (
-    BatchState,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    Message,
-    ModelInfo,
-    Models,
-    Price,
-    Usage,
-    batch_places,
-)
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, batch_places
+from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, Models, Price
+from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 
 WORK_S = 60.0  # that a batch takes

@@ -24,9 +24,9 @@ from llmdo.backends.errors import (
     StreamError,
 )
 from llmdo.backends.http.client import Call, Network, network_errors
-from llmdo.backends.ir import Usage
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.openai import errors as openai_errors
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai import errors as workers_ai_errors
 from tests.backends.test_http import serving
 

@@ -7,7 +7,7 @@ import pytest
 pytest.register_assert_rewrite("tests.backends.conformance")
 
 from llmdo.backends.llama_cpp.weights import Weights  # noqa: E402
-from llmdo.backends.protocol import PROVIDERS  # noqa: E402
+from llmdo.backends.providers import PROVIDERS  # noqa: E402
 from tests.backends import conformance  # noqa: E402
 from tests.backends.services import EMBEDDED, SUBJECTS  # noqa: E402
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import Engine, close_engines, drain_engines, get_engine, limits_of_engines
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.registry import close_engines, drain_engines, get_engine, limits_of_engines
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import (
     BadReply,
@@ -30,10 +31,12 @@ from llmdo.backends.errors import (
     StreamError,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, RawRequest, RawResponse, Usage
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import Retry, set_instant
 from llmdo.backends.money.money import Budget
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
 
 SOON = 20.0  # seconds until a test gives up waiting
@@ -614,8 +617,8 @@ def test_a_dead_loop_is_noticed_and_nothing_waits_for_ever(start):
 
 @pytest.fixture
 def no_engines(monkeypatch):
-    monkeypatch.setattr(engine_module, "_engines", {})
-    yield engine_module._engines
+    monkeypatch.setattr(registry, "_engines", {})
+    yield registry._engines
     close_engines()
 
 
@@ -683,8 +686,8 @@ def test_a_ledger_is_the_same_by_its_name_and_a_budget_only_as_the_same_object(n
 
 
 def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_published_ones(no_engines, monkeypatch):
-    monkeypatch.setattr(engine_module, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
-    monkeypatch.setattr(engine_module, "connect", lambda provider, gateway: Provider())
+    monkeypatch.setattr(registry, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
+    monkeypatch.setattr(registry, "connect", lambda provider, gateway: Provider())
     results = Results()
     for settings in (CallSettings(4), CallSettings(4, rates=Rates(rpm=60), workers=2)):
         get_engine(settings).submit("fake", chat(1), results.deliver(1))
@@ -700,7 +703,7 @@ def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
     script = (
         "import gc; before = gc.get_threshold(), gc.get_freeze_count()\n"
         "from llmdo.backends.engine.settings import CallSettings\n"
-        "from llmdo.backends.engine.engine import close_engines, get_engine\n"
+        "from llmdo.backends.engine.registry import close_engines, get_engine\n"
         "engine = get_engine(CallSettings(3)); assert engine.usable; close_engines()\n"
         "assert before == (gc.get_threshold(), gc.get_freeze_count()), (gc.get_threshold(), gc.get_freeze_count())"
     )
@@ -754,7 +757,7 @@ def slow(no_engines, monkeypatch):
     set_instant(True)
 
     def begin(provider, ledger):
-        monkeypatch.setattr(engine_module, "connect", lambda name, gateway: provider)
+        monkeypatch.setattr(registry, "connect", lambda name, gateway: provider)
         engine, results = get_engine(CallSettings(4, kept=ledger)), Results()
         submit_all(engine, results, range(8))
         deadline = time.monotonic() + SOON
@@ -824,8 +827,9 @@ def test_engines_that_are_closed_in_the_drain_end_it(slow):
 def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
     script = (
         "import asyncio, sys, time\n"
-        "from llmdo.backends.engine import engine\nfrom llmdo.backends.engine.settings import CallSettings\n"
-        "from llmdo.backends.ir import ChatRequest, ChatResponse, Usage\n"
+        "from llmdo.backends.engine import registry as engine\n"
+        "from llmdo.backends.engine.settings import CallSettings\n"
+        "from llmdo.backends.requests import ChatRequest\nfrom llmdo.backends.responses import ChatResponse, Usage\n"
         "from llmdo.transforms.answers.infer import PaidAnswers\n"
         "class Slow:\n"
         "    name = 'slow'\n"

@@ -9,13 +9,15 @@ import pytest
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.turns import Turns
 from llmdo.backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
+from llmdo.backends.usage import Usage
 
 WINDOW = 64
 MOST = 100  # tokens of an answer

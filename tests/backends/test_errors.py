@@ -5,8 +5,8 @@ import pytest
 
 from llmdo.backends import errors
 from llmdo.backends.errors import LONGEST, ModelError, short
-from llmdo.backends.ir import Usage
 from llmdo.backends.openai import errors as openai_errors
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai import errors as workers_ai_errors
 
 

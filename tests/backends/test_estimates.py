@@ -1,6 +1,8 @@
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, Usage
 from llmdo.backends.money.estimates import CONVERSATION, MESSAGE, PICTURE, Estimates
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 
 
 def chat(text, **parameters):

@@ -21,9 +21,9 @@ from multidict import CIMultiDict
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.errors import LineError, ModelError
 from llmdo.backends.http.client import Incoming, Opened
-from llmdo.backends.ir import ChatRequest
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount
 from llmdo.transforms.answers.rows import answer_row, failure_row

@@ -7,7 +7,7 @@ from llmdo.backends.engine import intake as intakes
 from llmdo.backends.engine.intake import Intake, Room, size_of
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.errors import EngineClosed
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 
 
 class Loop:

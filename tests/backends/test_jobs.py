@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.backends.engine.jobs import Job, Place, can_split, halves, one_each, share
+from llmdo.backends.engine.jobs import Job, Place, can_split, halves, one_each
 from llmdo.backends.errors import (
     ContentFiltered,
     ContextOverflow,
@@ -14,7 +14,9 @@ from llmdo.backends.errors import (
     PlanRequired,
     StopRun,
 )
-from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Usage
+from llmdo.backends.requests import ChatRequest, EmbedRequest
+from llmdo.backends.responses import EmbedResponse
+from llmdo.backends.usage import Usage, share
 
 
 def array(*texts, **more):

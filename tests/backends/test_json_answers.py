@@ -3,7 +3,6 @@ import asyncio
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage, added
 from llmdo.backends.json_mode.answers import (
     asked_again,
     check_format,
@@ -14,6 +13,9 @@ from llmdo.backends.json_mode.answers import (
     wants_json,
     without_fence,
 )
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage, added
 
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
 BARE = {"type": "json_schema", "json_schema": SCHEMA}

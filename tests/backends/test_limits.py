@@ -6,14 +6,16 @@ from collections import Counter
 
 import pytest
 
-from llmdo.backends.engine.connections import Connections
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher, Settings
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
+from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 
 

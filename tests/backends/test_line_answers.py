@@ -7,7 +7,9 @@ import pytest
 
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.errors import StopRun
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, LineId, Message, Usage
+from llmdo.backends.requests import ChatRequest, EmbedRequest, LineId, Message
+from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.usage import Usage
 from tests.backends.test_recall import Memory
 
 

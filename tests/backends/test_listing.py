@@ -5,8 +5,8 @@ import os
 import pytest
 
 from llmdo.backends.errors import Overloaded, Unauthorized
-from llmdo.backends.ir import ModelInfo, Models, Price
 from llmdo.backends.listing import FRESH_S, deprecation, kept_models, list_models
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.settings.environment import MissingSettings
 
 MODEL = ModelInfo(

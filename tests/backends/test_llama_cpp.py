@@ -11,10 +11,10 @@ import pytest
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.llama_cpp import weights as llama_weights
 from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
 from llmdo.backends.llama_cpp.weights import Weights
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 
 pytestmark = pytest.mark.model
 
@@ -240,7 +240,7 @@ def test_weights_are_loaded_once_and_freed_with_their_last_user(monkeypatch):
 def test_nothing_is_written_to_the_console_and_the_process_ends_while_an_answer_is_running():
     script = """
 import asyncio
-from llmdo.backends.ir import ChatRequest, Message
+from llmdo.backends.responses import ChatRequest, Message
 from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
 
 async def main():

@@ -15,10 +15,12 @@ from llmdo.backends.errors import (
     StreamError,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.money import NO_LIMITS, Budget, Limits, Spent
 from llmdo.backends.money.prices import NEURON_USD, Prices, cost_usd
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
+from llmdo.backends.usage import Usage
 
 CHEAP = Price(0.29, 2.25)
 CACHED = Price(1.0, 2.0, 0.1)

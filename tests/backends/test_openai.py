@@ -21,10 +21,12 @@ from llmdo.backends.errors import (
     StopRun,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, Price, RawRequest, Usage
 from llmdo.backends.openai.backend import OpenAI, Service, open_backend
 from llmdo.backends.openai.braintrust import service as braintrust
 from llmdo.backends.openai.requests import OPENAI
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import Price
+from llmdo.backends.usage import Usage
 from llmdo.settings.environment import BraintrustAccess, MissingSettings
 from tests.backends.wire import Wire
 

@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from llmdo.backends.errors import BadReply, Overloaded
-from llmdo.backends.ir import ChatRequest, Message, Usage
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.usage import Usage
 from tests.backends.wire import Wire
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}

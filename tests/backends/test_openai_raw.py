@@ -6,9 +6,10 @@ import httpx
 import pytest
 
 from llmdo.backends.errors import BadReply, ModelError
-from llmdo.backends.ir import RawRequest, Usage
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
+from llmdo.backends.requests import RawRequest
+from llmdo.backends.usage import Usage
 from tests.backends.wire import Wire
 
 FILTERED = {"reason": "content_filter"}

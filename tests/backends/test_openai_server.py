@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, Unauthorized
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message
 from llmdo.backends.llama_cpp import files as llama_files
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
 
 pytestmark = pytest.mark.model
 

@@ -5,9 +5,10 @@ import httpx
 import pytest
 
 from llmdo.backends.errors import ContentFiltered, InvalidRequest, ModelError, Overloaded, RateLimited, StreamError
-from llmdo.backends.ir import ChatRequest, Message, Usage
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.usage import Usage
 from tests.backends.conformance import event_stream, events
 from tests.backends.wire import Wire
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from llmdo.backends.engine.connections import Connections
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher, Settings
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
@@ -27,11 +27,13 @@ from llmdo.backends.errors import (
     Unauthorized,
     WrongService,
 )
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
 from llmdo.backends.limits.breaker import REQUESTS, Breaker
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
+from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 
 PATIENCE_S = 600.0

@@ -2,7 +2,7 @@ import pytest
 
 from llmdo.backends import connect_async, split_model
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.protocol import PROVIDERS
+from llmdo.backends.providers import PROVIDERS
 from llmdo.settings.environment import MissingSettings
 
 

@@ -2,10 +2,11 @@ import math
 
 import pytest
 
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
 from llmdo.backends.limits.rates import MODEST_OUTPUT, NO_RATES, SLACK_S, Meter, Rates, Tokens
 from llmdo.backends.limits.throttle import Throttle
-from llmdo.backends.workers_ai.rates import published_rates
+from llmdo.backends.providers import published_rates
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.usage import Usage
 
 
 @pytest.fixture

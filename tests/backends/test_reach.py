@@ -12,8 +12,8 @@ from aiohttp.http_writer import StreamWriter
 from llmdo.backends.errors import ConnectionFailed, StopRun, Unauthorized
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import network_errors
-from llmdo.backends.ir import ChatRequest, Message
 from llmdo.backends.openai.backend import open_backend
+from llmdo.backends.requests import ChatRequest, Message
 from llmdo.settings.environment import CloudflareAccount, MissingSettings, R2Access, r2_access
 from llmdo.settings.network import proxy_for
 from llmdo.settings.secrets import check_header, header_values, secrets_in_url, without_secrets

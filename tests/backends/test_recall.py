@@ -11,17 +11,10 @@ from llmdo.backends.engine import recall
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.errors import InvalidRequest, Overloaded, StopRun
-from llmdo.backends.ir import (
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    Message,
-    RawRequest,
-    RawResponse,
-    Usage,
-)
 from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.ledger import open_ledger
 
 SOON = 20.0  # seconds until a test gives up waiting

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from llmdo.backends.errors import InvalidRequest, StreamError
-from llmdo.backends.ir import ChatRequest, Message, Usage
 from llmdo.backends.openai.backend import OpenAI
 from llmdo.backends.openai.backend import Service as OpenAIService
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount
 from tests.company_network import Service, clean, completion, listening

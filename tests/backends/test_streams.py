@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from llmdo.backends.engine.connections import Connections
+from llmdo.backends.connections import Connections
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.errors import Overloaded, StreamError
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, StreamChunk, Usage
 from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.backends.streams import heard
+from llmdo.backends.usage import Usage
 from tests.backends.conformance import SECRET
 from tests.backends.services import SUBJECTS
 

@@ -10,8 +10,8 @@ import pytest
 
 from llmdo.backends import Model, connect, connect_async
 from llmdo.backends.errors import InvalidRequest, ModelNotFound, Overloaded
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.echo import Echo
 from tests.backends.conformance import ANSWER

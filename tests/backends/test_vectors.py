@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from llmdo.backends.errors import BadReply
-from llmdo.backends.ir import Usage
 from llmdo.backends.openai.shapes import read_vector, read_vectors
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.shapes import Reply
 from llmdo.backends.workers_ai.shapes import read_vectors as read_native
 

@@ -1,9 +1,11 @@
 from llmdo.backends.errors import Overloaded
-from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import is_refusal
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.limits.window import START, Window
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 
 REQUEST = ChatRequest("m", ())
 ANSWER = ChatResponse("x", "stop", Usage(1, 1), "m")

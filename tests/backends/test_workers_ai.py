@@ -18,9 +18,10 @@ from llmdo.backends.errors import (
     StopRun,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest, Usage
 from llmdo.backends.listing import list_models
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
 from llmdo.settings.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire

@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+from llmdo.backends.backend import BatchBackend
 from llmdo.backends.errors import (
     BadReply,
     ContentFiltered,
@@ -14,8 +15,9 @@ from llmdo.backends.errors import (
     Overloaded,
     Retryable,
 )
-from llmdo.backends.ir import BatchState, ChatRequest, EmbedRequest, Message, RawRequest, Usage, batch_places
-from llmdo.backends.protocol import BatchBackend
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest, batch_places
+from llmdo.backends.responses import BatchState
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.backends.workers_ai.batch import MAX_BYTES
 from llmdo.settings.environment import CloudflareAccount

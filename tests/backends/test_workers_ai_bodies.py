@@ -1,8 +1,8 @@
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.workers_ai.requests import body_of, chat_body
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

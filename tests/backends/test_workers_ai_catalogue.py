@@ -1,6 +1,6 @@
 import pytest
 
-from llmdo.backends.ir import Price
+from llmdo.backends.responses import Price
 from llmdo.backends.workers_ai.catalogue import model_info
 
 

@@ -2,7 +2,8 @@ import pytest
 
 from llmdo.backends import errors
 from llmdo.backends.http.client import next_midnight_utc
-from llmdo.backends.workers_ai.errors import CODES, is_refusal, refusal
+from llmdo.backends.refusals.cloudflare import CODES
+from llmdo.backends.workers_ai.errors import is_refusal, refusal
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from llmdo.backends.errors import BadReply, ContentFiltered
-from llmdo.backends.ir import Usage
 from llmdo.backends.openai.messages import as_text
 from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.shapes import Reply, read_chat, read_vectors, unwrap
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"

@@ -15,8 +15,9 @@ from llmdo.backends.errors import (
     QuotaExhausted,
     StreamError,
 )
-from llmdo.backends.ir import ChatRequest, Message, Usage
 from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import AiGateway, CloudflareAccount
 from tests.backends.wire import Wire

@@ -21,8 +21,10 @@ import httpx
 import pytest
 from pydantic_core import from_json, to_json
 
-from llmdo.backends.engine.engine import close_engines
-from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.local.queues.api import QueuesApi
 from llmdo.local.queues.queues import NewMessage

@@ -14,11 +14,13 @@ from contextlib import closing
 import apache_beam as beam
 import pytest
 
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import get_engine
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
 from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.pipelines.options import check_options
 from llmdo.runners.running.attempt import attempt
@@ -202,7 +204,7 @@ def test_the_calls_in_flight_of_any_failed_graph_end_within_the_time_to_drain(
     tmp_path, monkeypatch, caplog, kind, drain, kept
 ):
     provider, ledger = Slow(), f"sqlite:///{tmp_path}/ledger.sqlite"
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: provider)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: provider)
     threading.Timer(3.0, provider.gate.set).start()
 
     def build(pipeline, options, run_id):

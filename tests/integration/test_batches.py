@@ -16,7 +16,7 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
 from llmdo.backends.engine import batch_work, batches
-from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.engine.registry import close_engines
 from llmdo.local.server import Running
 from llmdo.transforms.answers.infer import Infer, PaidAnswers
 from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome

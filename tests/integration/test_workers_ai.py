@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from llmdo.backends.errors import ContentFiltered, Overloaded, Retryable, Unauthorized
-from llmdo.backends.ir import ChatRequest, ChatResponse, EmbedRequest, Message, RawRequest, RawResponse, StreamChunk
 from llmdo.backends.json_mode.schema import problem_of
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse, RawResponse, StreamChunk
 from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
 from llmdo.local.server import Running
 

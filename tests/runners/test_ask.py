@@ -8,9 +8,9 @@ import pytest
 
 from llmdo.backends import connect
 from llmdo.backends.errors import InvalidRequest, Overloaded, StreamError
-from llmdo.backends.ir import ModelInfo
 from llmdo.backends.limits import retry
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.responses import ModelInfo
 from llmdo.backends.sync import Model
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import ask as ask_module

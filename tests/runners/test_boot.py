@@ -22,7 +22,7 @@ from google.protobuf import text_format
 
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.errors import BadReply
-from llmdo.backends.ir import ChatRequest
+from llmdo.backends.requests import ChatRequest
 from llmdo.pipelines import jsonl
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.inspecting.verify import verify
@@ -181,7 +181,7 @@ CALLING = """
 import asyncio, sys, time
 from llmdo.backends import engine
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.ir import ChatRequest, ChatResponse, Usage
+from llmdo.backends.responses import ChatRequest, ChatResponse, Usage
 from llmdo.runners import worker
 from llmdo.transforms.answers.infer import PaidAnswers
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from llmdo.backends.errors import Overloaded
-from llmdo.backends.ir import ModelInfo, Models
+from llmdo.backends.responses import ModelInfo, Models
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.pipelines.options import UsageError
 from llmdo.runners.cli import chat as commands_chat

@@ -1,7 +1,7 @@
 import pytest
 
-from llmdo.backends.ir import ModelInfo, Models, Price
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.pipelines.options import UsageError, check_options
 from llmdo.runners.running import checks
 from llmdo.runners.running.checks import (

@@ -4,9 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
-from llmdo.backends.ir import ModelInfo, Models, Price
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.pipelines.options import UsageError, check_options
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import dryrun

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from llmdo.backends.errors import Overloaded
-from llmdo.backends.ir import ModelInfo, Models, Price
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import models
 from llmdo.runners.inspecting.models import Listed, price_text, problems, table

@@ -4,11 +4,13 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, ModelInfo, Models, Price, Usage
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.throttle import Change, ModelLimits
 from llmdo.backends.money.money import Budget, Spent
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
+from llmdo.backends.usage import Usage
 from llmdo.runners.showing.progress import Rate, Watch, show_summary, status_line, stream_line
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.objects.store import Location, open_store

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.ir import ChatResponse, Usage
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.runners.inspecting.verify import Verification, render, verify
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.output.jobs import Jobs, new_record

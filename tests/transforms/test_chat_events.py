@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmdo.backends import errors
-from llmdo.backends.ir import ChatResponse, Usage
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.transforms.chat.events import (

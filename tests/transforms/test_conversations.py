@@ -19,9 +19,10 @@ from llmdo.backends.errors import (
     StopRun,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatResponse, StreamChunk, Usage
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.responses import ChatResponse, StreamChunk
+from llmdo.backends.usage import Usage
 from llmdo.storage.chat.log import ChatLog, mark_name
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import AccessDenied, QueueError, StorageUnavailable

@@ -14,11 +14,12 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import close_engines, stop_engines
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.registry import close_engines, stop_engines
 from llmdo.backends.errors import InvalidRequest, QuotaExhausted, StopRun
-from llmdo.backends.ir import ChatResponse, Usage
 from llmdo.backends.limits import retry
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.prism.runner import prism_arguments, running_prism
 from llmdo.storage.chat.log import ChatLog
@@ -59,7 +60,7 @@ class Provider:
 @pytest.fixture
 def provider(monkeypatch):
     scripted = Provider()
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
     retry.set_instant(True)
     reset_run_state()
     run_state().on_stop = lambda: stop_engines(StopRun("the run is being stopped"))

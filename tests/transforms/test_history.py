@@ -1,5 +1,7 @@
-from llmdo.backends.ir import ChatRequest, ChatResponse, Message, Usage
 from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
 from llmdo.storage.chat.records import ChatMessage, Conversation, LoggedAnswer
 from llmdo.transforms.chat.history import history
 

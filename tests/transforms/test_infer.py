@@ -11,8 +11,8 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -23,10 +23,11 @@ from llmdo.backends.errors import (
     QuotaExhausted,
     Unauthorized,
 )
-from llmdo.backends.ir import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse, Usage
 from llmdo.backends.limits import retry
 from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
 from llmdo.storage.output.costs import Cost
 from llmdo.storage.output.manifests import ShardRecord
@@ -93,7 +94,7 @@ class Scripted:
 @pytest.fixture
 def provider(monkeypatch):
     scripted = Scripted()
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted.connect(name))
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted.connect(name))
     retry.set_instant(True)
     reset_run_state()
     yield scripted
@@ -312,7 +313,7 @@ def test_outcomes_keep_the_window_of_their_line(provider):
 
 def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget(provider, monkeypatch, tmp_path):
     gateways = {"one": Scripted(), "two": Scripted()}
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: gateways[gateway])
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: gateways[gateway])
     monkeypatch.setattr(run_state_module, "Budget", lambda limits, prices=None: Budget(limits, NO_PRICES))
     tiles = [line(i, {"prompt": f"p {i}", "max_tokens": 5}) for i in range(30)]
     ledgers = {name: PaidAnswers(f"sqlite:///{tmp_path}/{name}.sqlite") for name in gateways}

@@ -8,12 +8,13 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from llmdo.backends.engine import batch_work, batches
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import close_engines, stop_engines
+from llmdo.backends.engine import batch_work, batches, registry
+from llmdo.backends.engine.registry import close_engines, stop_engines
 from llmdo.backends.errors import ContentFiltered, Retryable, StopRun
-from llmdo.backends.ir import BatchState, ChatResponse, EmbedResponse, RawResponse, Usage, batch_places
 from llmdo.backends.limits.retry import Retry
+from llmdo.backends.requests import batch_places
+from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.infer import Infer, PaidAnswers
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
@@ -82,7 +83,7 @@ class Scripted:
 @pytest.fixture
 def provider(monkeypatch):
     scripted = Scripted()
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: scripted)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
     monkeypatch.setattr(batches, "LINGER_S", 0.4)
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
     reset_run_state()

@@ -12,9 +12,10 @@ import pytest
 
 import llmdo.transforms.members as module
 from llmdo.backends.errors import QuotaExhausted, StopRun
-from llmdo.backends.ir import ModelInfo, Models, Price, RawRequest
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.requests import RawRequest
+from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import locate_folder, open_store

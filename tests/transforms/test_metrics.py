@@ -7,13 +7,15 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import Engine, close_engines
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.errors import InvalidRequest, Overloaded
-from llmdo.backends.ir import ChatResponse, ModelInfo, Models, Price, Usage
 from llmdo.backends.limits import retry
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
+from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.ledger import open_ledger
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers.infer import Infer, PaidAnswers
@@ -55,7 +57,7 @@ class Flaky:
 def engines(monkeypatch):
     backend = Flaky()
     priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: backend)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: backend)
     monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: priced)))
     retry.set_instant(True)
     reset_run_state()

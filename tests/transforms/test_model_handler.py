@@ -12,20 +12,13 @@ from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.testing.test_pipeline import TestPipeline
 
 from examples import run_inference
-from llmdo.backends.engine import engine as engine_module
-from llmdo.backends.engine.engine import close_engines
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.errors import InvalidRequest, ModelNotFound, ProviderUnusable, QuotaExhausted, Unauthorized
-from llmdo.backends.ir import (
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    Message,
-    RawRequest,
-    RawResponse,
-    Usage,
-)
 from llmdo.backends.limits import retry
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.run_inference import WorkersAIModelHandler
 from llmdo.transforms.prompts.models import ModelNotAllowed
 
@@ -70,7 +63,7 @@ class Backend:
 @pytest.fixture
 def backend(monkeypatch):
     backend = Backend()
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: backend)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: backend)
     close_engines()
     retry.set_instant(True)
     yield backend
@@ -260,7 +253,7 @@ def test_a_wrong_key_of_one_handler_leaves_those_of_other_providers_alone(backen
         async def execute(self, request):
             raise Unauthorized("the key is wrong")
 
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
     wrong, right = WorkersAIModelHandler("openai/gpt-4o"), WorkersAIModelHandler("@cf/chat", line_models="any")
     engine = right.load_model()
     with pytest.raises(Unauthorized):
@@ -276,7 +269,7 @@ def test_two_handlers_in_one_pipeline_of_which_one_has_a_wrong_key(backend, monk
         async def execute(self, request):
             raise Unauthorized("the key is wrong")
 
-    monkeypatch.setattr(engine_module, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
         texts = pipeline | beam.Create([f"hello {i}" for i in range(10)], reshuffle=False)

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 

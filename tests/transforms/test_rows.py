@@ -9,7 +9,8 @@ from openai.types.chat import ChatCompletion
 from pydantic_core import from_json
 
 from llmdo.backends.errors import InvalidRequest, Overloaded
-from llmdo.backends.ir import ChatResponse, EmbedResponse, RawResponse, Usage
+from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.elements import FileVersion, Line, TooLong
 from llmdo.transforms.prompts.parse import Defaults, parse_prompt

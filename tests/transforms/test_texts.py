@@ -4,7 +4,8 @@ import pytest
 
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import InvalidRequest, ModelRetired, Overloaded, QuotaExhausted
-from llmdo.backends.ir import EmbedResponse, Usage
+from llmdo.backends.responses import EmbedResponse
+from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.texts import Gathering
 
 REFUSED = InvalidRequest("an empty text", code=5006)

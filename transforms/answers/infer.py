@@ -13,16 +13,18 @@ from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.backends.engine.batches import Mode
-from llmdo.backends.engine.engine import Engine, get_engine
+from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.recall import Recall, Reuse
+from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
-from llmdo.backends.ir import EmbedRequest, LineId, Usage
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS, Limits
+from llmdo.backends.requests import EmbedRequest, LineId
+from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.ledger import NO_LEDGER, open_ledger
 from llmdo.storage.output.costs import Cost
 from llmdo.storage.runs.runs import ASLEEP_SECONDS

@@ -19,7 +19,7 @@ from apache_beam.metrics import Metrics
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import Usage
+from llmdo.backends.usage import Usage
 
 NAMESPACE = "llmdo"
 _THROTTLED = "cumulativeThrottlingSeconds"  # Dataflow looks for this name, in any namespace

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from llmdo.backends.errors import LimitReached, ModelError, Retryable, ServiceAway
-from llmdo.backends.ir import ChatResponse, EmbedResponse, Response, Usage
 from llmdo.backends.openai.completion_body import completion_body
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Response
+from llmdo.backends.usage import Usage
 from llmdo.transforms.elements import FileVersion, Line, TooLong
 from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
 from llmdo.transforms.prompts.models import ModelNotAllowed

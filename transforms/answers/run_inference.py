@@ -11,12 +11,14 @@ from typing import Any
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from pydantic_core import to_json
 
-from llmdo.backends.engine.engine import LAST_CALLS_S, Engine, get_engine
+from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
+from llmdo.backends.engine.registry import LAST_CALLS_S, get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LineError, ModelError, StopRun
-from llmdo.backends.ir import ChatRequest, EmbedRequest, RawRequest, Request, Response
-from llmdo.backends.protocol import split_model
+from llmdo.backends.providers import split_model
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.responses import Response
 from llmdo.transforms.answers.texts import Gathering
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.models import SAME_PROVIDER, rules_of
@@ -41,8 +43,9 @@ class _Text:
 class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
     """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
 
-    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of ``llmdo.backends.ir``.
-    Its ``inference`` is a response of that module, or the ModelError that says why there is none; of texts that are
+    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of
+    ``llmdo.backends.requests``. Its ``inference`` is a response of ``llmdo.backends.responses``, or the ModelError that
+    says why there is none; of texts that are
     refused, among others that are not, it has an empty vector each, and a warning. One example, whatever it is, never
     fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
     wrong token, the day's allocation.

@@ -8,7 +8,8 @@ from functools import reduce
 
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import ModelError, ModelUnusable, Retryable, StopRun
-from llmdo.backends.ir import EmbedResponse, added
+from llmdo.backends.responses import EmbedResponse
+from llmdo.backends.usage import added
 
 # An error of these is not the text's own: the line ends by it, and what its other texts have is in the ledger.
 _OF_THE_LINE = (StopRun, ModelUnusable, Retryable)

@@ -12,10 +12,11 @@ from typing import Any
 
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
-from llmdo.backends.ir import ChatRequest, ChatResponse, StreamChunk
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
-from llmdo.backends.protocol import split_model
+from llmdo.backends.providers import split_model
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.transforms.answers.infer import RunAsleep
 from llmdo.transforms.chat.elements import ChatDefaults

@@ -13,14 +13,14 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.backends.engine.engine import get_engine
 from llmdo.backends.engine.recall import SAME_MESSAGE
+from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings, never
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS, Limits
-from llmdo.backends.protocol import split_model
+from llmdo.backends.providers import split_model
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import open_log
 from llmdo.storage.chat.records import LoggedAnswer

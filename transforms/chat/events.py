@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import to_json
 
 from llmdo.backends.errors import ModelError
-from llmdo.backends.ir import ChatResponse
+from llmdo.backends.responses import ChatResponse
 from llmdo.storage.chat.records import RESPONSE, ChatMessage, LoggedAnswer, Role, cleaned
 from llmdo.transforms.chat.failures import Source
 from llmdo.transforms.prompts.line_json import BadLine, json_object

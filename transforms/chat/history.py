@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from llmdo.backends.ir import ChatRequest, Message
 from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.requests import ChatRequest, Message
 from llmdo.storage.chat.records import ChatMessage, Role
 
 _SEEN = "What the user has on the screen, as their application describes it:"

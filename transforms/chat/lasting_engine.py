@@ -10,7 +10,7 @@ from contextlib import suppress
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import StopRun
-from llmdo.backends.ir import Request
+from llmdo.backends.requests import Request
 from llmdo.storage.errors import StorageError
 
 # An engine that was stopped is replaced after this long, or when the error says that calls can succeed again. Seconds.

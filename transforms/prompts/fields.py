@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmdo.backends.ir import Request
 from llmdo.backends.parameters import WORKERS_AI_ONLY
+from llmdo.backends.requests import Request
 
 # Parameters that may stand beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
 # Workers AI's (its models' schemas); others are metadata. Not here are OpenAI's audio, metadata, moderation, prediction

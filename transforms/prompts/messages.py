@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from llmdo.backends.errors import short
-from llmdo.backends.ir import Message, Role
+from llmdo.backends.requests import Message, Role
 from llmdo.transforms.prompts.line_json import BadLine, kind_of
 
 _ROLES = get_args(Role)

@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llmdo.backends.errors import ModelError, ProviderUnusable, short
-from llmdo.backends.ir import Request
-from llmdo.backends.protocol import PROVIDERS
+from llmdo.backends.providers import PROVIDERS
+from llmdo.backends.requests import Request
 from llmdo.settings.environment import is_openai_itself
 from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Counted, Target, metadata_of
 from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped

@@ -12,9 +12,10 @@ from openai.types.chat import ChatCompletion
 
 from llmdo.backends.errors import ContentFiltered, ModelError
 from llmdo.backends.http.reply_json import read_json
-from llmdo.backends.ir import ChatRequest, Message, Usage
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.openai.shapes import read_completion
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.runners.inspecting.oracle import parse_row
 from llmdo.settings.environment import CloudflareAccount

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from llmdo.backends.errors import BadReply, ModelError, StreamError
-from llmdo.backends.ir import ChatRequest, EmbedRequest, Message
 from llmdo.backends.openai.backend import OpenAI, Service
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount
 from tests.backends.wire import Wire

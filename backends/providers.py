@@ -1,84 +1,17 @@
-"""What a provider offers, and the table of providers."""
+"""The table of providers, and how one is connected."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.ir import (
-    BatchPlace,
-    BatchState,
-    ChatRequest,
-    ChatResponse,
-    EmbedRequest,
-    EmbedResponse,
-    ModelInfo,
-    RawRequest,
-    RawResponse,
-    Request,
-    StreamChunk,
-)
+from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.settings.environment import braintrust_access, cloudflare_account, openai_access
-
-
-class Backend(Protocol):
-    """One provider. Every coroutine runs on the same event loop; every call may raise ModelError."""
-
-    name: str
-
-    async def execute(self, request: ChatRequest) -> ChatResponse:
-        """Answers a conversation."""
-
-    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation piece by piece; see StreamChunk for how it ends."""
-
-    async def embed(self, request: EmbedRequest) -> EmbedResponse:
-        """Embeds at most ``max_texts`` texts."""
-
-    async def run(self, request: RawRequest) -> RawResponse:
-        """Passes a model's own input on. Raises InvalidRequest where the provider has no such thing."""
-
-    def check(self, request: Request) -> None:
-        """Raises the ModelError with which a call would end before anything is sent."""
-
-    async def list_models(self) -> list[ModelInfo]:
-        """All models of the provider."""
-
-    def max_texts(self, model: str) -> int:
-        """How many texts one embedding call of this model takes; 1 where it takes no array."""
-
-    async def health(self) -> None:
-        """One cheap call that proves address and credentials. Raises what a real one would."""
-
-    async def aclose(self) -> None:
-        """Closes connections; the backend is not used after."""
-
-
-@runtime_checkable
-class BatchBackend(Protocol):
-    """What a provider offers besides where requests can be handed over and answered later.
-
-    Of submit_batch a LineError says that the model, or this input, is not for batches. Of poll_batch a Retryable error
-    says to poll again, and a LineError that nobody knows this batch.
-    """
-
-    def takes_batches(self, model: str) -> bool:
-        """Whether submit_batch works for this model."""
-
-    async def batch_share(self, request: Request) -> float:
-        """The part of the largest batch that a request takes. Raises LineError where it cannot be sent at all."""
-
-    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
-        """Hands requests of one model over to be answered later, and cheaper; returns what names the batch."""
-
-    async def poll_batch(
-        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
-    ) -> BatchState:
-        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part with its places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +22,21 @@ class Provider:
         module: has ``open_backend() -> Backend``, which reads the environment; imported when first needed.
         access: reads what the provider needs of the environment, and raises MissingSettings; None: it needs nothing.
         takes: what ``open_backend`` may be given, of the arguments of ``connect``.
+        rates: module with ``published_rates(model) -> Rates``; None: the provider publishes none.
     """
 
     module: str
     access: Callable[[], object] | None = None
     takes: frozenset[str] = frozenset()
+    rates: str | None = None
 
 
 PROVIDERS = {
     "workers-ai": Provider(
-        "llmdo.backends.workers_ai.backend", cloudflare_account, frozenset({"gateway", "timeout_s"})
+        "llmdo.backends.workers_ai.backend",
+        cloudflare_account,
+        frozenset({"gateway", "timeout_s"}),
+        rates="llmdo.backends.workers_ai.rates",
     ),
     "openai": Provider("llmdo.backends.openai.backend", openai_access, frozenset({"headers", "timeout_s"})),
     "braintrust": Provider("llmdo.backends.openai.braintrust", braintrust_access, frozenset({"timeout_s"})),
@@ -130,6 +68,14 @@ def access_of(model: str) -> Callable[[], object] | None:
     except ModelNotFound:
         return None
     return PROVIDERS[provider].access
+
+
+def published_rates(provider: str, model: str) -> Rates:
+    """The rates that a model's provider publishes; no limit where it publishes none, and for an unknown provider."""
+    row = PROVIDERS.get(provider)
+    if row is None or row.rates is None:
+        return NO_RATES
+    return cast(Rates, importlib.import_module(row.rates).published_rates(model))
 
 
 def unusual(headers: Sequence[str], timeout_s: float) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from llmdo.backends.backend import Backend
 from llmdo.backends.errors import BadReply, ModelError, ProviderUnusable, StopRun, Unauthorized
-from llmdo.backends.ir import ChatRequest, EmbedRequest, EmbedResponse, Request, Response
-from llmdo.backends.protocol import Backend
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
+from llmdo.backends.responses import EmbedResponse, Response
 from llmdo.backends.streams import heard
 from llmdo.settings.environment import MissingSettings
 

@@ -1,0 +1,65 @@
+"""What a provider offers: one protocol for all, and one for those with an asynchronous batch API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
+
+
+class Backend(Protocol):
+    """One provider. Every coroutine runs on the same event loop; every call may raise ModelError."""
+
+    name: str
+
+    async def execute(self, request: ChatRequest) -> ChatResponse:
+        """Answers a conversation."""
+
+    def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
+        """Answers a conversation piece by piece; see StreamChunk for how it ends."""
+
+    async def embed(self, request: EmbedRequest) -> EmbedResponse:
+        """Embeds at most ``max_texts`` texts."""
+
+    async def run(self, request: RawRequest) -> RawResponse:
+        """Passes a model's own input on. Raises InvalidRequest where the provider has no such thing."""
+
+    def check(self, request: Request) -> None:
+        """Raises the ModelError with which a call would end before anything is sent."""
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models of the provider."""
+
+    def max_texts(self, model: str) -> int:
+        """How many texts one embedding call of this model takes; 1 where it takes no array."""
+
+    async def health(self) -> None:
+        """One cheap call that proves address and credentials. Raises what a real one would."""
+
+    async def aclose(self) -> None:
+        """Closes connections; the backend is not used after."""
+
+
+@runtime_checkable
+class BatchBackend(Protocol):
+    """What a provider offers besides where requests can be handed over and answered later.
+
+    Of submit_batch a LineError says that the model, or this input, is not for batches. Of poll_batch a Retryable error
+    says to poll again, and a LineError that nobody knows this batch.
+    """
+
+    def takes_batches(self, model: str) -> bool:
+        """Whether submit_batch works for this model."""
+
+    async def batch_share(self, request: Request) -> float:
+        """The part of the largest batch that a request takes. Raises LineError where it cannot be sent at all."""
+
+    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
+        """Hands requests of one model over to be answered later, and cheaper; returns what names the batch."""
+
+    async def poll_batch(
+        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
+    ) -> BatchState:
+        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part with its places."""

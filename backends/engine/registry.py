@@ -1,0 +1,133 @@
+"""The engines of a process, one for each set of CallSettings."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import StopRun
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.providers import connect, published_rates, unusual
+
+LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
+_LOOK_S = 0.02  # how often drain_engines looks whether they have ended
+
+_log = logging.getLogger(__name__)
+
+# A module global and not an attribute of a DoFn class: Beam pickles classes of __main__ with all that hangs on them.
+_engines: dict[CallSettings, Engine] = {}
+_opening = threading.Lock()
+
+
+def get_engine(settings: CallSettings) -> Engine:
+    """The process's engine with these settings; all threads and all DoFn instances share it.
+
+    One that was closed is replaced. One that was stopped stays so: a later run in this process has other settings, or
+    calls close_engines() first. Raises what opening the ledger raises.
+    """
+
+    def allowed(provider: str, model: str) -> Rates:
+        return settings.rates.or_else(published_rates(provider, model)).shared_by(settings.workers)
+
+    with _opening:
+        engine = _engines.get(settings)
+        if engine is None or not engine.usable:
+            engine = _engines[settings] = Engine(
+                window=settings.window,
+                retry=settings.retry,
+                connect=functools.partial(
+                    connect, gateway=settings.gateway, **unusual(settings.headers, settings.call_timeout_s)
+                ),
+                call_timeout_s=settings.call_timeout_s,
+                recall=settings.kept.open() if settings.kept else None,
+                gate=settings.gate,
+                budget=settings.budget,
+                rates=allowed,
+                first_window=settings.first_window,
+                fixed=settings.fixed,
+                mode=settings.mode,
+                own=settings.own,
+                patience_s=settings.patience_s,
+                answered_before=settings.answered_before,
+            )
+        return engine
+
+
+def limits_of_engines() -> list[ModelLimits]:
+    """What holds back the calls of the engines of get_engine, by model."""
+    with _opening:
+        return [limits for engine in _engines.values() for limits in engine.limits()]
+
+
+def calls_made() -> int:
+    """Calls that the engines of get_engine have started."""
+    with _opening:
+        return sum(engine.stats().calls for engine in _engines.values())
+
+
+def calls_in_flight() -> int:
+    """Calls of the engines of get_engine that run at this moment."""
+    with _opening:
+        return sum(engine.stats().in_flight for engine in _engines.values())
+
+
+def requests_in_batches() -> int:
+    """Requests of the engines of get_engine that wait in batches at this moment; they are not calls in flight."""
+    with _opening:
+        return sum(engine.stats().batched for engine in _engines.values())
+
+
+def stop_engines(error: StopRun) -> None:
+    """Lets the engines of get_engine finish the calls in flight, and start none."""
+    with _opening:
+        for engine in _engines.values():
+            engine.stop(error)
+
+
+def drain_engines(seconds: float, waiting: Callable[[int], None]) -> int:
+    """Pauses the engines of get_engine, and waits at most ``seconds`` s until their calls in flight have ended.
+
+    What these bring is in the ledger then. Engines without a ledger are not waited for: nobody takes their answers any
+    more. ``waiting`` is told the number of calls, if there are any. Gives how many have not ended.
+    """
+    with _opening:
+        engines = list(_engines.values())
+    for engine in engines:
+        engine.pause()
+    kept, end, told = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
+    while not all(engine.idle for engine in kept):
+        calls = sum(engine.stats().in_flight for engine in kept)
+        if time.monotonic() >= end:
+            return calls
+        if calls and not told:
+            waiting(calls)
+            told = True
+        time.sleep(_LOOK_S)
+    return 0
+
+
+def close_engines() -> None:
+    """Closes all engines of get_engine."""
+    with _opening:
+        engines = list(_engines.values())
+        _engines.clear()
+    for engine in engines:
+        engine.close()
+
+
+def _goodbye() -> None:
+    """A pipeline that is not ours may have failed, or its worker is told to go: what was paid for is kept."""
+    drain_engines(
+        LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
+    )
+    close_engines()
+
+
+atexit.register(_goodbye)

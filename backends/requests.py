@@ -1,0 +1,117 @@
+"""Requests in one form for all providers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmdo.backends.responses import StreamChunk
+
+
+class LineId(str):
+    """A request id that knows its line.
+
+    Attributes:
+        place: the file's full place, whatever its version.
+        version: the file's etag.
+        start: the line's offset in bytes.
+        resumed: an earlier run worked on the file, perhaps one that kept answers by the id alone.
+    """
+
+    __slots__ = ("place", "resumed", "start", "version")
+    place: str
+    version: str
+    start: int
+    resumed: bool
+
+    @classmethod
+    def of(cls, text: str, place: str, version: str, start: int, *, resumed: bool = False) -> LineId:
+        """An id with its line."""
+        line = cls(text)
+        line.place, line.version, line.start, line.resumed = place, version, start, resumed
+        return line
+
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+# Roles by the names of all services; some know no others.
+COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``content`` is text, or parts as OpenAI writes them: ``{"type": "text", "text": …}``,
+    ``{"type": "image_url", "image_url": {"url": …}}``. ``extra``: name, tool_calls, tool_call_id …
+    """
+
+    role: Role
+    content: str | tuple[Mapping[str, Any], ...] | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation to go on with.
+
+    Attributes:
+        model: the provider's own name, without the ``provider/`` prefix.
+        parameters: by OpenAI's names (temperature, max_tokens, top_p, stop, seed, tools, response_format …); a provider
+            translates what it knows and passes on the rest.
+        request_id: the same over all tries of one request.
+        listen: gets each chunk of the answer while it is generated, on the thread of the call; it must not block. Each
+            try begins with a ``start``. An answer that was kept comes without chunks.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    listen: Callable[[StreamChunk], None] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to embed with one call; at most ``Backend.max_texts(model)`` of them."""
+
+    model: str
+    texts: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    line_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …).
+
+    Attributes:
+        path: of an API with OpenAI's routes, below its base URL: "embeddings", "completions" or "responses", whose body
+            ``input`` is, without the model; "" is Workers AI's own way.
+    """
+
+    model: str
+    input: Mapping[str, Any]
+    request_id: str = ""
+    path: str = ""
+
+
+Request = ChatRequest | EmbedRequest | RawRequest
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """Where a request stands in a batch: ``number`` from 0, of ``count``; ``reference`` names it there."""
+
+    number: int
+    reference: str
+    count: int
+
+
+def batch_places(requests: Sequence[Request]) -> tuple[BatchPlace, ...]:
+    """The places of all requests of a batch. Their ids are the references where these tell them apart."""
+    count = len(requests)
+    ids = [request.request_id for request in requests]
+    references = ids if all(ids) and len(set(ids)) == count else map(str, range(count))
+    return tuple(BatchPlace(number, reference, count) for number, reference in enumerate(references))
