@@ -15,9 +15,10 @@ ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
 
 WORKDIR /opt/llmdo
 COPY requirements.txt ./
-RUN pip install --no-cache-dir --requirement requirements.txt
+RUN pip install --no-cache-dir --require-hashes --requirement requirements.txt
 
-COPY setup.py pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
+COPY llmdo/ llmdo/
 COPY backends/ backends/
 COPY local/ local/
 COPY pipelines/ pipelines/
@@ -30,7 +31,7 @@ RUN pip install --no-cache-dir --no-deps . \
 # Built now, so that no pod needs Go, or minutes, to start.
 RUN export XDG_CACHE_HOME=/tmp/cache \
     && unset LLMDO_PRISM \
-    && install -m 755 "$(python -m llmdo.runners.prism.runner)" /opt/llmdo/prism \
+    && install -m 755 "$(python -m llmdo.runners.prism)" /opt/llmdo/prism \
     && rm -rf /tmp/cache
 
 USER 10001

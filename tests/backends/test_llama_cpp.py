@@ -240,7 +240,7 @@ def test_weights_are_loaded_once_and_freed_with_their_last_user(monkeypatch):
 def test_nothing_is_written_to_the_console_and_the_process_ends_while_an_answer_is_running():
     script = """
 import asyncio
-from llmdo.backends.responses import ChatRequest, Message
+from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
 
 async def main():

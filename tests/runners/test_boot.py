@@ -179,10 +179,12 @@ def test_settings_of_a_worker_that_has_them_already_stay(monkeypatch: pytest.Mon
 # Four calls are in flight in a worker, and four wait.
 CALLING = """
 import asyncio, sys, time
-from llmdo.backends import engine
+from llmdo.backends.engine import registry as engine
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.responses import ChatRequest, ChatResponse, Usage
-from llmdo.runners import worker
+from llmdo.backends.requests import ChatRequest
+from llmdo.backends.responses import ChatResponse
+from llmdo.backends.usage import Usage
+from llmdo.runners.workers import worker
 from llmdo.transforms.answers.infer import PaidAnswers
 
 class Slow:

@@ -131,7 +131,7 @@ def test_another_python_than_the_images_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert list(dataflow._installation(options())) == [
         "this is Python 3.12 and the workers' image has 3.11: run llmdo with Python 3.11",
-        "apache-beam[gcp] 2.77.0 is not installed: pip install 'llmdo[gcp]'",
+        "apache-beam[gcp] 2.77.0 is not installed: pip install 'llm.do[gcp]'",
     ]
 
 

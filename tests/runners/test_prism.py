@@ -159,7 +159,7 @@ CHILD = textwrap.dedent("""
     from pathlib import Path
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
-    from llmdo.runners import portable, prism, servers
+    from llmdo.runners.prism import runner as prism
 
     def answer(seconds):
         print("working", flush=True)
@@ -216,7 +216,7 @@ def test_prism_ends_when_its_parent_was_killed_before_it_had_a_job(binary: Path)
     script = """
         import sys, time
         from pathlib import Path
-        from llmdo.runners import portable, prism, servers
+        from llmdo.runners.prism import runner as prism
 
         with prism.running_prism(Path(sys.argv[1])) as endpoint:
             print(endpoint.pid, flush=True)

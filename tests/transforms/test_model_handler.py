@@ -19,7 +19,7 @@ from llmdo.backends.limits import retry
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
-from llmdo.transforms.answers.run_inference import WorkersAIModelHandler
+from llmdo.transforms.answers.run_inference import ModelHandler
 from llmdo.transforms.prompts.models import ModelNotAllowed
 
 CHAT, EMBED = "workers-ai/@cf/chat", "workers-ai/@cf/baai/bge-m3"
@@ -86,7 +86,7 @@ def test_run_inference_answers_with_beams_own_transform(backend):
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
         texts = [f"hello {i}" for i in range(50)]
-        handler = WorkersAIModelHandler("@cf/chat", min_batch_size=50)
+        handler = ModelHandler("@cf/chat", min_batch_size=50)
         _ = pipeline | beam.Create(texts, reshuffle=False) | RunInference(handler) | beam.Map(collect)
     assert sorted((r.example, r.inference.text, r.model_id) for r in FOUND) == sorted(
         (f"hello {i}", f"re: hello {i}", CHAT) for i in range(50)
@@ -95,13 +95,13 @@ def test_run_inference_answers_with_beams_own_transform(backend):
 
 def test_the_examples_of_a_batch_are_asked_at_the_same_time(backend):
     begun = time.monotonic()
-    infer(WorkersAIModelHandler("@cf/chat", concurrency=40), *(f"p {i}" for i in range(40)))
+    infer(ModelHandler("@cf/chat", concurrency=40), *(f"p {i}" for i in range(40)))
     assert backend.most > 1
     assert time.monotonic() - begun < 40 * 0.05
 
 
 def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):
-    results = infer(WorkersAIModelHandler("@cf/chat"), "a", "bad", {"prompt": 5}, {"prompt": "b"}, "")
+    results = infer(ModelHandler("@cf/chat"), "a", "bad", {"prompt": 5}, {"prompt": "b"}, "")
     assert [r.example for r in results] == ["a", "bad", {"prompt": 5}, {"prompt": "b"}, ""]
     found = [r.inference for r in results]
     assert [found[0].text, found[3].text] == ["re: a", "re: b"]
@@ -111,39 +111,39 @@ def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):
 
 def test_an_examples_fields_are_data_beside_a_prompt_unless_they_are_asked_for(backend):
     example = {"text": "a", "model": "@cf/other", "temperature": "hot"}
-    (plain,) = infer(WorkersAIModelHandler("@cf/chat", prompt="{text}"), example)
-    (counted,) = infer(WorkersAIModelHandler("@cf/chat", prompt="{text}", line_parameters=True), example)
+    (plain,) = infer(ModelHandler("@cf/chat", prompt="{text}"), example)
+    (counted,) = infer(ModelHandler("@cf/chat", prompt="{text}", line_parameters=True), example)
     assert (plain.inference.model, counted.inference.model) == ("@cf/chat", "@cf/other")
 
 
 def test_an_example_asks_another_provider_only_where_the_handler_allows_it(backend):
     example = {"prompt": "a", "model": "openai/gpt-4o"}
-    refused, own = infer(WorkersAIModelHandler("@cf/chat"), example, {"prompt": "b", "model": "@cf/other"})
+    refused, own = infer(ModelHandler("@cf/chat"), example, {"prompt": "b", "model": "@cf/other"})
     assert isinstance(refused.inference, ModelNotAllowed)
     assert own.inference.text == "re: b"
     assert backend.calls == ["b"]
-    (allowed,) = infer(WorkersAIModelHandler("@cf/chat", line_models="any"), example)
+    (allowed,) = infer(ModelHandler("@cf/chat", line_models="any"), example)
     assert allowed.inference.text == "re: a"
     with pytest.raises(ValueError, match="matches no PROVIDER/MODEL"):
-        WorkersAIModelHandler("@cf/chat", line_models="openai")
+        ModelHandler("@cf/chat", line_models="openai")
 
 
 def test_texts_share_calls(backend):
-    results = infer(WorkersAIModelHandler(EMBED), *("x" * n for n in range(1, 26)))
+    results = infer(ModelHandler(EMBED), *("x" * n for n in range(1, 26)))
     assert [r.inference.vectors for r in results] == [((float(n),),) for n in range(1, 26)]
     assert sorted(map(len, backend.calls)) == [5, 10, 10]
 
 
 def test_an_example_of_many_texts_has_one_result_and_shares_calls(backend):
     many = {"text": ["x" * n for n in range(1, 14)]}
-    results = infer(WorkersAIModelHandler(EMBED), many, EmbedRequest("bge", ("a", "bb")), "ccc")
+    results = infer(ModelHandler(EMBED), many, EmbedRequest("bge", ("a", "bb")), "ccc")
     assert [len(r.inference.vectors) for r in results] == [13, 2, 1]
     assert results[0].inference.vectors == tuple((float(n),) for n in range(1, 14))
     assert sorted(map(len, backend.calls)) == [2, 4, 10]
 
 
 def test_templates_parameters_and_whole_requests(backend):
-    handler = WorkersAIModelHandler("@cf/chat", prompt="Say {text}", system="Be brief.", parameters={"max_tokens": 3})
+    handler = ModelHandler("@cf/chat", prompt="Say {text}", system="Be brief.", parameters={"max_tokens": 3})
     request = ChatRequest("@cf/chat", (Message("user", "as it is"),))
     raw = RawRequest("@cf/other", {"q": 1})
     found = [r.inference for r in infer(handler, {"text": "hi"}, "ho", request, raw)]
@@ -156,7 +156,7 @@ def test_templates_parameters_and_whole_requests(backend):
 
 
 def test_an_error_that_no_call_survives_fails_the_batch_and_a_later_pipeline_begins_anew(backend):
-    handler = WorkersAIModelHandler("@cf/chat")
+    handler = ModelHandler("@cf/chat")
     with pytest.raises(QuotaExhausted):
         infer(handler, "quota")
     assert infer(handler, "a")[0].inference.text == "re: a"
@@ -174,7 +174,7 @@ def test_a_stopped_engine_is_replaced_only_when_the_calls_of_other_batches_have_
                     await asyncio.sleep(0.01)
             return await super().execute(request)
 
-    handler, slow = WorkersAIModelHandler("@cf/chat"), Slow()
+    handler, slow = ModelHandler("@cf/chat"), Slow()
     handler.load_model()._work._connections._connect = lambda name: slow
     with ThreadPoolExecutor(1) as other:
         found = other.submit(infer, handler, "slow")
@@ -224,7 +224,7 @@ BAD = [
 @pytest.mark.parametrize("model", [CHAT, EMBED])
 def test_an_example_that_is_no_request_gets_its_error_and_the_others_are_answered(backend, model):
     good = ["first", "last", {"prompt" if model == CHAT else "text": "x" * 1_000_000}]
-    results = infer(WorkersAIModelHandler(model), *BAD, *good)
+    results = infer(ModelHandler(model), *BAD, *good)
     assert [result.example is example for result, example in zip(results, [*BAD, *good], strict=True)] == [True] * (
         len(BAD) + 3
     )
@@ -235,14 +235,14 @@ def test_an_example_that_is_no_request_gets_its_error_and_the_others_are_answere
 
 
 def test_a_batch_of_bad_examples_alone_and_an_empty_one_make_no_call(backend):
-    handler = WorkersAIModelHandler("@cf/chat")
+    handler = ModelHandler("@cf/chat")
     assert [type(result.inference).__name__ for result in infer(handler, b"bytes", "\ud83d")] == ["BadLine"] * 2
     assert infer(handler) == []
     assert backend.calls == []
 
 
 def test_a_mapping_that_is_no_dict_is_an_example_too(backend):
-    (result,) = infer(WorkersAIModelHandler("@cf/chat"), MappingProxyType({"prompt": "a"}))
+    (result,) = infer(ModelHandler("@cf/chat"), MappingProxyType({"prompt": "a"}))
     assert result.inference.text == "re: a"
 
 
@@ -254,7 +254,7 @@ def test_a_wrong_key_of_one_handler_leaves_those_of_other_providers_alone(backen
             raise Unauthorized("the key is wrong")
 
     monkeypatch.setattr(registry, "connect", lambda name, gateway: Refusing() if name == "openai" else backend)
-    wrong, right = WorkersAIModelHandler("openai/gpt-4o"), WorkersAIModelHandler("@cf/chat", line_models="any")
+    wrong, right = ModelHandler("openai/gpt-4o"), ModelHandler("@cf/chat", line_models="any")
     engine = right.load_model()
     with pytest.raises(Unauthorized):
         infer(wrong, "a")
@@ -273,9 +273,9 @@ def test_two_handlers_in_one_pipeline_of_which_one_has_a_wrong_key(backend, monk
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
         texts = pipeline | beam.Create([f"hello {i}" for i in range(10)], reshuffle=False)
-        safely = RunInference(WorkersAIModelHandler("openai/gpt-4o")).with_exception_handling()
+        safely = RunInference(ModelHandler("openai/gpt-4o")).with_exception_handling()
         _, failed = texts | "Wrong" >> safely
-        _ = texts | "Right" >> RunInference(WorkersAIModelHandler("@cf/chat")) | beam.Map(collect)
+        _ = texts | "Right" >> RunInference(ModelHandler("@cf/chat")) | beam.Map(collect)
         _ = failed.failed_inferences | "Failures" >> beam.Map(collect)
     answered = [found for found in FOUND if isinstance(found, PredictionResult)]
     assert sorted(one.inference.text for one in answered) == sorted(f"re: hello {i}" for i in range(10))
@@ -283,10 +283,10 @@ def test_two_handlers_in_one_pipeline_of_which_one_has_a_wrong_key(backend, monk
 
 
 def test_a_handler_can_be_sent_to_workers_and_says_at_once_what_is_wrong_with_it():
-    handler = pickle.loads(pickle.dumps(WorkersAIModelHandler("local/smollm2-135m-instruct", max_batch_size=7)))
+    handler = pickle.loads(pickle.dumps(ModelHandler("local/smollm2-135m-instruct", max_batch_size=7)))
     assert handler.batch_elements_kwargs() == {"max_batch_size": 7}
     with pytest.raises(ModelNotFound):
-        WorkersAIModelHandler("gpt-4o")
+        ModelHandler("gpt-4o")
     with pytest.raises(ValueError, match="inference_args"):
         handler.validate_inference_args({"temperature": 0})
 

@@ -8,7 +8,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from apache_beam.ml.inference import base
+from apache_beam.ml.inference.base import PredictionResult
 from pydantic_core import to_json
 
 from llmdo.backends.engine.engine import Engine
@@ -40,8 +41,8 @@ class _Text:
     gathering: Gathering
 
 
-class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
-    """A model of any of our providers: ``RunInference(WorkersAIModelHandler("@cf/baai/bge-m3"))``.
+class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
+    """A model of any of our providers: ``RunInference(ModelHandler("@cf/baai/bge-m3"))``.
 
     An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of
     ``llmdo.backends.requests``. Its ``inference`` is a response of ``llmdo.backends.responses``, or the ModelError that
@@ -141,7 +142,7 @@ class WorkersAIModelHandler(ModelHandler[Example, PredictionResult, Engine]):
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
         """Parameters belong to the handler, or stand in the example."""
         if inference_args:
-            raise ValueError("inference_args are not used: give parameters to WorkersAIModelHandler, or in an example")
+            raise ValueError("inference_args are not used: give parameters to ModelHandler, or in an example")
 
     def _request(self, example: Example, engine: Engine) -> tuple[str, Request]:
         if isinstance(example, EmbedRequest) and not _are_strings(example.texts):
