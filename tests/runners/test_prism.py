@@ -18,7 +18,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import portable, servers
-from llmdo.runners.prism import runner as prism
+from llmdo.runners.prism.__main__ import main
 from llmdo.runners.prism.runner import launch, prism_arguments, running_prism
 from llmdo.runners.servers import ServerDied
 from llmdo.runners.tools import ToolError
@@ -305,13 +305,13 @@ def test_the_command_prints_the_path_and_nothing_else(
     binary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLMDO_PRISM", str(binary))
-    assert prism.main() == 0
+    assert main() == 0
     assert capsys.readouterr().out == f"{binary}\n"
 
 
 def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LLMDO_PRISM", "/nowhere/prism")
-    assert prism.main() == 1
+    assert main() == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "LLMDO_PRISM: there is no /nowhere/prism; give the path of a Prism binary, or leave it away\n"
