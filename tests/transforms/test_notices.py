@@ -11,7 +11,6 @@ from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files import find_files as notices
 from llmdo.transforms.files.find_files import (
     FindFiles,
-    Listing,
     Notifications,
     Puller,
     _Look,
@@ -19,6 +18,7 @@ from llmdo.transforms.files.find_files import (
     pull_notifications,
     understand,
 )
+from llmdo.transforms.files.listing import Listing
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")
