@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from backends.base_url import shown_url, without_route
+from backends.content_coding import ACCEPTED, UnreadableCoding, decoded
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun, Unauthorized
 from backends.retry import CALL_TIMEOUT_S
 from storage.network import CA_REMEDY, ca_file, proxy_for, tls_context
@@ -107,14 +108,13 @@ class Network:
     async def send(self, call: Call) -> Incoming:
         """See Transport."""
         async with self._request(call) as reply:
-            pieces = _bounded(reply.content.iter_any())
-            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in pieces]))
+            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in _body(reply)]))
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
         """See Transport."""
         async with self._request(call) as reply:
-            yield Opened(Incoming(reply.status, reply.headers), _bounded(reply.content.iter_any()))
+            yield Opened(Incoming(reply.status, reply.headers), _body(reply))
 
     async def aclose(self) -> None:
         """See Transport."""
@@ -148,6 +148,8 @@ class Network:
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s),
                 # No API needs cookies, and looking for them is a fifth of a call's CPU time.
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"accept-encoding": ACCEPTED},
+                auto_decompress=False,
                 proxy=self._proxy,
                 max_line_size=_LONGEST_HEADER,
                 max_field_size=_LONGEST_HEADER,
@@ -191,14 +193,23 @@ def _refused_by_proxy() -> Unauthorized:
     return Unauthorized(text, status=PROXY_WANTS_KEY)
 
 
-async def _bounded(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body. Raises BadReply for one without an end."""
-    size = 0
-    async for piece in pieces:
-        size += len(piece)
-        if size > MOST_REPLY:
-            raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
-        yield piece
+async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The pieces of a body, decompressed. Raises BadReply for one without an end, and StopRun for an answer in a coding
+    that nobody asked for; a refusal in such a coding has no words.
+    """
+    size, codings = 0, reply.headers.get("content-encoding", "")
+    try:
+        async for piece in decoded(reply.content.iter_any(), codings):
+            size += len(piece)
+            if size > MOST_REPLY:
+                raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
+            yield piece
+    except UnreadableCoding as error:
+        if 200 <= reply.status < 300:
+            raise StopRun(
+                f"{reply.url.host} compresses its replies as {error}, which was not asked for and cannot be read: "
+                "switch that off at the service, or at what stands before it"
+            ) from error
 
 
 @contextmanager
