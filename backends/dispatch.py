@@ -86,7 +86,8 @@ class Dispatcher:
         self._verdicts = Verdicts(loop, bench)
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
-            work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
+            timeout_s, final = settings.call_timeout_s, connections.final
+            work = BatchWork(loop, self._turns, settings.retry, timeout_s, recall, budget, self.stop, final)
             self._batches = Batches(settings.mode, connections, work)
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -199,7 +200,9 @@ class Dispatcher:
 
     async def _answer(self, job: Job) -> Response:
         async def call(request: Request) -> Response:
+            began = self._loop.time()
             if self._batches and (response := await self._batches.answer(job, request)):
+                self._verdicts.answered((job.provider, request.model), began)
                 return response
             await self._turn(job, request)
             ended: Response | ModelError | None = None
