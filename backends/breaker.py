@@ -159,7 +159,12 @@ class Breaker:
 
 
 def _is_away(error: ModelError) -> bool:
-    """Whether the service may be down, as far as one call can tell: it did not reply, or failed as a whole."""
+    """Whether the service may be down, as far as one call can tell: it did not reply, or failed as a whole.
+
+    Where it counts the tokens of an answer that failed, it works.
+    """
+    if error.usage is not None:
+        return False
     if isinstance(error, Overloaded):
         return not is_refusal(error) and (error.status is None or error.status >= 500)
     return isinstance(error, CallTimeout | ConnectionFailed)

@@ -37,7 +37,7 @@ from backends.openai_messages import mapping
 from backends.openai_models import model_info
 from backends.openai_raw import raw_warnings, without_bad_vectors
 from backends.openai_request import COMPATIBLE, OPENAI, chat_body
-from backends.openai_shapes import read_completion, read_usage, read_vectors, told_usage
+from backends.openai_shapes import choice_error, first_choice, read_completion, read_usage, read_vectors, told_usage
 from backends.openai_stream import read_stream
 from backends.parameters import Dialect, translate
 from backends.refusal_body import quoted
@@ -284,6 +284,9 @@ class OpenAI:
             refused = self._refusal(incoming, body, model)
             refused.usage = told_usage(body)  # a model may have worked before it failed
             raise refused
+        failed = choice_error(first_choice(body), told_usage(body), lambda said: self._error(incoming, said, model))
+        if failed is not None:
+            raise failed
         return body
 
     def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 from struct import error as StructError
@@ -67,6 +67,21 @@ def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> M
         return None
     text = f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
     return Retryable(text, request_id=request_id, provider=provider, usage=usage)
+
+
+def choice_error(
+    choice: Mapping[str, Any] | None, usage: Usage | None, refused: Callable[[Any], ModelError | None]
+) -> ModelError | None:
+    """What the ``error`` of a choice means by its code or words, as ``refused`` reads them in a reply's body.
+
+    None where there is no error, or nothing is known of it; then see failed_choice.
+    """
+    said = (choice or {}).get("error")
+    error = refused({"error": said}) if said else None
+    if error is None or isinstance(error, BadReply):
+        return None
+    error.usage = usage
+    return error
 
 
 def failed_choice(

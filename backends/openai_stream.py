@@ -13,7 +13,7 @@ from backends.errors import BadReply, ModelError, StreamError
 from backends.finish_reasons import finish_of, finish_warning
 from backends.ir import FinishReason, StreamChunk, Usage
 from backends.openai_messages import as_text, mapping, read_content
-from backends.openai_shapes import failed_choice, first_choice, is_same_model, read_usage
+from backends.openai_shapes import choice_error, failed_choice, first_choice, is_same_model, read_usage
 from backends.reply_json import read_json
 from backends.streams import ToolCalls
 
@@ -47,7 +47,8 @@ async def read_stream(
             yield StreamChunk(0, "metadata", details={"warnings": tuple(warnings)})
         for chunk in said.take(event, model):
             yield chunk
-    failed = failed_choice(said.ending, model, provider, None, said.usage if said.told else None)
+    usage = said.usage if said.told else None
+    failed = choice_error(said.ending, usage, refused) or failed_choice(said.ending, model, provider, None, usage)
     if failed is not None:
         raise failed
     calls = said.calls.whole()
@@ -120,7 +121,7 @@ class _Said:
 
 def _event(data: str, model: str, provider: str, warn: Callable[[str], None]) -> Mapping[str, Any]:
     try:
-        event = read_json(data.encode(), warn)
+        event = read_json(data.encode("utf-8", "surrogateescape"), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
     return mapping(event[0] if isinstance(event, list) and event else event)  # Gemini's errors come in a list

@@ -22,7 +22,7 @@ from yarl import URL
 from backends.base_url import base_url
 from backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
 from backends.http import Call, Incoming, Network, Opened, Transport, network_errors
-from backends.openai_shapes import amount, told_usage
+from backends.openai_shapes import amount, choice_error, first_choice, told_usage
 from backends.refusal_body import quoted
 from backends.reply_json import read_json
 from backends.workers_ai_errors import PROVIDER, is_refusal, refusal, request_id
@@ -117,7 +117,13 @@ class Api:
             refused = self.refusal(incoming, body, model)
             refused.usage = told_usage(unwrap(body))  # a model may have worked before it failed
             raise refused
-        return replace(self.reply(incoming, unwrap(body)), warnings=tuple(warnings))
+        result = unwrap(body)
+        failed = choice_error(
+            first_choice(result), told_usage(result), functools.partial(self.refusal, incoming, model=model)
+        )
+        if failed is not None:
+            raise failed
+        return replace(self.reply(incoming, result), warnings=tuple(warnings))
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""

@@ -13,7 +13,7 @@ from backends.errors import BadReply, ModelError, StreamError
 from backends.finish_reasons import finish_of, finish_warning
 from backends.ir import FinishReason, StreamChunk, Usage
 from backends.openai_messages import as_text, mapping, read_content, tool_calls
-from backends.openai_shapes import failed_choice, first_choice, read_usage
+from backends.openai_shapes import choice_error, failed_choice, first_choice, read_usage
 from backends.reply_json import read_json
 from backends.streams import ToolCalls
 from backends.workers_ai_errors import PROVIDER, is_refusal
@@ -46,7 +46,9 @@ async def read_stream(
             raise _broken(refused(event), model, said)
         for chunk in said.take(event, model):
             yield chunk
-    failed = failed_choice(said.ending, model, PROVIDER, head.request_id, said.usage if said.told else None)
+    usage = said.usage if said.told else None
+    failed = choice_error(said.ending, usage, refused)
+    failed = failed or failed_choice(said.ending, model, PROVIDER, head.request_id, usage)
     if failed is not None:
         raise failed
     if not said.ended and said.finish is None:
@@ -123,7 +125,7 @@ class _Said:
 
 def _event(data: str, model: str, warn: Callable[[str], None]) -> dict[str, Any]:
     try:
-        event = read_json(data.encode(), warn)
+        event = read_json(data.encode("utf-8", "surrogateescape"), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=PROVIDER) from error
     return event if isinstance(event, dict) else {"response": event}

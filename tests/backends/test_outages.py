@@ -309,6 +309,13 @@ def test_a_line_that_fails_again_and_again_among_answers_ends_as_its_own_error(k
     assert took_s < 20
 
 
+def test_answers_that_fail_within_a_reply_with_tokens_are_no_outage():
+    broken = Overloaded("the upstream went away", status=502, usage=Usage(9, 4))
+    done, work, *_ = answer(Service(lambda number, at: broken), 50)
+    assert kinds(done) == {Overloaded: 50}
+    assert work.limits()[0].away_s == 0
+
+
 def test_the_model_that_is_away_does_not_keep_another_one_waiting():
     service = Service(lambda number, at: AWAY["refused"] if number < 10 and at < 50 else None)
     done, _, _, took_s = answer(service, 200, models=dict.fromkeys(range(10), "other"))

@@ -135,8 +135,8 @@ class Failed:
 
 
 FAILED = (
-    Failed("openrouter", "error", chat(says("Half"), "error", {"error": {"code": 502, "message": "Upstream went away"}}), "openrouter.ai/docs/api-reference/errors", "Upstream went away"),
-    Failed("openrouter", "an error beside a reason that looks well", chat(says(""), None, {"error": {"code": 504, "message": "Upstream is slow"}}), "openrouter.ai/docs/api-reference/errors", "Upstream is slow"),
+    Failed("openrouter", "error", chat(says("Half"), "error", {"error": {"code": 502, "message": "Upstream went away"}}), "openrouter.ai/docs/api-reference/errors", "Upstream went away", "Overloaded"),
+    Failed("openrouter", "an error beside a reason that looks well", chat(says(""), None, {"error": {"code": 504, "message": "Upstream is slow"}}), "openrouter.ai/docs/api-reference/errors", "Upstream is slow", "CallTimeout"),
     Failed("deepseek", "no resources", chat(says("Half"), "insufficient_system_resource"), "api-docs.deepseek.com/api/create-chat-completion", "out of capacity", "Overloaded"),
     Failed("zhipu", "network", chat(says("Half"), "network_error"), "docs.bigmodel.cn/api-reference", "lost its model"),
     Failed("zhipu", "sensitive", chat(says("Half"), "sensitive"), "docs.bigmodel.cn/api-reference", "change the prompt", "ContentFiltered"),
