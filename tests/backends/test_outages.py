@@ -316,6 +316,70 @@ def test_answers_that_fail_within_a_reply_with_tokens_are_no_outage():
     assert work.limits()[0].away_s == 0
 
 
+class Feeding:
+    """Jobs of an engine with ``room`` for so many, and for more where it looks further."""
+
+    def __init__(self, lines, room):
+        self.left, self.room, self.further, self.taken = list(range(lines)), room, 0, 0
+
+    def more(self, begin):
+        while self.left and self.taken < self.room + self.further:
+            self.taken += 1
+            begin(self.left.pop(0))
+
+
+def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
+    """Like ``answer``, where no more than ``2 * window`` jobs are taken in ahead, as the engine has it."""
+
+    async def scenario():
+        loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
+        feeding = Feeding(lines, 2 * window)
+
+        def throttle(provider, model):
+            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
+            return Throttle(window, NO_RATES, breaker=breaker)
+
+        def begin(number):
+            def note(_, each):
+                done[number] = each
+                if len(done) == lines:
+                    ready.set()
+
+            request = ChatRequest("m", (Message("user", "x"),), {}, str(number))
+            work.add([Job("fake", request, note, Place(1))])
+
+        def free(place):
+            feeding.taken -= 1
+            loop.call_soon(feeding.more, begin)
+
+        def look_further(jobs):
+            feeding.further = jobs
+            loop.call_soon(feeding.more, begin)
+
+        settings = Settings(window, Retry(), 180.0, None, lambda: None, None, throttle)
+        work = Dispatcher(loop, Connections(lambda _: service), settings, free, look_further=look_further)
+        work._random = random.Random(1)
+        feeding.more(begin)
+        await ready.wait()
+        await work.cancel()
+        return done, work
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize("window", [1, 4, 16, 64])
+@pytest.mark.parametrize("bad", [range(150, 250), range(100), range(40, 43)])
+@pytest.mark.parametrize("kind", ["reset", "bad gateway"])
+def test_lines_that_stand_together_and_fail_each_time_stop_nothing_and_end_as_their_own_errors(kind, bad, window):
+    service = Service(lambda number, at: AWAY[kind] if number in bad else None)
+    done, work = answer_fed(service, 1000, window=window)
+    assert {number for number, each in done.items() if each.error} == set(bad)
+    assert kinds(done) == {type(None): 1000 - len(bad), type(AWAY[kind]): len(bad)}
+    assert work.stopped is None
+    assert max(Counter(service.calls).values()) <= 6
+    assert work.limits()[0].away_s <= 200
+
+
 def test_the_model_that_is_away_does_not_keep_another_one_waiting():
     service = Service(lambda number, at: AWAY["refused"] if number < 10 and at < 50 else None)
     done, _, _, took_s = answer(service, 200, models=dict.fromkeys(range(10), "other"))

@@ -100,6 +100,16 @@ def test_a_server_that_is_started_after_the_run_is_waited_for(tmp_path, monkeypa
     assert sum(started[0].calls.values()) == 40
 
 
+def test_a_block_of_lines_that_crash_the_server_does_not_keep_the_others_waiting(tmp_path, serve):  # noqa: F811
+    bad = {f"question {number}" for number in range(60, 110)}
+    service = serve(lambda prompt, calls: (500, {"error": {"message": "crashed"}}, {}) if prompt in bad else None)
+    write(tmp_path, 500)
+    code, summary, _, rows = llmdo(tmp_path, service.url, "--concurrency", "16", "--patience", "40")
+    assert (code, summary["answered"], summary["failed"]) == (3, 450, 50)
+    assert {f"question {row['id']}" for row in rows if row.get("error")} == bad
+    assert {row["error"]["class"] for row in rows if row.get("error")} == {"Overloaded"}
+
+
 def at_port(port):
     return lambda address, handler: ThreadingHTTPServer((address[0], port), handler)
 
