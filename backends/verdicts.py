@@ -21,6 +21,7 @@ BEFORE_ANSWERS, AFTER_ANSWERS = 5, 10
 QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could tell
 _LOOK_S = 0.25
 _MOST = 4  # times as many refusals of several kinds
+_OF_LINES_TOO = (403, 404, 451)  # whatever the words: where others are answered, they may speak of the line alone
 
 Key = tuple[str, str]  # provider, model
 
@@ -77,7 +78,8 @@ class Verdicts:
         if key in self._condemned:
             return False
         if isinstance(error, StopRun | ModelUnusable):
-            return error.about == "unclear"
+            doubtful = error.status in _OF_LINES_TOO and (key in self._answered or self._bench.answered_before())
+            return error.about == "unclear" or doubtful
         return key not in self._answered and _is_no_api(error)
 
     def hold(self, key: Key, held: Held) -> None:
@@ -141,7 +143,10 @@ class Verdicts:
         held = self._held[key]
         error = held[0].error
         before = error.status != 401 and self._bench.answered_before()  # which a key that is wrong now says nothing of
-        if _is_no_api(error) or key in self._answered or before:
+        certain = next((one.error for one in held if _ends_all(one.error)), None)
+        if certain:
+            self._stop(key, certain)
+        elif _is_no_api(error) or key in self._answered or before:
             del self._held[key]
             for one in held:
                 self._bench.settle(one, as_lines_own(one.error))
@@ -175,6 +180,11 @@ def as_lines_own(error: ModelError) -> ModelError:
         usage=error.usage,
         lost=error.lost,
     )
+
+
+def _ends_all(error: ModelError) -> bool:
+    """Whether it speaks of the key or the account for certain, which may have been closed since the last answer."""
+    return isinstance(error, StopRun) and error.about == "account"
 
 
 def _is_no_api(error: ModelError) -> bool:

@@ -10,6 +10,7 @@ from backends.breaker import REQUESTS, Breaker
 from backends.connections import Connections
 from backends.dispatch import Dispatcher, Settings
 from backends.errors import (
+    AccountBlocked,
     BadReply,
     CallTimeout,
     ConnectionFailed,
@@ -164,6 +165,39 @@ def test_a_refusal_that_is_about_the_account_for_certain_stops_at_once():
     done, _, stopped, _ = answer(service, 50, window=1)
     assert stopped is error
     assert (len(service.calls), kinds(done)) == (1, {Unauthorized: 50})
+
+
+@pytest.mark.parametrize("window", [1, 16])
+@pytest.mark.parametrize("before", [False, True])
+def test_words_that_speak_of_the_model_or_the_key_are_of_the_line_where_others_are_answered(window, before):
+    errors = {
+        50: ModelNotFound("not open to you", status=403),
+        90: ModelNotFound("no such model", status=404, code="model_not_found"),
+        130: Unauthorized("this key may not", status=403, code="permission_denied", about="account"),
+    }
+    done, _, stopped, _ = answer(Service(lambda number, at: errors.get(number)), 300, window=window, before=before)
+    assert stopped is None
+    assert {number: type(each.error) for number, each in done.items() if each.error} == dict.fromkeys(
+        errors, RequestRefused
+    )
+
+
+def test_a_model_that_is_gone_ends_the_only_line_that_is_left_and_a_closed_account_leaves_it_open():
+    def alone(error):
+        done, _, stopped, _ = answer(Service(lambda number, at: error), 1, before=True)
+        return stopped is not None, type(done[0].error)
+
+    assert alone(ModelNotFound("gone", status=404, code="model_not_found")) == (False, RequestRefused)
+    assert alone(AccountBlocked("suspended", status=403)) == (True, AccountBlocked)
+
+
+def test_a_model_that_is_switched_off_in_the_middle_burns_no_line():
+    error = ModelNotFound("gone", status=404, code="model_not_found")
+    service = Service(lambda number, at: error if at > 3.0 else None)
+    done, _, stopped, _ = answer(service, 2000, window=16)
+    assert set(kinds(done)) == {type(None), ModelNotFound}  # Infer stops where it is the run's own
+    assert stopped is None
+    assert sum(at > 3.0 for at in service.times) >= AFTER_ANSWERS
 
 
 def test_a_model_that_only_some_lines_name_ends_them_and_no_others():
