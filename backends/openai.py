@@ -195,7 +195,7 @@ class OpenAI:
             for chunk in whole_answer(await self.execute(request)):
                 yield chunk
             return
-        body, warnings = self._chat_body(request)
+        body, warnings = self._chat_body(request, stream=True)
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         model = request.model
         outgoing = self._post("chat/completions", body, model, request.request_id)
@@ -231,9 +231,9 @@ class OpenAI:
             details["request_id"] = _request_id(incoming)
         return [StreamChunk(0, "metadata", details=details)] if details else []
 
-    def _chat_body(self, request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _chat_body(self, request: ChatRequest, *, stream: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service
-        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
+        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai, stream=stream)
 
     def _raw(self, request: RawRequest) -> Call:
         if request.path not in RAW_PATHS:

@@ -126,9 +126,10 @@ def _others_warnings(choices: list[Any]) -> Iterator[str]:
     """Of choices after the first one: the call is not made again for them."""
     for number, choice in enumerate(choices, 1):
         error = failed_choice(mapping(choice), f"choice {number}", "", None, None)
-        odd = error.message if error else finish_warning(mapping(choice).get("finish_reason"))
-        if odd:
-            yield odd if error else f"choice {number}: {odd}"
+        reason = mapping(choice).get("finish_reason")
+        odd = "the answer is cut off: raise max_tokens" if finish_of(reason) == "length" else finish_warning(reason)
+        if error or odd:
+            yield error.message if error else f"choice {number}: {odd}"
 
 
 class _Said(NamedTuple):

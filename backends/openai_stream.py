@@ -18,6 +18,7 @@ from backends.reply_json import read_json
 from backends.streams import ToolCalls
 
 END = "[DONE]"
+SEVERAL = "the stream held several answers: all but the first were left out"
 # What is read, or says nothing, of an event and of a delta; what else they hold is kept.
 _EVENT = frozenset({"choices", "created", "error", "id", "model", "obfuscation", "object", "usage"})
 _DELTA = frozenset({"content", "function_call", "reasoning", "reasoning_content", "refusal", "role", "tool_calls"})
@@ -74,7 +75,8 @@ class _Said:
         self.ended = False
         self.more: dict[str, Any] = {}
         self.mended = False  # a warning about its text was given
-        self._named = False
+        self._named = self._several = False
+        self._index: Any = None  # of the choice that is read
 
     def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
         """Takes one event in, and gives the chunks that it makes."""
@@ -90,6 +92,13 @@ class _Said:
         self._keep(event, _EVENT)
         choice = first_choice(event)
         if choice is None:
+            return
+        index = choice.get("index")
+        self._index = index if self._index is None else self._index
+        if index not in (None, self._index):  # of several that were asked for, in a stream that was not
+            if not self._several:
+                self._several = True
+                yield StreamChunk(0, "metadata", details={"warnings": (SEVERAL,)})
             return
         self.ending |= {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
         reason = choice.get("finish_reason")
