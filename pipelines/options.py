@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from backends.batches import Mode
 from backends.breaker import PATIENCE_S
@@ -33,6 +34,7 @@ from pipelines.option_types import (
 from pipelines.runner_options import DataflowOptions, FlinkOptions
 from storage.environment import MissingSettings, cloudflare_account, r2_access, state_folder
 from storage.errors import InvalidLocation
+from storage.field_problems import expected
 from storage.ledger import SQLITE_SCHEME
 from storage.objects import R2_SCHEME, Location, locate, locate_folder
 from transforms.infer import PaidAnswers
@@ -329,7 +331,7 @@ def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[]
     try:
         options = kind(**given)
     except ValidationError as error:
-        problems += [_sentence(dict(detail)) for detail in error.errors()]
+        problems += [_sentence(detail) for detail in error.errors()]
     for read in dict.fromkeys(reads):
         try:
             if read is not None:
@@ -341,8 +343,8 @@ def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[]
     return options
 
 
-def _sentence(detail: dict[str, Any]) -> str:
-    message = str(detail["msg"]).removeprefix("Value error, ")
+def _sentence(detail: ErrorDetails) -> str:
+    message = expected(detail)
     if not detail["loc"]:
         return message
     if detail["loc"][0] == "response_schema":

@@ -23,6 +23,7 @@ from backends.engine import calls_in_flight, stop_engines
 from backends.errors import ModelError, StopRun
 from backends.money import Spent
 from storage.errors import StorageError, StorageUnavailable
+from storage.field_problems import first_problem
 from storage.members import Members, Report, Stopped
 from storage.objects import Location, open_store
 from storage.runs import Presence
@@ -205,7 +206,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
             try:
                 settled = _settled.validate_python(one)
             except ValidationError as error:
-                _log.warning("what a worker tells of a file cannot be read: %s", error.errors()[0]["msg"])
+                _log.warning("what a worker tells of a file cannot be read: %s", first_problem(error))
                 continue
             state.settled[settled.file.id] = settled
         state.left.update(report.left)
