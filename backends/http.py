@@ -21,6 +21,7 @@ from yarl import URL
 from backends.base_url import shown_url, without_route
 from backends.content_coding import ACCEPTED, UnreadableCoding, decoded
 from backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun, Unauthorized
+from backends.resolver import Resolver
 from backends.retry import CALL_TIMEOUT_S
 from storage.network import CA_REMEDY, ca_file, proxy_for, tls_context
 
@@ -143,7 +144,7 @@ class Network:
         if self._opened is None:  # not before: it belongs to the loop that it is opened on
             self._opened = aiohttp.ClientSession(
                 # Without a limit: the engine's window is the limit.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=self._tls),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=self._tls, resolver=Resolver()),
                 # total: the engine's own.
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s),
                 # No API needs cookies, and looking for them is a fifth of a call's CPU time.
@@ -226,7 +227,14 @@ def network_errors(provider: str, url: URL | str) -> Iterator[None]:
         raise _untrusted(provider, url, error) from error
     except aiohttp.ClientHttpProxyError as error:
         raise _not_by_proxy(provider, url, error) from error
+    except aiohttp.ClientProxyConnectionError as error:
+        what = f"the proxy {error.host}:{error.port}, by which {_host(url)} is reached, does not answer"
+        remedy = "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
+        raise ConnectionFailed(f"{what} ({error.strerror}): {remedy}", provider=provider, lost=False) from error
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            text = f"{_host(url)} does not speak TLS there: write http:// in the base URL, or name another port"
+            raise StopRun(text, provider=provider) from error
         raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider, lost=False) from error
     except TimeoutError as error:
         text = (
