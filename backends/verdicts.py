@@ -21,7 +21,7 @@ BEFORE_ANSWERS, AFTER_ANSWERS = 5, 10
 QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could tell
 _LOOK_S = 0.25
 _MOST = 4  # times as many refusals of several kinds
-_OF_LINES_TOO = (403, 404, 451)  # whatever the words: where others are answered, they may speak of the line alone
+_OF_LINES_TOO = (403, 404, 451)  # whatever the words: they may speak of the line alone
 
 Key = tuple[str, str]  # provider, model
 
@@ -78,8 +78,10 @@ class Verdicts:
         if key in self._condemned:
             return False
         if isinstance(error, StopRun | ModelUnusable):
-            doubtful = error.status in _OF_LINES_TOO and (key in self._answered or self._bench.answered_before())
-            return error.about == "unclear" or doubtful
+            return error.about == "unclear" or (
+                error.status in _OF_LINES_TOO
+                and (isinstance(error, ModelUnusable) or key in self._answered or self._bench.answered_before())
+            )
         return key not in self._answered and _is_no_api(error)
 
     def hold(self, key: Key, held: Held) -> None:
@@ -108,14 +110,22 @@ class Verdicts:
             return
         many = AFTER_ANSWERS if key in self._answered else BEFORE_ANSWERS
         in_flight, last = self._bench.in_flight(key), _signature(held[-1].error)
-        streak = self._streak[key]
-        if not in_flight and (streak[last] >= many or streak.total() >= _MOST * many):
+        if not in_flight and self._is_enough(key, last, many) and not self._may_be_lines(key, held[-1].error, last):
             self._stop(key, held[-1].error)
             return
         # Those in flight may answer later than others are refused: only more than them look like all.
         most = max(many, in_flight) if key in self._answered else many
         alike = sum(_signature(one.error) == last for one in held)
         self._bench.pause(key, bool(in_flight) and (alike >= most or len(held) >= _MOST * most))
+
+    def _is_enough(self, key: Key, last: tuple[object, ...], many: int) -> bool:
+        streak = self._streak[key]
+        return streak[last] >= many or streak.total() >= _MOST * many
+
+    def _may_be_lines(self, key: Key, error: ModelError, last: tuple[object, ...]) -> bool:
+        """Whether there were answers before this run, and there are too few refusals to be sure all the same."""
+        before = error.status != 401 and not self._is_enough(key, last, AFTER_ANSWERS)
+        return before and self._bench.answered_before()
 
     def take_all(self) -> list[Held]:
         """What is held, which is not any more."""

@@ -182,6 +182,24 @@ def test_words_that_speak_of_the_model_or_the_key_are_of_the_line_where_others_a
     )
 
 
+def test_words_that_speak_of_the_model_stop_nothing_also_where_they_come_before_the_first_answer():
+    error = ModelNotFound("not open to you", status=403, about="account")
+    service = Service(lambda number, at: error if number in (0, 1, 2) else None)
+    done, _, stopped, _ = answer(service, 100, window=16)
+    assert stopped is None
+    assert kinds(done) == {type(None): 97, RequestRefused: 3}
+    done, *_ = answer(Service(lambda number, at: error), 100, window=1)
+    assert kinds(done) == {ModelNotFound: 100}
+
+
+@pytest.mark.parametrize(("before", "kind"), [(True, RequestRefused), (False, Unauthorized)])
+def test_a_few_refusals_in_a_row_stop_nothing_where_earlier_runs_had_answers(before, kind):
+    done, _, stopped, _ = answer(Service(lambda number, at: refused()), AFTER_ANSWERS - 1, window=1, before=before)
+    assert (stopped is None) is before
+    assert kinds(done) == {kind: AFTER_ANSWERS - 1}
+    assert isinstance(answer(Service(lambda number, at: refused()), 300, before=before)[2], Unauthorized)
+
+
 def test_a_model_that_is_gone_ends_the_only_line_that_is_left_and_a_closed_account_leaves_it_open():
     def alone(error):
         done, _, stopped, _ = answer(Service(lambda number, at: error), 1, before=True)
