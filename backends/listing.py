@@ -1,7 +1,8 @@
 """Lists of models, kept for an hour on this machine: a list costs a request, and some take many pages.
 
 $XDG_CACHE_HOME/llmdo/models-*.json, one file for each provider and account. When the provider cannot be asked, an older
-list is better than none, and says that it is old.
+list is better than none, and says that it is old. Lists that nobody has renewed for a month are removed when another
+one is written. The list of a server on this machine is not kept: asking it costs nothing, and its port changes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from llmdo.backends.errors import ModelError
 from llmdo.backends.providers import PROVIDERS
 from llmdo.backends.responses import ModelInfo, Models
 from llmdo.settings.environment import MissingSettings, cache_folder
+from llmdo.settings.network import is_loopback
 from llmdo.settings.private import own_folder, write
 
 FRESH_S = 3600.0  # models, prices and dates change some times a month
+_OLDEST_S = 30 * 24 * 3600.0  # a list that is older is removed
 
 _FORM = 1  # of the file; another form is passed over
 
@@ -76,13 +79,16 @@ def deprecation(info: ModelInfo | None, now: float) -> str | None:
 
 
 def _path(provider: str) -> Path | None:
-    """None for a provider that asks nobody: its list is at hand."""
+    """None for a provider that asks nobody, or only this machine: its list is at hand."""
     row = PROVIDERS.get(provider)
     if row is None or row.access is None:
         return None
     access = row.access()
+    url = getattr(access, "base_url", "")
+    if is_loopback(url):
+        return None
     # A repr shows neither a key nor a base URL, which may hold one; of a hash nothing can be read.
-    place = f"{access!r} {getattr(access, 'base_url', '')}"
+    place = f"{access!r} {url}"
     account = hashlib.sha256(place.encode()).hexdigest()[:16]
     with contextlib.suppress(MissingSettings):  # no home folder, no cache
         return cache_folder() / f"models-{provider}-{account}.json"
@@ -103,3 +109,6 @@ def _write(path: Path | None, kept: _Kept) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         own_folder(path.parent)
         write(path, _KEPT.dump_json(kept))
+        for other in path.parent.glob("models-*.json"):
+            if other.stat().st_mtime < time.time() - _OLDEST_S:
+                other.unlink()

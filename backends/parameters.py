@@ -31,12 +31,14 @@ class Dialect:
         unknown: what it does not take, or takes without doing anything.
         renamed: OpenAI's name → its own.
         bounds: least and greatest value; what lies outside is moved to the bound.
+        several: whether ``n`` answers can be asked for.
     """
 
     known: frozenset[str] | None = None
     unknown: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    several: bool = False
 
 
 def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -55,10 +57,13 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
                 warnings.append(f"{name} was left out: it is no parameter of a request")
             continue
         taken = name not in dialect.unknown and (dialect.known is None or name in dialect.known)
-        if name == "n" and value != 1:
-            warnings.append("n was left out: a request has one answer")
-        elif not taken or name == "n":
-            if name != "n" and not _asks_nothing(value):
+        if name == "n":
+            if dialect.several and value != 1:
+                body["n"] = _limit(value) or value
+            elif value != 1:
+                warnings.append("n was left out: a request has one answer")
+        elif not taken:
+            if not _asks_nothing(value):
                 warnings.append(f"{name} was left out: {model} cannot use it")
         else:
             kept = _within(value, dialect.bounds.get(name))
@@ -99,7 +104,8 @@ def answer_limit(request: Request) -> int | None:
     A model's own input is passed on as it is, and the model may read any of its limits: the highest counts.
     """
     if isinstance(request, ChatRequest):
-        return token_limit(request.parameters)
+        each = token_limit(request.parameters)
+        return None if each is None else each * answers_wanted(request)
     if isinstance(request, RawRequest) and request.path != "embeddings":
         limits = [limit for name in _OWN_LIMITS if (limit := _limit(request.input.get(name)))]
         return max(limits) * answers_wanted(request) if limits else None
@@ -107,7 +113,9 @@ def answer_limit(request: Request) -> int | None:
 
 
 def answers_wanted(request: Request) -> int:
-    """How many answers one call asks for, each as long as its limit: several of /v1/completions, else 1."""
+    """How many answers one call asks for, each as long as its limit: by ``n``, and prompts of /v1/completions."""
+    if isinstance(request, ChatRequest):
+        return _limit(request.parameters.get("n")) or 1
     if not isinstance(request, RawRequest) or request.path != "completions":
         return 1
     prompts = request.input.get("prompt")

@@ -25,6 +25,7 @@ from llmdo.local.r2.objects import Objects
 from llmdo.local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
 from llmdo.local.stats import Stats
 from llmdo.local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
+from llmdo.storage.field_problems import expected
 
 ECHO = "echo"
 API = "/client/v4"
@@ -125,7 +126,7 @@ class Cloudflare:
                 try:
                     self._faults.active.append(Fault.model_validate_json(call.body))
                 except ValidationError as error:
-                    problems = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
+                    problems = [{"field": ".".join(map(str, e["loc"])), "problem": expected(e)} for e in error.errors()]
                     return json_reply({"error": "this is no fault", "problems": problems}, 400)
             case "DELETE", "/_faults":
                 self._faults.active.clear()

@@ -16,6 +16,8 @@ from xml.sax.saxutils import escape
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from llmdo.storage.field_problems import first_problem
+
 JSON = "application/json"
 XML = "application/xml"
 EVENT_STREAM = "text/event-stream"
@@ -114,8 +116,7 @@ def body_as(call: Call, model: type[_Body]) -> _Body:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise Refused(400, 10208, f"Request body is no valid JSON: {first['msg']}") from error
-        where = ".".join(map(str, first["loc"]))
-        raise Refused(400, 10207, f"Request body is invalid: {where}: {first['msg']}") from error
+        raise Refused(400, 10207, f"Request body is invalid: {first_problem(error)}") from error
 
 
 def page_of(items: list[Any], call: Call) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from llmdo.backends.engine.batches import Mode
 from llmdo.backends.engine.recall import Reuse
@@ -33,6 +34,7 @@ from llmdo.pipelines.option_types import (
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
 from llmdo.settings.environment import MissingSettings, cloudflare_account, r2_access, state_folder
 from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.field_problems import expected
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
 from llmdo.transforms.answers.infer import PaidAnswers
@@ -329,7 +331,7 @@ def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[]
     try:
         options = kind(**given)
     except ValidationError as error:
-        problems += [_sentence(dict(detail)) for detail in error.errors()]
+        problems += [_sentence(detail) for detail in error.errors()]
     for read in dict.fromkeys(reads):
         try:
             if read is not None:
@@ -341,8 +343,8 @@ def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[]
     return options
 
 
-def _sentence(detail: dict[str, Any]) -> str:
-    message = str(detail["msg"]).removeprefix("Value error, ")
+def _sentence(detail: ErrorDetails) -> str:
+    message = expected(detail)
     if not detail["loc"]:
         return message
     if detail["loc"][0] == "response_schema":

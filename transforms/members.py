@@ -23,6 +23,7 @@ from llmdo.backends.engine.registry import calls_in_flight, stop_engines
 from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
+from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import Location, open_store
 from llmdo.storage.runs.members import Members, Report, Stopped
 from llmdo.storage.runs.runs import Presence
@@ -205,7 +206,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
             try:
                 settled = _settled.validate_python(one)
             except ValidationError as error:
-                _log.warning("what a worker tells of a file cannot be read: %s", error.errors()[0]["msg"])
+                _log.warning("what a worker tells of a file cannot be read: %s", first_problem(error))
                 continue
             state.settled[settled.file.id] = settled
         state.left.update(report.left)

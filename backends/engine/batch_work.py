@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from llmdo.backends.backend import BatchBackend
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.turns import NotStarted, Turns
-from llmdo.backends.errors import CallTimeout, LineError, ModelError, Retryable, StopRun
+from llmdo.backends.engine.verdicts import BEFORE_ANSWERS, as_lines_own
+from llmdo.backends.errors import CallTimeout, ModelError, ModelUnusable, Retryable, StopRun
 from llmdo.backends.limits.retry import Retry, is_refusal
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.money import Budget
@@ -64,7 +65,8 @@ class Batch:
 
 
 class BatchWork:
-    """See the module; used on the loop's thread. ``stop`` is told each StopRun, and must set ``over``.
+    """See the module; used on the loop's thread. ``stop`` is told each StopRun, and must set ``over``; ``final`` says
+    whether an error that every call meets is one: see Connections.
 
     A batch has ``retry.deadline_s`` s to be answered in.
     """
@@ -78,6 +80,7 @@ class BatchWork:
         recall: Recall | None,
         budget: Budget | None,
         stop: Callable[[StopRun], None],
+        final: Callable[[str, str, ModelError], ModelError],
     ) -> None:
         self.loop = loop
         self.retry = retry
@@ -87,14 +90,16 @@ class BatchWork:
         self._call_timeout_s = call_timeout_s
         self._budget = budget
         self._stop = stop
+        self._final = final
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
 
     async def hand_over(self, batch: Batch) -> None:
         """Hands a batch over; its name is durable then. Raises LineError where the provider refuses it, and NotStarted.
 
         Members for which the budget has no room are left to be called by themselves: they wait for their turn as calls
-        do, and stop the run. So are all where the batch cannot be handed over with the tries that a call has. Each try
-        whose reply was lost may have handed it over, and each member counts as lost then.
+        do, and stop the run. So are all where the batch cannot be handed over with the tries that a call has, or is
+        refused by what may be about one of them: their own calls tell, see Verdicts. Each try whose reply was lost may
+        have handed it over, and each member counts as lost then.
         """
         await self._prices(batch.provider)
         self._reserve(batch)
@@ -110,6 +115,11 @@ class BatchWork:
                 if wait_s is None:
                     _tell(batch, f"{len(batch.members)} requests could not be handed over", error)
                     return self.release(batch)
+            except (StopRun, ModelUnusable) as error:
+                if error.about != "unclear":
+                    raise
+                _tell(batch, f"a batch of {len(batch.members)} requests was refused", error)
+                return self.release(batch)
             await self._pause(wait_s)
         return None
 
@@ -117,9 +127,10 @@ class BatchWork:
         """Polls for a batch until all members have ended. Raises NotStarted.
 
         Where nobody knows it, and after its deadline, they are left to be called by themselves, and count as lost. A
-        batch of an earlier run is looked at first, whatever the time.
+        batch of an earlier run is looked at first, whatever the time. A refusal that may pass (a firewall's page) is
+        believed at the BEFORE_ANSWERS-th poll in a row: what is handed over is paid.
         """
-        wait_s, failures, looked = FIRST_POLL_S, 0, not batch.earlier
+        wait_s, failures, refusals, looked = FIRST_POLL_S, 0, 0, not batch.earlier
         while batch.members:
             if looked:
                 await self._pause(wait_s * (0.5 + self._random.random() / 2))
@@ -128,14 +139,18 @@ class BatchWork:
             members = list(batch.members)
             try:
                 results = await self._poll(batch, members)
-                failures = 0
+                failures = refusals = 0
             except Retryable:
-                failures += 1
-            except LineError as unknown:
-                _tell(batch, f"batch {batch.name} is not known", unknown)
-                return self.release(batch)
+                failures, refusals = failures + 1, 0
+            except ModelError as refused:
+                failures, refusals = failures + 1, refusals + 1
+                if refused.about != "unclear" or refused.status == 404:
+                    _tell(batch, f"batch {batch.name} is not known", refused)
+                    return self.release(batch)
+                if refusals >= BEFORE_ANSWERS:
+                    raise self._ending(batch, refused) from refused
             if results is not None:
-                for member, result in zip(members, results, strict=True):
+                for member, result in zip(members, _own_refusals(results), strict=True):
                     # A later run may get what an earlier one was refused: the quota of that day, a text since allowed.
                     retry = batch.earlier and isinstance(result, ModelError)
                     if self._budget and not retry:
@@ -220,7 +235,7 @@ class BatchWork:
 
     @asynccontextmanager
     async def _call(self, batch: Batch, body: Mapping[str, Any]) -> AsyncIterator[None]:
-        """One call in the window. Raises NotStarted instead of a StopRun, of which all are told."""
+        """One call in the window. Raises NotStarted instead of a StopRun that speaks of the account: all are told."""
         request = RawRequest(batch.model, body)
         call = await self._turns.take(batch.provider, request, again=True, paid=False)
         error: ModelError | None = None
@@ -229,22 +244,38 @@ class BatchWork:
         except TimeoutError as late:
             error = CallTimeout(f"{batch.model}: no reply to a batch within {self._call_timeout_s:g} s: try later")
             raise error from late
-        except StopRun as last:
-            error = last
-            self._stop(last)
-            raise NotStarted from last
         except ModelError as known:
             error = known
+            if isinstance(known, StopRun) and known.about != "unclear":
+                raise self._ending(batch, known) from known
             raise
         finally:
             self._turns.give_back(batch.provider, call, None, error)
             self._turns.start()
+
+    def _ending(self, batch: Batch, error: ModelError) -> ModelError | NotStarted:
+        """What to raise for an error that every call meets; one that ends the run is told to all."""
+        final = self._final(batch.provider, batch.model, error)
+        if isinstance(final, StopRun):
+            self._stop(final)
+            return NotStarted()
+        return final
 
     async def _pause(self, seconds: float) -> None:
         """Waits, but not on when the run is stopped: the next call is not started then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.over.wait()
+
+
+def _own_refusals(results: Sequence[Response | ModelError]) -> Sequence[Response | ModelError]:
+    """The results of a batch; what may be about one line is, where others of the batch were answered."""
+    if all(isinstance(result, ModelError) for result in results):
+        return results
+    return [
+        as_lines_own(result) if isinstance(result, ModelError) and result.about == "unclear" else result
+        for result in results
+    ]
 
 
 def _tell(batch: Batch, what: str, error: ModelError | None = None) -> None:

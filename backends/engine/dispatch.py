@@ -49,7 +49,7 @@ class Settings:
 
 class Dispatcher:
     """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used, and
-    ``lend`` those of jobs that are held.
+    ``lend`` those of jobs that are held; ``look_further``: how many jobs more are to be taken in, see Turns.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Dispatcher:
         settings: Settings,
         free: Callable[[Place], None],
         lend: Callable[[Place], None] = lambda _: None,
+        look_further: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.stopped: StopRun | None = None
         self.closing = False
@@ -67,6 +68,7 @@ class Dispatcher:
         self._settings = settings
         self._free = free
         self._lend = lend
+        self._look_further = look_further
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
@@ -86,7 +88,8 @@ class Dispatcher:
         self._verdicts = Verdicts(loop, bench)
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
-            work = BatchWork(loop, self._turns, settings.retry, settings.call_timeout_s, recall, budget, self.stop)
+            timeout_s, final = settings.call_timeout_s, connections.final
+            work = BatchWork(loop, self._turns, settings.retry, timeout_s, recall, budget, self.stop, final)
             self._batches = Batches(settings.mode, connections, work)
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -177,6 +180,7 @@ class Dispatcher:
             latency_s = now - job.call.at
             self._tally.latencies.add(latency_s)
             self._turns.give_back(job.provider, job.call, response, error)
+            self._look_further(self._turns.further)
         if response:
             if job.call and isinstance(response, EmbedResponse):
                 self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
@@ -199,7 +203,9 @@ class Dispatcher:
 
     async def _answer(self, job: Job) -> Response:
         async def call(request: Request) -> Response:
+            began = self._loop.time()
             if self._batches and (response := await self._batches.answer(job, request)):
+                self._verdicts.answered((job.provider, request.model), began)
                 return response
             await self._turn(job, request)
             ended: Response | ModelError | None = None
@@ -219,7 +225,9 @@ class Dispatcher:
     async def _turn(self, job: Job, request: Request) -> None:
         """Waits until the call may be made. Raises NotStarted."""
         again = job.again and not job.postponed
-        job.call = await self._turns.take(job.provider, request, again=again, job=job.number)
+        job.call = await self._turns.take(
+            job.provider, request, again=again, job=job.number, fresh=not job.again, suspect=job.suspect
+        )
         if job.began is None:
             job.began = job.call.at
         self._tally.retries += bool(job.tries)

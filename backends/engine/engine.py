@@ -93,8 +93,9 @@ class Engine:
         self._loop = self._runner.get_loop()
         settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before)
         room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
-        self._intake = Intake(self._loop, room, lambda: self.usable, self._begin)
-        self._work = Dispatcher(self._loop, self._connections, settings, self._intake.free, self._intake.lend)
+        self._intake = taken = Intake(self._loop, room, lambda: self.usable, self._begin)
+        calls = self._loop, self._connections, settings
+        self._work = Dispatcher(*calls, taken.free, taken.lend, taken.look_further)
         self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
         self._thread.start()
 

@@ -50,7 +50,7 @@ class Intake:
         self._room = room
         self._usable = usable
         self._begin = begin
-        self._jobs = self._size = self._freed = 0
+        self._jobs = self._size = self._freed = self._further = 0
         self._inbox: deque[Job] = deque()
         self._called = False
         self._loops_thread: int | None = None
@@ -94,6 +94,13 @@ class Intake:
                 self._freed = 0
                 self.lock.notify_all()
 
+    def look_further(self, jobs: int) -> None:
+        """Takes in so many jobs more than there is room for: the first ones may all be of a kind."""
+        if jobs != self._further:
+            with self.lock:
+                self._further = jobs
+                self.lock.notify_all()
+
     def left(self) -> list[Job]:
         """The jobs that were not begun with."""
         with self.lock:
@@ -118,8 +125,8 @@ class Intake:
         return True
 
     def _is_full(self) -> bool:
-        room = self._room
-        return self._jobs >= room.jobs and (self._jobs >= room.jobs + room.more or self._size >= room.size)
+        room, most = self._room, self._room.jobs + self._further
+        return self._jobs >= most and (self._jobs >= most + room.more or self._size >= room.size)
 
     def _open(self) -> None:
         self._loops_thread = threading.get_ident()

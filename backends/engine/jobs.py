@@ -89,8 +89,12 @@ class Job:
             self.refusals += 1
             return self.refusals
         self.failures.append(self.call or Started(self.request, 0, 0.0, 0.0))
-        self.failures = [call for call in self.failures if not call.excused]
-        return len(self.failures)
+        return sum(not call.excused for call in self.failures)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a call of it failed while the service answered others."""
+        return any(call.own for call in self.failures)
 
     @property
     def deliveries(self) -> int:

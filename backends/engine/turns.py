@@ -19,6 +19,9 @@ from llmdo.backends.money.money import Budget
 from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import Response
 
+# Jobs that are taken in beyond the room while a service seems away, at first and at most.
+LEAST_FURTHER, MOST_FURTHER = 32, 512
+
 
 class NotStarted(Exception):
     """The run was stopped before this call."""
@@ -28,7 +31,7 @@ class TooManyTexts(Exception):
     """The service takes fewer texts a call, as was learnt meanwhile: the call is not made."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
     """A call that waits to be started. ``granted`` becomes None where it must not be."""
 
@@ -36,6 +39,8 @@ class _Turn:
     request: Request
     paid: bool
     job: int | None
+    fresh: bool
+    suspect: bool
     granted: asyncio.Future[Started | None]
 
 
@@ -55,10 +60,15 @@ class _Line:
     def __len__(self) -> int:
         return len(self.again) + len(self.turns)
 
-    @property
-    def first(self) -> deque[_Turn]:
-        """Where the next one stands."""
-        return self.again or self.turns
+    def next(self) -> tuple[deque[_Turn], int]:
+        """Where the next one stands. To see whether a service is back it is the last that came and was never tried:
+        those that came right behind lines that failed may be like them.
+        """
+        if self.throttle.breaker.is_open:
+            for at in range(len(self.turns) - 1, -1, -1):
+                if self.turns[at].fresh:
+                    return self.turns, at
+        return self.again or self.turns, 0
 
     def send_away(self, error: ModelError | None = None) -> None:
         """Grants none of them; ``error`` says why, where it is not that the run was stopped."""
@@ -103,13 +113,21 @@ class Turns:
         self._alarm_at = 0.0
 
     async def take(
-        self, provider: str, request: Request, *, again: bool, paid: bool = True, job: int | None = None
+        self,
+        provider: str,
+        request: Request,
+        *,
+        again: bool,
+        paid: bool = True,
+        job: int | None = None,
+        fresh: bool = False,
+        suspect: bool = False,
     ) -> Started:
         """Waits until a call may be made; it has its place in the window then, until ``give_back``.
 
-        ``again``: it goes before first tries. ``paid``: the budget must have room for it. ``job``: see Started. Raises
-        NotStarted, TooManyTexts (see ``arrays``), PriceUnknown where the budget cannot admit calls of this model, and
-        what it was refused with.
+        ``again``: it goes before first tries. ``paid``: the budget must have room for it. ``job``, ``suspect``: see
+        Started. ``fresh``: the job was never tried. Raises NotStarted, TooManyTexts (see ``arrays``), PriceUnknown
+        where the budget cannot admit calls of this model, and what it was refused with.
         """
         key = (provider, request.model)
         line = self._lines.get(key)
@@ -119,7 +137,7 @@ class Turns:
             raise NotStarted
         if line.refused and self._loop.time() < line.refused_until:
             raise line.refused
-        turn = _Turn(provider, request, paid, job, self._loop.create_future())
+        turn = _Turn(provider, request, paid, job, fresh, suspect, self._loop.create_future())
         (line.again if again else line.turns).append(turn)
         self.start()
         try:
@@ -136,6 +154,14 @@ class Turns:
         """The place of a call that has ended; ``start`` then lets another one have it."""
         self.in_flight -= 1
         self._lines[provider, call.request.model].throttle.ended(call, response, error, self._loop.time())
+
+    @property
+    def further(self) -> int:
+        """How many jobs more than there is room for are to be taken in, so that one that looks whether a service is
+        back does not stand beside those that failed: ever more, while such calls fail.
+        """
+        outages = [line.throttle.breaker for line in self._lines.values() if line.throttle.breaker.is_open]
+        return max((min(LEAST_FURTHER * 2 ** min(one.failed_probes, 8), MOST_FURTHER) for one in outages), default=0)
 
     def in_flight_of(self, key: tuple[str, str]) -> int:
         """Calls of a provider's model in flight."""
@@ -208,13 +234,13 @@ class Turns:
 
     def _launch(self, line: _Line, now: float) -> bool:
         """Starts the first call in line; says whether the budget has room for it."""
-        turns = line.first
-        turn, budget = turns[0], self._budget
+        turns, at = line.next()
+        turn, budget = turns[at], self._budget
         if turn.granted.done():  # its task was cancelled
-            turns.popleft()
+            del turns[at]
             return True
         if self._is_too_long(turn):
-            turns.popleft()
+            del turns[at]
             turn.granted.set_exception(TooManyTexts())
             return True
         if budget and turn.paid:
@@ -226,14 +252,14 @@ class Turns:
                     self._stop(error)
                 return False
             if error:
-                turns.popleft()
+                del turns[at]
                 turn.granted.set_exception(error)
                 return True
-        turns.popleft()
+        del turns[at]
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         self.calls += 1
-        call = line.throttle.started(turn.request, now, turn.job)
+        call = line.throttle.started(turn.request, now, turn.job, suspect=turn.suspect)
         turn.granted.set_result(call)
         return True
 

@@ -33,6 +33,7 @@ BEFORE_ANSWERS, AFTER_ANSWERS = 5, 10
 QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could tell
 _LOOK_S = 0.25
 _MOST = 4  # times as many refusals of several kinds
+_OF_LINES_TOO = (403, 404, 451)  # whatever the words: they may speak of the line alone
 
 Key = tuple[str, str]  # provider, model
 
@@ -89,7 +90,10 @@ class Verdicts:
         if key in self._condemned:
             return False
         if isinstance(error, StopRun | ModelUnusable):
-            return error.about == "unclear"
+            return error.about == "unclear" or (
+                error.status in _OF_LINES_TOO
+                and (isinstance(error, ModelUnusable) or key in self._answered or self._bench.answered_before())
+            )
         return key not in self._answered and _is_no_api(error)
 
     def hold(self, key: Key, held: Held) -> None:
@@ -118,14 +122,22 @@ class Verdicts:
             return
         many = AFTER_ANSWERS if key in self._answered else BEFORE_ANSWERS
         in_flight, last = self._bench.in_flight(key), _signature(held[-1].error)
-        streak = self._streak[key]
-        if not in_flight and (streak[last] >= many or streak.total() >= _MOST * many):
+        if not in_flight and self._is_enough(key, last, many) and not self._may_be_lines(key, held[-1].error, last):
             self._stop(key, held[-1].error)
             return
         # Those in flight may answer later than others are refused: only more than them look like all.
         most = max(many, in_flight) if key in self._answered else many
         alike = sum(_signature(one.error) == last for one in held)
         self._bench.pause(key, bool(in_flight) and (alike >= most or len(held) >= _MOST * most))
+
+    def _is_enough(self, key: Key, last: tuple[object, ...], many: int) -> bool:
+        streak = self._streak[key]
+        return streak[last] >= many or streak.total() >= _MOST * many
+
+    def _may_be_lines(self, key: Key, error: ModelError, last: tuple[object, ...]) -> bool:
+        """Whether there were answers before this run, and there are too few refusals to be sure all the same."""
+        before = error.status != 401 and not self._is_enough(key, last, AFTER_ANSWERS)
+        return before and self._bench.answered_before()
 
     def take_all(self) -> list[Held]:
         """What is held, which is not any more."""
@@ -153,7 +165,10 @@ class Verdicts:
         held = self._held[key]
         error = held[0].error
         before = error.status != 401 and self._bench.answered_before()  # which a key that is wrong now says nothing of
-        if _is_no_api(error) or key in self._answered or before:
+        certain = next((one.error for one in held if _ends_all(one.error)), None)
+        if certain:
+            self._stop(key, certain)
+        elif _is_no_api(error) or key in self._answered or before:
             del self._held[key]
             for one in held:
                 self._bench.settle(one, as_lines_own(one.error))
@@ -187,6 +202,11 @@ def as_lines_own(error: ModelError) -> ModelError:
         usage=error.usage,
         lost=error.lost,
     )
+
+
+def _ends_all(error: ModelError) -> bool:
+    """Whether it speaks of the key or the account for certain, which may have been closed since the last answer."""
+    return isinstance(error, StopRun) and error.about == "account"
 
 
 def _is_no_api(error: ModelError) -> bool:

@@ -18,9 +18,11 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
+from llmdo.backends.content_coding import ACCEPTED, UnreadableCoding, decoded
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun, Unauthorized
 from llmdo.backends.http.base_url import shown_url, without_route
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.resolver import Resolver
 from llmdo.settings.network import CA_REMEDY, ca_file, proxy_for, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
@@ -107,14 +109,13 @@ class Network:
     async def send(self, call: Call) -> Incoming:
         """See Transport."""
         async with self._request(call) as reply:
-            pieces = _bounded(reply.content.iter_any())
-            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in pieces]))
+            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in _body(reply)]))
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
         """See Transport."""
         async with self._request(call) as reply:
-            yield Opened(Incoming(reply.status, reply.headers), _bounded(reply.content.iter_any()))
+            yield Opened(Incoming(reply.status, reply.headers), _body(reply))
 
     async def aclose(self) -> None:
         """See Transport."""
@@ -143,11 +144,13 @@ class Network:
         if self._opened is None:  # not before: it belongs to the loop that it is opened on
             self._opened = aiohttp.ClientSession(
                 # Without a limit: the engine's window is the limit.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=self._tls),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=self._tls, resolver=Resolver()),
                 # total: the engine's own.
                 timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s),
                 # No API needs cookies, and looking for them is a fifth of a call's CPU time.
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"accept-encoding": ACCEPTED},
+                auto_decompress=False,
                 proxy=self._proxy,
                 max_line_size=_LONGEST_HEADER,
                 max_field_size=_LONGEST_HEADER,
@@ -191,14 +194,23 @@ def _refused_by_proxy() -> Unauthorized:
     return Unauthorized(text, status=PROXY_WANTS_KEY)
 
 
-async def _bounded(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body. Raises BadReply for one without an end."""
-    size = 0
-    async for piece in pieces:
-        size += len(piece)
-        if size > MOST_REPLY:
-            raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
-        yield piece
+async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The pieces of a body, decompressed. Raises BadReply for one without an end, and StopRun for an answer in a coding
+    that nobody asked for; a refusal in such a coding has no words.
+    """
+    size, codings = 0, reply.headers.get("content-encoding", "")
+    try:
+        async for piece in decoded(reply.content.iter_any(), codings):
+            size += len(piece)
+            if size > MOST_REPLY:
+                raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
+            yield piece
+    except UnreadableCoding as error:
+        if 200 <= reply.status < 300:
+            raise StopRun(
+                f"{reply.url.host} compresses its replies as {error}, which was not asked for and cannot be read: "
+                "switch that off at the service, or at what stands before it"
+            ) from error
 
 
 @contextmanager
@@ -215,7 +227,14 @@ def network_errors(provider: str, url: URL | str) -> Iterator[None]:
         raise _untrusted(provider, url, error) from error
     except aiohttp.ClientHttpProxyError as error:
         raise _not_by_proxy(provider, url, error) from error
+    except aiohttp.ClientProxyConnectionError as error:
+        what = f"the proxy {error.host}:{error.port}, by which {_host(url)} is reached, does not answer"
+        remedy = "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
+        raise ConnectionFailed(f"{what} ({error.strerror}): {remedy}", provider=provider, lost=False) from error
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            text = f"{_host(url)} does not speak TLS there: write http:// in the base URL, or name another port"
+            raise StopRun(text, provider=provider) from error
         raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider, lost=False) from error
     except TimeoutError as error:
         text = (

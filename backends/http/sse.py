@@ -12,7 +12,8 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yields the data of each event; comments and other fields are passed over.
 
     Lines are split at line feeds of the bytes: ``str.splitlines`` would also split at U+2028 inside JSON strings.
-    A last event without the blank line after it counts, so that what came is judged by its content.
+    A last event without the blank line after it counts, so that what came is judged by its content. Bytes that are not
+    UTF-8 come as lone surrogates (PEP 383), so that ``read_json`` finds and reports them.
     """
     data: list[str] = []
     rest: list[bytes] = []  # the pieces of a line without an end: joined once, however many they are
@@ -38,4 +39,4 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 def _value(line: bytes) -> str:
-    return line.removeprefix(b"data:").removeprefix(b" ").decode("utf-8", "replace")
+    return line.removeprefix(b"data:").removeprefix(b" ").decode("utf-8", "surrogateescape")

@@ -31,4 +31,4 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 async def _lines(lines: list[bytes]) -> AsyncIterator[str]:
     for line in lines:
-        yield line.decode("utf-8", "replace")
+        yield line.decode("utf-8", "surrogateescape")

@@ -40,7 +40,9 @@ class Breaker:
     It opens when some calls in a row have found the service away, and at the first one if nothing was ever answered and
     the request cannot be to blame. While it is open one call is made at a time, after pauses that double from 1 to 60 s
     (or as long as Retry-After says). The first reply to such a call closes it. Calls that the outage has ended are
-    ``excused``, as are those that did not reach the service at all: their tries do not count.
+    ``excused``, as are those that did not reach the service at all: their tries do not count. Where the first such call
+    is answered soon, there was no outage, but requests that stand together and fail: they are the requests' ``own``,
+    and further failures of these open nothing.
 
     ``requests``: of how many requests the failed calls must be where these may be to blame.
     After ``patience_s`` s without a reply ``given_up`` is the last error, until ``try_once``.
@@ -58,6 +60,7 @@ class Breaker:
         self._paused_s = 0.0
         self._waited_s = 0.0  # the pauses of this outage, which take no time where waits are instant
         self._pause_s = FIRST_PAUSE_S
+        self.failed_probes = 0  # of this outage
         self._next_at = 0.0
         self._probe: Started | None = None
         self._warned_at = 0.0
@@ -98,6 +101,8 @@ class Breaker:
         if response or (error and not _is_away(error)):
             self._answered = self._answered or response is not None
             if self._since is None:
+                for failed, soft in self._failed if response else ():
+                    failed.own = failed.own or (soft and failed.at <= call.at)
                 self._failed = [(failed, soft) for failed, soft in self._failed if failed.at > call.at]
             elif was_probe:
                 return self._close(now)
@@ -114,10 +119,12 @@ class Breaker:
     def _forget(self) -> None:
         self._since = self._probe = None
         self._failed.clear()
-        self._waited_s, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._waited_s, self._pause_s, self.failed_probes = 0.0, FIRST_PAUSE_S, 0
 
     def _fails(self, call: Started, error: Retryable, was_probe: bool, now: float) -> None:
         certain = _is_certain(error) or (not self._answered and error.status == 503)
+        if call.suspect and not certain and self._since is None:
+            return
         self._failed.append((call, not certain))
         several = len({failed.job or id(failed) for failed, soft in self._failed if soft}) >= self._requests
         call.excused = certain
@@ -129,6 +136,7 @@ class Breaker:
             self._since = self._warned_at = now
             _log.warning("%s does not answer, calls pause: %s", self._name, error.message)
         elif was_probe:
+            self.failed_probes += 1
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         for failed, soft in self._failed:
             failed.excused = several or not soft
@@ -152,6 +160,9 @@ class Breaker:
     def _close(self, now: float) -> bool:
         assert self._since is not None  # noqa: S101  it is open
         lasted_s = now - self._since
+        if not self.failed_probes and lasted_s <= SHORT_S:
+            for failed, soft in self._failed:
+                failed.own, failed.excused = soft, failed.excused and not soft
         self._paused_s += lasted_s
         _log.warning("%s answers again, after %.0f s", self._name, lasted_s)
         self._forget()
@@ -159,7 +170,12 @@ class Breaker:
 
 
 def _is_away(error: ModelError) -> bool:
-    """Whether the service may be down, as far as one call can tell: it did not reply, or failed as a whole."""
+    """Whether the service may be down, as far as one call can tell: it did not reply, or failed as a whole.
+
+    Where it counts the tokens of an answer that failed, it works.
+    """
+    if error.usage is not None:
+        return False
     if isinstance(error, Overloaded):
         return not is_refusal(error) and (error.status is None or error.status >= 500)
     return isinstance(error, CallTimeout | ConnectionFailed)

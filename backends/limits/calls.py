@@ -15,6 +15,8 @@ class Started:
         index: its number in the model's pace; ``tokens``: what was reserved of the tokens a minute.
         job: number of the job that it is a try of.
         excused: it failed because the service was away, and does not count as a try.
+        suspect: its job has failed before while others were answered: the service is not to blame for its failure.
+        own: it failed while the service answered others.
     """
 
     request: Request
@@ -23,3 +25,5 @@ class Started:
     tokens: float
     job: int | None = None
     excused: bool = False
+    suspect: bool = False
+    own: bool = False

@@ -130,8 +130,8 @@ class Throttle:
         if not retry.instant():
             yield from (meter.opens_at for meter in (self._requests, self._per_token, self._pace) if meter)
 
-    def started(self, request: Request, now: float, job: int | None = None) -> Started:
-        """Takes note of a call that starts now; ``job``: see Started."""
+    def started(self, request: Request, now: float, job: int | None = None, *, suspect: bool = False) -> Started:
+        """Takes note of a call that starts now; ``job`` and ``suspect``: see Started."""
         self.in_flight += 1
         self.calls += 1
         tokens = 0.0
@@ -141,7 +141,7 @@ class Throttle:
             tokens = self._tokens.estimate(request)
             self._per_token.spend(tokens, now)
         index = self._pace.started(now, grows=now >= self._no_growth_until) if self._pace else 0
-        call = Started(request, index, now, tokens, job)
+        call = Started(request, index, now, tokens, job, suspect=suspect)
         self.breaker.started(call)
         return call
 

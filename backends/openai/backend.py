@@ -29,7 +29,14 @@ from llmdo.backends.openai.errors import is_refusal, refusal
 from llmdo.backends.openai.models import model_info
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
 from llmdo.backends.openai.requests import COMPATIBLE, OPENAI, chat_body
-from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors, told_usage
+from llmdo.backends.openai.shapes import (
+    choice_error,
+    first_choice,
+    read_completion,
+    read_usage,
+    read_vectors,
+    told_usage,
+)
 from llmdo.backends.openai.stream import read_stream
 from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.refusals.body import quoted
@@ -185,7 +192,7 @@ class OpenAI:
             for chunk in whole_answer(await self.execute(request)):
                 yield chunk
             return
-        body, warnings = self._chat_body(request)
+        body, warnings = self._chat_body(request, stream=True)
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         model = request.model
         outgoing = self._post("chat/completions", body, model, request.request_id)
@@ -221,9 +228,9 @@ class OpenAI:
             details["request_id"] = _request_id(incoming)
         return [StreamChunk(0, "metadata", details=details)] if details else []
 
-    def _chat_body(self, request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _chat_body(self, request: ChatRequest, *, stream: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service
-        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai)
+        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai, stream=stream)
 
     def _raw(self, request: RawRequest) -> Call:
         if request.path not in RAW_PATHS:
@@ -274,6 +281,9 @@ class OpenAI:
             refused = self._refusal(incoming, body, model)
             refused.usage = told_usage(body)  # a model may have worked before it failed
             raise refused
+        failed = choice_error(first_choice(body), told_usage(body), lambda said: self._error(incoming, said, model))
+        if failed is not None:
+            raise failed
         return body
 
     def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:

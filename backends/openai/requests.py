@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from llmdo.backends.json_mode.answers import wants_json
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
 from llmdo.backends.requests import ChatRequest, Message
 
@@ -21,25 +23,29 @@ OPENAI = Dialect(
         web_search_options""".split()
     ),
     bounds={"temperature": (0.0, 2.0), "presence_penalty": (-2.0, 2.0), "frequency_penalty": (-2.0, 2.0)},
+    several=True,
 )
 # Servers that speak its API (vLLM, llama.cpp, Ollama, LM Studio, proxies) have parameters of their own.
-COMPATIBLE = Dialect(unknown=WORKERS_AI_ONLY)
+COMPATIBLE = Dialect(unknown=WORKERS_AI_ONLY, several=True)
 
 # These refuse max_tokens, and know only its successor, which older models and most servers do not know.
 _NEW_LIMIT = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-\d\d|chatgpt-|codex-)")
 
 
 def chat_body(
-    request: ChatRequest, dialect: Dialect, provider: str, *, new_limit: bool = False
+    request: ChatRequest, dialect: Dialect, provider: str, *, new_limit: bool = False, stream: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The body of a conversation, and a sentence for each parameter that is left out or changed.
 
-    ``new_limit``: the service takes ``max_completion_tokens`` for all models. Raises InvalidRequest.
+    ``new_limit``: the service takes ``max_completion_tokens`` for all models. A ``stream``, and an answer in JSON that
+    may be asked for again, is one answer. Raises InvalidRequest.
     """
     parameters = dict(request.parameters)
     functions = parameters.pop("functions", None)
     if functions and not parameters.get("tools"):
         parameters["tools"] = functions
+    if stream or wants_json(parameters.get("response_format")):
+        dialect = replace(dialect, several=False)
     body, warnings = translate(parameters, dialect, request.model)
     if isinstance(body.get("tools"), list):
         body["tools"] = [_tool(tool) for tool in body["tools"]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 from struct import error as StructError
@@ -68,6 +68,21 @@ def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> M
     return Retryable(text, request_id=request_id, provider=provider, usage=usage)
 
 
+def choice_error(
+    choice: Mapping[str, Any] | None, usage: Usage | None, refused: Callable[[Any], ModelError | None]
+) -> ModelError | None:
+    """What the ``error`` of a choice means by its code or words, as ``refused`` reads them in a reply's body.
+
+    None where there is no error, or nothing is known of it; then see failed_choice.
+    """
+    said = (choice or {}).get("error")
+    error = refused({"error": said}) if said else None
+    if error is None or isinstance(error, BadReply):
+        return None
+    error.usage = usage
+    return error
+
+
 def failed_choice(
     choice: Mapping[str, Any], model: str, provider: str, request_id: str | None, usage: Usage | None
 ) -> ModelError | None:
@@ -110,9 +125,10 @@ def _others_warnings(choices: list[Any]) -> Iterator[str]:
     """Of choices after the first one: the call is not made again for them."""
     for number, choice in enumerate(choices, 1):
         error = failed_choice(mapping(choice), f"choice {number}", "", None, None)
-        odd = error.message if error else finish_warning(mapping(choice).get("finish_reason"))
-        if odd:
-            yield odd if error else f"choice {number}: {odd}"
+        reason = mapping(choice).get("finish_reason")
+        odd = "the answer is cut off: raise max_tokens" if finish_of(reason) == "length" else finish_warning(reason)
+        if error or odd:
+            yield error.message if error else f"choice {number}: {odd}"
 
 
 class _Said(NamedTuple):

@@ -13,12 +13,13 @@ from llmdo.backends.errors import BadReply, ModelError, StreamError
 from llmdo.backends.finish_reasons import finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping, read_json
 from llmdo.backends.openai.messages import as_text, read_content
-from llmdo.backends.openai.shapes import failed_choice, first_choice, is_same_model, read_usage
+from llmdo.backends.openai.shapes import choice_error, failed_choice, first_choice, is_same_model, read_usage
 from llmdo.backends.responses import FinishReason, StreamChunk
 from llmdo.backends.streams import ToolCalls
 from llmdo.backends.usage import Usage
 
 END = "[DONE]"
+SEVERAL = "the stream held several answers: all but the first were left out"
 # What is read, or says nothing, of an event and of a delta; what else they hold is kept.
 _EVENT = frozenset({"choices", "created", "error", "id", "model", "obfuscation", "object", "usage"})
 _DELTA = frozenset({"content", "function_call", "reasoning", "reasoning_content", "refusal", "role", "tool_calls"})
@@ -48,7 +49,8 @@ async def read_stream(
             yield StreamChunk(0, "metadata", details={"warnings": tuple(warnings)})
         for chunk in said.take(event, model):
             yield chunk
-    failed = failed_choice(said.ending, model, provider, None, said.usage if said.told else None)
+    usage = said.usage if said.told else None
+    failed = choice_error(said.ending, usage, refused) or failed_choice(said.ending, model, provider, None, usage)
     if failed is not None:
         raise failed
     calls = said.calls.whole()
@@ -74,7 +76,8 @@ class _Said:
         self.ended = False
         self.more: dict[str, Any] = {}
         self.mended = False  # a warning about its text was given
-        self._named = False
+        self._named = self._several = False
+        self._index: Any = None  # of the choice that is read
 
     def take(self, event: Mapping[str, Any], model: str) -> Iterator[StreamChunk]:
         """Takes one event in, and gives the chunks that it makes."""
@@ -90,6 +93,13 @@ class _Said:
         self._keep(event, _EVENT)
         choice = first_choice(event)
         if choice is None:
+            return
+        index = choice.get("index")
+        self._index = index if self._index is None else self._index
+        if index not in (None, self._index):  # of several that were asked for, in a stream that was not
+            if not self._several:
+                self._several = True
+                yield StreamChunk(0, "metadata", details={"warnings": (SEVERAL,)})
             return
         self.ending |= {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
         reason = choice.get("finish_reason")
@@ -121,7 +131,7 @@ class _Said:
 
 def _event(data: str, model: str, provider: str, warn: Callable[[str], None]) -> Mapping[str, Any]:
     try:
-        event = read_json(data.encode(), warn)
+        event = read_json(data.encode("utf-8", "surrogateescape"), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=provider) from error
     return mapping(event[0] if isinstance(event, list) and event else event)  # Gemini's errors come in a list

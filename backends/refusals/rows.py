@@ -25,6 +25,7 @@ from llmdo.backends.errors import (
     RateLimited,
     Retryable,
     Unauthorized,
+    WrongService,
 )
 from llmdo.backends.refusals.meanings import Meaning, Refusals, Row, words
 
@@ -71,6 +72,7 @@ NO_JSON = Meaning(
     Retryable, "the model did not keep to the JSON or tool asked for", "make the schema or the tools simpler"
 )
 BLOCKED = Meaning(AccountBlocked, "the account or this place may not call the service", "ask the provider's support")
+WANTS_TLS = Meaning(WrongService, "the service wants TLS there", "write https:// in the base URL")
 CANNOT = Meaning(InvalidRequest, "the server cannot do this", "start it with what it names")
 
 _CODES: tuple[tuple[Meaning, str], ...] = (
@@ -116,6 +118,12 @@ _BIG = (200, 400, 413, 422, 429, 500)
 
 # The first row that fits counts.
 _TEXTS: tuple[Row, ...] = (
+    # nginx, Go's and Apache's servers.
+    words(
+        r"plain http request was sent to https port|http request to an https server|speaking plain HTTP to an SSL",
+        400,
+        meaning=WANTS_TLS,
+    ),
     # One request above a limit of the account: slower calls do not help.
     words(r"request too large|request body too large|reduce your message size", 200, 400, 413, 429, meaning=TOO_LARGE),
     words(rf"\blimit:? ?(?P<limit>{_COUNT}),? requested:? ?(?P<asked>{_COUNT})", 400, 429, meaning=TOO_LARGE),

@@ -23,7 +23,7 @@ from llmdo.backends.errors import ConnectionFailed, InvalidRequest, ModelError, 
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
 from llmdo.backends.http.reply_json import amount, read_json
-from llmdo.backends.openai.shapes import told_usage
+from llmdo.backends.openai.shapes import choice_error, first_choice, told_usage
 from llmdo.backends.refusals.body import quoted
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
 from llmdo.backends.workers_ai.models import Shape
@@ -117,7 +117,13 @@ class Api:
             refused = self.refusal(incoming, body, model)
             refused.usage = told_usage(unwrap(body))  # a model may have worked before it failed
             raise refused
-        return replace(self.reply(incoming, unwrap(body)), warnings=tuple(warnings))
+        result = unwrap(body)
+        failed = choice_error(
+            first_choice(result), told_usage(result), functools.partial(self.refusal, incoming, model=model)
+        )
+        if failed is not None:
+            raise failed
+        return replace(self.reply(incoming, result), warnings=tuple(warnings))
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""

@@ -43,6 +43,8 @@ def refusal(status: int, headers: Mapping[str, str], body: object, model: str, n
     ``now``: Unix time in seconds, for Retry-After dates and the end of a used quota.
     """
     read = read_body(body)
+    if status < 300:  # an error inside a success, or in a stream: some services put the status beside it
+        status = read.status or status
     found = numbers(read)
     # The first code that the table knows, else the first there is: as Cloudflare's own provider reads it.
     code = next((number for number in found if number in CODES), found[0] if found else None)

@@ -13,7 +13,7 @@ from llmdo.backends.errors import BadReply, ModelError, StreamError
 from llmdo.backends.finish_reasons import finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping, read_json
 from llmdo.backends.openai.messages import as_text, read_content, tool_calls
-from llmdo.backends.openai.shapes import failed_choice, first_choice, read_usage
+from llmdo.backends.openai.shapes import choice_error, failed_choice, first_choice, read_usage
 from llmdo.backends.responses import FinishReason, StreamChunk
 from llmdo.backends.streams import ToolCalls
 from llmdo.backends.usage import Usage
@@ -47,7 +47,9 @@ async def read_stream(
             raise _broken(refused(event), model, said)
         for chunk in said.take(event, model):
             yield chunk
-    failed = failed_choice(said.ending, model, PROVIDER, head.request_id, said.usage if said.told else None)
+    usage = said.usage if said.told else None
+    failed = choice_error(said.ending, usage, refused)
+    failed = failed or failed_choice(said.ending, model, PROVIDER, head.request_id, usage)
     if failed is not None:
         raise failed
     if not said.ended and said.finish is None:
@@ -124,7 +126,7 @@ class _Said:
 
 def _event(data: str, model: str, warn: Callable[[str], None]) -> dict[str, Any]:
     try:
-        event = read_json(data.encode(), warn)
+        event = read_json(data.encode("utf-8", "surrogateescape"), warn)
     except ValueError as error:
         raise StreamError(f"{model}: the stream broke off inside an event: ask again", provider=PROVIDER) from error
     return event if isinstance(event, dict) else {"response": event}

@@ -52,6 +52,15 @@ def proxy_for(url: str) -> str | None:
     return proxy
 
 
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine, by its loopback address or as localhost."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def ca_file() -> str | None:
     """The file of the certificates that are trusted instead of the usual ones: SSL_CERT_FILE, REQUESTS_CA_BUNDLE,
     CURL_CA_BUNDLE or AWS_CA_BUNDLE. Raises ValueError for one that cannot be read.

@@ -98,7 +98,9 @@ class QueuesApi:
     def answer(self, call: Call, rest: list[str]) -> Reply:
         """``rest``: the path below ``queues``, in parts. Raises Refused."""
         if not rest and call.method == "GET":
-            return success(**page_of([self._queue_json(queue) for queue in self._queues.queues()], call))
+            named = call.parameter("name")
+            queues = [queue for queue in self._queues.queues() if named in ("", queue.name)]
+            return success(**page_of([self._queue_json(queue) for queue in queues], call))
         if not rest and call.method == "POST":
             return self._create(body_as(call, _QueueBody))
         if len(rest) > 1 and rest[1] == "consumers":

@@ -18,6 +18,8 @@ from llmdo.storage.objects.store import locate
 from llmdo.transforms.files.listing import STDIN_FOLDER
 
 NAME = "stdin.jsonl"
+# What compressed data begins with, and the ending of its file's name.
+_PACKED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 _PIECE = 1 << 20  # bytes read at once
 
 
@@ -49,16 +51,18 @@ def _folder(output: str) -> Path:
 
 def _spool(source: BinaryIO, folder: Path) -> Path:
     make_folder(folder)
-    digest = hashlib.sha256()
+    digest, ending = hashlib.sha256(), ""
     handle, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
             while piece := source.read(_PIECE):
+                if not file.tell():
+                    ending = next((ending for magic, ending in _PACKED.items() if piece.startswith(magic)), "")
                 digest.update(piece)
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        spool = folder / digest.hexdigest()[:32] / NAME
+        spool = folder / digest.hexdigest()[:32] / (NAME + ending)
         make_folder(spool.parent)
         Path(draft).replace(spool)
     except BaseException:

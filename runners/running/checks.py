@@ -30,6 +30,8 @@ from llmdo.transforms.files.listing import Listing, Skipped, is_pattern, list_in
 
 _log = logging.getLogger(__name__)
 
+_WRANGLER = "npx wrangler queues consumer"
+
 
 def prepare(options: JsonlOptions) -> JsonlOptions:
     """Looks at all that a run needs, and puts the queue's id in the place of its name.
@@ -145,16 +147,17 @@ def check_consumers(name: str, queue_id: str) -> None:
         consumers = client.consumers()
     pulls = [consumer for consumer in consumers if consumer.type == "http_pull"]
     if not pulls:
-        has = f"its consumer is a {consumers[0].type}" if consumers else "it has no consumer"
-        raise UsageError([f"queue {name} cannot be pulled: {has}; run: npx wrangler queues consumer http add {name}"])
+        has, remedy = "it has no consumer", f"run: {_WRANGLER} http add {name}"
+        if consumers:  # a queue has one consumer at most
+            has = f"its consumer is a {consumers[0].type}"
+            remedy = f"run: {_WRANGLER} worker remove {name} SCRIPT, then: {_WRANGLER} http add {name}"
+        raise UsageError([f"queue {name} cannot be pulled: {has}; {remedy}"])
     if pulls[0].dead_letter_queue is None:
         tries = "some" if pulls[0].max_retries is None else str(pulls[0].max_retries)
         _log.warning(
             "queue %s has no dead-letter queue: a message that cannot be worked on is deleted after %s tries; set one "
-            "with: npx wrangler queues consumer http add %s --dead-letter-queue NAME",
-            name,
-            tries,
-            name,
+            "with: %s http remove %s, then: %s http add %s --dead-letter-queue NAME",
+            *(name, tries, _WRANGLER, name, _WRANGLER, name),
         )
 
 

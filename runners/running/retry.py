@@ -26,6 +26,8 @@ _OPTIONS = {
     "schema": "response_schema",
 }
 
+_TOO_LONG = ": they were too long to keep; run the files again with a higher --max-line-bytes and the same --output."
+
 
 def retry_options(output: str, which: Literal["retryable", "all"], **given: Any) -> JsonlOptions:
     """The options of a retry: model, parameters and system prompt are the output's own.
@@ -103,6 +105,6 @@ def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> Non
         said = f"Tried {tried:,} lines again: {counts.answered:,} answered now, {counts.failed:,} still errors."
     if counts.failed_before:
         said += f" {counts.failed_before:,} error lines would fail again and were left"
-        said += ": their content was not kept." if options.retry == "all" else "; --all tries them too."
+        said += _TOO_LONG if options.retry == "all" else "; --all tries them too."
     console.print(said)
     show_limits(summary, console)

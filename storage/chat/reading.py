@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, LoggedAnswer, safe
 from llmdo.storage.errors import ObjectNotFound
+from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import ObjectStore
 
 # Conversations that were looked at last stay in memory, up to so much JSON in all; as Python objects it is several
@@ -43,7 +44,7 @@ def understood(store: ObjectStore, key: str, body: bytes, kind: type[M]) -> M:
         # Not pydantic's reader, which refuses half a surrogate pair.
         return kind.model_validate(json.loads(body))
     except ValueError as error:
-        wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        wrong = first_problem(error) if isinstance(error, ValidationError) else error
         raise DamagedLog(
             f"{store.url}/{key} is no {kind.__name__} that this version can read ({wrong}): move it away"
         ) from None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from llmdo.storage.errors import AlreadyExists, ObjectNotFound
+from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 from llmdo.storage.output.costs import NOTHING, Cost, total, unknown
 from llmdo.storage.output.intervals import Intervals
@@ -278,7 +279,7 @@ def read_manifest_version(store: ObjectStore, folder: str) -> tuple[Manifest, st
         return Manifest.model_validate_json(body), etag
     except ValidationError as error:
         where = f"{store.url}/{folder}{MANIFEST_NAME}"
-        raise ValueError(f"{where} is no manifest that this version can read: {error.errors()[0]['msg']}") from error
+        raise ValueError(f"{where} is no manifest that this version can read: {first_problem(error)}") from error
 
 
 def write_manifest(store: ObjectStore, folder: str, manifest: Manifest) -> Manifest:

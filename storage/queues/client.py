@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from llmdo.settings.environment import CloudflareAccount
 from llmdo.storage.errors import QueueError, QueueNotFound
+from llmdo.storage.field_problems import first_problem
 from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.bodies import decode_body
 
@@ -290,7 +291,7 @@ def _messages(found: Iterable[Any]) -> Iterator[Message]:
         try:
             message = _Message.model_validate(item)
         except ValidationError as error:
-            _log.warning("passed over a message without a usable lease: %s", error.errors()[0]["msg"])
+            _log.warning("passed over a message without a usable lease: %s", first_problem(error))
             continue
         content_type = str((message.metadata or {}).get("CF-Content-Type") or "json").lower()
         body, decodable = decode_body(message.body, content_type)
@@ -346,10 +347,8 @@ def _checked(model: type[M], value: Any, what: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
         raise QueueError(
-            f"{what}: the reply is not as documented, {field}: {problem['msg']}; update llmdo", 200
+            f"{what}: the reply is not as documented, {first_problem(error)}; update llmdo", 200
         ) from error
 
 

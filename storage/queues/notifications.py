@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import Location
 
 _CREATING = frozenset({"PutObject", "CopyObject", "CompleteMultipartUpload"})
@@ -75,9 +76,7 @@ def parse_notification(body: object) -> ObjectCreated | ObjectDeleted | NotAnEve
     try:
         event = _Event.model_validate(dict(body))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return NotAnEvent(f"not an event of an R2 object: {field}: {first['msg']}")
+        return NotAnEvent(f"not an event of an R2 object: {first_problem(error)}")
     if event.action in _DELETING:
         return ObjectDeleted(event.bucket, event.object.key, body)
     if event.action not in _CREATING:

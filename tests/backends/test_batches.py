@@ -17,10 +17,15 @@ from llmdo.backends.errors import (
     ConnectionFailed,
     ContentFiltered,
     InvalidRequest,
+    ModelNotFound,
     Overloaded,
+    PlanRequired,
+    ProviderUnusable,
     QuotaExhausted,
+    RequestRefused,
     Retryable,
     StopRun,
+    Unauthorized,
 )
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
@@ -133,7 +138,9 @@ class Memory:
 class Run:
     """One process: a dispatcher on the running loop, and what it delivered."""
 
-    def __init__(self, service, *, mode="batch", ledger=None, reuse="same-line", retry=THREE_TRIES, budget=None):
+    def __init__(
+        self, service, *, mode="batch", ledger=None, reuse="same-line", retry=THREE_TRIES, budget=None, own=None
+    ):
         self.loop = asyncio.get_running_loop()
         self.began = self.loop.time()
         self.done = {}
@@ -144,7 +151,7 @@ class Run:
             return Throttle(64, NO_RATES)
 
         settings = Settings(64, retry, 180.0, recall, lambda: None, budget, throttle, mode)
-        self.work = Dispatcher(self.loop, Connections(lambda _: service), settings, lambda place: None)
+        self.work = Dispatcher(self.loop, Connections(lambda _: service, own), settings, lambda place: None)
 
     def add(self, *requests):
         self.work.add([Job("fake", request, self._deliver(request), Place(1)) for request in requests])
@@ -729,6 +736,84 @@ def test_an_error_that_stops_the_run_stops_it(where):
     process = all_of(service, chats(5))
     assert (process.errors, service.called) == ([QuotaExhausted] * 5, [])
     assert isinstance(process.work.stopped, QuotaExhausted)
+
+
+# Refusals that may be about one line.
+
+UNCLEAR = [
+    Unauthorized("a firewall's page", status=403, about="unclear"),
+    Unauthorized("no", status=401, about="unclear"),
+    PlanRequired("pay", status=402, about="unclear"),
+    ModelNotFound("no route", status=404, about="unclear"),
+]
+unclear = pytest.mark.parametrize("error", UNCLEAR, ids=lambda error: str(error.status))
+
+
+@unclear
+def test_a_batch_that_is_refused_for_one_of_its_lines_is_called_line_by_line_and_the_next_one_is_handed_over(error):
+    bad = raises(error, lambda request: request.request_id == "id-1")
+    service = Service(submit=raises(error, lambda n: n == 1), call=bad)
+
+    async def scenario():
+        process = Run(service)
+        process.add(*chats(5))
+        await process.wait(5)
+        process.add(*chats(5, 5))
+        return await process.wait(10)
+
+    process = run(scenario())
+    assert (service.sizes, sorted(service.called)) == ([5, 5], [f"id-{number}" for number in range(5)])
+    assert process.work.stopped is None
+    assert {key: type(done.error) for key, done in process.done.items() if done.error} == {"id-1": RequestRefused}
+
+
+@unclear
+def test_where_every_call_is_refused_as_its_batch_was_the_verdict_is_that_of_calls(error):
+    service = Service(submit=raises(error), call=raises(error))
+    process = all_of(service, chats(100))
+    assert (service.sizes, process.errors) == ([100], [type(error)] * 100)
+    if isinstance(error, StopRun):
+        assert len(service.called) <= 64, "none of those that waited for the verdict is called"
+        assert process.work.stopped is error
+
+
+def test_a_line_that_alone_is_refused_beside_answered_batches_does_not_stop_the_run():
+    share = {"text 3": 2.0}
+    bad = raises(UNCLEAR[0])
+    service = Service(share=lambda request: share.get(request.messages[0].content, 0.01), call=bad)
+    process = all_of(service, chats(10))
+    assert (service.called, process.errors, process.work.stopped) == (["id-3"], [RequestRefused], None)
+
+
+@unclear
+def test_items_that_are_refused_beside_answers_of_their_batch_are_their_own_errors_however_many(error):
+    service = Service(item=lambda request: error if int(request.request_id[3:]) < 30 else None)
+    process = all_of(service, chats(100), ledger=Memory())
+    assert (service.called, process.errors, process.work.stopped) == ([], [RequestRefused] * 30, None)
+
+
+@pytest.mark.parametrize("error", UNCLEAR[:3], ids=lambda error: str(error.status))
+def test_a_poll_that_is_refused_for_a_while_pays_nothing_again(error):
+    service = Service(poll=raises(error, lambda n: n < 5))
+    process = all_of(service, chats(5), ledger=Memory())
+    assert (service.sizes, service.called, process.errors, len(service.polls)) == ([5], [], [], 5)
+
+
+def test_polls_that_are_always_refused_stop_the_run_and_a_later_one_fetches_the_answers():
+    service, ledger = Service(poll=raises(UNCLEAR[0])), Memory()
+    process = all_of(service, chats(5), ledger=ledger)
+    assert (service.called, process.errors, len(service.polls)) == ([], [Unauthorized] * 5, 5)
+    assert process.work.stopped is UNCLEAR[0]
+    service.scripts.clear()
+    later = all_of(service, chats(5), ledger=ledger)
+    assert (service.sizes, service.called, later.errors) == ([5], [], [])
+
+
+@pytest.mark.parametrize("where", ["submit", "poll"])
+def test_a_provider_that_only_lines_name_refuses_their_batch_and_stops_nobody(where):
+    service = Service(**{where: raises(Unauthorized("no key", status=401))})
+    process = all_of(service, chats(5), own=frozenset({"another"}))
+    assert (process.errors, service.called, process.work.stopped) == ([ProviderUnusable] * 5, [], None)
 
 
 def test_an_item_that_stops_the_run_leaves_the_answers_beside_it():

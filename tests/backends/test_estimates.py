@@ -17,6 +17,8 @@ def test_a_token_is_four_bytes_and_an_answer_has_its_limit():
     assert Estimates().most(chat("a" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 100, 7)
     assert Estimates().most(chat("ü" * 400, max_tokens=7)) == Usage(CONVERSATION + MESSAGE + 200, 7)
     assert Estimates().most(chat("a")).output_tokens == DEFAULT_MAX_TOKENS
+    assert Estimates().most(chat("a", max_tokens=7, n=3)).output_tokens == 21
+    assert Estimates().most(chat("a", n=3)).output_tokens == 3 * DEFAULT_MAX_TOKENS
 
 
 def test_embeddings_have_no_output_and_own_inputs_are_counted_as_text():

@@ -3,10 +3,12 @@ import contextlib
 import gzip
 import socket
 import warnings
+import zlib
 
 import aiohttp
 import httpx
 import pytest
+import zstandard
 from yarl import URL
 
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
@@ -114,7 +116,8 @@ def test_a_refused_connection_is_a_failed_connection():
         b"",
         b"no HTTP at all\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nshort",
-        ok(b"no gzip", b"content-encoding: gzip"),
+        ok(gzip.compress(b"damaged" * 9)[:15] + b"!" * 40, b"content-encoding: gzip"),
+        ok(zstandard.compress(b"damaged" * 9)[:8] + b"!" * 40, b"content-encoding: zstd"),
     ],
 )
 def test_a_broken_reply_is_a_failed_connection(sent):
@@ -139,10 +142,77 @@ def test_a_reply_comes_whole_decompressed_and_with_headers_in_any_case():
     assert (reply.headers["cf-ray"], reply.content_type) == ("r1", "a/b")
 
 
+WHOLE = b'{"answer": 42}' * 5
+PACKED = gzip.compress(WHOLE)
+RAW_DEFLATE = zlib.compress(WHOLE, wbits=-15)
+
+
+BODIES = [
+    (WHOLE, None),
+    (WHOLE, "identity"),
+    (WHOLE, "utf-8"),
+    (WHOLE, "gzip"),
+    (WHOLE, "br"),
+    (PACKED, "gzip"),
+    (PACKED, "X-GZIP"),
+    (PACKED, "gzip, identity"),
+    (gzip.compress(WHOLE[:9]) + gzip.compress(WHOLE[9:]), "gzip"),
+    (PACKED + bytes(4), "gzip"),
+    (PACKED, None),
+    (gzip.compress(PACKED), "gzip, gzip"),
+    (zlib.compress(WHOLE), "deflate"),
+    (RAW_DEFLATE, "deflate"),
+    (zstandard.compress(WHOLE), "zstd"),
+    (zstandard.compress(WHOLE[:9]) + zstandard.compress(WHOLE[9:]), "zstd"),
+    (zstandard.compress(PACKED), "gzip, zstd"),
+    (b"", "gzip"),
+    (b"", "br"),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(("sent", "coding"), BODIES, ids=map(str, range(len(BODIES))))
+def test_a_body_is_read_whatever_its_head_says_of_its_compression(sent, coding, size):
+    """In chunks of any size, as proxies send them; what a head promises may have been taken off, or never put on."""
+    chunks = [sent[at : at + size] for at in range(0, len(sent), size)]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n"
+    head += f"content-encoding: {coding}\r\n".encode() if coding else b""
+    asked = []
+
+    async def scenario():
+        async with serving(lambda request: asked.append(request) or head + b"\r\n" + body) as url:
+            return await _get(url)
+
+    assert asyncio.run(scenario()).content == (WHOLE if sent else b"")
+    assert b"accept-encoding: gzip, deflate\r\n" in asked[0].lower()
+
+
+BROTLI = bytes.fromhex("0b0280") + b"hello" + b"\x03"
+
+
+@pytest.mark.parametrize("coding", ["br", "compress", "gzip, br"])
+def test_an_answer_in_a_coding_that_cannot_be_read_stops_the_run_and_a_refusal_has_no_words(coding):
+    async def scenario(status):
+        reply = ok(BROTLI, f"content-encoding: {coding}".encode()).replace(b"200 OK", status)
+        async with serving(lambda _: reply) as url:
+            return await _get(url)
+
+    name = coding.rpartition(" ")[2]
+    with pytest.raises(StopRun, match=rf"127\.0\.0\.1 compresses its replies as {name}, which was not asked for"):
+        asyncio.run(scenario(b"200 OK"))
+    refused = asyncio.run(scenario(b"503 Away"))
+    assert (refused.status, refused.content) == (503, b"")
+
+
+BOMB = bytes(100 << 20)
+
+
 @pytest.mark.parametrize("opened", [False, True])
-def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch):
+@pytest.mark.parametrize(("pack", "coding"), [(gzip.compress, "gzip"), (zstandard.compress, "zstd")])
+def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch, pack, coding):
     monkeypatch.setattr(http, "MOST_REPLY", 1 << 20)
-    bomb = ok(gzip.compress(b"x" * (100 << 20)), b"Content-Encoding: gzip")
+    bomb = ok(pack(BOMB), f"Content-Encoding: {coding}".encode())
 
     async def scenario():
         async with serving(lambda _: bomb) as url:

@@ -45,6 +45,22 @@ def test_no_more_than_so_many_jobs_are_held_and_an_ended_one_makes_room():
     assert take_all(intake, "c", "d") == [True, False]
 
 
+def test_more_are_taken_in_while_the_engine_looks_further_and_none_until_these_have_ended():
+    intake = Intake(Loop(), Room(2), lambda: True, lambda jobs: None)
+    first = [job("a") for _ in range(2)]
+    assert all(intake.take(one, wait=False) for one in first)
+    woken = threading.Thread(target=intake.wait, args=(60.0,))
+    woken.start()
+    intake.look_further(2)
+    woken.join(10)
+    assert not woken.is_alive()
+    assert take_all(intake, "b", "c", "d") == [True, True, False]
+    intake.look_further(0)
+    for one in first:
+        intake.free(one.place)
+    assert not intake.wait(0)
+
+
 def test_who_waits_for_room_is_woken_for_an_eighth_of_it(monkeypatch):
     monkeypatch.setattr(intakes, "LOOK_S", 60.0)
     intake = Intake(Loop(), Room(16), lambda: True, lambda jobs: None)

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import time
 
 import pytest
 
@@ -36,7 +37,7 @@ class Remote:
 def places(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", "hush-hush-hush")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://models.example/v1")
     return tmp_path / "cache" / "llmdo"
 
 
@@ -67,7 +68,7 @@ def test_without_an_older_list_the_failure_is_said():
 
 def test_each_service_and_account_has_its_own_list(monkeypatch, places):
     listed(Remote([MODEL]), 0.0)
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:2/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://others.example/v1")
     assert listed(Remote([NEWER]), 0.0) == Models((NEWER,))
     assert len(list(places.iterdir())) == 2
     for path in places.iterdir():
@@ -105,6 +106,26 @@ def test_a_clock_that_was_put_back_makes_no_list_older_than_it_is():
 def test_what_is_at_hand_is_not_kept(places):
     assert listed(Remote([MODEL], name="local"), 0.0) == Models((MODEL,))
     assert not places.exists()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://[::1]:8000/v1", "http://LOCALHOST/v1"])
+def test_the_list_of_a_server_on_this_machine_is_asked_for_each_time_and_not_kept(monkeypatch, places, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    remote = Remote([MODEL], [NEWER])
+    assert [listed(remote, 0.0), listed(remote, 1.0)] == [Models((MODEL,)), Models((NEWER,))]
+    assert not places.exists()
+
+
+def test_a_list_that_nobody_renewed_for_a_month_is_removed_when_another_is_written_and_nothing_else(places):
+    day_s = 24 * 3600
+    for name, days in [("models-openai-old.json", 31), ("models-x-new.json", 29), ("prism", 400), ("models-x", 400)]:
+        places.mkdir(parents=True, exist_ok=True)
+        (places / name).write_text("{}")
+        at = time.time() - days * day_s
+        os.utime(places / name, (at, at))
+    listed(Remote([MODEL]), 0.0)
+    (written,) = [path.name for path in places.glob("models-openai-*.json")]
+    assert {path.name for path in places.iterdir()} == {written, "models-x-new.json", "prism", "models-x"}
 
 
 def test_settings_that_are_missing_are_named(monkeypatch):

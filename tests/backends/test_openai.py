@@ -28,6 +28,7 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawReque
 from llmdo.backends.responses import Price
 from llmdo.backends.usage import Usage
 from llmdo.settings.environment import BraintrustAccess, MissingSettings
+from llmdo.transforms.answers.rows import response_body
 from tests.backends.wire import Wire
 
 KEY = "sk-hush-hush-hush"
@@ -134,7 +135,7 @@ def test_braintrust_gets_the_headers_of_its_proxy_and_tells_what_it_did():
         (SERVER, "llama", {"top_k": 4, "chat_template_kwargs": {}}, {"top_k": 4, "chat_template_kwargs": {}}, []),
         (SERVER, "llama", {"lora": "x", "raw": False}, {}, ["lora was left out"]),
         (ITSELF, "gpt-4o", {"temperature": 5}, {"temperature": 2.0}, ["temperature was changed from 5 to 2.0"]),
-        (ITSELF, "gpt-4o", {"n": 3}, {}, ["n was left out"]),
+        (ITSELF, "gpt-4o", {"n": 3}, {"n": 3}, []),
         (ITSELF, "gpt-4o", {"n": 1, "top_k": None, "stream": True}, {}, ["stream was left out"]),
         (
             ITSELF,
@@ -224,6 +225,26 @@ def test_answers_of_all_kinds_are_read(reply, text, finish, warned):
     response, _ = ask(reply)
     assert (response.text, response.finish_reason) == (text, finish)
     assert (warned is None and not response.warnings) or warned in response.warnings[0]
+
+
+@pytest.mark.parametrize("service", [ITSELF, SERVER])
+def test_all_answers_that_were_asked_for_are_in_the_body(service):
+    choices = [
+        {"index": number, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        for number, (text, finish) in enumerate([("Paris", "stop"), ("Lyon", "stop"), ("Pa", "length")])
+    ]
+    answer, asked = ask(completion(None, choices=choices, usage=USAGE), service, n=3)
+    assert asked["n"] == 3
+    body = response_body(answer, "r")
+    assert [choice["message"]["content"] for choice in body["choices"]] == ["Paris", "Lyon", "Pa"]
+    assert (answer.text, answer.usage.output_tokens) == ("Paris", 3)
+    assert answer.warnings == ("choice 2: the answer is cut off: raise max_tokens",)
+
+
+def test_an_answer_in_json_is_one():
+    answer, asked = ask(completion({"content": "{}"}), n=3, response_format={"type": "json_object"})
+    assert "n" not in asked
+    assert "n was left out: a request has one answer" in answer.warnings
 
 
 def test_probabilities_are_kept():

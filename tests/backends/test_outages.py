@@ -11,6 +11,7 @@ from llmdo.backends.engine.dispatch import Dispatcher, Settings
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
 from llmdo.backends.errors import (
+    AccountBlocked,
     BadReply,
     CallTimeout,
     ConnectionFailed,
@@ -168,6 +169,57 @@ def test_a_refusal_that_is_about_the_account_for_certain_stops_at_once():
     assert (len(service.calls), kinds(done)) == (1, {Unauthorized: 50})
 
 
+@pytest.mark.parametrize("window", [1, 16])
+@pytest.mark.parametrize("before", [False, True])
+def test_words_that_speak_of_the_model_or_the_key_are_of_the_line_where_others_are_answered(window, before):
+    errors = {
+        50: ModelNotFound("not open to you", status=403),
+        90: ModelNotFound("no such model", status=404, code="model_not_found"),
+        130: Unauthorized("this key may not", status=403, code="permission_denied", about="account"),
+    }
+    done, _, stopped, _ = answer(Service(lambda number, at: errors.get(number)), 300, window=window, before=before)
+    assert stopped is None
+    assert {number: type(each.error) for number, each in done.items() if each.error} == dict.fromkeys(
+        errors, RequestRefused
+    )
+
+
+def test_words_that_speak_of_the_model_stop_nothing_also_where_they_come_before_the_first_answer():
+    error = ModelNotFound("not open to you", status=403, about="account")
+    service = Service(lambda number, at: error if number in (0, 1, 2) else None)
+    done, _, stopped, _ = answer(service, 100, window=16)
+    assert stopped is None
+    assert kinds(done) == {type(None): 97, RequestRefused: 3}
+    done, *_ = answer(Service(lambda number, at: error), 100, window=1)
+    assert kinds(done) == {ModelNotFound: 100}
+
+
+@pytest.mark.parametrize(("before", "kind"), [(True, RequestRefused), (False, Unauthorized)])
+def test_a_few_refusals_in_a_row_stop_nothing_where_earlier_runs_had_answers(before, kind):
+    done, _, stopped, _ = answer(Service(lambda number, at: refused()), AFTER_ANSWERS - 1, window=1, before=before)
+    assert (stopped is None) is before
+    assert kinds(done) == {kind: AFTER_ANSWERS - 1}
+    assert isinstance(answer(Service(lambda number, at: refused()), 300, before=before)[2], Unauthorized)
+
+
+def test_a_model_that_is_gone_ends_the_only_line_that_is_left_and_a_closed_account_leaves_it_open():
+    def alone(error):
+        done, _, stopped, _ = answer(Service(lambda number, at: error), 1, before=True)
+        return stopped is not None, type(done[0].error)
+
+    assert alone(ModelNotFound("gone", status=404, code="model_not_found")) == (False, RequestRefused)
+    assert alone(AccountBlocked("suspended", status=403)) == (True, AccountBlocked)
+
+
+def test_a_model_that_is_switched_off_in_the_middle_burns_no_line():
+    error = ModelNotFound("gone", status=404, code="model_not_found")
+    service = Service(lambda number, at: error if at > 3.0 else None)
+    done, _, stopped, _ = answer(service, 2000, window=16)
+    assert set(kinds(done)) == {type(None), ModelNotFound}  # Infer stops where it is the run's own
+    assert stopped is None
+    assert sum(at > 3.0 for at in service.times) >= AFTER_ANSWERS
+
+
 def test_a_model_that_only_some_lines_name_ends_them_and_no_others():
     service = Service(lambda number, at: refused(404, ModelNotFound) if number % 2 else None)
     done, _, stopped, _ = answer(service, 100, models=dict.fromkeys(range(1, 100, 2), "gone"))
@@ -309,6 +361,77 @@ def test_a_line_that_fails_again_and_again_among_answers_ends_as_its_own_error(k
     assert service.calls.count(20) == (2 if kind == "timeout" else 3)
     assert work.limits()[0].away_s == 0
     assert took_s < 20
+
+
+def test_answers_that_fail_within_a_reply_with_tokens_are_no_outage():
+    broken = Overloaded("the upstream went away", status=502, usage=Usage(9, 4))
+    done, work, *_ = answer(Service(lambda number, at: broken), 50)
+    assert kinds(done) == {Overloaded: 50}
+    assert work.limits()[0].away_s == 0
+
+
+class Feeding:
+    """Jobs of an engine with ``room`` for so many, and for more where it looks further."""
+
+    def __init__(self, lines, room):
+        self.left, self.room, self.further, self.taken = list(range(lines)), room, 0, 0
+
+    def more(self, begin):
+        while self.left and self.taken < self.room + self.further:
+            self.taken += 1
+            begin(self.left.pop(0))
+
+
+def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
+    """Like ``answer``, where no more than ``2 * window`` jobs are taken in ahead, as the engine has it."""
+
+    async def scenario():
+        loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
+        feeding = Feeding(lines, 2 * window)
+
+        def throttle(provider, model):
+            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
+            return Throttle(window, NO_RATES, breaker=breaker)
+
+        def begin(number):
+            def note(_, each):
+                done[number] = each
+                if len(done) == lines:
+                    ready.set()
+
+            request = ChatRequest("m", (Message("user", "x"),), {}, str(number))
+            work.add([Job("fake", request, note, Place(1))])
+
+        def free(place):
+            feeding.taken -= 1
+            loop.call_soon(feeding.more, begin)
+
+        def look_further(jobs):
+            feeding.further = jobs
+            loop.call_soon(feeding.more, begin)
+
+        settings = Settings(window, Retry(), 180.0, None, lambda: None, None, throttle)
+        work = Dispatcher(loop, Connections(lambda _: service), settings, free, look_further=look_further)
+        work._random = random.Random(1)
+        feeding.more(begin)
+        await ready.wait()
+        await work.cancel()
+        return done, work
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize("window", [1, 4, 16, 64])
+@pytest.mark.parametrize("bad", [range(150, 250), range(100), range(40, 43)])
+@pytest.mark.parametrize("kind", ["reset", "bad gateway"])
+def test_lines_that_stand_together_and_fail_each_time_stop_nothing_and_end_as_their_own_errors(kind, bad, window):
+    service = Service(lambda number, at: AWAY[kind] if number in bad else None)
+    done, work = answer_fed(service, 1000, window=window)
+    assert {number for number, each in done.items() if each.error} == set(bad)
+    assert kinds(done) == {type(None): 1000 - len(bad), type(AWAY[kind]): len(bad)}
+    assert work.stopped is None
+    assert max(Counter(service.calls).values()) <= 6
+    assert work.limits()[0].away_s <= 200
 
 
 def test_the_model_that_is_away_does_not_keep_another_one_waiting():

@@ -37,6 +37,11 @@ def test_a_parameter_is_sent_or_a_sentence_says_why_not(given, sent, warned):
     assert translate(given, DIALECT, "m") == (sent, tuple(warned))
 
 
+@pytest.mark.parametrize(("n", "sent"), [(1, {}), (3, {"n": 3}), (2.0, {"n": 2}), (None, {}), ("many", {"n": "many"})])
+def test_several_answers_are_asked_for_where_a_service_can_give_them(n, sent):
+    assert translate({"n": n}, Dialect(several=True), "m") == (sent, ())
+
+
 def test_a_service_with_a_list_of_its_own_takes_nothing_else():
     assert translate({"seed": 1, "top_k": 0}, Dialect(known=frozenset({"seed"})), "m") == (
         {"seed": 1},

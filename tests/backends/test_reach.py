@@ -109,7 +109,16 @@ def test_what_is_said_of_a_wrong_base_url_holds_no_secret_of_it(url):
     assert "hush" not in repr(base_url("openai", "http://me:hush-hush-1@a.example/v1?key=hush-hush-2"))
 
 
-@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "localhost"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("::1", "localhost"),
+        ("::1", "LocalHost"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "[::1]"),
+    ],
+)
 def test_a_server_is_found_by_its_name_and_by_its_address(monkeypatch, host, name):
     with listening(Service, host=host) as (url, _):
         assert ask(monkeypatch, f"http://{name}:{url.rpartition(':')[2]}/v1") == "ok"
@@ -290,7 +299,26 @@ def test_a_proxy_that_refuses_the_password_stops_the_run_with_what_to_write(monk
         assert "hush" not in caught.value.message
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_proxy_that_does_not_answer_is_named_with_what_to_do(monkeypatch, secure):
+    with listening(Proxy) as (proxy, _):
+        pass
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    said = rf"the proxy {proxy[7:]}, by which a\.example is reached, does not answer .*NO_PROXY"
+    with pytest.raises(ConnectionFailed, match=said) as caught:
+        ask(monkeypatch, f"http{'s' if secure else ''}://a.example/v1")
+    assert caught.value.lost is False
+
+
 # Certificates.
+
+
+def test_https_where_the_server_speaks_http_stops_the_run_with_what_to_write(monkeypatch):
+    with listening(Service) as (url, service):
+        with pytest.raises(StopRun, match=r"127\.0\.0\.1 does not speak TLS there: write http:// in the base URL"):
+            ask(monkeypatch, url.replace("http://", "https://"))
+        assert service.seen == []
+        assert ask(monkeypatch, url) == "ok"
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -58,6 +58,18 @@ def ask(monkeypatch, kind, content, provider="openai", asked=None):
             assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_answers_in_one_stream_the_first_is_read_and_a_warning_says_so(monkeypatch, first):
+    said = [chunk({"content": text}) for text in ("one ", "other ", "answer", "words")] + [chunk({}, "stop")] * 2
+    said = [
+        {**event, "choices": [{**event["choices"][0], "index": first if place % 2 == 0 else 7}]}
+        for place, event in enumerate(said)
+    ]
+    answer = ask(monkeypatch, "text/event-stream", events(said))
+    assert (answer.text, answer.finish_reason) == ("one answer", "stop")
+    assert sum("several answers" in warning for warning in answer.warnings) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "content"),
     [

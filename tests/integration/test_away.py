@@ -25,9 +25,14 @@ def write(folder, lines):
 
 def llmdo(folder, url, *options):
     """The exit code and the summary of ``llmdo run``, what it said, and the rows of its output."""
+    command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json", *options]
+    return called(folder, url, command)
+
+
+def called(folder, url, command):
+    """The same of any command."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(CLOUD)}
     env |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
-    command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json", *options]
     done = subprocess.run(
         [sys.executable, "-m", "llmdo", *command],
         cwd=folder,
@@ -98,6 +103,36 @@ def test_a_server_that_is_started_after_the_run_is_waited_for(tmp_path, monkeypa
         started[0].close()
     assert (code, summary["answered"], summary["failed"], len(rows)) == (0, 40, 0, 40)
     assert sum(started[0].calls.values()) == 40
+
+
+def test_a_block_of_lines_that_crash_the_server_does_not_keep_the_others_waiting(tmp_path, serve):  # noqa: F811
+    bad = {f"question {number}" for number in range(60, 110)}
+    service = serve(lambda prompt, calls: (500, {"error": {"message": "crashed"}}, {}) if prompt in bad else None)
+    write(tmp_path, 500)
+    code, summary, _, rows = llmdo(tmp_path, service.url, "--concurrency", "16", "--patience", "40")
+    assert (code, summary["answered"], summary["failed"]) == (3, 450, 50)
+    assert {f"question {row['id']}" for row in rows if row.get("error")} == bad
+    assert {row["error"]["class"] for row in rows if row.get("error")} == {"Overloaded"}
+
+
+GONE = {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}
+
+
+@pytest.mark.parametrize(("status", "body"), [(403, {"error": "no"}), (404, {"error": "no"}), (404, GONE)])
+def test_the_only_line_that_is_tried_again_and_is_refused_stays_an_error_row(tmp_path, serve, status, body):  # noqa: F811
+    def refuse(prompt, calls):
+        if prompt == "question 7":
+            return (500, {"error": "crashed"}, {}) if calls <= 3 else (status, body, {})
+        return None
+
+    service = serve(refuse)
+    write(tmp_path, 20)
+    assert llmdo(tmp_path, service.url)[0] == 3
+    code, summary, _, rows = called(tmp_path, service.url, ["retry", "out", "--json"])
+    assert (code, summary["retried"], summary["failed"]) == (3, 1, 1)
+    assert [row["error"]["class"] for row in rows if row.get("error")] == ["RequestRefused"]
+    assert len(rows) == 20
+    assert service.calls["question 7"] == 4
 
 
 def at_port(port):

@@ -90,10 +90,11 @@ def test_a_run_that_is_killed_after_its_hand_over_is_gone_on_with_and_each_line_
     close_engines()
     killed.join(60)
     assert FOUND == []
+    handed_over = cloudflare.stats()["batches"]["submitted"]  # where lines come slowly, in more than three
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
     assert [said(outcome) for outcome in answer(prompts, model)] == [f"echo: {prompt}" for prompt in prompts]
     stats = cloudflare.stats()
-    assert stats["batches"]["submitted"] == 3
+    assert stats["batches"]["submitted"] == handed_over
     assert (len(stats["paid"]["by_prompt"]), set(stats["paid"]["by_prompt"].values())) == (2500, {1})
 
 

@@ -6,16 +6,21 @@ import os
 import pwd
 import subprocess
 import sys
+from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from llmdo.pipelines.options import UsageError, check_options
 from llmdo.runners.inspecting.dryrun import plan
 from llmdo.runners.inspecting.verify import verify
-from llmdo.runners.running.checks import check_ledger
+from llmdo.runners.running.checks import check_consumers, check_ledger
+from llmdo.runners.running.retry import retry, retry_options, show_retry
 from llmdo.settings.environment import MissingSettings, cache_folder, state_folder
 from tests.integration.openai_service import MODEL, answer
+from tests.local.clients import rest
 
 
 def rows(output, kind):
@@ -45,6 +50,19 @@ def test_raising_max_line_bytes_answers_the_lines_that_were_too_long_and_no_othe
     assert service.asked() == []
 
 
+def test_what_retry_says_of_lines_that_were_too_long_to_keep_answers_them(service, tmp_path):
+    file, out = tmp_path / "q.jsonl", tmp_path / "out"
+    file.write_text('{"prompt": "a"}\n{"prompt": "' + "x" * 3000 + '"}\n')
+    assert answer(file, output=out, max_line_bytes=1000).exit_code == 3
+    options, console = retry_options(str(out), "all"), Console(file=StringIO(), width=300)
+    summary = retry(options, lambda _: nullcontext())
+    show_retry(summary, options, console)
+    assert "run the files again with a higher --max-line-bytes and the same --output" in console.file.getvalue()
+    assert service.asked() == ["a"]
+    assert answer(file, output=out, max_line_bytes=4000).exit_code == 0
+    assert service.asked() == ["x" * 3000]
+
+
 def test_it_does_so_within_compressed_files(service, tmp_path):
     file, out = tmp_path / "q.jsonl.gz", tmp_path / "out"
     file.write_bytes(gzip.compress(b'{"prompt": "a"}\n{"prompt": "' + b"x" * 3000 + b'"}\n'))
@@ -61,6 +79,19 @@ def test_raising_max_file_bytes_answers_a_file_that_was_too_large(service, tmp_p
     assert first.exit_code == 3 and "raise --max-file-bytes" in first.settled[0].reason
     assert answer(file, output=out, max_file_bytes=200).exit_code == 0
     assert service.asked() == ["a"] * 3
+
+
+def test_where_no_price_is_known_a_limit_of_tokens_can_be_kept_and_raised_in_the_same_output(service, tmp_path):
+    file, out = tmp_path / "q.jsonl", tmp_path / "out"
+    file.write_text("".join(json.dumps({"prompt": f"p{n}", "max_tokens": 50}) + "\n" for n in range(99)))
+    with pytest.raises(UsageError, match="use --max-tokens-total instead"):
+        answer(file, output=out, max_cost=1)
+    first = answer(file, output=out, max_tokens_total=120, concurrency="1")
+    assert first.exit_code == 1 and "--max-tokens-total 120 could be passed by the next call: raise it" in first.problem
+    asked = service.asked()
+    assert 0 < len(asked) < 99
+    assert answer(file, output=out, max_tokens_total=100_000).exit_code == 0
+    assert len(service.asked()) == 99 - len(asked)
 
 
 @pytest.mark.parametrize("inputs", [["q.jsonl"], ["."], ["*.jsonl"]])
@@ -92,6 +123,32 @@ def test_converting_a_file_as_its_error_says_makes_it_answered(service, tmp_path
     file.write_bytes(text)
     assert answer(file, output=out).exit_code == 0
     assert service.asked() == ["a", "b"]
+
+
+def wrangler(server, command):
+    """Makes the calls of ``npx wrangler queues consumer http add|remove NAME [--dead-letter-queue NAME]``."""
+    words = command.split()
+    assert words[:5] == ["npx", "wrangler", "queues", "consumer", "http"]
+    verb, name, *dead = words[5:]
+    (queue,) = rest(server, "GET", f"/queues?name={name}").json()["result"]
+    path = f"/queues/{queue['queue_id']}/consumers"
+    if verb == "remove":
+        return rest(server, "DELETE", f"{path}/{queue['consumers'][0]['consumer_id']}").json()["success"]
+    body = {"type": "http_pull", "settings": {}, **({"dead_letter_queue": dead[1]} if dead else {})}
+    return rest(server, "POST", path, body).json()["success"]
+
+
+def test_the_commands_that_make_a_queue_fit_to_be_pulled_work_one_after_the_other(cloudflare, caplog):
+    queue_id = rest(cloudflare, "POST", "/queues", {"queue_name": "mine"}).json()["result"]["queue_id"]
+    with pytest.raises(UsageError, match="queue mine cannot be pulled") as caught:
+        check_consumers("mine", queue_id)
+    assert wrangler(cloudflare, str(caught.value).partition("run: ")[2])
+    check_consumers("mine", queue_id)
+    for command in caplog.messages[-1].partition("set one with: ")[2].split(", then: "):
+        assert wrangler(cloudflare, command.replace("-queue NAME", "-queue llmdo-input-dlq"))
+    caplog.clear()
+    check_consumers("mine", queue_id)
+    assert caplog.messages == []
 
 
 @pytest.fixture

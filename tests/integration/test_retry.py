@@ -167,8 +167,15 @@ def test_two_retries_at_once_pay_for_no_line_twice(cloud):
     cloud.fault(target="ai", status=400, code=5024)
     cloud.run()
     cloud.no_faults()
-    cloud.fault(target="ai", latency_s=0.3)
+    cloud.fault(target="ai", latency_s=5)  # so that neither is done before the other has looked
     both = [cloud.command("retry", OUTPUT, "--json", "--concurrency", "4", "--ledger", "none") for _ in range(2)]
+
+    def met():
+        records = [json.loads(cloud.store.read(key)[0]) for key in cloud.keys("output/_retry/")]
+        return len({record["run_id"] for record in records}) == 2 or any(one.poll() is not None for one in both)
+
+    wait_until(met)
+    cloud.no_faults()
     said = [json.loads(process.communicate(timeout=60)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert any(one["in_work_by_others"] for one in said)

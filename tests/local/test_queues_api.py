@@ -102,6 +102,14 @@ def test_the_default_queue_has_an_http_consumer_with_dead_letters(cloudflare: Ru
     assert consumer.settings.max_retries == 10
 
 
+def test_a_queue_is_found_by_its_name_as_wrangler_looks_for_it(cloudflare: Running) -> None:
+    rest(cloudflare, "POST", "/queues", {"queue_name": "mine"})
+    for name, found in (("mine", ["mine"]), ("llmdo-input", ["llmdo-input"]), ("nobody's", [])):
+        page = rest(cloudflare, "GET", f"/queues?name={name}").json()
+        assert [queue["queue_name"] for queue in page["result"]] == found
+        assert page["result_info"]["total_count"] == len(found)
+
+
 def test_consumers_are_made_changed_and_deleted(cloudflare: Running) -> None:
     client, at = cloudflare_client(cloudflare), {"account_id": account(cloudflare)}
     made = client.queues.create(queue_name="mine", **at)

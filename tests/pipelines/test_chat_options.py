@@ -83,7 +83,7 @@ def test_since_is_iso_or_milliseconds(given, since):
         ({**QUEUES, "reply_queue": "in"}, "another queue"),
         ({**QUEUES, "runner": "direct"}, "--runner prism"),
         ({**QUEUES, "log": "s3://b/"}, "s3:// is not known"),
-        ({**FILES, "since": "yesterday"}, "--since 'yesterday': it is no date"),
+        ({**FILES, "since": "yesterday"}, "--since 'yesterday': must be a date"),
         ({**FILES, "model": "gpt-4o"}, "--model 'gpt-4o'"),
         ({**FILES, "temperature": 9}, "--temperature"),
         ({**FILES, "max_tokens": 0}, "--max-tokens"),

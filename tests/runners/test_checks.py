@@ -80,10 +80,17 @@ def consumers(monkeypatch):
     return be
 
 
-@pytest.mark.parametrize("found", [(), (Consumer("worker", None, 3, None),)])
-def test_a_queue_that_cannot_be_pulled_is_said_before_any_work(consumers, found):
+@pytest.mark.parametrize(
+    ("found", "remedy"),
+    [
+        ((), "no consumer; run: npx wrangler queues consumer http add prompts$"),
+        # A queue has one consumer at most: another one cannot be added beside it.
+        ((Consumer("worker", None, 3, None),), r"worker remove prompts SCRIPT, then: .* http add prompts$"),
+    ],
+)
+def test_a_queue_that_cannot_be_pulled_is_said_before_any_work(consumers, found, remedy):
     consumers(*found)
-    with pytest.raises(UsageError, match="queues consumer http add prompts"):
+    with pytest.raises(UsageError, match=remedy):
         check_consumers("prompts", "id")
 
 

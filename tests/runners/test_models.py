@@ -19,6 +19,12 @@ def cache(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The stand-in counts as a service on another machine, whose lists are kept."""
+    monkeypatch.setattr("llmdo.backends.listing.is_loopback", lambda url: False)
+
+
 def run(capsys, *arguments):
     with pytest.raises(SystemExit) as left:
         main(["models", *arguments])
@@ -41,7 +47,7 @@ def test_a_task_chooses(cloudflare, capsys):
     assert LLAMA not in names
 
 
-def test_json_holds_everything_and_the_second_list_is_from_the_cache(cloudflare, capsys):
+def test_json_holds_everything_and_the_second_list_is_from_the_cache(cloudflare, elsewhere, capsys):
     first, second = (json.loads(run(capsys, "workers-ai", "--json")[1])[0] for _ in range(2))
     assert first["models"] == second["models"]
     assert (first["age_s"], second["age_s"] > 0) == (0.0, True)
@@ -49,7 +55,7 @@ def test_json_holds_everything_and_the_second_list_is_from_the_cache(cloudflare,
     assert (llama["price"]["input"], llama["context_tokens"]) == (0.29, 24_000)
 
 
-def test_when_the_service_is_away_the_old_list_is_shown_and_said(cloudflare, capsys, monkeypatch):
+def test_when_the_service_is_away_the_old_list_is_shown_and_said(cloudflare, elsewhere, capsys, monkeypatch):
     run(capsys, "openai")
     monkeypatch.setattr("llmdo.backends.listing.FRESH_S", 0.0)
     cloudflare.fault("ai", status=503)

@@ -129,7 +129,7 @@ def test_the_end_is_told_in_one_sentence_with_the_way_to_try_the_rest(output):
     said = shown(done, where)
     assert "Tried 40 lines again: 38 answered now, 2 still errors." in said
     assert "1,200 error lines would fail again and were left; --all tries them too." in said
-    assert "their content was not kept" in shown(done, where, "all")
+    assert "they were too long to keep; run the files again with a higher --max-line-bytes" in shown(done, where, "all")
     told = retry_json(done)
     assert (told["until"], told["limits"]) == (None, [])
     assert [told[name] for name in ("retried", "answered", "failed", "not_retried")] == [40, 38, 2, 1200]

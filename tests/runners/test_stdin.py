@@ -1,5 +1,6 @@
 """Prompts from a pipe: kept by their content, so that a run goes on, and what cannot be read is one sentence."""
 
+import gzip
 import io
 import json
 import os
@@ -8,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from llmdo.pipelines.options import UsageError
 from llmdo.runners.cli.stdin import with_stdin
 from llmdo.runners.inspecting.verify import verify
-from tests.integration.openai_service import MODEL, serving
+from tests.integration.openai_service import MODEL, answer, serving
 
 LINES = b'{"prompt": "a"}\n{"prompt": "b"}\n'
 
@@ -53,6 +55,17 @@ def test_a_place_where_nothing_can_be_kept_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="standard input cannot be kept"):
         with_stdin(["-"], str(tmp_path / "out"), io.BytesIO(LINES))
+
+
+@pytest.mark.parametrize(("pack", "ending"), [(gzip.compress, ".gz"), (zstandard.compress, ".zst")])
+def test_what_is_piped_in_compressed_is_read_so(tmp_path, pack, ending):
+    (path,) = with_stdin(["-"], str(tmp_path), io.BytesIO(pack(LINES)))
+    assert Path(path).name == f"stdin.jsonl{ending}"
+    with serving() as service, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OPENAI_BASE_URL", service.url)
+        environment.setenv("OPENAI_API_KEY", "sk-loopback-only")
+        assert answer(path, output=tmp_path / "out").exit_code == 0
+        assert service.asked() == ["a", "b"]
 
 
 def test_the_command_answers_what_is_piped_in_once(tmp_path):

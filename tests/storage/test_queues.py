@@ -255,7 +255,7 @@ def test_consumers():
 
 
 def test_a_reply_of_another_shape_names_the_field():
-    with pytest.raises(QueueError, match="not as documented, backlog_count"):
+    with pytest.raises(QueueError, match="not as documented, 'backlog_count' is wrong: it must be a number"):
         Api(ok({"backlog_count": "many"})).client().metrics()
 
 

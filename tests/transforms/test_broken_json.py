@@ -16,6 +16,10 @@ from llmdo.transforms.prompts.line_json import BadLine, json_object
         (b"{'prompt': 'a'}", "Python dict"),
         (b'{"prompt": "a"}{"prompt": "b"}', "several objects"),
         (b"{", "over several lines"),
+        ("{“prompt”: “a”}".encode(), "typographic quotes"),
+        (b'"{""prompt"": ""a""}"', "quoted as a cell of a table"),
+        (b"What is the capital of France?", 'plain text: write {"prompt": "'),
+        ("Übersetze „Hallo“ ins Englische.".encode(), "plain text"),
         (b'{"prompt": "caf\xe9"}', "not UTF-8"),
     ],
 )
@@ -25,7 +29,9 @@ def test_a_line_that_is_not_json_says_what_is_likely_wrong(line, said):
     assert said in raised.value.message
 
 
-@pytest.mark.parametrize("line", [b'{"prompt": "a', b"oid sha256:12", b"", b'{"a": "}, ]"', b'{"a": "x" "b"}'])
+@pytest.mark.parametrize(
+    "line", [b'{"prompt": "a', b"12 sha256:12", b"oid = {12}", b"", b'{"a": "}, ]"', b'{"a": "x" "b"}']
+)
 def test_nothing_is_guessed_where_nothing_is_known(line):
     assert hint(line) == ""
 

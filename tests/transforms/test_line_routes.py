@@ -118,6 +118,18 @@ def test_bodies_of_other_routes_are_passed_on_with_what_the_run_sets():
         parse({"url": "/v1/completions", "body": {"messages": HI}})
 
 
+@pytest.mark.parametrize("more", [{}, {"suffix": "}"}, {"echo": True}])
+def test_a_prompt_in_a_body_without_a_url_makes_no_call_but_where_it_can_only_be_a_chat(more):
+    line = {"custom_id": "a", "body": {"prompt": "def f(", **more}}
+    with pytest.raises(BadLine, match=r'add "url": "/v1/completions", or write messages'):
+        parse(line)
+    remedy = parse({**line, "url": "/v1/completions"}).request
+    assert (remedy.path, remedy.input["prompt"]) == ("completions", "def f(")
+    assert parse(line, model="workers-ai/@cf/meta/llama-3.1-8b-instruct").request.messages == (
+        Message("user", "def f("),
+    )
+
+
 @pytest.mark.parametrize(
     ("run", "base_url", "named", "in_body", "asked"),
     [

@@ -274,6 +274,7 @@ def test_a_file_that_is_shorter_than_announced_is_stale_and_no_line_is_torn(stor
     [
         ("a.jsonl.gz", gzip.compress(b"one\n" * 99, mtime=0)[:-9], "ends in the middle of its gzip data"),
         ("a.jsonl.gz", b"one\n", "is no valid gzip data"),
+        ("a.jsonl.gz", gzip.compress(b"one\n", mtime=0) + b"one\n", "has something else behind its gzip data"),
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(b"one\n" * 99)[:-1], "ends in the middle of its zstd data"),
         ("a.jsonl.zst", b"one\n", "is no valid zstd data"),
     ],

@@ -188,6 +188,38 @@ def test_an_output_that_holds_its_inputs_gives_them_and_not_its_own_objects(tmp_
     assert taken(tmp_path / "*.jsonl", output=output) == (["a.jsonl"], {})
 
 
+@pytest.mark.parametrize("spelled", ["data/../data/out", "link/out", "linked_out"])
+def test_an_output_is_known_by_every_path_that_leads_to_it(tmp_path, spelled):
+    """By ``..`` and by links; below it is nothing to answer, and nothing to say."""
+    (tmp_path / "link").symlink_to("data")
+    (tmp_path / "linked_out").symlink_to("data/out")
+    shard = "a.jsonl/e/shard-000000000000-0123456789abcdef.jsonl"
+    for name in ("a.jsonl", "out/_configuration.json", f"out/{shard}", "out/_stdin/x/stdin.jsonl", "out/b.jsonl"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("{}\n")
+    output = Location(str(tmp_path / spelled), "")
+    for place in ("data", "link", "data/../data", "data/**/*.jsonl"):
+        assert taken(tmp_path / place, output=output) == (["a.jsonl"], {})
+    (tmp_path / "data/out/_configuration.json").unlink()  # as before the first run
+    assert taken(tmp_path / "data", output=output) == (["a.jsonl"], {})
+
+
+@pytest.mark.parametrize("spelled", ["data", "data/../data", "link"])
+def test_an_output_that_holds_its_inputs_says_nothing_of_its_own_folders(tmp_path, spelled):
+    (tmp_path / "link").symlink_to("data")
+    done, open_ = (
+        "1f/2e/shard-000000000000-0123456789abcdef.jsonl",
+        "a.jsonl.d/3d/shard-000000000000-0123456789abcdef.jsonl",
+    )
+    names = ("_configuration.json", "_stdin/x/stdin.jsonl", "1f/2e/_manifest.json", done, open_)
+    for name in ("a.jsonl", *names, "old/_configuration.json", "old/c.jsonl"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("{}\n")
+    output = Location(str(tmp_path / spelled), "")
+    for place in ("data", "link"):
+        assert taken(tmp_path / place, output=output) == (["a.jsonl"], {OWN: [str(tmp_path / place / "old")]})
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert taken(tmp_path) == ([], {NO_FILE: [str(tmp_path / "pipe.jsonl")]})

@@ -1,9 +1,12 @@
 import asyncio
+import contextlib
+import json
 import pickle
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 
 import apache_beam as beam
@@ -14,7 +17,15 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from examples import run_inference
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import close_engines
-from llmdo.backends.errors import InvalidRequest, ModelNotFound, ProviderUnusable, QuotaExhausted, Unauthorized
+from llmdo.backends.errors import (
+    CallTimeout,
+    InvalidRequest,
+    ModelNotFound,
+    ProviderUnusable,
+    QuotaExhausted,
+    ServiceAway,
+    Unauthorized,
+)
 from llmdo.backends.limits import retry
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
@@ -297,3 +308,92 @@ def test_the_example_prints_an_answer_for_each_review(backend, capsys, monkeypat
     said = sorted(capsys.readouterr().out.splitlines())
     assert said[0] == "1: re: Is this review happy or angry? Review: It broke after a day. (2 tokens)"
     assert said[2].startswith("3: no answer, the line has no 'text'")
+
+
+class Loopback:
+    """OpenAI's API on loopback: keeps each call's headers; ``wait_s`` before it answers."""
+
+    def __init__(self, wait_s=0.0):
+        self.headers = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["content-length"]))
+                server.headers.append(dict(self.headers))
+                time.sleep(wait_s)
+                choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+                body = json.dumps({"object": "chat.completion", "model": "m", "choices": [choice]}).encode()
+                with contextlib.suppress(OSError):  # who asked may have left
+                    self.send_response(200)
+                    self.send_header("content-type", "application/json")
+                    self.send_header("content-length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def own_service(monkeypatch):
+    """Starts servers that ``openai/…`` is asked at."""
+    started = []
+
+    def start(wait_s=0.0):
+        started.append(Loopback(wait_s))
+        monkeypatch.setenv("OPENAI_BASE_URL", started[-1].url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback-only")
+        return started[-1]
+
+    close_engines()
+    yield start
+    close_engines()
+    for server in started:
+        server.close()
+
+
+def test_a_handlers_headers_are_sent_with_the_values_of_the_environment(own_service, monkeypatch):
+    service = own_service()
+    monkeypatch.setenv("TEAM_HEADER", "blue-team-7")
+    handler = pickle.loads(pickle.dumps(ModelHandler("openai/m", headers=["x-team=TEAM_HEADER"])))
+    (result,) = infer(handler, "hello")
+    assert result.inference.text == "hi"
+    assert [headers["x-team"] for headers in service.headers] == ["blue-team-7"]
+    assert b"blue-team-7" not in pickle.dumps(handler)
+
+
+def test_a_handlers_calls_end_at_its_call_timeout(own_service):
+    service = own_service(wait_s=3.0)
+    (result,) = infer(ModelHandler("openai/m", call_timeout_s=0.2, patience_s=1.0), "hello")
+    assert isinstance(result.inference, CallTimeout | ServiceAway)
+    assert "no answer within 0.2 s" in result.inference.message
+    assert len(service.headers) >= 1
+
+
+def test_a_handlers_patience_ends_its_calls_of_a_service_that_is_away(own_service):
+    own_service().close()
+    began = time.monotonic()
+    results = infer(ModelHandler("openai/m", patience_s=1.5), "a", "b")
+    assert [type(result.inference) for result in results] == [ServiceAway] * 2
+    assert time.monotonic() - began < 60, "the default patience is ten minutes"
+
+
+@pytest.mark.parametrize(
+    "given", [{"headers": ["x-team"]}, {"headers": ["x=sk-secret"]}, {"call_timeout_s": 0}, {"patience_s": -1}]
+)
+def test_settings_of_calls_that_cannot_be_are_refused_when_the_handler_is_made(given):
+    with pytest.raises(ValueError, match=r"HEADER=VARIABLE|above 0") as caught:
+        ModelHandler("openai/m", **given)
+    assert "sk-secret" not in str(caught.value)

@@ -17,9 +17,12 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.registry import LAST_CALLS_S, get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LineError, ModelError, StopRun
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import Response
+from llmdo.settings.secrets import check_header
 from llmdo.transforms.answers.texts import Gathering
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.models import SAME_PROVIDER, rules_of
@@ -51,9 +54,9 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
     fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
     wrong token, the day's allocation.
 
-    Handlers of one process with the same provider and ``concurrency`` share one engine with its limits and retries; at
-    most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should be
-    larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
+    Handlers of one process with the same provider and settings of calls share one engine with its limits and retries;
+    at most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should
+    be larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
     bundle that Beam repeats is paid again. Where that matters, use ``llmdo.transforms.answers.infer.Infer``.
     """
 
@@ -67,6 +70,9 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         line_models: str = SAME_PROVIDER,
         line_parameters: bool = False,
         concurrency: int = 64,
+        headers: Sequence[str] = (),
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
         min_batch_size: int | None = None,
         max_batch_size: int = 256,
     ) -> None:
@@ -76,7 +82,12 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
 
         ``line_parameters``: with a prompt, an example's model, system and parameters count too; else they are its data.
 
-        Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``.
+        ``headers``: as ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the value that the variable has where the model
+        is loaded. ``call_timeout_s``: seconds that one try may take. ``patience_s``: how long the service may answer
+        nothing before the examples that wait get a ServiceAway for an inference.
+
+        Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``, ``headers`` or
+        seconds.
         """
         super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
         self._provider, name = split_model(model)
@@ -89,15 +100,25 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
             line_parameters=line_parameters,
         )
         rules_of(line_models)
-        self._concurrency = concurrency
+        for header in headers:
+            check_header(header)
+        if not (call_timeout_s > 0 and patience_s > 0):
+            raise ValueError("call_timeout_s and patience_s are seconds: give numbers above 0")
+        self._settings = CallSettings(
+            concurrency,
+            own=frozenset({self._provider}),
+            headers=tuple(headers),
+            call_timeout_s=call_timeout_s,
+            patience_s=patience_s,
+            run_id=_SHARED,
+        )
 
     def load_model(self) -> Engine:
         """The process's engine, which connects when it is first needed."""
-        settings = CallSettings(self._concurrency, own=frozenset({self._provider}), run_id=_SHARED)
-        engine = get_engine(settings)
+        engine = get_engine(self._settings)
         if engine.stopped is not None:  # in an earlier pipeline of this process
             engine.close(LAST_CALLS_S)  # other batches may have calls in flight
-            engine = get_engine(settings)
+            engine = get_engine(self._settings)
         return engine
 
     def run_inference(

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from llmdo.backends.errors import ModelError
 from llmdo.backends.responses import ChatResponse
 from llmdo.storage.chat.records import RESPONSE, ChatMessage, LoggedAnswer, Role, cleaned
+from llmdo.storage.field_problems import first_problem
 from llmdo.transforms.chat.failures import Source
 from llmdo.transforms.prompts.line_json import BadLine, json_object
 
@@ -68,11 +69,11 @@ def seconds(value: object) -> float:
         try:
             at = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError("it is no date in ISO 8601, such as 2025-06-11T09:30:00Z") from None
+            raise ValueError("must be a date in ISO 8601, such as 2025-06-11T09:30:00Z") from None
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LAST_MS:
         return value / 1000
-    raise ValueError("it must be a date in ISO 8601, or milliseconds since 1970")
+    raise ValueError("must be a date in ISO 8601, or milliseconds since 1970")
 
 
 _Id = Annotated[str, Field(min_length=1)]
@@ -235,9 +236,7 @@ def _valid(kind: type[A], fields: Mapping[str, Any], what: str) -> A:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadEvent(f"{what}: '{where}' is wrong: {first['msg']}") from None
+        raise BadEvent(f"{what}: {first_problem(error)}") from None
 
 
 def _message(event: dict[str, Any], sent: _Sent, arrived: float) -> ChatMessage:

@@ -8,16 +8,18 @@ from typing import Any
 
 from llmdo.storage.objects.store import open_store
 from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.lines.cutting import BOM, DECOMPRESSORS, CorruptData
+from llmdo.transforms.lines.cutting import BOM, DECOMPRESSORS, GZIP_MAGIC, CorruptData
 
 # As much as is looked at, packed and unpacked. Bytes.
 HEAD_BYTES = 16 << 10
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP, _ZSTD = GZIP_MAGIC, b"\x28\xb5\x2f\xfd"
 _TO_JSONL = "convert it to JSONL, one JSON object a line"
 
 # What a file begins with, what it is then, and what to do.
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "fetch it: git annex get"),
+    (b"\x1e{", "a JSON text sequence (RFC 7464)", "remove its record separators: tr -d '\\036'"),
     (_GZIP, "gzip data, and its name does not end in .gz", "rename it, or unpack it: gunzip"),
     (_ZSTD, "zstd data, and its name does not end in .zst", "rename it, or unpack it: unzstd"),
     (b"PK\x03\x04", "a zip archive", "unpack it: unzip"),
@@ -35,6 +37,8 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
 )
+# The name of the first file in a zip archive (at byte 30) that an office program wrote.
+_OFFICE = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"xl/", b"word/", b"mimetype")
 # By which of the first four bytes are NUL.
 _WIDE: dict[tuple[bool, ...], str] = {
     (False, True, False, True): "UTF-16LE",
@@ -60,6 +64,8 @@ def wrong_format(file: FileVersion, head: bytes) -> str | None:
             said = f"{what[0]}: {what[1]}" if what else f"not {file.compression} data: rename it without {ending}"
             return f"{name} is {said}"
         content, whole = _unpacked(file, head)
+        if content.startswith((_GZIP, _ZSTD)):
+            return f"{name} is compressed twice: unpack it once: {'gunzip' if file.compression == 'gzip' else 'unzstd'}"
         found = _what(content, whole=whole)
     else:
         found = _what(head, whole=len(head) == file.size)
@@ -80,8 +86,13 @@ def _unpacked(file: FileVersion, head: bytes) -> tuple[bytes, bool]:
 
 def _what(head: bytes, *, whole: bool) -> tuple[str, str] | None:
     """What it is, and what to do."""
+    head = head.removeprefix(BOM)
+    if head.startswith(b"PK\x03\x04") and head.startswith(_OFFICE, 30):
+        return "a spreadsheet or another office document", _TO_JSONL
+    if head.startswith(b"ustar", 257):
+        return "a tar archive", "unpack it: tar -xf"
     named = next(((what, remedy) for magic, what, remedy in _MAGIC if head.startswith(magic)), None)
-    return named or _binary(head) or _text(head.removeprefix(BOM).lstrip(b" \t\r\n"), whole=whole)
+    return named or _binary(head) or _text(head.lstrip(b" \t\r\n"), whole=whole)
 
 
 def _binary(head: bytes) -> tuple[str, str] | None:
@@ -105,6 +116,8 @@ def _text(text: bytes, *, whole: bool) -> tuple[str, str] | None:
             return _array(lines, whole=whole)
         case b"{":
             return _object(lines)
+        case b'"' if all(line.startswith(b'"{""') for line in lines):
+            return "JSONL in a table's quotes", "save it as plain text, not as CSV"
         case _:
             return _table(lines if whole else lines[:-1])
 

@@ -130,11 +130,22 @@ class _LocalPlace:
 
     def __init__(self, place: str, inodes: dict[tuple[int, int], str]) -> None:
         self._path, self._root = Path(locate(place).store_url), root_of(place)
+        self._real_root = self._root.resolve()
         self._inodes = inodes
+
+    def _real(self, path: Path) -> Path:
+        """A path below the root as it is compared with the output, which may have other names, as by a link."""
+        return self._real_root / path.relative_to(self._root)
+
+    def _is_of(self, output: Path | None, folder: Path) -> bool:
+        """Whether a folder with answers is the output, or a file's folder in it."""
+        real = self._real(folder)
+        inside = output is not None and real.is_relative_to(output)
+        return inside and (real == output or not _is_earlier_output(folder))
 
     def list(self, place: str, listing: Listing, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
         """The versions that are there: files in the order of their paths, then those behind links."""
-        out = None if output is None or output.bucket else Path(output.store_url)
+        out = None if output is None or output.bucket else Path(output.store_url).resolve()
         if self._path.is_file():
             found = [self._path]
         elif self._path.is_dir():
@@ -165,7 +176,7 @@ class _LocalPlace:
                 continue
             entered.add((status.st_dev, status.st_ino))
             if folder != self._root and _is_output(folder):
-                if folder != output:
+                if not self._is_of(output, folder):
                     skipped.add(OWN, str(folder))
                 continue
             for path in sorted(folder.iterdir()):
@@ -187,7 +198,7 @@ class _LocalPlace:
             if is_hidden(str(below.parent)) and not hidden_named:
                 skipped.add(HIDDEN, str(path))
             elif found := [folder for folder in folders if _is_earlier_output(folder)]:
-                if output not in found:
+                if not any(self._is_of(output, folder) for folder in found):
                     skipped.add(OWN, str(path))
             else:
                 yield path
@@ -195,10 +206,11 @@ class _LocalPlace:
     def _wanted(self, path: Path, output: Path | None, suffixes: tuple[str, ...], skipped: Skipped) -> bool:
         """Whether a file that is not named itself is taken."""
         named = path.name.lower().endswith(suffixes)
-        if output is not None and path.is_relative_to(output):
+        real = self._real(path)
+        if output is not None and real.is_relative_to(output):
             # An output that holds its inputs has objects of its own beside them.
-            own = _is_bookkeeping(path.relative_to(output).as_posix()) or is_shard_name(path.name)
-            if own or not self._root.is_relative_to(output):
+            own = _is_bookkeeping(real.relative_to(output).as_posix()) or is_shard_name(path.name)
+            if own or not self._real_root.is_relative_to(output):
                 return False
         if not path.is_file():
             if named:

@@ -36,14 +36,21 @@ def _hints(data: bytes) -> Iterator[str]:
         yield "; there is a comma before a closing bracket: remove it"
     if _PYTHON.match(text):
         yield "; it looks like a Python dict: write lines with json.dumps"
+    if text.startswith(("{“".encode(), "{”".encode(), "{„".encode())):
+        yield '; it has typographic quotes: JSON takes only "'
+    if text.startswith(b'"{""'):
+        yield "; it is quoted as a cell of a table: save the file as plain text, not as CSV"
     if text in {b"{", b"["}:
         yield "; an object may not go over several lines: write one a line, as jq -c does"
     if any(_parses(text[: at.start() + 1]) for at in islice(_NEXT_OBJECT.finditer(text), 3)):
         yield "; there are several objects in the line: write one a line"
     try:
-        data.decode()
+        prose = data.decode()[:1].isalpha()
     except UnicodeDecodeError:
+        prose = False
         yield "; it is not UTF-8: convert the file, as by iconv -f WINDOWS-1252 -t UTF-8"
+    if prose and b'"' not in data and b"{" not in data:
+        yield '; it is plain text: write {"prompt": "…"} with it'
 
 
 def _parses(data: bytes, *, nan: bool = False) -> bool:

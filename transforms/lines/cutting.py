@@ -28,6 +28,7 @@ Tile = Line | TooLong | Blank
 BOM = b"\xef\xbb\xbf"
 # Lines are made for one block at a time, so that a chunk of very short lines is not all objects at once. Bytes.
 BLOCK = 64 << 10
+GZIP_MAGIC = b"\x1f\x8b"
 # One step of gzip decompression gives at most this. Bytes.
 GZIP_OUTPUT = 1 << 20
 # zstandard cannot limit a step's output; a 4-byte block may hold 128 KiB, so this much input gives 16 MiB. Bytes.
@@ -169,6 +170,8 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         rest = chunk
         while rest := rest if inside or not members else rest.lstrip(b"\0"):
+            if members and not inside and not GZIP_MAGIC.startswith(rest[: len(GZIP_MAGIC)]):
+                raise CorruptData("has something else behind its gzip data")
             inside = True
             try:
                 content = member.decompress(rest, GZIP_OUTPUT)

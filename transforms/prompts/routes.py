@@ -44,7 +44,13 @@ def batch_body(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
     """What a batch line's URL names; without one, what the fields of its body say. Raises BadLine."""
     if document.get("url") is None:
-        return line_builder(document["body"], target)
+        body = document["body"]
+        if "prompt" in body and "messages" not in body and target.provider not in ("workers-ai", "local"):
+            raise BadLine(
+                'a prompt in a \'body\' may be for completions or for a chat: add "url": "/v1/completions", or write '
+                "messages"
+            )
+        return line_builder(body, target)
     url = str(document["url"]).partition("?")[0].rstrip("/")
     found = next((build for ending, build in _BY_URL if url.endswith(ending)), None)
     if found is None:

@@ -74,7 +74,7 @@ ROWS = (
     Row("openai", "truncated", chat(says("Hi"), "length"), OPENAI, finish="length", warns=LONG),
     Row("openai", "audio", chat(says(None, audio={"id": "a", "data": "AAAA", "expires_at": 1, "transcript": "Hi"})), OPENAI, None, warns="the model sent no text", kept=("choices.0.message.audio",)),
     Row("openai", "older function call", chat(says(None, function_call={"name": "f", "arguments": "{}"}), "function_call"), OPENAI, None, "tool_calls", calls=({"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}},), kept=("choices.0.message.function_call",)),
-    Row("openai", "two choices", chat(says("Hi"), choices=[{"index": 0, "message": says("Hi"), "finish_reason": "stop"}, {"index": 1, "message": says("Ho"), "finish_reason": "length", "logprobs": LOGPROBS}]), OPENAI, kept=("choices.1",)),
+    Row("openai", "two choices", chat(says("Hi"), choices=[{"index": 0, "message": says("Hi"), "finish_reason": "stop"}, {"index": 1, "message": says("Ho"), "finish_reason": "length", "logprobs": LOGPROBS}]), OPENAI, warns="choice 1: the answer is cut off", kept=("choices.1",)),
     Row("azure", "answer", chat(says("Hi"), choice={"content_filter_results": FILTERED}, prompt_filter_results=[{"prompt_index": 0, "content_filter_results": FILTERED}]), "learn.microsoft.com/azure/ai-services/openai/concepts/content-filter", kept=("choices.0.content_filter_results", "prompt_filter_results")),
     Row("openrouter", "answer", chat(says("Hi", reasoning="hm", reasoning_details=[{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]), choice={"native_finish_reason": "STOP"}, provider="Google"), "openrouter.ai/docs/use-cases/reasoning-tokens", reasoning="hm", kept=("provider", "choices.0.native_finish_reason", "choices.0.message.reasoning", "choices.0.message.reasoning_details")),
     Row("openrouter", "image", chat(says("Hi", images=[{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])), "openrouter.ai/docs/features/multimodal/image-generation", kept=("choices.0.message.images",)),
@@ -135,8 +135,8 @@ class Failed:
 
 
 FAILED = (
-    Failed("openrouter", "error", chat(says("Half"), "error", {"error": {"code": 502, "message": "Upstream went away"}}), "openrouter.ai/docs/api-reference/errors", "Upstream went away"),
-    Failed("openrouter", "an error beside a reason that looks well", chat(says(""), None, {"error": {"code": 504, "message": "Upstream is slow"}}), "openrouter.ai/docs/api-reference/errors", "Upstream is slow"),
+    Failed("openrouter", "error", chat(says("Half"), "error", {"error": {"code": 502, "message": "Upstream went away"}}), "openrouter.ai/docs/api-reference/errors", "Upstream went away", "Overloaded"),
+    Failed("openrouter", "an error beside a reason that looks well", chat(says(""), None, {"error": {"code": 504, "message": "Upstream is slow"}}), "openrouter.ai/docs/api-reference/errors", "Upstream is slow", "CallTimeout"),
     Failed("deepseek", "no resources", chat(says("Half"), "insufficient_system_resource"), "api-docs.deepseek.com/api/create-chat-completion", "out of capacity", "Overloaded"),
     Failed("zhipu", "network", chat(says("Half"), "network_error"), "docs.bigmodel.cn/api-reference", "lost its model"),
     Failed("zhipu", "sensitive", chat(says("Half"), "sensitive"), "docs.bigmodel.cn/api-reference", "change the prompt", "ContentFiltered"),

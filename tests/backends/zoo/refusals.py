@@ -24,6 +24,7 @@ from llmdo.backends.errors import (
     RateLimited,
     Retryable,
     Unauthorized,
+    WrongService,
 )
 
 NOW = 1_796_000_000.0  # 2026-11-30 00:53:20 UTC, 16:53:20 of the day before in California
@@ -229,6 +230,9 @@ ROWS: tuple[Row, ...] = (
     Row("gemini", "minute, by its details", 429, google(429, _CURRENT, "RESOURCE_EXHAUSTED", {"@type": _FAILURE, "violations": [_MINUTE_ID]}, {"@type": _RETRY, "retryDelay": "12s"}), RateLimited, None, "current quota", _GEMINI, wait=12.0),
     Row("gemini", "day", 429, google(429, f"{_CURRENT} Please retry in 41s.", "RESOURCE_EXHAUSTED", {"@type": _FAILURE, "violations": [_DAY_ID]}, {"@type": _RETRY, "retryDelay": "41s"}), QuotaExhausted, "account", "current quota", _GEMINI, wait=41.0, until=PACIFIC_MIDNIGHT),
     Row("gemini", "not in the free tier", 429, google(429, f"{_CURRENT} Quota exceeded for metric: generate_content_free_tier_requests, limit: 0, model: gemini-pro. Please retry in 45.578569677s.", "RESOURCE_EXHAUSTED"), PlanRequired, "account", "limit: 0", "github.com/continuedev/continue/issues/9570", wait=45.578569677),
+    Row("nginx", "http on a TLS port", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head><body><center><h1>400 Bad Request</h1></center><center>The plain HTTP request was sent to HTTPS port</center></body></html>", WrongService, "account", "write https:// in the base URL", "github.com/nginx/nginx: src/http/ngx_http_special_response.c"),
+    Row("Go", "http on a TLS port", 400, "Client sent an HTTP request to an HTTPS server.\n", WrongService, "account", "write https:// in the base URL", "github.com/golang/go: src/net/http/server.go"),
+    Row("Apache", "http on a TLS port", 400, "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />Instead use the HTTPS scheme to access this URL, please.</p>", WrongService, "account", "write https:// in the base URL", "github.com/apache/httpd: modules/ssl/ssl_engine_kernel.c"),
     Row("gemini", "shared capacity", 429, google(429, "Resource exhausted. Please try again later.", "RESOURCE_EXHAUSTED"), RateLimited, None, "Resource exhausted", "github.com/google-gemini/gemini-cli/issues/14811"),
     Row("gemini", "key", 400, google(400, "API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT", {"reason": "API_KEY_INVALID", "domain": "googleapis.com"}), Unauthorized, "account", "valid API key", _GEMINI),
     Row("gemini", "place", 400, google(400, "User location is not supported for the API use.", "FAILED_PRECONDITION"), AccountBlocked, "account", "location", _GEMINI),
