@@ -18,11 +18,11 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
-from llmdo.backends.content_coding import ACCEPTED, UnreadableCoding, decoded
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun, Unauthorized
 from llmdo.backends.http.base_url import shown_url, without_route
+from llmdo.backends.http.content_coding import ACCEPTED, UnreadableCoding, decoded
+from llmdo.backends.http.resolver import Resolver
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.backends.resolver import Resolver
 from llmdo.settings.network import CA_REMEDY, ca_file, proxy_for, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
