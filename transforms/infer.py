@@ -28,7 +28,7 @@ from storage.ledger import NO_LEDGER, open_ledger
 from storage.runs import ASLEEP_SECONDS
 from transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from transforms.ended import Ended
-from transforms.members import Apart, join, tell_why
+from transforms.members import Apart, join, others_answered, tell_why
 from transforms.metrics import InferMetrics
 from transforms.prompts import Defaults, Prompt, parse_prompt
 from transforms.rows import answer_row, failure_row
@@ -305,8 +305,8 @@ def asleep() -> StopRun | None:
 
 
 def answered_before() -> bool:
-    """Whether earlier runs have answered lines of this run's files."""
-    return run_state().counts.answered_before > 0
+    """Whether earlier runs have answered lines of this run's files, or other processes of it have answered any."""
+    return run_state().counts.answered_before > 0 or others_answered()
 
 
 class RunAsleep(StopRun):
