@@ -29,6 +29,7 @@ from backends.errors import (
 )
 from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
 from backends.jobs import Job, Place
+from backends.openai_errors import refusal
 from backends.rates import NO_RATES
 from backends.retry import Retry
 from backends.throttle import Throttle
@@ -346,6 +347,26 @@ def test_retry_after_is_kept_while_the_service_is_away():
     done, *_ = answer(service, 50)
     assert kinds(done) == {type(None): 50}
     assert not [at for at in service.times if 1.0 < at < 299.0]
+
+
+@pytest.mark.parametrize("window", [1, 6, 64])
+def test_a_proxy_that_asks_its_dead_servers_only_now_and_then_is_away_as_they_are(window):
+    """As LiteLLM's: each failure is followed by some seconds in which it answers 429 by itself."""
+    cooling = {"message": "No deployments available for selected model", "type": "all_deployments_in_cooldown"}
+    cools_until = 0.0
+
+    def script(number, at):
+        nonlocal cools_until
+        if at < cools_until:
+            headers = {"retry-after": str(round(cools_until - at, 3))}
+            return refusal(429, headers, {"error": cooling}, "m", "openai", "OPENAI_API_KEY", 0.0)
+        cools_until = at + 5.0
+        return Overloaded("connection error", status=500)
+
+    done, *_ = answer(Service(script), 100, window=window)
+    assert kinds(done) == {ServiceAway: 100}
+    done, *_ = answer(Service(lambda number, at: script(number, at) if 5.0 < at < 100.0 else None), 1000, window=window)
+    assert kinds(done) == {type(None): 1000}
 
 
 @pytest.mark.parametrize("kind", ["reset", "bad gateway", "timeout"])
