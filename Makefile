@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo chat-demo test soak lint bench prism flink-cluster clean
+.PHONY: help setup setup-dev demo chat-demo test test-slow soak lint bench prism flink-cluster clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with
 test: setup-dev ## Run all tests
 	LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m runners.flink_jar)" \
 		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+test-slow: setup-dev ## Run the tests that install real servers and ask them (the first time half an hour)
+	$(BIN)/python -m pytest -m slow tests/servers $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
 	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m runners.prism)" \
