@@ -12,6 +12,7 @@ from backends.dispatch import Dispatcher, Settings
 from backends.errors import (
     AccountBlocked,
     BadReply,
+    BudgetSpent,
     CallTimeout,
     ConnectionFailed,
     ContextOverflow,
@@ -27,9 +28,11 @@ from backends.errors import (
     Unauthorized,
     WrongService,
 )
-from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Usage
+from backends.ir import ChatRequest, ChatResponse, EmbedRequest, EmbedResponse, Message, Models, Usage
 from backends.jobs import Job, Place
+from backends.money import Budget, Limits
 from backends.openai_errors import refusal
+from backends.prices import Prices
 from backends.rates import NO_RATES
 from backends.retry import Retry
 from backends.throttle import Throttle
@@ -62,7 +65,9 @@ class Service:
         return ChatResponse("x", "stop", Usage(1, 1), request.model)
 
 
-def answer(service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before=False, retry=None, models=()):
+def answer(
+    service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before=False, retry=None, models=(), budget=None
+):
     """What became of each line, by its number, with the loop's seconds; all are submitted at once."""
     models = dict(models)
 
@@ -74,7 +79,7 @@ def answer(service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before
             return Throttle(window, NO_RATES, breaker=breaker)
 
         settings = Settings(
-            window, retry or Retry(), 180.0, None, lambda: None, None, throttle, answered_before=lambda: before
+            window, retry or Retry(), 180.0, None, lambda: None, budget, throttle, answered_before=lambda: before
         )
         work = Dispatcher(loop, Connections(lambda _: service, own), settings, lambda place: None)
         work._random = random.Random(1)
@@ -490,3 +495,24 @@ def test_a_line_that_is_too_large_slows_nobody_down():
     (limits,) = work.limits()
     assert (limits.refused, limits.per_s, limits.throttled_s) == (0, None, pytest.approx(0, abs=1.0))
     assert len(service.calls) == 500
+
+
+# With a budget.
+
+
+@pytest.mark.parametrize("kind", ["bad gateway", "timeout", "reset", "refused"])
+def test_a_call_that_looks_whether_the_service_is_back_counts_and_never_passes_the_budget(kind):
+    most = 60_000
+    budget = Budget(Limits(max_tokens=most), Prices(lambda provider: Models(())))
+    service = Service(lambda number, at: AWAY[kind] if at > 2.0 else None)
+    done, _, stopped, seconds = answer(service, 600, window=4, patience_s=10_000.0, budget=budget)
+    spent = budget.spent()
+    assert spent.input_tokens + spent.output_tokens + spent.lost_input_tokens + spent.lost_output_tokens <= most
+    asked = len(service.calls)
+    if kind == "refused":  # nothing was sent, so that nothing is paid: the patience ends it
+        assert (spent.lost_calls, seconds > 10_000.0) == (0, True)
+    else:
+        assert spent.calls + spent.lost_calls == asked
+        assert isinstance(stopped, BudgetSpent)
+        assert seconds < 10_000.0
+    assert kinds(done)[type(None)] == spent.calls > 0
