@@ -201,9 +201,7 @@ def test_who_looks_sees_that_a_service_is_away_when_it_is_tried_next_and_that_it
         assert "away" not in line(RunState(), Rate())
         with caplog.at_level(logging.WARNING):
             for number in range(3):
-                engine.submit(
-                    "openai", ChatRequest("m", (Message("user", str(number)),)), lambda _, one: done.append(one)
-                )
+                engine.submit("openai", ChatRequest("m", (Message("user", str(number)),)), done.append)
             said = seen(line, "next try in")
             assert "openai/m is away for " in said and " s, next try in " in said
             backend.held.clear()
