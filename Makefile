@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo chat-demo test soak lint lock bench prism flink-cluster clean
+.PHONY: help setup setup-dev demo chat-demo test test-slow soak lint lock bench prism flink-cluster clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with
 test: setup-dev ## Run all tests
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" \
 		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+test-slow: setup-dev ## Run the tests that install real servers, and llmdo itself (the first time half an hour)
+	$(BIN)/python -m pytest -m slow $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
 	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \

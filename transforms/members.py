@@ -96,6 +96,14 @@ class Member:
             self._told_at.append(float("-inf"))
         return slot
 
+    def others_answered(self) -> bool:
+        """See the function."""
+        try:
+            return self._notes.others_answered(self._name)
+        except StorageError as error:
+            _log.warning("%s", error)
+            return False
+
     def leave(self) -> None:
         """For a process that goes on without this run."""
         self._over.set()
@@ -139,6 +147,11 @@ def tell_why(run: Apart | None) -> None:
     """Where the run stops: reports at once, since this may be the last that this process does. Raises StorageError."""
     if run is not None and _member is not None and run_state().stop_reason is not None:
         _member.tell()
+
+
+def others_answered() -> bool:
+    """Whether other processes of this run have reported answers; False where that cannot be read."""
+    return _member is not None and _member.others_answered()
 
 
 class Tell(beam.DoFn):

@@ -56,7 +56,8 @@ class Bench:
         in_flight: calls of a model in flight; ``busy``: whether any job of it is in work, held ones left out.
         pause: starts no call of a model, or goes on.
         settle: ends a held job with an error; ``stop``: what all held jobs of a model were refused holds for all.
-        answered_before: whether earlier runs had answers, by the same model; then a few lines do not stop this one.
+        answered_before: whether earlier runs, or other processes, had answers; then a few lines do not stop this one.
+            It may take as long as a call, and is asked only where calls are about to stop.
     """
 
     in_flight: Callable[[Key], int]

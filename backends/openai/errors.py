@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmdo.backends.errors import ModelError
+from llmdo.backends.errors import ConnectionFailed, ModelError
 from llmdo.backends.refusals.body import is_envelope, read_body
 from llmdo.backends.refusals.cloudflare import CLOUDFLARE, numbers
 from llmdo.backends.refusals.meanings import make_error
@@ -42,6 +42,8 @@ def refusal(
         request_id=headers.get("x-request-id"),
         provider=provider,
         key=key,
+        # A proxy's word that it has sent nothing on: no server behind it has seen the request.
+        lost=False if meaning.error is ConnectionFailed else None,
     )
 
 

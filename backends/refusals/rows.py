@@ -14,6 +14,7 @@ from llmdo.backends.errors import (
     AccountBlocked,
     BadReply,
     CallTimeout,
+    ConnectionFailed,
     ContentFiltered,
     ContextOverflow,
     InvalidRequest,
@@ -48,6 +49,9 @@ UTC_DAY, PACIFIC_DAY = replace(DAY, ends="UTC"), replace(DAY, ends="Pacific")
 RATE = Meaning(RateLimited, "too many requests or tokens this minute", "lower --concurrency")
 BUSY = Meaning(Overloaded, "the service is overloaded", "lower --concurrency, or try later")
 LOADING = Meaning(Overloaded, "the server is still loading its model", "wait until it is loaded")
+COOLING = Meaning(
+    ConnectionFailed, "all servers behind the proxy have failed, and it asks none for now", "see that they run"
+)
 FAILED = Meaning(Overloaded, "the service failed", "try later")
 SLOW = Meaning(CallTimeout, "the service took too long", "ask for fewer tokens, or send a shorter prompt")
 SHORTER = "shorten the prompt, or lower max_tokens"
@@ -79,6 +83,8 @@ _CODES: tuple[tuple[Meaning, str], ...] = (
     (KEY, "authentication_error auth_error api_key_invalid expired_api_key incorrect_api_key invalid_api_key"
           " invalid_organization mismatched_organization mismatched_project token_not_found_in_db unauthenticated"
           " wrong_api_key"),
+    (replace(KEY, remedy="check the key in {key}: without a database LiteLLM's proxy takes its master key alone"),
+     "no_db_connection"),
     (BLOCKED, "account_deactivated account_suspended consumer_suspended organization_restricted"
               " unsupported_country_region_territory"),
     (CREDIT, "billing_hard_limit_reached billing_not_active budget_exceeded insufficient_balance insufficient_credits"
@@ -96,6 +102,7 @@ _CODES: tuple[tuple[Meaning, str], ...] = (
            " request_quota_exceeded resource_exhausted slow_down throttlingexception token_quota_exceeded"),
     (BUSY, "capacity_exceeded engine_overloaded nocapacity overloaded overloaded_error queue_exceeded unavailable"),
     (LOADING, "unavailable_error"),
+    (COOLING, "all_deployments_in_cooldown"),
     (FAILED, "backend generation incomplete_generation server_error unhealthy"),
     (SLOW, "deadline_exceeded"),
     (CANNOT, "not_supported_error"),
@@ -166,6 +173,7 @@ _TEXTS: tuple[Row, ...] = (
         meaning=BUSY,
     ),
     words(r"loading|not ready yet", 503, meaning=LOADING),
+    words(r"no deployments available\b.{0,200} cooldown_list=\[[^\]]", 429, meaning=COOLING),
     # The account: its state, its key, its place.
     words(_SUSPENDED, 402, 412, 429, meaning=BLOCKED),
     words(r"country, region|location is not supported|virtual network/firewall", *(*_REFUSED, 451), meaning=BLOCKED),
@@ -207,7 +215,8 @@ _TEXTS: tuple[Row, ...] = (
         meaning=NO_MODEL,
     ),
     words(
-        r"no such model|is not a valid model id|^(?:model not (?:found|exist)|invalid model|no models? loaded)",
+        r"no such model|is not a valid model id|invalid model name passed in model"
+        r"|no healthy deployments for this model|^(?:model not (?:found|exist)|invalid model|no models? loaded)",
         *(400, 404),
         meaning=NO_MODEL,
     ),

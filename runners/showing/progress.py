@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections import deque
@@ -165,6 +166,14 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
         console.print(
             f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "
             f"{counts.messages_undecodable:,} could not be decoded (kept in _dead/)."
+        )
+    if counts.files_with_errors and not summary.continuous:
+        where = shlex.quote("/".join(filter(None, (output.store_url, output.key))))
+        console.print(
+            "Why lines ended as errors is in the files errors-*.jsonl of the output. To try again those that may be "
+            f"answered now, or with --all every one: llmdo retry {where}",
+            highlight=False,
+            soft_wrap=True,
         )
     for question, answer in _samples(summary, output, samples):
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))

@@ -6,6 +6,8 @@ began the run reads that, and stops all of them by ``_runs/<run_id>/stop.json``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -71,17 +73,23 @@ class Members:
     def reports(self) -> dict[str, Report]:
         """The last report of each process, by member; also of those that are gone."""
         found: dict[str, Report] = {}
-        for info in self.store.list(self._folder):
-            if not info.key.endswith(REPORT):
-                continue
-            try:
-                report = Report.model_validate_json(self.store.read(info.key)[0])
-            except (ObjectNotFound, ValidationError):
-                continue
-            member = info.key.removeprefix(self._folder).partition(".")[0]
+        for member, report in self._each():
             if member not in found or report.number > found[member].number:
                 found[member] = report
         return found
+
+    def others_answered(self, member: str) -> bool:
+        """Whether a process other than ``member`` has reported answers; no more is read than shows it."""
+        return any(report.counts.get("answered") for name, report in self._each() if name != member)
+
+    def _each(self) -> Iterator[tuple[str, Report]]:
+        """The reports as they stand, each with its member, several of which one member may have."""
+        for info in self.store.list(self._folder):
+            if not info.key.endswith(REPORT):
+                continue
+            with suppress(ObjectNotFound, ValidationError):
+                report = Report.model_validate_json(self.store.read(info.key)[0])
+                yield info.key.removeprefix(self._folder).partition(".")[0], report
 
     def stop(self, reason: str) -> None:
         """Tells all processes to end."""

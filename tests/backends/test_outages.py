@@ -13,6 +13,7 @@ from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
 from llmdo.backends.errors import (
     AccountBlocked,
     BadReply,
+    BudgetSpent,
     CallTimeout,
     ConnectionFailed,
     ContextOverflow,
@@ -32,8 +33,11 @@ from llmdo.backends.limits.breaker import REQUESTS, Breaker
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.limits.throttle import Throttle
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.openai.errors import refusal
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
-from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Models
 from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 
@@ -63,7 +67,9 @@ class Service:
         return ChatResponse("x", "stop", Usage(1, 1), request.model)
 
 
-def answer(service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before=False, retry=None, models=()):
+def answer(
+    service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before=False, retry=None, models=(), budget=None
+):
     """What became of each line, by its number, with the loop's seconds; all are submitted at once."""
     models = dict(models)
 
@@ -75,7 +81,7 @@ def answer(service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before
             return Throttle(window, NO_RATES, breaker=breaker)
 
         settings = Settings(
-            window, retry or Retry(), 180.0, None, lambda: None, None, throttle, answered_before=lambda: before
+            window, retry or Retry(), 180.0, None, lambda: None, budget, throttle, answered_before=lambda: before
         )
         work = Dispatcher(loop, Connections(lambda _: service, own), settings, lambda place: None)
         work._random = random.Random(1)
@@ -350,6 +356,26 @@ def test_retry_after_is_kept_while_the_service_is_away():
     assert not [at for at in service.times if 1.0 < at < 299.0]
 
 
+@pytest.mark.parametrize("window", [1, 6, 64])
+def test_a_proxy_that_asks_its_dead_servers_only_now_and_then_is_away_as_they_are(window):
+    """As LiteLLM's: each failure is followed by some seconds in which it answers 429 by itself."""
+    cooling = {"message": "No deployments available for selected model", "type": "all_deployments_in_cooldown"}
+    cools_until = 0.0
+
+    def script(number, at):
+        nonlocal cools_until
+        if at < cools_until:
+            headers = {"retry-after": str(round(cools_until - at, 3))}
+            return refusal(429, headers, {"error": cooling}, "m", "openai", "OPENAI_API_KEY", 0.0)
+        cools_until = at + 5.0
+        return Overloaded("connection error", status=500)
+
+    done, *_ = answer(Service(script), 100, window=window)
+    assert kinds(done) == {ServiceAway: 100}
+    done, *_ = answer(Service(lambda number, at: script(number, at) if 5.0 < at < 100.0 else None), 1000, window=window)
+    assert kinds(done) == {type(None): 1000}
+
+
 @pytest.mark.parametrize("kind", ["reset", "bad gateway", "timeout"])
 def test_a_line_that_fails_again_and_again_among_answers_ends_as_its_own_error(kind):
     error = AWAY[kind]
@@ -471,3 +497,24 @@ def test_a_line_that_is_too_large_slows_nobody_down():
     (limits,) = work.limits()
     assert (limits.refused, limits.per_s, limits.throttled_s) == (0, None, pytest.approx(0, abs=1.0))
     assert len(service.calls) == 500
+
+
+# With a budget.
+
+
+@pytest.mark.parametrize("kind", ["bad gateway", "timeout", "reset", "refused"])
+def test_a_call_that_looks_whether_the_service_is_back_counts_and_never_passes_the_budget(kind):
+    most = 60_000
+    budget = Budget(Limits(max_tokens=most), Prices(lambda provider: Models(())))
+    service = Service(lambda number, at: AWAY[kind] if at > 2.0 else None)
+    done, _, stopped, seconds = answer(service, 600, window=4, patience_s=10_000.0, budget=budget)
+    spent = budget.spent()
+    assert spent.input_tokens + spent.output_tokens + spent.lost_input_tokens + spent.lost_output_tokens <= most
+    asked = len(service.calls)
+    if kind == "refused":  # nothing was sent, so that nothing is paid: the patience ends it
+        assert (spent.lost_calls, seconds > 10_000.0) == (0, True)
+    else:
+        assert spent.calls + spent.lost_calls == asked
+        assert isinstance(stopped, BudgetSpent)
+        assert seconds < 10_000.0
+    assert kinds(done)[type(None)] == spent.calls > 0

@@ -135,6 +135,23 @@ def test_the_only_line_that_is_tried_again_and_is_refused_stays_an_error_row(tmp
     assert service.calls["question 7"] == 4
 
 
+def test_a_retry_of_a_service_that_is_away_ends_after_its_patience_and_the_next_one_goes_on(tmp_path, serve):  # noqa: F811
+    refuse = {"error": {"message": "this prompt is not allowed", "code": "invalid_prompt"}}
+    service = serve(lambda prompt, calls: (400, refuse, {}) if calls == 1 and prompt[-1] in "05" else None)
+    write(tmp_path, 40)
+    assert llmdo(tmp_path, service.url)[0] == 3
+    retry = ["retry", "out", "--all", "--json"]
+    began = time.monotonic()
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    code, summary, _, rows = called(tmp_path, url, [*retry, "--patience", "3"])
+    assert (code, summary["retried"], len(rows)) == (1, 0, 40)
+    assert "--patience" in summary["problem"]
+    assert len([row for row in rows if row.get("error")]) == 8
+    assert 3 <= time.monotonic() - began < 100, "by default it is ten minutes"
+    code, summary, _, rows = called(tmp_path, service.url, retry)
+    assert (code, summary["answered"], len([row for row in rows if row.get("error")])) == (0, 8, 0)
+
+
 def at_port(port):
     return lambda address, handler: ThreadingHTTPServer((address[0], port), handler)
 

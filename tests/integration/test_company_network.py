@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 import time
 
 from tests.company_network import Proxy, Service, authority, completion, listening, llmdo, rows
@@ -68,6 +69,30 @@ def test_a_slow_model_is_paid_twice_at_most_and_answered_with_more_time_in_the_s
         assert len(posts) == 3
     (row,) = rows(tmp_path, "shard")
     assert row["response"]["body"]["choices"][0]["message"]["content"] == "thought long"
+
+
+def test_the_end_of_a_run_with_errors_names_the_command_that_tries_them_again(tmp_path):
+    def overloaded(path, body):
+        answered = 200, json.dumps(completion("there")).encode()
+        status, content = answered if b"hello" in body or mended else (500, b'{"error": {"message": "boom"}}')
+        return status, {"content-type": "application/json"}, content
+
+    mended = False
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n{"prompt": "poison"}\n{"prompt": "hello"}\n', "utf-8")
+    with listening(Service, reply=overloaded) as (url, _):
+        run = ("run", "in.jsonl", "--output", "my out", "--model", "openai/m", "--concurrency", "1")
+        code, out, err = llmdo(tmp_path, f"{url}/v1", *run)
+        assert code == 3, err
+        for _ in range(2):  # also where all was done before
+            (told,) = [line for line in out.splitlines() if "llmdo retry" in line]
+            assert shlex.split(told.rpartition(": ")[2])[:2] == ["llmdo", "retry"]
+            code, out, err = llmdo(tmp_path, f"{url}/v1", *run)
+            assert code == 3, err
+        mended = True
+        code, out, err = llmdo(tmp_path, f"{url}/v1", *shlex.split(told.rpartition(": ")[2])[1:])
+        assert (code, "1 answered now" in out) == (0, True), err
+        code, out, err = llmdo(tmp_path, f"{url}/v1", *run)
+    assert (code, "llmdo retry" in out) == (0, False), err
 
 
 def test_ask_waits_as_long_as_it_is_told_and_sends_headers(tmp_path):

@@ -244,3 +244,31 @@ def test_a_budget_is_refused_where_other_processes_would_call(flink, apart, in_f
     if apart:
         with pytest.raises(ValueError, match="--max-cost and --max-tokens-total are counted in one process"):
             JsonlOptions(files=("a",), output="out", runner="flink", flink=flink, max_tokens_total=5)
+
+
+QUEUE = {"queue": "q", "output": "r2://bucket/output", "continuous": True}
+PROCESS = {"environment_type": "PROCESS", "environment_config": '{"command": "/usr/bin/true"}'}
+APART = {**LOCAL, "runner": "flink", "flink": PROCESS, "max_tokens_total": 9}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "remedies"),
+    [
+        (QUEUE, "needs --queue, and --runner prism", [{"runner": "prism"}]),
+        (
+            APART,
+            "use --runner direct, prism, or flink with --environment-type LOOPBACK",
+            [
+                {"runner": "direct", "flink": None},
+                {"runner": "prism", "flink": None},
+                {"flink": {"environment_type": "LOOPBACK"}},
+                {"max_tokens_total": None},
+            ],
+        ),
+    ],
+)
+def test_what_is_said_of_wrong_options_makes_them_right(wrong, said, remedies):
+    with pytest.raises(UsageError, match=said):
+        check_options(**wrong)
+    for remedy in remedies:
+        check_options(**{name: value for name, value in {**wrong, **remedy}.items() if value is not None})

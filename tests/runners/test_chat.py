@@ -248,13 +248,24 @@ def started(monkeypatch):
 def test_what_the_user_says_reaches_the_run(started, tmp_path):
     (tmp_path / "system.txt").write_text("Be brief.")
     words = ["--events", "a.jsonl", "b.jsonl", "--output", "out/", "--model", MODEL, "--since", "1000"]
-    more = ["--system", str(tmp_path / "system.txt"), "--temperature", "0", "--concurrency", "fixed:4", "--json"]
+    more = [
+        "--system",
+        str(tmp_path / "system.txt"),
+        "--temperature",
+        "0",
+        "--concurrency",
+        "fixed:4",
+        "--patience",
+        "7",
+        "--json",
+    ]
     result = CliRunner().invoke(app, ["chat", *words, *more], catch_exceptions=False)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["answered"] == 2
     (options,) = started
     assert (options.events, options.output, options.since) == (("a.jsonl", "b.jsonl"), "out/", 1.0)
     assert (options.system, options.temperature, str(options.concurrency)) == ("Be brief.", 0.0, "fixed:4")
+    assert options.patience_s == 7.0
 
 
 def test_a_system_prompt_that_cannot_be_read_is_one_sentence(started, tmp_path):

@@ -101,7 +101,22 @@ def test_templates_schema_models_by_key_and_limits_reach_a_run(started, tmp_path
     assert options.limits == Limits(1.5, 1000)
 
 
-HOW = ["--mode", "batch", "--deadline", "90", "--workers", "3", "--gateway", "mine", "--rpm", "60", "--tpm", "1000"]
+HOW = [
+    "--mode",
+    "batch",
+    "--deadline",
+    "90",
+    "--patience",
+    "7",
+    "--workers",
+    "3",
+    "--gateway",
+    "mine",
+    "--rpm",
+    "60",
+    "--tpm",
+    "1000",
+]
 
 
 @pytest.mark.parametrize("command", ["run", "stream", "retry"])
@@ -119,6 +134,7 @@ def test_how_calls_are_made_reaches_a_run(started, monkeypatch, tmp_path, comman
     (options,) = started
     assert (options.mode, options.deadline, options.workers, options.gateway) == ("batch", 90.0, 3, "mine")
     assert options.rates == Rates(60, 1000)
+    assert options.patience_s == 7.0
 
 
 def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):

@@ -1,9 +1,17 @@
+import asyncio
+import logging
+import threading
+import time
 from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
+from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine.registry import close_engines, get_engine
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import ConnectionFailed
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.throttle import Change, ModelLimits
 from llmdo.backends.money.money import Budget, Spent
@@ -152,3 +160,66 @@ def test_the_end_tells_what_held_calls_back_and_what_the_queue_still_holds(tmp_p
     shown = console()
     show_summary(Summary("r", Counts(), (), (), {}, backlog=0), Location(str(tmp_path), ""), shown)
     assert "queue" not in shown.file.getvalue()
+
+
+class Away:
+    """A provider that cannot be reached until ``back`` is set; ``held``: a probe is under way until it is set."""
+
+    name = "openai"
+
+    def __init__(self):
+        self.back, self.held = threading.Event(), threading.Event()
+        self.held.set()
+        self.calls = 0
+
+    async def execute(self, request):
+        self.calls += 1
+        while not self.held.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the event is another thread's
+        if not self.back.is_set():
+            raise ConnectionFailed("m: openai could not be reached", lost=False)
+        return ChatResponse("x", "stop", Usage(1, 1), request.model)
+
+    async def aclose(self):
+        pass
+
+
+def seen(line, part):
+    """The first progress line that has a part, within 30 s."""
+    end = time.monotonic() + 30
+    while part not in (said := line(RunState(), Rate())):
+        assert time.monotonic() < end, said
+        time.sleep(0.02)
+    return said
+
+
+@pytest.mark.parametrize("line", [status_line, stream_line])
+def test_who_looks_sees_that_a_service_is_away_when_it_is_tried_next_and_that_it_is_back(monkeypatch, caplog, line):
+    close_engines()
+    backend, done = Away(), []
+    monkeypatch.setattr(engine_module, "connect", lambda *_, **__: backend)
+    try:
+        engine = get_engine(CallSettings(4))
+        assert "away" not in line(RunState(), Rate())
+        with caplog.at_level(logging.WARNING):
+            for number in range(3):
+                engine.submit("openai", ChatRequest("m", (Message("user", str(number)),)), done.append)
+            said = seen(line, "next try in")
+            assert "openai/m is away for " in said and " s, next try in " in said
+            backend.held.clear()
+            assert "openai/m is away for " in seen(line, "trying now")
+            backend.back.set()
+            backend.held.set()
+            end = time.monotonic() + 30
+            while len(done) < 3:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        assert "away" not in line(RunState(), Rate())
+        assert [one.error for one in done] == [None] * 3
+        told = [record.getMessage() for record in caplog.records]
+        assert "openai/m does not answer, calls pause: m: openai could not be reached" in told
+        assert [text.rpartition(",")[0] for text in told if "again" in text] == ["openai/m answers again"]
+    finally:
+        backend.back.set()
+        backend.held.set()
+        close_engines()

@@ -383,13 +383,13 @@ def test_the_command_takes_the_options_of_a_run(given, tmp_path, capsys):
                     str(tmp_path),
                 ),
                 *("--model", MODEL, "--system", str(tmp_path / "system.txt")),
-                *("--max-cost", "2", "--concurrency", "fixed:4"),
+                *("--max-cost", "2", "--concurrency", "fixed:4", "--patience", "7"),
             ]
         )
     assert left.value.code == 3
     ((options, cron, progress),) = given
     assert (options.files, options.model, options.system, options.max_cost) == (("in/",), MODEL, "Be brief.", 2.0)
-    assert str(options.concurrency) == "fixed:4"
+    assert (str(options.concurrency), options.patience_s) == ("fixed:4", 7.0)
     assert (cron.expression, cron.timezone, progress) == ("*/15 * * * *", "Europe/Berlin", True)
     said = capsys.readouterr()
     assert "The next run is at" in said.err

@@ -21,6 +21,7 @@ from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import locate_folder, open_store
 from llmdo.storage.runs.members import Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
+from llmdo.transforms.answers.infer import answered_before
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.members import SLOTS, Apart, Tell, error_of, join, report_of, spent_by, take_in
 from llmdo.transforms.run_state import RunState, reset_run_state, run_state
@@ -88,6 +89,20 @@ def test_what_a_process_did_and_why_it_stopped_reaches_the_one_that_began_the_ru
     error = error_of(report.stopped)
     assert isinstance(error, QuotaExhausted)
     assert (str(error), error.until) == ("the day's allocation is used", 12.0)
+
+
+def test_what_other_processes_have_answered_counts_where_a_refusal_leaves_open_whom_it_is_about(run, monkeypatch):
+    assert not answered_before()
+    join(run)
+    run_state().counts.answered = 5  # of this process, by another model: these say nothing
+    module._member.tell()
+    notes = run.notes()
+    notes.report("another", Report(counts={"answered": 0, "failed": 2}, spent={}))
+    assert not answered_before()
+    notes.report("third", Report(counts={"answered": 1}, spent={}, number=2))
+    assert answered_before()
+    monkeypatch.setattr(Members, "others_answered", Mock(side_effect=StorageUnavailable("away")))
+    assert not answered_before()
 
 
 def test_a_run_that_is_told_to_stop_stops_in_each_process(run):

@@ -33,7 +33,7 @@ from llmdo.transforms.answers.result_queue import Ended
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded, Gathering
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
-from llmdo.transforms.members import Apart, join, tell_why
+from llmdo.transforms.members import Apart, join, others_answered, tell_why
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run_state import run_state
 
@@ -307,8 +307,8 @@ def asleep() -> StopRun | None:
 
 
 def answered_before() -> bool:
-    """Whether earlier runs have answered lines of this run's files."""
-    return run_state().counts.answered_before > 0
+    """Whether earlier runs have answered lines of this run's files, or other processes of it have answered any."""
+    return run_state().counts.answered_before > 0 or others_answered()
 
 
 class RunAsleep(StopRun):

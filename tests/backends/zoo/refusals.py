@@ -13,6 +13,7 @@ from llmdo.backends import errors
 from llmdo.backends.errors import (
     AccountBlocked,
     BadReply,
+    ConnectionFailed,
     ContentFiltered,
     ContextOverflow,
     InvalidRequest,
@@ -103,10 +104,13 @@ _VLLM = "github.com/vllm-project/vllm: entrypoints/openai/protocol.py ErrorRespo
 _SGLANG = "github.com/sgl-project/sglang: srt/entrypoints/openai/protocol.py ErrorResponse"
 _LLAMA = "github.com/ggml-org/llama.cpp: tools/server/README.md, errors"
 _OLLAMA = "github.com/ollama/ollama: openai/openai.go, docs/api.md"
+_OLLAMA_SEEN = "github.com/ollama/ollama: as version 0.17.4 was seen to send it"
 _LMSTUDIO = "github.com/lmstudio-ai/lmstudio-bug-tracker/issues/237"
 _TGI = "huggingface.co/docs/text-generation-inference, ErrorResponse"
 _TEI = "github.com/huggingface/text-embeddings-inference/issues/82, /356"
 _LITELLM = "docs.litellm.ai/docs/exception_mapping, /docs/proxy/users"
+_LITELLM_SEEN = "docs.litellm.ai/docs/proxy: as version 1.106.12 was seen to send it"
+_LITELLM_ROUTER = "github.com/BerriAI/litellm: litellm/types/router.py"
 _GITHUB = "docs.github.com/github-models/use-github-models/prototyping-with-ai-models#rate-limits"
 _APIM = "learn.microsoft.com/azure/api-management/quota-policy, rate-limit-policy"
 
@@ -305,6 +309,8 @@ ROWS: tuple[Row, ...] = (
     Row("llama.cpp", "no images", 500, {"error": {"code": 500, "message": "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj", "type": "server_error"}}, InvalidRequest, "line", "mmproj", _LLAMA),
     Row("llama.cpp", "no embeddings", 501, {"error": {"code": 501, "message": "This server does not support embeddings. Start it with `--embeddings`", "type": "not_supported_error"}}, InvalidRequest, "line", "--embeddings", _LLAMA),
     Row("ollama", "no model", 404, openai('model "m" not found, try pulling it first', "api_error"), ModelNotFound, "account", "pulling", _OLLAMA),
+    Row("ollama", "parameter", 400, openai("json: cannot unmarshal string into Go struct field ChatCompletionRequest.temperature of type float64", "invalid_request_error"), InvalidRequest, "line", "temperature", _OLLAMA_SEEN),
+    Row("ollama", "tools", 400, openai("registry.ollama.ai/library/m:latest does not support tools", "api_error"), InvalidRequest, "line", "does not support tools", _OLLAMA_SEEN),
     Row("ollama", "no tools", 400, openai("registry.ollama.ai/library/m does not support tools", "api_error"), InvalidRequest, "line", "support tools", _OLLAMA),
     Row("ollama", "busy", 503, openai("server busy, please try again.  maximum pending requests exceeded", "api_error"), Overloaded, None, "maximum pending", _OLLAMA),
     Row("ollama", "week", 429, {"error": "you have reached your weekly usage limit, please upgrade to continue"}, QuotaExhausted, "account", "weekly", _OLLAMA),
@@ -324,6 +330,16 @@ ROWS: tuple[Row, ...] = (
     Row("litellm", "token", 401, openai("Authentication Error, Invalid proxy server token passed. Received API Key = sk-...1", "token_not_found_in_db", "401"), Unauthorized, "account", "proxy server token", _LITELLM),
     Row("litellm", "model of another key", 401, openai("key not allowed to access model. This key can only access models=['a']", "key_model_access_denied", "401"), ModelNotFound, "account", "can only access", _LITELLM),
     Row("litellm", "cooling down", 429, openai("No deployments available for selected model, Try again in 60 seconds. Passed model=m", "None", "429"), RateLimited, None, "No deployments", _LITELLM, wait=60.0),
+    Row("litellm", "limit of its own", 429, openai("No deployments available for selected model.", "internal_server_error", "429"), RateLimited, None, "No deployments", _LITELLM_SEEN),
+    Row("litellm", "all servers failed", 429, openai("No deployments available for selected model, Try again in 5 seconds. All deployments for selected model are in cooldown. Passed model=m. pre-call-checks=True, cooldown_list=['2c34', '4669']", "all_deployments_in_cooldown", "429"), ConnectionFailed, None, "in cooldown", _LITELLM_SEEN, {"retry-after": "5"}, 5.0),
+    Row("litellm", "all servers failed, older", 429, openai("No deployments available for selected model, Try again in 60 seconds. Passed model=m. pre-call-checks=False, cooldown_list=[('2c34', {'status_code': '500'})]", "None", "429"), ConnectionFailed, None, "cooldown_list", _LITELLM_ROUTER, wait=60.0),
+    Row("litellm", "server failed", 500, openai("litellm.InternalServerError: InternalServerError: OpenAIException - Connection error.\n\nLiteLLM: model group 'm' failed with the error above. No fallback was attempted.", "internal_server_error", "500"), Overloaded, None, "Connection error", _LITELLM_SEEN),
+    Row("litellm", "wrong key, no database", 400, openai("No connected db.", "no_db_connection", "400"), Unauthorized, "account", "No connected db", _LITELLM_SEEN),
+    Row("litellm", "no model", 400, openai("/chat/completions: Invalid model name passed in model=m. Call `/v1/models` to view available models for your key.", "invalid_request_error", "400"), ModelNotFound, "account", "Invalid model name", _LITELLM_SEEN),
+    Row("litellm", "no healthy deployment", 400, openai("litellm.BadRequestError: You passed in model=m. There are no healthy deployments for this model", None, "400"), ModelNotFound, "account", "no healthy", _LITELLM_ROUTER),
+    Row("litellm", "context of the server", 400, openai("litellm.ContextWindowExceededError: litellm.BadRequestError: ContextWindowExceededError: OpenAIException - request (4031 tokens) exceeds the available context size (1024 tokens), try increasing it\nmodel=m. context_window_fallbacks=None. fallbacks=None.", "invalid_request_error", "400"), ContextOverflow, "line", "4031", _LITELLM_SEEN),
+    Row("litellm", "image", 500, openai("litellm.InternalServerError: InternalServerError: OpenAIException - image input is not supported - hint: if this is unexpected, you may need to provide the mmproj", "internal_server_error", "500"), InvalidRequest, "line", "image input", _LITELLM_SEEN),
+    Row("litellm", "cannot embed", 501, openai("litellm.APIError: APIError: OpenAIException - Error code: 501 - {'error': {'code': 501, 'message': 'This server does not support embeddings. Start it with `--embeddings`', 'type': 'not_supported_error'}}", "internal_server_error", "501"), InvalidRequest, "line", "--embeddings", _LITELLM_SEEN),
     # Whoever stands between
     Row("proxy", "a page", 502, "<html><head><style>h1 {}</style></head><body><h1>502 Bad Gateway</h1><hr>nginx</body></html>", Overloaded, None, "502 Bad Gateway nginx", "nginx.org"),
     Row("proxy", "a page that refuses", 403, "<html><h1>403 Forbidden</h1></html>", Unauthorized, "unclear", "403 Forbidden", "nginx.org"),
