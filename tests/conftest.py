@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.local.server import Running, running
-from llmdo.runners.flink import loopback_agent
-from llmdo.runners.flink.jar import find_jar, java
-from llmdo.runners.tools import ToolError
-from llmdo.transforms.acks import close_acks
-from llmdo.transforms.run_state import reset_run_state
+pytest.register_assert_rewrite("tests.backends.conformance")  # before any module of tests is imported
+
+from llmdo.local.server import Running, running  # noqa: E402
+from llmdo.runners.flink import loopback_agent  # noqa: E402
+from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
+from llmdo.runners.tools import ToolError  # noqa: E402
+from llmdo.transforms.acks import close_acks  # noqa: E402
+from llmdo.transforms.run_state import reset_run_state  # noqa: E402
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

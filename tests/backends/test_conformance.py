@@ -4,12 +4,10 @@ import asyncio
 
 import pytest
 
-pytest.register_assert_rewrite("tests.backends.conformance")
-
-from llmdo.backends.llama_cpp.weights import Weights  # noqa: E402
-from llmdo.backends.providers import PROVIDERS  # noqa: E402
-from tests.backends import conformance  # noqa: E402
-from tests.backends.services import EMBEDDED, SUBJECTS  # noqa: E402
+from llmdo.backends.llama_cpp.weights import Weights
+from llmdo.backends.providers import PROVIDERS
+from tests.backends import conformance
+from tests.backends.services import EMBEDDED, SUBJECTS
 
 HTTP = [subject for subject in SUBJECTS if subject.service]
 

@@ -1,0 +1,195 @@
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Duration
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmdo.runners.prism.binary import find_prism
+from llmdo.runners.prism.runner import prism_arguments, running_prism
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
+from llmdo.storage.output.manifests import ShardRecord, counted_shards
+from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
+from llmdo.transforms.files.write_shards import SLOT_BYTES, Batching, WriteShards, folder_of, shard_key, write_batch
+
+FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
+
+
+def row(start, stop):
+    return json.dumps({"source": {"offset": start, "length": stop - start}, "usage": {"input_tokens": 1}}).encode()
+
+
+def answer(i, file=FILE):
+    return Answer(file, 10 * i, 10 * i + 10, row(10 * i, 10 * i + 10), input_tokens=1, output_tokens=2)
+
+
+def failure(i, file=FILE):
+    error = json.dumps({"error": {"offset": 10 * i, "length": 10}}).encode()
+    return Failure(file, 10 * i, 10 * i + 10, error)
+
+
+@pytest.fixture
+def output(tmp_path):
+    return Location(str(tmp_path), "")
+
+
+def test_answers_and_failures_go_to_different_objects_sorted_by_offset(output, tmp_path):
+    (answers,) = write_batch(output, "c", [answer(3), answer(1), answer(2)])
+    (errors,) = write_batch(output, "c", [failure(0)])
+    folder = folder_of(output, FILE)
+    assert answers.shard.name.startswith("shard-000000000010-")
+    assert (answers.shard.tiles, answers.shard.lines) == ("10+30", 3)
+    assert (answers.shard.input_tokens, answers.shard.output_tokens) == (3, 6)
+    assert (tmp_path / folder / answers.shard.name).read_bytes() == b"".join(answer(i).row + b"\n" for i in (1, 2, 3))
+    assert errors.shard.name.startswith("errors-000000000000-")
+
+
+def test_a_shard_is_as_the_golden_file_says_to_the_byte(output, tmp_path):
+    golden = (Path(__file__).parents[2] / "golden" / "answers.jsonl").read_bytes()
+    rows = golden.splitlines()
+    places = [json.loads(line)["source"] for line in rows]
+    batch = [
+        Answer(FILE, place["offset"], place["offset"] + place["length"], line)
+        for place, line in zip(places, rows, strict=True)
+    ]
+    (written,) = write_batch(output, "c", reversed(batch))
+    assert written.shard.name == f"shard-000000000000-{hashlib.sha256(golden).hexdigest()[:16]}.jsonl"
+    assert (tmp_path / folder_of(output, FILE) / written.shard.name).read_bytes() == golden
+
+
+def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
+    once = list(write_batch(output, "c", [answer(1), answer(2)]))
+    again = list(write_batch(output, "c", [answer(2), answer(1)]))
+    assert once == again
+    assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))[0]) == 1
+
+
+def test_what_needs_no_shard_is_told_without_one(output, tmp_path):
+    known = ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)
+    left = Leftovers(FILE, ("shard-000000000009-bb.jsonl",))
+    batch = [
+        Blank(FILE, 20, 21),
+        KnownShard(FILE, known),
+        left,
+        Stale(FILE, "gone", True),
+        Blank(FILE, 30, 30, total=30),
+    ]
+    written = list(write_batch(output, "c", batch))
+    assert [w.shard for w in written if w.shard] == [known]
+    assert [(w.stale, w.gone) for w in written if w.stale] == [("gone", True)]
+    assert [w.leftovers for w in written if w.leftovers] == [left.names]
+    assert [(w.blanks, w.total) for w in written if w.blanks] == [(((20, 21), (30, 30)), 30)]
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40))
+def test_lines_share_a_shard_only_within_one_stretch_of_one_file(a, b):
+    one, two = Answer(FILE, a, a + 1, b""), Answer(FILE, b, b + 1, b"")
+    assert (shard_key(one) == shard_key(two)) == (a // SLOT_BYTES == b // SLOT_BYTES)
+    other = Answer(FileVersion("r2://bucket", "input/a.jsonl", "e2", 1), a, a + 1, b"")
+    assert shard_key(one) != shard_key(other)
+    assert shard_key(one) == shard_key(Failure(FILE, a, a + 1, b"")) == shard_key(Blank(FILE, a, a + 1))
+
+
+def written_by_beam(output, outcomes, batching, expected):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        counts = (
+            pipeline
+            | beam.Create(outcomes, reshuffle=False)
+            | WriteShards(output, "c", batching)
+            | beam.Map(lambda written: (written.shard.kind, written.shard.lines) if written.shard else written.total)
+        )
+        assert_that(counts, equal_to(expected))
+
+
+@pytest.mark.parametrize(("lines", "sizes"), [(0, []), (1, [1]), (5, [5]), (25, [10, 10, 5])])
+def test_every_line_is_written_also_when_no_batch_is_ever_full(output, lines, sizes):
+    answers = [answer(i) for i in range(lines)]
+    written_by_beam(output, answers, Batching(size=10, seconds=60), [("answers", size) for size in sizes])
+
+
+def test_each_kind_fills_batches_of_its_own_also_when_they_alternate(output):
+    outcomes = [
+        one for i in range(0, 75, 3) for one in (answer(i), failure(i + 1), Blank(FILE, 10 * i + 20, 10 * i + 30))
+    ]
+    expected = [("answers", 10), ("answers", 10), ("answers", 5), ("errors", 10), ("errors", 10), ("errors", 5)]
+    written_by_beam(output, outcomes, Batching(size=10, seconds=60), [*expected, None, None, None])
+
+
+# What came before the pipeline's last element; Beam would copy what a closure holds.
+SEEN: list[tuple[str, float]] = []
+
+
+def _see(written):
+    SEEN.append((f"out {written.file.key}", time.monotonic()))
+    return written
+
+
+@pytest.mark.prism
+def test_a_file_that_is_whole_is_written_at_once_and_one_that_is_not_when_its_time_is_over(output):
+    whole = FileVersion("r2://bucket", "whole.jsonl", "e", 20)
+    packed = FileVersion("r2://bucket", "packed.jsonl.gz", "e", 7)
+    known = FileVersion("r2://bucket", "known.jsonl", "e", 20)
+    half = FileVersion("r2://bucket", "half.jsonl", "e", 20)
+    shard = ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)
+    outcomes = [
+        *(answer(0, whole), Failure(whole, 10, 20, failure(1).row)),
+        *(answer(0, packed), Blank(packed, 10, 10, total=10)),
+        *(KnownShard(known, shard), answer(1, known)),
+        answer(0, half),
+    ]
+    SEEN.clear()
+    with running_prism(find_prism(None)) as prism:
+        pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(prism)))
+        (
+            pipeline
+            | beam.Impulse()
+            | beam.ParDo(_Given(outcomes, 6.0))
+            | WriteShards(output, "c", Batching(size=100, seconds=3.0))
+            | beam.Map(_see)
+        )
+        begun = time.monotonic()
+        pipeline.run().wait_until_finish()
+        ended = time.monotonic()
+    times = {}
+    for name, at in SEEN:
+        times.setdefault(name.removeprefix("out "), at)
+    first = min(times.values())
+    assert set(times) == {"whole.jsonl", "packed.jsonl.gz", "known.jsonl", "half.jsonl"}
+    assert max(times[name] for name in times if name != "half.jsonl") - first < 1.5
+    assert times["half.jsonl"] - first >= 2.0
+    assert times["half.jsonl"] < ended - 1.0 and begun < first
+
+
+class _Given(beam.DoFn, RestrictionProvider):
+    """Gives elements in one bundle, and then nothing for some seconds before it ends."""
+
+    def __init__(self, elements, seconds):
+        self.elements, self.seconds = elements, seconds
+
+    def initial_restriction(self, _):
+        return OffsetRange(0, 2)
+
+    def create_tracker(self, restriction):
+        return OffsetRestrictionTracker(restriction)
+
+    def restriction_size(self, _, restriction):
+        return restriction.size()
+
+    def process(self, _, tracker=beam.DoFn.RestrictionParam()):
+        if tracker.current_restriction().start == 0:
+            tracker.try_claim(0)
+            yield from self.elements
+            tracker.defer_remainder(Duration(self.seconds))
+        else:
+            tracker.try_claim(1)
