@@ -7,16 +7,17 @@ from apache_beam.pvalue import PCollection
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.settings.environment import default_gateway
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Settled
-from llmdo.transforms.files.find_files import FindFiles, Notifications
+from llmdo.transforms.files.find_files import FindFiles
 from llmdo.transforms.files.open_files import OpenFiles
 from llmdo.transforms.files.poll_files import PollFiles
 from llmdo.transforms.files.settle_files import SettleFiles
+from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.files.tick_files import TickFiles
 from llmdo.transforms.files.write_shards import WriteShards
 from llmdo.transforms.lines.read_lines import ReadLines
-from llmdo.transforms.members import Apart
 
 
 def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:

@@ -37,12 +37,12 @@ from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.field_problems import expected
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
-from llmdo.transforms.answers.infer import PaidAnswers
-from llmdo.transforms.files.find_files import Notifications, Source
+from llmdo.storage.runs.members import Apart
+from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.files.batching import Batching
 from llmdo.transforms.files.listing import SUFFIXES, Listing
-from llmdo.transforms.files.write_shards import Batching
+from llmdo.transforms.files.source import Notifications, Source
 from llmdo.transforms.lines.reading import Reading
-from llmdo.transforms.members import Apart
 from llmdo.transforms.prompts.models import SAME_PROVIDER
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.prompts.templates import fields_of

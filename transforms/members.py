@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import apache_beam as beam
@@ -24,8 +24,8 @@ from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.field_problems import first_problem
-from llmdo.storage.objects.store import Location, open_store
-from llmdo.storage.runs.members import Members, Report, Stopped
+from llmdo.storage.objects.store import open_store
+from llmdo.storage.runs.members import Apart, Report, Stopped
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.run_state import Counts, RunState, reset_run_state, run_state
@@ -40,19 +40,6 @@ _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
 SLOTS = 32
 # So many of the files that it settled stand in a report, the newest.
 FILES_TOLD = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """A run whose steps are not in the process that began it."""
-
-    run_id: str
-    output: Location
-    configuration: str = ""
-
-    def notes(self) -> Members:
-        """What its processes tell each other."""
-        return Members(open_store(self.output.store_url), self.output.key, self.run_id)
 
 
 class Member:

@@ -32,7 +32,7 @@ from llmdo.storage.chat.reading import read_record
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.store import Location, locate_folder, open_store
-from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.files.listing import Listing, list_inputs
 from llmdo.transforms.run_state import Counts, RunState

@@ -25,7 +25,7 @@ from llmdo.storage.objects.store import R2_SCHEME, Location, locate, open_store
 from llmdo.storage.output.configuration import agree
 from llmdo.storage.queues.api import WRONG_ACCOUNT
 from llmdo.storage.queues.client import QueueClient, find_queue
-from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.files.listing import Listing, Skipped, is_pattern, list_inputs
 
 _log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@ import pytest
 from llmdo.pipelines.option_types import Concurrency
 from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
 from llmdo.storage.objects.store import Location
-from llmdo.transforms.files.find_files import Notifications
 from llmdo.transforms.files.listing import Listing
+from llmdo.transforms.files.source import Notifications
 
 ENVIRONMENT = {
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",

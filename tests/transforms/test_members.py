@@ -19,11 +19,11 @@ from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import locate_folder, open_store
-from llmdo.storage.runs.members import Members, Report, Stopped
+from llmdo.storage.runs.members import Apart, Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
 from llmdo.transforms.answers.infer import answered_before
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.members import SLOTS, Apart, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.members import SLOTS, Tell, error_of, join, report_of, spent_by, take_in
 from llmdo.transforms.run_state import RunState, reset_run_state, run_state
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
@@ -15,7 +15,6 @@ from apache_beam.utils.windowed_value import WindowedValue
 from llmdo.backends.engine.batches import Mode
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
-from llmdo.backends.engine.recall import Recall, Reuse
 from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
@@ -25,15 +24,16 @@ from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS, Limits
 from llmdo.backends.requests import EmbedRequest, LineId
 from llmdo.backends.usage import Usage
-from llmdo.storage.ledger.ledger import NO_LEDGER, open_ledger
 from llmdo.storage.output.costs import Cost
+from llmdo.storage.runs.members import Apart
 from llmdo.storage.runs.runs import ASLEEP_SECONDS
 from llmdo.transforms.answers.metrics import InferMetrics
+from llmdo.transforms.answers.paid_answers import KEEPS_NOTHING, PaidAnswers
 from llmdo.transforms.answers.result_queue import Ended
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded, Gathering
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
-from llmdo.transforms.members import Apart, join, others_answered, tell_why
+from llmdo.transforms.members import join, others_answered, tell_why
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run_state import run_state
 
@@ -42,19 +42,6 @@ _LOOK_AGAIN = 0.05
 # It is woken when an eighth of a window has ended, so that eight bundles that wait leave something to submit, and no
 # later than for 16: more, and calls of equal length would go through all steps together, and never spread.
 _PARTS, _MOST = 8, 16
-
-
-@dataclass(frozen=True, slots=True)
-class PaidAnswers:
-    """Where answers are kept the moment they arrive (``open_ledger``), and whose answer may be taken."""
-
-    ledger: str = NO_LEDGER
-    reuse: Reuse | Literal["same-message"] = "same-line"
-
-    def open(self) -> Recall | None:
-        """Opens the ledger. Raises LedgerError."""
-        ledger = open_ledger(self.ledger)
-        return None if ledger is None else Recall(ledger, self.reuse)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -73,7 +60,7 @@ class Infer(beam.PTransform):
 
     defaults: Defaults
     window: int = 64
-    paid: PaidAnswers = PaidAnswers()
+    paid: PaidAnswers = KEEPS_NOTHING
     limits: Limits = NO_LIMITS
     rates: Rates = NO_RATES
     fixed: bool = False

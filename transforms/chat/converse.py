@@ -27,7 +27,8 @@ from llmdo.storage.chat.records import LoggedAnswer
 from llmdo.storage.ledger.ledger import NO_LEDGER
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import QueueClient
-from llmdo.transforms.answers.infer import PaidAnswers, asleep
+from llmdo.transforms.answers.infer import asleep
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversations import Conversations, close_conversations
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings

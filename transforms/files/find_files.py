@@ -24,10 +24,12 @@ from llmdo.storage.queues.notifications import (
     parse_notification,
     why_passed_over,
 )
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
-from llmdo.transforms.files.listing import SUFFIXES, Listing, list_inputs, root_of
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.files.listing import Listing, list_inputs, root_of
+from llmdo.transforms.files.source import Notifications, Source
+from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from llmdo.transforms.run_state import run_state, stopping
 
@@ -35,19 +37,6 @@ _log = logging.getLogger(__name__)
 
 # A queue that gives nothing this many times in a row holds nothing for us now.
 _EMPTY_PULLS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Notifications:
-    """Messages of a queue about objects below ``prefix`` that end in one of ``suffixes``."""
-
-    queue_id: str
-    prefix: str = ""
-    suffixes: tuple[str, ...] = SUFFIXES
-    poll_seconds: float = 0.5
-
-
-Source = Notifications | Listing
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms

@@ -20,13 +20,14 @@ from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
 from llmdo.storage.queues.client import MAX_BATCH
+from llmdo.storage.runs.members import Apart
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.reopening import has_readable, reopen
 from llmdo.transforms.files.write_shards import folder_of
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state
 from llmdo.transforms.side_by_side import SideBySide

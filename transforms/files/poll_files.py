@@ -19,9 +19,11 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
 from llmdo.storage.errors import StorageError, StorageUnavailable, is_passing
 from llmdo.storage.objects.store import Location
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Notice
-from llmdo.transforms.files.find_files import Notifications, Puller, left_in_work
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.files.find_files import Puller, left_in_work
+from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.members import join
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run_state import run_state, stopping
 

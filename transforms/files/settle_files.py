@@ -21,9 +21,10 @@ from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Jobs
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.write_shards import folder_of
-from llmdo.transforms.members import Apart, Tell, join
+from llmdo.transforms.members import Tell, join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state
 from llmdo.transforms.side_by_side import SideBySide

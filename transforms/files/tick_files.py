@@ -17,10 +17,11 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from llmdo.storage.objects.store import Location
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Notice
-from llmdo.transforms.files.find_files import Notifications
 from llmdo.transforms.files.poll_files import WINDOW_SECONDS, LookForFiles, Looks
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.members import join
 from llmdo.transforms.run_state import run_state, stopping
 
 # How often Flink is to ask whether it is time to look. Milliseconds.

@@ -19,6 +19,7 @@ from llmdo.storage.objects.store import Location, open_store
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Kind, file_folder, put_shard
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import (
     Answer,
     Blank,
@@ -30,23 +31,14 @@ from llmdo.transforms.elements import (
     Stale,
     Written,
 )
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
+from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state
 from llmdo.transforms.side_by_side import SideBySide
 
 # A file's lines go to one key for each this many bytes of it, so that workers can write shards of a big file at once.
 SLOT_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """A shard is written when it has ``size`` lines, or ``seconds`` after its first line came, or with the last line of
-    its file.
-    """
-
-    size: int = 100
-    seconds: float = 60.0
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -61,7 +53,7 @@ class WriteShards(beam.PTransform):
 
     output: Location
     configuration: str
-    batching: Batching = Batching()
+    batching: Batching = DEFAULT_BATCHING
     apart: Apart | None = None
 
     def expand(self, outcomes: PCollection[Outcome]) -> PCollection[Written]:

@@ -15,10 +15,11 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read, Stale
 from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
-from llmdo.transforms.members import Apart, join
+from llmdo.transforms.members import join
 from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadPlanned", "parcels_in_bundle"]

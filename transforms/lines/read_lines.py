@@ -15,12 +15,12 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
+from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read, Stale
 from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
 from llmdo.transforms.lines.lanes import Lanes, Turn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
-from llmdo.transforms.members import Apart
 from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadLines"]

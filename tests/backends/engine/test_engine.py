@@ -830,7 +830,7 @@ def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
         "from llmdo.backends.engine import registry as engine\n"
         "from llmdo.backends.engine.settings import CallSettings\n"
         "from llmdo.backends.requests import ChatRequest\nfrom llmdo.backends.responses import ChatResponse, Usage\n"
-        "from llmdo.transforms.answers.infer import PaidAnswers\n"
+        "from llmdo.transforms.answers.paid_answers import PaidAnswers\n"
         "class Slow:\n"
         "    name = 'slow'\n"
         "    async def execute(self, request):\n"

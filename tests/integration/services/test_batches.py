@@ -18,7 +18,8 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from llmdo.backends.engine import batch_work, batches
 from llmdo.backends.engine.registry import close_engines
 from llmdo.local.server import Running
-from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.answers.infer import Infer
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state

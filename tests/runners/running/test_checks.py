@@ -16,7 +16,7 @@ from llmdo.runners.running.checks import (
 )
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import Consumer
-from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 
 
 def test_files_that_are_not_there_are_said_before_any_work(tmp_path):

@@ -185,7 +185,7 @@ from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 from llmdo.runners.workers import worker
-from llmdo.transforms.answers.infer import PaidAnswers
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 
 class Slow:
     name = "slow"

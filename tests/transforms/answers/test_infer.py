@@ -33,7 +33,8 @@ from llmdo.storage.output.costs import Cost
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers import infer
-from llmdo.transforms.answers.infer import Infer, PaidAnswers, asleep
+from llmdo.transforms.answers.infer import Infer, asleep
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state, run_state

@@ -15,7 +15,8 @@ from llmdo.backends.limits.retry import Retry
 from llmdo.backends.requests import batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
-from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.answers.infer import Infer
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state, run_state

@@ -18,8 +18,9 @@ from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.ledger import open_ledger
 from llmdo.transforms import run_state as run_state_module
-from llmdo.transforms.answers.infer import Infer, PaidAnswers
+from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.metrics import NAMESPACE
+from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.elements import FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state

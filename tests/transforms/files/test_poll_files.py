@@ -15,8 +15,8 @@ from llmdo.storage.errors import QueueError, QueueUnauthorized, StorageUnavailab
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files import poll_files as polling
-from llmdo.transforms.files.find_files import Notifications
 from llmdo.transforms.files.poll_files import PollFiles
+from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.run_state import reset_run_state
 
 pytestmark = pytest.mark.prism

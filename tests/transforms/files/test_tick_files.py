@@ -9,7 +9,7 @@ from llmdo.storage.errors import QueueUnauthorized, StorageUnavailable
 from llmdo.storage.objects.store import locate_folder
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files import tick_files as ticks
-from llmdo.transforms.files.find_files import Notifications
+from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 

@@ -1,0 +1,25 @@
+"""Which ledger keeps the answers of a run, and whose answers may be taken from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llmdo.backends.engine.recall import Recall, Reuse
+from llmdo.storage.ledger.ledger import NO_LEDGER, open_ledger
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAnswers:
+    """Where answers are kept the moment they arrive (``open_ledger``), and whose answer may be taken."""
+
+    ledger: str = NO_LEDGER
+    reuse: Reuse | Literal["same-message"] = "same-line"
+
+    def open(self) -> Recall | None:
+        """Opens the ledger. Raises LedgerError."""
+        ledger = open_ledger(self.ledger)
+        return None if ledger is None else Recall(ledger, self.reuse)
+
+
+KEEPS_NOTHING = PaidAnswers()
