@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("backends", "local", "pipelines", "runners", "storage", "transforms")
-_FILES = ("setup.py", "pyproject.toml", "README.md", "MANIFEST.in", "LICENSE", "CHANGELOG.md", "SECURITY.md")
+_FILES = ("setup.py", "pyproject.toml", "requirements.txt", "MANIFEST.in", "LICENSE")
 
 
 def copy_of_the_checkout(place: Path) -> Path:
@@ -17,7 +17,8 @@ def copy_of_the_checkout(place: Path) -> Path:
     place.mkdir()
     for name in (*ROOMS, "llmdo"):
         shutil.copytree(ROOT / name, place / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (*_FILES, "requirements.txt"):
+    shutil.copytree(ROOT / "docs", place / "docs")
+    for name in (*_FILES, *(page.name for page in ROOT.glob("*.md"))):
         shutil.copy(ROOT / name, place / name)
     return place
 

@@ -16,7 +16,7 @@ from apache_beam.runners.portability.stager import Stager
 
 import llmdo
 from tests.company_network import Service, listening, rows
-from tests.packages import call, copy_of_the_checkout, files_of_the_product, new_environment
+from tests.packages import ROOT, call, copy_of_the_checkout, files_of_the_product, new_environment
 
 # The newest first; the one that runs this test is the last resort.
 PYTHONS = (*(path for name in ("3.13", "3.12") if (path := shutil.which(f"python{name}"))), sys.executable)
@@ -45,6 +45,8 @@ def test_a_worker_can_install_the_package_that_beam_builds_of_setup_py(tmp_path)
     described = Parser().parsestr((root / "llm.do.egg-info" / "PKG-INFO").read_text())
     assert (described["Name"], described["Version"]) == ("llm.do", llmdo.__version__)
     assert (root / "LICENSE").is_file()
+    assert {path.name for path in (root / "docs").iterdir()} == {path.name for path in (ROOT / "docs").iterdir()}
+    assert {path.name for path in ROOT.glob("*.md")} <= {path.name for path in root.iterdir()}
 
 
 # A user's project, with rooms of the same names, and a pipeline of its own.

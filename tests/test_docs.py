@@ -1,0 +1,80 @@
+"""The files, modules, options and headings that the documentation names exist."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from llmdo.runners.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name.isalpha())
+FILE = re.compile(
+    rf"(?<![\w./:-])(?:[\w.-]+/)*[\w.-]+\.py\b|(?<![\w./:-])(?:{FOLDERS})/(?:[\w.-]+/)*(?:[\w-]+\.\w+|(?=`))"
+)
+MODULE = re.compile(r"(?<![\w./])llmdo(?:\.[a-zA-Z_]\w*)+(?!\w*/)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
+# Of other programs: Maven, mypy, docker, gcloud, Beam's pool of workers, and benchmarks.
+OTHERS = {"--strict-checksums", "--strict", "--build-arg", "--image", "--sdk-language", "--metadata-file"}
+OTHERS |= {"--service_port", "--rivals", "--help"}
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def headings(page: Path) -> set[str]:
+    """As anchors."""
+    titles = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def options(command) -> set[str]:
+    below = getattr(command, "commands", {}).values()
+    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union(*map(options, below))
+
+
+def exists(name: str) -> bool:
+    module, found = name, None
+    while found is None:
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError:
+            module = module.rpartition(".")[0]
+    for part in name.removeprefix(module).split(".")[1:]:
+        found = getattr(found, part, None)
+    return found is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_exists(page):
+    text = text_of(page)
+    # Paths of tests are below tests/.
+    assert [name for name in FILE.findall(text) if not any((ROOT / top / name).exists() for top in ("", "tests"))] == []
+    assert [name for name in set(MODULE.findall(text)) if not exists(name)] == []
+    assert set(OPTION.findall(text)) - options(typer.main.get_command(app)) - OTHERS == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_links_to_pages_and_headings_that_exist(page):
+    wrong = set()
+    for target, heading in LINK.findall(text_of(page)):
+        other = (page.parent / target).resolve() if target else page
+        if not other.exists() or (heading and heading not in headings(other)):
+            wrong.add((target, heading))
+    assert wrong == set()
+
+
+def test_the_patterns_find_what_pages_name():
+    text = "\n".join(map(text_of, PAGES))
+    assert len(FILE.findall(text)) > 80
+    assert len(MODULE.findall(text)) > 5
+    assert len(LINK.findall(text)) > 15
+    assert len(OPTION.findall(text)) > 150
