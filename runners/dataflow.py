@@ -26,13 +26,12 @@ from llmdo.runners.workers.settings import worker_arguments
 from llmdo.settings.environment import (
     ai_gateway,
     cloudflare_account,
-    filesystem_options,
     plain_settings,
     r2_access,
     secrets_of,
 )
 from llmdo.settings.secrets import check_header, secrets_in_url, without_secrets
-from llmdo.storage.ledger.ledger import NO_LEDGER, SQLITE_SCHEME
+from llmdo.storage.ledger.ledger import NO_LEDGER
 from llmdo.storage.objects.store import R2_SCHEME
 
 _PROJECT_ID = re.compile(r"[a-z][-a-z0-9:.]+[a-z0-9]")
@@ -161,8 +160,7 @@ def _places(options: JsonlOptions) -> Iterator[str]:
         yield f"workers cannot see the local {options.files[0]}: put the files into R2, and name them with --input"
     if not options.output.startswith(R2_SCHEME):
         yield f"workers cannot write the local --output {options.output}: use r2://BUCKET/PREFIX/"
-    ledger = options.ledger or SQLITE_SCHEME
-    if ledger.startswith(SQLITE_SCHEME) or (ledger != NO_LEDGER and "://" not in ledger):
+    if options.ledger != NO_LEDGER and not (options.ledger or "").startswith(R2_SCHEME):
         said = options.ledger or "in a local database, the default,"
         yield f"--ledger {said} is not seen by workers: use r2://BUCKET/PREFIX/ (a write for each answer), or none"
 
@@ -218,9 +216,6 @@ def secrets_needed(options: JsonlOptions) -> tuple[str, ...]:
         reads.append(cloudflare_account)
     if cloudflare_account in reads:
         reads.append(ai_gateway)
-    ledger = options.ledger or ""
-    if "://" in ledger and not ledger.startswith((SQLITE_SCHEME, R2_SCHEME)):
-        reads.append(filesystem_options)
     names = [name for read in dict.fromkeys(reads) for name in secrets_of(read)]
     names += [check_header(header)[1] for header in options.header]
     return tuple(name for name in dict.fromkeys(names) if os.environ.get(name))

@@ -1,1 +1,1 @@
-"""Objects, queues, job records and manifests: all durable state of a run. No Beam here beyond the FileSystem."""
+"""Objects, queues, job records and manifests: all durable state of a run. No Beam here but in objects/r2_filesystem."""

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 # The command that starts it.
 EXCEPTIONS = {("llmdo.runners.cli.main", "local")}
-BEAM_ALLOWED = {"llmdo.storage.objects.r2_filesystem", "llmdo.storage.ledger.filesystem"}
+BEAM_ALLOWED = {"llmdo.storage.objects.r2_filesystem"}
 MOST_FILES, MOST_LINES = 14, 360
 
 

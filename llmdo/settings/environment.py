@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,11 +202,6 @@ def metadata_url() -> str:
     return f"http://{os.environ.get('GCE_METADATA_HOST') or 'metadata.google.internal'}"
 
 
-def filesystem_options() -> list[str]:
-    """LLMDO_FILESYSTEM_OPTIONS: what Beam's file systems want to be told (``--hdfs_host=…``), as on a command line."""
-    return shlex.split(os.environ.get("LLMDO_FILESYSTEM_OPTIONS", ""))
-
-
 def default_queue() -> str | None:
     """LLMDO_QUEUE (a queue's id or name), or None."""
     return os.environ.get("LLMDO_QUEUE") or None
@@ -275,5 +269,4 @@ _READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
     openai_access: ("OPENAI_API_KEY",),
     braintrust_access: ("BRAINTRUST_API_KEY",),
     r2_access: ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"),
-    filesystem_options: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "LLMDO_FILESYSTEM_OPTIONS"),
 }

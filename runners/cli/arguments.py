@@ -90,9 +90,7 @@ MaxFileBytes = Annotated[int | None, typer.Option(help="A file that is longer, u
 PollSeconds = Annotated[float, typer.Option(help="Seconds between pulls of the queue.")]
 Ledger = Annotated[
     str | None,
-    typer.Option(
-        help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, a URL that Beam knows, none."
-    ),
+    typer.Option(help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."),
 ]
 Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
 DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]

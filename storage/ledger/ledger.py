@@ -11,19 +11,16 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from llmdo.settings.environment import whole_path
 from llmdo.settings.private import own_folder
 from llmdo.storage.errors import InvalidLocation, LedgerError
-from llmdo.storage.objects.store import R2_SCHEME, locate, open_store
-
-if TYPE_CHECKING:
-    from llmdo.storage.ledger.objects import Entries
+from llmdo.storage.objects.store import R2_SCHEME, ObjectStore, locate, open_store
 
 SQLITE_SCHEME = "sqlite:///"
 NO_LEDGER = "none"
-_REMEDY = "name sqlite:///PATH, r2://BUCKET/PREFIX/, a URL that Beam knows (gs://, s3://, hdfs://), a folder, or none"
+_REMEDY = "name sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none"
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _DATABASE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
@@ -90,9 +87,9 @@ def open_ledger(url: str) -> Ledger | None:
     """Opens a ledger, or makes a new one; blocks for some ms, and up to 20 s where another program locks it.
 
     ``sqlite:///PATH`` is a database (four slashes for an absolute path), for processes of one machine;
-    ``r2://BUCKET/PREFIX/``, a local folder, or a URL of any other file system that Beam knows keeps one object an
-    answer, for any number of machines; ``none`` is None. Raises LedgerError when it cannot be read and written, before
-    anything was paid; MissingSettings for r2:// without credentials.
+    ``r2://BUCKET/PREFIX/`` or a local folder keeps one object an answer, for any number of machines; ``none`` is None.
+    Raises LedgerError when it cannot be read and written, before anything was paid; MissingSettings for r2:// without
+    credentials.
     """
     if url == NO_LEDGER:
         return None
@@ -143,19 +140,15 @@ def _database(url: str) -> Path:
     return whole_path(path)
 
 
-def _place(url: str) -> tuple[Entries, str]:
+def _place(url: str) -> tuple[ObjectStore, str]:
     """Where objects are kept, and the prefix there, which is empty or ends in '/'."""
     if not url:
         raise LedgerError(f"the ledger has no name; {_REMEDY}")
     if not url.startswith(R2_SCHEME) and url.endswith(_DATABASE_SUFFIXES):
         raise LedgerError(f"{url}: a ledger of objects is a folder; for a database write {SQLITE_SCHEME}{url}")
-    scheme, colon, path = url.partition("://")
+    scheme, colon, _ = url.partition("://")
     if colon and scheme + colon != R2_SCHEME:
-        if not path.strip("/"):
-            raise LedgerError(f"{url}: names no place; {_REMEDY}")
-        from llmdo.storage.ledger.filesystem import BeamStore  # noqa: PLC0415  Beam takes a second to import
-
-        return BeamStore(url.rstrip("/")), ""
+        raise LedgerError(f"{url}: a ledger cannot be kept at {scheme}://; {_REMEDY}")
     try:
         where = locate(url)
     except InvalidLocation as error:

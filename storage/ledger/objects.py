@@ -1,4 +1,4 @@
-"""The ledger of many machines: one object an answer, in R2, in a local folder, or in a file system of Beam's.
+"""The ledger of many machines: one object an answer, in R2 or in a local folder.
 
 An object's first line is a JSON header with format, key and checksum; the value follows, byte for byte.
 A million lines cost $0.36 for asking (a GET each, class B) and $4.50 for keeping (a PUT each, class A), after the free
@@ -10,48 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
 from llmdo.storage.errors import AlreadyExists, LedgerError, ObjectChanged, ObjectNotFound, StorageError
 from llmdo.storage.ledger.ledger import Counts, Pruned, check_key, checksum
-from llmdo.storage.objects.store import ObjectInfo
+from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 
 THREADS = 32  # requests at once; the R2 client has more connections
 _FORMAT = 1
 _PRUNE_OBJECTS = 1000  # at a time; the whole listing may be too long for memory
 MARKER = "_ledger.json"  # says that the prefix is a ledger, and of which format
-_EMPTYMARKER_S = 0.5  # for how long it may be empty, where another process is seen to write it
 _NAME = re.compile(r"(?P<first>[0-9a-f]{2})/(?P=first)[0-9a-f]{62}\.json")
 
 _T = TypeVar("_T")
-
-
-class Entries(Protocol):
-    """What a ledger needs of a store; see ObjectStore."""
-
-    url: str
-
-    def read(self, key: str) -> tuple[bytes, str]:
-        """A whole object and its etag. Raises ObjectNotFound."""
-
-    def put_if_absent(self, key: str, body: bytes) -> str:
-        """Writes where nothing is. Raises AlreadyExists."""
-
-    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
-        """Replaces this version. Raises ObjectChanged."""
-
-    def delete(self, key: str) -> None:
-        """Removes an object, or nothing."""
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The entries below a prefix."""
 
 
 class _Unreadable(Exception):
@@ -66,7 +43,7 @@ class ObjectLedger:
     In a local folder a value outlives kill -9; after a power cut its name may be missing.
     """
 
-    def __init__(self, store: Entries, prefix: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.counts = Counts()
         self._store = store
         self._prefix = prefix
@@ -148,7 +125,7 @@ class ObjectLedger:
             self._write(key, name, value, None)
 
 
-def prune_objects(store: Entries, prefix: str, before: float) -> Pruned:
+def prune_objects(store: ObjectStore, prefix: str, before: float) -> Pruned:
     """See ledger.prune; ``before`` in Unix seconds, compared with the store's clock. Deletions are free in R2."""
 
     def remove(info: ObjectInfo) -> int:
@@ -168,9 +145,9 @@ def prune_objects(store: Entries, prefix: str, before: float) -> Pruned:
     return Pruned(entries, size)
 
 
-def _check_format(store: Entries, prefix: str, *, make: bool) -> None:
+def _check_format(store: ObjectStore, prefix: str, *, make: bool) -> None:
     """Reads the marker of a ledger, or makes one. Raises LedgerError and the store's errors."""
-    name, end = prefix + MARKER, time.monotonic() + _EMPTYMARKER_S
+    name = prefix + MARKER
     while True:
         try:
             body, _ = store.read(name)
@@ -182,11 +159,6 @@ def _check_format(store: Entries, prefix: str, *, make: bool) -> None:
             except AlreadyExists:
                 continue  # another process was quicker
             return
-        if not body and time.monotonic() < end:
-            time.sleep(0.05)
-            continue
-        if not body:
-            raise LedgerError(f"{store.url}/{name}: is empty, its writer was killed; remove it, and run again")
         found = _header(body).get("format")
         if found != _FORMAT:
             raise LedgerError(

@@ -18,7 +18,6 @@ from llmdo.settings.environment import (
     default_gateway,
     default_queue,
     default_store,
-    filesystem_options,
     openai_access,
     r2_access,
 )
@@ -129,13 +128,6 @@ def test_no_error_quotes_a_secret_also_after_its_way_between_processes(monkeypat
             assert str(each) == "you sent <R2_SECRET_ACCESS_KEY>"
             assert "r2-secret-456" not in repr(each) + repr(vars(each))
             assert getattr(each, "status", 500) == 500
-
-
-def test_the_options_of_file_systems_are_read_as_on_a_command_line(monkeypatch):
-    monkeypatch.delenv("LLMDO_FILESYSTEM_OPTIONS", raising=False)
-    assert filesystem_options() == []
-    monkeypatch.setenv("LLMDO_FILESYSTEM_OPTIONS", "--hdfs_host=a --hdfs_user='b c'")
-    assert filesystem_options() == ["--hdfs_host=a", "--hdfs_user=b c"]
 
 
 def test_openai_itself_wants_a_key_and_other_servers_may_not(monkeypatch):

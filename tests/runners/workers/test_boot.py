@@ -162,7 +162,7 @@ def test_a_secret_of_the_environment_is_not_among_the_plain_settings(monkeypatch
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "0" * 32)
     monkeypatch.setenv("STORE_ID", "store")
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "secret-1234567")
-    monkeypatch.setenv("LLMDO_FILESYSTEM_OPTIONS", "--hdfs_password=secret-1234567")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-1234567")
     arguments = worker_arguments((f"STORE_ID={PLACE}",))
     assert f"--llmdo_env=CLOUDFLARE_ACCOUNT_ID={'0' * 32}" in arguments
     assert f"--llmdo_env_from=STORE_ID={PLACE}" in arguments

@@ -1,4 +1,4 @@
-"""What every ledger promises: the database, the folder, the bucket and a file system of Beam's, on the same cases."""
+"""What every ledger promises: the database, the folder and the bucket, on the same cases."""
 
 import asyncio
 import hashlib
@@ -20,21 +20,15 @@ from hypothesis import strategies as st
 from llmdo.storage.errors import LedgerError, StorageError
 from llmdo.storage.ledger.ledger import Pruned, open_ledger, prune
 from llmdo.storage.objects.store import locate, open_store
-from tests.storage.beam_files import DiskFileSystem
 
 ROOT = Path(__file__).parents[3]
-KINDS = ["sqlite", "folder", "r2", "beam"]
+KINDS = ["sqlite", "folder", "r2"]
 VALUES = [b"", b'{"text": "one"}', b"\n\n{}\n", bytes(range(256)), os.urandom(3 << 20)]
 
 # Puts with 16 at once, and says the number of each entry after its put returned.
 PUTS_FOR_EVER = """
-import asyncio, hashlib, itertools, logging, os, sys
+import asyncio, hashlib, itertools, os, sys
 from llmdo.storage.ledger.ledger import open_ledger
-
-if sys.argv[1].startswith("disk:"):
-    logging.disable()  # Beam warns of packages that it does not find
-    import tests.storage.beam_files
-    logging.disable(0)
 
 async def main(ledger, numbers):
     async def putter():
@@ -86,8 +80,7 @@ def get_all(url, names):
 def url(request, tmp_path):
     if request.param == "r2":
         return f"r2://{request.getfixturevalue('bucket')}/paid/answers/"
-    urls = {"sqlite": f"sqlite:///{tmp_path}/ledger.sqlite", "beam": f"{DiskFileSystem.scheme()}://{tmp_path}/ledger/"}
-    return urls.get(request.param, str(tmp_path / "ledger"))
+    return f"sqlite:///{tmp_path}/ledger.sqlite" if request.param == "sqlite" else str(tmp_path / "ledger")
 
 
 def change_stored(url, name, change):
@@ -116,7 +109,7 @@ def is_stored(url, name):
 
 
 def object_of(url, name):
-    where = locate(url.removeprefix("disk://"))
+    where = locate(url)
     return open_store(where.store_url), f"{where.key}{key(name)[:2]}/{key(name)}.json"
 
 
@@ -354,9 +347,16 @@ def test_none_is_no_ledger():
         ("sqlite:////", "names no file"),
         ("ledger.sqlite", "for a database write sqlite:///ledger.sqlite"),
         ("r2://", "a bucket's name has 3 to 63 characters"),
-        ("gs://bucket/prefix/", r"gs:// is not known to Beam here; pip install 'apache-beam\[gcp\]', or name another"),
-        ("file:///folder", "file:// is not known to Beam here; correct the URL, or name another --ledger"),
-        ("gs://", r"names no place; name sqlite:///PATH, r2://BUCKET/PREFIX/, a URL that Beam knows \(gs://"),
+        (
+            "gs://bucket/prefix/",
+            "a ledger cannot be kept at gs://; name sqlite:///PATH, r2://BUCKET/PREFIX/, a folder,",
+        ),
+        (
+            "s3://bucket/prefix/",
+            "a ledger cannot be kept at s3://; name sqlite:///PATH, r2://BUCKET/PREFIX/, a folder,",
+        ),
+        ("hdfs://host/folder", "a ledger cannot be kept at hdfs://; name sqlite:///PATH"),
+        ("file:///folder", "a ledger cannot be kept at file://; name sqlite:///PATH, r2://BUCKET/PREFIX/, a folder,"),
     ],
 )
 def test_a_wrong_url_says_what_to_write(wrong, said, tmp_path, monkeypatch):
