@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "transforms": {"settings", "storage", "backends"},
     "pipelines": {"settings", "storage", "backends", "transforms"},
     "runners": {"settings", "storage", "backends", "transforms", "pipelines"},
-    "local": {"settings", "storage", "backends", "transforms", "pipelines", "runners"},
+    "local": {"settings", "storage", "backends"},
 }
 # The command that starts it.
 EXCEPTIONS = {("llmdo.runners.cli.main", "local")}
