@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from llmdo.backends.limits.breaker import PATIENCE_S
-from llmdo.backends.limits.rates import Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.backends.money.money import Limits
 from llmdo.backends.providers import access_of
-from llmdo.pipelines.option_types import Calls, Concurrency, Header, ModelName, check_header_models
-from llmdo.pipelines.options import UsageError, checked, default_ledger
+from llmdo.pipelines.option_types import Calls, Concurrency, check_header_models
+from llmdo.pipelines.run_options import ChosenModel, PollSeconds, RunOptions
+from llmdo.pipelines.shown import ADVANCED, BUDGET, INPUT, MODEL, OUTPUT, RATE, Shown
+from llmdo.pipelines.usage import UsageError, checked
 from llmdo.settings.environment import cloudflare_account, default_store, r2_access
 from llmdo.storage.chat.records import safe
 from llmdo.storage.errors import InvalidLocation
@@ -24,7 +22,6 @@ from llmdo.transforms.chat.elements import ChatDefaults
 from llmdo.transforms.chat.events import seconds
 
 DEFAULT_CHAT_MODEL = "braintrust/gpt-4o"
-QUEUE_PATIENCE_S = 60.0  # somebody waits for the answer
 SYSTEM_PROMPT = Path(__file__).with_name("system_prompt.md")
 
 
@@ -35,61 +32,86 @@ def _time(value: object) -> object:
     return seconds(value)
 
 
-class ChatOptions(BaseModel):
-    """How chats are answered: the events of some files, or for ever those of a queue. Times in seconds.
+class ChatOptions(RunOptions):
+    """How chats are answered: the events of some files, or those of a queue until the run is stopped.
+
+    ``events`` need ``output``, which gets the log and the responses; ``queue`` needs ``reply_queue`` and ``log``.
 
     Attributes:
-        events: files, folders, glob patterns or r2:// prefixes of event logs; they go with ``output``, which gets the
-            log and the responses.
-        queue, reply_queue: where events come from, and where responses go: ids or names; they go with ``log``.
-        log: r2://bucket/prefix/ or a local folder: what was said and answered.
-        store: STORE_ID, which names the log below ``log`` or ``output``; None: it is right there.
-        since: messages that were sent before are logged, not answered; as Unix time.
-        deltas: the text is pushed as it is generated, too.
-        runner: None is direct for files, prism for a queue.
-        context_tokens: what the model's context holds, input and answer together; None: nobody tells.
-        concurrency: conversations in which an answer is being made, at most, as ``N`` or ``fixed:N``: see Concurrency.
-        patience: how long the model may answer nothing before messages get an error for an answer (default 60 s), or
-            with ``events`` the run stops (default 600 s).
-        others: as in JsonlOptions.
+        store: STORE_ID, which names the log below ``log`` or ``output``; None: the log is right there.
+        since: as Unix time.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    ENDLESS_PATIENCE_S = 60.0  # somebody waits for the answer
 
-    events: tuple[str, ...] = ()
-    output: str | None = None
-    queue: str | None = None
-    reply_queue: str | None = None
-    log: str | None = None
+    events: Annotated[
+        tuple[str, ...], Field(description="Event logs, JSON lines: files, folders, patterns, r2:// prefixes."), INPUT
+    ] = ()
+    queue: Annotated[str | None, Field(description="Queue of events, id or name."), INPUT] = None
+    since: Annotated[
+        Annotated[float, BeforeValidator(_time)] | None,
+        Field(description="Messages sent before are logged, not answered: ISO 8601, or ms since 1970."),
+        Shown(INPUT.panel, as_text=True),
+    ] = None
+    output: Annotated[
+        str | None, Field(description="Where log and responses of --events go: a folder, r2://…"), OUTPUT
+    ] = None
+    reply_queue: Annotated[str | None, Field(description="Queue that responses go to, id or name."), OUTPUT] = None
+    log: Annotated[
+        str | None, Field(description="What was said and answered (with --queue): r2://BUCKET/PREFIX/."), OUTPUT
+    ] = None
     store: str | None = None
-    since: Annotated[float, BeforeValidator(_time)] | None = None
-    deltas: bool = False
-    model: ModelName = DEFAULT_CHAT_MODEL
-    system: str = Field(default_factory=lambda: SYSTEM_PROMPT.read_text(encoding="utf-8"))
-    temperature: float = Field(default=0.7, ge=0, le=5)
-    max_tokens: int = Field(default=1000, ge=1)
-    context_tokens: int | None = Field(default=None, ge=1)
-    concurrency: Calls = Concurrency(256)
-    rpm: float | None = Field(default=None, gt=0)
-    tpm: float | None = Field(default=None, gt=0)
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    max_tokens_total: int | None = Field(default=None, ge=1)
-    header: tuple[Header, ...] = ()
-    call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
-    patience: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    poll_seconds: float = Field(default=0.25, ge=0.25)
-    ledger: str | None = None
-    runner: Literal["direct", "prism"]
-    prism_location: str | None = None
-    allow_open_ports: bool = False
-    drain_seconds: float = Field(default=60.0, ge=0)
-    max_restarts: int = Field(default=5, ge=0)
+    deltas: Annotated[bool, Field(description="Push the text while it is generated, too."), OUTPUT] = False
+    model: ChosenModel = DEFAULT_CHAT_MODEL
+    system: Annotated[
+        str,
+        Field(description="File with the system prompt; default pipelines/system_prompt.md."),
+        Shown(MODEL.panel, file="text"),
+    ] = Field(default_factory=lambda: SYSTEM_PROMPT.read_text(encoding="utf-8"))
+    temperature: Annotated[float, Field(ge=0, le=5, description="0 to 5."), MODEL] = 0.7
+    max_tokens: Annotated[int, Field(ge=1, description="Tokens of an answer at most."), MODEL] = 1000
+    context_tokens: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Tokens that the model's context holds, input and answer together; by default what its "
+            "provider publishes.",
+        ),
+        MODEL,
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="US dollars at most. Before they could be exceeded, --events stops and leaves its messages "
+            "open; with --queue messages get an error for an answer, without a call.",
+        ),
+        BUDGET,
+    ] = None
+    concurrency: Annotated[Calls, Field(description="Answers being made at most: N, or fixed:N."), RATE] = Concurrency(
+        256
+    )
+    patience: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds for which the model may answer nothing, while calls pause, before messages get an "
+            "error for an answer (default 60), or with --events the run stops (default 600).",
+        ),
+        RATE,
+    ] = None
+    poll_seconds: PollSeconds = 0.25
+    runner: Annotated[
+        Literal["direct", "prism"], Field(description="direct (default, with --events) or prism."), ADVANCED
+    ]
 
     @model_validator(mode="before")
     @classmethod
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
         runner = given.get("runner") or ("prism" if given.get("queue") else "direct")
-        return {**given, "runner": runner}
+        return {**given, "runner": runner, "continuous": bool(given.get("queue"))}
 
     @model_validator(mode="after")
     def _places(self) -> ChatOptions:
@@ -112,16 +134,6 @@ class ChatOptions(BaseModel):
         return self
 
     @property
-    def apart(self) -> bool:
-        """Whether the steps run in other processes than this one: they never do."""
-        return False
-
-    @property
-    def continuous(self) -> bool:
-        """Whether it goes on until it is stopped."""
-        return self.queue is not None
-
-    @property
     def output_location(self) -> Location:
         """Where the log is; its key ends in '/' or is empty."""
         return log_of(self._home, self.store)
@@ -131,41 +143,6 @@ class ChatOptions(BaseModel):
         """Model, system prompt and parameters of the calls."""
         parameters = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return ChatDefaults(self.model, self.system, parameters, self.context_tokens)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The model that is asked."""
-        return (self.model,)
-
-    @property
-    def limits(self) -> Limits:
-        """What the run may spend."""
-        return Limits(self.max_cost, self.max_tokens_total)
-
-    @property
-    def patience_s(self) -> float:
-        """``patience``, with its default."""
-        return self.patience or (QUEUE_PATIENCE_S if self.continuous else PATIENCE_S)
-
-    @property
-    def rates(self) -> Rates:
-        """How many calls and tokens a minute the user allows."""
-        return Rates(self.rpm, self.tpm)
-
-    @property
-    def ledger_url(self) -> str:
-        """The ledger: ``ledger``, or by default as for an output of files."""
-        return self.ledger or default_ledger(self.output_location)
-
-    @property
-    def configuration(self) -> str:
-        """None: a log may have answers of any model and prompt."""
-        return ""
-
-    @property
-    def decisive(self) -> Mapping[str, Any]:
-        """Nothing, likewise."""
-        return {}
 
     @property
     def _home(self) -> str:

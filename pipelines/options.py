@@ -6,24 +6,19 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, model_validator
 
 from llmdo.backends.engine.batches import Mode
 from llmdo.backends.engine.recall import Reuse
-from llmdo.backends.limits.breaker import PATIENCE_S
-from llmdo.backends.limits.rates import Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES
-from llmdo.backends.money.money import NO_LIMITS, Limits
+from llmdo.backends.limits.retry import THREE_TRIES
+from llmdo.backends.money.money import NO_LIMITS
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import (
-    Calls,
     Concurrency,
     Gateway,
-    Header,
     JsonSchema,
     LineModels,
     ModelName,
@@ -31,11 +26,12 @@ from llmdo.pipelines.option_types import (
     Template,
     check_header_models,
 )
+from llmdo.pipelines.run_options import CallsInFlight, PollSeconds, RunOptions
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
-from llmdo.settings.environment import MissingSettings, cloudflare_account, r2_access, state_folder
+from llmdo.pipelines.shown import ADVANCED, INPUT, LEDGER, MODEL, OUTPUT, RATE, Shown
+from llmdo.pipelines.usage import checked
+from llmdo.settings.environment import cloudflare_account, r2_access
 from llmdo.storage.errors import InvalidLocation
-from llmdo.storage.field_problems import expected
-from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.paid_answers import PaidAnswers
@@ -50,99 +46,126 @@ from llmdo.transforms.prompts.templates import fields_of
 DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 # After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
 PRISM_CHECKPOINT = 30.0
-# So many bundles read at the same time on Prism.
+# Bundles that read at the same time on Prism.
 PRISM_LANES = 4
-# So many stages side by side answer lines in each of Flink's slots: while some wait for last calls, others go on.
+# Answering stages side by side in each of Flink's slots: while some wait for their last calls, others go on.
 FLINK_LANES = 8
-# A range there goes on as a whole, and no checkpoint is made meanwhile. Bytes.
+# Flink makes no checkpoint within a range. Bytes.
 FLINK_RANGE = 64 << 10
 
-M = TypeVar("M", bound=BaseModel)
 
-
-class UsageError(Exception):
-    """The options do not fit together; ``problems`` has one sentence for each thing that is wrong."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
-class JsonlOptions(BaseModel):
-    """A run over files of prompts. Sizes in bytes, times in seconds.
+class JsonlOptions(RunOptions):
+    """A run over files of prompts.
 
     Attributes:
-        files: local files, folders, glob patterns; or ``input`` (r2://bucket/prefix/); or ``queue`` (id or name).
-        retry: instead of these, the error lines in ``output``: those that may be answered now, or all.
-        output: r2://bucket/prefix/ or a local folder.
-        concurrency: calls in flight at most, for each process, as ``N`` or ``fixed:N``: see Concurrency.
-        rpm, tpm: requests and tokens a minute; None is what the provider publishes.
-        workers: so many processes call at the same time; each keeps to its part of these rates.
-        mode: whether requests are handed over in batches, where model and provider have an API for that.
-        patience: how long a service may answer nothing before its calls are given up; None: 600 s, or if ``continuous``
-            without an end.
-        deadline: how long one request may be refused, or be in a batch, before it is given up there.
-        gateway: the id or URL of the AI Gateway that Workers AI is called by; None is what the environment names.
-        header: ``NAME=VARIABLE``: headers for OPENAI_BASE_URL, with what the environment's variable holds.
-        call_timeout: how long one try of a call may take.
-        allow_open_ports: also with a runner that other machines may reach, who can run any program there.
-        drain_seconds: how long calls in flight may go on after SIGTERM or Ctrl-C.
-        prompt: a template of what to ask, with fields of the lines; then a line is any object that has these fields.
-        model_for: ``GLOB=PROVIDER/MODEL``: the model for files whose key fits, the first that does.
-        line_models: which models lines may name: same-provider (as the model that they would get), any, none, globs.
-        line_parameters: with ``prompt``, a line's ``model``, ``system`` and parameters count too, as without it.
-        response_schema: the JSON Schema that answers must fit.
-        max_cost, max_tokens_total: US dollars and tokens that this run may spend, over all its restarts.
-        continuous: goes on until it is stopped; then ``max_restarts`` failures in a row without progress end it.
-        configuration: the fingerprint of what decides an answer: model, parameters, templates.
+        files, input, queue, retry: where the prompts are; exactly one of them is set. ``retry``: the error lines in
+            ``output``, those that may be answered now, or all.
+        suffixes: the endings of the names of files that count.
+        model_for: the first rule that matches a file's key decides.
+        response_schema: the JSON Schema that answers must match.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    ENDLESS_PATIENCE_S = math.inf
 
-    files: tuple[str, ...] = ()
-    input: str | None = None
-    queue: str | None = None
+    files: Annotated[
+        tuple[str, ...],
+        Field(description="Local files, folders or glob patterns; - is standard input."),
+        Shown(INPUT.panel, positional=True),
+    ] = ()
+    input: Annotated[str | None, Field(description="r2://BUCKET/PREFIX/ to list."), INPUT] = None
+    queue: Annotated[str | None, Field(description="Queue of R2 events, id or name; default LLMDO_QUEUE."), INPUT] = (
+        None
+    )
+    prefix: Annotated[str, Field(description="Only objects below this prefix (with --queue)."), INPUT] = ""
+    suffixes: tuple[str, ...] = SUFFIXES
     retry: Literal["retryable", "all"] | None = None
-    output: str
-    model: ModelName = DEFAULT_MODEL
-    runner: Literal["direct", "prism", "flink", "dataflow"] = "direct"
+    output: Annotated[str, Field(description="Where answers go: r2://BUCKET/PREFIX/ or a folder."), OUTPUT]
+    model: Annotated[ModelName, Field(description="PROVIDER/MODEL for lines that name none."), MODEL] = DEFAULT_MODEL
+    prompt: Annotated[
+        Template, Field(description="What to ask of each line, with its fields: 'Summarise: {text}'."), MODEL
+    ] = ""
+    system: Annotated[
+        str,
+        Field(description="File with a system prompt for lines that have none (ask takes its text)."),
+        Shown(MODEL.panel, file="text"),
+    ] = ""
+    model_for: Annotated[
+        ModelRules,
+        Field(description="GLOB=MODEL for files whose key matches; may be repeated, the first match wins."),
+        Shown(MODEL.panel, unquoted=True),
+    ] = ()
+    line_models: Annotated[
+        LineModels,
+        Field(
+            description="Which models lines may name: same-provider (as the model that they would get), any, none, or "
+            "globs of PROVIDER/MODEL separated by commas, also together with same-provider."
+        ),
+        MODEL,
+    ] = SAME_PROVIDER
+    line_parameters: Annotated[
+        bool,
+        Field(description="With --prompt, use a line's model, system and parameters, too; else they are its data."),
+        MODEL,
+    ] = False
+    response_schema: Annotated[
+        JsonSchema | None,
+        Field(description="File with a JSON Schema that answers must match."),
+        Shown(MODEL.panel, name="--schema", file="json", unquoted=True),
+    ] = None
+    max_tokens: Annotated[int | None, Field(ge=1, description="Tokens of an answer at most."), MODEL] = None
+    temperature: Annotated[float | None, Field(ge=0, le=5, description="0 to 5."), MODEL] = None
+    concurrency: CallsInFlight = Concurrency(64)
+    workers: Annotated[
+        int,
+        Field(ge=1, description="Number of processes sharing --rpm and --tpm; each uses an equal share."),
+        RATE,
+    ] = 1
+    mode: Annotated[
+        Mode,
+        Field(
+            description="sync: one call a request; batch: the provider's asynchronous batch API, if it has one; auto: "
+            "batch where it pays."
+        ),
+        RATE,
+    ] = "sync"
+    deadline: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds for which one request may be refused, or wait in a batch, before it is given up.",
+        ),
+        RATE,
+    ] = THREE_TRIES.deadline_s
+    gateway: Annotated[
+        Gateway | None,
+        Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
+        ADVANCED,
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = 100
+    batch_seconds: Annotated[
+        float, Field(gt=0, description="Seconds after which a shard is written even if it is not full."), OUTPUT
+    ] = 60.0
+    range_bytes: Annotated[int, Field(ge=1, description="Bytes of a file that one worker reads."), ADVANCED] = 4 << 20
+    max_line_bytes: Annotated[
+        int, Field(ge=1, description="Bytes of a line at most; a longer one becomes an error."), INPUT
+    ] = 1 << 20
+    max_file_bytes: Annotated[
+        int | None,
+        Field(ge=1, description="Bytes of a file at most, uncompressed; a longer one is not answered."),
+        INPUT,
+    ] = None
+    poll_seconds: PollSeconds = 0.5
+    reuse: Annotated[
+        Reuse, Field(description="Whose answers may be reused: those of the same-line, or of the same-request."), LEDGER
+    ] = "same-line"
+    runner: Annotated[
+        Literal["direct", "prism", "flink", "dataflow"],
+        Field(description="direct, prism, flink or dataflow."),
+        ADVANCED,
+    ] = "direct"
     flink: FlinkOptions = FlinkOptions()
     dataflow: DataflowOptions = DataflowOptions()
-    prefix: str = ""
-    suffixes: tuple[str, ...] = SUFFIXES
-    system: str = ""
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=5)
-    prompt: Template = ""
-    model_for: ModelRules = ()
-    line_models: LineModels = SAME_PROVIDER
-    line_parameters: bool = False
-    response_schema: JsonSchema | None = None
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    max_tokens_total: int | None = Field(default=None, ge=1)
-    concurrency: Calls = Concurrency(64)
-    rpm: float | None = Field(default=None, gt=0)
-    tpm: float | None = Field(default=None, gt=0)
-    workers: int = Field(default=1, ge=1)
-    mode: Mode = "sync"
-    deadline: float = Field(default=THREE_TRIES.deadline_s, gt=0, allow_inf_nan=False)
-    patience: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    gateway: Gateway | None = None
-    header: tuple[Header, ...] = ()
-    call_timeout: float = Field(default=CALL_TIMEOUT_S, gt=0, allow_inf_nan=False)
-    batch_size: int = Field(default=100, ge=1, le=10_000)
-    batch_seconds: float = Field(default=60.0, gt=0)
-    range_bytes: int = Field(default=4 << 20, ge=1)
-    max_line_bytes: int = Field(default=1 << 20, ge=1)
-    max_file_bytes: int | None = Field(default=None, ge=1)
-    poll_seconds: float = Field(default=0.5, ge=0.25)
-    ledger: str | None = None
-    reuse: Reuse = "same-line"
-    prism_location: str | None = None
-    allow_open_ports: bool = False
-    drain_seconds: float = Field(default=60.0, ge=0)
-    continuous: bool = False
-    max_restarts: int = Field(default=5, ge=0)
 
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:
@@ -211,11 +234,6 @@ class JsonlOptions(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def limits(self) -> Limits:
-        """What the run may spend."""
-        return Limits(self.max_cost, self.max_tokens_total)
-
-    @property
     def reading(self) -> Reading:
         """How files are read; on Prism and Dataflow nothing leaves a bundle before its end, so the reader ends it."""
         checkpoint = PRISM_CHECKPOINT if self.runner in ("prism", "dataflow") else None
@@ -245,16 +263,6 @@ class JsonlOptions(BaseModel):
         return self.concurrency.calls * slots
 
     @property
-    def patience_s(self) -> float:
-        """``patience``, with its default."""
-        return self.patience or (math.inf if self.continuous else PATIENCE_S)
-
-    @property
-    def rates(self) -> Rates:
-        """How many calls and tokens a minute the user allows."""
-        return Rates(self.rpm, self.tpm)
-
-    @property
     def processes(self) -> int:
         """How many processes share the rates: on Dataflow as many as it may start machines, unless more are said."""
         return max(self.workers, self.dataflow.max_num_workers) if self.runner == "dataflow" else self.workers
@@ -266,8 +274,8 @@ class JsonlOptions(BaseModel):
 
     @property
     def paid(self) -> PaidAnswers:
-        """The ledger: ``ledger``, or by default a database in a local output, else one in the user's state folder."""
-        return PaidAnswers(self.ledger or default_ledger(self.output_location), self.reuse)
+        """Which ledger keeps answers, and whose may be taken from it."""
+        return PaidAnswers(self.ledger_url, self.reuse)
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -298,16 +306,6 @@ def _named(schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "schema": schema}
 
 
-def default_ledger(output: Location) -> str:
-    """``sqlite:///PATH``: below a local output, else in $XDG_STATE_HOME/llmdo, one for each output in R2."""
-    if not output.bucket:
-        return f"{SQLITE_SCHEME}{output.store_url}/_ledger.sqlite"
-    # Buckets of two accounts may share their names.
-    place = f"{r2_access().endpoint} {output.store_url}/{output.key}"
-    name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    return f"{SQLITE_SCHEME}{state_folder() / f'ledger-{name}.sqlite'}"
-
-
 def check_options(**given: Any) -> JsonlOptions:
     """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
     model = str(given.get("model") or DEFAULT_MODEL)
@@ -319,39 +317,3 @@ def check_options(**given: Any) -> JsonlOptions:
         reads.append(cloudflare_account)
     models = [model, *(str(rule).rpartition("=")[2] for rule in given.get("model_for") or ())]
     return checked(JsonlOptions, given, [*reads, *map(access_of, models)])
-
-
-def checked(kind: type[M], given: Mapping[str, Any], reads: Iterable[Callable[[], object] | None]) -> M:
-    """Options of this kind; ``reads`` are what reads the environment that they need.
-
-    Raises UsageError with everything that is wrong with both.
-    """
-    problems: list[str] = []
-    options: M | None = None
-    try:
-        options = kind(**given)
-    except ValidationError as error:
-        problems += [_sentence(detail) for detail in error.errors()]
-    for read in dict.fromkeys(reads):
-        try:
-            if read is not None:
-                read()
-        except MissingSettings as missing:
-            problems += [p for p in missing.problems if p not in problems]
-    if problems or options is None:
-        raise UsageError(problems)
-    return options
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    message = expected(detail)
-    if not detail["loc"]:
-        return message
-    if detail["loc"][0] == "response_schema":
-        return f"--schema: {message}"
-    if detail["loc"][0] == "model_for":
-        return f"--model-for: {message}"
-    name = detail["loc"][1] if detail["loc"][0] in ("flink", "dataflow") else detail["loc"][0]
-    # What somebody wrote in the place of a secret's place is likely the secret.
-    said = str(detail["input"]).partition("=")[0] if name in ("env_from", "header") else detail["input"]
-    return f"--{str(name).replace('_', '-')} {said!r}: {message}"

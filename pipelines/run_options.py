@@ -1,57 +1,180 @@
-"""What all runs' options tell of where they run and what is theirs, whatever their graph."""
+"""What users may set for any run that calls models, over files or in chats."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.money import Limits
+from llmdo.pipelines.option_types import Calls, Header, ModelName
+from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE, Shown
+from llmdo.settings.environment import r2_access, state_folder
+from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import Location
 
+ChosenModel = Annotated[ModelName, Field(description="PROVIDER/MODEL."), MODEL]
+CallsInFlight = Annotated[
+    Calls, Field(description="Calls in flight at most: N, fewer while the service refuses; or fixed:N."), RATE
+]
+PollSeconds = Annotated[float, Field(ge=0.25, description="Seconds between pulls of the queue."), ADVANCED]
 
-class RunOptions(Protocol):
-    """See JsonlOptions. A ``configuration`` of "": answers of any model and prompt may stand together."""
+
+class RunOptions(BaseModel):
+    """Options of a run. Sizes in bytes, times in seconds.
+
+    Every option is declared here or in a subclass, once: the command line is made from the fields that are marked
+    with ``Shown``, and shows their descriptions as help.
+
+    Attributes:
+        runner: a name in ``llmdo.runners.running.attempt.RUNNERS``.
+        continuous: the run goes on until it is stopped, or until ``max_restarts`` failures in a row without progress.
+        ENDLESS_PATIENCE_S: the default of ``patience`` for such a run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ENDLESS_PATIENCE_S: ClassVar[float]
+
+    output: str | None
+    runner: str
+    continuous: bool = False
+    model: ChosenModel
+    max_cost: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="US dollars at most; the run stops before it could exceed them."),
+        BUDGET,
+    ] = None
+    max_tokens_total: Annotated[
+        int | None, Field(ge=1, description="Tokens of all calls at most, in and out; likewise."), BUDGET
+    ] = None
+    concurrency: CallsInFlight
+    rpm: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Requests a minute at most, to each model. By default what the provider publishes: at "
+            "Cloudflare's public API that of the model or its task (text generation: 300, frontier models 20); at "
+            "other addresses none.",
+        ),
+        RATE,
+    ] = None
+    tpm: Annotated[
+        float | None, Field(gt=0, description="Tokens a minute at most, in and out; no limit by default."), RATE
+    ] = None
+    patience: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds for which a service may answer nothing, while calls pause, before the run stops and "
+            "leaves the lines open; default 600, no limit for stream.",
+        ),
+        RATE,
+    ] = None
+    call_timeout: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds that one try of a call may take; after two tries that took longer the line becomes an "
+            "error.",
+        ),
+        RATE,
+    ] = CALL_TIMEOUT_S
+    ledger: Annotated[
+        str | None,
+        Field(
+            description="Where answers are kept as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."
+        ),
+        LEDGER,
+    ] = None
+    header: Annotated[
+        tuple[Header, ...],
+        Field(
+            description="NAME=VARIABLE: a header for OPENAI_BASE_URL with the value of an environment variable; may be "
+            "repeated."
+        ),
+        Shown(ADVANCED.panel, near_secret=True),
+    ] = ()
+    poll_seconds: PollSeconds
+    prism_location: Annotated[str | None, Field(description="Path of the Prism binary."), ADVANCED] = None
+    allow_open_ports: Annotated[
+        bool,
+        Field(
+            description="Accept a runner that other machines can reach: whoever does can run any program on this one."
+        ),
+        ADVANCED,
+    ] = False
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="Seconds that calls in flight may still take after Ctrl-C or SIGTERM."), ADVANCED
+    ] = 60.0
+    max_restarts: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Failures in a row without progress before it gives up; while R2 is not answering, failures do "
+            "not count.",
+        ),
+        ADVANCED,
+    ] = 5
 
     @property
-    def runner(self) -> str:
-        """A name in ``llmdo.runners.running.attempt.RUNNERS``."""
-
-    @property
-    def prism_location(self) -> str | None:
-        """Where the binary is, if it is said."""
-
-    @property
-    def allow_open_ports(self) -> bool:
-        """Whether its runner may listen where other machines reach it."""
-
-    @property
-    def continuous(self) -> bool:
-        """Whether the run goes on until it is stopped."""
+    @abstractmethod
+    def output_location(self) -> Location:
+        """Where the output goes, or the log; its key ends in '/' or is empty."""
 
     @property
     def apart(self) -> bool:
-        """Whether its steps run in other processes than the one that begins it."""
+        """Whether the steps run in other processes than this one."""
+        return False
 
     @property
-    def drain_seconds(self) -> float:
-        """How long calls in flight may go on when it is told to stop."""
+    def models(self) -> tuple[str, ...]:
+        """Every model that the options name."""
+        return (self.model,)
 
     @property
     def limits(self) -> Limits:
-        """What it may spend."""
+        """What the run may spend."""
+        return Limits(self.max_cost, self.max_tokens_total)
 
     @property
-    def output(self) -> str | None:
-        """As the user wrote it."""
+    def rates(self) -> Rates:
+        """How many calls and tokens a minute the user allows."""
+        return Rates(self.rpm, self.tpm)
 
     @property
-    def output_location(self) -> Location:
-        """Where its heartbeat goes."""
+    def patience_s(self) -> float:
+        """``patience``, with its default."""
+        return self.patience or (self.ENDLESS_PATIENCE_S if self.continuous else PATIENCE_S)
 
     @property
-    def configuration(self) -> str:
-        """The fingerprint of what decides an answer."""
+    def ledger_url(self) -> str:
+        """``ledger``; by default a database in a local output, else one in the user's state folder."""
+        return self.ledger or default_ledger(self.output_location)
 
     @property
     def decisive(self) -> Mapping[str, Any]:
-        """What decides an answer."""
+        """What decides an answer, for the output's configuration."""
+        return {}
+
+    @property
+    def configuration(self) -> str:
+        """The fingerprint of what decides an answer; "" where answers of any model and prompt may stand together."""
+        return ""
+
+
+def default_ledger(output: Location) -> str:
+    """``sqlite:///PATH``: below a local output, else in $XDG_STATE_HOME/llmdo, one for each output in R2."""
+    if not output.bucket:
+        return f"{SQLITE_SCHEME}{output.store_url}/_ledger.sqlite"
+    # Buckets of two accounts may share their names.
+    place = f"{r2_access().endpoint} {output.store_url}/{output.key}"
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return f"{SQLITE_SCHEME}{state_folder() / f'ledger-{name}.sqlite'}"

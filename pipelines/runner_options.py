@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from llmdo.pipelines.shown import DATAFLOW, FLINK, Shown
+
 EnvironmentType = Literal["LOOPBACK", "EXTERNAL", "PROCESS", "DOCKER"]
 
 
@@ -25,64 +27,98 @@ def _beam_option(value: str) -> str:
 class FlinkOptions(BaseModel):
     """How a graph runs on Flink. Times in seconds.
 
-    Attributes:
-        flink_master: ``[local]``, a small cluster inside the job server; or ``host:port`` of a JobManager's REST API.
-        flink_job_server_jar: the path of a Beam job server; None builds one with Maven, once.
-        flink_sdf: reads by splittable DoFns, as other runners do; needs a job server of Beam 2.77 or newer.
-        parallelism: slots that work side by side. On LOOPBACK each has ``concurrency`` calls in flight at most; else
-            each process of workers has, one for each TaskManager unless it is told otherwise.
-        environment_type: how the cluster starts Python; None is LOOPBACK for ``[local]``, else EXTERNAL.
-        environment_config: where: EXTERNAL's host:port, DOCKER's image, PROCESS's JSON.
-        bundle_ranges: so many elements are one bundle, ranges of files or parcels of 4 lines; None chooses by
-            ``concurrency`` (``llmdo.transforms.lines.planned.parcels_in_bundle``).
-        bundle_seconds: after so long a bundle takes no more elements; each of some six steps waits for it.
-        checkpoint_seconds: from one checkpoint to the next.
-        checkpoint_dir: where checkpoints go: file:///…, s3://…; a cluster of several machines must all see it.
-        flink_restarts: how often Flink begins a failed job again.
+    On LOOPBACK each of the ``parallelism`` slots has ``concurrency`` calls in flight at most. Elsewhere each process of
+    workers has; there is one for each TaskManager by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flink_master: str = "[local]"
-    flink_job_server_jar: str | None = None
-    flink_sdf: bool = False
-    parallelism: int = Field(default=1, ge=1)
-    environment_type: EnvironmentType | None = None
-    environment_config: str | None = None
-    bundle_ranges: int | None = Field(default=None, ge=1)
-    bundle_seconds: float = Field(default=0.2, gt=0)
-    checkpoint_seconds: float = Field(default=30.0, gt=0)
-    checkpoint_dir: str | None = None
-    flink_restarts: int = Field(default=10, ge=0)
+    flink_master: Annotated[
+        str,
+        Field(description="[local] for a small cluster in the job server, or HOST:PORT of a JobManager's REST API."),
+        FLINK,
+    ] = "[local]"
+    flink_job_server_jar: Annotated[
+        str | None, Field(description="Path of Beam's job server; by default Maven builds one, once."), FLINK
+    ] = None
+    flink_sdf: Annotated[
+        bool,
+        Field(description="Experimental: splittable reading, as on other runners; needs a job server of Beam 2.77."),
+        FLINK,
+    ] = False
+    parallelism: Annotated[
+        int, Field(ge=1, description="Slots; those of a TaskManager share --concurrency."), FLINK
+    ] = 1
+    environment_type: Annotated[
+        EnvironmentType | None,
+        Field(
+            description="How the cluster starts Python: LOOPBACK (default with [local]), EXTERNAL (default otherwise), "
+            "PROCESS, DOCKER."
+        ),
+        FLINK,
+    ] = None
+    environment_config: Annotated[
+        str | None,
+        Field(description="HOST:PORT of the pool (EXTERNAL), the image (DOCKER), or JSON (PROCESS)."),
+        FLINK,
+    ] = None
+    # None: see llmdo.transforms.lines.planned.parcels_in_bundle
+    bundle_ranges: Annotated[
+        int | None,
+        Field(ge=1, description="Ranges, or parcels of 4 lines, in a bundle; by default chosen by --concurrency."),
+        FLINK,
+    ] = None
+    bundle_seconds: Annotated[
+        float,
+        Field(gt=0, description="Seconds after which a bundle takes nothing more; each of some six steps waits."),
+        FLINK,
+    ] = 0.2
+    checkpoint_seconds: Annotated[float, Field(gt=0, description="Seconds from one checkpoint to the next."), FLINK] = (
+        30.0
+    )
+    checkpoint_dir: Annotated[
+        str | None,
+        Field(description="Where checkpoints go, file:///… or s3://…; all machines of the cluster must see it."),
+        FLINK,
+    ] = None
+    flink_restarts: Annotated[int, Field(ge=0, description="How often Flink restarts a failed job."), FLINK] = 10
 
     @property
     def environment(self) -> EnvironmentType:
-        """How the cluster starts Python, also where it is not said."""
+        """How the cluster starts Python, also where it is not set."""
         return self.environment_type or ("LOOPBACK" if self.flink_master == "[local]" else "EXTERNAL")
 
 
 class DataflowOptions(BaseModel):
-    """How a graph runs on Dataflow.
-
-    Attributes:
-        temp_location, staging_location: gs://bucket/prefix; the second is the first where it is not said.
-        container_image: with llmdo and its requirements, as ``Dockerfile`` makes it.
-        max_num_workers: machines at most; each has ``concurrency`` calls in flight.
-        env_from: ``NAME=projects/…/secrets/…/versions/…`` for each setting of the environment that workers take from
-            Secret Manager; options hold no secret.
-        beam_options: ``NAME`` or ``NAME=VALUE`` of Beam's own, such as no_use_public_ips.
-    """
+    """How a graph runs on Dataflow. Each machine has ``concurrency`` calls in flight; options hold no secret."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    project: str | None = None
-    region: str | None = None
-    temp_location: str | None = None
-    staging_location: str | None = None
-    container_image: str | None = None
-    service_account: str | None = None
-    subnetwork: str | None = None
-    machine_type: str | None = None
-    max_num_workers: int = Field(default=4, ge=1)
-    env_from: tuple[Annotated[str, AfterValidator(_secret)], ...] = ()
-    beam_options: tuple[Annotated[str, AfterValidator(_beam_option)], ...] = ()
+    project: Annotated[str | None, Field(description="Google Cloud project."), DATAFLOW] = None
+    region: Annotated[str | None, Field(description="Such as europe-west1."), DATAFLOW] = None
+    temp_location: Annotated[str | None, Field(description="gs://BUCKET/PREFIX."), DATAFLOW] = None
+    staging_location: Annotated[
+        str | None, Field(description="gs://BUCKET/PREFIX; default --temp-location."), DATAFLOW
+    ] = None
+    container_image: Annotated[
+        str | None,
+        Field(description="Image of the workers, with llmdo and its requirements, as Dockerfile makes it."),
+        DATAFLOW,
+    ] = None
+    service_account: Annotated[str | None, Field(description="Account that the workers act as."), DATAFLOW] = None
+    subnetwork: Annotated[str | None, Field(description="regions/REGION/subnetworks/NAME."), DATAFLOW] = None
+    machine_type: Annotated[str | None, Field(description="Such as e2-standard-2."), DATAFLOW] = None
+    max_num_workers: Annotated[int, Field(ge=1, description="Machines at most."), DATAFLOW] = 4
+    env_from: Annotated[
+        tuple[Annotated[str, AfterValidator(_secret)], ...],
+        Field(
+            description="NAME=projects/P/secrets/S/versions/V: a setting of the environment that workers take from "
+            "Secret Manager; may be repeated."
+        ),
+        Shown(DATAFLOW.panel, near_secret=True),
+    ] = ()
+    beam_options: Annotated[
+        tuple[Annotated[str, AfterValidator(_beam_option)], ...],
+        Field(description="NAME or NAME=VALUE of Beam's own, such as no_use_public_ips; may be repeated."),
+        Shown(DATAFLOW.panel, name="--beam-option"),
+    ] = ()

@@ -11,16 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.version import __version__ as beam_version
 
 from llmdo.backends.providers import access_of
-from llmdo.pipelines.options import JsonlOptions, UsageError
-from llmdo.pipelines.run_options import RunOptions
+from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.runner_options import DataflowOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.terminal import stderr
 from llmdo.runners.workers.settings import worker_arguments
 from llmdo.settings.environment import (
@@ -63,9 +63,9 @@ class DataflowRunner(dataflow_runner.DataflowRunner):
 
 
 @contextmanager
-def launch(options: RunOptions) -> Iterator[list[str]]:
+def launch(options: JsonlOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on Dataflow; ``check`` is ``prepare``'s."""
-    yield dataflow_arguments(cast(JsonlOptions, options))
+    yield dataflow_arguments(options)
 
 
 def dataflow_arguments(options: JsonlOptions) -> list[str]:

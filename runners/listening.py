@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 
 _log = logging.getLogger(__name__)
 

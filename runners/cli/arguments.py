@@ -11,8 +11,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel
 
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
+from llmdo.pipelines.usage import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from llmdo.backends.errors import ModelError
-from llmdo.pipelines.options import JsonlOptions, UsageError, check_options
+from llmdo.pipelines.options import JsonlOptions, check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.cli import chat as commands_chat
 from llmdo.runners.cli import models as commands_models

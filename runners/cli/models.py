@@ -13,7 +13,7 @@ from llmdo.backends.errors import ModelNotFound
 from llmdo.backends.providers import PROVIDERS, split_model
 from llmdo.backends.workers_ai.errors import PROVIDER as WORKERS_AI
 from llmdo.pipelines.option_types import OPENAI, checked_header
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.inspecting.ask import Question
 from llmdo.runners.inspecting.ask import ask as ask_model

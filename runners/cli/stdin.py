@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.settings.environment import state_folder
 from llmdo.settings.private import make_folder
 from llmdo.storage.errors import InvalidLocation

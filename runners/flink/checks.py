@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.runner_options import EnvironmentType, FlinkOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.jar import FlinkError, beam_version_of, find_jar, java
 from llmdo.runners.flink.rest import LOCAL, Cluster

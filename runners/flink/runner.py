@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from llmdo.pipelines.options import JsonlOptions
-from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.checks import Plan, check
@@ -60,13 +58,12 @@ class FlinkSettings(PipelineOptions):
 
 
 @contextmanager
-def launch(options: RunOptions) -> Iterator[list[str]]:
+def launch(options: JsonlOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on Flink; the job ends where the context does.
 
     A process that is killed leaves its job on the cluster behind, which goes on. Raises UsageError and FlinkError for
     what ``check`` finds, what ``running_job_server`` does, and ServerDied for a job server that ended in the middle.
     """
-    options = cast(JsonlOptions, options)
     plan = check(options)
     name = job_name(options)
     with running_job_server(plan, allow_open=options.allow_open_ports) as endpoint:

@@ -19,7 +19,8 @@ from llmdo.backends.money.prices import Prices, cost_usd
 from llmdo.backends.providers import connect, published_rates
 from llmdo.backends.requests import EmbedRequest
 from llmdo.backends.usage import Usage
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.checks import check_files
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS, dollars
 from llmdo.storage.errors import StorageError

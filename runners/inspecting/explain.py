@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.storage.chat.log import DEAD, ChatLog
 from llmdo.storage.chat.records import Found

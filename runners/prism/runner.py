@@ -12,8 +12,8 @@ from typing import Any
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.worker.sdk_worker import SdkWorker
 
-from llmdo.pipelines.options import UsageError
 from llmdo.pipelines.run_options import RunOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.listening import ALLOW, can_look, refuse_strangers
 from llmdo.runners.portable import job_arguments
 from llmdo.runners.prism.binary import ENVIRONMENT_NAME, find_prism, is_closed

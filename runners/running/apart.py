@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from llmdo.backends.errors import ModelError
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.run import run
 from llmdo.runners.running.stop import leave
 from llmdo.runners.showing.logs import log_level, quieten

@@ -22,8 +22,8 @@ from llmdo.backends.collector import spare_the_collector
 from llmdo.backends.engine.registry import close_engines, limits_of_engines
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.money import Budget
-from llmdo.pipelines.options import UsageError
 from llmdo.pipelines.run_options import RunOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow, direct
 from llmdo.runners.flink import runner as flink
 from llmdo.runners.prism import runner as prism
@@ -46,8 +46,9 @@ Options = TypeVar("Options", bound=RunOptions)
 # Puts a graph into a pipeline; the text is the run's id.
 Build = Callable[[beam.Pipeline, Options, str], Any]
 
-# runner → a context manager that starts what it needs and gives the pipeline's arguments.
-RUNNERS: dict[str, Callable[[RunOptions], AbstractContextManager[list[str]]]] = {
+# runner → a context manager that starts what it needs and gives the pipeline's arguments. It takes the options of a run
+# that may have this runner: those of chats have neither Flink's nor Dataflow's.
+RUNNERS: dict[str, Callable[[Any], AbstractContextManager[list[str]]]] = {
     "direct": direct.launch,
     "prism": prism.launch,
     "flink": flink.launch,

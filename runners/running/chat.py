@@ -18,7 +18,7 @@ from llmdo.backends.money.prices import list_of
 from llmdo.backends.providers import split_model
 from llmdo.pipelines import chat as pipeline
 from llmdo.pipelines.chat_options import ChatOptions
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.running.attempt import Watch, attempt
 from llmdo.runners.running.checks import check_consumers, check_folder, check_ledger, check_prices, id_of_queue

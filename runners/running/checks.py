@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import glob
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol
 
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.workers_ai.errors import PROVIDER as WORKERS_AI
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow
 from llmdo.settings.environment import MissingSettings, cloudflare_account, default_gateway, state_folder, whole_path
 from llmdo.settings.private import make_folder, own_folder
@@ -118,19 +118,7 @@ def of_gateway(options: JsonlOptions) -> list[str]:
     return []
 
 
-class Priced(Protocol):
-    """Options of a run that calls models."""
-
-    @property
-    def max_cost(self) -> float | None:
-        """US dollars at most."""
-
-    @property
-    def models(self) -> Sequence[str]:
-        """Each as PROVIDER/MODEL."""
-
-
-def check_prices(options: Priced, prices: Prices) -> None:
+def check_prices(options: RunOptions, prices: Prices) -> None:
     """Raises UsageError for a --max-cost that cannot be kept: nobody tells the price of a model."""
     if options.max_cost is None:
         return

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 
 # No zone's clock was ever put back further at once.
 _OVERLAP = timedelta(hours=3)

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdo.pipelines import retry as pipeline
-from llmdo.pipelines.options import JsonlOptions, UsageError, check_options
+from llmdo.pipelines.options import JsonlOptions, check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.attempt import Watch
 from llmdo.runners.running.run import run
 from llmdo.runners.showing.progress import show_limits

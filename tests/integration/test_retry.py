@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import pytest
 
 from llmdo.backends.limits.retry import set_instant
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.retry import retry, retry_json, retry_options
 from tests.integration.cloud import OUTPUT, prompts

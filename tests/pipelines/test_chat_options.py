@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llmdo.pipelines.chat_options import SYSTEM_PROMPT, check_chat_options, log_of
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.storage.objects.store import Location
 
 FILES = {"events": ("a.jsonl",), "output": "/out"}

@@ -1,7 +1,8 @@
 import pytest
 
 from llmdo.pipelines.option_types import Concurrency
-from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, UsageError, check_options
+from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.files.listing import Listing
 from llmdo.transforms.files.source import Notifications

@@ -15,8 +15,9 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from llmdo.pipelines.options import JsonlOptions, UsageError, check_options
+from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.runner_options import DataflowOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow
 from llmdo.runners.dataflow import check, dataflow_arguments, secrets_needed, template_location
 from llmdo.runners.running.checks import prepare

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmdo.pipelines.options import UsageError, check_options
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.inspecting.dryrun import plan
 from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.checks import check_consumers, check_ledger

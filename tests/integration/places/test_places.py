@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.inspecting.verify import verify
 from tests.integration.cloud import OUTPUT
 from tests.integration.openai_service import answer

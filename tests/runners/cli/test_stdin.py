@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.stdin import with_stdin
 from llmdo.runners.inspecting.verify import verify
 from tests.integration.openai_service import MODEL, answer, serving

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import checks as flink_checks
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.checks import Plan, check

@@ -11,7 +11,8 @@ import pytest
 from apache_beam.io.flink.flink_streaming_impulse_source import FlinkStreamingImpulseSource
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.checks import Plan, check

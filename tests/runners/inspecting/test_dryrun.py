@@ -7,7 +7,8 @@ from rich.console import Console
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ModelInfo, Models, Price
-from llmdo.pipelines.options import UsageError, check_options
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import dryrun
 from llmdo.runners.inspecting.dryrun import plan, show_plan

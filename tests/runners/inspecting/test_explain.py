@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import app
 from llmdo.runners.inspecting.explain import explain, show_explained
 from llmdo.storage.chat.log import ChatLog

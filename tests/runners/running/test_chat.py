@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from llmdo.backends.errors import Overloaded
 from llmdo.backends.responses import ModelInfo, Models
 from llmdo.pipelines.chat_options import check_chat_options
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import chat as commands_chat
 from llmdo.runners.cli.chat import spread
 from llmdo.runners.cli.main import app

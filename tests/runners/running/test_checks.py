@@ -2,7 +2,8 @@ import pytest
 
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ModelInfo, Models, Price
-from llmdo.pipelines.options import UsageError, check_options
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running import checks
 from llmdo.runners.running.checks import (
     check_configuration,

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmdo.pipelines.options import UsageError
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.cron import Cron
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"

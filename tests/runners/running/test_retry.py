@@ -6,7 +6,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from llmdo.backends.money.money import Limits
-from llmdo.pipelines.options import UsageError, check_options
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import app, main
 from llmdo.runners.running.retry import retry_json, retry_options, show_retry
 from llmdo.runners.showing.summary import Summary

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.pipelines.options import JsonlOptions, UsageError
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import schedule as commands_schedule
 from llmdo.runners.cli.main import main
 from llmdo.runners.cli.schedule import next_run, run_line

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmdo.pipelines.options import UsageError, check_options
+from llmdo.pipelines.options import check_options
+from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running import stream as streaming
 from llmdo.runners.running.stream import stream
 from llmdo.runners.showing.summary import Summary

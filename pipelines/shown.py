@@ -1,0 +1,79 @@
+"""How a field of options stands on the command line, beside its type, default, limits and description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Marks a field that users set on the command line. ``--help`` shows the field's description.
+
+    Attributes:
+        panel: the heading that ``--help`` lists it under.
+        name: the option's name; by default the field's, with dashes.
+        positional: it is given without a name.
+        file: the value is in a file that the option names: as it stands there, or as a JSON object.
+        as_text: the model reads a form of its own, so the command line passes on what was written.
+        unquoted: errors do not repeat the value, since it is long, or their words name what is wrong in it.
+        near_secret: somebody may write a secret here by mistake, so errors repeat only what stands before ``=``.
+    """
+
+    panel: str
+    name: str | None = None
+    positional: bool = False
+    file: Literal["text", "json"] | None = None
+    as_text: bool = False
+    unquoted: bool = False
+    near_secret: bool = False
+
+
+INPUT, MODEL, BUDGET, RATE = Shown("Input"), Shown("Model & prompt"), Shown("Budget"), Shown("Rate")
+OUTPUT, LEDGER, ADVANCED = Shown("Output"), Shown("Ledger"), Shown("Advanced")
+FLINK, DATAFLOW = Shown("Runner flink"), Shown("Runner dataflow")
+# In the order of ``--help``.
+PANELS = tuple(one.panel for one in (INPUT, MODEL, BUDGET, RATE, OUTPUT, LEDGER, ADVANCED, FLINK, DATAFLOW))
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A field of a model as an option. ``group`` is the field of the model that holds it, if it is not its own."""
+
+    field: str
+    info: FieldInfo
+    shown: Shown
+    group: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As users write it, such as ``--batch-size``."""
+        return self.shown.name or name_of(self.field)
+
+
+def name_of(field: str) -> str:
+    """What an option is called, unless it is said otherwise.
+
+    >>> name_of("batch_size")
+    '--batch-size'
+    """
+    return f"--{field.replace('_', '-')}"
+
+
+def options_of(model: type[BaseModel]) -> dict[str, Option]:
+    """By the names of the fields: all that are marked, with those of the models that its fields hold."""
+    return {option.field: option for option in _options(model)}
+
+
+def _options(model: type[BaseModel], group: str | None = None) -> Iterator[Option]:
+    for field, info in model.model_fields.items():
+        kind: Any = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _options(kind, field)
+        for mark in info.metadata:
+            if isinstance(mark, Shown):
+                yield Option(field, info, mark, group)
