@@ -42,7 +42,8 @@ from benchmarks.read_lines import PROMPT
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import RESPONSE
-from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient
 
 POLL_S = 0.25

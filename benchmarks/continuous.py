@@ -40,7 +40,7 @@ import aiohttp
 
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.read_lines import PROMPT, write_prompts
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 SIGMA = 1.0

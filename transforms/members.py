@@ -24,7 +24,7 @@ from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.field_problems import first_problem
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Apart, Report, Stopped
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled

@@ -16,7 +16,7 @@ from llmdo.runners.running.retry import retry_json, retry_options, show_retry
 from llmdo.runners.showing.progress import Watch
 from llmdo.runners.showing.summary import EXIT_FAILED
 from llmdo.runners.showing.terminal import leave, quiet, stderr
-from llmdo.storage.ledger.ledger import prune as prune_ledger
+from llmdo.storage.ledger.opening import prune as prune_ledger
 
 RETRY_EXAMPLES = """Example: llmdo retry r2://bucket/output/ --all
 

@@ -24,7 +24,7 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.checks import check_files
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS, dollars
 from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.costs import NOTHING, Cost, total, unknown
 from llmdo.storage.output.manifests import read_manifest
 from llmdo.transforms.answers.infer import too_long

@@ -16,7 +16,8 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.storage.chat.log import DEAD, ChatLog
 from llmdo.storage.chat.records import Found
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.runs.runs import DEAD_SECONDS, FOLDER
 from llmdo.transforms.chat.replies import PATIENCE_S
 from llmdo.transforms.files.poll_files import SWEEP_SECONDS

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileId, Report, check_file, identity
-from llmdo.storage.objects.store import Location, ObjectStore, locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location, ObjectStore, locate_folder
 from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import MANIFEST_NAME
 from llmdo.transforms.elements import FileVersion

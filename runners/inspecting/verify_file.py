@@ -19,7 +19,8 @@ from llmdo.runners.inspecting.oracle import (
     source_lines,
 )
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound, StorageError
-from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import JobRecord

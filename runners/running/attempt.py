@@ -32,7 +32,7 @@ from llmdo.runners.running.following import Following, count_by_manifests, ended
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.summary import Summary
 from llmdo.runners.temporary import temporary_files
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked

@@ -31,7 +31,8 @@ from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.reading import read_record
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.store import Location, locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location, locate_folder
 from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.files.listing import Listing, list_inputs

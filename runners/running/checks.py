@@ -21,7 +21,8 @@ from llmdo.settings.environment import MissingSettings, cloudflare_account, defa
 from llmdo.settings.private import make_folder, own_folder
 from llmdo.storage.errors import QueueNotFound
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
-from llmdo.storage.objects.store import R2_SCHEME, Location, locate, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, Location, locate
 from llmdo.storage.output.configuration import agree
 from llmdo.storage.queues.api import WRONG_ACCOUNT
 from llmdo.storage.queues.client import QueueClient, find_queue

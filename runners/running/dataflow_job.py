@@ -18,7 +18,7 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.dataflow import check, dataflow_arguments
 from llmdo.runners.running.attempt import new_run_id
 from llmdo.runners.running.checks import check_configuration, prepare
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.runs import Presence
 
 JOB_FILE = "job.json"

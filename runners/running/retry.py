@@ -16,7 +16,8 @@ from llmdo.runners.running.run import run
 from llmdo.runners.showing.progress import show_limits
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.errors import InvalidLocation
-from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.output import configuration
 
 # What stands in an output's configuration only if it was set → the option that it is.

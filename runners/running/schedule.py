@@ -23,7 +23,7 @@ from llmdo.runners.running.stop import leave
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.settings.secrets import without_secrets
 from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.runs import Presence
 from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
 

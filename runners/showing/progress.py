@@ -20,7 +20,8 @@ from llmdo.backends.money.money import lost_text
 from llmdo.runners.showing.limits import away_text, limits_text
 from llmdo.runners.showing.summary import NOTHING_SPENT, Summary, dollars
 from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import read_manifest
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from llmdo.transforms.elements import FileVersion

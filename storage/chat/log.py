@@ -29,7 +29,8 @@ from llmdo.settings.environment import R2Access, r2_access
 from llmdo.storage.chat.reading import ConversationReader, Version, read_record, side_by_side, understood
 from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, Found, LoggedAnswer, Trace, safe
 from llmdo.storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
-from llmdo.storage.objects.store import Location, ObjectStore, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location, ObjectStore
 
 OPEN, TRACES, EVENTS, DEAD = "_open/", "_traces/", "_events/", "_dead/"
 # What ``add`` found: a message that was not known, one that is known and waits for its answer, or nothing to do.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic_core import from_json
 
 from llmdo.storage.errors import AlreadyExists, LedgerError, ObjectChanged, ObjectNotFound, StorageError
-from llmdo.storage.ledger.ledger import Counts, Pruned, check_key, checksum
+from llmdo.storage.ledger.ledger import DamageLog, Pruned, check_key, checksum
 from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 
 THREADS = 32  # requests at once; the R2 client has more connections
@@ -44,7 +44,7 @@ class ObjectLedger:
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self.counts = Counts()
+        self._damage = DamageLog()
         self._store = store
         self._prefix = prefix
         with _translated():
@@ -60,10 +60,8 @@ class ObjectLedger:
             value = await self._in_thread(lambda: self._read(key, name))
         except _Unreadable as error:
             self._damaged[key] = error.etag
-            self.counts.cannot_read(f"{self._store.url}/{name}", error.problem)
+            self._damage.warn(f"{self._store.url}/{name}", error.problem)
             return None
-        self.counts.hits += value is not None
-        self.counts.misses += value is None
         return value
 
     async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:  # noqa: ARG002  each has its own PUT
@@ -71,8 +69,6 @@ class ObjectLedger:
         name, damaged = self._name(key), self._damaged.get(key)
         await self._in_thread(lambda: self._write(key, name, value, damaged))
         self._damaged.pop(key, None)
-        self.counts.stored += 1
-        self.counts.commits += 1
 
     async def aclose(self) -> None:
         """See Ledger."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, translated
-from llmdo.storage.ledger.ledger import Counts, check_key, checksum
+from llmdo.storage.ledger.ledger import DamageLog, check_key, checksum
 
 QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # a commit on the loop takes no longer, in the mean, and is no larger
 # Of answers that come all at once so many are committed in a turn of the loop, so that the calls which follow the first
@@ -50,7 +50,7 @@ class SqliteLedger:
     """A Ledger in one SQLite file, whose folder must exist. See the module, and open_ledger for what is raised."""
 
     def __init__(self, path: Path) -> None:
-        self.counts = Counts()
+        self._damage = DamageLog()
         self._path = path
         with translated(path):
             self._writing = connect(path)
@@ -80,17 +80,15 @@ class SqliteLedger:
         except LedgerError as error:
             if primary_code(error.__cause__) != sqlite3.SQLITE_CORRUPT:
                 raise
-            self.counts.cannot_read(f"{self._path}: entry {key}", "a page of the database is damaged")
+            self._damage.warn(f"{self._path}: entry {key}", "a page of the database is damaged")
             return None
         if row is None:
-            self.counts.misses += 1
             return None
         crc, value = row
         if not isinstance(value, bytes) or crc != checksum(key, value):
             self._damaged[key] = crc
-            self.counts.cannot_read(f"{self._path}: entry {key}", "the value is not the one that was kept")
+            self._damage.warn(f"{self._path}: entry {key}", "the value is not the one that was kept")
             return None
-        self.counts.hits += 1
         return value
 
     async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:
@@ -108,7 +106,6 @@ class SqliteLedger:
             loop.call_soon(self._gather, patience_s)  # not at once: what else this turn of the loop puts comes along
         await put.done
         self._damaged.pop(key, None)
-        self.counts.stored += 1
 
     async def aclose(self) -> None:
         """See Ledger."""
@@ -164,7 +161,6 @@ class SqliteLedger:
 
     def _committed(self, group: Sequence[_Put], error: LedgerError | None) -> None:
         # A callback and no task: who cancels all tasks at the loop's end does not cancel what others wait for.
-        self.counts.commits += error is None
         for put in group:
             if put.done.cancelled():
                 continue

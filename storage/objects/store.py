@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
 from llmdo.settings.environment import MissingSettings, whole_path
@@ -113,19 +112,3 @@ def locate_folder(url: str) -> Location:
     """Like ``locate``, for what has objects below it: the key ends in '/' or is empty."""
     where = locate(url)
     return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")
-
-
-def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
-    """The store of a bucket or folder; cheap to call again, clients are kept for the process.
-
-    What is written to a ``private`` folder is for this user alone, else it follows the umask.
-
-    Raises MissingSettings when R2's credentials are not in the environment.
-    """
-    if store_url.startswith(R2_SCHEME):
-        from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  boto3 takes 0.3 s to import; local files do not need it
-
-        return R2Store.open(store_url.removeprefix(R2_SCHEME))
-    from llmdo.storage.objects.local import LocalStore  # noqa: PLC0415  the two stores import this module
-
-    return LocalStore(Path(store_url), private=private)

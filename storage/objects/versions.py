@@ -11,7 +11,8 @@ from pathlib import Path
 
 from llmdo.storage.errors import ObjectNotFound
 from llmdo.storage.objects.local import LocalStore, is_by_time
-from llmdo.storage.objects.store import R2_SCHEME, ObjectInfo, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, ObjectInfo
 
 
 def current_version(store_url: str, key: str, like: str = "") -> ObjectInfo:

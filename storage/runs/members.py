@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.store import Location, ObjectStore, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location, ObjectStore
 from llmdo.storage.runs.runs import FOLDER, REPORT, STOP
 
 # Whatever is in the bucket may have been damaged: sums of these, and a date, can be made of any that pass.

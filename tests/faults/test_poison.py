@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from llmdo.runners.inspecting.verify import verify
-from llmdo.storage.objects.store import locate, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate
 from llmdo.storage.output.manifests import read_manifest
 from tests.integration.cloud import OUTPUT
 

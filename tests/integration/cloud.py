@@ -16,7 +16,7 @@ from llmdo.pipelines.options import check_options
 from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.run import run
 from llmdo.runners.showing.summary import Summary
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import read_manifest
 
 OUTPUT = "r2://llmdo/output/"

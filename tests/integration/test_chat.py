@@ -21,7 +21,8 @@ from llmdo.runners.inspecting.explain import explain
 from llmdo.runners.running.chat import chat
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
-from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.chat.events import NAMESPACE
 from llmdo.transforms.run_state import run_state

@@ -11,7 +11,7 @@ import pytest
 
 from llmdo.settings import private
 from llmdo.storage.ledger.database import connect
-from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.ledger.opening import open_ledger
 from llmdo.storage.objects.local import LocalStore
 
 KEY = "ab" * 32

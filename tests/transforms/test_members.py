@@ -18,7 +18,8 @@ from llmdo.backends.requests import RawRequest
 from llmdo.backends.responses import ModelInfo, Models, Price
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
-from llmdo.storage.objects.store import locate_folder, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.runs.members import Apart, Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
 from llmdo.transforms.answers.infer import answered_before

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmdo.backends.engine.recall import Recall, Reuse
-from llmdo.storage.ledger.ledger import NO_LEDGER, open_ledger
+from llmdo.storage.ledger.ledger import NO_LEDGER
+from llmdo.storage.ledger.opening import open_ledger
 
 
 @dataclass(frozen=True, slots=True)

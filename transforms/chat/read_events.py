@@ -16,7 +16,8 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog, open_log
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import Message, Pacer, QueueClient
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.chat.conversations import in_work

@@ -14,7 +14,8 @@ from pydantic_core import to_json
 
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
-from llmdo.storage.objects.store import R2_SCHEME, Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, Location
 from llmdo.storage.output.jobs import Jobs, record_name
 from llmdo.storage.queues.client import Message, Pacer, QueueClient
 from llmdo.storage.queues.notifications import (

@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.lines.cutting import BOM, DECOMPRESSORS, GZIP_MAGIC, CorruptData
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from llmdo.storage.errors import AccessDenied
 from llmdo.storage.objects.local import is_utf8
-from llmdo.storage.objects.store import R2_SCHEME, Location, locate, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, Location, locate
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output import configuration
 from llmdo.storage.output.manifests import MANIFEST_NAME, is_shard_name

@@ -14,7 +14,8 @@ from apache_beam.pvalue import PCollection
 from pydantic_core import to_json
 
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.objects.versions import current_version, etag_by_time
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name

@@ -15,7 +15,8 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals

@@ -15,7 +15,8 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Kind, file_folder, put_shard

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llmdo.storage.errors import ObjectChanged
-from llmdo.storage.objects.store import ObjectStore, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import ObjectStore
 from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Stale
 from llmdo.transforms.lines.cutting import (
     DECOMPRESSORS,

@@ -12,7 +12,8 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore
 from llmdo.storage.output.jobs import JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,

@@ -15,7 +15,7 @@ from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
-from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.ledger.opening import open_ledger
 
 SOON = 20.0  # seconds until a test gives up waiting
 ODD = "half a pair \ud800, \x00, ä, 😀"

@@ -23,7 +23,7 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import ChatMessage, Conversation, LoggedAnswer
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from llmdo.transforms.chat.events import NAMESPACE

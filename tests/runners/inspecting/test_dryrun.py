@@ -12,7 +12,7 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import dryrun
 from llmdo.runners.inspecting.dryrun import plan, show_plan
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import Manifest, write_manifest
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files.write_shards import folder_of

@@ -11,7 +11,7 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import app, main
 from llmdo.runners.running.retry import retry_json, retry_options, show_retry
 from llmdo.runners.showing.summary import Summary
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output import configuration
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.run_state import Counts

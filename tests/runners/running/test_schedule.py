@@ -17,7 +17,7 @@ from llmdo.runners.running.cron import Cron
 from llmdo.runners.running.schedule import Schedule, Stopping, Surroundings
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
-from llmdo.storage.objects.store import open_store
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.runs import Presence
 from llmdo.storage.runs.schedules import Held, Schedules
 

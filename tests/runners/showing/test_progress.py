@@ -21,7 +21,8 @@ from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
 from llmdo.runners.showing.progress import Rate, Watch, show_summary, status_line, stream_line
 from llmdo.runners.showing.summary import Summary
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import Manifest, put_shard, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.files.write_shards import folder_of

@@ -30,7 +30,7 @@ from llmdo.runners.portable import job_arguments
 from llmdo.runners.prism.runner import running_prism
 from llmdo.runners.workers.boot import BootError, worker_environment
 from llmdo.runners.workers.settings import set_environment, worker_arguments
-from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.ledger.opening import open_ledger
 from tests.settings.test_secret_manager import PLACE, FakeGoogle, serving
 
 ROOT = Path(__file__).parents[3]

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmdo.storage.errors import LedgerError, StorageError
-from llmdo.storage.ledger.ledger import Pruned, open_ledger, prune
-from llmdo.storage.objects.store import locate, open_store
+from llmdo.storage.ledger.ledger import Pruned
+from llmdo.storage.ledger.opening import open_ledger, prune
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import locate
 
 ROOT = Path(__file__).parents[3]
 KINDS = ["sqlite", "folder", "r2"]
@@ -28,7 +30,7 @@ VALUES = [b"", b'{"text": "one"}', b"\n\n{}\n", bytes(range(256)), os.urandom(3 
 # Puts with 16 at once, and says the number of each entry after its put returned.
 PUTS_FOR_EVER = """
 import asyncio, hashlib, itertools, os, sys
-from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.ledger.opening import open_ledger
 
 async def main(ledger, numbers):
     async def putter():
@@ -113,7 +115,7 @@ def object_of(url, name):
     return open_store(where.store_url), f"{where.key}{key(name)[:2]}/{key(name)}.json"
 
 
-def test_what_was_put_is_found_again_also_by_the_next_process(url):
+def test_what_was_put_is_found_again_also_by_the_next_process(url, caplog):
     entries = dict(enumerate(VALUES))
 
     async def work(ledger):
@@ -121,11 +123,10 @@ def test_what_was_put_is_found_again_also_by_the_next_process(url):
             assert await ledger.get(key(name)) is None
             await ledger.put(key(name), value)
             assert await ledger.get(key(name)) == value
-        counts = ledger.counts
-        assert (counts.hits, counts.misses, counts.unreadable, counts.stored) == (5, 5, 0, 5)
 
     in_ledger(url, work)
     assert get_all(url, entries) == entries
+    assert caplog.messages == []
 
 
 @given(entries=st.dictionaries(st.integers(), st.binary(max_size=300), max_size=20), others=st.sets(st.integers()))
@@ -165,7 +166,6 @@ def test_an_altered_value_is_a_miss_and_is_paid_once_more(url, change, caplog):
     async def work(ledger):
         found = [await ledger.get(key(name)) for name in "abc"]
         assert found == [None, None, b'{"answer": 1}']
-        assert (ledger.counts.hits, ledger.counts.misses, ledger.counts.unreadable) == (1, 2, 2)
         await ledger.put(key("a"), b'{"answer": 2}')
         return await ledger.get(key("a"))
 
@@ -214,7 +214,6 @@ def test_many_at_once_each_get_their_own(url):
 
         found = await asyncio.gather(*(one(n) for n in range(100)))
         assert found == [b"value %d" % n for n in range(100)]
-        assert ledger.counts.stored == 100
 
     in_ledger(url, work)
 
@@ -327,9 +326,9 @@ def test_prune_goes_on_beside_a_run(url):
 def test_prune_touches_nothing_where_no_ledger_is(url):
     with pytest.raises(LedgerError, match="there is no ledger to prune; check the"):
         prune(url, 0)
-    with pytest.raises(LedgerError, match="-1 s is no age"):
+    with pytest.raises(LedgerError, match="-1 s is not an age"):
         prune(url, -1)
-    with pytest.raises(LedgerError, match="none is no ledger"):
+    with pytest.raises(LedgerError, match="none is not a ledger"):
         prune("none", 0)
 
 

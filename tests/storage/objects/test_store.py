@@ -12,8 +12,9 @@ import llmdo.storage.errors
 from llmdo.settings.environment import MissingSettings
 from llmdo.storage.errors import AlreadyExists, InvalidLocation, ObjectChanged, ObjectNotFound, QueueError, StorageError
 from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.r2 import R2Store
-from llmdo.storage.objects.store import READ_CHUNK, locate, open_store
+from llmdo.storage.objects.store import READ_CHUNK, locate
 
 
 @pytest.fixture(params=["local", "r2"])

@@ -16,7 +16,7 @@ from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
-from llmdo.storage.ledger.ledger import open_ledger
+from llmdo.storage.ledger.opening import open_ledger
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.metrics import NAMESPACE

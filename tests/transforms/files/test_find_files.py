@@ -2,7 +2,8 @@ import pytest
 
 from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.jobs import Jobs, new_record
 from llmdo.storage.queues.client import Message, Pulled, Settlement
 from llmdo.transforms import acks, outages

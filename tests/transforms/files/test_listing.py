@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.transforms.files.listing import (
     HIDDEN,
     NO_FILE,

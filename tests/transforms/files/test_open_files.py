@@ -7,7 +7,8 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from llmdo.storage.errors import StorageUnavailable
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Jobs
 from llmdo.storage.output.manifests import MANIFEST_NAME, put_shard

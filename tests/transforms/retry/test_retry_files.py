@@ -8,7 +8,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from pydantic_core import from_json, to_json
 
 from llmdo.backends.errors import InvalidRequest, Overloaded
-from llmdo.storage.objects.store import Location, open_store
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.jobs import Jobs, new_record
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,

@@ -1,0 +1,22 @@
+"""Opens the store of a bucket or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import R2_SCHEME, ObjectStore
+
+
+def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
+    """The store of a bucket or folder; cheap to call again, clients are kept for the process.
+
+    What is written to a ``private`` folder is for this user alone, else it follows the umask.
+
+    Raises MissingSettings when R2's credentials are not in the environment.
+    """
+    if store_url.startswith(R2_SCHEME):
+        from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  boto3 takes 0.3 s to import
+
+        return R2Store.open(store_url.removeprefix(R2_SCHEME))
+    return LocalStore(Path(store_url), private=private)
