@@ -1,4 +1,4 @@
-"""How soon a message is answered, and how many conversations go on at once. Prints one JSON object a line.
+"""How soon a message is answered, and how many conversations run at once. Prints one JSON object a line.
 
     python -m benchmarks.chat [--quick] [--seconds 60] [--only PART]
 
@@ -11,7 +11,7 @@ until it is read and logged, until it is sent to the model, the call beyond its 
 
 ``full``: 256 conversations that always have a message waiting, so that 256 calls a second are possible; the log is a
 folder in memory, since the stand-in for R2, or a disk, would be the limit. ``calls_per_s`` and ``of_limit`` are of the
-middle half of the time; ``from_the_start`` is the share of the 256 from the first call to the last one's begin.
+middle half of the time; ``from_the_start`` is the share of the 256 from the first call to the start of the last one.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Scale:
 
     Attributes:
         latency_s: of every call.
-        per_s: messages a second for ``delay``, for ``seconds``, in so many ``talks``.
-        conversations: that always have a message waiting, for ``full``; ``each`` has so many.
+        per_s: messages a second for ``delay``, for ``seconds``, spread over ``talks`` conversations.
+        conversations: that always have a message waiting, for ``full``, with ``each`` messages.
     """
 
     latency_s: float = 1.0
@@ -81,7 +81,7 @@ class Queues:
         self.arrived: dict[str, float] = {}  # message → Unix time at which the queue had its response
 
     def take(self) -> None:
-        """Takes what has come."""
+        """Takes what has arrived."""
         while messages := self._responses.pull().messages:
             for message in messages:
                 if message.body["name"] == RESPONSE:
@@ -143,7 +143,7 @@ def delay(scale: Scale) -> dict[str, Any]:
 
 
 def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
-    """Pushes messages one by one, and notes when."""
+    """Pushes messages one by one, and records when."""
     chance, due = random.Random(3), time.monotonic()
     end = due + scale.seconds
     while (due := due + chance.expovariate(scale.per_s)) < end:
@@ -156,7 +156,7 @@ def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
 
 
 def stages(scale: Scale, log: str, pushed: dict[str, float], arrived: dict[str, float]) -> dict[str, float]:
-    """Where the time went, by the log: medians in seconds."""
+    """Where the time went, according to the log: medians in seconds."""
     where, found = locate_folder(log), dict[str, list[float]]()
     chats = ChatLog(open_store(where.store_url), where.key)
     for answer in (one for talk in range(scale.talks) for one in chats.conversation(f"c{talk}").answers.values()):
@@ -175,7 +175,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def full(scale: Scale) -> dict[str, Any]:
-    """As many conversations as calls are allowed."""
+    """As many conversations as there may be calls in flight."""
     with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         return _full(scale, folder)
 
@@ -201,13 +201,13 @@ def _full(scale: Scale, log: str) -> dict[str, Any]:
 
 
 def cpu_s() -> float:
-    """CPU seconds of the processes that have ended, and of theirs: llmdo and its Prism."""
+    """CPU seconds of the child processes that have ended, and of their children: llmdo and its Prism."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def in_the_middle(spans: Sequence[Span], scale: Scale) -> dict[str, float]:
-    """What was answered in the middle half of the time, and its part of what was possible."""
+    """What was answered in the middle half of the time, and its share of what was possible."""
     begin, end = min(begin for begin, _ in spans), max(end for _, end in spans)
     start, stop = (begin + part * (end - begin) for part in (0.25, 0.75))
     in_flight = sum(max(0.0, min(end, stop) - max(begin, start)) for begin, end in spans) / (stop - start)

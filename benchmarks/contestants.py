@@ -1,4 +1,4 @@
-"""The ways to call a model that ``benchmarks.infer`` compares: ours, what a script or Beam would do, other tools."""
+"""The ways to call a model that ``benchmarks.infer`` compares: llmdo's, those of a script or of Beam, other tools."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Way:
     """One way to call.
 
     Attributes:
-        module: is run in a process of its own; see ``benchmarks.measuring``.
-        most_calls: for one that would take many minutes for more.
-        requirements: of a rival, for a Python of its own; ``build``: variables for installing them.
+        module: runs in a process of its own; see ``benchmarks.measuring``.
+        most_calls: fewer for a way that would take many minutes.
+        requirements: of a rival, for an environment of its own; ``build``: variables for installing them.
     """
 
     name: str
@@ -36,7 +36,7 @@ RIVALS = (
         "polar_llama",
         "rivals.polar_llama",
         requirements=("polar_llama==0.9.1", "polars==2.1.0"),
-        # Where there is no wheel: optimised as its authors do, over all crates at once, it takes far longer to compile.
+        # Where there is no wheel: its authors' settings, which optimise all crates together, compile far longer.
         build={
             "CARGO_PROFILE_RELEASE_LTO": "off",
             "CARGO_PROFILE_RELEASE_OPT_LEVEL": "2",

@@ -3,15 +3,15 @@
     python -m benchmarks.continuous [--quick] [--mean 0.2] [--lines 20000] [--only PART]
 
 R2 and the queue are an ``llmdo local``, the model an endpoint with log-normal latency (sigma 1), ``llmdo`` a third
-process. ``share`` is how much of the window the endpoint saw in use: its calls' time over window times seconds, from
-the first call to the last one's begin, after which nothing is left to fill the window with; ``share_to_end`` is that up
-to the last answer. ``limit``: a loop of plain aiohttp that does nothing else; ``of_limit`` is a share over its share.
-``in_flight`` is what the engine had in flight of its window, over the same time as ``share``: there a call begins with
-a look into the ledger and ends when its answer is kept.
+process. ``share`` is how much of the window the endpoint saw in use: its calls' time divided by window times seconds,
+from the first call to the start of the last one, after which nothing is left to fill the window; ``share_to_end`` is
+that up to the last answer. ``limit``: a loop of plain aiohttp that does nothing else; ``of_limit`` is a share divided
+by its share. ``in_flight`` is what the engine had in flight of its window, over the same time as ``share``: there a
+call begins with a look into the ledger and ends when its answer is stored.
 
-``mean`` scales time: 0.2 s stands for a model of 2 s, and Prism's reader checkpoints itself after 15 means, as it does
-with 30 s there. What the machine does for a call is not scaled, so a share here is lower than it would be there, and
-lower still when the machine is busy with other things; ``in_flight`` suffers less.
+``mean`` scales time: 0.2 s stands for a model of 2 s, and Prism's reader checkpoints itself after 15 means, which
+stands for 30 s. The machine's own work for a call is not scaled, so a share here is lower than with a real model, and
+lower still when the machine is busy with other work; ``in_flight`` suffers less.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Scale:
     """How much is measured.
 
     Attributes:
-        mean: seconds, of the model's latency.
-        lines: of the big file; ``limit_calls``: of the bare loop.
-        window: calls in flight at most.
-        idle_files: one-line files for the stream that has nothing else to do.
+        mean: of the model's latency, in seconds.
+        lines: of the big file; ``limit_calls``: calls of the bare loop.
+        window: most calls in flight.
+        idle_files: one-line files for a stream that has nothing else to do.
     """
 
     mean: float = 0.2
@@ -72,7 +72,7 @@ QUICK = Scale(mean=0.02, lines=400, window=16, limit_calls=200, idle_files=2)
 
 
 def share(spans: Sequence[Span], window: int, until: float) -> float:
-    """How much of a window was in use from the first call on."""
+    """How much of a window was in use, from the first call on."""
     begin = min(span[0] for span in spans)
     busy = sum(min(end, until) - start for start, end in spans if start < until)
     return busy / (window * (until - begin))
@@ -97,7 +97,7 @@ def seconds_of(waits: Sequence[float]) -> dict[str, Any]:
 
 
 async def bare_loop(url: str, window: int, calls: int) -> None:
-    """Calls as aiohttp makes them, with nothing around them."""
+    """Calls with plain aiohttp, and nothing around them."""
     body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2048}
     left = iter(range(calls))
 
@@ -119,7 +119,7 @@ def limit(scale: Scale) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def llmdo(scale: Scale, url: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """An ``llmdo`` at work, its model at ``url``. It is told to drain at the end, and must have ended well."""
+    """A running ``llmdo`` whose model is at ``url``. It is drained at the end, and must end well."""
     checkpoint = str(CHECKPOINT_MEANS * scale.mean)
     options = ["--model", MODEL, "--concurrency", str(scale.window), "--json"]
     command = [sys.executable, "-m", "benchmarks.launch", checkpoint, url, str(samples()), *arguments, *options]
@@ -146,7 +146,7 @@ def direct(scale: Scale) -> dict[str, Any]:
 
 
 def prism(scale: Scale) -> dict[str, Any]:
-    """``llmdo stream`` over the same file; meanwhile, one-line files, each timed until its manifest is there."""
+    """``llmdo stream`` over the same file; meanwhile, one-line files, each timed until its manifest exists."""
     chance, sent, settled = random.Random(1), dict[str, float](), dict[str, float]()
     with fake_endpoint(scale.mean, SIGMA) as url:
         cpu = cpu_s()
@@ -195,7 +195,7 @@ def stream(scale: Scale, url: str, place: str) -> Iterator[subprocess.Popen[byte
 
 
 def upload(key: str, lines: int) -> float:
-    """Writes a file of prompts into the bucket; says when that began."""
+    """Writes a file of prompts into the bucket; returns when that began."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         write_prompts(path, lines)
@@ -205,14 +205,14 @@ def upload(key: str, lines: int) -> float:
 
 
 def listed(place: str, name: str, suffix: str) -> set[str]:
-    """The input files, by name, of which there is an output with this suffix."""
+    """The names of input files that have an output with this suffix."""
     prefix = f"output/{place}llmdo/input/{place}"
     found = (info.key for info in open_store(BUCKET).list(prefix + name) if info.key.endswith(suffix))
     return {key.removeprefix(prefix).partition("/")[0] for key in found}
 
 
 def wait_for(done: Callable[[], Any], process: subprocess.Popen[bytes], pause_s: float) -> None:
-    """Looks again and again."""
+    """Polls."""
     begin = time.monotonic()
     while not done():
         check(process, begin)
@@ -220,13 +220,13 @@ def wait_for(done: Callable[[], Any], process: subprocess.Popen[bytes], pause_s:
 
 
 def check(process: subprocess.Popen[bytes], since: float) -> None:
-    """Ends the benchmark when there is nothing to wait for any more."""
+    """Ends the benchmark when there is nothing left to wait for."""
     if process.poll() is not None or time.monotonic() - since > TIMEOUT_S:
         raise SystemExit("llmdo did not do what it was waited for: see its message above")
 
 
 def result_of(place: str, key: str, spans: Sequence[Span], scale: Scale, cpu_before: float) -> dict[str, Any]:
-    """The figures of a part whose file is done, as its manifest says."""
+    """The figures of a part whose file is done according to its manifest."""
     store = open_store(BUCKET)
     (manifest,) = (i.key for i in store.list(f"output/{place}llmdo/{key}/") if i.key.endswith(MANIFEST_NAME))
     answered = Manifest.model_validate_json(store.read(manifest)[0]).answered
@@ -237,7 +237,7 @@ def result_of(place: str, key: str, spans: Sequence[Span], scale: Scale, cpu_bef
 
 
 def in_flight(spans: Sequence[Span], window: int) -> float:
-    """How much of its window the engine that made these calls, the last one that ran, had in use until the last one."""
+    """How much of its window the engine that ran last had in use, until the last of these calls."""
     begin, last = min(span[0] for span in spans), max(span[0] for span in spans)
     return mean(calls for at, calls in json.loads(samples().read_text()) if begin <= at <= last) / window
 
@@ -248,7 +248,7 @@ def samples() -> Path:
 
 
 def cpu_s() -> float:
-    """CPU seconds of the processes that have ended, and of theirs: llmdo and its Prism."""
+    """CPU seconds of the child processes that have ended, and of their children: llmdo and its Prism."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -272,7 +272,7 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def local_cloudflare() -> Iterator[None]:
-    """R2 and a queue in a process of their own; the environment leads to them."""
+    """R2 and a queue in a process of their own; the environment points to them."""
     with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
         command = [sys.executable, "-m", "llmdo", "local", "--data", folder, "--port", "0", "--model", "echo"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:

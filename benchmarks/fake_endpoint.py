@@ -1,10 +1,10 @@
 """An endpoint in a process of its own that answers every POST after a fixed or log-normal latency: Workers AI's native
 answer, or OpenAI's where a path ends in /chat/completions.
 
-It stands in for the network and the model where only the caller is measured: it spends some 40 µs of CPU on a call, so
+It stands in for the network and the model when only the caller is measured: it spends about 40 µs of CPU on a call, so
 that on two cores the caller is the limit. Nothing is checked. The n-th POST takes the n-th of ``latencies``, whoever
-sends it. GET /spans gives the times of all calls answered since the last one, GET /seen what the endpoint noted of
-them; any other GET gives an empty list, of models for example.
+sends it. GET /spans returns the times of all calls answered since the last one, GET /seen what the endpoint recorded
+about them; any other GET returns an empty list, of models for example.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _NO_LENGTH = b"HTTP/1.1 411 Length Required\r\ncontent-length: 0\r\nconnection: 
 
 @dataclass(slots=True)
 class Seen:
-    """What the endpoint noted of its calls.
+    """What the endpoint recorded about its calls.
 
     Attributes:
         most_in_flight: calls that waited for their answer at the same time.
         cpu_s: the endpoint's CPU seconds since the first call.
-        late_s: seconds by which answers went out later than the latency says, all together.
+        late_s: seconds by which answers were later than their latency, in total.
     """
 
     most_in_flight: int = 0
@@ -64,7 +64,7 @@ class Seen:
 
 
 def latencies(mean_s: float, sigma: float) -> Iterator[float]:
-    """The latencies of an endpoint's calls, in seconds and without end: always the same ones."""
+    """An endless series of latencies of an endpoint's calls, in seconds; always the same."""
     chance = random.Random(_SEED)
     while True:
         yield mean_s * math.exp(chance.gauss(0, sigma) - sigma * sigma / 2) if sigma else mean_s
@@ -87,12 +87,12 @@ def fake_endpoint(latency_s: float, sigma: float = 0.0) -> Iterator[str]:
 
 
 def take_spans(url: str) -> list[Span]:
-    """When each call answered since the last time was there, and when it was answered: seconds of time.monotonic()."""
+    """When each call arrived and was answered, for those answered since the last time; seconds of time.monotonic()."""
     return [(begin, end) for begin, end in _get(f"{url}/spans")]
 
 
 def seen(url: str) -> Seen:
-    """What the endpoint noted of all its calls so far."""
+    """What the endpoint recorded about all its calls so far."""
     return Seen(**_get(f"{url}/seen"))
 
 
@@ -112,7 +112,7 @@ class _Notes:
         self.seen = Seen()
 
     def begin(self) -> float:
-        """A call is there; gives its latency."""
+        """A call has arrived; returns its latency."""
         if self.cpu_before is None:
             self.cpu_before = time.process_time()
         self.in_flight += 1
@@ -126,7 +126,7 @@ class _Notes:
         self.seen.late_s += now - begin - wait
 
     def told(self, path: bytes) -> object:
-        """What a GET gets."""
+        """The reply to a GET."""
         if path == b"/spans":
             spans, self.spans = self.spans, []
             return spans

@@ -1,4 +1,4 @@
-"""How a run on Flink fills its window of calls, and what more machines bring. Prints one JSON object a line.
+"""How well a run on Flink fills its window of calls, and what more machines gain. Prints one JSON object a line.
 
     python -m benchmarks.flink [--quick] [--only PART] [--mean 0.5]
 
@@ -7,9 +7,9 @@ the given mean, and the figures of ``benchmarks.continuous``: ``share`` of the w
 ``in_flight``, what the engine had in flight of it. ``limit`` is a loop of plain aiohttp that does nothing else.
 
 ``scale``: a cluster of 1, 2, and 4 TaskManagers of one slot, each with a Python process that has a fixed number of
-calls in flight, of 0.3 s each: so 1/0.3 s for each of these is the most. ``per_s`` counts the calls of the middle 80 %,
-when all machines are at work; ``ratio`` is that over one machine's. All of it runs on the same cores, which is possible
-as the calls are waits; a machine that is busy with other things shows less.
+calls in flight, of 0.3 s each: each of these can make at most 1/0.3 s. ``per_s`` counts the calls of the middle 80 %,
+when all machines are working; ``ratio`` is that divided by one machine's. Everything runs on the same cores, which is
+possible since calls mostly wait; a machine that is busy with other work shows less.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Scale:
     """How much is measured.
 
     Attributes:
-        window: of the part of this name.
-        slots: how many machines, one after the other; ``calls`` in flight of each, and ``lines`` for each.
+        window: calls in flight, in the part of this name.
+        slots: numbers of machines, one after the other; each has ``calls`` in flight and ``lines`` to answer.
     """
 
     window: continuous.Scale = LONG_TAIL
@@ -52,7 +52,7 @@ QUICK = Scale(replace(continuous.QUICK, lines=200), slots=(2,), calls=4, lines=1
 
 
 def window(scale: Scale) -> Iterator[dict[str, Any]]:
-    """One machine, with calls that take very differently long."""
+    """One machine, with calls of very different lengths."""
     limit = continuous.limit(scale.window)
     yield {"part": "limit", "mean_s": scale.window.mean, **limit}
     upload("flink/window/big.jsonl", scale.window.lines)
@@ -66,7 +66,7 @@ def window(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def machines(scale: Scale) -> Iterator[dict[str, Any]]:
-    """More and more machines, with calls that take equally long."""
+    """More and more machines, with calls of equal length."""
     rates: list[float] = []
     for slots in scale.slots:
         name = f"slots-{slots}"

@@ -1,24 +1,25 @@
-"""How much of an endpoint's speed each way of calling it uses. Prints one JSON object a line, and a table on stderr.
+"""How much of an endpoint's speed each way of calling it reaches. Prints one JSON object a line, and a table on stderr.
 
     python -m benchmarks.infer [--quick] [--rivals] [--only WAY] [--repeat N]
 
 An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers after 0.2 s, or after a log-normal time
-with that mean and sigma 1; everybody's n-th call takes the same time. For each latency and concurrency the ways take
+with that mean and sigma 1; the n-th call takes the same time for all. For each latency and concurrency the ways take
 turns, each in a process of its own with an endpoint of its own, from the same file of prompts. All but httpx make
 10,000 calls. The engine has its window from the start, as the others do (``--concurrency fixed:N``), and so has Beam;
-"engine, learning" is the default, which begins with 20 calls at once and doubles.
+"engine, learning" is the default, which starts with 20 calls at once and doubles.
 
-``seconds``: from the first call's arrival at the endpoint to its last answer. No faster than the sum of the calls'
-latencies over ``concurrency`` can it be; ``share`` is that over ``seconds``. Filling and emptying the window are part
-of the time, and with log-normal latencies the last calls hurt: a call of 5 s that comes late keeps everybody waiting,
-with hardly anything else in flight. It hurts all alike, hence ``ratio``: a share over that of bare aiohttp, in the same
-round, with the same latency and concurrency. ``cpu_ms_per_call``: of the way's process, from the first call to the end
-of all its work; ``start_s`` and ``start_cpu_s`` are what it took until the first call, Python's own start included.
+``seconds``: from the first call's arrival at the endpoint to its last answer. It cannot be less than the sum of the
+calls' latencies divided by ``concurrency``; ``share`` is that divided by ``seconds``. Filling and emptying the window
+are part of the time, and with log-normal latencies the last calls hurt: a call of 5 s that comes late keeps everybody
+waiting, with hardly anything else in flight. It hurts all alike, hence ``ratio``: a share divided by that of bare
+aiohttp, in the same round, with the same latency and concurrency. ``cpu_ms_per_call``: of the way's process, from the
+first call to the end of all its work; ``start_s`` and ``start_cpu_s`` are what it took until the first call, Python's
+own start included.
 
-The endpoint shares the machine's cores with the way. ``endpoint`` tells how much of a core it used, how late its
-answers were in the mean, and the most calls that it saw in flight. A line before the others tells how many calls a
-second it admits when it answers at once, which must be far more than is measured. ``load`` is the machine's load
-average of the last minute; other work on the machine makes all figures worse.
+The endpoint shares the machine's cores with the way. ``endpoint`` says how much of a core it used, how late its answers
+were on average, and the most calls that it saw in flight. A line before the others says how many calls a second it
+admits when it answers at once, which must be far more than is measured. ``load`` is the machine's load average of the
+last minute; other work on the machine makes all figures worse.
 
 ``--rivals`` adds other tools, which it installs below ``.cache/rivals`` (one may have to be compiled: 10 to 20
 minutes). They use the endpoint's OpenAI route, and reach nothing but this machine.
@@ -70,7 +71,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What all ways are compared in: ``sigma`` 0 is a fixed latency of ``mean_s``, else it is log-normal."""
+    """One setting in which all ways are compared: with ``sigma`` 0 the latency is ``mean_s``, else log-normal."""
 
     sigma: float
     concurrency: int
@@ -88,15 +89,15 @@ QUICK = (Cell(1.0, concurrency=8, calls=80, mean_s=0.05),)
 
 
 class NotMeasured(Exception):
-    """A way did not do what it was to do; says why."""
+    """A way did not do what it should; says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the endpoint saw of a way, and what the way's process tells.
+    """What the endpoint saw of a way, and what the way's process reports.
 
     Attributes:
-        begun: time.monotonic() of the process's start.
+        begun: time.monotonic() when the process was started.
         spans: of the calls, one for each prompt.
         before: calls before these: Curator makes one to read the service's limits from its headers.
     """
@@ -109,7 +110,7 @@ class Measured:
 
 
 def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
-    """Lets a way make the cell's calls, with the Python that has what it needs. Raises NotMeasured."""
+    """Makes a way do the cell's calls, with a Python that has what it needs. Raises NotMeasured."""
     with (
         tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder,
         fake_endpoint(cell.mean_s, cell.sigma) as url,
@@ -130,7 +131,7 @@ def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
 
 
 def run_to_end(command: Sequence[str], folder: str) -> None:
-    """Runs a way to its end, with none of the user's settings, and no way to the network. Raises NotMeasured."""
+    """Runs a way to its end, without the user's settings and without access to the network. Raises NotMeasured."""
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
     own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **nowhere}
     log = Path(folder, "stderr")
@@ -180,7 +181,7 @@ def figures(measured: Measured, cell: Cell) -> dict[str, Any]:
 
 
 def cpu_at(samples: Sequence[tuple[float, float]], moment: float) -> float:
-    """CPU seconds used until a moment, between the samples around it."""
+    """CPU seconds used until a moment, interpolated between samples."""
     for (before, used_before), (after, used_after) in pairwise(samples):
         if before <= moment <= after and before < after:
             return used_before + (used_after - used_before) * (moment - before) / (after - before)
@@ -203,7 +204,7 @@ def check_endpoint(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def rows(ways: Sequence[Way], cells: Sequence[Cell], repeat: int) -> Iterator[dict[str, Any]]:
-    """Measures all ways in each cell, in turns. A way of ours must work; a rival that does not says why."""
+    """Measures all ways in each cell, in turns. Our own ways must work; a rival that does not gets a reason."""
     pythons, reasons = install(ways)
     for cell, number in product(cells, range(1, repeat + 1)):
         yardstick = 0.0
@@ -232,7 +233,7 @@ def rows(ways: Sequence[Way], cells: Sequence[Cell], repeat: int) -> Iterator[di
 
 
 def install(ways: Sequence[Way]) -> tuple[dict[str, str], dict[str, str]]:
-    """The Python for each way, and for a rival that cannot be installed the reason."""
+    """The Python for each way; for a rival that cannot be installed, the reason."""
     pythons, reasons = {}, {}
     for way in ways:
         try:

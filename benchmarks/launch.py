@@ -1,10 +1,10 @@
-"""``llmdo`` with what a user cannot set and a benchmark must.
+"""``llmdo`` with settings that a benchmark needs and a user does not have.
 
     python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
-CHECKPOINT stands for PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: where latencies are scaled down, so
-is this. URL is where the model stands, apart from the queue, so that neither slows the other. SAMPLES is a file that
-gets, at the end, how many calls the engine had in flight again and again: JSON, pairs of time.monotonic() and calls.
+CHECKPOINT replaces PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: it is scaled down like the latencies.
+URL is that of the model, which is separate from the queue, so that neither slows the other. SAMPLES is a file that
+gets, at the end, samples of the calls that the engine had in flight: JSON, pairs of time.monotonic() and calls.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Goodput where the service admits fewer calls than it is sent. Prints one JSON object a line.
+"""Goodput when the service admits fewer calls than it is sent. Prints one JSON object a line.
 
     python -m benchmarks.limits [--quick] [--seconds 60]
 
 `llmdo local`, in a process of its own, answers after 0.2 s and admits R calls a second (a token bucket, one second
-deep); the rest it refuses at once with 429 and code 3040, without Retry-After. Nobody tells the caller R, and halfway R
-halves. Three ways to call it, at the same time and each with a server of its own, always have a call ready: the engine,
-the engine with a fixed window of 64, and one without a limiter (a fixed window of 512). All three try a refused call
-again, up to 20 times, with the same back-off.
+deep); the rest it refuses at once with 429 and code 3040, without Retry-After. The caller does not know R, and R halves
+halfway. Three contestants, at the same time and each with a server of its own, always have a call ready: the engine,
+the engine with a fixed window of 64, and one without a limiter (a fixed window of 512). All three retry a refused call
+up to 20 times, with the same back-off.
 
-``warm`` is what was answered a second after the first 10 s, in parts of R; ``found`` the same for the half rate, from
-10 s after it halved; ``refused``: the part of all calls that were refused; ``failed``: requests without an answer.
+``warm``: answers a second after the first 10 s, as a fraction of R; ``found``: the same for the half rate, from 10 s
+after it halved; ``refused``: the share of all calls that were refused; ``failed``: requests without an answer.
 
 Then four processes share one server that admits 40 calls a second in all, twice: each learning by itself, and with
-``--rpm 2400 --workers 4``. ``warm`` is what they were answered together from half of the time on, ``shares`` what each
-was, in parts of a quarter; ``refused`` is of the calls since then, ``refused_all`` of all.
+``--rpm 2400 --workers 4``. ``warm`` is what they got together in the second half of the time, ``shares`` what each got,
+as fractions of a quarter; ``refused`` counts the calls of that half, ``refused_all`` all of them.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ WAYS = (Way("engine", 64, False), Way("fixed window of 64", 64, True), Way("no l
 
 
 class Server:
-    """``llmdo local`` in a process of its own; see ``llmdo.local.faults`` for what it can be told."""
+    """``llmdo local`` in a process of its own; see ``llmdo.local.faults`` for its faults."""
 
     def __init__(self, account: CloudflareAccount, url: str) -> None:
         self.account = account
         self._url = url
 
     def admit(self, per_s: float) -> None:
-        """Admits so many calls a second from now on."""
+        """From now on, admits this many calls a second."""
         self._control("DELETE")
         self._control("POST", {"target": "ai", "rate_per_s": per_s, "code": 3040})
         self._control("POST", {"target": "ai", "latency_s": LATENCY_S})
@@ -85,7 +85,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """Starts one; it ends with the context."""
+    """Starts a server, which ends with the context."""
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "-m", "llmdo", "local", "--data", data, "--port", "0", "--model", "echo"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -107,7 +107,7 @@ def server() -> Iterator[Server]:
 
 
 def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
-    """Calls for ``seconds`` at the rate, and as long at half of it."""
+    """Calls for ``seconds`` at the rate, and for as long at half of it."""
     answered: list[float] = []
     failed: list[Done] = []
 
@@ -150,7 +150,7 @@ def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def work(seconds: float, rates: Rates) -> dict[str, int]:
-    """One of several processes: calls for ``seconds``, and counts from half of them on; ``calls_all`` and such: all."""
+    """One of several processes: calls for ``seconds``, and counts the second half (``calls_all`` etc.: all)."""
     answered = 0
 
     def deliver(done: Done) -> None:
@@ -180,7 +180,7 @@ def _called(engine: Engine) -> tuple[int, int]:
 
 
 def share(name: str, seconds: float, processes: int = PROCESSES, rpm: float | None = None) -> dict[str, Any]:
-    """Has several processes call one server, from the same moment on."""
+    """Makes several processes call one server, starting at the same moment."""
     command = [sys.executable, "-m", "benchmarks.limits", "--seconds", str(seconds), "--one-of", str(processes)]
     with server() as service, ExitStack() as stack:
         service.admit(SHARED_PER_S)

@@ -1,6 +1,6 @@
-"""The inside of a way to call that is measured: a process of its own, which tells what it used.
+"""Runs inside the process of a way that is measured, and reports what it used.
 
-Every way and every rival runs this module; a rival with a Python of its own, which has nothing of ours installed.
+Every way and every rival runs this module; a rival in an environment of its own, where llmdo is not installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a way is to do: ask each line of ``prompts``, a file of ``{"id", "prompt"}`` lines, with at most
+    """What a way has to do: ask each line of ``prompts``, a file of ``{"id", "prompt"}`` lines, with at most
     ``concurrency`` calls in flight, at the endpoint with this URL. What it writes goes into ``folder``.
     """
 
@@ -38,13 +38,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a way's process tells.
+    """What a way's process reports.
 
     Attributes:
         answered: prompts that got the right answer.
         cpu: pairs of time.monotonic() and the CPU seconds used until then, children that have ended included.
         rss_mb: the most memory that the process had.
-        more: what only this way can tell.
+        more: what only this way can report.
     """
 
     answered: int
@@ -59,8 +59,8 @@ def native_body(text: str) -> dict[str, Any]:
 
 
 def run(way: Callable[[Task], int | tuple[int, dict[str, Any]]]) -> None:
-    """Runs the way on the task that this process's arguments are; it gives the number of answers, and what else it
-    can tell.
+    """Runs the way on the task in this process's arguments; ``way`` returns the number of answers, and what else it
+    can report.
     """
     url, concurrency, prompts, folder = sys.argv[1:]
     cpu = [_now()]

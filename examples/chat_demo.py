@@ -1,4 +1,4 @@
-"""Chats on this machine: events into a queue, answers of a real model out of another. Run it with `make chat-demo`.
+"""Chats on this machine: events into one queue, a real model's answers out of another. Run it with `make chat-demo`.
 
 Starts `llmdo local` with the embedded model and `llmdo chat` on Prism, sends the events of examples/chat/events.jsonl
 (5 conversations, interleaved), and shows the answers as they come. Everything it started is stopped at the end.
@@ -33,12 +33,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llmdo-chat-demo-") as folder:
         server = subprocess.Popen([*LLMDO, "local", "--data", folder, "--port", "0"])
         try:
-            # The ledger of the demo's answers goes with the demo.
+            # The ledger of the demo's answers is removed with the demo.
             os.environ.update(wait_for_env(Path(folder) / "env", server) | {"XDG_STATE_HOME": folder})
             os.environ.pop("STORE_ID", None)
             events, answers = make_queue("chat-in"), make_queue("chat-out")
             words = ["--queue", "chat-in", "--reply-queue", "chat-out", "--log", LOG, "--model", MODEL]
-            # A model as small as this one follows a short prompt better than the one that llmdo comes with.
+            # A model as small as this one follows a short prompt better than the default one.
             words += ["--system", str(EVENTS.with_name("system.txt")), "--max-tokens", "40", "--temperature", "0"]
             command = ["chat", *words, "--concurrency", "8"]
             say(f"llmdo {' '.join(command)}")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def make_queue(name: str) -> QueueClient:
-    """A queue that can be pulled, as `wrangler queues create` and `wrangler queues consumer http add` make it."""
+    """A queue with a pull consumer, as `wrangler queues create` and `wrangler queues consumer http add` make it."""
     account = cloudflare_account()
     with httpx.Client(headers={"Authorization": f"Bearer {account.token}"}, trust_env=False) as api:
         made = api.post(f"{account.url}/queues", json={"queue_name": name}).raise_for_status().json()["result"]
@@ -69,7 +69,7 @@ def make_queue(name: str) -> QueueClient:
 
 
 def talk(queue: QueueClient, answers: QueueClient, chat: subprocess.Popen[bytes]) -> bool:
-    """Sends the events and shows what comes; says whether every message of a user was answered."""
+    """Sends the events and shows what comes; returns whether every message of a user was answered."""
     asked = questions_of(read_events())
     waiting = set(asked)
     queue.push_many(read_events())
@@ -88,7 +88,7 @@ def talk(queue: QueueClient, answers: QueueClient, chat: subprocess.Popen[bytes]
 
 
 def read_events() -> list[dict[str, Any]]:
-    """The example's events, in their order."""
+    """The example's events, in order."""
     return [json.loads(line) for line in EVENTS.read_text(encoding="utf-8").splitlines()]
 
 
@@ -105,7 +105,7 @@ def show(question: dict[str, Any], answer: dict[str, Any]) -> None:
 
 
 def short(text: str) -> str:
-    """A text in one line."""
+    """A text on one line."""
     text = " ".join(text.split())
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 

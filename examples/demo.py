@@ -1,7 +1,7 @@
 """The whole way of a line on this machine: upload, event, queue, model, shards, manifest. Run it with `make demo`.
 
-Starts `llmdo local` with the embedded model, uploads the example files through boto3 as to R2, and lets `llmdo run`
-answer what the queue announces. Everything it started is stopped at the end.
+Starts `llmdo local` with the embedded model, uploads the example files with boto3, as one would to R2, and lets `llmdo
+run` answer what the queue announces. Everything it started is stopped at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llmdo-demo-") as folder:
         server = subprocess.Popen([*LLMDO, "local", "--data", folder, "--port", "0"])
         try:
-            # The ledger of the demo's answers goes with the demo.
+            # The ledger of the demo's answers is removed with the demo.
             environment = os.environ | wait_for_env(Path(folder) / "env", server) | {"XDG_STATE_HOME": folder}
             upload(environment)
             output = "r2://llmdo/output/"

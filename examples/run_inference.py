@@ -1,8 +1,8 @@
-"""llmdo's models in Beam's RunInference: a pipeline of your own, with our engine, its limits and retries.
+"""llmdo's models in Beam's RunInference: a pipeline of your own, with llmdo's engine, its limits and retries.
 
     python examples/run_inference.py [PROVIDER/MODEL]
 
-The default model is in this process and needs no account.
+The default model runs in this process and needs no account.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmdo.transforms.answers.run_inference import ModelHandler
 REVIEWS = [
     {"id": 1, "text": "It broke after a day."},
     {"id": 2, "text": "My children love it!"},
-    {"id": 3},  # no text: an error of its own, which the others do not notice
+    {"id": 3},  # no text: an error of its own, which does not affect the others
 ]
 
 
@@ -32,7 +32,7 @@ def to_sentence(result: PredictionResult) -> str:
 
 
 def main(model: str = "local/smollm2-135m-instruct") -> None:
-    """Asks about each review and prints what came."""
+    """Asks about each review and prints the results."""
     handler = ModelHandler(model, prompt="Is this review happy or angry? Review: {text}", parameters={"max_tokens": 12})
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         _ = (

@@ -1,4 +1,4 @@
-"""Curator: a column of prompts, with its backend "openai", which calls by aiohttp. It writes answers to files, too."""
+"""Curator: a column of prompts, with its backend "openai", which uses aiohttp. It also writes answers to files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare() -> None:
         "TELEMETRY_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        # The words that tiktoken counts by; it would download them.
+        # The vocabulary that tiktoken counts with; it would download it.
         "TIKTOKEN_CACHE_DIR": str(Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"),
     }
 

@@ -1,4 +1,4 @@
-"""A Python of its own for each rival, in ``.cache/rivals``: their requirements and ours do not agree."""
+"""A virtual environment for each rival, in ``.cache/rivals``: their requirements conflict with ours."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _INSTALLED = "installed.txt"
 
 
 class CannotInstall(Exception):
-    """pip could not install a rival; says what pip said last."""
+    """pip could not install a rival; the message is the last of pip's output."""
 
 
 def python_with(name: str, requirements: Sequence[str], variables: Mapping[str, str]) -> Path:
-    """The Python of a rival, with exactly these requirements; made when it is not there. Raises CannotInstall.
+    """The Python of a rival's environment with exactly these requirements, made if necessary. Raises CannotInstall.
 
-    ``variables``: for the build of what has no wheel for this machine.
+    ``variables``: for building packages that have no wheel for this machine.
     """
     home = FOLDER / name
     python, installed, wanted = home / "bin" / "python", home / _INSTALLED, "\n".join(requirements)

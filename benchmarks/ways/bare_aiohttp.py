@@ -1,4 +1,4 @@
-"""The yardstick: aiohttp with a semaphore, and nothing around it. Each reply is read as JSON and looked at."""
+"""The yardstick: aiohttp with a semaphore, and nothing around it. Each reply is parsed and checked."""
 
 from __future__ import annotations
 

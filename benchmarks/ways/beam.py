@@ -39,8 +39,8 @@ def answer_file(task: Task) -> tuple[int, dict[str, Any]]:
 
 
 def figures(output: Path) -> tuple[int, dict[str, Any]]:
-    """Lines answered, by the manifest, and how the shards came: seconds from the first to the last one, and the lines
-    a second of those after the first.
+    """Lines answered, according to the manifest, and when shards were written: seconds from the first to the last, and
+    lines a second of those after the first.
     """
     (found,) = (info.key for info in LocalStore(output).list("") if info.key.endswith(MANIFEST_NAME))
     manifest = Manifest.model_validate_json((output / found).read_bytes())

@@ -1,4 +1,4 @@
-"""The engine as ``--concurrency N`` sets it up, by default: it begins slowly, and learns what the service takes."""
+"""The engine as ``--concurrency N`` sets it up, the default: it starts slowly, and learns what the service admits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Beam's RunInference on FnApiRunner, with a handler that gathers the calls of a batch: as many as may be in flight.
 
-The handler keeps its aiohttp session from batch to batch, which is more than most do: what holds it back is that a
+The handler keeps its aiohttp session from batch to batch, which is more than most do; what slows it down is that a
 batch waits for its slowest call.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.measuring import MODEL, Task, native_body, run
 
 
 class _Session:
-    """A session, and the loop on which it lives."""
+    """A session, and the loop that it belongs to."""
 
     def __init__(self, concurrency: int) -> None:
         self.loop = asyncio.new_event_loop()
@@ -72,7 +72,7 @@ def call_all(task: Task) -> int:
 
 
 if __name__ == "__main__":
-    # Not this module's own classes: Beam pickles what stands in __main__ by value.
+    # Not this module's own classes: Beam pickles classes of __main__ by value.
     from benchmarks.ways import run_inference
 
     run(run_inference.call_all)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts the Flex Template of ../dataflow every 15 minutes, as launch.json says: PROJECT=… REGION=… sh create.sh
-# Dataflow has no two active jobs of one name in a region: while one is at work, the next is not begun. The scheduler's
+# Dataflow never has two active jobs of one name in a region: while one is running, the next is not started. The scheduler's
 # account needs roles/dataflow.developer, and roles/iam.serviceAccountUser on the workers' account.
 set -eu
 cd "$(dirname "$0")"

@@ -1,7 +1,7 @@
 """What the launcher of the Flex Template starts: its arguments become those of ``llmdo run`` or ``llmdo stream``.
 
-The launcher passes the template's parameters and Beam's own options, all as ``--name=value``. Those that the command
-has go to it, and the others to Beam. Settings come from Secret Manager, here as on the workers.
+The launcher passes the template's parameters and Beam's own options, all as ``--name=value``. Those that the
+command has go to it, the others to Beam. Settings come from Secret Manager, here as on the workers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from llmdo.runners.cli.main import app, main
 from llmdo.settings.secret_manager import take_secrets
 
-# Beam's names of what llmdo calls otherwise.
+# Beam's names for what llmdo calls something else.
 NAMES = {
     "sdk_container_image": "container_image",
     "service_account_email": "service_account",
