@@ -6,7 +6,6 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.pipelines.chat_options import ChatOptions
-from llmdo.settings.environment import default_gateway
 from llmdo.transforms.chat.converse import Converse
 from llmdo.transforms.chat.elements import Answered
 from llmdo.transforms.chat.read_events import PollEvents, ReadEvents
@@ -46,17 +45,9 @@ def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
         options.output_location,
         options.defaults,
         run_id,
+        options.calls,
         replies=options.reply_queue,
-        window=options.concurrency.calls,
         since=options.since,
         deltas=options.deltas,
         stops=not options.continuous,
-        ledger=options.ledger_url,
-        limits=options.limits,
-        rates=options.rates,
-        fixed=options.concurrency.fixed,
-        patience_s=options.patience_s,
-        gateway=default_gateway(),
-        headers=options.header,
-        call_timeout_s=options.call_timeout,
     )

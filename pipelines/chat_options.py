@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import Calls, Concurrency, check_header_models
 from llmdo.pipelines.run_options import ChosenModel, PollSeconds, RunOptions
@@ -18,6 +19,7 @@ from llmdo.settings.environment import cloudflare_account, default_store, r2_acc
 from llmdo.storage.chat.records import safe
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate_folder
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat.elements import ChatDefaults
 from llmdo.transforms.chat.events import seconds
 
@@ -143,6 +145,11 @@ class ChatOptions(RunOptions):
         """Model, system prompt and parameters of the calls."""
         parameters = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return ChatDefaults(self.model, self.system, parameters, self.context_tokens)
+
+    @property
+    def kept(self) -> LedgerSettings:
+        """See RunOptions; a message's answer stays its answer, whatever is asked under its id later."""
+        return LedgerSettings(self.ledger_url, SAME_MESSAGE)
 
     @property
     def _home(self) -> str:

@@ -6,7 +6,6 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.pipelines.options import JsonlOptions
-from llmdo.settings.environment import default_gateway
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Settled
@@ -31,7 +30,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         | "Find files" >> find_files(options, apart)
         | "Open files" >> OpenFiles(output, configuration, run_id, options.queue, apart, options.max_line_bytes)
         | "Read lines" >> ReadLines(options.reading, apart)
-        | "Answer lines" >> answer_lines(options, apart)
+        | "Answer lines" >> Infer(options.defaults, options.calls, apart)
         | "Write shards" >> WriteShards(output, configuration, options.batching, apart)
         | "Settle files" >> SettleFiles(output, configuration, run_id, apart)
     )
@@ -43,17 +42,3 @@ def find_files(options: JsonlOptions, apart: Apart | None = None) -> FindFiles |
     if options.continuous and isinstance(source, Notifications):
         return TickFiles(source, output, apart) if options.reading.planned else PollFiles(source, output, apart)
     return FindFiles(source, output, retried=on_flink, apart=apart)
-
-
-def answer_lines(options: JsonlOptions, apart: Apart | None = None) -> Infer:
-    """By what the options say; the gateway also on workers whose environment does not name it."""
-    return Infer(
-        *(options.defaults, options.calls_in_flight, options.paid),
-        *(options.limits, options.rates, options.concurrency.fixed, options.deadline, options.processes),
-        mode=options.mode,
-        patience_s=options.patience_s,
-        gateway=options.gateway or default_gateway(),
-        headers=options.header,
-        call_timeout_s=options.call_timeout,
-        apart=apart,
-    )

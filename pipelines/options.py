@@ -7,13 +7,15 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from llmdo.backends.engine.batches import Mode
 from llmdo.backends.engine.recall import Reuse
-from llmdo.backends.limits.retry import THREE_TRIES
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.limits.retry import THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import (
@@ -34,7 +36,7 @@ from llmdo.settings.environment import cloudflare_account, r2_access
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
 from llmdo.storage.runs.members import Apart
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.batching import Batching
 from llmdo.transforms.files.listing import SUFFIXES, Listing
 from llmdo.transforms.files.source import Notifications, Source
@@ -273,9 +275,22 @@ class JsonlOptions(RunOptions):
         return Batching(self.batch_size, self.batch_seconds)
 
     @property
-    def paid(self) -> PaidAnswers:
-        """Which ledger keeps answers, and whose may be taken from it."""
-        return PaidAnswers(self.ledger_url, self.reuse)
+    def kept(self) -> LedgerSettings:
+        """See RunOptions."""
+        return LedgerSettings(self.ledger_url, self.reuse)
+
+    @property
+    def calls(self) -> CallSettings:
+        """See RunOptions."""
+        calls = super().calls
+        return replace(
+            calls,
+            window=self.calls_in_flight,
+            retry=Retry(deadline_s=self.deadline),
+            workers=self.processes,
+            mode=self.mode,
+            gateway=self.gateway or calls.gateway,
+        )
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from llmdo.pipelines.jsonl import answer_lines
 from llmdo.pipelines.options import JsonlOptions
+from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.files.write_shards import WriteShards
 from llmdo.transforms.retry.retry_files import FindErrors, MergeFiles, ReadErrors
@@ -22,7 +22,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         root
         | "Find errors" >> FindErrors(output)
         | "Read errors" >> ReadErrors(output, configuration, run_id, everything=options.retry == "all")
-        | "Answer lines" >> answer_lines(options)
+        | "Answer lines" >> Infer(options.defaults, options.calls)
         | "Write shards" >> WriteShards(output, configuration, options.batching)
         | "Merge files" >> MergeFiles(output, run_id)
     )

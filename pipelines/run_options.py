@@ -9,15 +9,17 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.money import Limits
 from llmdo.pipelines.option_types import Calls, Header, ModelName
 from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE, Shown
-from llmdo.settings.environment import r2_access, state_folder
+from llmdo.settings.environment import default_gateway, r2_access, state_folder
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import Location
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 
 ChosenModel = Annotated[ModelName, Field(description="PROVIDER/MODEL."), MODEL]
 CallsInFlight = Annotated[
@@ -153,6 +155,26 @@ class RunOptions(BaseModel):
     def patience_s(self) -> float:
         """``patience``, with its default."""
         return self.patience or (self.ENDLESS_PATIENCE_S if self.continuous else PATIENCE_S)
+
+    @property
+    @abstractmethod
+    def kept(self) -> LedgerSettings:
+        """Which ledger keeps answers, and whose may be taken from it."""
+
+    @property
+    def calls(self) -> CallSettings:
+        """How calls are made; by the environment's gateway also on workers whose own does not name it."""
+        return CallSettings(
+            self.concurrency.calls,
+            fixed=self.concurrency.fixed,
+            rates=self.rates,
+            kept=self.kept,
+            limits=self.limits,
+            gateway=default_gateway(),
+            headers=self.header,
+            call_timeout_s=self.call_timeout,
+            patience_s=self.patience_s,
+        )
 
     @property
     def ledger_url(self) -> str:

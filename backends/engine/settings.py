@@ -13,7 +13,7 @@ from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.limits.window import START
-from llmdo.backends.money.money import Budget
+from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
 
 
 class KeptAnswers(Protocol):
@@ -37,7 +37,10 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """Callers with equal settings share one engine, others do not: see get_engine. So it has all that decides a call.
+    """All that decides how a call is made. Callers with equal settings share one engine, others do not: see get_engine.
+
+    The options of a run make it once, and it travels with the steps. What only the process that calls can know, a step
+    adds there by ``replace``: ``own``, ``gate``, ``budget``, ``answered_before``.
 
     Attributes:
         window: calls in flight at most.
@@ -50,6 +53,7 @@ class CallSettings:
         own: the providers whose refusals may stop the engine; None: all.
         kept: the ledger of paid answers, if there is one.
         gate: asked before calls are started; an error stops the engine.
+        limits: what the caller may spend, by which it makes ``budget``.
         budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
         gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
         headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
@@ -69,6 +73,7 @@ class CallSettings:
     own: frozenset[str] | None = None
     kept: KeptAnswers | None = None
     gate: Callable[[], StopRun | None] = always_open
+    limits: Limits = NO_LIMITS
     budget: Budget | None = None
     gateway: str | None = None
     headers: tuple[str, ...] = ()

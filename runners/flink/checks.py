@@ -91,8 +91,8 @@ def _places(options: JsonlOptions, cluster: Cluster) -> Iterator[str]:
         yield f"{options.files[0]} is on this machine, {elsewhere}: use --input r2://BUCKET/PREFIX/, or --queue"
     if not options.output_location.bucket:
         yield f"--output {options.output} is on this machine, {elsewhere}: use r2://BUCKET/PREFIX/"
-    if options.paid.ledger.startswith(SQLITE_SCHEME):
-        yield f"the ledger {options.paid.ledger} is on this machine, {elsewhere}: use --ledger r2://BUCKET/PREFIX/"
+    if options.kept.ledger.startswith(SQLITE_SCHEME):
+        yield f"the ledger {options.kept.ledger} is on this machine, {elsewhere}: use --ledger r2://BUCKET/PREFIX/"
 
 
 def _warnings(options: JsonlOptions, cluster: Cluster | None) -> Iterator[str]:

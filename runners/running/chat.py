@@ -33,7 +33,6 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, locate_folder
-from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.files.listing import Listing, list_inputs
 from llmdo.transforms.run_state import Counts, RunState
@@ -149,7 +148,7 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
         if next(list_inputs(Listing((place,)), None), None) is None:
             raise UsageError([f"--events {place}: there is no such file, or none that ends in .jsonl"])
     check_folder(where, "--log" if options.continuous else "--output", private=options.continuous)
-    check_ledger(PaidAnswers(options.ledger_url))
+    check_ledger(options.kept)
     if options.context_tokens is None:
         found["context_tokens"] = context_tokens(options.model)
     return options.model_copy(update=found)

@@ -26,7 +26,7 @@ from llmdo.storage.objects.store import R2_SCHEME, Location, locate
 from llmdo.storage.output.configuration import agree
 from llmdo.storage.queues.api import WRONG_ACCOUNT
 from llmdo.storage.queues.client import QueueClient, find_queue
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.listing import Listing, Skipped, is_pattern, list_inputs
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
     for warning in of_gateway(options):
         _log.warning("%s", warning)
     check_folder(options.output_location, "--output")
-    check_ledger(options.paid)
+    check_ledger(options.kept)
     return options
 
 
@@ -160,7 +160,7 @@ def check_folder(where: Location, option: str, *, private: bool = False) -> None
         _try_folder(folder, option, make_folder if private else partial(Path.mkdir, parents=True, exist_ok=True))
 
 
-def check_ledger(paid: PaidAnswers) -> None:
+def check_ledger(paid: LedgerSettings) -> None:
     """Opens and closes the ledger, so that what is wrong with it is said before any call.
 
     Raises UsageError for a place where nothing can be written, and LedgerError.

@@ -27,7 +27,7 @@ from llmdo.runners.running.attempt import attempt
 from llmdo.runners.running.retry import retry, retry_options
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.terminal import quiet
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until
 from tests.integration.test_flink import worker_pool
@@ -179,7 +179,7 @@ class CallAndFail(beam.DoFn):
     """Has calls in flight when it fails."""
 
     def __init__(self, ledger):
-        self._paid = PaidAnswers(ledger)
+        self._paid = LedgerSettings(ledger)
 
     def process(self, _):
         engine = get_engine(CallSettings(4, kept=self._paid))

@@ -4,6 +4,7 @@ import pytest
 from llmdo.backends.money.money import Limits
 from llmdo.pipelines.chat import answer_in_turn, build
 from llmdo.pipelines.chat_options import check_chat_options
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",
@@ -51,9 +52,15 @@ def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
     monkeypatch.setenv("LLMDO_GATEWAY", "gate")
     how = {"concurrency": "fixed:3", "rpm": 60, "max_cost": 2.0, "deltas": True, "since": "1970-01-01T00:00:09Z"}
     step = answer_in_turn(check_chat_options(**QUEUES, **how, system="Be kind.", ledger="none"), "run-1")
-    assert (step.run_id, step.replies, step.window, step.fixed, step.deltas) == ("run-1", "1" * 32, 3, True, True)
-    assert (step.since, step.rates.rpm, step.limits) == (9.0, 60, Limits(2.0))
-    assert (step.gateway, step.ledger) == ("gate", "none")
+    assert (step.run_id, step.replies, step.calls.window, step.calls.fixed, step.deltas) == (
+        "run-1",
+        "1" * 32,
+        3,
+        True,
+        True,
+    )
+    assert (step.since, step.calls.rates.rpm, step.calls.limits) == (9.0, 60, Limits(2.0))
+    assert (step.calls.gateway, step.calls.kept) == ("gate", LedgerSettings("none", "same-message"))
     assert step.defaults.system == "Be kind."
     assert not step.stops
     assert step.defaults.parameters == {"temperature": 0.7, "max_tokens": 1000}

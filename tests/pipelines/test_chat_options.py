@@ -56,7 +56,7 @@ def test_no_stores_name_leads_out_of_its_folder_or_into_the_logs_own(store):
 
 
 def test_two_stores_of_one_folder_share_no_ledger():
-    ledgers = {check_chat_options(**FILES, store=store).ledger_url for store in (None, "a", "b")}
+    ledgers = {check_chat_options(**FILES, store=store).kept.ledger for store in (None, "a", "b")}
     assert ledgers == {f"sqlite:////out{store}/_ledger.sqlite" for store in ("", "/a", "/b")}
 
 

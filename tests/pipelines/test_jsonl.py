@@ -1,9 +1,12 @@
+import pickle
+
 import apache_beam as beam
 import pytest
 
 from llmdo.backends.limits.rates import Rates
-from llmdo.pipelines.jsonl import answer_lines, build
+from llmdo.pipelines.jsonl import build
 from llmdo.pipelines.options import check_options
+from llmdo.transforms.answers.infer import Infer
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "token-that-nobody-may-see",
@@ -29,13 +32,18 @@ def test_the_graph_is_one_chain_of_six_steps_and_its_proto_holds_no_secret(monke
 
 
 @pytest.mark.parametrize(("given", "environment", "gateway"), [("mine", "theirs", "mine"), (None, "theirs", "theirs")])
-def test_how_calls_are_made_goes_with_the_step_to_whatever_worker_runs_it(monkeypatch, given, environment, gateway):
+def test_how_calls_are_made_is_one_value_that_goes_with_the_step_to_whatever_worker_runs_it(
+    monkeypatch, given, environment, gateway
+):
     monkeypatch.setenv("LLMDO_GATEWAY", environment)
     how = {"mode": "batch", "deadline": 5.0, "workers": 2, "rpm": 60, "tpm": 1000, "concurrency": "fixed:3"}
     options = {"files": ("a.jsonl",), "output": "out/", "model": "local/smollm2-135m-instruct"}
-    step = answer_lines(check_options(**options, **how, gateway=given))
-    assert (step.mode, step.deadline_s, step.workers, step.gateway) == ("batch", 5.0, 2, gateway)
-    assert (step.rates, step.window, step.fixed) == (Rates(60, 1000), 3, True)
+    chosen = check_options(**options, **how, gateway=given)
+    step = Infer(chosen.defaults, chosen.calls)
+    calls = pickle.loads(pickle.dumps(step.calls))
+    assert (calls, hash(calls)) == (chosen.calls, hash(chosen.calls))
+    assert (calls.mode, calls.retry.deadline_s, calls.workers, calls.gateway) == ("batch", 5.0, 2, gateway)
+    assert (calls.rates, calls.window, calls.fixed) == (Rates(60, 1000), 3, True)
     monkeypatch.delenv("LLMDO_GATEWAY")
-    assert answer_lines(check_options(**options)).gateway is None
-    assert answer_lines(check_options(**options)).mode == "sync"
+    calls = check_options(**options).calls
+    assert (calls.gateway, calls.mode) == (None, "sync")

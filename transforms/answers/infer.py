@@ -12,26 +12,20 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.backends.engine.batches import Mode
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
-from llmdo.backends.limits.breaker import PATIENCE_S
-from llmdo.backends.limits.rates import NO_RATES, Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.money.money import NO_LIMITS, Limits
 from llmdo.backends.requests import EmbedRequest, LineId
 from llmdo.backends.usage import Usage
 from llmdo.storage.output.costs import Cost
 from llmdo.storage.runs.members import Apart
 from llmdo.storage.runs.runs import ASLEEP_SECONDS
 from llmdo.transforms.answers.metrics import InferMetrics
-from llmdo.transforms.answers.paid_answers import KEEPS_NOTHING, PaidAnswers
-from llmdo.transforms.answers.result_queue import Ended
+from llmdo.transforms.answers.result_queue import ResultQueue
 from llmdo.transforms.answers.rows import answer_row, failure_row
-from llmdo.transforms.answers.texts import Embedded, Gathering
+from llmdo.transforms.answers.texts import Embedded, LineTexts
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from llmdo.transforms.members import join, others_answered, tell_why
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
@@ -48,30 +42,20 @@ _PARTS, _MOST = 8, 16
 class Infer(beam.PTransform):
     """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
 
-    ``rates`` go before what the provider publishes, and each of ``workers`` processes keeps to its part; a ``fixed``
-    window is not lowered by refusals. One request may be refused, or wait in a batch, for ``deadline_s`` s, and a
-    service may answer nothing for ``patience_s`` s. ``gateway``, ``headers``, ``call_timeout_s``: see CallSettings.
-    ``mode``: see llmdo.backends.engine.batches; what waits in a batch is no call in flight.
-    At most ``window`` calls are in flight in a process, however many bundles run. A line never fails a bundle: what
+    At most ``calls.window`` calls are in flight in a process, however many bundles run; what waits in a batch is not a
+    call in flight. A line never fails a bundle: what
     cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
     used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
-    does before the call that could pass the ``limits`` of what the run may spend.
+    does before the call that could pass ``calls.limits``.
+
+    Args:
+        defaults: model, prompt and parameters of lines that do not say otherwise.
+        calls: how calls are made; the step adds what depends on the process and its run.
     """
 
     defaults: Defaults
-    window: int = 64
-    paid: PaidAnswers = KEEPS_NOTHING
-    limits: Limits = NO_LIMITS
-    rates: Rates = NO_RATES
-    fixed: bool = False
-    deadline_s: float = THREE_TRIES.deadline_s
-    workers: int = 1
-    gateway: str | None = None
-    headers: tuple[str, ...] = ()
-    call_timeout_s: float = CALL_TIMEOUT_S
-    mode: Mode = "sync"
+    calls: CallSettings
     apart: Apart | None = None
-    patience_s: float = PATIENCE_S
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -85,7 +69,7 @@ class _Job:
     line: Line
     prompt: Prompt
     context: WindowedValue
-    texts: Gathering | None = None
+    texts: LineTexts | None = None
 
 
 # A text to embed: its line, and its index there.
@@ -95,48 +79,22 @@ _Text = tuple[_Job, int]
 class _Infer(beam.DoFn):
     def __init__(self, step: Infer) -> None:
         self.defaults = step.defaults
-        self.window = step.window
-        self.paid = step.paid
-        self.limits = step.limits
-        self.rates = step.rates
-        self.fixed = step.fixed
-        self.deadline_s = step.deadline_s
-        self.workers = step.workers
-        self.gateway = step.gateway
-        self.headers = step.headers
-        self.call_timeout_s = step.call_timeout_s
-        self.mode: Mode = step.mode
+        self.calls = step.calls
         self.apart = step.apart
-        self.patience_s = step.patience_s
 
     def setup(self) -> None:
         join(self.apart)
-        self._at_once = max(1, min(self.window // _PARTS, _MOST))
-        self._budget = run_state().budget_within(self.limits)
+        self._at_once = max(1, min(self.calls.window // _PARTS, _MOST))
+        self._budget = run_state().budget_within(self.calls.limits)
         self._metrics = InferMetrics()
-        self._engine: Engine = get_engine(
-            CallSettings(
-                self.window,
-                fixed=self.fixed,
-                retry=Retry(deadline_s=self.deadline_s),
-                rates=self.rates,
-                workers=self.workers,
-                mode=self.mode,
-                own=self.defaults.providers,
-                kept=self.paid,
-                gate=asleep,
-                budget=self._budget,
-                gateway=self.gateway,
-                headers=self.headers,
-                call_timeout_s=self.call_timeout_s,
-                patience_s=self.patience_s,
-                answered_before=answered_before,
-            )
+        calls = replace(
+            self.calls, own=self.defaults.providers, gate=asleep, budget=self._budget, answered_before=answered_before
         )
+        self._engine: Engine = get_engine(calls)
 
     def start_bundle(self) -> None:
         # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
-        self._finished: Ended[tuple[_Text, Done]] = Ended()
+        self._finished: ResultQueue[tuple[_Text, Done]] = ResultQueue()
         self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
         # By provider: answers whose rows wait for its prices, while the bundle goes on.
         self._unpriced: defaultdict[str, list[tuple[_Text, Done]]] = defaultdict(list)
@@ -181,7 +139,7 @@ class _Infer(beam.DoFn):
         request = job.prompt.request
         if isinstance(request, EmbedRequest):
             key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
-            job.texts = Gathering(len(request.texts))
+            job.texts = LineTexts(len(request.texts))
             for index in range(len(request.texts)):
                 array = self._arrays.setdefault(key, [])
                 array.append((job, index))

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class Ended(Generic[_T]):
+class ResultQueue(Generic[_T]):
     """A queue with one reader, who is woken for several at a time: to wake a thread for each costs a call's CPU."""
 
     def __init__(self) -> None:

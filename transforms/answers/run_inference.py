@@ -23,7 +23,7 @@ from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import Response
 from llmdo.settings.secrets import check_header
-from llmdo.transforms.answers.texts import Gathering
+from llmdo.transforms.answers.texts import LineTexts
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.models import SAME_PROVIDER, rules_of
 from llmdo.transforms.prompts.parse import Defaults, parse_prompt
@@ -41,7 +41,7 @@ class _Text:
     example: int
     request: EmbedRequest
     at: int
-    gathering: Gathering
+    gathering: LineTexts
 
 
 class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
@@ -138,7 +138,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
                 results[index] = error
                 continue
             if isinstance(request, EmbedRequest) and request.texts:
-                gathering = Gathering(len(request.texts))
+                gathering = LineTexts(len(request.texts))
                 alike = texts.setdefault((provider, request.model, repr(request.parameters)), [])
                 alike += [_Text(index, request, at, gathering) for at in range(len(request.texts))]
             else:

@@ -28,7 +28,7 @@ class Embedded:
     parts: tuple[EmbedResponse, ...] = ()
 
 
-class Gathering:
+class LineTexts:
     """The results of ``count`` texts, as they come."""
 
     __slots__ = ("_ended", "_open")

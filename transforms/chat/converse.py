@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -13,22 +13,15 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings, never
-from llmdo.backends.limits.breaker import PATIENCE_S
-from llmdo.backends.limits.rates import NO_RATES, Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.money.money import NO_LIMITS, Limits
 from llmdo.backends.providers import split_model
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import open_log
 from llmdo.storage.chat.records import LoggedAnswer
-from llmdo.storage.ledger.ledger import NO_LEDGER
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import QueueClient
 from llmdo.transforms.answers.infer import asleep
-from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversations import Conversations, close_conversations
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
@@ -50,30 +43,27 @@ class Converse(beam.PTransform):
     answer gets an event that says so. What is left open is that of a run that is stopped.
 
     Only the newest bundle waits for answers, for those of all bundles: on Prism few bundles run at a time, and a slow
-    model must not keep new messages out. ``since``: messages that were created before are left alone; Unix time in
-    seconds. ``deltas``: the text is pushed while it is generated. ``stops``: see Answers; without it calls are made
-    again some time after such an error (see LastingEngine). ``ledger``: see open_ledger.
-    The rest is as in Infer.
+    model must not keep new messages out.
+
+    Args:
+        log: where conversations are kept.
+        defaults: model, system prompt and parameters.
+        run_id: names the run in the log's marks.
+        calls: how calls are made; as in Infer.
+        replies: id of the queue that answers are pushed to; None pushes nothing.
+        since: messages that were created before are left alone; Unix time in seconds.
+        deltas: pushes the text while it is generated, too.
+        stops: see Answers; without it calls are made again some time after such an error (see LastingEngine).
     """
 
     log: Location
     defaults: ChatDefaults
     run_id: str
+    calls: CallSettings
     replies: str | None = None
-    window: int = 256
     since: float | None = None
     deltas: bool = False
     stops: bool = False
-    ledger: str = NO_LEDGER
-    limits: Limits = NO_LIMITS
-    rates: Rates = NO_RATES
-    fixed: bool = False
-    deadline_s: float = THREE_TRIES.deadline_s
-    patience_s: float = PATIENCE_S
-    workers: int = 1
-    gateway: str | None = None
-    headers: tuple[str, ...] = ()
-    call_timeout_s: float = CALL_TIMEOUT_S
 
     def expand(self, messages: PCollection[Incoming]) -> PCollection[Answered]:
         """Incoming → Answered."""
@@ -164,31 +154,22 @@ def _lasts() -> bool:
 
 def conversations_of(step: Converse) -> Conversations:
     """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
-    budget = run_state().budget_within(step.limits)
+    budget = run_state().budget_within(step.calls.limits)
     budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
     replies = None
     if step.replies is not None:
         replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
-    calls = CallSettings(
-        step.window,
-        first_window=step.window,  # which grows only when calls end: slow ones would keep others waiting until then
-        fixed=step.fixed,
-        retry=Retry(deadline_s=step.deadline_s),
-        patience_s=step.patience_s,
+    calls = replace(
+        step.calls,
+        first_window=step.calls.window,  # it grows only when calls end: slow ones would keep others waiting until then
         answered_before=never if step.stops else _lasts,
-        rates=step.rates,
-        workers=step.workers,
-        kept=PaidAnswers(step.ledger, SAME_MESSAGE),
         gate=asleep,
         budget=budget,
-        gateway=step.gateway,
-        headers=step.headers,
-        call_timeout_s=step.call_timeout_s,
         run_id=step.run_id,
     )
     answers = Answers(
         step.defaults,
-        LastingEngine(partial(get_engine, calls), step.window),
+        LastingEngine(partial(get_engine, calls), calls.window),
         tell=None if replies is None else replies.tell,
         deltas=step.deltas,
         stops=step.stops,

@@ -33,7 +33,7 @@ from llmdo.backends.errors import (
 )
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import Retry, set_instant
-from llmdo.backends.money.money import Budget
+from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
@@ -660,6 +660,7 @@ OTHERS = {
     "own": frozenset({"openai"}),
     "kept": Kept("a"),
     "gate": lambda: None,
+    "limits": Limits(max_tokens=9),
     "budget": Budget(),
     "gateway": "mine",
     "headers": ("api-key=KEY",),
@@ -830,7 +831,7 @@ def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
         "from llmdo.backends.engine import registry as engine\n"
         "from llmdo.backends.engine.settings import CallSettings\n"
         "from llmdo.backends.requests import ChatRequest\nfrom llmdo.backends.responses import ChatResponse, Usage\n"
-        "from llmdo.transforms.answers.paid_answers import PaidAnswers\n"
+        "from llmdo.transforms.answers.ledger_settings import LedgerSettings\n"
         "class Slow:\n"
         "    name = 'slow'\n"
         "    async def execute(self, request):\n"
@@ -838,7 +839,7 @@ def test_a_program_that_ends_with_calls_in_flight_keeps_their_answers(tmp_path):
         "        return ChatResponse('re', 'stop', Usage(1, 1), request.model)\n"
         "    async def aclose(self): pass\n"
         "engine.connect = lambda name, gateway: Slow()\n"
-        "calls = engine.get_engine(CallSettings(4, kept=PaidAnswers(sys.argv[1])))\n"
+        "calls = engine.get_engine(CallSettings(4, kept=LedgerSettings(sys.argv[1])))\n"
         "for key in range(8): calls.submit('slow', ChatRequest('m', (), request_id=str(key)), lambda done: None)\n"
         "while calls.stats().in_flight < 4: time.sleep(0.01)\n"
         "raise RuntimeError('the pipeline failed')"

@@ -21,7 +21,9 @@ import httpx
 import pytest
 from pydantic_core import from_json, to_json
 
+from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
@@ -36,6 +38,7 @@ from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.api import QueueApi
 from llmdo.transforms.acks import close_acks
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat import read_events as chat_source
 from llmdo.transforms.chat.conversations import Conversations, close_conversations
@@ -195,10 +198,11 @@ class ChatWorld(World):
         process = self._new_process(dies)
         reset_run_state()
         where = Location("r2://llmdo", PREFIX)
-        given = {"replies": self._out.queue_id, "window": 2, "fixed": True, "ledger": self._ledger}
+        calls = CallSettings(2, fixed=True, kept=LedgerSettings(self._ledger, SAME_MESSAGE))
         with suppress(Died):
             source = chat_source._Queue(self._queue.queue_id, where, None, 0.25)
-            conversations = conversations_of(Converse(where, ChatDefaults(MODEL), f"run-{uuid.uuid4().hex}", **given))
+            run_id, queue = f"run-{uuid.uuid4().hex}", self._out.queue_id
+            conversations = conversations_of(Converse(where, ChatDefaults(MODEL), run_id, calls, queue))
             try:
                 self._look_again_and_again(source, conversations)
             finally:

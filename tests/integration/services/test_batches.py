@@ -17,9 +17,11 @@ from apache_beam.testing.test_pipeline import TestPipeline
 
 from llmdo.backends.engine import batch_work, batches
 from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.limits.retry import Retry
 from llmdo.local.server import Running
 from llmdo.transforms.answers.infer import Infer
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state
@@ -49,14 +51,19 @@ def answer(
     def run(prompts: list[str], model: str = LLAMA, **settings: Any) -> list[Outcome]:
         documents = [json.dumps({"id": number, "prompt": prompt}).encode() for number, prompt in enumerate(prompts)]
         tiles = [Line(FILE, number, number + 1, document) for number, document in enumerate(documents)]
-        given = {"window": 8, "mode": "batch", "paid": PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite"), **settings}
+        given = {
+            "window": 8,
+            "mode": "batch",
+            "kept": LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite"),
+            **settings,
+        }
         reset_run_state()
         FOUND.clear()
         with TestPipeline(runner="FnApiRunner") as pipeline:
             _ = (
                 pipeline
                 | beam.Create(tiles, reshuffle=False)
-                | Infer(Defaults(f"workers-ai/{model}"), **given)
+                | Infer(Defaults(f"workers-ai/{model}"), CallSettings(**given))
                 | beam.Map(collect)
             )
         return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
@@ -117,7 +124,7 @@ def test_items_that_are_missing_or_failed_are_called_and_the_others_are_not(
 
 def test_a_batch_that_is_never_done_is_given_up_at_its_deadline(cloudflare: Running, answer: Any) -> None:
     cloudflare.fault("ai", match="#batch-item", latency_s=1000)
-    found = answer(["a", "b", "c"], deadline_s=1.0)
+    found = answer(["a", "b", "c"], retry=Retry(deadline_s=1.0))
     assert [said(outcome) for outcome in found] == ["echo: a", "echo: b", "echo: c"]
     assert cloudflare.stats()["batches"]["submitted"] == 1
     assert cloudflare.stats()["paid"]["calls"] == 3

@@ -17,7 +17,7 @@ from llmdo.runners.running.checks import (
 )
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import Consumer
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 
 
 def test_files_that_are_not_there_are_said_before_any_work(tmp_path):
@@ -44,7 +44,7 @@ def test_an_output_in_which_nothing_can_be_written_is_one_sentence(tmp_path, pla
 
 def test_a_ledger_in_which_nothing_can_be_written_is_one_sentence(tmp_path):
     with pytest.raises(UsageError, match=r"--ledger /proc/none: nothing can be written there \(.+\): name a folder"):
-        check_ledger(PaidAnswers("sqlite:////proc/none/l.sqlite"))
+        check_ledger(LedgerSettings("sqlite:////proc/none/l.sqlite"))
 
 
 def test_an_output_that_is_not_there_is_made_and_nothing_is_left_in_it(tmp_path):

@@ -56,7 +56,7 @@ def test_what_decided_the_answers_is_read_from_the_output(output):
         5.0,
         "direct",
     )
-    assert options.paid.ledger == f"sqlite:///{where}/_ledger.sqlite"
+    assert options.kept.ledger == f"sqlite:///{where}/_ledger.sqlite"
 
 
 def test_templates_schema_and_models_by_key_are_read_from_the_output_and_the_fingerprint_is_the_same(output):

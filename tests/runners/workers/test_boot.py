@@ -185,7 +185,7 @@ from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 from llmdo.runners.workers import worker
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 
 class Slow:
     name = "slow"
@@ -196,7 +196,7 @@ class Slow:
         pass
 
 def harness(argv):
-    calls = engine.get_engine(CallSettings(4, kept=PaidAnswers(argv[1])))
+    calls = engine.get_engine(CallSettings(4, kept=LedgerSettings(argv[1])))
     for key in range(8):
         calls.submit("slow", ChatRequest("m", (), request_id=str(key)), lambda done: None)
     while calls.stats().in_flight < 4:

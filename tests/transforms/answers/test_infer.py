@@ -13,6 +13,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -34,7 +35,7 @@ from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers import infer
 from llmdo.transforms.answers.infer import Infer, asleep
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state, run_state
@@ -120,7 +121,7 @@ def outcomes(tiles, window=4, model="workers-ai/@cf/chat", line_models="same-pro
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults(model, line_models=line_models), window, **options)
+        step = Infer(Defaults(model, line_models=line_models), CallSettings(window, **options))
         result = pipeline | beam.Create(tiles, reshuffle=False) | step
         _ = result | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
@@ -219,11 +220,11 @@ def test_a_line_of_texts_that_are_all_refused_is_one_failure(provider):
 
 
 def test_each_text_of_a_line_is_paid_once_over_runs(provider, tmp_path):
-    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite")
     tile = line(0, {"text": ["a", "poison", "ccc"], "model": "@cf/bge"})
-    (first,) = outcomes([tile], paid=paid)
+    (first,) = outcomes([tile], kept=paid)
     provider.calls.clear()
-    (second,) = outcomes([tile], window=5, paid=paid)
+    (second,) = outcomes([tile], window=5, kept=paid)
     assert [row["embedding"] for row in data_of(first)] == [[1.0], None, [3.0]]
     assert data_of(second) == data_of(first)
     assert set(provider.calls) == {("poison",)}
@@ -306,7 +307,7 @@ def test_outcomes_keep_the_window_of_their_line(provider):
             pipeline
             | beam.Create([TimestampedValue(line(i, {"prompt": f"p {i}"}), 10 * i) for i in range(40)], reshuffle=False)
             | beam.WindowInto(FixedWindows(100))
-            | Infer(Defaults("workers-ai/@cf/chat"), 4)
+            | Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4))
             | beam.ParDo(CollectWindows())
         )
     assert sorted(FOUND) == [(i, 10 * i // 100 * 100, 10 * i) for i in range(40)]
@@ -317,7 +318,7 @@ def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget
     monkeypatch.setattr(registry, "connect", lambda name, gateway: gateways[gateway])
     monkeypatch.setattr(run_state_module, "Budget", lambda limits, prices=None: Budget(limits, NO_PRICES))
     tiles = [line(i, {"prompt": f"p {i}", "max_tokens": 5}) for i in range(30)]
-    ledgers = {name: PaidAnswers(f"sqlite:///{tmp_path}/{name}.sqlite") for name in gateways}
+    ledgers = {name: LedgerSettings(f"sqlite:///{tmp_path}/{name}.sqlite") for name in gateways}
     limits = {"one": Limits(max_tokens=10**9), "two": Limits(max_tokens=80)}  # a call uses 5
 
     def answer(model):
@@ -325,7 +326,7 @@ def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget
         with TestPipeline(runner="FnApiRunner") as pipeline:
             lines = pipeline | beam.Create(tiles, reshuffle=False)
             for name, paid in ledgers.items():
-                step = Infer(Defaults(model), 4, paid, limits[name], gateway=name)
+                step = Infer(Defaults(model), CallSettings(4, kept=paid, limits=limits[name], gateway=name))
                 _ = lines | name >> step | f"Keep {name}" >> beam.Map(lambda outcome, of: collect((of, outcome)), name)
         return Counter(of for of, _ in FOUND)
 
@@ -357,7 +358,7 @@ def test_all_bundles_and_steps_with_the_same_settings_share_one_window(provider)
     with TestPipeline(runner="FnApiRunner") as pipeline:
         lines = pipeline | beam.Create([line(i, {"prompt": f"p {i}"}) for i in range(30)], reshuffle=False)
         for name in ("one", "two"):
-            _ = lines | name >> Infer(Defaults("workers-ai/@cf/chat"), 3)
+            _ = lines | name >> Infer(Defaults("workers-ai/@cf/chat"), CallSettings(3))
     assert (len(most), max(most)) == (60, 3)
 
 
@@ -370,11 +371,11 @@ def listed(monkeypatch):
 
 @pytest.mark.parametrize("own", [{"prompt": "hello"}, {"text": ["hello", "hello"], "model": "@cf/bge"}])
 def test_lines_that_share_a_call_count_it_once_now_and_from_the_ledger(provider, listed, tmp_path, own):
-    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite", "same-request")
+    paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite", "same-request")
     tiles, rows = [line(i, own | {"id": i}) for i in range(5)], []
     for window in (3, 4):  # another engine, and the tiles in another order
         reset_run_state()
-        found = outcomes(tiles if window == 3 else tiles[::-1], window=window, paid=paid)
+        found = outcomes(tiles if window == 3 else tiles[::-1], window=window, kept=paid)
         rows = [json.loads(outcome.row) for outcome in found]
         assert [row.get("shared", False) for row in rows].count(False) == 1
         (payer,) = [i for i, row in enumerate(rows) if "shared" not in row]
@@ -423,7 +424,7 @@ def test_answers_whose_prices_are_being_read_hold_no_other_answer_back(provider,
     tiles = [line(i, {"prompt": "a", "model": "openai/m" if i % 6 == 0 else None}) for i in range(24)]
     GATE.clear(), FOUND.clear(), WAITED.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults("workers-ai/m", line_models="any"), 4, limits=limits)
+        step = Infer(Defaults("workers-ai/m", line_models="any"), CallSettings(4, limits=limits))
         _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(open_the_gate)
     assert WAITED == [True], "the bundle waits for a list of prices"
     assert {json.loads(outcome.row)["usage"]["cost_usd"] for outcome in FOUND} == {7e-6}
@@ -465,7 +466,7 @@ def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
         _ = (
             pipeline
             | beam.Create([line(0, {"word": "hi"}), line(1, {"no": "hi"})], reshuffle=False)
-            | Infer(defaults, 4)
+            | Infer(defaults, CallSettings(4))
             | beam.Map(collect)
         )
     assert provider.calls == ["say hi"]

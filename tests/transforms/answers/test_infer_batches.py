@@ -10,13 +10,14 @@ from apache_beam.testing.test_pipeline import TestPipeline
 
 from llmdo.backends.engine import batch_work, batches, registry
 from llmdo.backends.engine.registry import close_engines, stop_engines
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ContentFiltered, Retryable, StopRun
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.requests import batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.infer import Infer
-from llmdo.transforms.answers.paid_answers import PaidAnswers
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state, run_state
@@ -112,7 +113,7 @@ def outcomes(tiles, **settings):
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults("workers-ai/@cf/chat"), **{"window": 4, "mode": "batch", **settings})
+        step = Infer(Defaults("workers-ai/@cf/chat"), CallSettings(**{"window": 4, "mode": "batch", **settings}))
         _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: outcome.start)
 
@@ -132,7 +133,7 @@ def test_a_small_window_does_not_make_batches_small(provider, monkeypatch):
 
 
 def test_without_a_mode_every_line_is_called(provider):
-    outcomes(lines(50), mode=Infer(Defaults("m")).mode)
+    outcomes(lines(50), mode=CallSettings().mode)
     assert (len(provider.called), provider.handed_over) == (50, [])
 
 
@@ -162,7 +163,7 @@ def test_texts_are_called_in_arrays_beside_batches(provider):
 
 
 def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_handed_over(provider, tmp_path):
-    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite")
     provider.open.clear()
 
     def stop_when_handed_over():
@@ -173,20 +174,20 @@ def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_ha
 
     stopper = threading.Thread(target=stop_when_handed_over)
     stopper.start()
-    assert outcomes(lines(1200), paid=paid) == []
+    assert outcomes(lines(1200), kept=paid) == []
     stopper.join()
     assert str(run_state().stop_reason) == "enough"
     close_engines()
     provider.open.set()
     reset_run_state()
-    found = outcomes(lines(1200), paid=paid)
+    found = outcomes(lines(1200), kept=paid)
     assert [said(outcome) for outcome in found] == [f"re: hello {i}" for i in range(1200)]
     assert (len(provider.handed_over), provider.called) == (2, [])
 
 
 def test_the_deadline_of_a_request_is_that_of_a_batch(provider):
     provider.open.clear()
-    found = outcomes(lines(10), deadline_s=0.5)
+    found = outcomes(lines(10), retry=Retry(deadline_s=0.5))
     assert [type(outcome) for outcome in found] == [Answer] * 10
     assert (len(provider.handed_over), len(provider.called)) == (1, 10)
-    assert Retry().deadline_s == Infer(Defaults("m")).deadline_s
+    assert CallSettings().retry.deadline_s == Retry().deadline_s

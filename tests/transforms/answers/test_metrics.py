@@ -10,6 +10,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import InvalidRequest, Overloaded
 from llmdo.backends.limits import retry
 from llmdo.backends.money.money import Budget
@@ -19,14 +20,14 @@ from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.opening import open_ledger
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers.infer import Infer
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.answers.metrics import NAMESPACE
-from llmdo.transforms.answers.paid_answers import PaidAnswers
 from llmdo.transforms.elements import FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run_state import reset_run_state
 
 FILE = FileVersion("r2://bucket", "a.jsonl", "e1", 100_000)
-NO_LEDGER = PaidAnswers()
+NO_LEDGER = LedgerSettings()
 
 
 class Flaky:
@@ -70,7 +71,7 @@ def engines(monkeypatch):
 def run(prompts, paid=NO_LEDGER):
     lines = [Line(FILE, 10 * i, 10 * i + 10, json.dumps({"prompt": p}).encode()) for i, p in enumerate(prompts)]
     pipeline = TestPipeline(runner="FnApiRunner")
-    _ = pipeline | beam.Create(lines) | Infer(Defaults("workers-ai/@cf/chat"), 4, paid)
+    _ = pipeline | beam.Create(lines) | Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4, kept=paid))
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
@@ -101,7 +102,7 @@ def test_dataflows_autoscaler_is_told_how_long_calls_were_held_back(engines, mon
 
 
 def test_an_answer_from_the_ledger_is_counted_as_that_and_is_no_call(engines, tmp_path):
-    paid = PaidAnswers(f"sqlite:///{tmp_path}/ledger.sqlite")
+    paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite")
     assert open_ledger(paid.ledger) is not None
     assert run(["hello"] * 10, paid)[0].get("answers_reused") is None
     counters, distributions = run(["hello"] * 10, paid)

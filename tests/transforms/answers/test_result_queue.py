@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-from llmdo.transforms.answers.result_queue import Ended
+from llmdo.transforms.answers.result_queue import ResultQueue
 
 SOON = 10.0
 
 
-def taking(ended: Ended[int], wanted: int, timeout_s: float) -> tuple[threading.Thread, list[list[int]]]:
+def taking(ended: ResultQueue[int], wanted: int, timeout_s: float) -> tuple[threading.Thread, list[list[int]]]:
     """A thread that takes once, and what it has taken."""
     taken: list[list[int]] = []
     thread = threading.Thread(target=lambda: taken.append(ended.take(wanted, timeout_s)))
@@ -19,7 +19,7 @@ def taking(ended: Ended[int], wanted: int, timeout_s: float) -> tuple[threading.
 
 
 def test_what_is_there_is_taken_once_in_its_order():
-    ended: Ended[int] = Ended()
+    ended: ResultQueue[int] = ResultQueue()
     assert ended.take() == []
     for n in range(3):
         ended.put(n)
@@ -28,7 +28,7 @@ def test_what_is_there_is_taken_once_in_its_order():
 
 
 def test_who_waits_is_woken_when_so_many_are_there_and_not_before():
-    ended: Ended[int] = Ended()
+    ended: ResultQueue[int] = ResultQueue()
     thread, taken = taking(ended, 3, SOON)
     ended.put(1)
     ended.put(2)
@@ -40,7 +40,7 @@ def test_who_waits_is_woken_when_so_many_are_there_and_not_before():
 
 
 def test_enough_is_not_waited_for():
-    ended: Ended[int] = Ended()
+    ended: ResultQueue[int] = ResultQueue()
     for n in range(3):
         ended.put(n)
     begin = time.monotonic()
@@ -49,14 +49,14 @@ def test_enough_is_not_waited_for():
 
 
 def test_when_the_time_is_over_there_is_what_has_come():
-    ended: Ended[int] = Ended()
+    ended: ResultQueue[int] = ResultQueue()
     ended.put(1)
     assert ended.take(2, 0.01) == [1]
     assert ended.take(2, 0.01) == []
 
 
 def test_nothing_is_lost_or_doubled_between_threads():
-    ended: Ended[int] = Ended()
+    ended: ResultQueue[int] = ResultQueue()
     putting = threading.Thread(target=lambda: [ended.put(n) for n in range(10_000)])
     putting.start()
     found: list[int] = []

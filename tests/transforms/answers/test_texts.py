@@ -6,7 +6,7 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import InvalidRequest, ModelRetired, Overloaded, QuotaExhausted
 from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.usage import Usage
-from llmdo.transforms.answers.texts import Gathering
+from llmdo.transforms.answers.texts import LineTexts
 
 REFUSED = InvalidRequest("an empty text", code=5006)
 
@@ -22,7 +22,7 @@ def failed(error, attempts=1):
 
 
 def gathered(*ended, order=None):
-    gathering = Gathering(len(ended))
+    gathering = LineTexts(len(ended))
     found = [gathering.add(index, ended[index]) for index in order or range(len(ended))]
     assert found[:-1] == [None] * (len(ended) - 1)
     return found[-1]

@@ -15,7 +15,9 @@ from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.backends.engine import registry
+from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.engine.registry import close_engines, stop_engines
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import InvalidRequest, QuotaExhausted, StopRun
 from llmdo.backends.limits import retry
 from llmdo.backends.responses import ChatResponse
@@ -26,6 +28,7 @@ from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
+from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.chat.converse import Converse, Desk
@@ -93,7 +96,13 @@ def logged(folder, *messages):
 
 
 def step(folder, run_id="run-1", **fields):
-    return Converse(Location(str(folder), "chat/"), ChatDefaults("openai/fake"), run_id, **fields)
+    return Converse(
+        Location(str(folder), "chat/"), ChatDefaults("openai/fake"), run_id, **{"calls": CallSettings(256), **fields}
+    )
+
+
+def kept(ledger):
+    return CallSettings(256, kept=LedgerSettings(ledger, SAME_MESSAGE))
 
 
 def until(condition):
@@ -223,7 +232,7 @@ def test_a_run_that_is_stopped_leaves_what_is_not_under_way_and_the_next_one_ans
 
 def test_a_ledger_that_cannot_be_opened_ends_the_pipeline_before_a_call(provider, tmp_path):
     with pytest.raises(Exception, match="names no file"):
-        answer(tmp_path, [message()], ledger="sqlite:///")
+        answer(tmp_path, [message()], calls=kept("sqlite:///"))
     assert provider.calls == {}
 
 
@@ -234,7 +243,7 @@ def test_an_answer_that_was_paid_for_is_not_paid_again_by_another_log(provider, 
         earlier = message("m0").model_copy(update={"role": "assistant", "text": f"hello from {folder}"})
         logged(tmp_path / folder, earlier, message())
         FOUND.clear()
-        assert answer(tmp_path / folder, [message()], ledger=ledger, run_id=f"run-{run}")["c1", "m1"] == "answered"
+        assert answer(tmp_path / folder, [message()], calls=kept(ledger), run_id=f"run-{run}")["c1", "m1"] == "answered"
         close_engines()
     assert len(provider.calls["c1/m1"]) == 1
 

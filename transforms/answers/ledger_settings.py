@@ -11,7 +11,7 @@ from llmdo.storage.ledger.opening import open_ledger
 
 
 @dataclass(frozen=True, slots=True)
-class PaidAnswers:
+class LedgerSettings:
     """Where answers are kept the moment they arrive (``open_ledger``), and whose answer may be taken."""
 
     ledger: str = NO_LEDGER
@@ -21,6 +21,3 @@ class PaidAnswers:
         """Opens the ledger. Raises LedgerError."""
         ledger = open_ledger(self.ledger)
         return None if ledger is None else Recall(ledger, self.reuse)
-
-
-KEEPS_NOTHING = PaidAnswers()
