@@ -4,10 +4,10 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup setup-dev demo chat-demo test test-slow soak lint lock bench prism flink-cluster clean
+.PHONY: help setup setup-dev demo chat-demo test test-slow test-rest test-servers soak lint lock bench prism flink-cluster clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Make .venv with .venv/bin/llmdo and the embedded model
 
@@ -40,16 +40,22 @@ prism: setup ## Find or build the Prism runner
 flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
 	@$(BIN)/python -m llmdo.runners.flink.cluster
 
-test: setup-dev ## Run all tests
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" \
-		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
+	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"
 
-test-slow: setup-dev ## Run the tests that install real servers, and llmdo itself (the first time half an hour)
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+test: setup-dev ## Run the fast tests: a case of every promise (8 minutes on 2 cores)
+	$(TOOLS) $(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST)
+
+test-slow: test-rest test-servers ## Run all other tests: test-rest and test-servers
+
+test-rest: setup-dev ## Run the other cases, and what is built and installed (half an hour)
+	$(TOOLS) $(BIN)/python -m pytest -m 'slow and not servers' -n 3 --dist worksteal $(PYTEST)
+
+test-servers: setup-dev ## Install real servers (half an hour, once), and ask them
+	$(BIN)/python -m pytest -m servers $(PYTEST)
 
 soak: setup-dev ## Run the fault tests in their long form (hours)
-	LLMDO_SOAK=1 LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
-		LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)" $(BIN)/python -m pytest tests/faults $(PYTEST)
+	LLMDO_SOAK=1 $(TOOLS) $(BIN)/python -m pytest -m '' tests/faults $(PYTEST)
 
 lint: setup-dev ## Check style and types
 	$(BIN)/ruff format --check .

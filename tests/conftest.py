@@ -17,6 +17,9 @@ from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
 from llmdo.runners.tools import ToolError  # noqa: E402
 from llmdo.transforms.acks import close_acks  # noqa: E402
 from llmdo.transforms.run_state import reset_run_state  # noqa: E402
+from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
+
+__all__ = ["pytest_pycollect_makeitem"]  # a hook
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

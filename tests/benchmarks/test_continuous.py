@@ -11,6 +11,8 @@ import pytest
 from benchmarks import continuous
 from benchmarks.fake_endpoint import fake_endpoint, take_spans
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

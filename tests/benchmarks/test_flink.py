@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import flink
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,8 @@ from benchmarks.measuring import Task, Used
 from benchmarks.rivals import installing
 from benchmarks.ways import bare_aiohttp
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CELL = infer.Cell(1.0, concurrency=4, calls=12, mean_s=0.02)
 

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import limits
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
     results = limits.run([20.0], seconds=4.0)

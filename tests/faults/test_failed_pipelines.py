@@ -59,6 +59,7 @@ def start(cloud, command, runner, *more):
     return cloud.command(command, "--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL, *how)
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_a_failed_run_and_its_resume_pay_each_line_once(cloud, runner):
     cloud.upload("a.jsonl", padded(LINES))
@@ -198,6 +199,7 @@ def options_of(kind, folder, drain):
     return check_options(files=(str(folder / "a.jsonl"),), output=output, model=model, drain_seconds=drain)
 
 
+@pytest.mark.fast("60.0-4-files", "0.0-0-chat")
 @pytest.mark.parametrize("kind", ["files", "chat"])
 @pytest.mark.parametrize(("drain", "kept"), [(60.0, 4), (0.0, 0)])
 def test_the_calls_in_flight_of_any_failed_graph_end_within_the_time_to_drain(

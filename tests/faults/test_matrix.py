@@ -191,6 +191,20 @@ def shorten_waits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(QueueApi, "__init__", lambda api, account, transport, _: open_api(api, account, transport, briefly))
 
 
+@pytest.mark.fast(
+    "ai-lost reply-*",
+    "ai-500-*",
+    "ai-429 with Retry-After-*",
+    "ai-page as success-*",
+    "queue-dropped connection-*",
+    "queue-503-*",
+    "queue-429 without-*",
+    "queue-empty success after the work-*",
+    "r2-truncated body-*",
+    "r2-error page-*",
+    "r2-empty success-*",
+    "r2-latency-*",
+)
 @pytest.mark.parametrize("probability", PROBABILITIES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("target", ["ai", "queue", "r2"])
@@ -209,6 +223,7 @@ def test_a_fault_is_outlived_or_stops_the_run_with_one_clear_sentence(matrix, ta
         assert matrix.paid <= CALLS
 
 
+@pytest.mark.fast("_open/-*", "_manifest.json-*")
 @pytest.mark.parametrize("kind", KINDS if SOAK else ["empty success after the work"])
 @pytest.mark.parametrize("what", OBJECTS)
 def test_one_kind_of_object_that_always_fails_stops_the_run_at_worst(matrix, what, kind):

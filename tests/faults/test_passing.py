@@ -63,6 +63,7 @@ def end(process, seconds=60):
     return json.loads(out), " ".join(err.decode().split())
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_a_run_whose_acks_fail_for_a_while_answers_everything_and_waits_to_ack_it(cloud, begin, runner):
     upload(cloud, "a")
@@ -134,6 +135,7 @@ def test_a_stream_that_loses_r2_for_longer_than_its_restarts_go_on_when_it_is_ba
     cloud.check()
 
 
+@pytest.mark.fast("fault0-*")
 @pytest.mark.prism
 @pytest.mark.parametrize(
     ("fault", "sentence"),

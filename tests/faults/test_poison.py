@@ -163,6 +163,7 @@ def test_the_corpus_is_as_it_was_written():
     assert "tests/faults/corpus/* -text" in (CORPUS.parents[2] / ".gitattributes").read_text()
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_every_hostile_line_is_accounted_for_once(cloud, runner):
     files = bodies()
@@ -243,6 +244,7 @@ def test_the_longest_name_is_as_long_as_r2_allows(cloud):
     assert composed != HOSTILE_NAMES
 
 
+@pytest.mark.fast("queue")
 @pytest.mark.parametrize("place", ["queue", "listing"])
 def test_hostile_names_are_data_and_never_paths(named, place):
     summary = named.run(**({"input": "r2://llmdo/input/"} if place == "listing" else {}))

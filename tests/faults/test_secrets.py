@@ -161,6 +161,7 @@ NETWORK_FORMS = {
 }
 
 
+@pytest.mark.fast("False-echo", "False-redirect", "True-refused", "True-page")
 @pytest.mark.parametrize("trouble", ["401", "page", "echo", "bad", "refused", "redirect"])
 @pytest.mark.parametrize("by_proxy", [False, True])
 def test_no_secret_of_the_network_shows_whatever_goes_wrong(service, trouble, by_proxy, tmp_path):

@@ -170,6 +170,7 @@ _TIMES = {"BEAT_SECONDS": 1.0, "DEAD_SECONDS": 8.0, "ASLEEP_SECONDS": 4.0, "_ASK
 _QUICK = f"import llmdo.storage.runs.runs; vars(llmdo.storage.runs.runs).update({_TIMES}); "
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", "prism"])
 def test_a_run_that_wakes_after_its_file_was_settled_by_another_changes_nothing(cloud, runner, tmp_path):
     cloud.upload("a.jsonl", prompts(300))

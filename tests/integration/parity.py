@@ -21,7 +21,6 @@ from tests.integration.cloud import MODEL, prompts
 from tests.plain_reading import BOM, plain_reading
 
 LONGEST = 4096  # --max-line-bytes
-LINES = 10_000  # of the biggest file
 OTHER, EMBED = "@cf/google/gemma-4-26b-a4b-it", "@cf/echo/embed"
 # --model-for: key's pattern → model
 RULES = {"input/other/*": OTHER, "input/embed*": EMBED}
@@ -95,19 +94,22 @@ INPUTS = {
     "embed.jsonl": _plain(
         _lines(*({"id": i, "text": text} for i, text in enumerate(_texts(130))), {"text": _texts(100)})
     ),
-    "many.jsonl": _plain(prompts(LINES, "many")),
+    "many.jsonl": _plain(prompts(1_000, "many")),
 }
+# What takes longer, answered apart.
+LARGE = {"very-many.jsonl": _plain(prompts(10_000, "many"))}
+_ALL = INPUTS | LARGE
 
 
 def etag_of(name: str) -> str:
     """As R2 makes it."""
-    return hashlib.md5(INPUTS[name].body, usedforsecurity=False).hexdigest()
+    return hashlib.md5(_ALL[name].body, usedforsecurity=False).hexdigest()
 
 
 def plain_tiles(name: str) -> list[Line | TooLong | Blank]:
     """The lines of an input."""
-    file = FileVersion("r2://llmdo", f"input/{name}", etag_of(name), len(INPUTS[name].body))
-    return plain_reading(file, INPUTS[name].content, LONGEST)
+    file = FileVersion("r2://llmdo", f"input/{name}", etag_of(name), len(_ALL[name].body))
+    return plain_reading(file, _ALL[name].content, LONGEST)
 
 
 def plain_rows(name: str) -> list[dict[str, Any]]:
@@ -132,8 +134,8 @@ def plain_manifest(name: str) -> dict[str, Any]:
         "folder": "",
         "key": f"input/{name}",
         "etag": etag_of(name),
-        "size": len(INPUTS[name].body),
-        "length": len(INPUTS[name].content),
+        "size": len(_ALL[name].body),
+        "length": len(_ALL[name].content),
         "answered": len(answers),
         "failed": len(rows) - len(answers),
         "blank": blank,

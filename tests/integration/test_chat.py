@@ -87,6 +87,7 @@ def files(cloud, tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.fast("direct")
 @runners
 def test_every_message_of_an_event_log_is_answered_once_and_a_second_run_pays_nothing(cloud, files, runner, tmp_path):
     asked = questions(example())

@@ -37,6 +37,7 @@ def upload_all(cloud):
         cloud.upload(name, body)
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_every_line_of_every_kind_of_file_is_answered_once_and_every_message_acked(cloud, runner):
     upload_all(cloud)
@@ -274,6 +275,7 @@ def wait_until(condition, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_the_command_has_the_garbage_collector_to_itself(cloud, tmp_path, runner):
     (tmp_path / "a.jsonl").write_bytes(prompts(3))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from llmdo.storage.output.manifests import file_folder, read_manifest
 from tests.integration.cloud import Cloud
 from tests.integration.parity import (
     INPUTS,
+    LARGE,
     OPTIONS,
+    Input,
     comparable,
     comparable_manifest,
     etag_of,
@@ -57,10 +60,12 @@ class Answered:
 
 
 class World:
-    """One bucket with all inputs; each way answers them once, when it is first asked for."""
+    """One bucket with these inputs; each way answers them once, when it is first asked for."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, env: Mapping[str, str], inputs: Mapping[str, Input]) -> None:
         self.cloud = cloud
+        self.env = env
+        self.inputs = inputs
         self._answered: dict[str, Answered | str] = {}
         self._announce_all()
 
@@ -74,7 +79,7 @@ class World:
         return found
 
     def _answer(self, way: str) -> Answered:
-        for name, given in INPUTS.items():
+        for name, given in self.inputs.items():
             self.cloud.upload(name, given.body)  # again the same, which is announced again
         process = self.cloud.command(*WAYS[way], "--output", output_of(way), *OPTIONS, "--json")
         try:
@@ -93,8 +98,8 @@ class World:
         assert out, err.decode()[-3000:]
         return Answered(
             json.loads(out),
-            {name: self._manifest(way, name) for name in INPUTS},
-            {name: self._rows(way, name) for name in INPUTS},
+            {name: self._manifest(way, name) for name in self.inputs},
+            {name: self._rows(way, name) for name in self.inputs},
         )
 
     def _announce_all(self) -> None:
@@ -108,7 +113,9 @@ class World:
 
     def _all_settled(self, way: str) -> bool:
         return (
-            len(self._settled(way)) == len(INPUTS) and not self.cloud.keys(f"{way}/_open/") and not self.cloud.backlog()
+            len(self._settled(way)) == len(self.inputs)
+            and not self.cloud.keys(f"{way}/_open/")
+            and not self.cloud.backlog()
         )
 
     def _settled(self, way: str) -> list[str]:
@@ -139,38 +146,96 @@ def output_of(way: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder: Path = tmp_path_factory.mktemp("parity")
-    with pytest.MonkeyPatch.context() as patch, running(folder / "cloudflare") as server:
-        for name, value in (server.env | {"XDG_STATE_HOME": str(folder / "state")}).items():
-            patch.setenv(name, value)
-        yield World(Cloud(server))
+def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with opened(tmp_path_factory.mktemp("parity"), INPUTS) as world:
+        yield world
 
 
+@pytest.fixture(scope="module")
+def many_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with opened(tmp_path_factory.mktemp("parity"), LARGE) as world:
+        yield world
+
+
+@contextmanager
+def opened(folder: Path, inputs: Mapping[str, Input]) -> Iterator[World]:
+    """Tests that use it need its environment."""
+    with running(folder / "cloudflare") as server:
+        env = server.env | {"XDG_STATE_HOME": str(folder / "state")}
+        with pytest.MonkeyPatch.context() as patch:
+            set_all(patch, env)
+            world = World(Cloud(server), env, inputs)
+        yield world
+
+
+def set_all(patch: pytest.MonkeyPatch, env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        patch.setenv(name, value)
+
+
+@pytest.fixture
+def world(all_kinds: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    set_all(monkeypatch, all_kinds.env)
+    return all_kinds
+
+
+@pytest.fixture
+def large_world(many_lines: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    set_all(monkeypatch, many_lines.env)
+    return many_lines
+
+
+FAST = ("run-direct*", "*-prism*")
+
+
+@pytest.mark.fast(*FAST)
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("way", rows_of(WAYS))
 def test_rows_and_manifest_say_what_a_plain_reading_says(world: World, way: str, name: str) -> None:
+    check_file(world, way, name)
+
+
+@pytest.mark.fast("*-prism*")
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("way", rows_of(WAYS, ONE))
+def test_rows_and_manifest_are_the_same_as_on_the_direct_runner(world: World, way: str, name: str) -> None:
+    check_same(world, way, name)
+
+
+@pytest.mark.fast(*FAST)
+@pytest.mark.parametrize("way", rows_of(WAYS))
+def test_the_summary_tells_it_all_and_nothing_is_left_in_work(world: World, way: str) -> None:
+    check_summary(world, way, 3 if WAYS[way][0] == "run" else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("way", rows_of(WAYS))
+def test_all_this_holds_for_ten_thousand_lines(large_world: World, way: str, name: str) -> None:
+    check_file(large_world, way, name)
+    check_same(large_world, way, name)
+    check_summary(large_world, way, 0)
+
+
+def check_file(world: World, way: str, name: str) -> None:
     answered = world.answered(way)
     assert list(without_messages(answered.rows[name])) == plain_rows(name)
     manifest = {key: value for key, value in answered.manifests[name].items() if key != "configuration"}
     assert manifest == plain_manifest(name)
 
 
-@pytest.mark.parametrize("name", INPUTS)
-@pytest.mark.parametrize("way", rows_of(WAYS, ONE))
-def test_rows_and_manifest_are_the_same_as_on_the_direct_runner(world: World, way: str, name: str) -> None:
+def check_same(world: World, way: str, name: str) -> None:
     answered, one = world.answered(way), world.answered(ONE)
     assert answered.rows[name] == one.rows[name]
     assert answered.manifests[name] == one.manifests[name]
 
 
-@pytest.mark.parametrize("way", rows_of(WAYS))
-def test_the_summary_tells_it_all_and_nothing_is_left_in_work(world: World, way: str) -> None:
+def check_summary(world: World, way: str, exit_code: int) -> None:
     summary = world.answered(way).summary
-    wanted = [plain_manifest(name) for name in INPUTS]
+    wanted = [plain_manifest(name) for name in world.inputs]
     assert (summary["problem"], summary["in_work"], summary["left"], summary["restarts"]) == (None, [], {}, 0)
-    assert summary["exit_code"] == (3 if WAYS[way][0] == "run" else 0)
-    assert (summary["files_done"], summary["files_stale"]) == (len(INPUTS), 0)
+    assert summary["exit_code"] == exit_code
+    assert (summary["files_done"], summary["files_stale"]) == (len(world.inputs), 0)
     for count in ("answered", "failed", "input_tokens", "output_tokens"):
         assert summary[count] == sum(manifest[count] for manifest in wanted), count
     assert {file["file"]: (file["answered"], file["failed"]) for file in summary["files"]} == {

@@ -81,6 +81,7 @@ def ended(process):
     return not process.exists() or "State:\tZ" in (process / "status").read_text()
 
 
+@pytest.mark.slow
 def test_two_schedules_of_one_output_never_run_at_once_and_each_tick_is_run_for_once(cloud, start):
     cloud.upload("a.jsonl", prompts(20))
     both = [start(), start()]
@@ -161,6 +162,7 @@ def test_sigterm_drains_the_run_in_work_and_the_next_start_goes_on(cloud, start)
     assert paid(cloud) == LINES
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_leaves_at_once_and_the_run_in_work_with_it(cloud, start):
     slow(cloud)
     process = start("--drain-seconds", "600")
@@ -174,6 +176,7 @@ def test_a_second_sigterm_leaves_at_once_and_the_run_in_work_with_it(cloud, star
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_does_not_end_the_schedule(cloud, start):
     slow(cloud)
     process = start()
@@ -188,6 +191,7 @@ def test_a_run_that_dies_does_not_end_the_schedule(cloud, start):
     assert LINES <= paid(cloud) <= LINES + WINDOW
 
 
+@pytest.mark.fast("places0-*")
 @pytest.mark.parametrize(
     ("places", "says"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers import places
 
-pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.model, pytest.mark.timeout(3600)]
 
 SCHEMA = {
     "type": "object",

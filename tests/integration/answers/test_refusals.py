@@ -79,6 +79,7 @@ def test_the_command_says_when_it_can_go_on(cloud):
     check_rest(cloud)
 
 
+@pytest.mark.fast("37")
 @pytest.mark.parametrize("position", [0, 37, 99])
 def test_one_invalid_text_of_a_hundred_costs_the_others_nothing_but_some_calls(cloud, position):
     lines = ({"id": i, "text": "invalid" if i == position else f"text {i}"} for i in range(100))
@@ -97,6 +98,7 @@ def test_one_invalid_text_of_a_hundred_costs_the_others_nothing_but_some_calls(c
     cloud.check()
 
 
+@pytest.mark.fast("*-37")
 @pytest.mark.parametrize("position", [0, 37, 99])
 @pytest.mark.parametrize("batch", [False, True])
 def test_one_invalid_text_of_a_hundred_in_one_line_loses_no_other(cloud, position, batch):

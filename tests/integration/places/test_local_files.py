@@ -35,6 +35,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.fast("inputs0")
 @pytest.mark.model
 @pytest.mark.parametrize("inputs", [["in"], ["in/a.jsonl", "in/sub/b.jsonl.gz", "in/c.jsonl"], ["in/**/*.jsonl*"]])
 def test_a_folder_files_and_a_pattern_are_answered_by_the_embedded_model(folder, inputs):

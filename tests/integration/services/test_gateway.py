@@ -13,6 +13,7 @@ def statuses(cloud):
     return {row["details"]["cache_status"] for row in cloud.rows("a.jsonl")}
 
 
+@pytest.mark.fast("direct")
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_the_option_wins_over_the_variable(cloud, monkeypatch, runner):
     monkeypatch.setenv("LLMDO_GATEWAY", "there-is-none")

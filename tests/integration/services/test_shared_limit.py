@@ -59,6 +59,7 @@ class Processes:
         return sum(len(each.refused) for each in self.services) / sum(len(each.starts) for each in self.services)
 
 
+@pytest.mark.fast("0")
 @pytest.mark.parametrize("seed", range(5))
 def test_four_processes_on_one_bucket_use_it_up_and_none_gets_less_than_half_of_its_share(seed):
     draw = random.Random(seed)
@@ -71,6 +72,7 @@ def test_four_processes_on_one_bucket_use_it_up_and_none_gets_less_than_half_of_
     assert processes.refused_part <= 0.05
 
 
+@pytest.mark.fast("0")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_process_that_comes_late_gets_its_part_of_a_service_that_others_have_used_up(seed):
     processes = Processes(Bucket(lambda now: RATE), [0, 5, 10, 20], 6 * MINUTE, seed=seed)
@@ -86,6 +88,7 @@ def test_what_a_process_that_ends_leaves_is_taken_by_the_others():
     assert (ended, other) == (0.0, pytest.approx(1.0, abs=0.05))
 
 
+@pytest.mark.fast("5.0-4-0.4")
 @pytest.mark.parametrize(("rate", "count", "refused"), [(5.0, 4, 0.4), (40.0, 8, 0.15)])
 def test_more_processes_than_a_service_has_room_for_do_not_drive_each_other_into_refusals(rate, count, refused):
     processes = Processes(Bucket(lambda now: rate), [0.1 * n for n in range(count)], 5 * MINUTE)
