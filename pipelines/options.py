@@ -37,7 +37,7 @@ from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
-from llmdo.transforms.files.batching import Batching
+from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
 from llmdo.transforms.files.listing import SUFFIXES, Listing
 from llmdo.transforms.files.source import Notifications, Source
 from llmdo.transforms.lines.reading import Reading
@@ -144,10 +144,12 @@ class JsonlOptions(RunOptions):
         Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
         ADVANCED,
     ] = None
-    batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = 100
+    batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = (
+        DEFAULT_BATCHING.size
+    )
     batch_seconds: Annotated[
         float, Field(gt=0, description="Seconds after which a shard is written even if it is not full."), OUTPUT
-    ] = 60.0
+    ] = DEFAULT_BATCHING.seconds
     range_bytes: Annotated[int, Field(ge=1, description="Bytes of a file that one worker reads."), ADVANCED] = 4 << 20
     max_line_bytes: Annotated[
         int, Field(ge=1, description="Bytes of a line at most; a longer one becomes an error."), INPUT

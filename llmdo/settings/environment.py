@@ -184,7 +184,7 @@ def r2_access() -> R2Access:
 
 def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
     """The secret variables that a function of this module reads."""
-    return _READ_BY.get(read, ()) if read is not None else ()
+    return SECRETS_READ_BY.get(read, ()) if read is not None else ()
 
 
 def plain_settings() -> dict[str, str]:
@@ -263,7 +263,8 @@ def _is_account_id(text: str) -> bool:
     return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
 
 
-_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
+# What must not be seen anywhere: see llmdo.settings.secrets.
+SECRETS_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
     cloudflare_account: ("CLOUDFLARE_API_TOKEN",),
     ai_gateway: ("CLOUDFLARE_AI_GATEWAY_TOKEN",),
     openai_access: ("OPENAI_API_KEY",),

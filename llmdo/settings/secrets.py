@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote
 
-from llmdo.settings.environment import MissingSettings
+from llmdo.settings.environment import SECRETS_READ_BY, MissingSettings
 
-# What must not be seen anywhere. The last ones are read by Beam's file systems, for a ledger.
+# What must not be seen anywhere. The last ones are the user's own: llmdo reads none of them.
 SECRET_VARIABLES = (
-    *("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CLOUDFLARE_AI_GATEWAY_TOKEN"),
+    *(name for names in SECRETS_READ_BY.values() for name in names),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 # Whose user, password and query may be secrets.
 _URLS = (

@@ -3,7 +3,8 @@ import pytest
 from llmdo.backends import connect_async, split_model
 from llmdo.backends.errors import ModelNotFound
 from llmdo.backends.providers import PROVIDERS
-from llmdo.settings.environment import MissingSettings
+from llmdo.settings.environment import MissingSettings, secrets_of
+from llmdo.settings.secrets import SECRET_VARIABLES
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,13 @@ def test_every_provider_in_the_table_can_be_connected(monkeypatch):
     monkeypatch.setenv("BRAINTRUST_API_KEY", "k")
     monkeypatch.setenv("BRAINTRUST_PROJECT_ID", "p")
     assert [connect_async(provider).name for provider in PROVIDERS] == list(PROVIDERS)
+
+
+def test_the_key_of_every_provider_in_the_table_is_kept_secret():
+    for provider in PROVIDERS.values():
+        keys = secrets_of(provider.access)
+        assert bool(keys) == (provider.access is not None)
+        assert set(keys) <= set(SECRET_VARIABLES)
 
 
 def test_a_backend_can_be_had_by_a_models_full_name():

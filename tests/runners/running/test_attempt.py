@@ -1,8 +1,11 @@
+from typing import get_args
+
 import pytest
 
 from llmdo.backends.errors import AccountBlocked, QuotaExhausted, Unauthorized
+from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.running import attempt
-from llmdo.runners.running.attempt import is_passing_failure, sentence
+from llmdo.runners.running.attempt import RUNNERS, is_passing_failure, sentence
 from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
 
 
@@ -55,3 +58,7 @@ def test_a_pipeline_that_failed_since_a_service_did_not_answer_says_so(error, pa
 def test_a_run_can_go_on_when_the_error_that_stopped_it_says_so(monkeypatch, reason, until):
     monkeypatch.setattr(attempt.time, "time", lambda: 1000.0)
     assert attempt.until_of(reason) == until
+
+
+def test_every_runner_that_an_option_names_can_be_started():
+    assert set(get_args(JsonlOptions.model_fields["runner"].annotation)) == set(RUNNERS)
