@@ -1,15 +1,17 @@
-"""Servers that a run starts for itself: each in its own session, and never alive for longer than this process."""
+"""Processes that this one starts: each in its own session, and never alive for longer than this process."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from llmdo.runners.temporary import temporary_folder
 from llmdo.runners.tools import ToolError
@@ -20,9 +22,9 @@ _log = logging.getLogger(__name__)
 _START_TIMEOUT = 180.0
 # From SIGTERM to SIGKILL. Seconds.
 _STOP_TIMEOUT = 5.0
-# Becomes the server, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other
-# end of standard input any more, and the server is killed, and what it started. By itself it may wait for its worker
-# for ever. 0 is the watcher's own process group, which is the server's: nobody else is hit when the server has ended.
+# Becomes the program, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other
+# end of standard input any more, and the program is killed, and what it started. A server by itself may wait for its
+# worker for ever. 0 is the watcher's own process group, which is the program's: nobody else is hit when it has ended.
 _UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-'
 _LOG_TAIL_LINES = 8
 
@@ -50,8 +52,43 @@ class Endpoint:
 _running: set[subprocess.Popen[bytes]] = set()
 
 
-def kill_servers() -> None:
-    """Kills what ``running`` started, for a process that ends at once."""
+def start_tied(
+    command: Sequence[str | Path],
+    stdout: IO[bytes],
+    stderr: IO[bytes] | None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a program that Ctrl-C does not reach, and that is killed when this process is gone. Raises OSError.
+
+    Args:
+        stderr: where it goes; None is this process's own.
+        environment: is added to this process's.
+    """
+    process = subprocess.Popen(  # noqa: S603  programs that were found and checked
+        ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **(environment or {})},
+        start_new_session=True,
+    )
+    _running.add(process)
+    return process
+
+
+def stop_tied(process: subprocess.Popen[bytes]) -> None:
+    """Stops what ``start_tied`` started, and what it has left behind; within 5 s, else it is killed."""
+    process.terminate()
+    if not has_ended(process, _STOP_TIMEOUT):
+        process.kill()
+        process.wait()
+    if process.stdin:
+        process.stdin.close()  # the watcher ends
+    _running.discard(process)
+
+
+def kill_all() -> None:
+    """Kills what ``start_tied`` started, for a process that ends at once."""
     for process in list(_running):
         process.kill()
 
@@ -77,14 +114,7 @@ def running(
     with temporary_folder() as folder:
         log = folder / "log"
         with log.open("wb") as file:
-            process = subprocess.Popen(  # noqa: S603  a program that was found and checked
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command(folder)],
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        _running.add(process)
+            process = start_tied(command(folder), file, file)
         try:
             endpoint = Endpoint(_wait_for_address(name, process, log, serving), log, process.pid)
             _log.info("%s serves at %s", name, endpoint.address)
@@ -93,18 +123,17 @@ def running(
                 yield endpoint
             except Exception as error:
                 # A connection that broke is noticed a moment before the process is seen to be gone.
-                if _ended(process, within=1.0):
+                if has_ended(process, within=1.0):
                     raise _died(name, process, log) from error
                 raise
         finally:
-            _stop(process)
-            _running.discard(process)
+            stop_tied(process)
 
 
 def _wait_for_address(name: str, process: subprocess.Popen[bytes], log: Path, serving: re.Pattern[bytes]) -> str:
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
-        ended = _ended(process)
+        ended = has_ended(process)
         found = serving.search(log.read_bytes())
         if found:
             return found[1].decode()
@@ -114,7 +143,8 @@ def _wait_for_address(name: str, process: subprocess.Popen[bytes], log: Path, se
     raise ToolError(f"{name} did not serve within {_START_TIMEOUT:.0f} s; run again. Its log ends:{tail(log)}")
 
 
-def _ended(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
+def has_ended(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
+    """Whether a process ends within so many seconds."""
     try:
         process.wait(within)
     except subprocess.TimeoutExpired:
@@ -134,12 +164,3 @@ def tail(log: Path) -> str:
     """The last lines of a log, each on a line of its own behind the sentence that announces them."""
     lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines) or " (empty)"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    if not _ended(process, _STOP_TIMEOUT):
-        process.kill()
-        process.wait()
-    if process.stdin:
-        process.stdin.close()  # the watcher ends

@@ -91,6 +91,7 @@ def run(
     dry_run: arg.DryRun = False,
     samples: arg.Samples = None,
     as_json: arg.AsJson = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Show progress with --json, too.", hidden=True)] = False,
     **given: Any,
 ) -> None:
     """Answer what is there, then exit: files, a listing, or what a queue announces."""
@@ -100,7 +101,7 @@ def run(
     named = with_stdin(files or (), output, keep=not dry_run)
     options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(named))
     _without_running(options, dry_run, as_json)
-    _finish(run_files(options, quiet if as_json else Watch(stderr)), options, as_json, samples)
+    _finish(run_files(options, quiet if as_json and not progress else Watch(stderr)), options, as_json, samples)
 
 
 @app.command(epilog=_STREAM_EXAMPLES)
@@ -138,7 +139,7 @@ def _without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> Non
 
 def _finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int | None) -> NoReturn:
     if as_json:
-        print(json.dumps(summary.as_json()))  # noqa: T201  this is the command's output
+        print(json.dumps(summary.as_json()), flush=True)  # noqa: T201  this is the command's output
     else:
         if samples is None:
             samples = _SAMPLES if sys.stdout.isatty() else 0
@@ -177,19 +178,21 @@ def local(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command; every expected error is one sentence on stderr."""
+    """Runs a command; every expected error is one sentence on stderr, and with --json an object on stdout, too."""
     quieten(log_level())
     remove_abandoned()
     try:
         app(args=argv)
+        return
     except (UsageError, MissingSettings) as error:
-        complain(*error.problems)
-        sys.exit(EXIT_USAGE)
+        code, problems = EXIT_USAGE, list(error.problems)
     except BucketNotFound as error:
-        complain(str(error))
-        sys.exit(EXIT_USAGE)
+        code, problems = EXIT_USAGE, [str(error)]
     except (StorageError, ToolError, ModelError) as error:
-        complain(str(error))
+        code, problems = EXIT_FAILED, [str(error)]
         if isinstance(error, ModelError) and error.until is not None:
-            complain(until_text(error.until))
-        sys.exit(EXIT_FAILED)
+            problems.append(until_text(error.until))
+    complain(*problems)
+    if "--json" in (sys.argv[1:] if argv is None else argv):
+        print(json.dumps({"exit_code": code, "problem": "; ".join(problems)}), flush=True)  # noqa: T201  as above
+    sys.exit(code)

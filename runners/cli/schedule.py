@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -19,6 +20,8 @@ from llmdo.runners.running.cron import Cron
 from llmdo.runners.running.schedule import schedule as run_schedule
 from llmdo.runners.showing.terminal import stderr
 from llmdo.settings.environment import default_queue
+
+_ONLY_HERE = ("--cron", "--timezone")  # what no run has
 
 EXAMPLES = """
 Examples:
@@ -65,7 +68,21 @@ def schedule(
             console.print(Text(run_line(said)), soft_wrap=True)
 
     command = shlex.join(["llmdo", *sys.argv[1:]])
-    raise typer.Exit(run_schedule(options, ticks, command, waits, ended, progress=not as_json))
+    run = run_arguments(sys.argv[1:]) + ([] if as_json else ["--progress"])
+    raise typer.Exit(run_schedule(options, ticks, command, run, waits, ended))
+
+
+def run_arguments(schedule: Sequence[str]) -> list[str]:
+    """The arguments of one run of a schedule: its own without what says when."""
+    given, found = iter(schedule[1:]), ["run", "--json"]
+    for word in given:
+        if word == "--":
+            return [*found, word, *given]
+        if word in _ONLY_HERE:
+            next(given, None)
+        elif word != "--json" and word.partition("=")[0] not in _ONLY_HERE:
+            found.append(word)
+    return found
 
 
 def next_run(tick: datetime, now: datetime, cron: Cron) -> str:

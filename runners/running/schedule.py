@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.prism import runner as prism
-from llmdo.runners.running.apart import Ended, RunApart
 from llmdo.runners.running.attempt import new_run_id
 from llmdo.runners.running.checks import prepare
 from llmdo.runners.running.cron import Cron
-from llmdo.runners.running.stop import leave
+from llmdo.runners.running.process import RunEnd, RunProcess
+from llmdo.runners.running.stop import handling_signals, leave
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.settings.secrets import without_secrets
 from llmdo.storage.errors import StorageError
@@ -34,16 +31,6 @@ _NAP = 0.5  # seconds; short, since clocks are set and machines sleep
 _AGAIN = timedelta(seconds=60)
 
 
-class Apart(Protocol):
-    """A run that goes on elsewhere; see RunApart."""
-
-    def stop(self) -> None:
-        """Drains it."""
-
-    def result(self, seconds: float) -> Ended | None:
-        """Waits so long for its end."""
-
-
 class Stopping:
     """Whether SIGTERM or Ctrl-C came; a second one leaves at once, and the run in work with it."""
 
@@ -51,18 +38,11 @@ class Stopping:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listens; outside the main thread nobody can."""
-        if threading.current_thread() is not threading.main_thread():
+        """Listens for them."""
+        with handling_signals(self._handle):
             yield
-            return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int) -> None:
         if self.asked:
             leave(128 + number)
         self.asked = True
@@ -73,12 +53,12 @@ class Surroundings:
     """What a schedule needs of the world.
 
     Attributes:
-        start: begins a run of these options.
-        waits: told the next tick, once for each.
-        ended: told how each run ended, as it stands in the output.
+        start: starts a run.
+        waits: gets the next tick, once for each.
+        ended: gets how each run ended, as it stands in the output.
     """
 
-    start: Callable[[], Apart]
+    start: Callable[[], RunProcess]
     waits: Callable[[datetime], None]
     ended: Callable[[dict[str, Any]], None]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -89,12 +69,19 @@ def schedule(
     options: JsonlOptions,
     cron: Cron,
     command: str,
+    run: Sequence[str],
     waits: Callable[[datetime], None],
     ended: Callable[[dict[str, Any]], None],
-    *,
-    progress: bool,
 ) -> int:
     """Runs at each tick until SIGTERM or Ctrl-C, and gives the exit code of the last run; see ``Schedule``.
+
+    Args:
+        options: those of each run.
+        cron: when.
+        command: how this was started, for the summaries; without secrets there.
+        run: the arguments of the command line that a run is started with.
+        waits: see Surroundings.
+        ended: see Surroundings.
 
     Raises UsageError and StorageError for what the first run would stop at anyway.
     """
@@ -104,7 +91,7 @@ def schedule(
         with prism.launch(options):  # one that is refused would be refused at each tick
             pass
     stopping = Stopping()
-    surroundings = Surroundings(lambda: RunApart(options, progress=progress), waits, ended)
+    surroundings = Surroundings(lambda: RunProcess(run), waits, ended)
     with stopping.on_signals():
         return Schedule(options, cron, without_secrets(command), surroundings, stopping).run()
 
@@ -203,8 +190,8 @@ class Schedule:
         self._world.ended(said)
         return tick if done else None
 
-    def _watch(self, run: Apart, presence: Presence) -> tuple[Ended, bool]:
-        """Waits for a run's end; also says whether it was told to end."""
+    def _watch(self, run: RunProcess, presence: Presence) -> tuple[RunEnd, bool]:
+        """Waits for a run's end; also says whether it was asked to end."""
         told = False
         while (how := run.result(_NAP)) is None:
             if not told and (self._stopping.asked or presence.asleep):

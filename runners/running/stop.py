@@ -12,7 +12,7 @@ from types import FrameType
 
 from llmdo.backends.engine.registry import close_engines, drain_engines, stop_engines
 from llmdo.backends.errors import StopRun
-from llmdo.runners.servers import kill_servers
+from llmdo.runners.servers import kill_all
 from llmdo.transforms.run_state import RunState, run_state
 
 _log = logging.getLogger(__name__)
@@ -67,19 +67,14 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listens for SIGINT and SIGTERM; outside the main thread nobody can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Listens for SIGINT and SIGTERM."""
         try:
-            yield
+            with handling_signals(self._handle):
+                yield
         finally:
             self._over.set()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int) -> None:
         if self.asked or (self._draining and number == signal.SIGINT):
             leave(128 + number)
         self._signal = signal.Signals(number).name
@@ -103,7 +98,25 @@ class Stop:
             then()
 
 
+@contextmanager
+def handling_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Calls ``handle`` with the number of each SIGINT and SIGTERM; outside the main thread nobody can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _: FrameType | None) -> None:
+        handle(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def leave(code: int) -> None:
     """Ends this process at once, and what it started."""
-    kill_servers()
+    kill_all()
     os._exit(code)

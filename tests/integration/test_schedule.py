@@ -73,7 +73,7 @@ def slow(cloud):
 def run_of(process):
     """The pid of the run that a schedule has in work, which has a session of its own."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (found,) = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (found,) = [pid for pid in children if b"\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return Path(f"/proc/{found}")
 
 

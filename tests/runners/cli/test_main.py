@@ -44,6 +44,15 @@ def test_usage_errors_are_all_said_and_exit_with_2(capsys):
         assert what in said
 
 
+def test_with_json_an_error_is_an_object_too(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["run", "in/", "--output", str(tmp_path), "--model", "gpt-4o", "--batch-size", "0", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["exit_code"] == left.value.code == 2
+    assert "--batch-size" in said["problem"]
+    assert "--model 'gpt-4o'" in said["problem"]
+
+
 def test_a_complaint_is_shown_as_it_is_also_with_brackets(capsys):
     with pytest.raises(SystemExit):
         main(["run", "[/red].jsonl", "--output", "out/", "--model", "[bold]gpt"])

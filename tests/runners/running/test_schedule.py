@@ -10,10 +10,10 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import schedule as commands_schedule
 from llmdo.runners.cli.main import main
-from llmdo.runners.cli.schedule import next_run, run_line
+from llmdo.runners.cli.schedule import next_run, run_arguments, run_line
 from llmdo.runners.running import schedule as scheduling
-from llmdo.runners.running.apart import Ended
 from llmdo.runners.running.cron import Cron
+from llmdo.runners.running.process import RunEnd
 from llmdo.runners.running.schedule import Schedule, Stopping, Surroundings
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
@@ -94,8 +94,8 @@ class Run:
             self.world.nap(min(seconds, (self.until - self.world.now).total_seconds()))
             return None
         if self.stopped:
-            return Ended(1, {"problem": "stopped by SIGTERM"})
-        return Ended(self.world.codes.pop(0) if self.world.codes else 0, {"answered": 3})
+            return RunEnd(1, {"problem": "stopped by SIGTERM"})
+        return RunEnd(self.world.codes.pop(0) if self.world.codes else 0, {"answered": 3})
 
 
 def clock(text, day=21):
@@ -347,10 +347,8 @@ def test_the_command_in_the_summaries_shows_no_secret(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduling, "Schedule", begin)
     options = JsonlOptions(files=("in/",), output=str(tmp_path), model=MODEL)
     with pytest.raises(UsageError):
-        scheduling.schedule(
-            options, Cron("* * * * *", "UTC"), "llmdo --ledger s3://s3cr3t-s3cr3t@x", print, print, progress=False
-        )
-    assert found == ["llmdo --ledger s3://<R2_SECRET_ACCESS_KEY>@x"]
+        scheduling.schedule(options, Cron("* * * * *", "UTC"), "llmdo --ledger r2://s3cr3t-s3cr3t@x", [], print, print)
+    assert found == ["llmdo --ledger r2://<R2_SECRET_ACCESS_KEY>@x"]
 
 
 @pytest.fixture
@@ -358,8 +356,8 @@ def given(monkeypatch):
     """What the command would begin with."""
     found = []
 
-    def start(options, cron, command, waits, ended, *, progress):
-        found.append((options, cron, progress))
+    def start(options, cron, command, run, waits, ended):
+        found.append((options, cron, run))
         waits(datetime.now(UTC) + timedelta(minutes=14))
         ended({"tick": "T", "started": "2026-11-21T14:15:00Z", "ended": "2026-11-21T14:15:42Z", "exit_code": 3})
         return 3
@@ -388,13 +386,22 @@ def test_the_command_takes_the_options_of_a_run(given, tmp_path, capsys):
             ]
         )
     assert left.value.code == 3
-    ((options, cron, progress),) = given
+    ((options, cron, _),) = given
     assert (options.files, options.model, options.system, options.max_cost) == (("in/",), MODEL, "Be brief.", 2.0)
     assert (str(options.concurrency), options.patience_s) == ("fixed:4", 7.0)
-    assert (cron.expression, cron.timezone, progress) == ("*/15 * * * *", "Europe/Berlin", True)
+    assert (cron.expression, cron.timezone) == ("*/15 * * * *", "Europe/Berlin")
     said = capsys.readouterr()
     assert "The next run is at" in said.err
     assert said.out == "T: 42 s, exit code 3\n"
+
+
+def test_a_run_is_started_by_the_schedules_own_arguments_without_what_says_when():
+    rest = ["in/", "--output", "out/", "--prompt", "--cron is {a}", "--samples=2"]
+    for when in (["--cron", "* * * * *", "--timezone", "UTC"], ["--cron=* * * * *", "--timezone=UTC", "--json"]):
+        assert run_arguments(["schedule", *when, *rest]) == ["run", "--json", *rest]
+        assert run_arguments(["schedule", *rest, *when]) == ["run", "--json", *rest]
+    files = ["--output", "out/", "--", "--cron", "--json"]
+    assert run_arguments(["schedule", "--cron", "* * * * *", *files]) == ["run", "--json", *files]
 
 
 def test_with_json_stdout_has_one_object_a_run_and_stderr_nothing(given, tmp_path, capsys):
