@@ -87,7 +87,7 @@ Response = ChatResponse | EmbedResponse | RawResponse
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """One piece of a streamed answer, numbered from 0: start; content, tool_use, metadata; done.
+    """One piece of a streamed answer: start; content, tool_use, metadata; done.
 
     A stream that fails, or ends without its end mark, gives an ``error`` chunk and then raises that error: it never
     passes for a short answer.
@@ -100,7 +100,6 @@ class StreamChunk:
         error: of error: the sentence.
     """
 
-    sequence: int
     kind: Literal["start", "content", "tool_use", "metadata", "done", "error"]
     text: str = ""
     finish_reason: FinishReason | None = None

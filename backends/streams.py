@@ -1,10 +1,10 @@
-"""What all streams of chunks have in common: numbers, an honest end, tool calls that come in pieces."""
+"""What all streams of chunks have in common: an honest end, and tool calls that come in pieces."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import to_json
@@ -19,36 +19,34 @@ if TYPE_CHECKING:
     from llmdo.backends.backend import Backend
 
 
-async def numbered(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
-    """The chunks, numbered from 0. A ModelError comes as an ``error`` chunk first, and is then raised.
+async def with_errors(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
+    """The chunks. A ModelError comes as an ``error`` chunk first, and is then raised.
 
-    Who stops listening closes it: ``chunks`` is closed with it.
+    A listener that stops early closes it, and ``chunks`` with it.
     """
-    sequence = 0
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield replace(chunk, sequence=sequence)
-                sequence += 1
+                yield chunk
         except ModelError as error:
-            yield StreamChunk(sequence, "error", error=error.message)
+            yield StreamChunk("error", error=error.message)
             raise
 
 
 def whole_answer(response: ChatResponse) -> Iterator[StreamChunk]:
-    """The chunks of an answer that came in one piece; not numbered."""
-    yield StreamChunk(0, "start")
+    """The chunks of an answer that came in one piece."""
+    yield StreamChunk("start")
     if response.warnings:
-        yield StreamChunk(0, "metadata", details={"warnings": response.warnings})
+        yield StreamChunk("metadata", details={"warnings": response.warnings})
     if response.reasoning:
-        yield StreamChunk(0, "metadata", details={"reasoning": response.reasoning})
+        yield StreamChunk("metadata", details={"reasoning": response.reasoning})
     if response.text:
-        yield StreamChunk(0, "content", response.text)
+        yield StreamChunk("content", response.text)
     for call in response.tool_calls:
-        yield StreamChunk(0, "tool_use", tool_call=call)
+        yield StreamChunk("tool_use", tool_call=call)
     if response.details:
-        yield StreamChunk(0, "metadata", details=response.details)
-    yield StreamChunk(0, "done", finish_reason=response.finish_reason, usage=response.usage)
+        yield StreamChunk("metadata", details=response.details)
+    yield StreamChunk("done", finish_reason=response.finish_reason, usage=response.usage)
 
 
 async def heard(backend: Backend, request: ChatRequest) -> ChatResponse:
@@ -65,7 +63,7 @@ async def collected(
     calls: list[Mapping[str, Any]] = []
     warnings: list[str] = []
     details: dict[str, Any] = {}
-    last = StreamChunk(0, "done", usage=Usage())
+    last = StreamChunk("done", usage=Usage())
     async with aclosing(cast(AsyncGenerator[StreamChunk, None], stream)) as chunks:
         async for chunk in chunks:
             if listen is not None:

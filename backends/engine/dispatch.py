@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from llmdo.backends.engine.batch_work import BatchWork
 from llmdo.backends.engine.batches import Batches, Mode
 from llmdo.backends.engine.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
 from llmdo.backends.engine.recall import Recall
-from llmdo.backends.engine.stats import EngineStats, Tally
+from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.engine.turns import NotStarted, TooManyTexts, Turns
 from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
@@ -73,7 +74,7 @@ class Dispatcher:
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
         self._late: list[Job] = []  # that came while it was being closed
-        self._tally = Tally()
+        self._retries, self._retried = 0, Counter[str]()
         budget, recall = settings.budget, settings.recall
         self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
         self.arrays = self._turns.arrays
@@ -146,8 +147,17 @@ class Dispatcher:
 
     def stats(self) -> EngineStats:
         """What was done so far."""
-        batched = self._batches.waiting if self._batches else 0
-        return self._tally.stats(self._turns, self._settings.window, batched, self._loop.time())
+        throttles, now = [throttle for *_, throttle in self._turns.throttles()], self._loop.time()
+        most = self._settings.window
+        return EngineStats(
+            calls=self._turns.calls,
+            in_flight=self._turns.in_flight,
+            batched=self._batches.waiting if self._batches else 0,
+            retries=self._retries,
+            retried=dict(self._retried),
+            window=min(most, sum(throttle.window for throttle in throttles) or most),
+            throttled_s=max((throttle.held_back_s(now)[0] for throttle in throttles), default=0.0),
+        )
 
     def limits(self) -> list[ModelLimits]:
         """What holds each model's calls back."""
@@ -178,7 +188,6 @@ class Dispatcher:
         latency_s = now - began
         if job.call:
             latency_s = now - job.call.at
-            self._tally.latencies.add(latency_s)
             self._turns.give_back(job.provider, job.call, response, error)
             self._look_further(self._turns.further)
         if response:
@@ -188,7 +197,6 @@ class Dispatcher:
             if job.call:
                 self._verdicts.answered(key, job.call.at)
         elif error:
-            self._tally.add(error.usage)
             if job.call and (final := final_error(self._turns, key, error, self._settings.retry, now)):
                 error = final
             if self._verdicts.leaves_open(key, error) and not self.stopped:
@@ -230,7 +238,7 @@ class Dispatcher:
         )
         if job.began is None:
             job.began = job.call.at
-        self._tally.retries += bool(job.tries)
+        self._retries += bool(job.tries)
         job.tries += 1
 
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
@@ -272,7 +280,7 @@ class Dispatcher:
         if self.stopped and (splits or wait_s is not None or error.about == "unclear"):
             self._deliver(job, None, self.stopped, latency_s)  # it had a call to come, which is not made
         elif wait_s is not None:
-            self._tally.retried[type(error).__name__] += 1
+            self._retried[type(error).__name__] += 1
             if postponed:
                 job.postponed, job.began = True, None
                 self._begin(job)
@@ -313,10 +321,7 @@ class Dispatcher:
     def _deliver(self, job: Job, response: Response | None, error: ModelError | None, latency_s: float) -> None:
         attempts = job.earlier + job.tries
         spent_s = 0.0 if job.began is None else self._loop.time() - job.began
-        self._tally.add(response.usage if response else None)
         for position, (part, problem) in enumerate(each_of(job, response, error)):
-            self._tally.succeeded += problem is None
-            self._tally.failed += problem is not None
             self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
             done = Done(part, problem, attempts, latency_s, spent_s)
             try:

@@ -107,7 +107,6 @@ class Recall:
         self._in_flight: dict[str, asyncio.Future[_Kept]] = {}
         self._lines = LineAnswers(self._look_up, ledger.put)
         self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
-        self.reused = 0
 
     async def answer(self, provider: str, request: Request, call: Call) -> Response:
         """The kept answer, or that of ``call``. Raises what ``call`` raises, and StopRun for a ledger that fails."""
@@ -121,7 +120,6 @@ class Recall:
             return (await self._one(key, request, call)).response
         if key in self._in_flight:
             kept = await asyncio.shield(self._in_flight[key])
-            self.reused += 1
             return kept.of(request.request_id, joined=True)
         # The look-up is shared too: one that began before the answer was kept would not find it, and pay again.
         paying = self._in_flight[key] = asyncio.ensure_future(self._one(key, request, call))
@@ -276,7 +274,6 @@ class Recall:
         except ValueError:
             _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
             return None
-        self.reused += 1
         return _Kept(response, payer if self._reuse == "same-request" and isinstance(payer, str) else "")
 
     async def _put(self, request: Request, answers: Mapping[str, _Kept], patience_s: float) -> None:

@@ -98,7 +98,7 @@ class Turns:
         budget: Budget | None,
         stop: Callable[[StopRun], None],
     ) -> None:
-        self.in_flight = self.most = self.calls = 0
+        self.in_flight = self.calls = 0
         self.closed = self.paused = False
         self.arrays = ArrayLimits()
         self._loop = loop
@@ -257,7 +257,6 @@ class Turns:
                 return True
         del turns[at]
         self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
         self.calls += 1
         call = line.throttle.started(turn.request, now, turn.job, suspect=turn.suspect)
         turn.granted.set_result(call)

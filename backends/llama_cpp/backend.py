@@ -30,7 +30,7 @@ from llmdo.backends.llama_cpp.weights import CONTEXT, SLOTS, Server, Weights, in
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
-from llmdo.backends.streams import numbered, whole_answer
+from llmdo.backends.streams import whole_answer, with_errors
 from llmdo.backends.usage import Usage
 
 CHAT = "smollm2-135m-instruct"
@@ -118,7 +118,7 @@ class LlamaCpp:
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation token by token, in JSON mode in one piece."""
-        return numbered(self._pieces(request))
+        return with_errors(self._pieces(request))
 
     async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):
@@ -145,7 +145,7 @@ class LlamaCpp:
                     ended = piece.kind == "done"
                     yield piece
                     if piece.kind == "start" and warnings:
-                        yield StreamChunk(0, "metadata", details={"warnings": warnings})
+                        yield StreamChunk("metadata", details={"warnings": warnings})
                 await generating
                 if not ended:
                     raise _broken_off(request.model)
@@ -289,15 +289,15 @@ def _message(message: Message) -> dict[str, Any]:
 
 async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[StreamChunk]:
     finish, usage = None, Usage()
-    yield StreamChunk(0, "start")
+    yield StreamChunk("start")
     while (chunk := await chunks.get()) is not None:
         text = _delta(_checked(chunk))
         finish = _finish(chunk) or finish
         usage = _usage(chunk) or usage
         if text:
-            yield StreamChunk(0, "content", text)
+            yield StreamChunk("content", text)
     if finish:
-        yield StreamChunk(0, "done", finish_reason=finish, usage=usage)
+        yield StreamChunk("done", finish_reason=finish, usage=usage)
 
 
 def _broken_off(model: str) -> StreamError:

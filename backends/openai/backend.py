@@ -42,7 +42,7 @@ from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.refusals.body import quoted
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
-from llmdo.backends.streams import collected, numbered, whole_answer
+from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.settings.environment import OPENAI_API, OpenAIAccess, openai_access
 from llmdo.settings.secrets import header_values
 
@@ -130,7 +130,7 @@ class OpenAI:
 
         Raises StreamError when the stream ends before its end mark.
         """
-        return numbered(self._stream(request))
+        return with_errors(self._stream(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts."""
@@ -226,7 +226,7 @@ class OpenAI:
             details["warnings"] = warnings
         if _request_id(incoming):
             details["request_id"] = _request_id(incoming)
-        return [StreamChunk(0, "metadata", details=details)] if details else []
+        return [StreamChunk("metadata", details=details)] if details else []
 
     def _chat_body(self, request: ChatRequest, *, stream: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service

@@ -28,12 +28,12 @@ _DELTA = frozenset({"content", "function_call", "reasoning", "reasoning_content"
 async def read_stream(
     events: AsyncIterator[str], model: str, provider: str, refused: Callable[[Any], ModelError | None]
 ) -> AsyncIterator[StreamChunk]:
-    """Yields start, content and metadata, tool_use for each whole call, done; not numbered.
+    """Yields start, content and metadata, tool_use for each whole call, done.
 
     ``refused`` makes the error of an event that is one. Raises StreamError when the events end without a finish reason
     and without ``[DONE]`` after an answer.
     """
-    yield StreamChunk(0, "start")
+    yield StreamChunk("start")
     said = _Said()
     async for data in events:
         if data == END:
@@ -46,7 +46,7 @@ async def read_stream(
             raise _broken(error, model, provider, said)
         if warnings and not said.mended:
             said.mended = True
-            yield StreamChunk(0, "metadata", details={"warnings": tuple(warnings)})
+            yield StreamChunk("metadata", details={"warnings": tuple(warnings)})
         for chunk in said.take(event, model):
             yield chunk
     usage = said.usage if said.told else None
@@ -57,10 +57,10 @@ async def read_stream(
     if said.finish is None and not (said.ended and (said.answered or calls)):
         raise StreamError(f"{model}: the stream ended before its end mark: ask again", provider=provider)
     for call in calls:
-        yield StreamChunk(0, "tool_use", tool_call=call)
+        yield StreamChunk("tool_use", tool_call=call)
     if said.more:
-        yield StreamChunk(0, "metadata", details=said.more)
-    yield StreamChunk(0, "done", finish_reason=said.finish, usage=said.usage)
+        yield StreamChunk("metadata", details=said.more)
+    yield StreamChunk("done", finish_reason=said.finish, usage=said.usage)
 
 
 class _Said:
@@ -89,7 +89,7 @@ class _Said:
             details: dict[str, Any] = {"model": named}
             if not is_same_model(model, named):
                 details["warnings"] = (f"{named} answered instead of {model}",)
-            yield StreamChunk(0, "metadata", details=details)
+            yield StreamChunk("metadata", details=details)
         self._keep(event, _EVENT)
         choice = first_choice(event)
         if choice is None:
@@ -99,25 +99,25 @@ class _Said:
         if index not in (None, self._index):  # of several that were asked for, in a stream that was not
             if not self._several:
                 self._several = True
-                yield StreamChunk(0, "metadata", details={"warnings": (SEVERAL,)})
+                yield StreamChunk("metadata", details={"warnings": (SEVERAL,)})
             return
         self.ending |= {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
         reason = choice.get("finish_reason")
         self.finish = finish_of(reason) or self.finish
         odd = finish_warning(reason)
         if odd:
-            yield StreamChunk(0, "metadata", details={"warnings": (odd,)})
+            yield StreamChunk("metadata", details={"warnings": (odd,)})
         delta = mapping(choice.get("delta"))
         self._keep(delta, _DELTA)
         self.calls.add(delta.get("tool_calls"))
         content = read_content(delta.get("content"))
         reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")) or content.reasoning
         if reasoning:
-            yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
+            yield StreamChunk("metadata", details={"reasoning": reasoning})
         text = content.text or as_text(delta.get("refusal")) or as_text(choice.get("text"))
         if text:
             self.answered = True
-            yield StreamChunk(0, "content", text)
+            yield StreamChunk("content", text)
 
     def _keep(self, fields: Mapping[str, Any], but: frozenset[str]) -> None:
         """Annotations, citations, images, a fingerprint …: lists come in pieces, other values again and again."""

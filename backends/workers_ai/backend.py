@@ -29,7 +29,7 @@ from llmdo.backends.openai.raw import raw_warnings
 from llmdo.backends.openai.shapes import read_usage
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
-from llmdo.backends.streams import collected, numbered, whole_answer
+from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.backends.workers_ai import models
 from llmdo.backends.workers_ai.api import Api, stream_bytes
 from llmdo.backends.workers_ai.batch import batch_content, batch_name, batch_state, checked, share_of_batch
@@ -40,8 +40,6 @@ from llmdo.backends.workers_ai.requests import body_of, chat_body, embed_body, l
 from llmdo.backends.workers_ai.shapes import Reply, model_of, read_chat, read_vectors
 from llmdo.backends.workers_ai.stream import read_stream
 from llmdo.settings.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
-
-__all__ = ["WorkersAI", "chat_body", "open_backend"]
 
 PAGE = 50  # models a page of the list
 
@@ -87,7 +85,7 @@ class WorkersAI:
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
-        return numbered(self._chunks(request))
+        return with_errors(self._chunks(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""

@@ -31,12 +31,12 @@ async def read_stream(
     head: Reply,
     warnings: Sequence[str] = (),
 ) -> AsyncIterator[StreamChunk]:
-    """Yields start, metadata and content, tool_use for each whole call, done; not numbered.
+    """Yields start, metadata and content, tool_use for each whole call, done.
 
     ``refused`` makes the error of an event that is one; ``head``: what the reply's headers say; ``warnings`` come as
     metadata. Raises StreamError when the events end without an end mark and without a finish reason.
     """
-    yield StreamChunk(0, "start")
+    yield StreamChunk("start")
     said = _Said(head)
     async for data in events:
         if data == END:
@@ -83,7 +83,7 @@ class _Said:
         answered, substituted = model_of(event, model)
         if substituted and not self._named:
             self._named = True
-            yield StreamChunk(0, "metadata", details={"model": answered, "warnings": substituted})
+            yield StreamChunk("metadata", details={"model": answered, "warnings": substituted})
         choice = first_choice(event) or {}
         reason = choice.get("finish_reason") or event.get("finish_reason")
         self.ending |= {"finish_reason": reason} if reason else {}
@@ -97,17 +97,17 @@ class _Said:
         content = read_content(delta.get("content") if choice else event.get("response"))
         reasoning = as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")) or content.reasoning
         if reasoning:
-            yield StreamChunk(0, "metadata", details={"reasoning": reasoning})
+            yield StreamChunk("metadata", details={"reasoning": reasoning})
         text = content.text
         if text:
             self.answered = True
-            yield StreamChunk(0, "content", text)
+            yield StreamChunk("content", text)
 
     def rest(self, max_tokens: int, warnings: Sequence[str]) -> Iterator[StreamChunk]:
         """The chunks after the end mark."""
         calls = [*self._deltas.whole(), *self._calls]
         for call in calls:
-            yield StreamChunk(0, "tool_use", tool_call=call)
+            yield StreamChunk("tool_use", tool_call=call)
         finish = self.finish
         if finish is None and calls:
             finish = "tool_calls"  # native events have no finish reason
@@ -120,8 +120,8 @@ class _Said:
             said.append("the model sent no text")
         details = {**self._head.details, **({"warnings": tuple(said)} if said else {})}
         if details:
-            yield StreamChunk(0, "metadata", details=details)
-        yield StreamChunk(0, "done", finish_reason=finish, usage=self.usage)
+            yield StreamChunk("metadata", details=details)
+        yield StreamChunk("done", finish_reason=finish, usage=self.usage)
 
 
 def _event(data: str, model: str, warn: Callable[[str], None]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from llmdo.backends.parameters import Dialect, checked_token_limit, translate
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
-from llmdo.backends.streams import numbered
+from llmdo.backends.streams import with_errors
 from llmdo.backends.usage import Usage
 from llmdo.local.ai.catalogue import EMBEDDINGS, Model
 from llmdo.local.ai.json_mode import as_asked
@@ -40,7 +40,7 @@ class Echo:
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """The same, one word a chunk. Raises ContextOverflow."""
-        return numbered(self._pieces(request))
+        return with_errors(self._pieces(request))
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """One unit vector a text, the same for the same text."""
@@ -72,14 +72,14 @@ class Echo:
 
     async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         answer = self._answer(request)
-        yield StreamChunk(0, "start")
+        yield StreamChunk("start")
         if answer.warnings:
-            yield StreamChunk(0, "metadata", details={"warnings": answer.warnings})
+            yield StreamChunk("metadata", details={"warnings": answer.warnings})
         for word in _WORD.findall(answer.text or ""):
-            yield StreamChunk(0, "content", word)
+            yield StreamChunk("content", word)
         for call in answer.tool_calls:
-            yield StreamChunk(0, "tool_use", tool_call=call)
-        yield StreamChunk(0, "done", finish_reason=answer.finish_reason, usage=answer.usage)
+            yield StreamChunk("tool_use", tool_call=call)
+        yield StreamChunk("done", finish_reason=answer.finish_reason, usage=answer.usage)
 
     def _find(self, model: str) -> Model:
         if model not in self._catalogue:

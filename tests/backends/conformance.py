@@ -154,7 +154,6 @@ async def streams_what_it_would_answer(subject: Subject) -> None:
     async with subject.backend() as backend:
         whole = await backend.execute(subject.ask())
         pieces = [chunk async for chunk in backend.execute_stream(subject.ask())]
-    assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
     assert (pieces[0].kind, pieces[-1].kind) == ("start", "done")
     assert {piece.kind for piece in pieces[1:-1]} <= {"content", "tool_use", "metadata"}
     assert "".join(piece.text for piece in pieces) == whole.text
@@ -281,7 +280,6 @@ async def failing(subject: Subject, reply: Callable[[], httpx.Response]) -> list
             async for piece in backend.execute_stream(subject.ask()):
                 pieces.append(piece)
         assert (pieces[-1].kind, pieces[-1].error) == ("error", caught.value.message)
-        assert [piece.sequence for piece in pieces] == list(range(len(pieces)))
         errors.append(caught.value)
         with pytest.raises(ModelError) as caught:
             await backend.embed(EmbedRequest(subject.embedding, ("x",)))

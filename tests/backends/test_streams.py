@@ -74,15 +74,15 @@ def test_all_that_a_stream_tells_is_in_the_answer():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     stream = Streaming(
         [
-            StreamChunk(0, "start"),
-            StreamChunk(1, "metadata", details={"model": "m-2", "warnings": ("other",)}),
-            StreamChunk(2, "metadata", details={"reasoning": "so "}),
-            StreamChunk(3, "metadata", details={"reasoning": "so"}),
-            StreamChunk(4, "content", "a"),
-            StreamChunk(5, "content", "b"),
-            StreamChunk(6, "tool_use", tool_call=call),
-            StreamChunk(7, "metadata", details={"log_id": "x", "warnings": ("cut",)}),
-            StreamChunk(8, "done", finish_reason="length", usage=Usage(1, 2)),
+            StreamChunk("start"),
+            StreamChunk("metadata", details={"model": "m-2", "warnings": ("other",)}),
+            StreamChunk("metadata", details={"reasoning": "so "}),
+            StreamChunk("metadata", details={"reasoning": "so"}),
+            StreamChunk("content", "a"),
+            StreamChunk("content", "b"),
+            StreamChunk("tool_use", tool_call=call),
+            StreamChunk("metadata", details={"log_id": "x", "warnings": ("cut",)}),
+            StreamChunk("done", finish_reason="length", usage=Usage(1, 2)),
         ]
     )
     assert asyncio.run(heard(stream, ask())) == ChatResponse(
@@ -92,7 +92,7 @@ def test_all_that_a_stream_tells_is_in_the_answer():
 
 def test_a_stream_that_breaks_off_is_no_answer():
     chunks = []
-    stream = Streaming([StreamChunk(0, "start"), StreamChunk(1, "content", "a"), StreamError("broken")])
+    stream = Streaming([StreamChunk("start"), StreamChunk("content", "a"), StreamError("broken")])
     with pytest.raises(StreamError):
         asyncio.run(heard(stream, ask(chunks.append)))
     assert [chunk.kind for chunk in chunks] == ["start", "content"]
@@ -100,7 +100,7 @@ def test_a_stream_that_breaks_off_is_no_answer():
 
 def test_only_a_request_that_is_listened_to_is_streamed():
     async def both():
-        connections = Connections(lambda name: Streaming([StreamChunk(0, "content", "piece")]))
+        connections = Connections(lambda name: Streaming([StreamChunk("content", "piece")]))
         return [(await connections.answer("fake", ask(listen), 5.0)).text for listen in (None, lambda chunk: None)]
 
     assert asyncio.run(both()) == ["whole", "piece"]
@@ -109,8 +109,8 @@ def test_only_a_request_that_is_listened_to_is_streamed():
 def test_each_try_of_the_engine_is_heard_from_its_start():
     chunks, ended, done = [], [], threading.Event()
     stream = Streaming(
-        [StreamChunk(0, "start"), StreamChunk(1, "content", "a"), Overloaded("busy")],
-        [StreamChunk(0, "start"), StreamChunk(1, "content", "a"), StreamChunk(2, "content", "b")],
+        [StreamChunk("start"), StreamChunk("content", "a"), Overloaded("busy")],
+        [StreamChunk("start"), StreamChunk("content", "a"), StreamChunk("content", "b")],
     )
     set_instant(True)
     engine = Engine(window=1, connect=lambda _: stream)

@@ -172,8 +172,8 @@ def test_the_window_is_used_whole_and_never_exceeded(start):
     results.wait(100)
     assert provider.most == 5
     stats = engine.stats()
-    assert (stats.most_in_flight, stats.in_flight, stats.calls, stats.succeeded) == (5, 0, 100, 100)
-    assert (stats.input_tokens, stats.output_tokens) == (200, 100)
+    assert (stats.in_flight, stats.calls) == (0, 100)
+    assert {done.response.usage for _, done in results.done} == {Usage(2, 1)}
 
 
 @pytest.mark.parametrize(("first", "at_once"), [({}, 20), ({"first_window": 30}, 30)])
@@ -225,8 +225,7 @@ def test_every_job_is_delivered_once_whatever_fails_and_from_whatever_thread():
     assert provider.most <= 7
     assert stats.calls == sum(provider.calls.values())
     assert stats.retries == stats.calls - threads * 100 > 0
-    assert stats.succeeded + stats.failed == threads * 100
-    assert stats.failed == sum(each.error is not None for _, each in done) > 0
+    assert sum(each.error is not None for _, each in done) > 0
 
 
 def test_a_failed_call_is_tried_three_times_in_all(start):
@@ -439,7 +438,6 @@ def test_an_array_is_split_until_each_bad_text_stands_alone(start, bad):
             assert each.response.vectors == ((float(len(texts[index])),),)
             assert each.response.usage == Usage(len(texts[index]))
     assert sum(provider.calls.values()) <= 1 + 2 * math.ceil(math.log2(100)) * len(bad)
-    assert engine.stats().input_tokens == sum(len(text) for n, text in enumerate(texts) if n not in bad)
     assert {done[index].attempts for index in bad} <= {7, 8}  # the whole, then six or seven parts
 
 

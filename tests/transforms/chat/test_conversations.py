@@ -133,12 +133,12 @@ class Provider:
         return ChatResponse(said or f"re: {request.messages[-1].content}", "stop", Usage(3, 2), "fake-1")
 
     async def execute_stream(self, request):
-        yield StreamChunk(0, "start")
+        yield StreamChunk("start")
         for word in "one two three".split():
-            yield StreamChunk(0, "content", f"{word} ")
+            yield StreamChunk("content", f"{word} ")
             await self._said(request)
-        yield StreamChunk(0, "metadata", details={"model": "fake-2", "warnings": ("odd",), "reasoning": "hm"})
-        yield StreamChunk(0, "done", finish_reason="stop", usage=Usage(3, 2))
+        yield StreamChunk("metadata", details={"model": "fake-2", "warnings": ("odd",), "reasoning": "hm"})
+        yield StreamChunk("done", finish_reason="stop", usage=Usage(3, 2))
 
     async def aclose(self):
         pass
