@@ -18,7 +18,15 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
-from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, StopRun, Unauthorized
+from llmdo.backends.errors import (
+    BadReply,
+    CallTimeout,
+    ConnectionFailed,
+    ModelError,
+    StopRun,
+    StreamError,
+    Unauthorized,
+)
 from llmdo.backends.http.base_url import shown_url, without_route
 from llmdo.backends.http.content_coding import ACCEPTED, UnreadableCoding, decoded
 from llmdo.backends.http.resolver import Resolver
@@ -211,6 +219,15 @@ async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
                 f"{reply.url.host} compresses its replies as {error}, which was not asked for and cannot be read: "
                 "switch that off at the service, or at what stands before it"
             ) from error
+
+
+async def stream_bytes(incoming: Opened, model: str, provider: str) -> AsyncIterator[bytes]:
+    """The bytes of an opened reply. Raises StreamError where the connection breaks."""
+    try:
+        async for chunk in incoming.pieces:
+            yield chunk
+    except (aiohttp.ClientError, OSError) as error:
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
 
 
 @contextmanager

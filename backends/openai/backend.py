@@ -11,35 +11,29 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import aiohttp
 import pydantic_core
 from yarl import URL
 
-from llmdo.backends.errors import BadReply, ConnectionFailed, InvalidRequest, ModelError, StreamError
+from llmdo.backends.errors import BadReply, InvalidRequest, ModelError
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
-from llmdo.backends.http.reply_json import mapping, read_json
+from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors, stream_bytes
+from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.http.sse import read_events
 from llmdo.backends.http.stray_streams import stray_events
 from llmdo.backends.json_mode.answers import in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai.errors import is_refusal, refusal
+from llmdo.backends.openai.errors import request_id as _request_id
 from llmdo.backends.openai.models import model_info
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
+from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.requests import COMPATIBLE, OPENAI, chat_body
-from llmdo.backends.openai.shapes import (
-    choice_error,
-    first_choice,
-    read_completion,
-    read_usage,
-    read_vectors,
-    told_usage,
-)
-from llmdo.backends.openai.stream import read_stream
+from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors
+from llmdo.backends.openai.stream import StreamHead, read_stream
 from llmdo.backends.parameters import Dialect, translate
-from llmdo.backends.refusals.body import quoted
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, whole_answer, with_errors
@@ -120,6 +114,7 @@ class OpenAI:
         paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
         self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
         self._transport = transport or Network(base.root)
+        self._reader = ReplyReader(self.name, "the base URL", is_refusal, self._refusal, _request_id)
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation; see in_format for JSON mode."""
@@ -137,18 +132,18 @@ class OpenAI:
         parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
         body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
         incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
-        reply, request_id = self._read(incoming, request.model, lambda _: None), _request_id(incoming)
+        reply, request_id = self._reader.read(incoming, request.model, lambda _: None), _request_id(incoming.headers)
         vectors = read_vectors(reply, request.model, len(request.texts), self.name, request_id)
         named = str(mapping(reply).get("model") or request.model)
         details = self._details(incoming)
-        return EmbedResponse(tuple(vectors), read_usage(reply), named, request_id, warnings, details)
+        return EmbedResponse(vectors, read_usage(reply), named, request_id, warnings, details)
 
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
         incoming = await self._send(self._raw(request))
         warnings: list[str] = []
-        reply = self._read(incoming, request.model, warnings.append)
-        request_id, named = _request_id(incoming), str(mapping(reply).get("model") or request.model)
+        reply = self._reader.read(incoming, request.model, warnings.append)
+        request_id, named = _request_id(incoming.headers), str(mapping(reply).get("model") or request.model)
         usage = read_usage(reply)
         warnings += raw_warnings(reply, request.model, self.name, request_id)
         reply = without_bad_vectors(reply, request.model, self.name, request_id, warnings.append)
@@ -201,7 +196,7 @@ class OpenAI:
                 incoming = await stack.enter_async_context(self._transport.open(outgoing))
             head = incoming.head
             if head.ok and head.content_type == "text/event-stream":
-                events = read_events(_bytes_of_stream(incoming, model, self.name))
+                events = read_events(stream_bytes(incoming, model, self.name))
                 async for chunk in self._pieces(events, head, model, warnings):
                     yield chunk
                 return
@@ -211,22 +206,11 @@ class OpenAI:
         for chunk in whole_answer(await self._completion(whole, model, warnings)):
             yield chunk
 
-    async def _pieces(
+    def _pieces(
         self, events: AsyncIterator[str], head: Incoming, model: str, warnings: tuple[str, ...]
-    ) -> AsyncGenerator[StreamChunk, None]:
-        async for chunk in read_stream(events, model, self.name, lambda event: self._error(head, event, model)):
-            yield chunk
-            if chunk.kind == "start":
-                for told in self._told(head, warnings):
-                    yield told
-
-    def _told(self, incoming: Incoming, warnings: tuple[str, ...]) -> list[StreamChunk]:
-        details: dict[str, Any] = {**self._details(incoming)}
-        if warnings:
-            details["warnings"] = warnings
-        if _request_id(incoming):
-            details["request_id"] = _request_id(incoming)
-        return [StreamChunk("metadata", details=details)] if details else []
+    ) -> AsyncIterator[StreamChunk]:
+        start = StreamHead(model, self.name, _request_id(head.headers), self._details(head), warnings)
+        return read_stream(events, start, partial(self._reader.refused, head, model=model))
 
     def _chat_body(self, request: ChatRequest, *, stream: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service
@@ -247,7 +231,8 @@ class OpenAI:
         if events is not None:
             return await collected(self._pieces(events, incoming, model, warnings), model)
         told = list(warnings)
-        response = read_completion(self._read(incoming, model, told.append), model, self.name, _request_id(incoming))
+        body, identity = self._reader.read(incoming, model, told.append), _request_id(incoming.headers)
+        response = read_completion(body, model, self.name, identity)
         return replace(response, warnings=(*told, *response.warnings), details=self._details(incoming))
 
     def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> Call:
@@ -263,58 +248,16 @@ class OpenAI:
 
     async def _get(self, url: URL, about: str) -> Any:
         incoming = await self._send(Call("GET", url, self._service.headers))
-        return self._read(incoming, about, lambda _: None)
+        return self._reader.read(incoming, about, lambda _: None)
 
     async def _send(self, outgoing: Call) -> Incoming:
         with network_errors(self.name, self._service.url):
             return await self._transport.send(outgoing)
 
-    def _read(self, incoming: Incoming, model: str, warn: Callable[[str], None]) -> Any:
-        """The JSON of a whole reply; raises what the reply means otherwise, never anything but a ModelError."""
-        try:
-            body = read_json(incoming.content, warn)
-        except ValueError as error:
-            if incoming.ok:
-                raise self._no_json(incoming, model) from error
-            body = incoming.content.decode("utf-8", "replace")
-        if not incoming.ok or is_refusal(body):
-            refused = self._refusal(incoming, body, model)
-            refused.usage = told_usage(body)  # a model may have worked before it failed
-            raise refused
-        failed = choice_error(first_choice(body), told_usage(body), lambda said: self._error(incoming, said, model))
-        if failed is not None:
-            raise failed
-        return body
-
-    def _error(self, incoming: Incoming, event: Any, model: str) -> ModelError | None:
-        return self._refusal(incoming, event, model) if is_refusal(event) else None
-
     def _refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
         status, key = incoming.status, self._service.key
         return refusal(status, incoming.headers, body, model, self.name, key, self._clock())
 
-    def _no_json(self, incoming: Incoming, model: str) -> ModelError:
-        kind, request_id, status = incoming.content_type, _request_id(incoming), incoming.status
-        if "json" in kind:
-            text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
-            return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
-        text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check the base URL and any proxy between"
-        text += quoted(incoming.content)
-        # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
-        return ConnectionFailed(text, status=status, request_id=request_id, provider=self.name)
-
     def _details(self, incoming: Incoming) -> dict[str, str]:
         wanted = self._service.details
         return {name: incoming.headers[header] for header, name in wanted.items() if header in incoming.headers}
-
-
-async def _bytes_of_stream(incoming: Opened, model: str, provider: str) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in incoming.pieces:
-            yield chunk
-    except (aiohttp.ClientError, OSError) as error:
-        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
-
-
-def _request_id(incoming: Incoming) -> str | None:
-    return incoming.headers.get("x-request-id")

@@ -39,7 +39,7 @@ def refusal(
         model=model,
         status=status,
         code=next((code for code in read.codes if not code.isdecimal()), None),
-        request_id=headers.get("x-request-id"),
+        request_id=request_id(headers),
         provider=provider,
         key=key,
         # A proxy's word that it has sent nothing on: no server behind it has seen the request.
@@ -61,3 +61,8 @@ def is_refusal(body: object) -> bool:
         return True
     says = isinstance(body.get("message") or body.get("msg") or body.get("Message"), str)
     return says and any(body.get(key) not in _FINE for key in _NUMBERED)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The service's id of a call."""
+    return headers.get("x-request-id")

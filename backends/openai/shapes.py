@@ -47,9 +47,8 @@ def read_completion(body: Any, model: str, provider: str, request_id: str | None
     if error is not None:
         raise error
     response = read_choices(body)
-    named = body.get("model")
-    answered = named if isinstance(named, str) and named else model
-    warnings = (*response.warnings, *answer_warnings(response, usage.output_tokens, model, answered))
+    answered, substituted = answering_model(body, model)
+    warnings = (*response.warnings, *warnings_of(response, usage.output_tokens), *substituted)
     return replace(response, usage=usage, model=answered, request_id=request_id, warnings=warnings)
 
 
@@ -182,14 +181,18 @@ def _index(choice: Mapping[str, Any], position: int) -> int:
     return position if found is None else found
 
 
-def read_vectors(body: Any, model: str, count: int, provider: str, request_id: str | None) -> list[tuple[float, ...]]:
-    """Reads ``{"data": [{"index", "embedding"}, …]}`` in the order of ``index``; one vector a text, of ``count`` texts,
-    or BadReply. See checked_vectors.
+def read_vectors(
+    body: Any, model: str, count: int, provider: str, request_id: str | None, neurons: float | None = None
+) -> tuple[tuple[float, ...], ...]:
+    """Reads ``{"data": [{"index", "embedding"}, …]}`` by ``index``, and Workers AI's ``{"data": [[…], …]}``.
+
+    One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``.
+    Raises BadReply for another number, and where the only vector cannot be used.
     """
-    rows = mapping(body).get("data")
+    rows = mapping(body).get("data") or mapping(body).get("response")
     found: dict[int, tuple[float, ...]] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else []):
-        vector = read_vector(mapping(row).get("embedding"))
+        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
         if vector is not None:
             found[_index(mapping(row), position)] = vector
     if sorted(found) != list(range(count)):
@@ -198,8 +201,10 @@ def read_vectors(body: Any, model: str, count: int, provider: str, request_id: s
             request_id=request_id,
             provider=provider,
         )
-    vectors = [found[index] for index in range(count)]
-    return checked_vectors(vectors, model, provider, request_id, read_usage(body))
+    vectors = tuple(found[index] for index in range(count))
+    if vectors == ((),):
+        raise unusable_vector(model, provider, request_id, read_usage(body, neurons))
+    return vectors
 
 
 def read_vector(numbers: Any) -> tuple[float, ...] | None:
@@ -220,15 +225,6 @@ def read_vector(numbers: Any) -> tuple[float, ...] | None:
     return vector if all(map(isfinite, vector)) else ()
 
 
-def checked_vectors(
-    vectors: list[tuple[float, ...]], model: str, provider: str, request_id: str | None, usage: Usage
-) -> list[tuple[float, ...]]:
-    """The vectors, in which () stands for one that cannot be used. Raises BadReply where that is the only one."""
-    if vectors == [()]:
-        raise unusable_vector(model, provider, request_id, usage)
-    return vectors
-
-
 def read_usage(result: Any, neurons: float | None = None) -> Usage:
     """Reads ``usage`` by either naming; ``neurons`` where the body has none."""
     usage = mapping(mapping(result).get("usage"))
@@ -244,16 +240,36 @@ def read_usage(result: Any, neurons: float | None = None) -> Usage:
     )
 
 
-def answer_warnings(response: ChatResponse, tokens: int, asked: str, answered: str) -> Iterator[str]:
-    """What is not as asked about an answer of ``tokens`` tokens, in sentences."""
-    if response.finish_reason == "length" and response.text is None and response.reasoning:
-        yield f"all {tokens} tokens went into reasoning: raise max_tokens"
-    elif response.finish_reason == "length":
-        yield f"the answer is cut off at {tokens} tokens: raise max_tokens"
-    elif not response.text and not response.tool_calls:
-        yield "the model sent no text"
-    if not is_same_model(asked, answered):
-        yield f"{answered} answered instead of {asked}"
+def warnings_of(response: ChatResponse, tokens: int) -> tuple[str, ...]:
+    """See ``answer_warnings``."""
+    answered = bool(response.text or response.tool_calls)
+    return answer_warnings(response.finish_reason, tokens, answered, thought=bool(response.reasoning))
+
+
+def answer_warnings(finish: FinishReason | None, tokens: int, answered: bool, *, thought: bool) -> tuple[str, ...]:
+    """What is not as asked about an answer, in sentences; ``thought``: whether there is reasoning.
+
+    ``tokens``: those of the answer, or their limit; 0 where neither is known.
+    """
+    if finish == "length" and thought and not answered:
+        return (f"all {tokens} tokens went into reasoning: raise max_tokens",)
+    if finish == "length":
+        where = f" at {tokens} tokens" if tokens else ""
+        return (f"the answer is cut off{where}: raise max_tokens",)
+    return () if answered else ("the model sent no text",)
+
+
+def answering_model(body: Any, asked: str, *, native: bool = False) -> tuple[str, tuple[str, ...]]:
+    """The model that a reply names, and a warning where it is not the one asked for.
+
+    ``native``: Workers AI, which leads a retired name to another model; a model's other names are not told there.
+    """
+    named = mapping(body).get("model")
+    if not isinstance(named, str) or not named:
+        return asked, ()
+    if is_same_model(asked, named):
+        return asked if native else named, ()
+    return named, (f"{'model substituted: ' if native else ''}{named} answered instead of {asked}",)
 
 
 def is_same_model(asked: str, answered: str) -> bool:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
 import pydantic_core
 from yarl import URL
 
-from llmdo.backends.errors import ConnectionFailed, InvalidRequest, ModelError, ModelNotFound, StreamError
+from llmdo.backends.errors import InvalidRequest, ModelError, ModelNotFound
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
-from llmdo.backends.http.reply_json import amount, read_json
-from llmdo.backends.openai.shapes import choice_error, first_choice, told_usage
-from llmdo.backends.refusals.body import quoted
+from llmdo.backends.http.reply_json import amount
+from llmdo.backends.openai.replies import ReplyReader
+from llmdo.backends.openai.stream import StreamHead
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.shapes import Reply, unwrap
@@ -38,6 +37,7 @@ class Api:
     """One account's Workers AI. Every coroutine raises ModelError, and nothing else.
 
     With a gateway, all calls but batches and lists go through it. Its own retries are off: they would multiply ours.
+    ``reader`` reads the replies.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Api:
         self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
         self._clock = clock
         self._transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
+        self.reader = ReplyReader(PROVIDER, "CLOUDFLARE_BASE_URL", is_refusal, self._refusal, request_id, unwrap)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -107,22 +108,7 @@ class Api:
     def read(self, incoming: Incoming, model: str) -> Reply:
         """The result of a whole reply; raises what the reply means otherwise."""
         warnings: list[str] = []
-        try:
-            body = read_json(incoming.content, warnings.append)
-        except ValueError as error:
-            if incoming.ok:
-                raise _no_json(incoming, model) from error
-            body = incoming.content.decode("utf-8", "replace")
-        if not incoming.ok or is_refusal(body):
-            refused = self.refusal(incoming, body, model)
-            refused.usage = told_usage(unwrap(body))  # a model may have worked before it failed
-            raise refused
-        result = unwrap(body)
-        failed = choice_error(
-            first_choice(result), told_usage(result), functools.partial(self.refusal, incoming, model=model)
-        )
-        if failed is not None:
-            raise failed
+        result = self.reader.read(incoming, model, warnings.append)
         return replace(self.reply(incoming, result), warnings=tuple(warnings))
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:
@@ -131,8 +117,17 @@ class Api:
         details = {} if not self._gateway else _told(headers)
         return Reply(result, request_id(headers), _neurons(headers), details)
 
-    def refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
-        """The error that a reply, or an event of a stream, means."""
+    def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str] = ()) -> StreamHead:
+        """What a stream's headers say, and what the call that it answers was."""
+        reply, told = self.reply(incoming, None), tuple(warnings)
+        return StreamHead(
+            *(model, PROVIDER, reply.request_id, reply.details, told),
+            native=True,
+            neurons=reply.neurons,
+            max_tokens=max_tokens,
+        )
+
+    def _refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:
         return refusal(incoming.status, incoming.headers, body, model, self._clock())
 
     def _post(self, url: URL, body: object, model: str, about: str, *, fresh: bool) -> Call:
@@ -148,15 +143,6 @@ class Api:
         if self._gateway and fresh:
             headers = {**headers, "cf-aig-skip-cache": "true"}
         return Call("POST", url, headers, content)
-
-
-async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
-    """The bytes of an opened reply. Raises StreamError where the connection breaks."""
-    try:
-        async for chunk in incoming.pieces:
-            yield chunk
-    except (aiohttp.ClientError, OSError) as error:
-        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=PROVIDER) from error
 
 
 def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
@@ -183,17 +169,6 @@ def _run_url(root: str, model: str) -> URL:
 @functools.lru_cache(maxsize=256)
 def _url(text: str) -> URL:
     return URL(text, encoded=True)
-
-
-def _no_json(incoming: Incoming, model: str) -> ModelError:
-    kind, identity = incoming.content_type, request_id(incoming.headers)
-    if "json" in kind or not incoming.content:
-        text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
-        return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
-    text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check CLOUDFLARE_BASE_URL and any proxy between"
-    text += quoted(incoming.content)
-    # Somebody else's page, in the place of the model's: what stands between may be gone in a moment.
-    return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=PROVIDER)
 
 
 def _neurons(headers: Mapping[str, str]) -> float | None:

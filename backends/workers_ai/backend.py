@@ -19,26 +19,26 @@ from typing import Any
 import pydantic_core
 
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
-from llmdo.backends.http.client import Incoming, Transport
+from llmdo.backends.http.client import Incoming, Transport, stream_bytes
 from llmdo.backends.http.sse import read_events
 from llmdo.backends.http.stray_streams import stray_events
 from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import deprecation, kept_models
 from llmdo.backends.openai.raw import raw_warnings
-from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
+from llmdo.backends.openai.stream import read_stream
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.backends.workers_ai import models
-from llmdo.backends.workers_ai.api import Api, stream_bytes
+from llmdo.backends.workers_ai.api import Api
 from llmdo.backends.workers_ai.batch import batch_content, batch_name, batch_state, checked, share_of_batch
 from llmdo.backends.workers_ai.catalogue import model_info
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.requests import body_of, chat_body, embed_body, lower_limit, raw_body
-from llmdo.backends.workers_ai.shapes import Reply, model_of, read_chat, read_vectors
-from llmdo.backends.workers_ai.stream import read_stream
+from llmdo.backends.workers_ai.shapes import Reply, read_chat
 from llmdo.settings.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
 
 PAGE = 50  # models a page of the list
@@ -92,9 +92,9 @@ class WorkersAI:
         model, warnings = request.model, self._warnings(request.model)
         body = embed_body(request, warnings.append)
         reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
-        answered, substituted = model_of(reply.result, model)
+        answered, substituted = answering_model(reply.result, model, native=True)
         return EmbedResponse(
-            vectors=read_vectors(reply, model, len(request.texts)),
+            vectors=read_vectors(reply.result, model, len(request.texts), PROVIDER, reply.request_id, reply.neurons),
             usage=read_usage(reply.result, reply.neurons),
             model=answered,
             request_id=reply.request_id,
@@ -110,7 +110,7 @@ class WorkersAI:
         model = request.model
         outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
         reply = self._raw(await self._api.send(outgoing), model)
-        answered, substituted = model_of(reply.result, model)
+        answered, substituted = answering_model(reply.result, model, native=True)
         odd = raw_warnings(reply.result, model, PROVIDER, reply.request_id)
         return RawResponse(
             result=reply.result,
@@ -224,8 +224,11 @@ class WorkersAI:
         events = stray_events(whole)
         if events is None:
             return read_chat(self._api.read(whole, model), model, limit)
-        refused = partial(self._api.refusal, whole, model=model)
-        return await collected(read_stream(events, model, limit, refused, self._api.reply(whole, None)), model)
+        head, refused = (
+            self._api.stream_head(whole, model, limit),
+            partial(self._api.reader.refused, whole, model=model),
+        )
+        return await collected(read_stream(events, head, refused), model)
 
     async def _chunks(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):
@@ -253,10 +256,9 @@ class WorkersAI:
         async with self._api.opened(outgoing) as incoming:
             head = incoming.head
             if head.ok and head.content_type == "text/event-stream":
-                start = self._api.reply(head, None)
-                events = read_events(stream_bytes(incoming, model))
-                refused = partial(self._api.refusal, head, model=model)
-                async for chunk in read_stream(events, model, body["max_tokens"], refused, start, warnings):
+                events = read_events(stream_bytes(incoming, model, PROVIDER))
+                start = self._api.stream_head(head, model, body["max_tokens"], tuple(warnings))
+                async for chunk in read_stream(events, start, partial(self._api.reader.refused, head, model=model)):
                     yield chunk
                 return
             whole = await self._api.read_rest(incoming)

@@ -16,7 +16,7 @@ import pydantic_core
 
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
 from llmdo.backends.json_mode.answers import problem_of_answer
-from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
 from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse, Response
@@ -24,7 +24,7 @@ from llmdo.backends.usage import Usage, share
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.requests import body_of
-from llmdo.backends.workers_ai.shapes import Reply, model_of, read_chat, read_vectors
+from llmdo.backends.workers_ai.shapes import Reply, read_chat
 
 MAX_BYTES = 10_000_000  # of one batch: "less than 10 MB"
 _AROUND = len('{"requests":[]}')
@@ -180,7 +180,7 @@ def _alone(error: ModelError, request: Request) -> ModelError:
 
 
 def _read(reply: Reply, model: str, request: Request) -> Response:
-    answered, substituted = model_of(reply.result, model)
+    answered, substituted = answering_model(reply.result, model, native=True)
     warnings: list[str] = []
     body_of(request, warn=warnings.append)
     if isinstance(request, ChatRequest):
@@ -190,7 +190,7 @@ def _read(reply: Reply, model: str, request: Request) -> Response:
     warnings += substituted
     usage = read_usage(reply.result, None)
     if isinstance(request, EmbedRequest):
-        vectors = read_vectors(reply, model, len(request.texts))
+        vectors = read_vectors(reply.result, model, len(request.texts), PROVIDER, reply.request_id, reply.neurons)
         return EmbedResponse(vectors, usage, answered, reply.request_id, tuple(warnings))
     return RawResponse(reply.result, usage, answered, reply.request_id, tuple(warnings))
 

@@ -18,13 +18,12 @@ from llmdo.backends.http.reply_json import excerpt, mapping
 from llmdo.backends.openai.messages import as_text, tool_calls
 from llmdo.backends.openai.raw import failed_response, response_reason
 from llmdo.backends.openai.shapes import (
-    checked_vectors,
+    answering_model,
     failed_choice,
-    is_same_model,
     no_choice,
     read_choices,
     read_usage,
-    read_vector,
+    warnings_of,
 )
 from llmdo.backends.responses import ChatResponse, FinishReason
 from llmdo.backends.usage import Usage
@@ -77,49 +76,17 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     finish = response.finish_reason
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason
-    answered, substituted = model_of(result, model)
+    answered, substituted = answering_model(result, model, native=True)
+    response = replace(response, finish_reason=finish)
+    odd = (*warnings_of(response, max_tokens), *_no_json(response), *substituted)
     return replace(
         response,
-        finish_reason=finish,
         usage=usage,
         model=answered,
         request_id=reply.request_id,
-        warnings=(*reply.warnings, *response.warnings, *_warnings(response, finish, max_tokens), *substituted),
+        warnings=(*reply.warnings, *response.warnings, *odd),
         details=reply.details,
     )
-
-
-def model_of(result: Any, asked: str) -> tuple[str, tuple[str, ...]]:
-    """The model that answered, and a warning where it is not the one asked for: a retired name can lead to another
-    one.
-    """
-    named = mapping(result).get("model")
-    if not isinstance(named, str) or not named:
-        return asked, ()
-    if is_same_model(asked, named):
-        return asked, ()
-    return named, (f"model substituted: {named} answered instead of {asked}",)
-
-
-def read_vectors(reply: Reply, model: str, count: int) -> tuple[tuple[float, ...], ...]:
-    """Reads ``{"data": [[…], …]}``, or OpenAI's ``{"data": [{"embedding": […]}, …]}``; one vector for each of ``count``
-    texts. Raises BadReply.
-    """
-    result = reply.result
-    rows = mapping(result).get("data") or mapping(result).get("response")
-    vectors = []
-    for row in rows if isinstance(rows, list) else []:
-        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
-        if vector is not None:
-            vectors.append(vector)
-    if len(vectors) != count:
-        raise BadReply(
-            f"{model} sent {len(vectors)} vectors for {count} texts ({excerpt(result)}): name an embedding model",
-            request_id=reply.request_id,
-            provider=PROVIDER,
-        )
-    usage = read_usage(result, reply.neurons)
-    return tuple(checked_vectors(vectors, model, PROVIDER, reply.request_id, usage))
 
 
 def _failed(result: Any, model: str, request_id: str | None, usage: Usage | None) -> ModelError | None:
@@ -205,13 +172,7 @@ def _response(
     )
 
 
-def _warnings(response: ChatResponse, finish: FinishReason | None, max_tokens: int) -> Iterator[str]:
-    if finish == "length" and response.text is None and response.reasoning:
-        yield f"all {max_tokens} tokens went into reasoning: raise max_tokens"
-    elif finish == "length":
-        yield f"the answer is cut off at {max_tokens} tokens: raise max_tokens"
-    elif response.text is None and not response.tool_calls:
-        yield "the model sent no text"
+def _no_json(response: ChatResponse) -> Iterator[str]:
     for call in response.tool_calls:
         if "function" in call and not _is_json(call["function"]["arguments"]):
             yield f"the arguments for {call['function']['name']} are no JSON"

@@ -9,8 +9,6 @@ import pytest
 from llmdo.backends.errors import BadReply
 from llmdo.backends.openai.shapes import read_vector, read_vectors
 from llmdo.backends.usage import Usage
-from llmdo.backends.workers_ai.shapes import Reply
-from llmdo.backends.workers_ai.shapes import read_vectors as read_native
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -54,16 +52,16 @@ def test_numbers_become_a_vector_or_none_that_can_be_used_or_none_at_all(numbers
 @pytest.mark.parametrize("index", [(1, 0), ("1", "0"), (1.0, 0.0)])
 def test_an_index_may_be_written_in_any_way(index):
     rows = [{"index": place, "embedding": [value]} for place, value in zip(index, (1, 0), strict=True)]
-    assert read(*rows, count=2) == [(0.0,), (1.0,)]
+    assert read(*rows, count=2) == ((0.0,), (1.0,))
 
 
 def test_without_an_index_the_order_counts():
-    assert read({"embedding": [1]}, {"embedding": [2]}, count=2) == [(1.0,), (2.0,)]
+    assert read({"embedding": [1]}, {"embedding": [2]}, count=2) == ((1.0,), (2.0,))
 
 
 def test_only_the_text_whose_vector_holds_nan_is_without_one():
-    assert read({"embedding": [1]}, {"embedding": [NAN]}, {"embedding": [3]}, count=3) == [(1.0,), (), (3.0,)]
-    assert read_native(Reply({"data": [[1], [NAN], [3]]}), "e", 3) == ((1.0,), (), (3.0,))
+    assert read({"embedding": [1]}, {"embedding": [NAN]}, {"embedding": [3]}, count=3) == ((1.0,), (), (3.0,))
+    assert read([1], [NAN], [3], count=3) == ((1.0,), (), (3.0,))
 
 
 def test_a_text_alone_with_such_a_vector_is_a_bad_reply_that_is_paid():
@@ -71,7 +69,7 @@ def test_a_text_alone_with_such_a_vector_is_a_bad_reply_that_is_paid():
         read({"embedding": [NAN, NAN]}, count=1)
     assert (caught.value.usage, caught.value.request_id) == (Usage(6), "r-1")
     with pytest.raises(BadReply, match="NaN or infinity"):
-        read_native(Reply({"data": [[NAN]]}), "e", 1)
+        read([NAN], count=1)
 
 
 def test_what_python_writes_for_nan_is_read_so():

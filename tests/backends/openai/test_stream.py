@@ -138,8 +138,18 @@ def test_custom_calls_parts_and_what_else_the_service_tells_come_too():
     told = [chunk.details for chunk in chunks if chunk.kind == "metadata"]
     assert [chunk.text for chunk in chunks if chunk.kind == "content"] == ["Hi"]
     assert told[1] == {"reasoning": "hm"}
-    assert "(odd)" in told[2]["warnings"][0]
-    assert told[3] == {"system_fingerprint": "fp", "citations": ["u"], "annotations": [note, {**note, "end": 1}]}
+    assert "(odd)" in told[2].pop("warnings")[0]
+    assert told[2] == {"system_fingerprint": "fp", "citations": ["u"], "annotations": [note, {**note, "end": 1}]}
     (used,) = (chunk.tool_call for chunk in chunks if chunk.kind == "tool_use")
     assert used == {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
     assert chunks[-1].finish_reason == "odd"
+
+
+def test_a_stream_that_is_cut_off_says_so_like_a_whole_answer():
+    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    reply = event_stream(events(delta(content="Pa"), delta("length"), usage))
+    reply.headers["x-request-id"] = "req_1"
+    chunks, _ = stream(reply)
+    cut = "the answer is cut off at 2 tokens: raise max_tokens"
+    assert chunks[-2].details == {"warnings": (cut,), "request_id": "req_1"}
+    assert chunks[-1].finish_reason == "length"

@@ -4,9 +4,9 @@ import pytest
 
 from llmdo.backends.errors import BadReply, ContentFiltered
 from llmdo.backends.openai.messages import as_text
-from llmdo.backends.openai.shapes import read_usage
+from llmdo.backends.openai.shapes import read_usage, read_vectors
 from llmdo.backends.usage import Usage
-from llmdo.backends.workers_ai.shapes import Reply, read_chat, read_vectors, unwrap
+from llmdo.backends.workers_ai.shapes import Reply, read_chat, unwrap
 
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -224,7 +224,7 @@ def test_neurons_come_from_the_header_where_the_body_has_none():
     ],
 )
 def test_vectors_are_read_in_order(result):
-    assert read_vectors(Reply(result), MODEL, 2) == ((1.0, 2.5), (3.0, 4.0))
+    assert read_vectors(result, MODEL, 2, "workers-ai", None) == ((1.0, 2.5), (3.0, 4.0))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_vectors_are_read_in_order(result):
 )
 def test_too_few_vectors_are_a_bad_reply(result):
     with pytest.raises(BadReply, match="for 2 texts"):
-        read_vectors(Reply(result), MODEL, 2)
+        read_vectors(result, MODEL, 2, "workers-ai", None)
 
 
 def test_only_the_envelope_is_taken_off():

@@ -1,0 +1,69 @@
+"""Whole replies of services that speak OpenAI's API, Workers AI among them: the JSON, or the error that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmdo.backends.errors import ConnectionFailed, ModelError
+from llmdo.backends.http.client import Incoming
+from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.openai.shapes import choice_error, first_choice, told_usage
+from llmdo.backends.refusals.body import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyReader:
+    """Reads the replies of one service.
+
+    Attributes:
+        provider: the provider's name.
+        address: what names the base URL, for errors.
+        is_refusal: whether a JSON body, or an event of a stream, is an error whatever its status.
+        refusal: the error that a reply with this body means for a model.
+        request_id: the provider's id of a call, by the headers.
+        unwrap: the result inside an envelope.
+    """
+
+    provider: str
+    address: str
+    is_refusal: Callable[[object], bool]
+    refusal: Callable[[Incoming, object, str], ModelError]
+    request_id: Callable[[Mapping[str, str]], str | None]
+    unwrap: Callable[[Any], Any] = lambda body: body
+
+    def read(self, incoming: Incoming, model: str, warn: Callable[[str], None]) -> Any:
+        """The result of a whole reply. Raises what the reply means otherwise, never anything but a ModelError."""
+        try:
+            body = read_json(incoming.content, warn)
+        except ValueError as error:
+            if incoming.ok:
+                raise self._no_json(incoming, model) from error
+            body = incoming.content.decode("utf-8", "replace")
+        result = self.unwrap(body)
+        if not incoming.ok or self.is_refusal(body):
+            refused = self.refusal(incoming, body, model)
+            refused.usage = told_usage(result)  # a model may have worked before it failed
+            raise refused
+        failed = choice_error(
+            first_choice(result), told_usage(result), lambda said: self.refused(incoming, said, model)
+        )
+        if failed is not None:
+            raise failed
+        return result
+
+    def refused(self, incoming: Incoming, event: object, model: str) -> ModelError | None:
+        """The error that an event of a stream, or the ``error`` of a choice, means; None where it is not one."""
+        return self.refusal(incoming, event, model) if self.is_refusal(event) else None
+
+    def _no_json(self, incoming: Incoming, model: str) -> ModelError:
+        kind = incoming.content_type
+        if "json" in kind or not incoming.content:
+            text = f"{model}: the reply broke off after {len(incoming.content)} bytes: ask again"
+        else:
+            text = f"{model}: the reply is {kind or 'of no type'}, not JSON: check {self.address} and any proxy between"
+            text += quoted(incoming.content)
+        # Another server's page in the place of the model's: what stands between may be gone in a moment.
+        identity = self.request_id(incoming.headers)
+        return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=self.provider)
