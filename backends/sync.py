@@ -7,13 +7,12 @@ import threading
 import weakref
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from types import TracebackType
 from typing import Any, TypeVar
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.errors import InvalidRequest, LineError
-from llmdo.backends.limits.array_limits import ArrayLimits
+from llmdo.backends.limits.arrays import ArrayLimits, joined
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import list_models
 from llmdo.backends.parameters import OURS
@@ -21,7 +20,6 @@ from llmdo.backends.providers import PROVIDERS, split_model, unusual
 from llmdo.backends.providers import connect as open_backend
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, RawResponse, StreamChunk
-from llmdo.backends.usage import added
 
 T = TypeVar("T")
 
@@ -145,14 +143,7 @@ class Model:
                 start += len(some)
         if not parts:
             raise InvalidRequest(f"{model}: there are no texts to embed", provider=self.backend.name)
-        return EmbedResponse(
-            tuple(vector for part in parts for vector in part.vectors),
-            reduce(added, (part.usage for part in parts)),
-            parts[0].model,
-            parts[0].request_id,
-            tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
-            parts[0].details,
-        )
+        return joined(parts)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         if not self._finish.alive:

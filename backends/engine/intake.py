@@ -6,13 +6,12 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.errors import EngineClosed
-from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
+from llmdo.backends.limits.sizes import memory_size
 
 LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
 # Who waits for room is woken when one of so many parts of it is free: to wake a thread for each place costs CPU time.
@@ -58,7 +57,7 @@ class Intake:
     def take(self, job: Job, *, wait: bool) -> bool:
         """Takes a job in, and waits for room or says that there is none. Raises EngineClosed."""
         if self._room.more:
-            job.place.size = size_of(job.request)
+            job.place.size = memory_size(job.request)
         with self.lock:
             if not self._wait(None if wait else 0.0):
                 return False
@@ -133,19 +132,3 @@ class Intake:
         with self.lock:
             self._called = False
         self._begin(self.left())
-
-
-def size_of(request: Request) -> int:
-    """Characters of all text in a request, pictures too: about the bytes that it holds in memory."""
-    if isinstance(request, ChatRequest):
-        messages = sum(_characters(message.content) + _characters(message.extra) for message in request.messages)
-        return messages + _characters(request.parameters)
-    return _characters(request.texts if isinstance(request, EmbedRequest) else request.input)
-
-
-def _characters(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from itertools import pairwise
 
 from llmdo.backends.errors import LineError, ModelError, ModelUnusable, unusable_vector
-from llmdo.backends.limits.array_limits import Halved
+from llmdo.backends.limits.arrays import Halved, one_each
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.retry import is_refusal
 from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import EmbedResponse, Response
-from llmdo.backends.usage import added, share
 
 _numbers = itertools.count(1)
 
@@ -158,25 +156,3 @@ def each_of(
         else (None, unusable_vector(part.model, job.provider, part.request_id, part.usage))
         for part in one_each(response, job.request.texts)
     ]
-
-
-def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:
-    """One response for each text, with its share of the usage."""
-    if response.parts:
-        return list(response.parts)
-    shares = share(response.usage, [len(text) for text in texts])
-    return [
-        replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)
-    ]
-
-
-def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
-    """Responses of one text each as one."""
-    paid = [one.usage for one in parts if not one.shared]
-    return replace(
-        parts[-1],
-        vectors=tuple(vector for one in parts for vector in one.vectors),
-        usage=reduce(added, paid or [one.usage for one in parts]),
-        shared=not paid,
-        parts=tuple(parts) if len(parts) > 1 else (),
-    )

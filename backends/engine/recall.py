@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
 
-from llmdo.backends.engine.jobs import joined, one_each
 from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.errors import StopRun
+from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 
@@ -235,7 +235,7 @@ class Recall:
             parts.append(replace(one, shared=True) if key in counted else one)
             if not one.shared:
                 counted.add(key)
-        return joined(parts)
+        return replace(joined(parts), parts=tuple(parts) if len(parts) > 1 else ())
 
     def _keys(self, provider: str, request: Request, line: LineId) -> Keys:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model, "place": line.place}

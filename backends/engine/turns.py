@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from llmdo.backends.errors import ModelError, StopRun
-from llmdo.backends.limits.array_limits import ArrayLimits
+from llmdo.backends.limits.arrays import ArrayLimits
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from llmdo.backends.parameters import answer_limit
-from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
+from llmdo.backends.limits.sizes import answer_limit, likely_tokens
+from llmdo.backends.requests import ChatRequest, Request
 from llmdo.backends.usage import Usage
 
 # How far calls may run ahead of an even spacing, in seconds: what a busy event loop has missed is made up for.
 SLACK_S = 0.05
-CHARACTERS_A_TOKEN = 4  # of English; what a call really used corrects it
 MODEST_OUTPUT = 256  # tokens expected of an answer while none was measured and the request sets no limit
 
 
@@ -74,12 +71,12 @@ class Tokens:
     def estimate(self, request: Request) -> float:
         """Tokens of input and output that a call may use."""
         a_guess = self._input / self._guessed if self._guessed else 1.0
-        return _guess(request) * a_guess + self._answer(request)
+        return likely_tokens(request) * a_guess + self._answer(request)
 
     def measured(self, request: Request, usage: Usage) -> None:
         """Takes note of what a call used."""
         self._calls += 1
-        self._guessed += _guess(request)
+        self._guessed += likely_tokens(request)
         self._input += usage.input_tokens
         self._output += usage.output_tokens
 
@@ -87,21 +84,3 @@ class Tokens:
         measured = self._output / self._calls if self._calls else None
         unknown = MODEST_OUTPUT if isinstance(request, ChatRequest) else 0.0
         return min((known for known in (answer_limit(request), measured) if known is not None), default=unknown)
-
-
-def _guess(request: Request) -> float:
-    """Tokens of a request's input."""
-    if isinstance(request, ChatRequest):
-        text = sum(_characters(message.content) for message in request.messages)
-    else:
-        text = _characters(request.texts if isinstance(request, EmbedRequest) else request.input)
-    return text / CHARACTERS_A_TOKEN
-
-
-def _characters(content: Any) -> int:
-    """Those of all texts in a JSON value; a picture's bytes are none."""
-    if isinstance(content, str):
-        return 0 if content.startswith("data:") else len(content)
-    if isinstance(content, Mapping):
-        return sum(map(_characters, content.values()))
-    return sum(map(_characters, content)) if isinstance(content, list | tuple) else 0

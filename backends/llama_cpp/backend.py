@@ -25,9 +25,10 @@ from llmdo.backends.errors import (
     StreamError,
 )
 from llmdo.backends.json_mode.answers import in_format, schema_of, wants_json
+from llmdo.backends.limits.sizes import bounded, checked_token_limit
 from llmdo.backends.llama_cpp.files import PROVIDER
 from llmdo.backends.llama_cpp.weights import CONTEXT, SLOTS, Server, Weights, in_thread
-from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, bounded, checked_token_limit, translate
+from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import whole_answer, with_errors

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from llmdo.backends.limits.rates import CHARACTERS_A_TOKEN
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, answer_limit, answers_wanted
-from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.limits.sizes import (
+    CHARACTERS_A_TOKEN,
+    DEFAULT_MAX_TOKENS,
+    answer_limit,
+    answers_wanted,
+    longest_input,
+)
+from llmdo.backends.requests import ChatRequest, RawRequest, Request
 from llmdo.backends.responses import Response
 from llmdo.backends.usage import Usage
 
-# What templates of chat models put around a conversation, and around each message. Tokens.
-CONVERSATION, MESSAGE = 40, 8
-PICTURE = 2_000  # tokens of an image, at the most that vision models make of one
 LONGEST_RESULT = 256  # of a model's own input without a limit: Workers AI's default
-# The content of these fields is pictures and sounds, not text.
-_MEDIA = frozenset({"image", "image_b64", "mask", "mask_b64", "audio", "video"})
-# Parameters that the model reads.
-_READ_TOO = ("tools", "functions", "response_format")
 # Of a short request most tokens are the template's, which says nothing of its text. Tokens.
 _LONG_ENOUGH = 100
 
@@ -34,7 +29,7 @@ class Estimates:
 
     def most(self, request: Request) -> Usage:
         """Tokens of input and output that a call may use."""
-        text, around = _measure(request)
+        text, around = longest_input(request)
         bytes_a_token = self._input.get(request.model, CHARACTERS_A_TOKEN)
         given = around - int(-text // bytes_a_token)
         output = answer_limit(request)
@@ -51,7 +46,7 @@ class Estimates:
         if _asks_twice(request):
             return
         self._output[model] = max(used.output_tokens, self._output.get(model, 0))
-        text, around = _measure(request)
+        text, around = longest_input(request)
         if used.input_tokens > around + _LONG_ENOUGH:
             found = text / (used.input_tokens - around)
             self._input[model] = max(1.0, min(found, self._input.get(model, CHARACTERS_A_TOKEN)))
@@ -60,40 +55,3 @@ class Estimates:
 def _asks_twice(request: Request) -> bool:
     """Whether a backend may ask a second time by itself: in JSON mode, after an answer that does not keep to it."""
     return isinstance(request, ChatRequest) and bool(request.parameters.get("response_format"))
-
-
-def _measure(request: Request) -> tuple[int, int]:
-    """Bytes of text, and tokens around it."""
-    if isinstance(request, EmbedRequest):
-        # Two marks and, where the model wants one, an instruction go with each text.
-        text = sum(_bytes(one) for one in request.texts)
-        return text, MESSAGE * len(request.texts)
-    if isinstance(request, ChatRequest):
-        text, around = 0, CONVERSATION + MESSAGE * len(request.messages)
-        for message in request.messages:
-            text += _text(message.content) + _text(message.extra)
-            around += PICTURE * _pictures(message.content)
-        text += sum(_text(request.parameters[name]) for name in _READ_TOO if name in request.parameters)
-        return text, around
-    return _text(request.input), CONVERSATION
-
-
-def _text(value: Any) -> int:
-    """Bytes of all text in a JSON value, names of fields too; pictures and sounds are none."""
-    if isinstance(value, str):
-        return 0 if value.startswith("data:") else _bytes(value)
-    if isinstance(value, Mapping):
-        return sum(_bytes(str(name)) + _text(part) for name, part in value.items() if name not in _MEDIA)
-    if isinstance(value, list | tuple):
-        return sum(map(_text, value))
-    return 0 if value is None else len(str(value))
-
-
-def _pictures(content: Any) -> int:
-    if isinstance(content, str) or content is None:
-        return 0
-    return sum(isinstance(part, Mapping) and part.get("type") == "image_url" for part in content)
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from llmdo.backends.json_mode.answers import wants_json
-from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, checked_token_limit, translate
+from llmdo.backends.limits.sizes import checked_token_limit
+from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
 from llmdo.backends.requests import ChatRequest, Message
 
 # What OpenAI itself takes; it refuses any other name.

@@ -16,8 +16,8 @@ import pydantic_core
 
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
 from llmdo.backends.json_mode.answers import problem_of_answer
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse, Response
 from llmdo.backends.usage import Usage, share

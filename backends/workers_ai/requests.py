@@ -13,8 +13,9 @@ from typing import Any
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest
 from llmdo.backends.json_mode.answers import check_format
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, token_limit
 from llmdo.backends.openai import requests as openai_request
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, bounded, checked_token_limit, token_limit, translate
+from llmdo.backends.parameters import translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images

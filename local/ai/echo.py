@@ -14,7 +14,8 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
-from llmdo.backends.parameters import Dialect, checked_token_limit, translate
+from llmdo.backends.limits.sizes import checked_token_limit
+from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import with_errors

@@ -1,7 +1,8 @@
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.parameters import Dialect, checked_token_limit, translate
+from llmdo.backends.limits.sizes import checked_token_limit
+from llmdo.backends.parameters import Dialect, translate
 
 DIALECT = Dialect(unknown=frozenset({"lora"}), renamed={"seed": "random_seed"}, bounds={"temperature": (0, 2)})
 

@@ -4,11 +4,11 @@ import pytest
 
 from llmdo.backends.errors import InvalidRequest
 from llmdo.backends.limits.rates import MODEST_OUTPUT, Tokens
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, answer_limit, checked_token_limit, token_limit
 from llmdo.backends.llama_cpp import backend as llama_cpp
 from llmdo.backends.money.estimates import LONGEST_RESULT, Estimates
 from llmdo.backends.openai import requests as openai_request
 from llmdo.backends.openai.requests import COMPATIBLE, OPENAI
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, answer_limit, checked_token_limit, token_limit
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.batch import batch_state

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
 
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import ModelError, ModelUnusable, Retryable, StopRun
+from llmdo.backends.limits.arrays import joined
 from llmdo.backends.responses import EmbedResponse
-from llmdo.backends.usage import added
 
 # An error of these is not the text's own: the line ends by it, and what its other texts have is in the ledger.
 _OF_THE_LINE = (StopRun, ModelUnusable, Retryable)
@@ -54,19 +53,12 @@ def _together(ended: list[Done]) -> Embedded:
         error = errors[0]
     if error is not None:
         return Embedded(Done(None, error, attempts, latency_s))
-    paid = [part.usage for part in parts if not part.shared]
+    response = joined(parts)
+    vectors = iter(response.vectors)
     response = replace(
-        parts[0],
-        vectors=tuple(
-            part.vectors[0] if (part := done.response) and isinstance(part, EmbedResponse) else () for done in ended
-        ),
-        usage=reduce(added, paid or [part.usage for part in parts]),
-        shared=not paid,
-        parts=(),
-        warnings=(
-            *dict.fromkeys(sentence for part in parts for sentence in part.warnings),
-            *_missing(errors, len(ended)),
-        ),
+        response,
+        vectors=tuple(next(vectors) if done.error is None else () for done in ended),
+        warnings=(*response.warnings, *_missing(errors, len(ended))),
     )
     return Embedded(Done(response, None, attempts, latency_s), errors, parts)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse, StreamChunk

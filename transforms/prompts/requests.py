@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmdo.backends.parameters import TOKEN_LIMITS
+from llmdo.backends.limits.sizes import TOKEN_LIMITS
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.transforms.prompts.fields import IDS, NEVER, Built, Target, never, unused
 from llmdo.transforms.prompts.line_json import BadLine, kind_of

@@ -4,9 +4,10 @@ import threading
 import pytest
 
 from llmdo.backends.engine import intake as intakes
-from llmdo.backends.engine.intake import Intake, Room, size_of
+from llmdo.backends.engine.intake import Intake, Room
 from llmdo.backends.engine.jobs import Job, Place
 from llmdo.backends.errors import EngineClosed
+from llmdo.backends.limits.sizes import memory_size
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 
 
@@ -152,4 +153,4 @@ def test_the_loops_own_thread_never_waits_for_room():
     ],
 )
 def test_the_size_of_a_request_is_that_of_its_text_and_pictures(request_, size):
-    assert size_of(request_) == size
+    assert memory_size(request_) == size

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.backends.engine.jobs import Job, Place, can_split, halves, one_each
+from llmdo.backends.engine.jobs import Job, Place, can_split, halves
 from llmdo.backends.errors import (
     ContentFiltered,
     ContextOverflow,
@@ -14,6 +14,7 @@ from llmdo.backends.errors import (
     PlanRequired,
     StopRun,
 )
+from llmdo.backends.limits.arrays import one_each
 from llmdo.backends.requests import ChatRequest, EmbedRequest
 from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.usage import Usage, share

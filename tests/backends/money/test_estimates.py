@@ -1,5 +1,5 @@
-from llmdo.backends.money.estimates import CONVERSATION, MESSAGE, PICTURE, Estimates
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.limits.sizes import CONVERSATION, DEFAULT_MAX_TOKENS, MESSAGE, PICTURE
+from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage

@@ -18,8 +18,8 @@ from llmdo.backends.errors import (
     StopRun,
     Unauthorized,
 )
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS
 from llmdo.backends.listing import list_models
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.backend import WorkersAI, open_backend

@@ -1,7 +1,7 @@
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.workers_ai.requests import body_of, chat_body
 

@@ -20,7 +20,7 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.limits.retry import set_instant
-from llmdo.backends.parameters import DEFAULT_MAX_TOKENS
+from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS
 from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.backends.usage import Usage
 from llmdo.storage.chat.log import ChatLog, mark_name

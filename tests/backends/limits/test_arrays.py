@@ -7,7 +7,7 @@ import pytest
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest
-from llmdo.backends.limits.array_limits import ArrayLimits, told_limit
+from llmdo.backends.limits.arrays import ArrayLimits, told_limit
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.sync import Model

@@ -1,4 +1,7 @@
-"""How many texts a service takes in one call, learnt from its refusals: it says so itself, or halves are answered."""
+"""Arrays of texts: how many a service takes in one call, and responses taken apart and put together.
+
+The limit is learnt from refusals: the service names it, or halves are answered.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from llmdo.backends.responses import EmbedResponse
+from llmdo.backends.usage import added, share
 
 _log = logging.getLogger(__name__)
 
@@ -97,3 +104,29 @@ class ArrayLimits:
         if self._most.get((provider, model), number + 1) > number:
             _log.info("%s/%s takes %d texts a call: longer arrays are parted", provider, model, number)
             self._most[provider, model] = number
+
+
+def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedResponse]:
+    """One response for each text, with its share of the usage."""
+    if response.parts:
+        return list(response.parts)
+    shares = share(response.usage, [len(text) for text in texts])
+    return [
+        replace(response, vectors=(vector,), usage=part) for vector, part in zip(response.vectors, shares, strict=True)
+    ]
+
+
+def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
+    """The vectors of several responses as one response; ``shared`` where all are. Model and ids are the first one's.
+
+    Usage is counted once: that of the responses that are not shared, if there are any.
+    """
+    paid = [one.usage for one in parts if not one.shared]
+    return replace(
+        parts[0],
+        vectors=tuple(vector for one in parts for vector in one.vectors),
+        usage=reduce(added, paid or [one.usage for one in parts]),
+        warnings=tuple(dict.fromkeys(warning for one in parts for warning in one.warnings)),
+        shared=not paid,
+        parts=(),
+    )
