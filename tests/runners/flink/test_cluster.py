@@ -64,7 +64,7 @@ def test_a_fetch_that_fails_is_said_and_leaves_nothing(tmp_path: Path, pip: Path
         FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*No matching distribution found\): check"
     ):
         find_libraries()
-    assert [path.name for path in flink_cluster.cache_of("flink-1.19.0").iterdir()] == ["lock"]
+    assert [path.name for path in (flink_cluster.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 
 
 def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
     distribution(tmp_path / "apache-flink-libraries-1.19.0.tar.gz", ["deps/lib/flink-dist-1.19.0.jar", "setup.py"])
     with pytest.raises(FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*Got +[0-9a-f]{64}\)"):
         find_libraries()
-    assert [path.name for path in flink_cluster.cache_of("flink-1.19.0").iterdir()] == ["lock"]
+    assert [path.name for path in (flink_cluster.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 
 
 @pytest.mark.flink

@@ -10,7 +10,7 @@ import pytest
 
 from llmdo.runners.flink import jar as flink_jar
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.flink.jar import FlinkError, cache_folder, content_of, find_jar, java
+from llmdo.runners.flink.jar import FlinkError, content_of, find_jar, java, kept
 from llmdo.runners.tools import ToolError
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
@@ -62,7 +62,7 @@ def test_the_option_comes_before_the_environment_and_this_before_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, named = fake_jar(tmp_path / "given.jar"), fake_jar(tmp_path / "named.jar")
-    own = fake_jar(cache_folder() / "job-server.jar")
+    own = fake_jar(kept())
     assert find_jar(None) == own
     monkeypatch.setenv("LLMDO_FLINK_JAR", str(named))
     assert find_jar(None) == named
@@ -73,13 +73,13 @@ def test_the_option_comes_before_the_environment_and_this_before_the_cache(
     ("make", "said"),
     [
         (lambda path: None, "there is no"),
-        (lambda path: path.write_bytes(b"no archive"), "is no job server for Flink"),
-        (lambda path: fake_jar(path, driver="another/Main.class"), "is no job server for Flink"),
-        (lambda path: fake_jar(path, version="${version}"), "does not tell its Beam version"),
+        (lambda path: path.write_bytes(b"no archive"), "is not a job server for Flink"),
+        (lambda path: fake_jar(path, driver="another/Main.class"), "is not a job server for Flink"),
+        (lambda path: fake_jar(path, version="${version}"), "does not have its Beam version"),
     ],
 )
 def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_path, make, said) -> None:
-    fake_jar(cache_folder() / "job-server.jar")
+    fake_jar(kept())
     make(tmp_path / "given.jar")
     with pytest.raises(FlinkError, match=f"--flink-job-server-jar: .*{said}.*; give the path of a Beam job server"):
         find_jar(str(tmp_path / "given.jar"))
@@ -91,9 +91,9 @@ def test_maven_builds_it_once_and_nothing_else_stays(
     fake_maven(tmp_path, monkeypatch)
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_jar, [None] * 3))
-    assert found == {cache_folder() / "job-server.jar"}
+    assert found == {kept()}
     assert (tmp_path / "calls").read_text() == "--quiet --batch-mode --strict-checksums package\n"
-    assert sorted(path.name for path in cache_folder().iterdir()) == ["job-server.jar", "lock"]
+    assert sorted(path.name for path in kept().parent.iterdir()) == ["job-server.jar", "lock"]
     shown = capfd.readouterr()
     assert "building Beam's job server for Flink 1.19" in shown.err
     assert shown.out == ""
@@ -123,7 +123,7 @@ def test_what_maven_builds_is_used_only_with_the_content_that_is_known(
     built = content_of(tmp_path / "made.jar")
     with pytest.raises(FlinkError, match=f"Maven: what .*/mvn built is not what it should be: its content is {built}"):
         find_jar(None)
-    assert [path.name for path in cache_folder().iterdir()] == ["lock"]
+    assert [path.name for path in kept().parent.iterdir()] == ["lock"]
 
 
 def test_when_and_by_whom_a_jar_was_built_is_not_its_content(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
         find_jar(None)
     starts = (
         "Beam's job server for Flink 1.19 is not here and could not be had:",
-        f"  cache: there is no {cache_folder()}/job-server.jar",
+        f"  cache: there is no {kept()}",
         "  Maven: mvn failed: [ERROR] Could not resolve dependencies",
         "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's beam-",
     )
@@ -214,7 +214,7 @@ def test_the_pom_is_of_one_flink_and_gives_the_jar_its_name() -> None:
 def test_the_command_prints_the_path_and_nothing_else_and_has_the_agent_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = fake_jar(cache_folder() / "job-server.jar")
+    own = fake_jar(kept())
     found: list[Path] = []
     monkeypatch.setattr(loopback_agent, "find_agent", found.append)
     assert flink_jar.main() == 0
@@ -228,5 +228,5 @@ def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, caps
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "LLMDO_FLINK_JAR: there is no /nowhere/job-server.jar; give the path of a Beam job server, or leave it away\n"
+        "LLMDO_FLINK_JAR: there is no /nowhere/job-server.jar; give the path of a Beam job server, or omit it\n"
     )

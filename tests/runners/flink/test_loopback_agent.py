@@ -9,7 +9,7 @@ import pytest
 
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink.jar import java
-from llmdo.runners.flink.loopback_agent import NAME, AgentError, cache_folder, find_agent, java_arguments
+from llmdo.runners.flink.loopback_agent import NAME, AgentError, find_agent, java_arguments, kept
 from tests.runners.flink.test_jar import bare_machine, script
 
 __all__ = ["bare_machine"]  # a fixture
@@ -52,7 +52,7 @@ def place(folder: Path, content: bytes = CONTENT) -> Path:
 
 
 def test_the_one_beside_the_job_server_comes_before_the_cache(tmp_path: Path) -> None:
-    cached = place(cache_folder())
+    cached = place(kept().parent)
     assert find_agent(tmp_path / "job-server.jar") == cached
     beside = place(tmp_path)
     assert find_agent(tmp_path / "job-server.jar") == beside
@@ -70,16 +70,16 @@ def test_maven_fetches_it_once_and_nothing_else_stays(tmp_path: Path) -> None:
     fake_maven(tmp_path, CONTENT.decode())
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_agent, [tmp_path / "job-server.jar"] * 3))
-    assert found == {cache_folder() / NAME}
+    assert found == {kept()}
     assert find_agent(tmp_path / "job-server.jar").read_bytes() == CONTENT
-    assert sorted(path.name for path in cache_folder().iterdir()) == [NAME, "lock"]
+    assert sorted(path.name for path in kept().parent.iterdir()) == [NAME, "lock"]
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert {"--strict-checksums", f"-Dartifact=org.jboss.byteman:byteman:{loopback_agent.VERSION}"} <= set(call.split())
 
 
 def test_another_content_is_never_used_wherever_it_comes_from(tmp_path: Path) -> None:
     place(tmp_path, b"evil")
-    place(cache_folder(), b"evil")
+    place(kept().parent, b"evil")
     fake_maven(tmp_path, "evil")
     with pytest.raises(AgentError) as raised:
         find_agent(tmp_path / "job-server.jar")

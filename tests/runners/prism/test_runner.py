@@ -314,4 +314,4 @@ def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, caps
     assert main() == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == "LLMDO_PRISM: there is no /nowhere/prism; give the path of a Prism binary, or leave it away\n"
+    assert shown.err == "LLMDO_PRISM: there is no /nowhere/prism; give the path of a Prism binary, or omit it\n"
