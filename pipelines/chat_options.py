@@ -13,7 +13,7 @@ from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import Calls, Concurrency, check_header_models
 from llmdo.pipelines.run_options import ChosenModel, PollSeconds, RunOptions
-from llmdo.pipelines.shown import ADVANCED, BUDGET, INPUT, MODEL, OUTPUT, RATE, Shown
+from llmdo.pipelines.shown import BUDGET, INPUT, MODEL, OUTPUT, RATE, Shown
 from llmdo.pipelines.usage import UsageError, checked
 from llmdo.settings.environment import cloudflare_account, default_store, r2_access
 from llmdo.storage.chat.records import safe
@@ -42,6 +42,7 @@ class ChatOptions(RunOptions):
     Attributes:
         store: STORE_ID, which names the log below ``log`` or ``output``; None: the log is right there.
         since: as Unix time.
+        runner: direct for files, prism for a queue, unless it is set.
     """
 
     ENDLESS_PATIENCE_S = 60.0  # somebody waits for the answer
@@ -105,9 +106,7 @@ class ChatOptions(RunOptions):
         RATE,
     ] = None
     poll_seconds: PollSeconds = 0.25
-    runner: Annotated[
-        Literal["direct", "prism"], Field(description="direct (default, with --events) or prism."), ADVANCED
-    ]
+    runner: Literal["direct", "prism"]
 
     @model_validator(mode="before")
     @classmethod

@@ -18,8 +18,6 @@ import pytest
 import yaml
 
 from llmdo.pipelines.options import JsonlOptions
-from llmdo.runners.cli import main as cli
-from llmdo.runners.cli import schedule as commands_schedule
 from llmdo.runners.cli.main import main
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink.jar import ENVIRONMENT_NAME, FLINK_VERSION
@@ -162,9 +160,9 @@ def test_each_command_is_one_that_the_program_takes(name, number, monkeypatch):
         found.append(options)
         return 0
 
-    monkeypatch.setattr(cli, "run_files", start)
-    monkeypatch.setattr(cli, "stream_files", start)
-    monkeypatch.setattr(commands_schedule, "run_schedule", schedule)
+    monkeypatch.setattr("llmdo.runners.running.run.run", start)
+    monkeypatch.setattr("llmdo.runners.running.stream.stream", start)
+    monkeypatch.setattr("llmdo.runners.running.schedule.schedule", schedule)
     for secret in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(secret, "x")
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "a" * 32)

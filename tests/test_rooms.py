@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "local": {"settings", "storage", "backends"},
 }
 # The command that starts it.
-EXCEPTIONS = {("llmdo.runners.cli.main", "local")}
+EXCEPTIONS = {("llmdo.runners.cli.local", "local")}
 BEAM_ALLOWED = {"llmdo.storage.objects.r2_filesystem"}
 MOST_FILES, MOST_LINES = 14, 360
 

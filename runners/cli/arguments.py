@@ -1,224 +1,129 @@
-"""The command line's arguments that several commands share; their defaults are those of the options."""
+"""Makes the parameters of a command from the options that a model declares, and the model's values from them."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 
-from llmdo.pipelines.options import JsonlOptions
-from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
+from llmdo.pipelines.shown import OUTPUT, PANELS, Option, options_of
 from llmdo.pipelines.usage import UsageError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-Output = Annotated[str, typer.Option(help="Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
-Files = Annotated[list[str] | None, typer.Argument(help="Local files, folders or glob patterns; - is standard input.")]
-Input = Annotated[str | None, typer.Option(help="r2://BUCKET/PREFIX/ to list.")]
-Queue = Annotated[str | None, typer.Option(help="Queue of R2 events, id or name; default LLMDO_QUEUE.")]
-Model = Annotated[str, typer.Option(help="PROVIDER/MODEL for lines that name none.")]
-Prefix = Annotated[str, typer.Option(help="Only objects below this prefix (with --queue).")]
-System = Annotated[
-    Path | None, typer.Option(help="File with a system prompt (of ask it is text), for lines that have none.")
-]
-MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
-Temperature = Annotated[float | None, typer.Option(help="0 to 5.")]
-Prompt = Annotated[str, typer.Option(help="What to ask of each line, with its fields: 'Summarise: {text}'.")]
-ModelFor = Annotated[list[str] | None, typer.Option(help="GLOB=MODEL for files whose key fits; may be repeated.")]
-LineModels = Annotated[
-    str,
-    typer.Option(
-        help="Which models lines may name: same-provider (as the model that they would get), any, none, or globs of "
-        "PROVIDER/MODEL with commas between them, also beside same-provider."
-    ),
-]
-LineParameters = Annotated[
+AsJson = Annotated[
     bool,
-    typer.Option(
-        "--line-parameters",
-        help="With --prompt, a line's model, system and parameters count too; else they are its data.",
-    ),
-]
-Schema = Annotated[Path | None, typer.Option(help="File with a JSON Schema that answers must fit.")]
-MaxCost = Annotated[float | None, typer.Option(help="US dollars at most; the run stops before it could pass them.")]
-MaxTokensTotal = Annotated[int | None, typer.Option(help="Tokens of all calls at most, in and out; likewise.")]
-Concurrency = Annotated[str, typer.Option(help="Calls in flight at most: N, fewer while refused; or fixed:N.")]
-Rpm = Annotated[
-    float | None,
-    typer.Option(
-        help="Requests a minute at most, to each model. By default what the provider publishes: at Cloudflare's public "
-        "API that of the model or its task (text generation: 300, frontier models 20); at other addresses none."
-    ),
-]
-Tpm = Annotated[float | None, typer.Option(help="Tokens a minute at most, in and out; by default no limit.")]
-Workers = Annotated[int, typer.Option(help="So many processes share the rates; each keeps to its part.")]
-CallMode = Annotated[
-    str,
-    typer.Option(
-        "--mode", help="sync: one call a request; batch: the asynchronous batch API, if any; auto: where that pays."
-    ),
-]
-Deadline = Annotated[float, typer.Option(help="Seconds for which one request may be refused, or wait in a batch.")]
-Patience = Annotated[
-    float | None,
-    typer.Option(
-        help="Seconds for which a service may answer nothing, while calls pause, before the run stops and leaves the "
-        "lines open; default 600, of stream no end."
-    ),
-]
-Gateway = Annotated[
-    str | None, typer.Option(help="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY.")
-]
-Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="NAME=VARIABLE: a header for OPENAI_BASE_URL, with what the environment's variable holds; may be repeated."
-    ),
-]
-CallTimeout = Annotated[
-    float, typer.Option(help="Seconds that one try of a call may take; after two such tries the line ends as an error.")
-]
-BatchSize = Annotated[int, typer.Option(help="Lines in a shard at most.")]
-BatchSeconds = Annotated[float, typer.Option(help="Seconds until a shard is written anyway.")]
-RangeBytes = Annotated[int, typer.Option(help="Bytes of a file that one worker reads.")]
-MaxLineBytes = Annotated[int, typer.Option(help="A longer line ends as an error.")]
-MaxFileBytes = Annotated[int | None, typer.Option(help="A file that is longer, uncompressed, is not answered.")]
-PollSeconds = Annotated[float, typer.Option(help="Seconds between pulls of the queue.")]
-Ledger = Annotated[
-    str | None,
-    typer.Option(help="Keeps answers as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."),
-]
-Reuse = Annotated[str, typer.Option(help="Whose answer may be taken: same-line or same-request.")]
-DrainSeconds = Annotated[float, typer.Option(help="Seconds that calls in flight may go on after Ctrl-C or SIGTERM.")]
-MaxRestarts = Annotated[
-    int,
-    typer.Option(help="Failures in a row without progress before it gives up; those of R2 not answering do not count."),
-]
-PrismLocation = Annotated[str | None, typer.Option(help="Path of the Prism binary.")]
-AllowOpenPorts = Annotated[
-    bool,
-    typer.Option(
-        "--allow-open-ports", help="Accept a runner that other machines may reach: they can run any program here."
-    ),
+    typer.Option("--json", help="Print the summary as JSON, and no progress.", rich_help_panel=OUTPUT.panel),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(min=0, help="Answers to print at the end; default 3 on a terminal, else none: a log would keep them."),
+    typer.Option(
+        min=0,
+        help="Answers to print at the end; default 3 on a terminal, else none: a log would keep them.",
+        rich_help_panel=OUTPUT.panel,
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every line, estimate tokens, cost and time; no call.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no progress.")]
+_AS_THEY_ARE = (bool, int, float, str)
 
 
-def default(name: str, options: type[BaseModel] = JsonlOptions) -> Any:
-    """The default of an option; what the command line takes as text is given as text."""
-    value = options.model_fields[name].default
-    return str(value) if name == "concurrency" else value
+def takes(
+    model: type[BaseModel], only: Iterable[str] = (), without: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of a model: all but those ``without``, or ``only`` some, by their fields' names.
 
+    The command gets what was set as its first argument, a dict that the model takes. Its other parameters stay as
+    they are; one that has an option's name takes that option's place. The command raises UsageError for a file that
+    cannot be read.
+    """
 
-def takes(*holders: Callable[..., None]) -> Callable[[F], F]:
-    """Gives a command, which takes ``**given``, the parameters of ``holders`` behind its own."""
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        names = {parameter.name for parameter in own}
+        wanted = set(only) or options_of(model).keys() - set(without)
+        options = [one for name, one in options_of(model).items() if name in wanted - names]
 
-    def decorate(command: F) -> F:
-        own = inspect.signature(command, eval_str=True)
-        named = {p.name: p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-        for holder in holders:
-            for parameter in inspect.signature(holder, eval_str=True).parameters.values():
-                named.setdefault(parameter.name, parameter)
-        command.__signature__ = own.replace(parameters=list(named.values()))  # type: ignore[attr-defined]  # read by inspect
-        return command
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            command(_given(options, arguments), **{name: arguments[name] for name in names})
+
+        in_order = sorted(options, key=lambda option: PANELS.index(option.shown.panel))
+        parameters = [*map(_parameter, in_order), *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+        return run
 
     return decorate
 
 
-def answering(
-    model: Model = default("model"),
-    prefix: Prefix = "",
-    prompt: Prompt = "",
-    system: System = None,
-    model_for: ModelFor = None,
-    line_models: LineModels = default("line_models"),
-    line_parameters: LineParameters = False,
-    schema: Schema = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    max_cost: MaxCost = None,
-    max_tokens_total: MaxTokensTotal = None,
-    concurrency: Concurrency = default("concurrency"),
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    workers: Workers = default("workers"),
-    mode: CallMode = default("mode"),
-    deadline: Deadline = default("deadline"),
-    patience: Patience = None,
-    gateway: Gateway = None,
-    header: Header = None,
-    call_timeout: CallTimeout = default("call_timeout"),
-    batch_size: BatchSize = default("batch_size"),
-    batch_seconds: BatchSeconds = default("batch_seconds"),
-    range_bytes: RangeBytes = default("range_bytes"),
-    max_line_bytes: MaxLineBytes = default("max_line_bytes"),
-    max_file_bytes: MaxFileBytes = default("max_file_bytes"),
-    poll_seconds: PollSeconds = default("poll_seconds"),
-    ledger: Ledger = None,
-    reuse: Reuse = default("reuse"),
-    drain_seconds: DrainSeconds = default("drain_seconds"),
-    prism_location: PrismLocation = None,
-    allow_open_ports: AllowOpenPorts = False,
-) -> None:
-    """Parameters of every command that answers files (for ``takes``)."""
+def _parameter(option: Option) -> inspect.Parameter:
+    """As Typer reads it. What is not a number or a flag is text, which the model reads."""
+    kind, default = _kind(option), option.info.get_default()
+    if kind is list:
+        kind, default = list[str] | None, None
+    elif option.shown.file:
+        kind, default = Path | None, None
+    elif default is None:
+        kind = kind | None
+    elif kind is str:
+        default = str(default)
+    if option.info.is_required():
+        default = inspect.Parameter.empty
+    words, panel = option.info.description, option.shown.panel
+    marker = (
+        typer.Argument(help=words)
+        if option.shown.positional
+        else typer.Option(option.name, help=words, rich_help_panel=panel)
+    )
+    annotation = Annotated[kind, marker]  # type: ignore[valid-type]  # a value
+    return inspect.Parameter(option.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of a command's arguments that go into the options, as the options have them."""
-    apart = ("files", "system", "model_for", "flink", "dataflow")
-    found = {
-        name: value for name, value in arguments.items() if name in JsonlOptions.model_fields and name not in apart
-    }
-    if "header" in found:
-        found["header"] = tuple(found["header"] or ())
-    for name, kind in (("flink", FlinkOptions), ("dataflow", DataflowOptions)):
-        said = {field: arguments[field] for field in kind.model_fields if field in arguments}
-        if said:
-            found[name] = {
-                field: tuple(value or ()) if field in ("env_from", "beam_options") else value
-                for field, value in said.items()
-            }
-    return found
+def _kind(option: Option) -> Any:
+    """One of _AS_THEY_ARE, or ``list``; without None."""
+    kinds = [kind for kind in get_args(option.info.annotation) if kind is not NoneType]
+    annotation: Any = option.info.annotation
+    if NoneType in get_args(annotation):
+        (annotation,) = kinds
+    if get_origin(annotation) is tuple:
+        return list
+    return annotation if annotation in _AS_THEY_ARE and not option.shown.as_text else str
 
 
-def decisive(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that decide an answer which the command line gives in files. Raises UsageError."""
-    system: Path | None = arguments["system"]
-    return {
-        "system": "" if system is None else read_text(system, "--system"),
-        "model_for": tuple(arguments["model_for"] or ()),
-        "response_schema": _read_schema(arguments["schema"]),
-    }
+def _given(options: Iterable[Option], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises UsageError for a file that cannot be read."""
+    given: dict[str, Any] = {}
+    for option in options:
+        value = arguments[option.field]
+        if option.shown.file:
+            if value is None:
+                continue
+            value = _read_json(value, option.name) if option.shown.file == "json" else _read_text(value, option.name)
+        elif _kind(option) is list:
+            value = tuple(value or ())
+        holder = given if option.group is None else given.setdefault(option.group, {})
+        holder[option.field] = value
+    return given
 
 
-def _read_schema(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
+def _read_json(path: Path, option: str) -> dict[str, Any]:
     try:
-        schema = json.loads(read_text(path, "--schema"))
+        value = json.loads(_read_text(path, option))
     except ValueError as error:
-        raise UsageError([f"--schema {path} is no JSON: {error}"]) from None
-    if not isinstance(schema, dict):
-        raise UsageError([f"--schema {path} holds no JSON object: write a JSON Schema"])
-    return schema
+        raise UsageError([f"{option} {path} is not valid JSON: {error}"]) from None
+    if not isinstance(value, dict):
+        raise UsageError([f"{option} {path} does not hold a JSON object: write a JSON Schema"])
+    return value
 
 
-def read_text(path: Path, option: str) -> str:
-    """A file that an option names. Raises UsageError."""
+def _read_text(path: Path, option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         why = error.strerror
     except UnicodeDecodeError:
-        why = "it is no UTF-8"
+        why = "it is not UTF-8"
     raise UsageError([f"{option} {path} cannot be read ({why}): name a text file in UTF-8"])

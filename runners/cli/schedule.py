@@ -1,4 +1,4 @@
-"""The command ``llmdo schedule``."""
+"""``llmdo schedule``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from llmdo.pipelines.options import check_options
+from llmdo.pipelines.options import JsonlOptions, check_options
+from llmdo.pipelines.shown import INPUT, OUTPUT
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.cli import runner_arguments as arg_runners
-from llmdo.runners.running.cron import Cron
-from llmdo.runners.running.schedule import schedule as run_schedule
 from llmdo.runners.showing.terminal import stderr
 from llmdo.settings.environment import default_queue
+
+if TYPE_CHECKING:
+    from llmdo.runners.running.cron import Cron
 
 _ONLY_HERE = ("--cron", "--timezone")  # what no run has
 
@@ -35,26 +36,32 @@ Exit codes: when it is stopped that of its last run: 0 all answered; 3 some line
 """
 
 
-@arg.takes(arg.answering, arg_runners.flink, arg_runners.dataflow)
+@arg.takes(JsonlOptions, without=("max_restarts",))
 def schedule(
+    given: dict[str, Any],
     cron: Annotated[
-        str, typer.Option(help="Minute, hour, day of month, month, day of week; with six fields seconds come first.")
+        str,
+        typer.Option(
+            help="Minute, hour, day of month, month, day of week; with six fields seconds come first.",
+            rich_help_panel=INPUT.panel,
+        ),
     ],
-    output: arg.Output,
-    files: arg.Files = None,
-    timezone: Annotated[str, typer.Option(help="Whose clock --cron means: UTC, Europe/Berlin, ….")] = "UTC",
-    input: arg.Input = None,
-    queue: arg.Queue = None,
-    runner: Annotated[str, typer.Option(help="direct, prism, flink or dataflow.")] = arg.default("runner"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print each run's summary as JSON, and no progress.")] = False,
-    **given: Any,
+    timezone: Annotated[
+        str, typer.Option(help="Time zone of --cron: UTC, Europe/Berlin, ….", rich_help_panel=INPUT.panel)
+    ] = "UTC",
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print each run's summary as JSON, and no progress.", rich_help_panel=OUTPUT.panel),
+    ] = False,
 ) -> None:
     """Answer what is there at each tick, never two runs at once, until SIGTERM or Ctrl-C, which drain."""
+    from llmdo.runners.running import schedule as running
+    from llmdo.runners.running.cron import Cron
+
     ticks = Cron(cron, timezone)
-    given |= {"output": output, "input": input, "queue": queue, "runner": runner}
-    if not (files or input or queue):
+    if not (given["files"] or given["input"] or given["queue"]):
         given["queue"] = default_queue()
-    options = check_options(**arg.given(given) | arg.decisive(given), files=tuple(files or ()))
+    options = check_options(**given)
     console = Console()
 
     def waits(tick: datetime) -> None:
@@ -69,7 +76,7 @@ def schedule(
 
     command = shlex.join(["llmdo", *sys.argv[1:]])
     run = run_arguments(sys.argv[1:]) + ([] if as_json else ["--progress"])
-    raise typer.Exit(run_schedule(options, ticks, command, run, waits, ended))
+    raise typer.Exit(running.schedule(options, ticks, command, run, waits, ended))
 
 
 def run_arguments(schedule: Sequence[str]) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
-
-import grpc  # type: ignore[import-untyped]  # it has no types, and only its base error is needed
 
 from llmdo.settings.secrets import without_secrets
 
@@ -37,7 +36,8 @@ def quieten(level: str) -> None:
 
     def hook(args: threading.ExceptHookArgs) -> None:
         # A thread of Beam's worker whose connection was there until the runner was stopped, or died.
-        if not isinstance(args.exc_value, grpc.RpcError):
+        grpc = sys.modules.get("grpc")
+        if grpc is None or not isinstance(args.exc_value, grpc.RpcError):
             others(args)
 
     threading.excepthook = hook

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pydantic_core import from_json
 from rich.console import Console
@@ -25,7 +25,7 @@ from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import read_manifest
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.run_state import RunState
 
 # Without a terminal a line a while instead of a bar. Seconds.
@@ -250,3 +250,8 @@ def _question(line: dict[str, object]) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
+
+
+def quiet(_: RunState) -> AbstractContextManager[None]:
+    """Shows nothing of a run while it goes on."""
+    return nullcontext()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn, Protocol
 
 import typer
@@ -10,7 +9,6 @@ from rich.console import Console
 from rich.text import Text
 
 from llmdo.runners.showing.limits import until_text
-from llmdo.transforms.run_state import RunState
 
 # Stdout holds what was asked for, and nothing else.
 stderr = Console(stderr=True)
@@ -20,6 +18,11 @@ def complain(*problems: str) -> None:
     """A line for each problem, as it is: what a service says may hold brackets, which are no markup."""
     for problem in problems:
         stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """A line that is worth knowing, and is not about a failure."""
+    typer.echo(f"llmdo: {sentence}", err=True)
 
 
 class Ended(Protocol):
@@ -45,8 +48,3 @@ def leave(summary: Ended) -> NoReturn:
     if summary.until is not None:
         complain(until_text(summary.until))
     raise typer.Exit(summary.exit_code)
-
-
-def quiet(_: RunState) -> AbstractContextManager[None]:
-    """Shows nothing of a run while it goes on."""
-    return nullcontext()

@@ -26,7 +26,7 @@ from llmdo.pipelines.options import check_options
 from llmdo.runners.running.attempt import attempt
 from llmdo.runners.running.retry import retry, retry_options
 from llmdo.runners.running.stop import Stop
-from llmdo.runners.showing.terminal import quiet
+from llmdo.runners.showing.progress import quiet
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import wait_until

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +15,7 @@ from pydantic_core import to_json
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
-from llmdo.storage.objects.versions import current_version, etag_by_time
+from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
@@ -26,8 +25,8 @@ from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
 from llmdo.transforms.files.first_look import head_of, wrong_format
+from llmdo.transforms.files.folders import as_begun, folder_of
 from llmdo.transforms.files.reopening import has_readable, reopen
-from llmdo.transforms.files.write_shards import folder_of
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state
@@ -146,19 +145,6 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice,
     except CannotOpen as error:
         _fail(output, jobs, claim.record, str(error))
         return Opening()
-
-
-def as_begun(output: Location, file: FileVersion) -> FileVersion:
-    """The version as the output names it: by size and time where an earlier version of llmdo began it."""
-    etag = etag_by_time(file.store_url, file.key, file.etag)
-    if etag is None:
-        return file
-    before, store = replace(file, etag=etag), open_store(output.store_url)
-    record = Jobs(store, output.key).read((before.store_url, before.key, before.etag))
-    with suppress(ValueError):
-        if record is not None or read_manifest(store, folder_of(output, before)) is not None:
-            return before
-    return file
 
 
 def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:

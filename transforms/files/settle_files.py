@@ -24,7 +24,7 @@ from llmdo.storage.output.jobs import Jobs
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import FileVersion, Settled, Written
-from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.members import Tell, join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state

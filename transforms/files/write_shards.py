@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -19,13 +18,12 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.manifests import Kind, file_folder, put_shard
+from llmdo.storage.output.manifests import Kind, put_shard
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import (
     Answer,
     Blank,
     Failure,
-    FileVersion,
     KnownShard,
     Leftovers,
     Outcome,
@@ -33,6 +31,7 @@ from llmdo.transforms.elements import (
     Written,
 )
 from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run_state import run_state
@@ -78,19 +77,6 @@ def shard_key(outcome: Outcome) -> str:
     """Outcomes with the same key may be written together: one file, one stretch of it."""
     start = outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
     return f"{outcome.file.work_id}|{start // SLOT_BYTES}"
-
-
-def folder_of(output: Location, file: FileVersion) -> str:
-    """The folder of a file version's shards in the output's store.
-
-    The key is hashed where a local output has a file in the way: one that holds its inputs has them there.
-    """
-    plain = file_folder(output.key, file.bucket, file.key, file.etag)
-    if output.bucket:
-        return plain
-    hashed, root = file_folder(output.key, file.bucket, file.key, file.etag, hashed=True), Path(output.store_url)
-    above = [root / folder for folder in Path(plain).parents]
-    return hashed if any(path.is_file() for path in above) or (root / hashed).is_dir() else plain
 
 
 def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) -> Iterator[Written]:

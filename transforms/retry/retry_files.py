@@ -26,7 +26,7 @@ from llmdo.storage.output.manifests import (
 )
 from llmdo.storage.output.merging import CannotMerge, merged, switch
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Line, Settled, Written
-from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.retry.error_lines import take_back
 from llmdo.transforms.run_state import run_state, stopping
 

@@ -6,8 +6,6 @@ from typer.testing import CliRunner
 
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.money.money import Limits
-from llmdo.runners.cli import main as cli
-from llmdo.runners.cli import outputs as commands_outputs
 from llmdo.runners.cli.main import app, main
 from llmdo.runners.showing.summary import Summary
 from llmdo.transforms.run_state import Counts
@@ -75,9 +73,8 @@ def started(monkeypatch):
         found.append(options)
         return Summary("r", Counts(), (), (), {})
 
-    monkeypatch.setattr(cli, "run_files", start)
-    monkeypatch.setattr(cli, "stream_files", start)
-    monkeypatch.setattr(commands_outputs, "retry_errors", start)
+    for command in ("run", "stream", "retry"):
+        monkeypatch.setattr(f"llmdo.runners.running.{command}.{command}", start)
     for name in ("CLOUDFLARE_API_TOKEN", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", "a" * 32)
@@ -148,7 +145,7 @@ def test_how_calls_are_made_reaches_a_run(started, monkeypatch, tmp_path, comman
 
 def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):
     stopped = Summary("r", Counts(), (), (), {}, problem="the allocation is used", until=1_790_035_200.0)
-    monkeypatch.setattr(cli, "run_files", lambda options, watch: stopped)
+    monkeypatch.setattr("llmdo.runners.running.run.run", lambda options, watch: stopped)
     with pytest.raises(SystemExit) as left:
         main(["run", "--input", "r2://bucket/in/", "--output", "r2://bucket/out/"])
     assert left.value.code == 1
@@ -166,8 +163,8 @@ def test_the_help_says_which_rate_holds_by_itself():
     ("content", "says"),
     [
         (None, "No such file"),
-        ("{", "is no JSON"),
-        ("[1]", "holds no JSON object"),
+        ("{", "is not valid JSON"),
+        ("[1]", "does not hold a JSON object"),
         ('{"name": 1}', "it is no JSON Schema"),
     ],
 )

@@ -15,7 +15,7 @@ from llmdo.runners.inspecting.dryrun import plan, show_plan
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import Manifest, write_manifest
 from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.files.folders import folder_of
 
 MODEL = "workers-ai/@cf/meta/llama"
 EMBEDS = "workers-ai/@cf/baai/bge-m3"

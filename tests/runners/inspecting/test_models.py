@@ -76,7 +76,7 @@ def test_all_providers_are_listed_as_far_as_they_can_be(cloudflare, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["nobody"], 2, "'nobody' is no provider"),
+        (["nobody"], 2, "'nobody' is not a provider"),
         (["braintrust"], 2, "BRAINTRUST_PROJECT_ID is not set"),
         (["openai"], 1, "503"),
     ],

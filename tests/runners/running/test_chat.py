@@ -11,7 +11,6 @@ from llmdo.backends.errors import Overloaded
 from llmdo.backends.responses import ModelInfo, Models
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.pipelines.usage import UsageError
-from llmdo.runners.cli import chat as commands_chat
 from llmdo.runners.cli.chat import spread
 from llmdo.runners.cli.main import app
 from llmdo.runners.running import chat as chats
@@ -240,7 +239,7 @@ def started(monkeypatch):
     """The options that chats would be answered with."""
     found = []
     monkeypatch.setattr(
-        commands_chat, "answer_chats", lambda options, watch: found.append(options) or ChatSummary(RUN, 0, "x")
+        "llmdo.runners.running.chat.chat", lambda options, watch: found.append(options) or ChatSummary(RUN, 0, "x")
     )
     return found
 
@@ -276,7 +275,7 @@ def test_a_system_prompt_that_cannot_be_read_is_one_sentence(started, tmp_path):
         said += CliRunner().invoke(app, ["chat", *words]).exception.problems
     assert said == [
         f"--system {tmp_path}/none.txt cannot be read (No such file or directory): name a text file in UTF-8",
-        f"--system {tmp_path}/latin.txt cannot be read (it is no UTF-8): name a text file in UTF-8",
+        f"--system {tmp_path}/latin.txt cannot be read (it is not UTF-8): name a text file in UTF-8",
     ]
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.usage import UsageError
-from llmdo.runners.cli import schedule as commands_schedule
 from llmdo.runners.cli.main import main
 from llmdo.runners.cli.schedule import next_run, run_arguments, run_line
 from llmdo.runners.running import schedule as scheduling
@@ -362,7 +361,7 @@ def given(monkeypatch):
         ended({"tick": "T", "started": "2026-11-21T14:15:00Z", "ended": "2026-11-21T14:15:42Z", "exit_code": 3})
         return 3
 
-    monkeypatch.setattr(commands_schedule, "run_schedule", start)
+    monkeypatch.setattr("llmdo.runners.running.schedule.schedule", start)
     return found
 
 

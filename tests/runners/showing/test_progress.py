@@ -25,7 +25,7 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import Manifest, put_shard, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.files.write_shards import folder_of
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.run_state import Counts, RunState
 
 

@@ -18,10 +18,10 @@ from llmdo.transforms.acks import close_acks
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, OpenFile
 from llmdo.transforms.files import open_files as opening
 from llmdo.transforms.files.find_files import left_in_work
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.open_files import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
 from llmdo.transforms.files.settle_files import Finished, settle
 from llmdo.transforms.files.source import Notifications
-from llmdo.transforms.files.write_shards import folder_of
 from llmdo.transforms.run_state import reset_run_state
 
 QUEUE = Notifications("q")

@@ -11,8 +11,8 @@ from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Jobs, new_record
 from llmdo.storage.output.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled, Written
+from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.settle_files import Finished, SettleFiles, merge, settle, settle_stale
-from llmdo.transforms.files.write_shards import folder_of
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100, opening="n1")
 

@@ -21,7 +21,8 @@ from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import ShardRecord, counted_shards
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
 from llmdo.transforms.files.batching import Batching
-from llmdo.transforms.files.write_shards import SLOT_BYTES, WriteShards, folder_of, shard_key, write_batch
+from llmdo.transforms.files.folders import folder_of
+from llmdo.transforms.files.write_shards import SLOT_BYTES, WriteShards, shard_key, write_batch
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
 

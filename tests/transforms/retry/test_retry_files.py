@@ -21,7 +21,8 @@ from llmdo.storage.output.manifests import (
 )
 from llmdo.transforms.answers.rows import failure_row
 from llmdo.transforms.elements import Answer, Failure, FileVersion, KnownShard, Leftovers, Line
-from llmdo.transforms.files.write_shards import folder_of, write_batch
+from llmdo.transforms.files.folders import folder_of
+from llmdo.transforms.files.write_shards import write_batch
 from llmdo.transforms.retry.retry_files import (
     FindErrors,
     MergeFiles,

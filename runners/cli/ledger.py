@@ -1,0 +1,23 @@
+"""``llmdo ledger``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+PRUNE_EXAMPLES = "Example: llmdo ledger prune sqlite:///out/_ledger.sqlite --older-than-days 30"
+
+ledger = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
+
+
+@ledger.command(epilog=PRUNE_EXAMPLES)
+def prune(
+    url: Annotated[str, typer.Argument(help="The ledger, as given to run.")],
+    older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],
+) -> None:
+    """Remove old answers from a ledger; runs may go on meanwhile."""
+    from llmdo.storage.ledger.opening import prune as prune_ledger
+
+    pruned = prune_ledger(url, older_than_days * 86_400)
+    print(f"removed {pruned.entries:,} answers of {pruned.bytes:,} bytes")  # noqa: T201  this is the command's output

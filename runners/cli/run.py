@@ -1,0 +1,114 @@
+"""``llmdo run``; and how a command that answers files ends, or leaves where nothing is to be run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from llmdo.pipelines.options import JsonlOptions, check_options
+from llmdo.pipelines.shown import OUTPUT
+from llmdo.runners.cli import arguments as arg
+from llmdo.runners.cli.stdin import with_stdin
+from llmdo.runners.showing.terminal import leave, stderr
+from llmdo.settings.environment import default_queue
+
+if TYPE_CHECKING:
+    from llmdo.runners.showing.summary import Summary
+
+_SAMPLES = 3  # answers that a person at a terminal is shown at the end
+
+EXAMPLES = """
+Examples:
+
+    llmdo run prompts.jsonl --output out/ --model local/smollm2-135m-instruct
+
+    llmdo run --input r2://bucket/input/ --output r2://bucket/output/
+
+    llmdo run --queue llmdo-input --output r2://bucket/output/ --runner prism
+
+    llmdo run reviews.jsonl --output out/ --prompt 'Is this praise? {text}' --dry-run
+
+Exit codes: 0 all answered; 3 finished, some lines ended as errors; 1 failed or stopped; 2 usage.
+"""
+
+
+@arg.takes(JsonlOptions, without=("max_restarts",))
+def run(
+    given: dict[str, Any],
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check every line, estimate tokens, cost and time; no call.",
+            rich_help_panel=OUTPUT.panel,
+        ),
+    ] = False,
+    samples: arg.Samples = None,
+    as_json: arg.AsJson = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Show progress with --json, too.", hidden=True)] = False,
+) -> None:
+    """Answer what is there, then exit: files, a listing, or what a queue announces."""
+    if not (given["files"] or given["input"] or given["queue"] or (dry_run and given["runner"] != "dataflow")):
+        given["queue"] = default_queue()
+    given["files"] = tuple(with_stdin(given["files"], given["output"], keep=not dry_run))
+    options = check_options(**given)
+    without_running(options, dry_run, as_json)
+    from llmdo.runners.running.run import run as run_files
+    from llmdo.runners.showing.progress import Watch, quiet
+
+    finish(run_files(options, quiet if as_json and not progress else Watch(stderr)), options, as_json, samples)
+
+
+def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
+    """Leaves where nothing is to be run: the lines are checked, or on Dataflow the job is built or made a template."""
+    if options.runner == "dataflow":
+        _without_sending(options, dry_run, as_json)
+    elif dry_run:
+        from llmdo.runners.inspecting.dryrun import plan, show_plan
+
+        report = plan(options)
+        if as_json:
+            print(json.dumps(report.as_json()))  # noqa: T201  this is the command's output
+        else:
+            Console().print(show_plan(report))
+        raise typer.Exit(report.exit_code)
+
+
+def _without_sending(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
+    from llmdo.runners.dataflow import check, template_location
+
+    if not dry_run and not template_location(options):
+        return
+    check(options)
+    from llmdo.runners.running.dataflow_job import build_job, make_template, show_job  # needs the extra [gcp]
+    from llmdo.runners.temporary import kept_folder, temporary_files
+
+    if not dry_run:
+        with temporary_files():
+            make_template(options)
+        raise typer.Exit
+    folder = kept_folder()
+    with temporary_files():
+        job = build_job(options, folder)
+    if as_json:
+        print(json.dumps(job.as_json()))  # noqa: T201  this is the command's output
+    else:
+        Console().print(show_job(job))
+    raise typer.Exit
+
+
+def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int | None) -> NoReturn:
+    """Prints how a run ended, and exits by it."""
+    if as_json:
+        print(json.dumps(summary.as_json()), flush=True)  # noqa: T201  this is the command's output
+    else:
+        from llmdo.runners.showing.progress import show_summary
+
+        if samples is None:
+            samples = _SAMPLES if sys.stdout.isatty() else 0
+        show_summary(summary, options.output_location, Console(), samples)
+    leave(summary)

@@ -1,0 +1,45 @@
+"""``llmdo stream``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from llmdo.pipelines.options import JsonlOptions, check_options
+from llmdo.pipelines.shown import ADVANCED, OUTPUT
+from llmdo.runners.cli import arguments as arg
+from llmdo.runners.cli.run import finish, without_running
+from llmdo.runners.showing.terminal import stderr
+from llmdo.settings.environment import default_queue
+
+EXAMPLES = """
+Examples:
+
+    llmdo stream --queue llmdo-input --output r2://bucket/output/
+
+    llmdo stream --output r2://bucket/output/ --batch-seconds 5 --drain-seconds 120     (the queue is LLMDO_QUEUE)
+
+Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on with the next start.
+"""
+
+
+@arg.takes(JsonlOptions, without=("files", "input"))
+def stream(
+    given: dict[str, Any],
+    runner: Annotated[str, typer.Option(help="prism, flink or dataflow.", rich_help_panel=ADVANCED.panel)] = "prism",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With --runner dataflow: build the job only.", rich_help_panel=OUTPUT.panel),
+    ] = False,
+    samples: arg.Samples = None,
+    as_json: arg.AsJson = False,
+) -> None:
+    """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
+    given |= {"queue": given["queue"] or default_queue(), "runner": runner, "continuous": True}
+    options = check_options(**given)
+    without_running(options, dry_run, as_json)
+    from llmdo.runners.running.stream import stream as stream_files
+    from llmdo.runners.showing.progress import Watch, quiet, stream_line
+
+    finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json, samples)

@@ -1,0 +1,31 @@
+"""``llmdo verify``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llmdo.runners.showing.summary import EXIT_FAILED
+
+EXAMPLES = "Example: llmdo verify r2://bucket/output/ --input r2://bucket/input/"
+
+
+def verify(
+    output: Annotated[str, typer.Argument(help="r2://BUCKET/PREFIX/ or a folder, as given to run.")],
+    input: Annotated[
+        list[str] | None, typer.Option(help="The prompts, as given to run: r2:// prefixes, files, folders, patterns.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check an output: is every line of every source in exactly one shard, and is every manifest true?"""
+    from llmdo.runners.inspecting import verify as inspecting
+
+    result = inspecting.verify(output, list(input or ()))
+    if as_json:
+        print(json.dumps(result.as_json()))  # noqa: T201  this is the command's output
+    else:
+        Console().print(inspecting.render(result))
+    raise typer.Exit(0 if result.ok else EXIT_FAILED)
