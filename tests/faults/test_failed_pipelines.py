@@ -79,6 +79,7 @@ def test_a_failed_run_and_its_resume_pay_each_line_once(cloud, runner):
     cloud.check()
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 @pytest.mark.timeout(600)
 def test_workers_of_a_job_that_failed_on_flink_keep_the_answers_of_their_calls_in_flight(cloud):

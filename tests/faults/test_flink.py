@@ -17,7 +17,7 @@ from tests.integration.flink_world import fresh_cluster
 
 __all__ = ["fresh_cluster"]  # a fixture
 
-pytestmark = [pytest.mark.flink, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.flink, pytest.mark.timeout(900)]
 
 LINES = 2400
 WINDOW = 8

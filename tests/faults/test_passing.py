@@ -156,6 +156,7 @@ def test_acks_that_are_refused_for_good_stop_a_stream_with_one_sentence(cloud, b
     assert cloud.run().exit_code == 0  # and the next one goes on
 
 
+@pytest.mark.slow
 @pytest.mark.prism
 def test_a_queue_that_is_deleted_stops_a_stream_with_one_sentence(cloud, begin):
     process = begin("stream", "prism")

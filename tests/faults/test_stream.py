@@ -146,6 +146,7 @@ def test_a_prism_that_dies_is_started_again_and_nothing_is_lost(cloud, stream):
     assert 600 <= paid(cloud) <= 600 + 2 * WINDOW
 
 
+@pytest.mark.slow
 def test_two_streams_and_a_run_on_one_queue_pay_for_no_line_twice(cloud, stream):
     for i in range(50):
         cloud.upload(f"file-{i}.jsonl", prompts(20, f"file {i} line"))

@@ -328,6 +328,7 @@ def test_messages_of_a_queue_are_answered_by_another_and_sigterm_drains(cloud, q
     assert stages == ["sent", "received", "queued", "begun", "called", "answered", "pushed"]
 
 
+@pytest.mark.slow
 @pytest.mark.prism
 def test_what_a_killed_run_has_taken_in_is_answered_by_the_next_one(cloud, queues, start):
     asked = [sent(f"m{i}", f"c{i % 8}", at=1000 + i) for i in range(40)]

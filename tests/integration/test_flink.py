@@ -70,6 +70,7 @@ def said(place):
     return [f"--{name.replace('_', '-')}={value}" for name, value in place.items()]
 
 
+@pytest.mark.fast("in another process")
 def test_every_line_of_every_kind_of_file_is_answered_once_and_every_message_acked(cloud, place):
     upload_all(cloud)
     summary = cloud.run(runner="flink", flink=place)
@@ -86,6 +87,7 @@ def test_every_line_of_every_kind_of_file_is_answered_once_and_every_message_ack
     assert cloud.keys(f"output/{FOLDER}") == []
 
 
+@pytest.mark.slow
 def test_shards_appear_before_the_end_and_what_a_killed_run_left_is_not_paid_again(cloud):
     lines, window = 600, 16
     cloud.upload("big.jsonl", prompts(lines))
@@ -103,6 +105,7 @@ def test_shards_appear_before_the_end_and_what_a_killed_run_left_is_not_paid_aga
     assert cloud.stats()["paid"]["calls"] <= lines + window
 
 
+@pytest.mark.fast("here")
 def test_a_stream_answers_what_comes_and_drains_when_told_to(cloud, place):
     process = cloud.command("stream", *_ARGUMENTS, *said(place), "--batch-seconds", "1")
     for number in range(3):
@@ -121,6 +124,7 @@ def manifests(cloud):
     return [key for key in cloud.keys("output/") if key.endswith("_manifest.json")]
 
 
+@pytest.mark.fast("in another process")
 def test_an_error_that_no_call_survives_stops_the_run_wherever_its_steps_are(cloud, place):
     cloud.upload("a.jsonl", prompts(40))
     cloud.fault(target="ai", probability=1.0, status=401)

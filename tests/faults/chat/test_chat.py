@@ -108,6 +108,7 @@ def messages_until_both_work(world):
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600 if SOAK else 200)
 def test_two_instances_answer_no_message_twice_and_pay_none_twice(world, capsys):
     conversations, each = (50, 20) if SOAK else (10, 6)
@@ -132,6 +133,7 @@ def test_two_instances_answer_no_message_twice_and_pay_none_twice(world, capsys)
     assert world.paid() == sum(summary["answered"] for summary in summaries)
 
 
+@pytest.mark.slow
 def test_queues_that_fail_for_a_while_lose_no_message_and_no_answer(world):
     asked = messages(6, 4)
     world.start()
@@ -188,6 +190,7 @@ llmdo.transforms.chat.lasting_engine.AGAIN_S = 2.0
 """
 
 
+@pytest.mark.slow
 def test_a_used_up_allowance_gives_error_events_that_say_so_and_the_next_day_has_answers(world):
     asked = messages(4, 6)
     world.start(first=SOON)

@@ -64,6 +64,7 @@ def test_a_run_listens_on_loopback_only(cloud, command, arguments, ports):
 WORKER = json.dumps({"command": str(Path(sys.executable).with_name("llmdo-worker"))})
 
 
+@pytest.mark.fast("workers-in-the-process")
 @pytest.mark.flink
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
@@ -79,6 +80,7 @@ def test_flink_in_the_job_server_listens_on_loopback_only_while_it_works(cloud, 
         assert len(listening(process.pid)) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 @pytest.mark.timeout(600)
 def test_a_flink_cluster_for_development_listens_on_loopback_only_while_it_works(cloud, fresh_cluster):

@@ -78,6 +78,7 @@ def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in (flink_cluster.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 def test_a_cluster_has_its_slots_loses_those_of_a_dead_machine_and_leaves_nothing_behind() -> None:
     with running_cluster(task_managers=2, slots=2) as cluster:
@@ -104,6 +105,7 @@ def wait_for_slots(cluster: flink_cluster.LocalCluster, slots: int) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 def test_the_command_keeps_a_cluster_up_until_ctrl_c() -> None:
     command = [sys.executable, "-m", "llmdo.runners.flink.cluster"]

@@ -184,6 +184,7 @@ def test_a_streaming_graph_with_batches_runs_to_its_end_in_the_job_server(tmp_pa
     assert batches(tmp_path / "batches") == [4, 8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 def test_the_same_graph_runs_on_a_cluster_whose_workers_are_in_a_pool(
     tmp_path: Path, flink_cluster: LocalCluster
@@ -196,6 +197,7 @@ def test_the_same_graph_runs_on_a_cluster_whose_workers_are_in_a_pool(
     assert batches(tmp_path / "batches") == [4, 8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 def test_a_job_ends_with_the_run_that_began_it(flink_cluster: LocalCluster) -> None:
     given = options(
