@@ -12,9 +12,12 @@ import pytest
 pytest.register_assert_rewrite("tests.backends.conformance")  # before any module of tests is imported
 
 from llmdo.local.server import Running, running  # noqa: E402
-from llmdo.runners.flink import loopback_agent  # noqa: E402
+from llmdo.runners.flink import cluster, jar, loopback_agent  # noqa: E402
 from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
+from llmdo.runners.prism import binary  # noqa: E402
 from llmdo.runners.tools import ToolError  # noqa: E402
+from llmdo.settings.environment import cache_folder  # noqa: E402
+from llmdo.settings.private import make_folder  # noqa: E402
 from llmdo.transforms.acks import close_acks  # noqa: E402
 from llmdo.transforms.run_state import reset_run_state  # noqa: E402
 from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
@@ -38,6 +41,31 @@ def _missing_for_flink() -> str | None:
     except ToolError as error:
         return str(error)
     return None
+
+
+# What takes minutes to fetch or to build stays in the user's cache.
+TOOLS = (
+    binary.kept().parent.name,
+    jar.kept().parent.name,
+    loopback_agent.kept().parent.name,
+    f"flink-{cluster.FLINK}",
+    "google-packages",
+    "servers",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's cache and ledgers are left alone, also by processes that tests start."""
+    users, own = cache_folder(), tmp_path_factory.mktemp("own")
+    (own / "cache" / "llmdo").mkdir(parents=True)
+    for name in TOOLS:
+        make_folder(users / name)
+        (own / "cache" / "llmdo" / name).symlink_to(users / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(own / "cache"))
+        patch.setenv("XDG_STATE_HOME", str(own / "state"))
+        yield
 
 
 @pytest.fixture(autouse=True)

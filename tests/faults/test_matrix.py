@@ -193,16 +193,16 @@ def shorten_waits(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fast(
     "ai-lost reply-*",
-    "ai-500-*",
-    "ai-429 with Retry-After-*",
+    "ai-503-*",
+    "ai-empty success-*",
     "ai-page as success-*",
     "queue-dropped connection-*",
-    "queue-503-*",
+    "queue-500-*",
     "queue-429 without-*",
     "queue-empty success after the work-*",
     "r2-truncated body-*",
     "r2-error page-*",
-    "r2-empty success-*",
+    "r2-429 with Retry-After-*",
     "r2-latency-*",
 )
 @pytest.mark.parametrize("probability", PROBABILITIES)

@@ -17,13 +17,13 @@ REQUIREMENTS = Path(__file__).parent / "dataflow_requirements.txt"
 def google_packages() -> Path:
     """The folder; fetched the first time (21 MB). Raises CalledProcessError, with what pip says, where it cannot be."""
     pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    root = cache_folder()
-    folder = root / f"google-{pins}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    root = cache_folder() / "google-packages"
+    folder = root / f"{pins}-py{sys.version_info[0]}.{sys.version_info[1]}"
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "google.lock").open("w") as lock:
+    with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            fresh = Path(mkdtemp(dir=root, prefix="google-"))
+            fresh = Path(mkdtemp(dir=root, prefix="making-"))
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(fresh)]
             subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True, capture_output=True, text=True)
             fresh.rename(folder)

@@ -157,6 +157,7 @@ def test_the_store_and_the_cache_have_their_places(monkeypatch, tmp_path):
     assert default_store() is None
     monkeypatch.setenv("STORE_ID", "store-1")
     assert default_store() == "store-1"
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder().parts[-2:] == (".cache", "llmdo")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "llmdo"

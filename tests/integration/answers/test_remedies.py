@@ -189,10 +189,10 @@ def test_without_a_home_folder_local_files_are_answered_and_so_are_buckets_with_
     monkeypatch.setenv("R2_ENDPOINT_URL", "http://127.0.0.1:1")
     given = {"input": "r2://bucket/in/", "output": "r2://bucket/out/", "model": MODEL}
     with pytest.raises(MissingSettings, match="set XDG_STATE_HOME"):
-        check_ledger(check_options(**given).paid)
-    check_ledger(check_options(**given, ledger=f"sqlite:///{tmp_path}/ledger.sqlite").paid)
+        check_ledger(check_options(**given).kept)
+    check_ledger(check_options(**given, ledger=f"sqlite:///{tmp_path}/ledger.sqlite").kept)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    check_ledger(check_options(**given).paid)
+    check_ledger(check_options(**given).kept)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user that nobody knows")
@@ -200,7 +200,7 @@ def test_the_command_of_a_user_without_a_home_ends_with_one_sentence():
     env = {k: v for k, v in os.environ.items() if k not in {"HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"}}
     env |= {"R2_ACCESS_KEY_ID": "key", "R2_SECRET_ACCESS_KEY": "secret", "R2_ENDPOINT_URL": "http://127.0.0.1:1"}
     code = "import os; from llmdo.pipelines.options import check_options; os.setuid(12345);"
-    code += f"print(check_options(input='r2://bucket/in/', output='r2://bucket/out/', model='{MODEL}').paid)"
+    code += f"print(check_options(input='r2://bucket/in/', output='r2://bucket/out/', model='{MODEL}').kept)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=env | {"OPENAI_API_KEY": "sk-loopback-only", "OPENAI_BASE_URL": "http://127.0.0.1:1"},
