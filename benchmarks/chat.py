@@ -113,7 +113,7 @@ def answering(scale: Scale, url: str, queues: Queues, log: str) -> Iterator[subp
     places = ["--queue", queues.names[0], "--reply-queue", queues.names[1], "--log", log]
     window = continuous.Scale(window=scale.conversations)
     with continuous.llmdo(window, url, "chat", *places, "--poll-seconds", str(POLL_S)) as process:
-        queues.events.push(sent("first", "first"))
+        queues.events.push_many([sent("first", "first")])
         wait_for(lambda: "first" in queues.arrived, queues, process)
         yield process
 
@@ -151,7 +151,7 @@ def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
         event = sent(name, f"c{len(pushed) % scale.talks}")
         time.sleep(max(0.0, due - time.monotonic()))
         now = time.time()
-        events.push(event)
+        events.push_many([event])
         pushed[name] = now
 
 

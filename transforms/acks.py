@@ -77,7 +77,7 @@ class Acks:
         while leases := self._next():
             wait = 0.0
             try:
-                self._client.settle(acks=leases, tries=1)
+                self._client.settle(leases, tries=1)
                 self._outage.over()
             except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for this thread for ever
                 wait = self._wait_after(error)

@@ -40,7 +40,7 @@ def _backlog(queue_id: str) -> int | None:
     """About how many messages a queue still holds, leased ones included; None where it does not tell."""
     try:
         with QueueClient(cloudflare_account(), queue_id) as client:
-            return client.metrics().backlog_count
+            return client.backlog()
     except QueueError as error:  # all that was pulled is done, whatever the queue holds
         _log.debug("%s", error)
         return None

@@ -50,7 +50,10 @@ _STATUSES: dict[int, tuple[type[QueueError], str]] = {
     401: (QueueUnauthorized, _TOKEN),
     403: (QueueUnauthorized, _TOKEN),
     404: (QueueNotFound, _ROUTE),
-    429: (QueueError, "too many calls to Cloudflare's API (1,200 in 5 minutes for a user); ask less often"),
+    429: (
+        QueueError,
+        "too many calls (5,000 messages a second for a queue; of others 1,200 in 5 minutes); ask less often",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Cloudflare Queues over HTTP: pull, settle, push, and how often to ask.
+"""Cloudflare Queues over HTTP: pull, ack, push, and how often to ask.
 
 Source: developers.cloudflare.com/queues/configuration/pull-consumers and /queues/platform/limits. Calls block: one
 puller is enough for a queue's notifications.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self, TypeVar
@@ -25,11 +25,10 @@ from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.bodies import decode_body
 
 MAX_BATCH = 100  # messages in a pull or push; leases in an ack, where the limit is not documented
-MAX_DELAY_S = 86_400
 _OVERHEAD_BYTES = 100  # what Queues adds to a message, about
 MAX_MESSAGE_BYTES = 128_000 - _OVERHEAD_BYTES
 _MAX_PUSH_BYTES = 256_000
-# Enough to write 100 job records; after a crash the messages that had none come again so much later.
+# Enough to write 100 job records; after a crash the messages that had none come again after it.
 _VISIBILITY_TIMEOUT_S = 120.0
 _TRIES = 4
 
@@ -70,26 +69,16 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What the acks and retries did; ``missing`` leases were not settled, and their messages come again."""
+    """What acks did; the messages of ``missing`` leases come again."""
 
     acked: int = 0
-    retried: int = 0
     missing: int = 0
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """A queue's backlog, approximately; ``oldest_timestamp_ms`` is 0 if unknown."""
-
-    backlog_count: int
-    backlog_bytes: int
-    oldest_timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Consumer:
-    """Who takes a queue's messages: ``type`` is "http_pull" or "worker". None is "not said"."""
+    """Who takes a queue's messages: ``type`` is "http_pull" or "worker". None is "unknown"."""
 
     type: str
     dead_letter_queue: str | None
@@ -113,14 +102,11 @@ class _Pull(BaseModel):
 
 class _Ack(BaseModel):
     acked: float | None = Field(default=None, alias="ackCount")
-    retried: float | None = Field(default=None, alias="retryCount")
     warnings: dict[str, Any] | list[Any] | None = None
 
 
 class _Metrics(BaseModel):
     backlog_count: float = 0
-    backlog_bytes: float = 0
-    oldest_message_timestamp_ms: float = 0
 
 
 class _Settings(BaseModel):
@@ -181,7 +167,7 @@ class QueueClient:
         """Leases up to ``batch_size`` messages; returns at once, also with none.
 
         Never tried again here: a pull whose reply was lost has leased messages all the same, and each lease counts
-        towards the queue's max_retries. Messages without a lease id are passed over.
+        towards the queue's max_retries. Messages without a lease id are skipped.
         """
         what = f"pull from queue {self.queue_id}"
         # Not "visibility_timeout", as some examples still have it.
@@ -192,26 +178,18 @@ class QueueClient:
         backlog = result.message_backlog_count
         return Pulled(messages, None if backlog is None else int(backlog))
 
-    def settle(
-        self, acks: Sequence[str] = (), retries: Mapping[str, int] | None = None, *, tries: int = _TRIES
-    ) -> Settlement:
-        """Acks leases, and gives others back after a delay in seconds (0: at once); one call for 100 of both.
+    def settle(self, leases: Sequence[str], *, tries: int = _TRIES) -> Settlement:
+        """Acks leases, 100 in a call.
 
-        Tried ``tries`` times while it fails transiently: settling twice does no harm. Leases that the queue did not
-        take are counted and logged.
+        Tried ``tries`` times while it fails transiently: acking twice does no harm. Leases that the queue did not take
+        are counted and logged.
         """
         what = f"ack to queue {self.queue_id}"
-        given_back = [
-            {"lease_id": lease} | ({"delay_seconds": min(delay, MAX_DELAY_S)} if delay else {})
-            for lease, delay in (retries or {}).items()
-        ]
-        leases = [("acks", {"lease_id": lease}) for lease in acks] + [("retries", lease) for lease in given_back]
         total = Settlement()
         for at in range(0, len(leases), MAX_BATCH):
-            part = leases[at : at + MAX_BATCH]
-            body = {kind: [lease for of, lease in part if of == kind] for kind in ("acks", "retries")}
-            reply = self._call("POST", "/messages/ack", what, body=body, tries=tries)
-            total = _add(total, _checked(_Ack, reply or {}, what), len(body["acks"]), len(body["retries"]))
+            acks = [{"lease_id": lease} for lease in leases[at : at + MAX_BATCH]]
+            reply = self._call("POST", "/messages/ack", what, body={"acks": acks, "retries": []}, tries=tries)
+            total = _add(total, _checked(_Ack, reply or {}, what), len(acks))
         if total.missing or total.warnings:
             _log.warning(
                 "%s: %d of %d leases were not settled, their messages come again. %s",
@@ -222,24 +200,21 @@ class QueueClient:
             )
         return total
 
-    def push(self, body: Any, delay_seconds: int = 0) -> None:
-        """Sends one message: a str as text, any other JSON value as JSON. A retry may send it twice."""
-        what = f"push to queue {self.queue_id}"
-        self._call("POST", "/messages", what, body=_outgoing(what, body, delay_seconds), tries=_TRIES)
+    def push_many(self, bodies: Iterable[Any]) -> int:
+        """Sends messages, 100 or 256 KB a call; returns how many. A retry may send some twice.
 
-    def push_many(self, bodies: Iterable[Any], delay_seconds: int = 0) -> int:
-        """Sends messages as ``push`` does, 100 or 256 KB a call; returns how many. A retry may send some twice."""
+        A str goes as text, any other JSON value as JSON.
+        """
         what, sent = f"push to queue {self.queue_id}", 0
-        for batch in _batches(_outgoing(what, body, delay_seconds) for body in bodies):
+        for batch in _batches(_outgoing(what, body) for body in bodies):
             self._call("POST", "/messages/batch", what, body={"messages": batch}, tries=_TRIES)
             sent += len(batch)
         return sent
 
-    def metrics(self) -> Metrics:
-        """The backlog."""
+    def backlog(self) -> int:
+        """About how many messages are not acked yet, leased ones included."""
         what = f"metrics of queue {self.queue_id}"
-        found = _checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what)
-        return Metrics(int(found.backlog_count), int(found.backlog_bytes), int(found.oldest_message_timestamp_ms))
+        return int(_checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what).backlog_count)
 
     def consumers(self) -> tuple[Consumer, ...]:
         """Who takes this queue's messages. Pulling needs one of type "http_pull"."""
@@ -269,8 +244,8 @@ class QueueClient:
 class Pacer:
     """How long to wait before the next pull: not at all after a full batch, longer while the queue is idle.
 
-    An idle queue is asked once a second (or every ``poll_seconds``, if that is longer): each empty pull is a billed
-    read, and an account may have 1,200 API calls in 5 minutes. Only says how long; the caller waits.
+    An idle queue is asked once a second (or every ``poll_seconds``, if that is longer), since each empty pull is billed
+    as a read. The API would allow more: 5,000 messages a second and queue. It only computes; the caller waits.
     """
 
     def __init__(self, poll_seconds: float = 0.5) -> None:
@@ -279,7 +254,7 @@ class Pacer:
         self._idle = 0
 
     def wait(self, messages: int, batch_size: int = MAX_BATCH) -> float:
-        """Seconds to wait after a pull that gave so many messages."""
+        """Seconds to wait after a pull that gave this number of messages."""
         self._idle = 0 if messages else self._idle + 1
         if messages >= batch_size:
             return 0.0
@@ -291,7 +266,7 @@ def _messages(found: Iterable[Any]) -> Iterator[Message]:
         try:
             message = _Message.model_validate(item)
         except ValidationError as error:
-            _log.warning("passed over a message without a usable lease: %s", first_problem(error))
+            _log.warning("skipped a message without a usable lease: %s", first_problem(error))
             continue
         content_type = str((message.metadata or {}).get("CF-Content-Type") or "json").lower()
         body, decodable = decode_body(message.body, content_type)
@@ -307,26 +282,20 @@ def _messages(found: Iterable[Any]) -> Iterator[Message]:
         )
 
 
-def _add(total: Settlement, reply: _Ack, acks: int, retries: int) -> Settlement:
+def _add(total: Settlement, reply: _Ack, acks: int) -> Settlement:
     said = reply.warnings or []
     pairs = [f"{lease[:16]}…: {text}" for lease, text in said.items()] if isinstance(said, dict) else map(str, said)
     warnings = tuple(pairs)
-    acked = acks if reply.acked is None else int(reply.acked)
-    retried = retries if reply.retried is None else int(reply.retried)
-    missing = max(0, acks + retries - acked - retried)
-    if reply.acked is None and reply.retried is None:  # each warning then stands for one lease
-        missing = min(len(warnings), acks + retries)
-        retried -= max(0, missing - acks)
-        acked = max(0, acks - missing)
-    return Settlement(total.acked + acked, total.retried + retried, total.missing + missing, total.warnings + warnings)
+    # Without a count each warning stands for one lease.
+    acked = max(0, acks - len(warnings)) if reply.acked is None else int(reply.acked)
+    return Settlement(total.acked + acked, total.missing + max(0, acks - acked), total.warnings + warnings)
 
 
-def _outgoing(what: str, body: Any, delay_seconds: int) -> dict[str, Any]:
+def _outgoing(what: str, body: Any) -> dict[str, Any]:
     size = len(to_json(body))
     if size > MAX_MESSAGE_BYTES:
         raise QueueError(f"{what}: a message of {size} bytes is over 128 KB; put it into the bucket and send its key")
-    message = {"body": body, "content_type": "text" if isinstance(body, str) else "json"}
-    return message | ({"delay_seconds": delay_seconds} if delay_seconds else {})
+    return {"body": body, "content_type": "text" if isinstance(body, str) else "json"}
 
 
 def _batches(messages: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -52,7 +52,7 @@ def test_a_message_in_two_copies_and_again_after_the_file_is_settled_gives_one_a
     message = event(cloud, "input/a.jsonl")
     queue.push_many([message, message])
     assert cloud.run().exit_code == 0
-    queue.push(message)
+    queue.push_many([message])
     again = cloud.run()
     assert (again.exit_code, [settled.reason for settled in again.settled]) == (0, ["was done before"])
     cloud.check()
@@ -81,7 +81,7 @@ def test_an_event_of_a_version_that_was_overwritten_long_ago_is_stale_and_the_ne
     cloud.upload("a.jsonl", prompts(5, "old"))
     old = event(cloud, "input/a.jsonl")
     cloud.upload("a.jsonl", prompts(7, "new"))
-    queue.push(old)  # once more, after the newer one
+    queue.push_many([old])  # once more, after the newer one
     summary = cloud.run()
     assert (summary.counts.files_done, summary.counts.files_stale) == (1, 1)
     cloud.check()
@@ -120,7 +120,7 @@ def test_equal_keys_in_two_buckets_are_two_files(cloud, queue):
     cloud.s3.create_bucket(Bucket="another")
     cloud.upload("a.jsonl", prompts(4))
     cloud.s3.put_object(Bucket="another", Key="input/a.jsonl", Body=prompts(4))
-    queue.push(event(cloud, "input/a.jsonl", bucket="another"))
+    queue.push_many([event(cloud, "input/a.jsonl", bucket="another")])
     assert cloud.run().counts.files_done == 2
     manifests = [key for key in cloud.keys("output/") if key.endswith("_manifest.json")]
     assert {read_manifest(cloud.store, key.removesuffix("_manifest.json")).bucket for key in manifests} == {

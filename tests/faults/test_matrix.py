@@ -169,7 +169,7 @@ def clear(cloud: Cloud, clock: Clock) -> None:
     clock.ahead += HOUR
     with QueueClient(cloudflare_account(), find_queue(cloudflare_account(), "llmdo-input")) as queue:
         while messages := queue.pull().messages:
-            queue.settle(acks=[message.lease_id for message in messages])
+            queue.settle([message.lease_id for message in messages])
     cloud.api.delete("/_stats").raise_for_status()
 
 

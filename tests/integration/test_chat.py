@@ -318,7 +318,7 @@ def test_messages_of_a_queue_are_answered_by_another_and_sigterm_drains(cloud, q
     assert (summary["answered"], summary["events"]["dead_letters"]) == (30, 2)
     assert b"Traceback" not in err
     check_responses(queues.replies(), asked)
-    assert queues.input.metrics().backlog_count == 0
+    assert queues.input.backlog() == 0
     assert (open_marks(cloud), cloud.keys("chat/_runs/")) == ([], [])
     assert cloud.stats()["paid"]["calls"] == 30
     assert len(cloud.keys("chat/_dead/")) == 2
@@ -338,7 +338,7 @@ def test_what_a_killed_run_has_taken_in_is_answered_by_the_next_one(cloud, queue
     wait_until(lambda: len(queues.received()) >= 8)
     process.kill()
     process.communicate()
-    assert queues.input.metrics().backlog_count == 0  # all are in the log
+    assert queues.input.backlog() == 0  # all are in the log
     assert open_marks(cloud)
     process = start()
     wait_until(lambda: len(queues.received()) == 40 and not open_marks(cloud))
@@ -392,7 +392,7 @@ def test_two_instances_share_a_queue_and_a_log_and_pay_each_message_once(cloud, 
 @pytest.mark.prism
 def test_text_comes_in_numbered_pieces_before_its_answer(cloud, queues):
     text = "word " * 40
-    queues.input.push(sent("a", text=text))
+    queues.input.push_many([sent("a", text=text)])
     options = {"queue": "chat-in", "reply_queue": "chat-out", "log": LOG, "model": MODEL, "deltas": True}
     stopper = threading.Thread(target=lambda: (wait_until(queues.received), run_state().stop("enough")))
     stopper.start()
@@ -409,10 +409,10 @@ def test_text_comes_in_numbered_pieces_before_its_answer(cloud, queues):
 @pytest.mark.prism
 def test_a_reply_queue_that_is_down_loses_no_answer(cloud, queues, start):
     process = start()
-    queues.input.push(sent("a"))
+    queues.input.push_many([sent("a")])
     wait_until(lambda: queues.received() == {"a"})
     cloud.fault(target="queue", probability=1.0, status=500, match=f"{queues.output.queue_id}/messages/batch")
-    queues.input.push(sent("b", at=1001))
+    queues.input.push_many([sent("b", at=1001)])
     log = ChatLog(open_store("r2://llmdo"), "chat/")
     wait_until(lambda: "b" in log.conversation("c").answers)
     time.sleep(0.5)

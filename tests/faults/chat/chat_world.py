@@ -160,7 +160,7 @@ class Chats:
 
     def done(self) -> bool:
         """Whether all that was sent is answered and pushed."""
-        return self.input.metrics().backlog_count == 0 and not self.cloud.keys(f"{PREFIX}_open/")
+        return self.input.backlog() == 0 and not self.cloud.keys(f"{PREFIX}_open/")
 
     def wait(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
         """Looks again and again; no process may end meanwhile."""

@@ -63,7 +63,7 @@ def kill_again_and_again(world, events, kills, instances, seconds):
         done += 1
     for portion in left:
         world.input.push_many(portion)
-    world.wait(lambda: world.input.metrics().backlog_count == 0)
+    world.wait(lambda: world.input.backlog() == 0)
     world.kill(rng.choice(world.processes))
     world.start()
     return done + 1
@@ -102,7 +102,7 @@ def messages_until_both_work(world):
     while len(owners) < 2:
         assert time.monotonic() < end, "only one of two works"
         events.append(sent(f"first{len(events)}", f"first{len(events)}", 1_000, f"Who is there, {len(events)}?"))
-        world.input.push(events[-1])
+        world.input.push_many([events[-1]])
         time.sleep(0.3)
         owners |= world.owners()
     return events

@@ -27,7 +27,7 @@ def test_a_queue_that_does_not_tell_is_no_failure(cloud, monkeypatch):
     def fail(_):
         raise QueueError("metrics: no reply", 500)
 
-    monkeypatch.setattr(QueueClient, "metrics", fail)
+    monkeypatch.setattr(QueueClient, "backlog", fail)
     cloud.upload("a.jsonl", prompts(3))
     summary = cloud.run()
     assert (summary.exit_code, summary.counts.answered, summary.backlog) == (0, 3, None)

@@ -15,7 +15,7 @@ from llmdo.storage.errors import (
     StorageUnavailable,
     is_passing,
 )
-from llmdo.storage.queues.client import Consumer, Metrics, Pacer, Pulled, QueueClient, Settlement, find_queue
+from llmdo.storage.queues.client import Consumer, Pacer, Pulled, QueueClient, Settlement, find_queue
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
 QUEUE = "0123456789abcdef0123456789abcdef"
@@ -117,48 +117,40 @@ def test_a_pull_is_never_tried_again_by_itself(fault):
     assert is_passing(raised.value)
 
 
-def test_acks_and_retries_go_in_one_call():
-    api = Api(ok({"ackCount": 2, "retryCount": 2, "warnings": {}}))
-    settled = api.client().settle(["l1", "l2"], {"l3": 600, "l4": 0})
-    assert settled == Settlement(acked=2, retried=2)
+def test_acks_go_in_one_call():
+    api = Api(ok({"ackCount": 2, "retryCount": 0, "warnings": {}}))
+    assert api.client().settle(["l1", "l2"]) == Settlement(acked=2)
     assert api.requests[0].url.path == f"{ROOT}/{QUEUE}/messages/ack"
-    assert api.bodies() == [
-        {
-            "acks": [{"lease_id": "l1"}, {"lease_id": "l2"}],
-            "retries": [{"lease_id": "l3", "delay_seconds": 600}, {"lease_id": "l4"}],
-        }
-    ]
+    assert api.bodies() == [{"acks": [{"lease_id": "l1"}, {"lease_id": "l2"}], "retries": []}]
 
 
 def test_nothing_to_settle_is_no_call():
     api = Api()
-    assert api.client().settle() == Settlement()
+    assert api.client().settle([]) == Settlement()
     assert api.requests == []
 
 
 def test_many_leases_go_in_calls_of_a_hundred():
-    api = Api(ok({"ackCount": 100}), ok({"ackCount": 50, "retryCount": 50}), ok({"retryCount": 30}))
-    settled = api.client().settle([f"a{n}" for n in range(150)], {f"r{n}": 5 for n in range(80)})
-    assert settled == Settlement(acked=150, retried=80)
-    sent = [(len(body["acks"]), len(body["retries"])) for body in api.bodies()]
-    assert sent == [(100, 0), (50, 50), (0, 30)]
-    assert len({lease["lease_id"] for body in api.bodies() for lease in body["acks"] + body["retries"]}) == 230
+    api = Api(ok({"ackCount": 100}), ok({"ackCount": 100}), ok({"ackCount": 30}))
+    assert api.client().settle([f"a{n}" for n in range(230)]) == Settlement(acked=230)
+    assert [len(body["acks"]) for body in api.bodies()] == [100, 100, 30]
+    assert len({lease["lease_id"] for body in api.bodies() for lease in body["acks"]}) == 230
 
 
 @pytest.mark.parametrize(
     ("result", "settled"),
     [
-        ({"ackCount": 2, "retryCount": 1}, Settlement(2, 1)),
-        (None, Settlement(2, 1)),
-        ({"ackCount": None, "retryCount": None, "warnings": None}, Settlement(2, 1)),
-        ({"ackCount": 1, "retryCount": 1}, Settlement(1, 1, 1)),
-        ({"ackCount": 1, "warnings": {"l1": "expired"}}, Settlement(1, 1, 1, ("l1…: expired",))),
-        ({"warnings": ["l1 expired", "l3 expired", "?"]}, Settlement(0, 0, 3, ("l1 expired", "l3 expired", "?"))),
-        ({"warnings": {"l2": "gone"}}, Settlement(1, 1, 1, ("l2…: gone",))),
+        ({"ackCount": 2, "retryCount": 0}, Settlement(2)),
+        (None, Settlement(2)),
+        ({"ackCount": None, "retryCount": None, "warnings": None}, Settlement(2)),
+        ({"ackCount": 1}, Settlement(1, 1)),
+        ({"ackCount": 1, "warnings": {"l1": "expired"}}, Settlement(1, 1, ("l1…: expired",))),
+        ({"warnings": ["l1 expired", "l2 expired", "?"]}, Settlement(0, 2, ("l1 expired", "l2 expired", "?"))),
+        ({"warnings": {"l2": "gone"}}, Settlement(1, 1, ("l2…: gone",))),
     ],
 )
 def test_leases_that_were_not_taken_are_noticed(result, settled, caplog):
-    assert Api(ok(result)).client().settle(["l1", "l2"], {"l3": 5}) == settled
+    assert Api(ok(result)).client().settle(["l1", "l2"]) == settled
     assert ("were not settled" in caplog.text) == bool(settled.missing)
 
 
@@ -203,18 +195,17 @@ def test_an_ack_is_given_up_after_four_tries():
 
 
 @pytest.mark.parametrize(
-    ("body", "delay", "sent"),
+    ("body", "sent"),
     [
-        ({"a": 1}, 0, {"body": {"a": 1}, "content_type": "json"}),
-        ("text", 0, {"body": "text", "content_type": "text"}),
-        ([1], 60, {"body": [1], "content_type": "json", "delay_seconds": 60}),
+        ({"a": 1}, {"body": {"a": 1}, "content_type": "json"}),
+        ("text", {"body": "text", "content_type": "text"}),
+        ([1], {"body": [1], "content_type": "json"}),
     ],
 )
-def test_a_push_says_what_it_is(body, delay, sent):
+def test_a_push_says_what_it_is(body, sent):
     api = Api(ok())
-    api.client().push(body, delay)
-    assert api.requests[0].url.path == f"{ROOT}/{QUEUE}/messages"
-    assert api.bodies() == [sent]
+    api.client().push_many([body])
+    assert api.bodies() == [{"messages": [sent]}]
 
 
 def test_many_messages_go_in_batches_of_a_hundred_or_256_kb():
@@ -231,15 +222,14 @@ def test_many_messages_go_in_batches_of_a_hundred_or_256_kb():
 
 def test_a_message_that_is_too_long_is_refused_before_it_is_sent():
     api = Api()
-    for push in (api.client().push, lambda body: api.client().push_many([body])):
-        with pytest.raises(QueueError, match="over 128 KB; put it into the bucket"):
-            push("x" * 128_000)
+    with pytest.raises(QueueError, match="over 128 KB; put it into the bucket"):
+        api.client().push_many(["x" * 128_000])
     assert api.requests == []
 
 
-def test_metrics():
+def test_the_backlog():
     api = Api(ok({"backlog_bytes": 1234, "backlog_count": 10, "oldest_message_timestamp_ms": 1689615013586}))
-    assert api.client().metrics() == Metrics(10, 1234, 1689615013586)
+    assert api.client().backlog() == 10
     assert (api.requests[0].method, api.requests[0].url.path) == ("GET", f"{ROOT}/{QUEUE}/metrics")
 
 
@@ -256,7 +246,7 @@ def test_consumers():
 
 def test_a_reply_of_another_shape_names_the_field():
     with pytest.raises(QueueError, match="not as documented, 'backlog_count' is wrong: it must be a number"):
-        Api(ok({"backlog_count": "many"})).client().metrics()
+        Api(ok({"backlog_count": "many"})).client().backlog()
 
 
 def queues(*names):
@@ -310,7 +300,7 @@ def test_an_account_without_queues_is_said():
         (refused(429, 10251), QueueError, "25 GB"),
         (refused(429, 10252), QueueError, "resume"),
         (refused(429, 10253), QueueError, "next day"),
-        (refused(429, None), QueueError, "1,200 in 5 minutes"),
+        (refused(429, None), QueueError, "5,000 messages a second for a queue; of others 1,200 in 5 minutes"),
         (refused(400, 10207), QueueError, "refused this call"),
         (refused(500, 15000), QueueError, "try again later"),
         (httpx.Response(502, text="<html>Bad gateway"), QueueError, "try again later"),
@@ -379,16 +369,15 @@ def test_it_works_over_real_http(tmp_path, monkeypatch):
         queue = find_queue(cloudflare_account(), server.env["LLMDO_QUEUE"])
         with QueueClient(cloudflare_account(), queue) as client:
             assert client.pull() == Pulled((), 0)
-            client.push({"n": 1})
+            client.push_many([{"n": 1}])
             assert client.push_many(["two", [3]]) == 2
-            assert client.metrics().backlog_count == 3
+            assert client.backlog() == 3
             pulled = client.pull(visibility_timeout_s=60)
             assert sorted(str(message.body) for message in pulled.messages) == ["[3]", "two", "{'n': 1}"]
             first, *others = [message.lease_id for message in pulled.messages]
-            assert client.settle(others, {first: 0}) == Settlement(acked=2, retried=1)
-            [again] = client.pull().messages
-            assert again.attempts == 2
-            assert client.settle([again.lease_id]) == Settlement(acked=1)
+            assert client.settle(others) == Settlement(acked=2)
+            assert client.backlog() == 1
+            assert client.settle([first]) == Settlement(acked=1)
             assert [consumer.type for consumer in client.consumers()] == ["http_pull"]
         with pytest.raises(QueueNotFound, match="create it"):
             find_queue(cloudflare_account(), "no-such-queue")
