@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from llmdo.backends.engine.recall import SAME_MESSAGE
+from llmdo.backends.engine.settings import SAME_MESSAGE
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import Calls, Concurrency, check_header_models
 from llmdo.pipelines.run_options import ChosenModel, PollSeconds, RunOptions

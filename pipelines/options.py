@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from llmdo.backends.engine.batches import Mode
-from llmdo.backends.engine.recall import Reuse
-from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.engine.settings import CallSettings, Mode, Reuse
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS
 from llmdo.backends.providers import access_of
@@ -38,8 +36,7 @@ from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_fold
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
-from llmdo.transforms.files.listing import SUFFIXES, Listing
-from llmdo.transforms.files.source import Notifications, Source
+from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Source
 from llmdo.transforms.lines.reading import Reading
 from llmdo.transforms.prompts.models import SAME_PROVIDER
 from llmdo.transforms.prompts.parse import Defaults

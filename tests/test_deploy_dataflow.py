@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import typer
 
-from llmdo.backends.engine.batches import Mode
-from llmdo.backends.engine.recall import Reuse
+from llmdo.backends.engine.settings import Mode, Reuse
 from llmdo.local.server import Running
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import dataflow
-from llmdo.runners.cli.main import app
+from llmdo.runners.cli.main import command_of
 from llmdo.runners.prism import binary as prism_binary
 from tests.runners.google_packages import google_packages
 
@@ -195,7 +193,7 @@ def test_the_launchers_arguments_become_a_command_line_that_the_program_takes() 
             "--no_use_public_ips",
         ]
     )
-    command = typer.main.get_command(app).commands[line[0]]  # type: ignore[attr-defined]  # a group
+    command = command_of(line[0])
     given = command.make_context(line[0], line[1:], resilient_parsing=False).params
     assert (given["runner"], given["input"], given["max_num_workers"]) == ("dataflow", "r2://bucket/in/", 3)
     assert given["prompt"] == "Is a=b? {text}"

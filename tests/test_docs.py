@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from llmdo.runners.cli.main import app
+from llmdo.runners.cli.main import COMMANDS, app, command_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -59,7 +59,8 @@ def test_what_a_page_names_exists(page):
     # Paths of tests are below tests/.
     assert [name for name in FILE.findall(text) if not any((ROOT / top / name).exists() for top in ("", "tests"))] == []
     assert [name for name in set(MODULE.findall(text)) if not exists(name)] == []
-    assert set(OPTION.findall(text)) - options(typer.main.get_command(app)) - OTHERS == set()
+    known = options(typer.main.get_command(app)).union(*(options(command_of(name)) for name in COMMANDS))
+    assert set(OPTION.findall(text)) - known - OTHERS == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

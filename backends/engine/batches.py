@@ -19,21 +19,20 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import Any
 
 from llmdo.backends.backend import Backend, BatchBackend
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import Batch, BatchWork, Member
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.recall import HandedOver
+from llmdo.backends.engine.settings import Mode
 from llmdo.backends.engine.turns import NotStarted
 from llmdo.backends.errors import LineError, ModelError
 from llmdo.backends.listing import list_models
 from llmdo.backends.requests import BatchPlace, EmbedRequest, Request
 from llmdo.backends.responses import Response
 from llmdo.settings.environment import MissingSettings
-
-Mode = Literal["auto", "sync", "batch"]
 
 # A kill while a batch is handed over, before its name is kept, pays it again: at most this many requests of a model.
 MAX_ITEMS = 1000

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import BatchWork
-from llmdo.backends.engine.batches import Batches, Mode
+from llmdo.backends.engine.batches import Batches
 from llmdo.backends.engine.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import Mode
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.engine.turns import NotStarted, TooManyTexts, Turns
 from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts, final_error

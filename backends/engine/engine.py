@@ -17,11 +17,12 @@ import uvloop
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batches import MAX_ITEMS, Mode
+from llmdo.backends.engine.batches import MAX_ITEMS
 from llmdo.backends.engine.dispatch import Dispatcher, Settings
 from llmdo.backends.engine.intake import Intake, Room
 from llmdo.backends.engine.jobs import Done, Job, Place
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import Mode
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.errors import EngineClosed, StopRun
 from llmdo.backends.limits.breaker import PATIENCE_S, REQUESTS, Breaker

@@ -16,16 +16,11 @@ from typing import Any, Literal, Protocol
 from pydantic import TypeAdapter
 
 from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
+from llmdo.backends.engine.settings import SAME_MESSAGE, Reuse
 from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
-
-# Whose answer may be taken: that of the same line of the same file version, or of any equal request.
-Reuse = Literal["same-line", "same-request"]
-# For a Recall of chats: that of the same request id, whatever was asked under it. A message's answer stays its answer
-# although more of the conversation before it is known by now.
-SAME_MESSAGE: Literal["same-message"] = "same-message"
 
 Call = Callable[[Request], Awaitable[Response]]
 

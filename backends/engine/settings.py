@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from llmdo.backends.engine.batches import Mode
-from llmdo.backends.engine.recall import Recall
 from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.limits.window import START
 from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+
+if TYPE_CHECKING:
+    from llmdo.backends.engine.recall import Recall
+
+# Whether requests are handed over in batches: see llmdo.backends.engine.batches.
+Mode = Literal["auto", "sync", "batch"]
+# Whose answer may be taken: that of the same line of the same file version, or of any equal request.
+Reuse = Literal["same-line", "same-request"]
+# In chats: that of the same request id, whatever was asked under it. A message's answer stays its answer although more
+# of the conversation before it is known by now.
+SAME_MESSAGE: Literal["same-message"] = "same-message"
 
 
 class KeptAnswers(Protocol):

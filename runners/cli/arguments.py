@@ -31,6 +31,11 @@ Samples = Annotated[
 _AS_THEY_ARE = (bool, int, float, str)
 
 
+def command_app() -> typer.Typer:
+    """Holds a command, or a group of commands, which its module adds."""
+    return typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
 def takes(
     model: type[BaseModel], only: Iterable[str] = (), without: Iterable[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

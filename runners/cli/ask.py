@@ -29,6 +29,10 @@ Exit codes: 0 answered; 1 failed, or no text came; 2 usage.
 """
 
 
+app = arg.command_app()
+
+
+@app.command(epilog=EXAMPLES)
 @arg.takes(JsonlOptions, only=("gateway", "header"))
 def ask(
     given: dict[str, Any],
@@ -45,7 +49,7 @@ def ask(
         bool, typer.Option("--json", help="Print JSON; with --stream, an object for each piece.")
     ] = False,
 ) -> None:
-    """Ask a model one thing; the answer goes to stdout as it comes."""
+    """``llmdo ask``."""
     from llmdo.backends.workers_ai.errors import PROVIDER as WORKERS_AI
     from llmdo.runners.inspecting import ask as inspecting
 

@@ -59,10 +59,10 @@ def spread(args: list[str]) -> list[str]:
     return found
 
 
-chat_app = typer.Typer()
+app = arg.command_app()
 
 
-@chat_app.callback(cls=_Chat, invoke_without_command=True, epilog=CHAT_EXAMPLES)
+@app.callback(cls=_Chat, invoke_without_command=True, epilog=CHAT_EXAMPLES)
 @arg.takes(ChatOptions)
 def chat(
     given: dict[str, Any],
@@ -72,7 +72,7 @@ def chat(
     ] = None,
     as_json: arg.AsJson = False,
 ) -> None:
-    """Answer the messages of users: those of event logs, then exit; or those of a queue, until SIGTERM or Ctrl-C."""
+    """``llmdo chat``."""
     if context.invoked_subcommand is not None:
         return
     options = check_chat_options(**given, runner=runner)
@@ -87,7 +87,7 @@ def chat(
     leave(summary)
 
 
-@chat_app.command(epilog=EXPLAIN_EXAMPLES)
+@app.command(epilog=EXPLAIN_EXAMPLES)
 def explain(
     message_id: Annotated[str, typer.Argument(help="The message's id, as its event has it.")],
     log: Annotated[str, typer.Option(help="As given to llmdo chat: --log, or --output.")],

@@ -6,12 +6,19 @@ from typing import Annotated
 
 import typer
 
+from llmdo.runners.cli import arguments as arg
+
 PRUNE_EXAMPLES = "Example: llmdo ledger prune sqlite:///out/_ledger.sqlite --older-than-days 30"
 
-ledger = typer.Typer(help="Look after ledgers of paid answers.", no_args_is_help=True)
+app = arg.command_app()
 
 
-@ledger.command(epilog=PRUNE_EXAMPLES)
+@app.callback(no_args_is_help=True)
+def ledger() -> None:
+    """``llmdo ledger``, whose only command has a name all the same."""
+
+
+@app.command(epilog=PRUNE_EXAMPLES)
 def prune(
     url: Annotated[str, typer.Argument(help="The ledger, as given to run.")],
     older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmdo.runners.cli import arguments as arg
 from llmdo.runners.showing.summary import EXIT_FAILED, EXIT_USAGE
 from llmdo.runners.showing.terminal import complain
 
@@ -17,7 +18,10 @@ It fails when told to: POST /_faults {"target": "ai", "status": 429, "count": 3}
 docs/reliability.md.
 """
 
+app = arg.command_app()
 
+
+@app.command(epilog=EXAMPLES)
 def local(
     data: Annotated[Path, typer.Option(help="Folder for queues and credentials; DATA/env is written there.")],
     port: Annotated[int, typer.Option(help="TCP port on 127.0.0.1; 0 takes a free one.")] = 8787,
@@ -25,7 +29,7 @@ def local(
         "local/smollm2-135m-instruct"
     ),
 ) -> None:
-    """Serve Cloudflare on this machine: R2 with event notifications, Queues, Workers AI; until SIGTERM."""
+    """``llmdo local``."""
     try:
         from llmdo.local.server import serve  # needs the extra [local]
         from llmdo.local.settings import CannotServe

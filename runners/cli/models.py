@@ -11,6 +11,7 @@ from rich.console import Console
 
 from llmdo.backends.providers import PROVIDERS
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.cli import arguments as arg
 from llmdo.runners.showing.summary import EXIT_FAILED
 from llmdo.runners.showing.terminal import note
 
@@ -26,13 +27,16 @@ Examples:
 Lists are kept for an hour in $XDG_CACHE_HOME/llmdo.
 """
 
+app = arg.command_app()
 
+
+@app.command(epilog=EXAMPLES)
 def models(
     provider: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PROVIDERS)}; all by default.")] = None,
     task: Annotated[str, typer.Option(help="Only models whose task, or else whose name, contains this.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the lists as JSON.")] = False,
 ) -> None:
-    """List models, with context window in tokens, price for a million tokens, and what they can do."""
+    """``llmdo models``."""
     from llmdo.runners.inspecting import models as inspecting
 
     if provider is not None and provider not in PROVIDERS:

@@ -23,6 +23,10 @@ _OPTIONS = (
 )
 
 
+app = arg.command_app()
+
+
+@app.command(epilog=EXAMPLES)
 @arg.takes(JsonlOptions, only=_OPTIONS)
 def retry(
     given: dict[str, Any],
@@ -32,7 +36,7 @@ def retry(
     ] = False,
     as_json: arg.AsJson = False,
 ) -> None:
-    """Answer an output's error lines again, by its own model and parameters, and merge the answers in."""
+    """``llmdo retry``."""
     from llmdo.runners.running import retry as running
     from llmdo.runners.showing.progress import Watch, quiet
 

@@ -36,6 +36,10 @@ Exit codes: 0 all answered; 3 finished, some lines ended as errors; 1 failed or 
 """
 
 
+app = arg.command_app()
+
+
+@app.command(epilog=EXAMPLES)
 @arg.takes(JsonlOptions, without=("max_restarts",))
 def run(
     given: dict[str, Any],
@@ -51,7 +55,7 @@ def run(
     as_json: arg.AsJson = False,
     progress: Annotated[bool, typer.Option("--progress", help="Show progress with --json, too.", hidden=True)] = False,
 ) -> None:
-    """Answer what is there, then exit: files, a listing, or what a queue announces."""
+    """``llmdo run``."""
     if not (given["files"] or given["input"] or given["queue"] or (dry_run and given["runner"] != "dataflow")):
         given["queue"] = default_queue()
     given["files"] = tuple(with_stdin(given["files"], given["output"], keep=not dry_run))

@@ -36,6 +36,10 @@ Exit codes: when it is stopped that of its last run: 0 all answered; 3 some line
 """
 
 
+app = arg.command_app()
+
+
+@app.command(epilog=EXAMPLES)
 @arg.takes(JsonlOptions, without=("max_restarts",))
 def schedule(
     given: dict[str, Any],
@@ -54,7 +58,7 @@ def schedule(
         typer.Option("--json", help="Print each run's summary as JSON, and no progress.", rich_help_panel=OUTPUT.panel),
     ] = False,
 ) -> None:
-    """Answer what is there at each tick, never two runs at once, until SIGTERM or Ctrl-C, which drain."""
+    """``llmdo schedule``."""
     from llmdo.runners.running import schedule as running
     from llmdo.runners.running.cron import Cron
 

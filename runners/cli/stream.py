@@ -24,6 +24,10 @@ Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on w
 """
 
 
+app = arg.command_app()
+
+
+@app.command(epilog=EXAMPLES)
 @arg.takes(JsonlOptions, without=("files", "input"))
 def stream(
     given: dict[str, Any],
@@ -35,7 +39,7 @@ def stream(
     samples: arg.Samples = None,
     as_json: arg.AsJson = False,
 ) -> None:
-    """Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once."""
+    """``llmdo stream``."""
     given |= {"queue": given["queue"] or default_queue(), "runner": runner, "continuous": True}
     options = check_options(**given)
     without_running(options, dry_run, as_json)

@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from llmdo.runners.cli import arguments as arg
 from llmdo.runners.showing.summary import EXIT_FAILED
 
 EXAMPLES = "Example: llmdo verify r2://bucket/output/ --input r2://bucket/input/"
 
+app = arg.command_app()
 
+
+@app.command(epilog=EXAMPLES)
 def verify(
     output: Annotated[str, typer.Argument(help="r2://BUCKET/PREFIX/ or a folder, as given to run.")],
     input: Annotated[
@@ -20,7 +24,7 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check an output: is every line of every source in exactly one shard, and is every manifest true?"""
+    """``llmdo verify``."""
     from llmdo.runners.inspecting import verify as inspecting
 
     result = inspecting.verify(output, list(input or ()))

@@ -31,8 +31,9 @@ from llmdo.transforms.answers.infer import too_long
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun, folder_of
-from llmdo.transforms.files.listing import Listing, list_inputs
+from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.reopening import has_readable
+from llmdo.transforms.files.source import Listing
 from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans
 from llmdo.transforms.lines.reading import NO_END, Reading
 from llmdo.transforms.prompts.parse import parse_prompt

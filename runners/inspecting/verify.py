@@ -19,7 +19,8 @@ from llmdo.storage.output.manifests import MANIFEST_NAME
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun
-from llmdo.transforms.files.listing import Listing, Skipped, list_inputs
+from llmdo.transforms.files.listing import Skipped, list_inputs
+from llmdo.transforms.files.source import Listing
 
 _SUMMED = ("compared", "answered", "failed", "blank", "input_tokens", "output_tokens")
 

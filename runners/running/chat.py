@@ -34,7 +34,8 @@ from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, locate_folder
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
-from llmdo.transforms.files.listing import Listing, list_inputs
+from llmdo.transforms.files.listing import list_inputs
+from llmdo.transforms.files.source import Listing
 from llmdo.transforms.run_state import Counts, RunState
 
 _log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from llmdo.storage.output.configuration import agree
 from llmdo.storage.queues.api import WRONG_ACCOUNT
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
-from llmdo.transforms.files.listing import Listing, Skipped, is_pattern, list_inputs
+from llmdo.transforms.files.listing import Skipped, is_pattern, list_inputs
+from llmdo.transforms.files.source import Listing
 
 _log = logging.getLogger(__name__)
 

@@ -4,8 +4,7 @@ from llmdo.pipelines.option_types import Concurrency
 from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.storage.objects.store import Location
-from llmdo.transforms.files.listing import Listing
-from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.files.source import Listing, Notifications
 
 ENVIRONMENT = {
     "CLOUDFLARE_ACCOUNT_ID": "0123456789abcdef0123456789abcdef",

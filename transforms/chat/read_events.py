@@ -24,8 +24,9 @@ from llmdo.transforms.chat.conversations import in_work
 from llmdo.transforms.chat.elements import Incoming
 from llmdo.transforms.chat.intake import Intake
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
-from llmdo.transforms.files.listing import Listing, list_inputs
+from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.poll_files import LookAgain, Sweep
+from llmdo.transforms.files.source import Listing
 from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, cut
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run_state import run_state, stopping

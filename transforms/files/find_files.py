@@ -28,8 +28,8 @@ from llmdo.storage.queues.notifications import (
 from llmdo.storage.runs.members import Apart
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
-from llmdo.transforms.files.listing import Listing, list_inputs, root_of
-from llmdo.transforms.files.source import Notifications, Source
+from llmdo.transforms.files.listing import list_inputs, root_of
+from llmdo.transforms.files.source import Listing, Notifications, Source
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from llmdo.transforms.run_state import run_state, stopping

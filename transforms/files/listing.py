@@ -17,11 +17,10 @@ from llmdo.storage.output import configuration
 from llmdo.storage.output.manifests import MANIFEST_NAME, is_shard_name
 from llmdo.storage.queues.notifications import is_hidden
 from llmdo.transforms.elements import FileVersion, Notice
+from llmdo.transforms.files.source import Listing
 
 _log = logging.getLogger(__name__)
 
-# In lower case; a file's ending may be in any.
-SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".jsonlines") for packed in ("", ".gz", ".zst"))
 # Where input from a pipe is kept, in an output or in the user's state folder.
 STDIN_FOLDER = "_stdin"
 _WILDCARDS = re.compile(r"[*?[]")
@@ -36,14 +35,6 @@ SAME_FILE = "another name of a file that is taken already"
 SAME_CONTENT = "a copy, with the same name below its folder and the same content, of a file that is taken already"
 NO_FILE = "not a file: write it to a file, or pipe it into `llmdo run -`"
 NO_NAME = "the name is not UTF-8, which no output could name: rename it"
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Objects below r2:// prefixes, and local files, folders and glob patterns."""
-
-    inputs: tuple[str, ...]
-    suffixes: tuple[str, ...] = SUFFIXES
 
 
 @dataclass(slots=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmdo.transforms.files.listing import SUFFIXES, Listing
+# In lower case; a file's ending may be in any.
+SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".jsonlines") for packed in ("", ".gz", ".zst"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Objects below r2:// prefixes, and local files, folders and glob patterns."""
+
+    inputs: tuple[str, ...]
+    suffixes: tuple[str, ...] = SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import typer
 
-from llmdo.runners.cli.main import app, main
+from llmdo.runners.cli.main import command_of, main
 from llmdo.settings.secret_manager import take_secrets
 
 # Beam's names for what llmdo calls something else.
@@ -56,8 +56,7 @@ def _argument(name: str, value: str, known: dict[str, bool]) -> Iterator[str]:
 
 
 def _parameters(command: str) -> list[typer.core.TyperOption]:
-    commands = typer.main.get_command(app).commands
-    return [parameter for parameter in commands[command].params if parameter.param_type_name == "option"]
+    return [parameter for parameter in command_of(command).params if parameter.param_type_name == "option"]
 
 
 if __name__ == "__main__":

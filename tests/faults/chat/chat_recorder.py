@@ -21,9 +21,8 @@ import httpx
 import pytest
 from pydantic_core import from_json, to_json
 
-from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.engine.registry import close_engines
-from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.engine.settings import SAME_MESSAGE, CallSettings
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage

@@ -4,16 +4,14 @@ import subprocess
 import sys
 
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from llmdo import __version__
 from llmdo.pipelines.chat_options import ChatOptions
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.shown import PANELS, options_of
-from llmdo.runners.cli.main import app
+from llmdo.runners.cli.main import COMMANDS, app, command_of
 
-COMMANDS = typer.main.get_command(app).commands
 ALL = ["", *COMMANDS, "ledger prune", "chat explain"]
 _SCRIPT = """
 import sys
@@ -36,6 +34,8 @@ def test_no_help_imports_beam_or_a_client(command):
     ended = without_beam(_SCRIPT, *command.split(), "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert f"Usage: -c {command}".rstrip() in ended.stdout
+    if command in COMMANDS:
+        assert COMMANDS[command].partition(",")[0] in " ".join(ended.stdout.split())
 
 
 def test_an_output_is_verified_without_beam(tmp_path):
@@ -67,7 +67,7 @@ def test_the_package_alone_imports_nothing_of_ours():
 )
 def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_panel(command, model, without):
     declared = {name: one for name, one in options_of(model).items() if name not in without}
-    parameters = {one.name: one for one in COMMANDS[command].params}
+    parameters = {one.name: one for one in command_of(command).params}
     assert declared.keys() <= parameters.keys()
     for name, option in declared.items():
         if (command, name) == ("stream", "runner"):

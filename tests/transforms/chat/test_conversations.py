@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from llmdo.backends.engine.engine import Engine
-from llmdo.backends.engine.recall import SAME_MESSAGE, Recall
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import SAME_MESSAGE
 from llmdo.backends.errors import (
     BudgetSpent,
     ContextOverflow,

@@ -15,9 +15,8 @@ from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.backends.engine import registry
-from llmdo.backends.engine.recall import SAME_MESSAGE
 from llmdo.backends.engine.registry import close_engines, stop_engines
-from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.engine.settings import SAME_MESSAGE, CallSettings
 from llmdo.backends.errors import InvalidRequest, QuotaExhausted, StopRun
 from llmdo.backends.limits import retry
 from llmdo.backends.responses import ChatResponse

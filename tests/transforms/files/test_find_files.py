@@ -11,8 +11,7 @@ from llmdo.transforms.acks import close_acks
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files import find_files as notices
 from llmdo.transforms.files.find_files import FindFiles, Puller, _Look, left_in_work, pull_notifications, understand
-from llmdo.transforms.files.listing import Listing
-from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.files.source import Listing, Notifications
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")

@@ -13,10 +13,10 @@ from llmdo.transforms.files.listing import (
     OWN,
     SAME_CONTENT,
     SAME_FILE,
-    Listing,
     Skipped,
     list_inputs,
 )
+from llmdo.transforms.files.source import Listing
 
 
 def listed(*inputs, output=None):
