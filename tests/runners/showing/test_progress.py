@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from llmdo.backends.engine import engine as engine_module
+from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import close_engines, get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ConnectionFailed
@@ -198,7 +198,7 @@ def seen(line, part):
 def test_who_looks_sees_that_a_service_is_away_when_it_is_tried_next_and_that_it_is_back(monkeypatch, caplog, line):
     close_engines()
     backend, done = Away(), []
-    monkeypatch.setattr(engine_module, "connect", lambda *_, **__: backend)
+    monkeypatch.setattr(registry, "connect", lambda *_, **__: backend)
     try:
         engine = get_engine(CallSettings(4))
         assert "away" not in line(RunState(), Rate())
