@@ -37,5 +37,6 @@ RUN export XDG_CACHE_HOME=/tmp/cache \
 USER 10001
 # Beam's boot writes the job's options into its working directory. It stays the ENTRYPOINT, from the base image.
 WORKDIR /home/llmdo
-# What a worker does first: an image that lacks something does not come into being.
-RUN python -c "import llmdo.pipelines.jsonl, llmdo.runners.workers.settings, llmdo.runners.cli.main"
+# What a worker does first: an image that lacks something does not come into being. Google's client is the base image's.
+RUN python -c "import llmdo.pipelines.jsonl, llmdo.runners.workers.settings, llmdo.runners.cli.main" \
+    && python -c "import google.cloud.secretmanager"

@@ -13,7 +13,6 @@ from llmdo.settings.network import network_problems
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
 BRAINTRUST_API = "https://api.braintrust.dev/v1"
-SECRET_MANAGER = "https://secretmanager.googleapis.com"  # noqa: S105  an address
 # What is no secret, and may stand in a job's description.
 _PLAIN = (
     *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
@@ -192,14 +191,9 @@ def plain_settings() -> dict[str, str]:
     return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
 
 
-def secret_manager_url() -> str:
-    """Secret Manager's API; gcloud's own variable names another address of it, without a slash at its end."""
-    return (os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER") or SECRET_MANAGER).rstrip("/")
-
-
-def metadata_url() -> str:
-    """Google Cloud's metadata server, which every machine there has; GCE_METADATA_HOST, as in Google's libraries."""
-    return f"http://{os.environ.get('GCE_METADATA_HOST') or 'metadata.google.internal'}"
+def secret_manager_url() -> str | None:
+    """Another address of Secret Manager's API than the public one, by gcloud's own variable for it."""
+    return os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER", "").rstrip("/") or None
 
 
 def default_queue() -> str | None:

@@ -3,20 +3,26 @@
 import base64
 import json
 import os
+import subprocess
+import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from llmdo.settings.environment import MissingSettings
 from llmdo.settings.secret_manager import take_secrets
+from tests.runners.google_packages import google_packages_or_skip
 
+ROOT = Path(__file__).parents[2]
+NAME = "CLOUDFLARE_API_TOKEN"
 PLACE = "projects/p/secrets/token/versions/latest"
 
 
 class FakeGoogle:
-    """``secrets``: place → text; ``refusals``: statuses that are answered first, whatever is asked."""
+    """``secrets``: place → text; ``refusals``: statuses that are answered first when a secret is asked for."""
 
     def __init__(self, secrets, refusals=()):
         self.secrets = secrets
@@ -25,19 +31,32 @@ class FakeGoogle:
 
     def answer(self, path, headers):
         self.asked.append(path)
+        if not path.startswith("/v1/"):
+            return self.metadata(path, headers)
         if self.refusals:
             return self.refusals.pop(0), {"error": {"message": "top-secret-detail"}}
-        if path.startswith("/computeMetadata/"):
-            if headers.get("Metadata-Flavor") != "Google":
-                return 403, {}
-            return 200, {"access_token": "token-of-the-machine", "expires_in": 3599, "token_type": "Bearer"}
         if headers.get("Authorization") != "Bearer token-of-the-machine":
             return 401, {}
-        place = path.removeprefix("/v1/").removesuffix(":access")
-        if not path.endswith(":access") or place not in self.secrets:
+        place, _, what = path.partition("?")[0].removeprefix("/v1/").rpartition(":")
+        if what != "access" or place not in self.secrets:
             return 404, {}
         data = base64.b64encode(self.secrets[place]).decode()
         return 200, {"name": place, "payload": {"data": data, "dataCrc32c": "1"}}
+
+    def metadata(self, path, headers):
+        """The metadata server: whether it is one, the machine's service account, and a token of it."""
+        if headers.get("Metadata-Flavor") != "Google":
+            return 403, {}
+        path = path.partition("?")[0]
+        if path.endswith("/token"):
+            return 200, {"access_token": "token-of-the-machine", "expires_in": 3599, "token_type": "Bearer"}
+        if path.endswith("/service-accounts/default/"):
+            return 200, {
+                "email": "worker@p.iam.gserviceaccount.com",
+                "scopes": ["cloud-platform"],
+                "aliases": ["default"],
+            }
+        return (200, {}) if path == "/" else (404, {})
 
 
 @contextmanager
@@ -48,6 +67,8 @@ def serving(fake):
             text = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Metadata-Flavor", "Google")
             self.end_headers()
             self.wfile.write(text)
 
@@ -64,88 +85,99 @@ def serving(fake):
         server.server_close()
 
 
-@pytest.fixture
-def google(monkeypatch):
-    """Makes a FakeGoogle the one that is asked."""
-    with ExitStack() as servers:
-
-        def start(secrets, refusals=()):
-            fake = FakeGoogle(secrets, refusals)
-            address = servers.enter_context(serving(fake))
-            monkeypatch.setenv("GCE_METADATA_HOST", address)
-            monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER", f"http://{address}/")
-            return fake
-
-        yield start
+def addresses(address):
+    """What makes Google's libraries ask this host and port."""
+    return {
+        "GCE_METADATA_HOST": address,
+        "GCE_METADATA_IP": address,
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"http://{address}/",
+    }
 
 
-@pytest.fixture
-def unset(monkeypatch):
-    """The variable that is taken; gone again after the test, though it was no fixture that set it."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    os.environ.pop("CLOUDFLARE_API_TOKEN", None)
-    return "CLOUDFLARE_API_TOKEN"
+TAKES = """
+import json, os, sys
+from llmdo.settings.environment import MissingSettings
+from llmdo.settings.secret_manager import take_secrets
+from tests.runners.google_packages import google_packages_or_skip
+
+problems = []
+try:
+    take_secrets(sys.argv[1:])
+except MissingSettings as error:
+    problems = error.problems
+names = [one.partition("=")[0] for one in sys.argv[1:]]
+print(json.dumps([{name: os.environ.get(name) for name in names}, problems]))
+"""
 
 
-def waits():
-    slept = []
-    return slept, slept.append
-
-
-def test_a_secret_becomes_a_setting_of_this_process_without_its_last_line_break(google, unset):
-    google({PLACE: b"cf-token-1\n"})
-    take_secrets([f"{unset}={PLACE}"])
-    assert os.environ[unset] == "cf-token-1"
-
-
-def test_what_is_set_stays_and_nobody_is_asked_for_it(google, unset):
-    fake = google({PLACE: b"other"})
-    os.environ[unset] = "mine"
-    take_secrets([f"{unset}={PLACE}"])
-    assert os.environ[unset] == "mine"
-    assert fake.asked == []
-
-
-def test_a_service_that_is_late_is_asked_again(google, unset):
-    slept, sleep = waits()
-    google({PLACE: b"v"}, refusals=[503, 429])
-    take_secrets([f"{unset}={PLACE}"], sleep)
-    assert os.environ[unset] == "v"
-    assert slept == [0.5, 1.0]
-
-
-def test_all_secrets_that_are_not_to_be_had_are_named_with_the_remedy(google, unset):
-    slept, sleep = waits()
-    google({})
-    with pytest.raises(MissingSettings) as caught:
-        take_secrets([f"{unset}={PLACE}", f"LLMDO_TEST_OTHER={PLACE}2"], sleep)
-    assert caught.value.problems == [
-        f"{unset}: {PLACE} answers HTTP 404: create it, or correct --env-from",
-        f"LLMDO_TEST_OTHER: {PLACE}2 answers HTTP 404: create it, or correct --env-from",
-    ]
-    assert slept == []  # a wrong name stays wrong
-
-
-def test_a_refusal_shows_nothing_of_what_was_answered(google, unset):
-    fake = google({PLACE: b"v"})
-    fake.answer = lambda path, headers: (
-        (403, {"error": "top-secret-detail"}) if ":access" in path else FakeGoogle.answer(fake, path, headers)
+def taken(env_from, address):
+    """What a process with Google's packages takes: its variables, and the problems."""
+    done = subprocess.run(
+        [sys.executable, "-c", TAKES, *env_from],
+        env={
+            **{name: value for name, value in os.environ.items() if name in ("PATH", "LANG")},
+            **addresses(address),
+            "PYTHONPATH": f"{google_packages_or_skip()}{os.pathsep}{ROOT}",
+            "HOME": "/nowhere",  # where Google's libraries look for credentials first
+        },
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    with pytest.raises(MissingSettings, match="secretAccessor") as caught:
-        take_secrets([f"{unset}={PLACE}"])
-    assert "top-secret" not in str(caught.value)
-    assert "token-of-the-machine" not in str(caught.value)
+    return json.loads(done.stdout)
 
 
-def test_a_secret_that_is_no_text_is_named(google, unset):
-    google({PLACE: b"\xff\xfe"})
-    with pytest.raises(MissingSettings, match="holds no text"):
-        take_secrets([f"{unset}={PLACE}"])
+def test_a_secret_becomes_a_setting_of_this_process_without_its_last_line_break():
+    with serving(FakeGoogle({PLACE: b"cf-token-1\n"})) as address:
+        assert taken([f"{NAME}={PLACE}"], address) == [{NAME: "cf-token-1"}, []]
 
 
-def test_elsewhere_than_on_google_cloud_that_is_said(unset, monkeypatch):
-    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
-    slept, sleep = waits()
-    with pytest.raises(MissingSettings, match="on machines of Google Cloud only"):
-        take_secrets([f"{unset}={PLACE}"], sleep)
-    assert len(slept) == 4
+def test_what_is_set_stays_and_nobody_is_asked_for_it(monkeypatch):
+    monkeypatch.setenv(NAME, "mine")
+    monkeypatch.setitem(sys.modules, "google.cloud.secretmanager", None)  # whoever imports it fails
+    take_secrets([f"{NAME}={PLACE}"])
+    assert os.environ[NAME] == "mine"
+
+
+def test_a_service_that_is_late_is_asked_again():
+    fake = FakeGoogle({PLACE: b"v"}, refusals=[503, 429])
+    with serving(fake) as address:
+        assert taken([f"{NAME}={PLACE}"], address) == [{NAME: "v"}, []]
+    assert len([path for path in fake.asked if ":access" in path]) == 3
+
+
+def test_all_secrets_that_are_not_to_be_had_are_named_with_the_remedy():
+    fake = FakeGoogle({f"{PLACE}3": b"\xff\xfe"})
+    with serving(fake) as address:
+        found, problems = taken([f"{NAME}={PLACE}", f"OTHER={PLACE}2", f"THIRD={PLACE}3"], address)
+    assert set(found.values()) == {None}
+    assert problems == [
+        f"{NAME}: {PLACE} answers HTTP 404: create it, or correct --env-from",
+        f"OTHER: {PLACE}2 answers HTTP 404: create it, or correct --env-from",
+        f"THIRD: {PLACE}3 holds no text: write the setting's value into it",
+    ]
+    assert len([path for path in fake.asked if ":access" in path]) == 3  # a wrong name stays wrong
+
+
+def test_a_refusal_shows_nothing_of_what_was_answered():
+    with serving(FakeGoogle({PLACE: b"v"}, refusals=[403])) as address:
+        [_, [problem]] = taken([f"{NAME}={PLACE}"], address)
+    assert problem == (
+        f"{NAME}: {PLACE} answers HTTP 403: give the workers' service account the role "
+        "roles/secretmanager.secretAccessor for it"
+    )
+
+
+def test_elsewhere_than_on_google_cloud_that_is_said():
+    [_, problems] = taken([f"{NAME}={PLACE}", f"OTHER={PLACE}"], "127.0.0.1:9")
+    assert problems == [
+        f"{NAME} and OTHER: the metadata server of Google Cloud cannot be reached (DefaultCredentialsError): secrets "
+        "are taken on machines of Google Cloud, or with GOOGLE_APPLICATION_CREDENTIALS"
+    ]
+
+
+def test_a_worker_without_googles_client_is_told_what_to_install(monkeypatch):
+    monkeypatch.delenv(NAME, raising=False)
+    monkeypatch.setitem(sys.modules, "google.cloud.secretmanager", None)
+    with pytest.raises(MissingSettings, match=rf"^{NAME}: .* pip install 'llm.do\[gcp\]', also in the workers' image"):
+        take_secrets([f"{NAME}={PLACE}"])

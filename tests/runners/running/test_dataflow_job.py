@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from tests.runners.google_packages import google_packages
+from tests.runners.google_packages import google_packages_or_skip
 from tests.runners.test_dataflow import GOOD, PLACES, SECRETS
 
 ROOT = Path(__file__).parents[3]
@@ -31,12 +31,7 @@ STEPS = ["Find files", "Open files", "Read lines", "Answer lines", "Write shards
 
 @pytest.fixture(scope="session")
 def google() -> Path:
-    try:
-        return google_packages()
-    except subprocess.CalledProcessError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"Google's packages cannot be had: {error.stderr}")
+    return google_packages_or_skip()
 
 
 def llmdo(google: Path, tmp_path: Path, command: str, *arguments: str, **also: str) -> subprocess.CompletedProcess[str]:

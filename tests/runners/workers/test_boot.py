@@ -31,7 +31,8 @@ from llmdo.runners.prism.runner import running_prism
 from llmdo.runners.workers.boot import BootError, worker_environment
 from llmdo.runners.workers.settings import set_environment, worker_arguments
 from llmdo.storage.ledger.opening import open_ledger
-from tests.settings.test_secret_manager import PLACE, FakeGoogle, serving
+from tests.runners.google_packages import google_packages_or_skip
+from tests.settings.test_secret_manager import PLACE, FakeGoogle, addresses, serving
 
 ROOT = Path(__file__).parents[3]
 NOTHING_GIVEN = argparse.Namespace(control_endpoint="", logging_endpoint="", artifact_endpoint="")
@@ -78,9 +79,9 @@ def test_steps_run_in_a_process_of_their_own_with_the_settings_and_secrets_of_th
         seen.write_text(json.dumps({"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}))
 
     with serving(FakeGoogle({PLACE: b"secret-of-the-worker"})) as address:
-        monkeypatch.setenv("GCE_METADATA_HOST", address)
-        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER", f"http://{address}")
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for name, value in addresses(address).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", f"{google_packages_or_skip()}{os.pathsep}{ROOT}")
         settings = worker_arguments((f"CLOUDFLARE_API_TOKEN={PLACE}",))
         monkeypatch.delenv("R2_ENDPOINT_URL")  # a worker inherits Prism's environment, which is this one's from here on
         with running_prism(binary) as endpoint:
