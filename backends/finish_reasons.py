@@ -26,7 +26,7 @@ class Failure(NamedTuple):
 _FAILED = Failure(Retryable, "the service failed while it answered")
 _CANCELLED = Failure(Retryable, "the service broke the answer off")
 _BUSY = Failure(Overloaded, "the service ran out of capacity while it answered")
-_MALFORMED = Failure(Retryable, "the model wrote a tool call that nobody can read")
+_MALFORMED = Failure(Retryable, "the model wrote a tool call that cannot be read")
 
 # Reason → OpenAI's; who sends it.
 FINISH_REASONS: Mapping[str, FinishReason] = {
@@ -92,9 +92,7 @@ def finish_of(said: Any) -> FinishReason | None:
 def finish_warning(said: Any) -> str | None:
     """A sentence for a reason that no table has."""
     known = said is None or said == "" or _name(said) in FINISH_REASONS or _name(said) in FAILURES
-    return (
-        None if known else f"the answer ended for a reason that is not known here ({str(said)[:_LONGEST]}): look at it"
-    )
+    return None if known else f"the answer ended for an unknown reason ({str(said)[:_LONGEST]}): look at it"
 
 
 def finish_error(

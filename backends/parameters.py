@@ -47,7 +47,7 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
             continue
         if name in OURS:
             if not _asks_nothing(value):
-                warnings.append(f"{name} was left out: it is no parameter of a request")
+                warnings.append(f"{name} was left out: it is not a parameter of a request")
             continue
         taken = name not in dialect.unknown and (dialect.known is None or name in dialect.known)
         if name == "n":

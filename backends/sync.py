@@ -115,7 +115,7 @@ class Model:
         wrong = sorted(OURS & parameters.keys())
         if wrong:
             raise InvalidRequest(
-                f"{wrong[0]} is no parameter: call execute_stream for a stream, and pass a ChatRequest with another "
+                f"{wrong[0]} is not a parameter: call execute_stream for a stream, and pass a ChatRequest with another "
                 "model or with messages",
                 provider=self.backend.name,
             )

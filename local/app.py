@@ -127,7 +127,7 @@ class Cloudflare:
                     self._faults.active.append(Fault.model_validate_json(call.body))
                 except ValidationError as error:
                     problems = [{"field": ".".join(map(str, e["loc"])), "problem": expected(e)} for e in error.errors()]
-                    return json_reply({"error": "this is no fault", "problems": problems}, 400)
+                    return json_reply({"error": "this is not a fault", "problems": problems}, 400)
             case "DELETE", "/_faults":
                 self._faults.active.clear()
             case "GET", "/_faults":

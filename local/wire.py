@@ -115,7 +115,7 @@ def body_as(call: Call, model: type[_Body]) -> _Body:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            raise Refused(400, 10208, f"Request body is no valid JSON: {first['msg']}") from error
+            raise Refused(400, 10208, f"Request body is not valid JSON: {first['msg']}") from error
         raise Refused(400, 10207, f"Request body is invalid: {first_problem(error)}") from error
 
 

@@ -134,7 +134,7 @@ def acks_of(queue_id: str) -> Acks:
 
 def not_acked(count: int) -> str:
     """What a user reads about messages whose acks failed."""
-    return f"{count} message(s) could not be acked: they come again, and cost nothing"
+    return f"{count} message(s) could not be acked: they will come again, at no cost"
 
 
 def close_acks(*, patient: bool = False) -> dict[str, int]:

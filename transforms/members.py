@@ -206,7 +206,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
             try:
                 settled = _settled.validate_python(one)
             except ValidationError as error:
-                _log.warning("what a worker tells of a file cannot be read: %s", first_problem(error))
+                _log.warning("a worker's report about a file cannot be read: %s", first_problem(error))
                 continue
             state.settled[settled.file.id] = settled
         state.left.update(report.left)

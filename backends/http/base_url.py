@@ -47,7 +47,7 @@ def base_url(provider: str, text: str) -> BaseUrl:
     except ValueError:
         pass
     shown = re.sub(r"(?<=//).*@|^[^/]*@", "", text.partition("?")[0])
-    raise StopRun(f"{shown!r} is no http:// or https:// URL: correct the base URL", provider=provider)
+    raise StopRun(f"{shown!r} is not an http:// or https:// URL: correct the base URL", provider=provider)
 
 
 def shown_url(url: URL) -> str:

@@ -216,8 +216,8 @@ async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     except UnreadableCoding as error:
         if 200 <= reply.status < 300:
             raise StopRun(
-                f"{reply.url.host} compresses its replies as {error}, which was not asked for and cannot be read: "
-                "switch that off at the service, or at what stands before it"
+                f"{reply.url.host} compresses its replies as {error}, which was not requested and cannot be read: "
+                "switch that off at the service, or at the proxy before it"
             ) from error
 
 

@@ -199,7 +199,8 @@ class LlamaCpp:
 
 def _must_be(model: str, wanted: str) -> None:
     if model not in MODELS:
-        text = f"{PROVIDER}/{model} is no embedded model: there are {', '.join(info.name for info in MODELS.values())}"
+        names = ", ".join(info.name for info in MODELS.values())
+        text = f"{PROVIDER}/{model} is not an embedded model: use one of {names}"
         raise ModelNotFound(text, provider=PROVIDER)
     if model != wanted:
         text = f"{PROVIDER}/{model} cannot do this: name {MODELS[wanted].name} for {MODELS[wanted].task}"

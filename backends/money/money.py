@@ -231,13 +231,13 @@ class Budget:
         spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
         if self._lost:
             spent += f", perhaps ${self._lost_usd:.6g} and {lost:,} more by {lost_text(self._lost)}"
-        again = "could be passed by the next call: raise it and run the same command again to go on"
+        again = "could be exceeded by the next call: raise it and run the same command again to resume"
         if limits.max_cost_usd is not None:
             if amount.usd is None:
                 why = self.prices.problem(provider)
                 return PriceUnknown(
-                    f"{provider}/{request.model}: nobody tells its price{f' ({why})' if why else ''}, so --max-cost "
-                    "cannot be kept: use --max-tokens-total instead, or name another model",
+                    f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so --max-cost "
+                    "cannot be guaranteed: use --max-tokens-total instead, or name another model",
                     provider=provider,
                 )
             if self._usd + self._lost_usd + self._held_usd + amount.usd > limits.max_cost_usd:

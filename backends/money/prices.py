@@ -148,7 +148,7 @@ class Prices:
                 f"({usage.input_tokens:,}): its costs are counted as if they came on top",
             )
         if cost is None:
-            self._warn(f"{provider}/{asked}", "the provider tells no price, or no tokens: its cost is not known")
+            self._warn(f"{provider}/{asked}", "the provider reports no price, or no tokens: its cost is not known")
         return cost
 
     def ending(self, provider: str, model: str) -> str | None:

@@ -82,7 +82,7 @@ def failed_response(
     error, status = mapping(fields.get("error")), fields.get("status")
     words = as_text(error.get("message")) or ""
     if status in _UNFINISHED:
-        text = f"{model} has not answered yet (status {status}): leave out background, nobody asks for it later"
+        text = f"{model} has not answered yet (status {status}): omit background: llmdo does not ask again later"
         return BadReply(text, request_id=request_id, provider=provider, usage=usage)
     code = str(error.get("code") or "")
     if "policy" in code or "safety" in code:

@@ -38,7 +38,7 @@ def read_completion(body: Any, model: str, provider: str, request_id: str | None
     choice, usage = first_choice(body), read_usage(body)
     if choice is None:
         raise no_choice(body, model, provider, request_id) or BadReply(
-            f"{model} sent a reply that is no chat completion ({excerpt(body)}): "
+            f"{model} sent a reply that is not a chat completion ({excerpt(body)}): "
             "check that the base URL ends before /chat/completions, and that the model chats",
             request_id=request_id,
             provider=provider,

@@ -30,7 +30,7 @@ from llmdo.backends.refusals.rows import COMPATIBLE, CONTEXT
 _QUOTA = Meaning(
     QuotaExhausted,
     "the day's free allocation of neurons is used",
-    "go on after 00:00 UTC, or change to the Workers Paid plan",
+    "resume after 00:00 UTC, or change to the Workers Paid plan",
     ends="UTC",
 )
 

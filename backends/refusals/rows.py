@@ -42,7 +42,7 @@ DEAR = replace(
 DAY = Meaning(
     QuotaExhausted,
     "the allowance of this day (or hour, or month) is used",
-    "go on when it comes back, or raise the account's tier",
+    "resume when it comes back, or raise the account's tier",
     ends="told",
 )
 UTC_DAY, PACIFIC_DAY = replace(DAY, ends="UTC"), replace(DAY, ends="Pacific")

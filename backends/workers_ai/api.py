@@ -162,7 +162,9 @@ def _told(headers: Mapping[str, str]) -> dict[str, str]:
 @functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
 def _run_url(root: str, model: str) -> URL:
     if not _MODEL.fullmatch(model):
-        raise ModelNotFound(f"{model!r} is no model's name: write one such as @cf/baai/bge-m3", provider=PROVIDER)
+        raise ModelNotFound(
+            f"{model!r} is not the name of a model: write one such as @cf/baai/bge-m3", provider=PROVIDER
+        )
     return _url(f"{root}/run/{model}")
 
 

@@ -172,7 +172,9 @@ def _decoded(value: str, name: str, model: str) -> bytes:
     try:
         return base64.b64decode(_payload(value), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{model}: {name} is no base64 ({error}): encode it again", provider=PROVIDER) from error
+        raise InvalidRequest(
+            f"{model}: {name} is not valid base64 ({error}): encode it again", provider=PROVIDER
+        ) from error
 
 
 def _payload(value: str) -> str:

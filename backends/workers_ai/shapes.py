@@ -68,7 +68,7 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     response = _shape(result) if isinstance(result, dict) else None
     if response is None:
         raise BadReply(
-            f"{model} sent a reply that is no answer of a chat model ({excerpt(result)}): "
+            f"{model} sent a reply that is not a chat model's answer ({excerpt(result)}): "
             "name a text generation model, or send this model's own input",
             request_id=reply.request_id,
             provider=PROVIDER,

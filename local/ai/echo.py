@@ -84,7 +84,7 @@ class Echo:
 
     def _find(self, model: str) -> Model:
         if model not in self._catalogue:
-            text = f"{model} is no model of the echo stand-in: there are {', '.join(self._catalogue)}"
+            text = f"{model} is not a model of the echo stand-in: use one of {', '.join(self._catalogue)}"
             raise ModelNotFound(text, provider=self.name)
         return self._catalogue[model]
 

@@ -72,7 +72,7 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "ObjectLockedByBucketPolicy": (AccessDenied, "a bucket lock forbids it; write below another prefix"),
     "InvalidObjectName": (InvalidLocation, _BAD_KEY),
     "KeyTooLongError": (InvalidLocation, _BAD_KEY),
-    "InvalidBucketName": (InvalidLocation, "this is no bucket's name; write r2://BUCKET/PREFIX"),
+    "InvalidBucketName": (InvalidLocation, "this is not a valid bucket name; write r2://BUCKET/PREFIX"),
     "TooManyRequests": (StorageUnavailable, "R2 takes one write a second to a key; write it from one process only"),
     "ClientDisconnect": (StorageUnavailable, _LATER),
     "MetadataTooLarge": (StorageError, "R2 takes 8,192 bytes of metadata; shorten it"),

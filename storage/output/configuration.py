@@ -38,7 +38,7 @@ def agree(
                 body, etag = store.read(key)
                 there = _read(body)
                 if there is None:
-                    raise ValueError(f"{store.url}/{key} is no configuration: remove it, or use another --output")
+                    raise ValueError(f"{store.url}/{key} is not a configuration: remove it, or use another --output")
                 if there["fingerprint"] == fingerprint:
                     return None
                 if _in_use(store, prefix, there["fingerprint"], is_alive):
@@ -64,7 +64,7 @@ def read(store: ObjectStore, prefix: str) -> Mapping[str, Any] | None:
         return None
     there = _read(body)
     if there is None:
-        raise ValueError(f"{store.url}/{prefix}{NAME} does not say what this output was answered by")
+        raise ValueError(f"{store.url}/{prefix}{NAME} does not say how this output was answered")
     return there
 
 

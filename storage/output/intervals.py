@@ -34,7 +34,7 @@ class Intervals:
     def add(self, start: int, stop: int) -> None:
         """Adds [start, stop). Raises ValueError when a byte of it is there already, or start > stop."""
         if start > stop or start < 0:
-            raise ValueError(f"[{start}, {stop}) is no range")
+            raise ValueError(f"[{start}, {stop}) is not a range")
         if start == stop:
             return
         if self.overlaps(start, stop):

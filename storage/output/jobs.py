@@ -128,7 +128,7 @@ class Jobs:
                 continue
             except ValidationError:
                 yield ValueError(
-                    f"{self.store.url}/{info.key} is no job record that this version can read: move it away, and "
+                    f"{self.store.url}/{info.key} is not a job record that this version can read: move it away, and "
                     "send the file again"
                 )
 

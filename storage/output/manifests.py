@@ -279,7 +279,7 @@ def read_manifest_version(store: ObjectStore, folder: str) -> tuple[Manifest, st
         return Manifest.model_validate_json(body), etag
     except ValidationError as error:
         where = f"{store.url}/{folder}{MANIFEST_NAME}"
-        raise ValueError(f"{where} is no manifest that this version can read: {first_problem(error)}") from error
+        raise ValueError(f"{where} is not a manifest that this version can read: {first_problem(error)}") from error
 
 
 def write_manifest(store: ObjectStore, folder: str, manifest: Manifest) -> Manifest:

@@ -24,7 +24,7 @@ def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord],
     new = sorted(new, key=lambda shard: shard.first)
     out = [shard for shard in old.shards if shard.kind == "errors" and shard.name in replaced]
     if _tiles(out) != _tiles(new) or sum(s.lines for s in out) != sum(s.lines for s in new):
-        raise CannotMerge("not every line that was taken back has an outcome: retry again to go on")
+        raise CannotMerge("not every line that is being retried has an outcome: run llmdo retry again to resume")
     gone = {shard.name for shard in out}
     kept = [shard for shard in old.shards if shard.name not in gone]
     added = [ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in new]

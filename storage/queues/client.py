@@ -192,7 +192,7 @@ class QueueClient:
             total = _add(total, _checked(_Ack, reply or {}, what), len(acks))
         if total.missing or total.warnings:
             _log.warning(
-                "%s: %d of %d leases were not settled, their messages come again. %s",
+                "%s: %d of %d leases were not settled; their messages will come again. %s",
                 what,
                 total.missing,
                 len(leases),

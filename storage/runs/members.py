@@ -103,7 +103,7 @@ class Members:
         except ObjectNotFound:
             return None
         except ValidationError:  # whoever wrote it wanted an end
-            return f"{self.store.url}/{self._stop_key} tells this run to end, and not why"
+            return f"{self.store.url}/{self._stop_key} orders this run to end, without a reason"
 
     def forget(self) -> None:
         """Removes all that was said, and the heartbeats of processes that are gone."""

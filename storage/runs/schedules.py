@@ -99,7 +99,7 @@ class Schedules:
                 if there.run_id and presence.is_alive(there.run_id):
                     return Busy(there)
                 if there.run_id:
-                    _log.warning("%s died at work on the tick of %s: going on", there.run_id, there.tick)
+                    _log.warning("%s died while it worked on the tick of %s: continuing", there.run_id, there.tick)
             try:
                 body = _json(ours)
                 put = self._store.put_if_match
@@ -152,7 +152,7 @@ class Schedules:
             return Claim.model_validate_json(body), etag
         except ValidationError:
             raise StorageError(
-                f"{self._store.url}/{self._key} is no claim that this version can read: remove it"
+                f"{self._store.url}/{self._key} is not a claim that this version can read: remove it"
             ) from None
 
 

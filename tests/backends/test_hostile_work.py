@@ -318,7 +318,7 @@ LINES = {
     "an image": ({"messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "eHh4" * 250_000}},
     ]}], "model": LLAVA}, ""),
-    "an image that is none": ({"prompt": "a", "image": "=" * MIB, "model": LLAVA}, "is no base64"),
+    "an image that is none": ({"prompt": "a", "image": "=" * MIB, "model": LLAVA}, "is not valid base64"),
     "a format that is a book": ({"prompt": "a", "response_format": {"type": "x" * MIB}}, "response_format is"),
     "a URL that is a book": ({"url": "x" * MIB, "body": {}}, "is not one that can be answered"),
     "a model that is a book": ({"prompt": "a", "model": "x/" * (MIB // 2)}, "write a model's name"),

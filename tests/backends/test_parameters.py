@@ -24,7 +24,7 @@ DIALECT = Dialect(unknown=frozenset({"lora"}), renamed={"seed": "random_seed"}, 
         (
             {"model": "x", "stream": True},
             {},
-            [f"{name} was left out: it is no parameter of a request" for name in ("model", "stream")],
+            [f"{name} was left out: it is not a parameter of a request" for name in ("model", "stream")],
         ),
         (
             {"max_tokens": 50, "max_completion_tokens": 2},

@@ -55,7 +55,7 @@ def test_keywords_go_before_a_requests_own_parameters(model):
 
 @pytest.mark.parametrize("name", ["stream", "messages", "model", "stream_options"])
 def test_a_keyword_that_is_no_parameter_is_refused(model, name):
-    with pytest.raises(InvalidRequest, match=f"{name} is no parameter"):
+    with pytest.raises(InvalidRequest, match=f"{name} is not a parameter"):
         model.execute("a", **{name: "x"})
 
 

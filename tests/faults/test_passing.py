@@ -105,7 +105,7 @@ def test_a_stream_that_is_told_to_stop_while_the_queue_asks_to_wait_for_minutes_
     process.terminate()
     summary, said = end(process, 30)
     assert (summary["exit_code"], summary["problem"]) == (0, None)
-    assert "1 message(s) could not be acked: they come again, and cost nothing" in said
+    assert "1 message(s) could not be acked: they will come again, at no cost" in said
     assert cloud.backlog() == 1
     cloud.check()
 

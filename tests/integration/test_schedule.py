@@ -134,7 +134,7 @@ def test_a_schedule_that_is_killed_takes_its_run_with_it_and_another_one_takes_o
     wait_until(lambda: runs(cloud), second)
     code, told, err = end(second)
     assert "is still at work on the tick of" in err
-    assert "died at work on the tick of" in err
+    assert "died while it worked on the tick of" in err
     assert told[0]["exit_code"] == 0
     assert code in (0, 1)
     cloud.check()

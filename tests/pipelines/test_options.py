@@ -53,7 +53,7 @@ def test_a_queue_and_r2_give_their_places():
         ({"batch_size": 0}, "--batch-size 0"),
         ({"temperature": -1}, "--temperature -1"),
         ({"prompt": "Hello"}, "--prompt 'Hello': it has no field"),
-        ({"prompt": "{a.b}"}, "{a.b} is no field"),
+        ({"prompt": "{a.b}"}, "{a.b} is not a field"),
         ({"model_for": ("x/*",)}, "--model-for: 'x/*' has no pattern or no model: write GLOB=PROVIDER/MODEL"),
         ({"model_for": ("x/*=gpt-4o",)}, "'gpt-4o' names no provider"),
         ({"line_models": "openai"}, "--line-models 'openai': 'openai' matches no PROVIDER/MODEL: write same-provider"),

@@ -197,5 +197,5 @@ def test_a_process_has_one_for_each_queue_until_it_closes_them_and_says_what_is_
     acking.acks_of("q").add(["a", "b"])
     acking.acks_of("q").flush()
     assert acking.close_acks() == {"q": 2}
-    assert "queue q: 2 message(s) could not be acked: they come again, and cost nothing" in caplog.text
+    assert "queue q: 2 message(s) could not be acked: they will come again, at no cost" in caplog.text
     assert acking.close_acks() == {}

@@ -293,4 +293,4 @@ def test_a_stop_that_cannot_be_read_stops_all_the_same(run, body):
     join(run)
     run.notes().store.put(run.notes()._stop_key, body)
     wait_until(lambda: run_state().stop_reason is not None)
-    assert "/stop.json tells this run to end" in str(run_state().stop_reason)
+    assert "/stop.json orders this run to end" in str(run_state().stop_reason)

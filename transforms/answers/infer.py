@@ -248,7 +248,7 @@ def asleep() -> StopRun | None:
     if presence is None or not presence.asleep:
         return None
     said = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
-    return RunAsleep(f"{said}: a new one, by the same command, goes on where it was")
+    return RunAsleep(f"{said}: run the same command again to resume")
 
 
 def answered_before() -> bool:

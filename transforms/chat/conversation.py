@@ -229,7 +229,7 @@ class Talk:
             return
         wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        _log.warning("conversation %s goes on in %g s: %s", self.id, wait, error)
+        _log.warning("conversation %s continues in %g s: %s", self.id, wait, error)
         await self._pause(wait)
 
     async def _release(self) -> None:

@@ -108,7 +108,9 @@ def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
             if not output.bucket or file.bucket or file.store_url in disks:
                 yield Notice(file, None, record.notification)
             else:
-                run_state().leave(file.id, f"it is no file of this run's: name {file.store_url} as an input to go on")
+                run_state().leave(
+                    file.id, f"it is not among this run's files: name {file.store_url} as an input to resume it"
+                )
 
 
 def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:

@@ -176,7 +176,7 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
             try:
                 content = member.decompress(rest, GZIP_OUTPUT)
             except zlib.error as error:
-                raise CorruptData(f"is no valid gzip data ({error})") from error
+                raise CorruptData(f"is not valid gzip data ({error})") from error
             if content:
                 yield content
             rest = member.unconsumed_tail
@@ -203,7 +203,7 @@ def unzstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 try:
                     content = frame.decompress(rest)
                 except zstandard.ZstdError as error:
-                    raise CorruptData(f"is no valid zstd data ({error})") from error
+                    raise CorruptData(f"is not valid zstd data ({error})") from error
                 gathered.append(content)
                 size += len(content)
                 rest = b""

@@ -56,9 +56,9 @@ def problem_of(template: str) -> str | None:
     """Why a template is likely not what its author meant, or None."""
     nearly = _NEARLY.search(template.replace("{{", "").replace("}}", ""))
     if nearly:
-        return f"{nearly[0]} is no field: a field is a name in braces, as {{text}}; write {{{{ and }}}} for braces"
+        return f"{nearly[0]} is not a field: a field is a name in braces, like {{text}}; write {{{{ and }}}} for braces"
     if not fields_of(template):
-        return "it has no field such as {text}, so that all lines would be asked the same"
+        return "it has no field such as {text}, so all lines would be asked the same"
     return None
 
 

@@ -277,7 +277,7 @@ def _merge(
 ) -> Manifest:
     store, folder = open_store(output.store_url), folder_of(output, file)
     if not names:
-        raise CannotMerge("it was not read to its end: retry again to go on")
+        raise CannotMerge("it was not read to its end: run llmdo retry again to resume")
     found = read_manifest_version(store, folder)
     if found is None or found[1] != etag:
         raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")

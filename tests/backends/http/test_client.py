@@ -199,7 +199,7 @@ def test_an_answer_in_a_coding_that_cannot_be_read_stops_the_run_and_a_refusal_h
             return await _get(url)
 
     name = coding.rpartition(" ")[2]
-    with pytest.raises(StopRun, match=rf"127\.0\.0\.1 compresses its replies as {name}, which was not asked for"):
+    with pytest.raises(StopRun, match=rf"127\.0\.0\.1 compresses its replies as {name}, which was not requested"):
         asyncio.run(scenario(b"200 OK"))
     refused = asyncio.run(scenario(b"503 Away"))
     assert (refused.status, refused.content) == (503, b"")

@@ -136,7 +136,7 @@ def test_a_model_without_a_price_is_warned_of_once_and_neurons_stand_in_for_it(c
     assert prices.cost("p", "m", answer(neurons=1000.0)) == 0.011
     assert caplog.text == ""
     assert [prices.cost("p", "m", answer()) for _ in range(2)] == [None, None]
-    assert caplog.text.count("p/m: the provider tells no price") == 1
+    assert caplog.text.count("p/m: the provider reports no price") == 1
 
 
 def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_prices():
@@ -188,14 +188,14 @@ def test_the_error_says_what_was_spent_and_the_remedy():
     assert isinstance(error, BudgetSpent)
     assert "2,400 tokens" in error.message
     assert "--max-tokens-total 3000" in error.message
-    assert "run the same command again to go on" in error.message
+    assert "run the same command again to resume" in error.message
 
 
 def test_a_model_without_a_price_is_unusable_where_there_is_a_limit_of_cost():
     prices, _ = listing(m=None)
     error = Budget(Limits(max_cost_usd=1.0), prices).before("p", chat())
     assert isinstance(error, PriceUnknown)
-    assert "p/m: nobody tells its price, so" in error.message and "--max-tokens-total" in error.message
+    assert "p/m: its price is not known, so" in error.message and "--max-tokens-total" in error.message
 
 
 def test_a_list_that_cannot_be_read_says_so_where_there_is_a_limit_of_cost():
@@ -205,7 +205,7 @@ def test_a_list_that_cannot_be_read_says_so_where_there_is_a_limit_of_cost():
     budget = Budget(Limits(max_cost_usd=1.0), Prices(refuse))
     error = budget.before("p", chat())
     assert isinstance(error, PriceUnknown)
-    assert "nobody tells its price (the token is wrong), so --max-cost cannot be kept" in error.message
+    assert "its price is not known (the token is wrong), so --max-cost cannot be guaranteed" in error.message
     assert not budget.can_wait()
 
 

@@ -305,9 +305,9 @@ def test_probabilities_are_kept():
         (httpx.Response(200, json={"error": {"message": "busy", "code": 429}}), RateLimited, "busy"),
         (httpx.Response(200, json={"object": "error", "message": "no", "code": 404}), ModelNotFound, "no"),
         (httpx.Response(200, json={"error": "odd"}), BadReply, "odd"),
-        (httpx.Response(200, json={"ok": True}), BadReply, "no chat completion"),
-        (httpx.Response(200, json=[]), BadReply, "no chat completion"),
-        (httpx.Response(200, content=b"null"), BadReply, "no chat completion"),
+        (httpx.Response(200, json={"ok": True}), BadReply, "not a chat completion"),
+        (httpx.Response(200, json=[]), BadReply, "not a chat completion"),
+        (httpx.Response(200, content=b"null"), BadReply, "not a chat completion"),
         (httpx.Response(400, json="plain words"), InvalidRequest, "plain words"),
         (completion(finish="content_filter"), ContentFiltered, "filter"),
         (
@@ -465,5 +465,5 @@ def test_the_environment_says_which_service_it_is(monkeypatch):
     assert open_backend()._service == ITSELF
     assert KEY not in repr(open_backend()._service)
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000")
-    with pytest.raises(StopRun, match="no http:// or https:// URL"):
+    with pytest.raises(StopRun, match="not an http:// or https:// URL"):
         open_backend()

@@ -97,7 +97,7 @@ def test_a_limit_that_is_no_number_is_refused_before_the_call(limit):
 def test_a_name_that_would_lead_to_another_path_is_refused_before_the_call(model):
     service = Service(ok({"response": "Hi"}))
     for method, request in [("execute", ChatRequest(model, HELLO)), ("run", RawRequest(model, {}))]:
-        with pytest.raises(ModelNotFound, match="no model's name"):
+        with pytest.raises(ModelNotFound, match="not the name of a model"):
             service.call(method, request)
     assert service.requests == []
 

@@ -100,7 +100,7 @@ ROWS = (
     Row("lm studio", "answer", chat(says("Hi"), stats={"tokens_per_second": 40.5}, model_info={"arch": "llama"}), "lmstudio.ai/docs/app/api/endpoints/rest", kept=("stats", "model_info")),
     Row("tgi", "answer", chat(says("Hi"), "eos_token", system_fingerprint="3.0-sha"), "huggingface.co/docs/text-generation-inference/messages_api", kept=("system_fingerprint",)),
     Row("litellm", "answer", chat(says("Hi", provider_specific_fields={"refusal": None}, thinking_blocks=[{"type": "thinking", "thinking": "hm", "signature": "s"}], reasoning_content="hm"), vertex_ai_grounding_metadata=[]), "docs.litellm.ai/docs/reasoning_content", reasoning="hm", kept=("choices.0.message.thinking_blocks", "choices.0.message.provider_specific_fields", "vertex_ai_grounding_metadata")),
-    Row("any", "an unknown reason", chat(says("Hi"), "repetition_detected"), "docs.vllm.ai", finish="repetition_detected", warns="not known here (repetition_detected)", strict=False),
+    Row("any", "an unknown reason", chat(says("Hi"), "repetition_detected"), "docs.vllm.ai", finish="repetition_detected", warns="unknown reason (repetition_detected)", strict=False),
     Row("any", "no reason, no ids, odd numbers", {"choices": [{"index": "0", "message": {"content": "Hi"}}], "usage": {"prompt_tokens": 9.0, "completion_tokens": "4", "total_tokens": None}, "created": 1.5e9}, "github.com/BerriAI/litellm/issues"),
     Row("any", "no usage", chat(says("Hi"), usage=None), "github.com/BerriAI/litellm/issues"),
 )  # fmt: skip

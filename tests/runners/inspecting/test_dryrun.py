@@ -167,9 +167,9 @@ def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path
     good = {"prompt": "x"}
     refused = {
         '"max_tokens": 0': "max_tokens is 0: write a whole number",
-        '"model": "@cf/a b"': "is no model's name",
+        '"model": "@cf/a b"': "is not the name of a model",
         '"response_format": "json"': "response_format is",
-        '"model": "local/other"': "is no embedded model",
+        '"model": "local/other"': "is not an embedded model",
     }
     lines = [f'{{"prompt": "x", {field}}}'.encode() for field in refused]
     data = write(tmp_path, "a.jsonl", good, *lines, good)

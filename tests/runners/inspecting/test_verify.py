@@ -377,7 +377,7 @@ def test_an_output_without_a_manifest_and_an_input_without_files_do_not_pass(tmp
 def test_a_manifest_that_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
     output = Output(tmp_path).write()
     output.store.put(output.folder + "_manifest.json", b"{")
-    assert "is no manifest that this version can read" in output.check(with_source=False).differences[0]
+    assert "is not a manifest that this version can read" in output.check(with_source=False).differences[0]
 
 
 def test_many_differences_of_one_file_are_counted_and_not_listed(tmp_path: Path) -> None:

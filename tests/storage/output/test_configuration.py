@@ -173,7 +173,7 @@ def test_an_output_at_the_top_of_its_store_has_one_too(store):
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"1", b"{}", b'{"fingerprint": 1}'])
 def test_an_object_that_is_no_configuration_is_named_and_stays(store, body):
     store.put("out/" + NAME, body)
-    with pytest.raises(ValueError, match=r"out/_configuration\.json is no configuration: remove it"):
+    with pytest.raises(ValueError, match=r"out/_configuration\.json is not a configuration: remove it"):
         agree(store, "out/", "one", MODEL, dead)
     assert store.read("out/" + NAME)[0] == body
 

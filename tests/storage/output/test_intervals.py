@@ -77,7 +77,7 @@ def test_text_that_is_no_code_is_refused(text):
 
 @pytest.mark.parametrize(("start", "stop"), [(5, 4), (-1, 3)])
 def test_what_is_no_range_is_refused(start, stop):
-    with pytest.raises(ValueError, match="no range"):
+    with pytest.raises(ValueError, match="not a range"):
         Intervals().add(start, stop)
 
 

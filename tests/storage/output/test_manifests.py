@@ -347,7 +347,7 @@ def test_a_manifest_that_was_removed_again_is_no_success(local, monkeypatch):
 def test_a_manifest_that_cannot_be_read_is_named(either, body):
     either.put(FOLDER + MANIFEST_NAME, body)
     with pytest.raises(
-        ValueError, match=f"{either.url}/{FOLDER}{MANIFEST_NAME} is no manifest that this version can read"
+        ValueError, match=f"{either.url}/{FOLDER}{MANIFEST_NAME} is not a manifest that this version can read"
     ):
         read_manifest(either, FOLDER)
 

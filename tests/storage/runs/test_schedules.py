@@ -89,7 +89,7 @@ def test_the_claim_of_a_dead_process_is_taken_over_and_its_tick_is_not_done(stor
     held = book(store).take(present(), T2, T0, T2)
     assert isinstance(held, Held)
     assert held.claim.last == T0
-    assert "dead died at work" in caplog.text
+    assert "dead died while it worked" in caplog.text
 
 
 def test_of_two_that_try_at_once_one_gets_the_claim(store, present):
@@ -151,7 +151,7 @@ def test_a_last_tick_far_in_the_future_was_written_by_a_wrong_clock(store, prese
 def test_a_claim_that_cannot_be_read_is_said(store, present):
     store.put("out/_runs/_schedule.json", b"{")
     for call in (lambda: book(store).begin(T0), lambda: book(store).take(present(), T1, T0, T1)):
-        with pytest.raises(StorageError, match=r"out/_runs/_schedule\.json is no claim that this version can read"):
+        with pytest.raises(StorageError, match=r"out/_runs/_schedule\.json is not a claim that this version can read"):
             call()
 
 
@@ -219,7 +219,7 @@ CLAIM = {"schedule": "every quarter", "last": T0.isoformat(), "run_id": "other",
 )
 def test_a_claim_with_a_field_that_cannot_be_true_is_named(store, fields):
     store.put(f"out/_runs/{runs.CLAIM}", json.dumps(CLAIM | fields).encode())
-    with pytest.raises(StorageError, match=r"_schedule.json is no claim that this version can read: remove it"):
+    with pytest.raises(StorageError, match=r"_schedule.json is not a claim that this version can read: remove it"):
         book(store).begin(T2)
 
 

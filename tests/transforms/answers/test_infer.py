@@ -445,7 +445,9 @@ def test_with_a_limit_of_cost_a_model_without_a_price_stops_the_run_only_if_it_i
     assert [type(outcome) for outcome in found] == [Answer] * 3 + [Failure]
     error = json.loads(found[3].row)["error"]
     assert (error["class"], error["attempts"]) == ("PriceUnknown", 0)
-    assert error["message"].startswith("workers-ai/@cf/free: nobody tells its price, so --max-cost cannot be kept")
+    assert error["message"].startswith(
+        "workers-ai/@cf/free: its price is not known, so --max-cost cannot be guaranteed"
+    )
     assert run_state().stop_reason is None
     assert provider.calls == ["a"] * 3
 
@@ -481,5 +483,5 @@ def test_a_frozen_run_says_what_is_true_whether_it_begins_again_by_itself_or_not
         said = str(asleep())
     finally:
         reset_run_state()
-    assert said == "this run was frozen or cut off for over 90 s: a new one, by the same command, goes on where it was"
+    assert said == "this run was frozen or cut off for over 90 s: run the same command again to resume"
     assert asleep() is None

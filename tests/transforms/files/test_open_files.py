@@ -168,7 +168,7 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
         assert len(list(store.list("out/_dead/"))) == (failures == TRIES)
     (letter,) = store.list("out/_dead/")
     said = json.loads(store.read(letter.key)[0])
-    assert "is no manifest" in said["reason"] and "is no manifest" in record.problem
+    assert "is not a manifest" in said["reason"] and "is not a manifest" in record.problem
     assert (said["tries"], said["message"]) == (3, {"action": "PutObject"})
     assert list(left_in_work(output, QUEUE)) == []
     store.delete(folder_of(output, file) + MANIFEST_NAME)

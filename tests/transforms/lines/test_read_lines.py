@@ -273,10 +273,10 @@ def test_a_file_that_is_shorter_than_announced_is_stale_and_no_line_is_torn(stor
     ("key", "body", "reason"),
     [
         ("a.jsonl.gz", gzip.compress(b"one\n" * 99, mtime=0)[:-9], "ends in the middle of its gzip data"),
-        ("a.jsonl.gz", b"one\n", "is no valid gzip data"),
+        ("a.jsonl.gz", b"one\n", "is not valid gzip data"),
         ("a.jsonl.gz", gzip.compress(b"one\n", mtime=0) + b"one\n", "has something else behind its gzip data"),
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(b"one\n" * 99)[:-1], "ends in the middle of its zstd data"),
-        ("a.jsonl.zst", b"one\n", "is no valid zstd data"),
+        ("a.jsonl.zst", b"one\n", "is not valid zstd data"),
     ],
 )
 def test_a_corrupt_compressed_file_is_stale_and_says_what_to_do(

@@ -46,7 +46,7 @@ def test_any_text_can_be_written_with_its_braces_doubled(text):
     "template", ["{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{0}", "{ a }", "x {a} {a.__class__}"]
 )
 def test_what_looks_like_code_is_refused_and_never_run(template):
-    assert "is no field" in problem_of(template)
+    assert "is not a field" in problem_of(template)
 
 
 def test_a_template_that_asks_all_lines_the_same_is_refused():
