@@ -143,7 +143,7 @@ FAILED = (
     Failed("sglang", "abort", chat(says("Half"), "abort"), "github.com/sgl-project/sglang/issues", "broke the answer off"),
     Failed("vllm", "abort in capitals", chat(says("Half"), "ABORT"), "docs.vllm.ai", "broke the answer off"),
     Failed("moonshot", "overloaded", chat(says("Half"), "engine_overloaded"), "platform.moonshot.ai/docs", "out of capacity", "Overloaded"),
-    Failed("gemini", "malformed call", chat(says(None), "function_call_filter: MALFORMED_FUNCTION_CALL"), "discuss.ai.google.dev", "tool call that nobody can read"),
+    Failed("gemini", "malformed call", chat(says(None), "function_call_filter: MALFORMED_FUNCTION_CALL"), "discuss.ai.google.dev", "tool call that cannot be read"),
     Failed("gemini", "safety", chat(says(None), "SAFETY"), "ai.google.dev/api/generate-content#FinishReason", "change the prompt", "ContentFiltered"),
     Failed("gemini", "recitation", chat(says(None), "RECITATION"), "ai.google.dev/api/generate-content#FinishReason", "change the prompt", "ContentFiltered"),
     Failed("gemini", "no choice", chat(says(None), choices=[]), "discuss.ai.google.dev", "without any choice"),
