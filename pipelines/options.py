@@ -18,7 +18,6 @@ from llmdo.backends.money.money import NO_LIMITS
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import (
     Concurrency,
-    Gateway,
     JsonSchema,
     LineModels,
     ModelName,
@@ -26,7 +25,7 @@ from llmdo.pipelines.option_types import (
     Template,
     check_header_models,
 )
-from llmdo.pipelines.run_options import CallsInFlight, PollSeconds, RunOptions
+from llmdo.pipelines.run_options import AiGateway, CallsInFlight, MaxTokens, PollSeconds, RunOptions, Temperature
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
 from llmdo.pipelines.shown import ADVANCED, INPUT, LEDGER, MODEL, OUTPUT, RATE, Shown
 from llmdo.pipelines.usage import checked
@@ -111,8 +110,8 @@ class JsonlOptions(RunOptions):
         Field(description="File with a JSON Schema that answers must match."),
         Shown(MODEL.panel, name="--schema", file="json", unquoted=True),
     ] = None
-    max_tokens: Annotated[int | None, Field(ge=1, description="Tokens of an answer at most."), MODEL] = None
-    temperature: Annotated[float | None, Field(ge=0, le=5, description="0 to 5."), MODEL] = None
+    max_tokens: MaxTokens = None
+    temperature: Temperature = None
     concurrency: CallsInFlight = Concurrency(64)
     workers: Annotated[
         int,
@@ -136,11 +135,7 @@ class JsonlOptions(RunOptions):
         ),
         RATE,
     ] = THREE_TRIES.deadline_s
-    gateway: Annotated[
-        Gateway | None,
-        Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
-        ADVANCED,
-    ] = None
+    gateway: AiGateway = None
     batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = (
         DEFAULT_BATCHING.size
     )

@@ -14,7 +14,7 @@ from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.money import Limits
-from llmdo.pipelines.option_types import Calls, Header, ModelName
+from llmdo.pipelines.option_types import Calls, Gateway, Header, ModelName
 from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE, Shown
 from llmdo.settings.environment import default_gateway, r2_access, state_folder
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
@@ -26,6 +26,22 @@ CallsInFlight = Annotated[
     Calls, Field(description="Calls in flight at most: N, fewer while the service refuses; or fixed:N."), RATE
 ]
 PollSeconds = Annotated[float, Field(ge=0.25, description="Seconds between pulls of the queue."), ADVANCED]
+
+MaxTokens = Annotated[int | None, Field(ge=1, description="Tokens of an answer at most."), MODEL]
+Temperature = Annotated[float | None, Field(ge=0, le=5, description="0 to 5."), MODEL]
+AiGateway = Annotated[
+    Gateway | None,
+    Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
+    ADVANCED,
+]
+Headers = Annotated[
+    tuple[Header, ...],
+    Field(
+        description="NAME=VARIABLE: a header for OPENAI_BASE_URL with the value of an environment variable; may be "
+        "repeated."
+    ),
+    Shown(ADVANCED.panel, near_secret=True),
+]
 
 
 class RunOptions(BaseModel):
@@ -96,14 +112,7 @@ class RunOptions(BaseModel):
         ),
         LEDGER,
     ] = None
-    header: Annotated[
-        tuple[Header, ...],
-        Field(
-            description="NAME=VARIABLE: a header for OPENAI_BASE_URL with the value of an environment variable; may be "
-            "repeated."
-        ),
-        Shown(ADVANCED.panel, near_secret=True),
-    ] = ()
+    header: Headers = ()
     poll_seconds: PollSeconds
     prism_location: Annotated[str | None, Field(description="Path of the Prism binary."), ADVANCED] = None
     allow_open_ports: Annotated[

@@ -7,39 +7,22 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, TextIO, TypeVar
 
 from llmdo.backends import Model, connect
 from llmdo.backends.errors import ModelError, Retryable
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES
+from llmdo.backends.limits.retry import THREE_TRIES
 from llmdo.backends.listing import deprecation
 from llmdo.backends.providers import unusual
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, StreamChunk
+from llmdo.pipelines.ask_options import AskOptions
 from llmdo.settings.environment import MissingSettings
 
 T = TypeVar("T")
 _SAYS = ("content", "tool_use", "done")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked, of whom (``provider/model``), with which parameters, by OpenAI's names, how it is called."""
-
-    prompt: str
-    model: str
-    system: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    gateway: str | None = None
-    headers: tuple[str, ...] = ()
-    call_timeout_s: float = CALL_TIMEOUT_S
-
-    def messages(self) -> tuple[Message, ...]:
-        """The conversation."""
-        system = (Message("system", self.system),) if self.system else ()
-        return (*system, Message("user", self.prompt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +33,16 @@ class Said:
     warnings: tuple[str, ...]
 
 
-def ask(question: Question, out: TextIO, *, stream: bool, as_json: bool) -> Said:
+def ask(prompt: str, options: AskOptions, out: TextIO, *, stream: bool, as_json: bool) -> Said:
     """Writes the answer to ``out``.
 
     With ``stream`` each piece is written as it comes. With ``as_json`` the answer is one JSON object, or one for each
     chunk. Raises ModelError, and MissingSettings.
     """
-    with connect(question.model, question.gateway, **unusual(question.headers, question.call_timeout_s)) as model:
-        request = ChatRequest(model.model, question.messages(), question.parameters, uuid.uuid4().hex)
+    system = (Message("system", options.system),) if options.system else ()
+    messages = (*system, Message("user", prompt))
+    with connect(options.model, options.gateway, **unusual(options.header, options.call_timeout)) as model:
+        request = ChatRequest(model.model, messages, options.parameters, uuid.uuid4().hex)
         if stream:
             said = _written(_tried(lambda: _begun(model, request)), out, as_json=as_json)
         else:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmdo import __version__
+from llmdo.pipelines.ask_options import AskOptions
 from llmdo.pipelines.chat_options import ChatOptions
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.shown import PANELS, options_of
@@ -63,6 +64,7 @@ def test_the_package_alone_imports_nothing_of_ours():
         ("schedule", JsonlOptions, {"max_restarts"}),
         ("stream", JsonlOptions, {"files", "input"}),
         ("chat", ChatOptions, set()),
+        ("ask", AskOptions, set()),
     ],
 )
 def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_panel(command, model, without):
@@ -78,7 +80,7 @@ def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_p
             assert parameters[name].rich_help_panel == option.shown.panel
 
 
-@pytest.mark.parametrize("model", [JsonlOptions, ChatOptions])
+@pytest.mark.parametrize("model", [JsonlOptions, ChatOptions, AskOptions])
 def test_every_option_has_words_and_a_panel_that_help_knows(model):
     for option in options_of(model).values():
         assert option.info.description and option.info.description[-1] in ".…"

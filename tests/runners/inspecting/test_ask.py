@@ -12,9 +12,10 @@ from llmdo.backends.limits import retry
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.responses import ModelInfo
 from llmdo.backends.sync import Model
+from llmdo.pipelines.ask_options import AskOptions
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import ask as ask_module
-from llmdo.runners.inspecting.ask import Question, ask
+from llmdo.runners.inspecting.ask import ask
 from tests.backends.conformance import ANSWER, event_stream, events
 from tests.backends.services import OPENAI_STREAM, openai_shape
 from tests.backends.wire import Wire
@@ -94,6 +95,17 @@ def test_what_cannot_work_is_one_sentence(cloudflare, capsys, arguments, code, s
     assert len(err.splitlines()) == 1
 
 
+def test_options_that_cannot_be_are_all_named_at_once(capsys):
+    code, _, err = run(capsys, "a", "--model", MODEL, "--max-tokens", "0", "--temperature", "9", "--call-timeout", "0")
+    assert code == 2
+    said = [
+        "llmdo: --max-tokens 0: must be at least 1",
+        "llmdo: --temperature 9.0: must be at most 5.0",
+        "llmdo: --call-timeout 0.0: must be at least 1.0",
+    ]
+    assert [line for line in err.splitlines() if "must be" in line] == said
+
+
 def test_missing_settings_are_named(monkeypatch, capsys):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -103,7 +115,7 @@ def test_missing_settings_are_named(monkeypatch, capsys):
 
 def test_system_prompt_and_parameters_go_along(replies):
     sent = replies("answer")
-    ask(Question("p", "openai/m", "s", {"temperature": 0}), io.StringIO(), stream=False, as_json=False)
+    ask("p", AskOptions(model="openai/m", system="s", temperature=0), io.StringIO(), stream=False, as_json=False)
     assert sent == [
         {
             "model": "m",
@@ -116,7 +128,7 @@ def test_system_prompt_and_parameters_go_along(replies):
 @pytest.mark.parametrize("streamed", [True, False])
 def test_trouble_is_tried_again_while_nothing_was_said(replies, streamed):
     sent, out = replies(lambda: httpx.Response(503), lambda: httpx.Response(429), "answer"), io.StringIO()
-    assert ask(Question("p", "openai/m"), out, stream=streamed, as_json=False).answered
+    assert ask("p", AskOptions(model="openai/m"), out, stream=streamed, as_json=False).answered
     assert out.getvalue() == f"{ANSWER}\n"
     assert len(sent) == 3
 
@@ -125,18 +137,18 @@ def test_trouble_is_tried_again_while_nothing_was_said(replies, streamed):
 def test_three_tries_are_enough_and_a_bad_request_has_one(replies, streamed):
     sent = replies(lambda: httpx.Response(503))
     with pytest.raises(Overloaded):
-        ask(Question("p", "openai/m"), io.StringIO(), stream=streamed, as_json=False)
+        ask("p", AskOptions(model="openai/m"), io.StringIO(), stream=streamed, as_json=False)
     assert len(sent) == 3
     sent = replies(lambda: httpx.Response(400))
     with pytest.raises(InvalidRequest):
-        ask(Question("p", "openai/m"), io.StringIO(), stream=streamed, as_json=False)
+        ask("p", AskOptions(model="openai/m"), io.StringIO(), stream=streamed, as_json=False)
     assert len(sent) == 1
 
 
 def test_an_answer_that_breaks_off_is_not_begun_anew_and_fails(replies):
     sent, out = replies(lambda: event_stream(OPENAI_STREAM[:300])), io.StringIO()
     with pytest.raises(StreamError):
-        ask(Question("p", "openai/m"), out, stream=True, as_json=False)
+        ask("p", AskOptions(model="openai/m"), out, stream=True, as_json=False)
     assert len(sent) == 1
     assert out.getvalue().endswith("\n")
 
@@ -160,7 +172,7 @@ def test_each_piece_is_written_before_the_next_one_comes(replies):
 
     written = []
     replies(lambda: httpx.Response(200, stream=Waiting(), headers={"content-type": "text/event-stream"}))
-    ask(Question("p", "openai/m"), out, stream=True, as_json=False)
+    ask("p", AskOptions(model="openai/m"), out, stream=True, as_json=False)
     assert written[0]
     assert ANSWER.startswith(written[0])
     assert out.getvalue() == f"{ANSWER}\n"
@@ -168,14 +180,14 @@ def test_each_piece_is_written_before_the_next_one_comes(replies):
 
 def test_no_text_is_no_answer_but_a_tool_call_is_one(replies):
     replies(lambda: event_stream(events({"choices": [{"delta": {}, "finish_reason": "stop"}]})))
-    said = ask(Question("p", "openai/m"), io.StringIO(), stream=True, as_json=False)
+    said = ask("p", AskOptions(model="openai/m"), io.StringIO(), stream=True, as_json=False)
     assert (said.answered, said.warnings) == (False, ("the model sent no text",))
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
     replies(
         lambda: event_stream(events({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}))
     )
     out = io.StringIO()
-    assert ask(Question("p", "openai/m"), out, stream=True, as_json=False).answered
+    assert ask("p", AskOptions(model="openai/m"), out, stream=True, as_json=False).answered
     assert json.loads(out.getvalue())["function"]["name"] == "f"
 
 

@@ -1,0 +1,41 @@
+"""What users may set for one question to one model, which needs no run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.providers import access_of
+from llmdo.pipelines.options import DEFAULT_MODEL
+from llmdo.pipelines.run_options import AiGateway, ChosenModel, Headers, MaxTokens, Temperature
+from llmdo.pipelines.shown import ADVANCED, MODEL
+from llmdo.pipelines.usage import checked
+
+
+class AskOptions(BaseModel):
+    """Who is asked, and how. Times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ChosenModel = DEFAULT_MODEL
+    system: Annotated[str, Field(description="A system prompt, as text (run takes a file)."), MODEL] = ""
+    max_tokens: MaxTokens = None
+    temperature: Temperature = None
+    gateway: AiGateway = None
+    header: Headers = ()
+    call_timeout: Annotated[
+        float, Field(ge=1, allow_inf_nan=False, description="Seconds that the model may be silent."), ADVANCED
+    ] = CALL_TIMEOUT_S
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those that are set, by OpenAI's names."""
+        given = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def check_ask_options(**given: Any) -> AskOptions:
+    """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
+    return checked(AskOptions, given, [access_of(str(given.get("model") or DEFAULT_MODEL))])
