@@ -20,6 +20,7 @@ from apache_beam.version import __version__ as beam_version
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.runner_options import DataflowOptions
+from llmdo.pipelines.shown import name_of, options_of
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.terminal import stderr
 from llmdo.runners.workers.settings import worker_arguments
@@ -149,13 +150,13 @@ def _places(options: JsonlOptions) -> Iterator[str]:
     given = options.dataflow
     for name, remedy in _REQUIRED.items():
         if not getattr(given, name):
-            yield f"--{name.replace('_', '-')} is missing: {remedy}"
+            yield f"{name_of(name)} is missing: {remedy}"
     if given.project and not _PROJECT_ID.fullmatch(given.project):
         yield f"--project {given.project}: write the project's id, not its name or number"
     for name in ("temp_location", "staging_location"):
         place = getattr(given, name)
         if place and not _GCS_FOLDER.fullmatch(place):
-            yield f"--{name.replace('_', '-')} {place}: write gs://BUCKET/PREFIX"
+            yield f"{name_of(name)} {place}: write gs://BUCKET/PREFIX"
     if options.files:
         yield f"workers cannot see the local {options.files[0]}: put the files into R2, and name them with --input"
     if not options.output.startswith(R2_SCHEME):
@@ -191,11 +192,13 @@ def _secrets_in_options(options: JsonlOptions) -> Iterator[str]:
     said: dict[str, Any] = options.model_dump(mode="json")
     said |= said.pop("dataflow")
     said.pop("flink")
+    options_by_field = options_of(JsonlOptions)
     for name, value in said.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         if without_secrets(text) != text or _PASSWORD_IN_URL.search(text):
+            option = options_by_field[name].name if name in options_by_field else name_of(name)
             yield (
-                f"--{name.replace('_', '-')} holds a password or a secret of the environment, and a job's options can "
+                f"{option} holds a password or a secret of the environment, and a job's options can "
                 "be read: take it out, and use --env-from"
             )
 

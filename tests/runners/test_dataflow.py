@@ -87,7 +87,8 @@ def test_all_that_is_missing_is_said_at_once() -> None:
         ({}, {"model": "local/smollm2-135m-instruct"}, "is not in the workers' image"),
         ({"env_from": PLACES[1:]}, {}, "workers need CLOUDFLARE_API_TOKEN"),
         ({}, {"system": "the token is cf-token-for-tests"}, "--system holds a password or a secret"),
-        ({"beam_options": ("x=r2-secret-for-tests",)}, {}, "--beam-options holds a password or a secret"),
+        ({"beam_options": ("x=r2-secret-for-tests",)}, {}, "--beam-option holds a password or a secret"),
+        ({}, {"response_schema": {"type": "object", "title": "r2-secret-for-tests"}}, "--schema holds a password"),
         ({}, {"ledger": "r2://user:word@host/1"}, "--ledger holds a password or a secret"),
     ],
 )
