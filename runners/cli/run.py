@@ -110,7 +110,7 @@ def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int 
     if as_json:
         print(json.dumps(summary.as_json()), flush=True)  # noqa: T201  this is the command's output
     else:
-        from llmdo.runners.showing.progress import show_summary
+        from llmdo.runners.showing.report import show_summary
 
         if samples is None:
             samples = _SAMPLES if sys.stdout.isatty() else 0

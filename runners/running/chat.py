@@ -25,7 +25,8 @@ from llmdo.runners.running.checks import check_consumers, check_folder, check_le
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.running.stream import again_and_again
 from llmdo.runners.showing.limits import iso_time, limits_json
-from llmdo.runners.showing.progress import Rate, cost_text, show_limits, show_spent
+from llmdo.runners.showing.progress import Rate, cost_text
+from llmdo.runners.showing.report import show_limits, show_spent
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summary, spent_json
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.reading import read_record
@@ -105,7 +106,7 @@ class ChatSummary:
 def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
     """Answers the messages of files, or those of a queue until SIGTERM or Ctrl-C; ``watch`` shows it meanwhile.
 
-    A pipeline that reads a queue and fails is begun again, as in ``stream``. Raises what ``prepare_chat`` raises, and
+    A pipeline that reads a queue and fails is restarted, as in ``stream``. Raises what ``prepare_chat`` raises, and
     PrismError where there is no Prism.
     """
     if options.runner == "prism":
@@ -214,7 +215,7 @@ def show_chat(summary: ChatSummary, console: Console) -> None:
     show_spent(summary.run, console)
     show_limits(summary.run, console)
     if summary.run.restarts:
-        console.print(f"The pipeline was begun again {summary.run.restarts:,} times.")
+        console.print(f"The pipeline was restarted {summary.run.restarts:,} times.")
     if summary.waiting:
         what = "message still waits" if summary.waiting == 1 else "messages still wait"
         console.print(f"{summary.waiting:,} {what}: run the same command again.", highlight=False)

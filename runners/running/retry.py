@@ -13,7 +13,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.attempt import Watch
 from llmdo.runners.running.run import run
-from llmdo.runners.showing.progress import show_limits
+from llmdo.runners.showing.report import show_limits
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.opening import open_store

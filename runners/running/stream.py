@@ -1,4 +1,4 @@
-"""``llmdo stream``: goes on until it is stopped; a pipeline that fails is begun again, and goes on from the output."""
+"""``llmdo stream``: runs until it is stopped; a pipeline that fails is restarted and resumes from the output."""
 
 from __future__ import annotations
 

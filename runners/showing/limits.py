@@ -10,7 +10,7 @@ from typing import Any
 from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
 
 _END_OF_TIME = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
-_WORTH_A_WORD_S = 1.0  # people are not told of calls that were held back for less
+_WORTH_A_WORD_S = 1.0  # shorter delays are not shown
 
 
 def limits_json(limits: ModelLimits) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def limits_json(limits: ModelLimits) -> dict[str, Any]:
 
 
 def limits_text(limits: ModelLimits) -> str:
-    """The same in a line; "" where nothing that is worth a word held the calls back."""
+    """The same in a line; "" if nothing worth mentioning held the calls back."""
     parts = []
     slower = sum(_is_slower(change) for change in limits.changes)
     if slower:

@@ -1,4 +1,4 @@
-"""What users see of the logs: no secret, and of a pipeline that failed one sentence instead of all that Beam says."""
+"""Logs without secrets; a pipeline that fails is one sentence instead of everything that Beam logs about it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def log_level() -> str:
 
 
 def quieten(level: str) -> None:
-    """Sets the logs' level; where INFO is not shown, Beam and gRPC do not tell of a pipeline that failed, either."""
-    logging.basicConfig()  # does nothing where Beam's import has made a handler already
+    """Sets the level of the logs; unless it shows INFO, what Beam and gRPC log of a failed pipeline is hidden, too."""
+    logging.basicConfig()  # Beam does the same at its import; whoever comes second changes nothing
     logging.getLogger().setLevel(level)
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:

@@ -1,37 +1,24 @@
-"""Shows a run while it goes on, and its end: lines, calls a second, tokens, errors; then a table of files."""
+"""Shows a run while it goes on: lines, calls a second, tokens, errors, files."""
 
 from __future__ import annotations
 
-import shlex
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from pydantic_core import from_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from llmdo.backends.engine.registry import calls_in_flight, calls_made, limits_of_engines, requests_in_batches
-from llmdo.backends.money.money import lost_text
-from llmdo.runners.showing.limits import away_text, limits_text
-from llmdo.runners.showing.summary import NOTHING_SPENT, Summary, dollars
-from llmdo.storage.errors import StorageError
-from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location
-from llmdo.storage.output.manifests import read_manifest
-from llmdo.transforms.acks import VISIBILITY_TIMEOUT
-from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.files.folders import folder_of
+from llmdo.runners.showing.limits import away_text
+from llmdo.runners.showing.summary import NOTHING_SPENT, dollars
 from llmdo.transforms.run_state import RunState
 
 # Without a terminal a line a while instead of a bar. Seconds.
 _PLAIN_EVERY = 5.0
 _RATE_SECONDS = 10.0
-_SAMPLE_CHARACTERS = 160
 
 
 class Rate:
@@ -132,124 +119,6 @@ class Watch:
         while not over.wait(_PLAIN_EVERY):
             self.console.print(self.line(state, rate), highlight=False)
         self.console.print(self.line(state, rate), highlight=False)
-
-
-def show_summary(summary: Summary, output: Location, console: Console, samples: int = 0) -> None:
-    """The table of files, ``samples`` of the answers, and what is left to do.
-
-    The answers are the user's data, and what is printed may be kept by a log: none are shown unless asked for.
-    """
-    table = Table("file", "status", "answered", "errors")
-    for settled in sorted(summary.settled, key=lambda s: s.file.key):
-        status = f"{settled.status}: {settled.reason}" if settled.reason else settled.status
-        done = settled.status == "done"
-        table.add_row(
-            Text(settled.file.key),
-            Text(status),
-            f"{settled.answered:,}" if done else "",
-            f"{settled.failed:,}" if done else "",
-        )
-    for file in summary.in_work:
-        table.add_row(Text(file.key), "in work: the next run goes on", "", "")
-    for what, run_id in summary.others.items():
-        table.add_row(Text(what), Text(f"in work by {run_id}"), "", "")
-    for what, why in summary.left.items():
-        table.add_row(Text(what), Text(f"left: {why}"), "", "")
-    counts = summary.counts
-    console.print(table if table.row_count else "No files to answer.")
-    if counts.files_done + counts.files_stale > len(summary.settled):
-        console.print(f"{counts.files_done:,} files are done in all, {counts.files_stale:,} stale.")
-    show_spent(summary, console)
-    show_limits(summary, console)
-    if summary.restarts:
-        console.print(f"The pipeline was begun again {summary.restarts:,} times.")
-    if counts.messages_passed_over or counts.messages_undecodable:
-        console.print(
-            f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "
-            f"{counts.messages_undecodable:,} could not be decoded (kept in _dead/)."
-        )
-    if counts.files_with_errors and not summary.continuous:
-        where = shlex.quote("/".join(filter(None, (output.store_url, output.key))))
-        console.print(
-            "Why lines ended as errors is in the files errors-*.jsonl of the output. To try again those that may be "
-            f"answered now, or with --all every one: llmdo retry {where}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for question, answer in _samples(summary, output, samples):
-        console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
-
-
-def show_spent(summary: Summary, console: Console) -> None:
-    """What the calls have used, where there were any, and what lost ones may have used besides."""
-    spent = summary.spent
-    if spent.calls or spent.lost_calls:
-        cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
-        used = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out"
-        console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
-    if spent.lost_calls:
-        usd = spent.lost_cost_usd
-        cost = "a cost that nobody tells" if usd is None else f"at most {dollars(usd, lower_bound=False)}"
-        used = f"{spent.lost_input_tokens:,} tokens in, {spent.lost_output_tokens:,} out"
-        lost = lost_text(spent.lost_calls)
-        console.print(f"Perhaps billed besides: {cost}, {used}, for {lost}.", highlight=False)
-
-
-def show_limits(summary: Summary, console: Console) -> None:
-    """What held calls back, and what may be waiting in the queue."""
-    for text in filter(None, map(limits_text, summary.limits)):
-        console.print(Text(text))
-    if summary.backlog:
-        console.print(
-            f"The queue still holds about {summary.backlog:,} messages that cannot be pulled now: delayed, or leased "
-            f"by another consumer or a pull whose reply was lost. Run again after {VISIBILITY_TIMEOUT:g} s.",
-            highlight=False,
-        )
-
-
-def _samples(summary: Summary, output: Location, most: int) -> Iterator[tuple[str, str]]:
-    """At most so many questions with their answers, each from another file, shortened to a line."""
-    shown = 0
-    for settled in sorted(summary.settled, key=lambda s: -s.answered):
-        if shown == most:
-            return
-        if not settled.answered:
-            continue
-        try:
-            pair = _first_answer(settled.file, output)
-        except (StorageError, ValueError):
-            continue  # a sample is a courtesy: what is wrong with an output is verify's to say
-        if pair is not None:
-            shown += 1
-            yield pair
-
-
-def _first_answer(file: FileVersion, output: Location) -> tuple[str, str] | None:
-    store = open_store(output.store_url)
-    folder = folder_of(output, file)
-    manifest = read_manifest(store, folder)
-    name = next((shard.name for shard in manifest.shards if shard.kind == "answers"), None) if manifest else None
-    if name is None or file.compression:
-        return None
-    row = from_json(store.read(folder + name)[0].split(b"\n", 1)[0])
-    choices = row["response"]["body"].get("choices") if isinstance(row["response"]["body"], dict) else None
-    if not choices:
-        return None
-    start = row["source"]["offset"]
-    source = open_store(file.store_url).stream(file.key, file.etag, start, start + row["source"]["length"])
-    return _short(_question(from_json(b"".join(source)))), _short(str(choices[0]["message"]["content"]))
-
-
-def _question(line: dict[str, object]) -> str:
-    body = line.get("body", line)
-    if isinstance(body, dict) and isinstance(body.get("messages"), list):
-        return str(body["messages"][-1].get("content"))
-    return str(body.get("prompt", line)) if isinstance(body, dict) else str(body)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SAMPLE_CHARACTERS else text[: _SAMPLE_CHARACTERS - 1] + "…"
 
 
 def quiet(_: RunState) -> AbstractContextManager[None]:

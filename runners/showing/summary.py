@@ -23,18 +23,18 @@ class Summary:
 
     Attributes:
         settled: files that are done or stale, also those that were done before; the newest 10,000, ``counts`` has all.
-        in_work: files that this run opened and did not finish; the next run goes on with them.
+        in_work: files that this run opened and did not finish; the next run resumes them.
         left: what was not opened, and why.
         problem: why the run stopped early, or None.
         asleep: it was frozen or cut off for too long.
         final: it would stop again for the same reason.
         others: files that other runs work on, with the run's id.
-        restarts: how often the pipeline of a continuous run was begun again.
-        spent: what this command's calls have used, failed tries included as far as the providers tell; answers from
-            the ledger are not in it.
-        until: Unix time in seconds before which the next run would stop for the same reason, where anybody told.
+        restarts: how often the pipeline of a continuous run was restarted.
+        spent: what this command's calls have used, failed tries included as far as the providers report them, but not
+            answers from the ledger.
+        until: Unix time in seconds before which the next run would stop for the same reason, where that is known.
         limits: what held the calls of each model back, of the last pipeline; empty where other processes called.
-        backlog: about how many messages the queue still holds though no pull gave any more; None: nobody asked.
+        backlog: about how many messages the queue still holds although a pull returned none; None: not asked.
         passing: it failed because a service did not answer, which may be over soon.
     """
 
@@ -102,7 +102,7 @@ class Summary:
 
 
 def spent_json(spent: Spent) -> dict[str, Any]:
-    """What calls have used; ``cost_is_lower_bound``: nobody told what some of them cost.
+    """What calls have used; ``cost_is_lower_bound``: what some of them cost is not known.
 
     ``possibly``: what calls whose replies were lost may have used besides, at most.
     """

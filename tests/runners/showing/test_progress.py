@@ -19,7 +19,8 @@ from llmdo.backends.money.prices import Prices
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
-from llmdo.runners.showing.progress import Rate, Watch, show_summary, status_line, stream_line
+from llmdo.runners.showing.progress import Rate, Watch, status_line, stream_line
+from llmdo.runners.showing.report import show_summary
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
