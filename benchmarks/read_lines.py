@@ -25,8 +25,11 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
 from llmdo.transforms.elements import FileVersion, OpenFile
 from llmdo.transforms.lines.read_lines import ReadLines
+from llmdo.transforms.lines.reading import Reading
+from llmdo.transforms.run import Run
 
 READERS = ("ReadLines", "ReadAllFromText")
 PROMPT = (
@@ -60,7 +63,8 @@ def run_reader(reader: str, path: Path) -> dict[str, Any]:
     if reader == "ReadLines":
         info = LocalStore(path.parent).stat(path.name)
         file = FileVersion(str(path.parent), path.name, info.etag, info.size)
-        read = root | beam.Create([OpenFile(file, ((0, info.size),))]) | ReadLines()
+        run = Run("benchmark", Location("out", ""))
+        read = root | beam.Create([OpenFile(file, ((0, info.size),))]) | ReadLines(Reading(), run)
     else:
         read = root | beam.Create([str(path)]) | beam.io.ReadAllFromText()
     counted = path.with_suffix(".count")

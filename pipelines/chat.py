@@ -9,6 +9,7 @@ from llmdo.pipelines.chat_options import ChatOptions
 from llmdo.transforms.chat.converse import Converse
 from llmdo.transforms.chat.elements import Answered
 from llmdo.transforms.chat.read_events import PollEvents, ReadEvents
+from llmdo.transforms.run import Run
 
 
 def build(root: beam.Pipeline, options: ChatOptions, run_id: str) -> PCollection[Answered]:
@@ -16,11 +17,12 @@ def build(root: beam.Pipeline, options: ChatOptions, run_id: str) -> PCollection
 
     ``options.queue`` and ``options.reply_queue`` are ids, not names. Emits what became of each message.
     """
+    run = options.run(run_id)
     return (
         root
-        | "Log events" >> log_events(options)
+        | "Log events" >> log_events(options, run)
         | "One conversation does not wait for another" >> beam.Reshuffle()
-        | "Answer in turn" >> answer_in_turn(options, run_id)
+        | "Answer in turn" >> answer_in_turn(options, run)
         # Prism 2.77 spins, a whole core, while a stage waits that has no output which another one reads.
         | "Let go of answers" >> beam.Reshuffle()
         | "Tell what became of each" >> beam.Map(_same)
@@ -31,21 +33,19 @@ def _same(answered: Answered) -> Answered:
     return answered
 
 
-def log_events(options: ChatOptions) -> ReadEvents | PollEvents:
-    """Those of some files, or for ever those of a queue."""
-    log = options.output_location
+def log_events(options: ChatOptions, run: Run) -> ReadEvents | PollEvents:
+    """Reads the events of some files, or those of a queue until the run stops."""
     if options.queue is None:
-        return ReadEvents(options.events, log, options.since)
-    return PollEvents(options.queue, log, options.since, options.poll_seconds)
+        return ReadEvents(options.events, run, options.since)
+    return PollEvents(options.queue, run, options.since, options.poll_seconds)
 
 
-def answer_in_turn(options: ChatOptions, run_id: str) -> Converse:
-    """By what the options say. A run that ends by itself can be begun again; one that does not must go on."""
+def answer_in_turn(options: ChatOptions, run: Run) -> Converse:
+    """Answers as the options say. A run that ends by itself can be started again; one that does not must go on."""
     return Converse(
-        options.output_location,
         options.defaults,
-        run_id,
         options.calls,
+        run,
         replies=options.reply_queue,
         since=options.since,
         deltas=options.deltas,

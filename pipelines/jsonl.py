@@ -6,7 +6,6 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.pipelines.options import JsonlOptions
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.files.find_files import FindFiles
@@ -17,6 +16,7 @@ from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.files.tick_files import TickFiles
 from llmdo.transforms.files.write_shards import WriteShards
 from llmdo.transforms.lines.read_lines import ReadLines
+from llmdo.transforms.run import Run
 
 
 def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
@@ -24,21 +24,21 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
 
     ``options.queue`` is the queue's id, not its name. Emits each file once it is done.
     """
-    output, configuration, apart = options.output_location, options.configuration, options.members(run_id)
+    run = options.run(run_id)
     return (
         root
-        | "Find files" >> find_files(options, apart)
-        | "Open files" >> OpenFiles(output, configuration, run_id, options.queue, apart, options.max_line_bytes)
-        | "Read lines" >> ReadLines(options.reading, apart)
-        | "Answer lines" >> Infer(options.defaults, options.calls, apart)
-        | "Write shards" >> WriteShards(output, configuration, options.batching, apart)
-        | "Settle files" >> SettleFiles(output, configuration, run_id, apart)
+        | "Find files" >> find_files(options, run)
+        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
+        | "Read lines" >> ReadLines(options.reading, run)
+        | "Answer lines" >> Infer(options.defaults, options.calls, run)
+        | "Write shards" >> WriteShards(run, options.batching)
+        | "Settle files" >> SettleFiles(run)
     )
 
 
-def find_files(options: JsonlOptions, apart: Apart | None = None) -> FindFiles | PollFiles | TickFiles:
-    """Looks once, or again and again; Flink begins failed jobs again by itself."""
-    source, output, on_flink = options.source, options.output_location, options.runner == "flink"
+def find_files(options: JsonlOptions, run: Run) -> FindFiles | PollFiles | TickFiles:
+    """Looks once, or again and again; Flink restarts failed jobs by itself."""
+    source = options.source
     if options.continuous and isinstance(source, Notifications):
-        return TickFiles(source, output, apart) if options.reading.planned else PollFiles(source, output, apart)
-    return FindFiles(source, output, retried=on_flink, apart=apart)
+        return TickFiles(source, run) if options.reading.planned else PollFiles(source, run)
+    return FindFiles(source, run, retried=options.runner == "flink")

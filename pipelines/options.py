@@ -32,7 +32,6 @@ from llmdo.pipelines.usage import checked
 from llmdo.settings.environment import cloudflare_account, r2_access
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
 from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Source
@@ -247,10 +246,6 @@ class JsonlOptions(RunOptions):
     def apart(self) -> bool:
         """Whether the steps run in other processes than this one."""
         return self.runner == "dataflow" or (self.runner == "flink" and self.flink.environment != "LOOPBACK")
-
-    def members(self, run_id: str) -> Apart | None:
-        """How other processes take part in a run; None where there are none."""
-        return Apart(run_id, self.output_location, self.configuration) if self.apart else None
 
     @property
     def calls_in_flight(self) -> int:

@@ -17,12 +17,12 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
 
     Emits each file whose manifest counts its lines anew.
     """
-    output, configuration = options.output_location, options.configuration
+    run = options.run(run_id)
     return (
         root
-        | "Find errors" >> FindErrors(output)
-        | "Read errors" >> ReadErrors(output, configuration, run_id, everything=options.retry == "all")
-        | "Answer lines" >> Infer(options.defaults, options.calls)
-        | "Write shards" >> WriteShards(output, configuration, options.batching)
-        | "Merge files" >> MergeFiles(output, run_id)
+        | "Find errors" >> FindErrors(run)
+        | "Read errors" >> ReadErrors(run, everything=options.retry == "all")
+        | "Answer lines" >> Infer(options.defaults, options.calls, run)
+        | "Write shards" >> WriteShards(run, options.batching)
+        | "Merge files" >> MergeFiles(run)
     )

@@ -20,6 +20,7 @@ from llmdo.settings.environment import default_gateway, r2_access, state_folder
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
+from llmdo.transforms.run import Run
 
 ChosenModel = Annotated[ModelName, Field(description="PROVIDER/MODEL."), MODEL]
 CallsInFlight = Annotated[
@@ -144,6 +145,10 @@ class RunOptions(BaseModel):
     def apart(self) -> bool:
         """Whether the steps run in other processes than this one."""
         return False
+
+    def run(self, run_id: str) -> Run:
+        """A run by these options, as its steps know it."""
+        return Run(run_id, self.output_location, self.configuration, remote=self.apart)
 
     @property
     def models(self) -> tuple[str, ...]:

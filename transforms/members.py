@@ -25,9 +25,10 @@ from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.runs.members import Apart, Report, Stopped
+from llmdo.storage.runs.members import Report, Stopped
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import Counts, RunState, reset_run_state, run_state
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,9 @@ FILES_TOLD = 1_000
 class Member:
     """This process's part in a run. Thread-safe."""
 
-    def __init__(self, run: Apart, state: RunState) -> None:
+    def __init__(self, run: Run, state: RunState) -> None:
         spare_the_collector()
-        self._notes, self._state = run.notes(), state
+        self._notes, self._state = run.notes, state
         self._name = uuid.uuid4().hex[:12]
         where = run.output
         state.presence = Presence(
@@ -113,13 +114,13 @@ _joining = threading.Lock()
 _member: Member | None = None
 
 
-def join(run: Apart | None) -> None:
-    """Makes this process a member of a run, unless it is one, or the run's steps are where it was begun (None).
+def join(run: Run) -> None:
+    """Makes this process a member of a run, unless it is one, or started the run itself.
 
     Called by each step before it works. Raises StorageError.
     """
     global _member  # noqa: PLW0603  one run a process at a time
-    if run is None:
+    if not run.remote:
         return
     with _joining:
         presence = run_state().presence
@@ -130,9 +131,9 @@ def join(run: Apart | None) -> None:
         _member = Member(run, reset_run_state())
 
 
-def tell_why(run: Apart | None) -> None:
+def tell_why(run: Run) -> None:
     """Where the run stops: reports at once, since this may be the last that this process does. Raises StorageError."""
-    if run is not None and _member is not None and run_state().stop_reason is not None:
+    if run.remote and _member is not None and run_state().stop_reason is not None:
         _member.tell()
 
 
@@ -144,7 +145,7 @@ def others_answered() -> bool:
 class Tell(beam.DoFn):
     """Lets settled files through; those of a bundle are reported before it ends, so that none is forgotten."""
 
-    def __init__(self, run: Apart) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
 
     def setup(self) -> None:

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location, ObjectStore
+from llmdo.storage.objects.store import ObjectStore
 from llmdo.storage.runs.runs import FOLDER, REPORT, STOP
 
 # Whatever is in the bucket may have been damaged: sums of these, and a date, can be made of any that pass.
@@ -117,16 +116,3 @@ class Members:
     @property
     def _stop_key(self) -> str:
         return f"{self.prefix}{FOLDER}{self.run_id}{STOP}"
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """A run whose steps are not in the process that began it."""
-
-    run_id: str
-    output: Location
-    configuration: str = ""
-
-    def notes(self) -> Members:
-        """What its processes tell each other."""
-        return Members(open_store(self.output.store_url), self.output.key, self.run_id)

@@ -51,8 +51,9 @@ def test_the_graph_is_one_chain_and_its_proto_holds_no_secret(environment, given
 def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
     monkeypatch.setenv("LLMDO_GATEWAY", "gate")
     how = {"concurrency": "fixed:3", "rpm": 60, "max_cost": 2.0, "deltas": True, "since": "1970-01-01T00:00:09Z"}
-    step = answer_in_turn(check_chat_options(**QUEUES, **how, system="Be kind.", ledger="none"), "run-1")
-    assert (step.run_id, step.replies, step.calls.window, step.calls.fixed, step.deltas) == (
+    options = check_chat_options(**QUEUES, **how, system="Be kind.", ledger="none")
+    step = answer_in_turn(options, options.run("run-1"))
+    assert (step.run.run_id, step.replies, step.calls.window, step.calls.fixed, step.deltas) == (
         "run-1",
         "1" * 32,
         3,
@@ -67,4 +68,5 @@ def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
 
 
 def test_only_a_run_that_ends_by_itself_stops_for_an_error_that_every_call_would_meet(environment):
-    assert answer_in_turn(check_chat_options(**FILES), "run-1").stops
+    options = check_chat_options(**FILES)
+    assert answer_in_turn(options, options.run("run-1")).stops

@@ -39,7 +39,7 @@ def test_how_calls_are_made_is_one_value_that_goes_with_the_step_to_whatever_wor
     how = {"mode": "batch", "deadline": 5.0, "workers": 2, "rpm": 60, "tpm": 1000, "concurrency": "fixed:3"}
     options = {"files": ("a.jsonl",), "output": "out/", "model": "local/smollm2-135m-instruct"}
     chosen = check_options(**options, **how, gateway=given)
-    step = Infer(chosen.defaults, chosen.calls)
+    step = Infer(chosen.defaults, chosen.calls, chosen.run("run-1"))
     calls = pickle.loads(pickle.dumps(step.calls))
     assert (calls, hash(calls)) == (chosen.calls, hash(chosen.calls))
     assert (calls.mode, calls.retry.deadline_s, calls.workers, calls.gateway) == ("batch", 5.0, 2, gateway)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from unittest.mock import Mock
 
@@ -20,11 +20,12 @@ from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
-from llmdo.storage.runs.members import Apart, Members, Report, Stopped
+from llmdo.storage.runs.members import Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
 from llmdo.transforms.answers.infer import answered_before
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.members import SLOTS, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import RunState, reset_run_state, run_state
 
 
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 0.0)
     reset_run_state()
-    yield Apart("run-1", locate_folder(str(tmp_path)), "c")
+    yield Run("run-1", locate_folder(str(tmp_path)), "c", remote=True)
     if module._member is not None:
         module._member.leave()
     monkeypatch.setattr(module, "_member", None)
@@ -66,7 +67,7 @@ def test_a_process_that_joins_keeps_its_run_alive_without_the_one_that_began_it(
 
 def test_joining_again_changes_nothing_and_where_the_run_began_nobody_joins(run):
     before = run_state()
-    join(None)
+    join(replace(run, remote=False))
     assert run_state() is before
     assert run_state().presence is None
     join(run)
@@ -81,9 +82,9 @@ def test_what_a_process_did_and_why_it_stopped_reaches_the_one_that_began_the_ru
     run_state().add(answered=3, failed=1)
     run_state().settle(Settled(file("a"), "done", 3, 1))
     run_state().stop(QuotaExhausted("the day's allocation is used", until=12.0))
-    wait_until(lambda: any(report.stopped for report in run.notes().reports().values()))
+    wait_until(lambda: any(report.stopped for report in run.notes.reports().values()))
     state = RunState()
-    (report,) = run.notes().reports().values()
+    (report,) = run.notes.reports().values()
     assert take_in(state, [report]) == 0
     assert (state.counts.answered, state.counts.failed, state.counts.files_with_errors) == (3, 1, 1)
     assert state.settled[file("a").id] == Settled(file("a"), "done", 3, 1)
@@ -97,7 +98,7 @@ def test_what_other_processes_have_answered_counts_where_a_refusal_leaves_open_w
     join(run)
     run_state().counts.answered = 5  # of this process, by another model: these say nothing
     module._member.tell()
-    notes = run.notes()
+    notes = run.notes
     notes.report("another", Report(counts={"answered": 0, "failed": 2}, spent={}))
     assert not answered_before()
     notes.report("third", Report(counts={"answered": 1}, spent={}, number=2))
@@ -109,7 +110,7 @@ def test_what_other_processes_have_answered_counts_where_a_refusal_leaves_open_w
 def test_a_run_that_is_told_to_stop_stops_in_each_process(run):
     join(run)
     assert run_state().stop_reason is None
-    run.notes().stop("stopped by SIGTERM")
+    run.notes.stop("stopped by SIGTERM")
     wait_until(lambda: run_state().stop_reason == "stopped by SIGTERM")
 
 
@@ -176,7 +177,7 @@ def test_bundles_that_end_quickly_report_all_that_they_settled_and_do_not_wait_f
         run_state().settle(Settled(file(f"f{number}"), "done", 1, 0))
         tell.finish_bundle()
         state = RunState()
-        take_in(state, run.notes().reports().values())
+        take_in(state, run.notes.reports().values())
         assert len(state.settled) == state.counts.files_done == number + 1
         clock.now += 0.04
     assert len(written) == 100
@@ -193,7 +194,7 @@ def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts
     for number in range(3 * SLOTS):
         run_state().add(answered=1)
         module._member.tell()
-        (report,) = run.notes().reports().values()
+        (report,) = run.notes.reports().values()
         assert report.counts["answered"] == number + 1
     assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == SLOTS
 
@@ -208,7 +209,7 @@ def test_a_store_that_does_not_answer_fails_no_bundle_and_its_files_are_reported
         tell.finish_bundle()
     assert "R2 sleeps" in caplog.text
     module._member.tell()
-    (report,) = run.notes().reports().values()
+    (report,) = run.notes.reports().values()
     assert [settled["file"]["key"] for settled in report.settled] == ["a"]
 
 
@@ -220,7 +221,7 @@ def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():
 def test_what_was_said_is_forgotten_with_the_run(run):
     join(run)
     module._member.tell()
-    notes = run.notes()
+    notes = run.notes
     notes.stop("x")
     module._member.leave()
     notes.forget()
@@ -230,7 +231,7 @@ def test_what_was_said_is_forgotten_with_the_run(run):
 
 def put_report(run, **fields):
     """A report as JSON, with what somebody has put into it."""
-    notes = run.notes()
+    notes = run.notes
     report = json.dumps({"counts": {"answered": 1}, "spent": {"calls": 1.0}} | fields)
     notes.store.put(f"{notes._folder}other.report.json", report.encode())
     return list(notes.reports().values())
@@ -291,6 +292,6 @@ def test_a_reason_to_stop_that_is_no_error_stops_all_the_same(name):
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"{}", b'{"reason": 7}'])
 def test_a_stop_that_cannot_be_read_stops_all_the_same(run, body):
     join(run)
-    run.notes().store.put(run.notes()._stop_key, body)
+    run.notes.store.put(run.notes._stop_key, body)
     wait_until(lambda: run_state().stop_reason is not None)
     assert "/stop.json orders this run to end" in str(run_state().stop_reason)

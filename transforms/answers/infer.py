@@ -20,7 +20,6 @@ from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnus
 from llmdo.backends.requests import EmbedRequest, LineId
 from llmdo.backends.usage import Usage
 from llmdo.storage.output.costs import Cost
-from llmdo.storage.runs.members import Apart
 from llmdo.storage.runs.runs import ASLEEP_SECONDS
 from llmdo.transforms.answers.metrics import InferMetrics
 from llmdo.transforms.answers.result_queue import ResultQueue
@@ -29,6 +28,7 @@ from llmdo.transforms.answers.texts import Embedded, LineTexts
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
 from llmdo.transforms.members import join, others_answered, tell_why
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import run_state
 
 # How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
@@ -55,7 +55,7 @@ class Infer(beam.PTransform):
 
     defaults: Defaults
     calls: CallSettings
-    apart: Apart | None = None
+    run: Run
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -80,12 +80,12 @@ class _Infer(beam.DoFn):
     def __init__(self, step: Infer) -> None:
         self.defaults = step.defaults
         self.calls = step.calls
-        self.apart = step.apart
+        self.run = step.run
 
     def setup(self) -> None:
-        join(self.apart)
+        join(self.run)
         self._at_once = max(1, min(self.calls.window // _PARTS, _MOST))
-        self._budget = run_state().budget_within(self.calls.limits)
+        self._budget = self.run.state.budget_within(self.calls.limits)
         self._metrics = InferMetrics()
         calls = replace(
             self.calls, own=self.defaults.providers, gate=asleep, budget=self._budget, answered_before=answered_before
@@ -104,22 +104,22 @@ class _Infer(beam.DoFn):
         self, tile: Read, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         if isinstance(tile, TooLong):
-            run_state().add(lines_read=1)
+            self.run.state.add(lines_read=1)
             yield self._failure(tile, too_long(tile), attempts=0)
             return
         if not isinstance(tile, Line):
             if isinstance(tile, Blank):
-                run_state().add(bytes_done=tile.stop - tile.start)
+                self.run.state.add(bytes_done=tile.stop - tile.start)
             yield tile
             return
-        run_state().add(lines_read=1)
+        self.run.state.add(lines_read=1)
         try:
             prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
         except LineError as error:
             yield self._failure(tile, error, attempts=0)
             return
         except ModelError as error:  # the run's own provider is not there: no package, no token
-            run_state().stop(error)
+            self.run.state.stop(error)
             return
         self._budget.prices.ask(prompt.provider)  # while the first calls are made, they are read
         job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
@@ -133,7 +133,7 @@ class _Infer(beam.DoFn):
         while self._open:
             yield from self._results(wait=True)
         self._metrics.engine(self._engine, now=True)
-        tell_why(self.apart)
+        tell_why(self.run)
 
     def _submit(self, job: _Job) -> Iterator[WindowedValue]:
         request = job.prompt.request
@@ -205,7 +205,7 @@ class _Infer(beam.DoFn):
             if isinstance(done.error, EngineClosed):
                 return None
             if isinstance(done.error, StopRun) or (isinstance(done.error, ModelUnusable) and not job.prompt.own_model):
-                run_state().stop(done.error)
+                self.run.state.stop(done.error)
                 return None
             return self._failure(job.line, done.error, done.attempts)
         response = done.response
@@ -220,7 +220,7 @@ class _Infer(beam.DoFn):
         usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
         cost = Cost(usd, int(usd is None), usage.neurons)
         self._metrics.answer(usage, usd, done)
-        run_state().add(
+        self.run.state.add(
             answered=1,
             bytes_done=job.line.stop - job.line.start,
             input_tokens=usage.input_tokens,
@@ -238,7 +238,7 @@ class _Infer(beam.DoFn):
 
     def _failure(self, line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
         self._metrics.failure(error)
-        run_state().add(failed=1, bytes_done=line.stop - line.start)
+        self.run.state.add(failed=1, bytes_done=line.stop - line.start)
         return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
 
 

@@ -19,7 +19,6 @@ from llmdo.backends.providers import split_model
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import open_log
 from llmdo.storage.chat.records import LoggedAnswer
-from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import QueueClient
 from llmdo.transforms.answers.infer import asleep
 from llmdo.transforms.chat.answers import Answers
@@ -27,7 +26,8 @@ from llmdo.transforms.chat.conversations import Conversations, close_conversatio
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 # So many messages are taken in at once, of all conversations; then a bundle waits.
 MOST_OPEN = 10_000
@@ -46,20 +46,18 @@ class Converse(beam.PTransform):
     model must not keep new messages out.
 
     Args:
-        log: where conversations are kept.
         defaults: model, system prompt and parameters.
-        run_id: names the run in the log's marks.
         calls: how calls are made; as in Infer.
+        run: its output is the log.
         replies: id of the queue that answers are pushed to; None pushes nothing.
         since: messages that were created before are left alone; Unix time in seconds.
         deltas: pushes the text while it is generated, too.
         stops: see Answers; without it calls are made again some time after such an error (see LastingEngine).
     """
 
-    log: Location
     defaults: ChatDefaults
-    run_id: str
     calls: CallSettings
+    run: Run
     replies: str | None = None
     since: float | None = None
     deltas: bool = False
@@ -139,11 +137,11 @@ _opening = threading.Lock()
 def _desk(step: Converse) -> Desk:
     """The process's desk for a run. That of an earlier run in this process is closed."""
     with _opening:
-        desk = _desks.get(step.run_id)
+        desk = _desks.get(step.run.run_id)
         if desk is None:
             close_conversations()
             _desks.clear()
-            desk = _desks[step.run_id] = Desk(conversations_of(step))
+            desk = _desks[step.run.run_id] = Desk(conversations_of(step))
         return desk
 
 
@@ -154,7 +152,8 @@ def _lasts() -> bool:
 
 def conversations_of(step: Converse) -> Conversations:
     """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
-    budget = run_state().budget_within(step.calls.limits)
+    run = step.run
+    budget = run.state.budget_within(step.calls.limits)
     budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
     replies = None
     if step.replies is not None:
@@ -165,7 +164,7 @@ def conversations_of(step: Converse) -> Conversations:
         answered_before=never if step.stops else _lasts,
         gate=asleep,
         budget=budget,
-        run_id=step.run_id,
+        run_id=run.run_id,
     )
     answers = Answers(
         step.defaults,
@@ -176,18 +175,18 @@ def conversations_of(step: Converse) -> Conversations:
         stopping=stopping,
     )
     settings = Settings(
-        run_id=step.run_id,
-        is_alive=lambda run_id: run_state().is_alive(run_id),
+        run_id=run.run_id,
+        is_alive=run.state.is_alive,
         since=step.since,
-        counted=_count,
-        over=lambda error: run_state().stop(error),
+        counted=partial(_count, run),
+        over=run.state.stop,
     )
-    return Conversations(open_log(step.log), answers, replies, settings)
+    return Conversations(open_log(run.output), answers, replies, settings)
 
 
-def _count(answer: LoggedAnswer) -> None:
+def _count(run: Run, answer: LoggedAnswer) -> None:
     usage: Mapping[str, Any] = answer.usage or {}
-    run_state().add(
+    run.state.add(
         answered=int(not answer.failed),
         failed=int(answer.failed),
         input_tokens=int(usage.get("inputTokens", 0)),

@@ -13,7 +13,7 @@ from llmdo.storage.chat.records import ChatMessage, DamagedLog
 from llmdo.storage.errors import StorageUnavailable
 from llmdo.transforms.chat.elements import Incoming
 from llmdo.transforms.chat.events import BadEvent, Event, OtherEvent, ResponseEvent, read_event
-from llmdo.transforms.run_state import run_state
+from llmdo.transforms.run import Run
 
 # An event's record is an object of its own, and a round trip to R2 takes tens of milliseconds and hardly any CPU.
 _AT_ONCE = 32
@@ -34,8 +34,9 @@ class Intake:
     ``since``: messages that were sent before are logged, not answered. Both it and ``clock`` in Unix time in seconds.
     """
 
-    def __init__(self, log: ChatLog, since: float | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, log: ChatLog, run: Run, since: float | None, clock: Callable[[], float] = time.time) -> None:
         self._log = log
+        self._run = run
         self._since = since
         self._clock = clock
         self._arrived = 0.0
@@ -77,13 +78,13 @@ class Intake:
                     self._log.bury(raw, str(error))
                     return Incoming(event, accepted=True) if wanted and event.role == "user" else None
             case BadEvent():
-                run_state().add(messages_undecodable=1)
+                self._run.state.add(messages_undecodable=1)
                 self._log.bury(raw, str(event))
             case OtherEvent():
-                run_state().add(messages_passed_over=1)
+                self._run.state.add(messages_passed_over=1)
                 self._log.keep(event.event)
             case ResponseEvent():
-                run_state().add(messages_passed_over=1)
+                self._run.state.add(messages_passed_over=1)
         return None
 
     def _adopt(self, event: ResponseEvent) -> None:

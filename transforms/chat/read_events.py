@@ -17,7 +17,6 @@ from llmdo.storage.chat.log import ChatLog, open_log
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import Message, Pacer, QueueClient
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.chat.conversations import in_work
@@ -29,7 +28,8 @@ from llmdo.transforms.files.poll_files import LookAgain, Sweep
 from llmdo.transforms.files.source import Listing
 from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, cut
 from llmdo.transforms.outages import Outage
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 _PORTION = 500  # events of a file that are logged side by side; a response finds the messages of its own portion
 _MAX_EVENT_BYTES = 1 << 20
@@ -45,7 +45,7 @@ class ReadEvents(beam.PTransform):
     """
 
     files: tuple[str, ...]
-    log: Location
+    run: Run
     since: float | None = None
 
     def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
@@ -53,7 +53,7 @@ class ReadEvents(beam.PTransform):
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Log, then look" >> beam.ParDo(_Read(self.files, self.log, self.since)).with_output_types(Incoming)
+            | "Log, then look" >> beam.ParDo(_Read(self.files, self.run, self.since)).with_output_types(Incoming)
         )
 
 
@@ -66,32 +66,32 @@ class PollEvents(beam.PTransform):
     """
 
     queue_id: str
-    log: Location
+    run: Run
     since: float | None = None
     poll_seconds: float = 0.25
 
     def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
         """Nothing → Incoming, without end."""
-        begin = partial(_Queue, self.queue_id, self.log, self.since, self.poll_seconds)
+        begin = partial(_Queue, self.queue_id, self.run, self.since, self.poll_seconds)
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Ask again and again" >> beam.ParDo(LookAgain(begin)).with_output_types(Incoming)
+            | "Ask again and again" >> beam.ParDo(LookAgain(self.run, begin)).with_output_types(Incoming)
         )
 
 
 class _Read(beam.DoFn):
-    def __init__(self, files: tuple[str, ...], log: Location, since: float | None) -> None:
+    def __init__(self, files: tuple[str, ...], run: Run, since: float | None) -> None:
         self._files = files
-        self._where = log
+        self._run = run
         self._since = since
 
     def process(self, _: bytes) -> Iterator[Incoming]:
-        log = open_log(self._where)
-        intake = Intake(log, self._since)
+        log = open_log(self._run.output)
+        intake = Intake(log, self._run, self._since)
         try:
             for file in list_inputs(Listing(self._files), None):
-                events = read_lines(file.file, log)
+                events = read_lines(file.file, log, self._run)
                 while not stopping() and (some := list(islice(events, _PORTION))):
                     for taken in intake.take(some):
                         if taken.error is not None:
@@ -107,7 +107,7 @@ def accepted(messages: Iterator[ChatMessage]) -> Iterator[Incoming]:
     return (Incoming(message, accepted=True) for message in messages)
 
 
-def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
+def read_lines(file: FileVersion, log: ChatLog, run: Run) -> Iterator[bytes]:
     """The lines of a file of events; one that is too long is buried. Raises StorageError, also for a torn file."""
     chunks = open_store(file.store_url).stream(file.key, file.etag)
     if file.compression:
@@ -119,7 +119,7 @@ def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
                     case Line():
                         yield tile.data
                     case TooLong():
-                        run_state().add(messages_undecodable=1)
+                        run.state.add(messages_undecodable=1)
                         place = {"file": f"{file.store_url}/{file.key}", "offset": tile.start}
                         log.bury(place, f"an event has at most {_MAX_EVENT_BYTES:,} bytes")
                     case Blank():
@@ -131,9 +131,10 @@ def read_lines(file: FileVersion, log: ChatLog) -> Iterator[bytes]:
 class _Queue:
     """See Looking; the messages that come by a queue, and those that were left open."""
 
-    def __init__(self, queue_id: str, log: Location, since: float | None, poll_seconds: float) -> None:
-        self._log = open_log(log)
-        self._intake = Intake(self._log, since)
+    def __init__(self, queue_id: str, run: Run, since: float | None, poll_seconds: float) -> None:
+        self._run = run
+        self._log = open_log(run.output)
+        self._intake = Intake(self._log, run, since)
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
         self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
@@ -168,7 +169,7 @@ class _Queue:
         except StorageError as error:
             return [], self._queue_outage.wait_after(error)
         self._queue_outage.over()
-        run_state().backlog = pulled.backlog
+        self._run.state.backlog = pulled.backlog
         return list(pulled.messages), self._pacer.wait(len(pulled.messages))
 
 

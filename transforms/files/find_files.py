@@ -15,8 +15,8 @@ from pydantic_core import to_json
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import R2_SCHEME, Location
-from llmdo.storage.output.jobs import Jobs, record_name
+from llmdo.storage.objects.store import R2_SCHEME
+from llmdo.storage.output.jobs import record_name
 from llmdo.storage.queues.client import Message, Pacer, QueueClient
 from llmdo.storage.queues.notifications import (
     NotAnEvent,
@@ -25,14 +25,14 @@ from llmdo.storage.queues.notifications import (
     parse_notification,
     why_passed_over,
 )
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files.listing import list_inputs, root_of
 from llmdo.transforms.files.source import Listing, Notifications, Source
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +50,8 @@ class FindFiles(beam.PTransform):
     """
 
     source: Source
-    output: Location
+    run: Run
     retried: bool = False
-    apart: Apart | None = None
 
     def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
         """Nothing → Notice."""
@@ -62,26 +61,25 @@ class FindFiles(beam.PTransform):
 class _Look(beam.DoFn):
     def __init__(self, step: FindFiles) -> None:
         self.source = step.source
-        self.output = step.output
+        self.run = step.run
         self.retried = step.retried
-        self.apart = step.apart
 
     def setup(self) -> None:
-        join(self.apart)
+        join(self.run)
 
     def process(self, _: bytes) -> Iterator[Notice]:
-        attempt = run_state().next_attempt() if self.retried else ""
+        attempt = self.run.state.next_attempt() if self.retried else ""
         for notice in self._look():
             yield replace(notice, attempt=attempt)
 
     def _look(self) -> Iterator[Notice]:
-        yield from persistently(lambda: left_in_work(self.output, self.source), _name, "R2")
+        yield from persistently(lambda: left_in_work(self.run, self.source), _name, "R2")
         if isinstance(self.source, Listing):
             listing = self.source
-            yield from persistently(lambda: list_inputs(listing, self.output), _name, "R2")
+            yield from persistently(lambda: list_inputs(listing, self.run.output), _name, "R2")
         else:
-            yield from pull_notifications(self.source, self.output)
-            if self.apart is not None:  # nobody waits for the acks once this process has done its work
+            yield from pull_notifications(self.source, self.run)
+            if self.run.remote:  # nobody waits for the acks once this process has done its work
                 acks_of(self.source.queue_id).flush()
 
 
@@ -89,7 +87,7 @@ def _name(notice: Notice) -> str:
     return notice.file.id
 
 
-def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
+def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
     """The files that the output's job records name: some run began them, and none has finished them.
 
     Not those that this process works on, nor those in the dead letters. Where the output is a bucket, others than this
@@ -98,33 +96,33 @@ def left_in_work(output: Location, source: Source) -> Iterator[Notice]:
     """
     places = source.inputs if isinstance(source, Listing) else ()
     disks = {str(root_of(place)) for place in places if not place.startswith(R2_SCHEME)}
-    known = {record_name(file.store_url, file.key, file.etag) for file in run_state().in_work()}
-    for record in Jobs(open_store(output.store_url), output.key).sweep(known):
+    known = {record_name(file.store_url, file.key, file.etag) for file in run.state.in_work()}
+    for record in run.jobs.sweep(known):
         if isinstance(record, ValueError):
-            run_state().leave("job record", str(record))
+            run.state.leave("job record", str(record))
             _log.warning("%s", record)
         elif not record.dead:
             file = FileVersion(record.store_url, record.key, record.etag, record.size)
-            if not output.bucket or file.bucket or file.store_url in disks:
+            if not run.output.bucket or file.bucket or file.store_url in disks:
                 yield Notice(file, None, record.notification)
             else:
-                run_state().leave(
+                run.state.leave(
                     file.id, f"it is not among this run's files: name {file.store_url} as an input to resume it"
                 )
 
 
-def pull_notifications(source: Notifications, output: Location) -> Iterator[Notice]:
+def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
     """Messages until the queue is empty. What it holds is left to the next run where it, or R2, fails for too long.
 
     Raises StorageError where the queue or the bucket cannot be used.
     """
-    puller, empty = Puller(source, output), 0
+    puller, empty = Puller(source, run), 0
     while empty < _EMPTY_PULLS and not stopping():
         notices, messages, wait = puller.pull()
         yield from notices
         empty = empty + 1 if messages == 0 else 0
         if puller.out_of_patience:
-            run_state().leave(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
+            run.state.leave(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
             break
         if empty < _EMPTY_PULLS:
             pause(wait)
@@ -138,9 +136,9 @@ class Puller:
     up the deliveries that a queue makes. ``problem`` is the last fault of the queue or of R2.
     """
 
-    def __init__(self, source: Notifications, output: Location) -> None:
+    def __init__(self, source: Notifications, run: Run) -> None:
         self._source = source
-        self._output = output
+        self._run = run
         self._client = QueueClient(cloudflare_account(), source.queue_id)
         self._acks = acks_of(source.queue_id)
         self._pacer = Pacer(source.poll_seconds)
@@ -165,7 +163,7 @@ class Puller:
                 self.problem = error
                 return [], None, self._queue_outage.wait_after(error)
             self._queue_outage.over()
-            run_state().backlog = pulled.backlog
+            self._run.state.backlog = pulled.backlog
             messages = sorted(pulled.messages, key=needs_store)  # so that a fault of R2 holds up no other message
         notices, wait = self._understand(messages)
         return notices, len(messages), self._pacer.wait(len(messages)) if wait is None else wait
@@ -176,7 +174,7 @@ class Puller:
         wait, self._held = None, []
         for at, message in enumerate(messages):
             try:
-                notice = understand(message, self._source, self._output)
+                notice = understand(message, self._source, self._run)
             except StorageError as error:
                 self.problem = error
                 wait, self._held = self._store_outage.wait_after(error), messages[at:]
@@ -195,28 +193,30 @@ class Puller:
         self._client.close()
 
 
-def understand(message: Message, source: Notifications, output: Location) -> Notice | None:
+def understand(message: Message, source: Notifications, run: Run) -> Notice | None:
     """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now.
 
     Raises StorageError.
     """
     if not message.decodable:
-        _bury(message, output, "the body cannot be decoded")
-        run_state().add(messages_undecodable=1)
+        _bury(message, run, "the body cannot be decoded")
+        run.state.add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(event, source.prefix, source.suffixes, output):
-        run_state().add(messages_passed_over=1)
+    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(
+        event, source.prefix, source.suffixes, run.output
+    ):
+        run.state.add(messages_passed_over=1)
         return None
     assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
     try:
         file = version_of(event)
     except ObjectNotFound:  # deleted since, and its event says no version that could be read
-        run_state().add(messages_passed_over=1)
+        run.state.add(messages_passed_over=1)
         return None
     except (AccessDenied, BucketNotFound, InvalidLocation) as error:
-        _bury(message, output, str(error))  # raises the same where it is this run's keys that are wrong
-        run_state().add(messages_undecodable=1)
+        _bury(message, run, str(error))  # raises the same where it is this run's keys that are wrong
+        run.state.add(messages_undecodable=1)
         return None
     return Notice(file, message.lease_id, dict(event.body))
 
@@ -238,7 +238,7 @@ def version_of(event: ObjectCreated) -> FileVersion:
     return FileVersion(store_url, event.key, info.etag, info.size)
 
 
-def _bury(message: Message, output: Location, reason: str) -> None:
+def _bury(message: Message, run: Run, reason: str) -> None:
     letter: dict[str, Any] = {
         "reason": reason,
         "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},
@@ -246,4 +246,4 @@ def _bury(message: Message, output: Location, reason: str) -> None:
     }
     body = to_json(letter)
     name = hashlib.sha256(body).hexdigest()
-    open_store(output.store_url).put(f"{output.key}_dead/{name}.json", body)
+    run.store.put(f"{run.output.key}_dead/{name}.json", body)

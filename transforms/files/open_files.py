@@ -14,13 +14,11 @@ from pydantic_core import to_json
 
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
 from llmdo.storage.queues.client import MAX_BATCH
-from llmdo.storage.runs.members import Apart
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
@@ -29,7 +27,7 @@ from llmdo.transforms.files.folders import as_begun, folder_of
 from llmdo.transforms.files.reopening import has_readable, reopen
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
-from llmdo.transforms.run_state import run_state
+from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
@@ -56,11 +54,8 @@ class OpenFiles(beam.PTransform):
     for lines that were too long once, and have no more than ``max_line_bytes``.
     """
 
-    output: Location
-    configuration: str
-    run_id: str
+    run: Run
     queue: str | None = None
-    apart: Apart | None = None
     max_line_bytes: int = 0
 
     def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
@@ -70,11 +65,11 @@ class OpenFiles(beam.PTransform):
             | "Write job records"
             >> beam.ParDo(
                 SideBySide(
-                    partial(open_each, self.output, self.configuration, self.run_id, self.max_line_bytes),
-                    prepare=partial(join, self.apart),
+                    partial(open_each, self.run, self.max_line_bytes),
+                    prepare=partial(join, self.run),
                 )
             )
-            | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.apart is not None))
+            | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.run.remote))
         )
 
 
@@ -87,35 +82,33 @@ class Opening:
     lease_id: str | None = None
 
 
-def open_each(
-    output: Location, configuration: str, run_id: str, max_line_bytes: int, notice: Notice
-) -> Iterator[Opening]:
+def open_each(run: Run, max_line_bytes: int, notice: Notice) -> Iterator[Opening]:
     """One Opening a notice, which knows the notice's lease."""
-    opening = patiently(lambda: open_file(output, configuration, run_id, notice, max_line_bytes), "R2")
+    opening = patiently(lambda: open_file(run, notice, max_line_bytes), "R2")
     yield replace(opening, lease_id=notice.lease_id)
 
 
-def open_file(output: Location, configuration: str, run_id: str, notice: Notice, max_line_bytes: int = 0) -> Opening:
+def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
     """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError."""
-    presence = run_state().presence
-    if presence is not None and presence.run_id != run_id:  # what is left of a pipeline that failed opens nothing
+    presence = run.state.presence
+    if presence is not None and presence.run_id != run.run_id:  # what is left of a pipeline that failed opens nothing
         return Opening(ack=False)
-    store = open_store(output.store_url)
-    jobs, problem, owner = Jobs(store, output.key), "", owner_of(run_id, notice.attempt)
-    file = as_begun(output, notice.file)
+    store = run.store
+    jobs, problem, owner = run.jobs, "", owner_of(run.run_id, notice.attempt)
+    file = as_begun(run.output, notice.file)
     try:
-        manifest = read_manifest(store, folder_of(output, file))
+        manifest = read_manifest(store, folder_of(run.output, file))
     except ValueError as error:
         manifest, problem = None, str(error)
     if manifest is not None:
-        if manifest.configuration != configuration:
-            run_state().leave(file.id, "it was answered by another configuration: use another --output")
+        if manifest.configuration != run.configuration:
+            run.state.leave(file.id, "it was answered by another configuration: use another --output")
             return Opening(ack=False)
-        if not has_readable(store, folder_of(output, file), manifest, max_line_bytes):
+        if not has_readable(store, folder_of(run.output, file), manifest, max_line_bytes):
             # A run that died between the manifest and the record's removal left a record that nobody needs.
             jobs.remove((file.store_url, file.key, file.etag))
             was = "was done before"
-            run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
+            run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
             return Opening()
     claim = jobs.claim(
         new_record(
@@ -124,54 +117,54 @@ def open_file(output: Location, configuration: str, run_id: str, notice: Notice,
             file.etag,
             file.size,
             notification=dict(notice.body),
-            configuration=configuration,
+            configuration=run.configuration,
             run_id=owner,
             nonce=notice.nonce,
         ),
-        lambda other: run_state().is_held(other, run_id, notice.attempt),
+        lambda other: run.state.is_held(other, run.run_id, notice.attempt),
     )
     if claim.record.nonce != notice.nonce:
         other = run_of(claim.record.run_id)
-        if other != run_id:
-            run_state().leave_to(file, other)
+        if other != run.run_id:
+            run.state.leave_to(file, other)
         return Opening()
     try:
         if problem:
             raise CannotOpen(problem)
         if manifest is not None:
-            reopen(store, folder_of(output, file), max_line_bytes)
+            reopen(store, folder_of(run.output, file), max_line_bytes)
         file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
-        return Opening(tuple(_claimed(output, jobs, claim, file)))
+        return Opening(tuple(_claimed(run, jobs, claim, file)))
     except CannotOpen as error:
-        _fail(output, jobs, claim.record, str(error))
+        _fail(run, jobs, claim.record, str(error))
         return Opening()
 
 
-def _claimed(output: Location, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
+def _claimed(run: Run, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
     """What there is to do for a file that is this run's. Raises CannotOpen and StorageError."""
     try:
         file, content = _look_at(file)
     except (ObjectNotFound, ObjectChanged) as error:
         jobs.remove((file.store_url, file.key, file.etag))
-        run_state().settle(Settled(file, "stale", reason=str(error)))
+        run.state.settle(Settled(file, "stale", reason=str(error)))
         return
-    shards, leftovers = counted_shards(jobs.store, folder_of(output, file))
+    shards, leftovers = counted_shards(jobs.store, folder_of(run.output, file))
     problem = None if shards else wrong_format(file, head_of(file) if content is None else content)
     if problem is not None:
         jobs.remove((file.store_url, file.key, file.etag))
-        run_state().settle(Settled(file, "stale", reason=problem))
+        run.state.settle(Settled(file, "stale", reason=problem))
         return
     if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:
         raise CannotOpen("it holds answers of another configuration: use another --output")
-    run_state().open(file)
-    yield from _elements(file, shards, leftovers, content)
+    run.state.open(file)
+    yield from _elements(run, file, shards, leftovers, content)
 
 
 def _elements(
-    file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str], content: bytes | None
+    run: Run, file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str], content: bytes | None
 ) -> Iterator[Opened]:
     covered = Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)
-    run_state().add(
+    run.state.add(
         answered_before=sum(shard.lines for shard in shards if shard.kind == "answers"),
         failed_before=sum(shard.lines for shard in shards if shard.kind == "errors"),
         bytes_done=sum(stop - start for start, stop in covered.spans),
@@ -204,7 +197,7 @@ def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
     return replace(file, size=there.size), None
 
 
-def _fail(output: Location, jobs: Jobs, record: JobRecord, problem: str) -> None:
+def _fail(run: Run, jobs: Jobs, record: JobRecord, problem: str) -> None:
     """Writes down that a try to open failed; the sweep tries again, until the file goes to the dead letters."""
     failures = record.failures + 1
     dead = failures >= TRIES
@@ -212,11 +205,11 @@ def _fail(output: Location, jobs: Jobs, record: JobRecord, problem: str) -> None
     name = record_name(record.store_url, record.key, record.etag)
     if dead:
         letter = {"reason": problem, "tries": failures, "message": record.notification, "file": record.model_dump()}
-        jobs.store.put(f"{output.key}_dead/{name}", to_json(letter))
+        jobs.store.put(f"{run.output.key}_dead/{name}", to_json(letter))
     jobs.release(record)
-    then = f"kept in {output.key}_dead/{name}" if dead else f"try {failures} of {TRIES}"
+    then = f"kept in {run.output.key}_dead/{name}" if dead else f"try {failures} of {TRIES}"
     _log.warning("%s/%s cannot be opened (%s): %s", record.store_url, record.key, then, problem)
-    run_state().leave(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
+    run.state.leave(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
 
 
 def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | None], ...]:

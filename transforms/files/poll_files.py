@@ -18,14 +18,13 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
 from llmdo.storage.errors import StorageError, StorageUnavailable, is_passing
-from llmdo.storage.objects.store import Location
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Notice
 from llmdo.transforms.files.find_files import Puller, left_in_work
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import Outage
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 # How often it is looked whether the run stops, while a longer wait for the next look goes on. Seconds.
 LISTEN_SECONDS = 1.0
@@ -52,8 +51,7 @@ class PollFiles(beam.PTransform):
     """
 
     source: Notifications
-    output: Location
-    apart: Apart | None = None
+    run: Run
 
     def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
         """Nothing → Notice, without end."""
@@ -61,9 +59,7 @@ class PollFiles(beam.PTransform):
             root
             | "Start" >> beam.Impulse()
             | "Ask again and again"
-            >> beam.ParDo(LookAgain(partial(LookForFiles, self.source, self.output), self.apart)).with_output_types(
-                Notice
-            )
+            >> beam.ParDo(LookAgain(self.run, partial(LookForFiles, self.source, self.run))).with_output_types(Notice)
             | "By the hour of finding" >> beam.WindowInto(FixedWindows(WINDOW_SECONDS))
         )
 
@@ -83,7 +79,8 @@ class Looking(Protocol[Found_co]):
 class Looks(Generic[Found_co]):
     """Looks when it is time to, waits while a service fails, and stops the run for an error that will not pass."""
 
-    def __init__(self, looking: Looking[Found_co]) -> None:
+    def __init__(self, run: Run, looking: Looking[Found_co]) -> None:
+        self._run = run
         self._looking = looking
         self._outage = Outage("looking for work")
         self._next = float("-inf")
@@ -106,7 +103,7 @@ class Looks(Generic[Found_co]):
             if is_passing(error):
                 wait = self._outage.wait_after(error)
             else:
-                run_state().stop(error)
+                self._run.state.stop(error)
         self._next = time.monotonic() + wait
         return found
 
@@ -127,14 +124,14 @@ class LookAgain(beam.DoFn, RestrictionProvider):
     ``begin`` is pickled.
     """
 
-    def __init__(self, begin: Callable[[], Looking[object]], apart: Apart | None = None) -> None:
+    def __init__(self, run: Run, begin: Callable[[], Looking[object]]) -> None:
         self._begin = begin
-        self._apart = apart
+        self._run = run
 
     def setup(self) -> None:
         """Opens connections."""
-        join(self._apart)
-        self._looks = Looks(self._begin())
+        join(self._run)
+        self._looks = Looks(self._run, self._begin())
 
     def teardown(self) -> None:
         """Closes them."""
@@ -198,9 +195,9 @@ class Sweep(Generic[T]):
 class LookForFiles:
     """The files that a queue announces, after those that were left in work; see Looking."""
 
-    def __init__(self, source: Notifications, output: Location) -> None:
-        self._puller = Puller(source, output)
-        self._sweep = Sweep(lambda: left_in_work(output, source))
+    def __init__(self, source: Notifications, run: Run) -> None:
+        self._puller = Puller(source, run)
+        self._sweep = Sweep(lambda: left_in_work(run, source))
 
     def look(self) -> tuple[list[Notice], float]:
         """A portion of what was left, and one pull."""

@@ -15,19 +15,15 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.jobs import Jobs
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.members import Tell, join
 from llmdo.transforms.outages import patiently
-from llmdo.transforms.run_state import run_state
+from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
@@ -41,25 +37,20 @@ class SettleFiles(beam.PTransform):
     the next run. State for each open file: its merged tiles, usually few, and one entry a shard.
     """
 
-    output: Location
-    configuration: str
-    run_id: str
-    apart: Apart | None = None
+    run: Run
 
     def expand(self, written: PCollection[Written]) -> PCollection[Settled]:
         """Written → Settled."""
         settled = (
             written
             | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
-            | "Merge tiles" >> beam.ParDo(_Merge()).with_output_types(Concluded)
+            | "Merge tiles" >> beam.ParDo(_Merge(self.run)).with_output_types(Concluded)
             | "Write manifests"
-            >> beam.ParDo(
-                SideBySide(
-                    partial(conclude, self.output, self.configuration, self.run_id), prepare=partial(join, self.apart)
-                )
-            ).with_output_types(Settled)
+            >> beam.ParDo(SideBySide(partial(conclude, self.run), prepare=partial(join, self.run))).with_output_types(
+                Settled
+            )
         )
-        return settled if self.apart is None else settled | "Tell" >> beam.ParDo(Tell(self.apart))
+        return settled | "Tell" >> beam.ParDo(Tell(self.run)) if self.run.remote else settled
 
 
 def _keyed(written: Written) -> tuple[str, Written]:
@@ -83,14 +74,14 @@ class Finished:
 Concluded = Finished | Written  # a Written that says why its file is stale
 
 
-def conclude(output: Location, configuration: str, run_id: str, concluded: Concluded) -> Iterator[Settled]:
+def conclude(run: Run, concluded: Concluded) -> Iterator[Settled]:
     """Settles a file that is whole, or stale."""
     if isinstance(concluded, Finished):
-        settled = settle(output, configuration, run_id, concluded)
+        settled = settle(run, concluded)
     else:
-        stale = partial(settle_stale, output, concluded.file, concluded.stale or "", concluded.gone)
+        stale = partial(settle_stale, run, concluded.file, concluded.stale or "", concluded.gone)
         settled = patiently(stale, "R2")
-    run_state().settle(settled)
+    run.state.settle(settled)
     yield settled
 
 
@@ -104,13 +95,13 @@ def merge(covered: Intervals, written: Written) -> bool:
     return True
 
 
-def settle(output: Location, configuration: str, run_id: str, finished: Finished) -> Settled:
+def settle(run: Run, finished: Finished) -> Settled:
     """Writes the manifest, or reads the one of whoever was first, then removes the job record.
 
     Whoever was first also deletes the leftovers: only it knows which shards count.
     """
     file, shards = finished.file, sorted(finished.shards, key=lambda shard: shard.first)
-    store, folder = open_store(output.store_url), folder_of(output, file)
+    store, folder = run.store, folder_of(run.output, file)
     cost = total(shard.cost for shard in shards)
     ours = Manifest(
         bucket=file.bucket,
@@ -119,8 +110,8 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
         etag=file.etag,
         size=file.size,
         length=finished.length,
-        configuration=configuration,
-        run_id=run_id,
+        configuration=run.configuration,
+        run_id=run.run_id,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         answered=_lines(shards, "answers"),
         failed=_lines(shards, "errors"),
@@ -136,16 +127,16 @@ def settle(output: Location, configuration: str, run_id: str, finished: Finished
     if manifest == ours:
         for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
             patiently(partial(store.delete, folder + name), "R2")
-    patiently(lambda: Jobs(store, output.key).remove((file.store_url, file.key, file.etag)), "R2")
+    patiently(lambda: run.jobs.remove((file.store_url, file.key, file.etag)), "R2")
     return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
 
 
-def settle_stale(output: Location, file: FileVersion, reason: str, gone: bool) -> Settled:
+def settle_stale(run: Run, file: FileVersion, reason: str, gone: bool) -> Settled:
     """Removes the job record of a file version that ends without a manifest.
 
     Where a version that was ``gone`` is back by now, its record is freed instead, and the next sweep takes it up.
     """
-    jobs = Jobs(open_store(output.store_url), output.key)
+    jobs = run.jobs
     name = (file.store_url, file.key, file.etag)
     record = jobs.read(name)
     if record is not None and record.nonce == file.opening:
@@ -191,6 +182,9 @@ class _Merge(beam.DoFn):
     MERGED = ReadModifyWriteStateSpec("merged", PickleCoder())
     SHARDS = BagStateSpec("shards", PickleCoder())
 
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
     def process(
         self,
         element: tuple[str, Written],
@@ -205,7 +199,7 @@ class _Merge(beam.DoFn):
             merged.write(_Merged(over=True))
             yield written
             return
-        after, finished = _add(before, written)
+        after, finished = _add(self._run, before, written)
         if finished is not None:
             found = [*(shards.read() if before.kept else ()), *([written.shard] if written.shard else ())]
             yield replace(finished, shards=tuple(found))
@@ -215,7 +209,7 @@ class _Merge(beam.DoFn):
         merged.write(after)
 
 
-def _add(before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
+def _add(run: Run, before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
     """What is known with ``written``; a Finished, still without its shards, when that is all of the file."""
     leftovers = before.leftovers.union(written.leftovers)
     covered = Intervals.decode(before.tiles)
@@ -223,7 +217,7 @@ def _add(before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
         _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
         return replace(before, leftovers=leftovers.union([written.shard.name] if written.shard else ())), None
     lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
-    run_state().add(blank=lines)
+    run.state.add(blank=lines)
     after = _Merged(
         covered.encode(),
         before.kept + (written.shard is not None),

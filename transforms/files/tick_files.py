@@ -16,13 +16,12 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from llmdo.storage.objects.store import Location
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Notice
 from llmdo.transforms.files.poll_files import WINDOW_SECONDS, LookForFiles, Looks
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 # How often Flink is to ask whether it is time to look. Milliseconds.
 TICK_MS = 100
@@ -33,8 +32,7 @@ class TickFiles(beam.PTransform):
     """Emits what PollFiles does. When the job begins again and has lost what was in work, that is a new attempt."""
 
     source: Notifications
-    output: Location
-    apart: Apart | None = None
+    run: Run
 
     def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
         """Nothing → Notice, without end."""
@@ -42,8 +40,7 @@ class TickFiles(beam.PTransform):
             root
             | "Tick" >> FlinkStreamingImpulseSource().set_interval_ms(TICK_MS)
             | "One place" >> beam.Map(_one_place).with_output_types(tuple[int, int])
-            | "Look when it is time"
-            >> beam.ParDo(_LookOnTick(self.source, self.output, self.apart)).with_output_types(Notice)
+            | "Look when it is time" >> beam.ParDo(_LookOnTick(self.source, self.run)).with_output_types(Notice)
             | "By the hour of finding" >> beam.WindowInto(FixedWindows(WINDOW_SECONDS))
         )
 
@@ -70,13 +67,13 @@ _seen: dict[str, _Seen] = {}
 class _LookOnTick(beam.DoFn):
     SEEN = ReadModifyWriteStateSpec("seen", PickleCoder())
 
-    def __init__(self, source: Notifications, output: Location, apart: Apart | None) -> None:
-        self._apart = apart
-        self._begin = partial(LookForFiles, source, output)
+    def __init__(self, source: Notifications, run: Run) -> None:
+        self._run = run
+        self._begin = partial(LookForFiles, source, run)
 
     def setup(self) -> None:
-        join(self._apart)
-        self._looks = Looks(self._begin())
+        join(self._run)
+        self._looks = Looks(self._run, self._begin())
 
     def teardown(self) -> None:
         self._looks.close()
@@ -84,13 +81,12 @@ class _LookOnTick(beam.DoFn):
     def process(self, _: tuple[int, int], seen: Any = beam.DoFn.StateParam(SEEN)) -> Iterator[TimestampedValue]:
         if stopping() or self._looks.wait_s > 0:
             return
-        state = run_state()
-        run_id = state.presence.run_id if state.presence else ""
+        state, run_id = self._run.state, self._run.run_id
         known = _seen.get(run_id)
         if known is None or seen.read() != known:
             known = _Seen(_PROCESS, 0, state.next_attempt())
             self._looks.close()
-            self._looks = Looks(self._begin())  # with a new sweep
+            self._looks = Looks(self._run, self._begin())  # with a new sweep
         now = Timestamp.now()
         found = self._looks.look()
         if found or known.looks == 0:

@@ -14,12 +14,9 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
-from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Kind, put_shard
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import (
     Answer,
     Blank,
@@ -34,7 +31,7 @@ from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
-from llmdo.transforms.run_state import run_state
+from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
 
 # A file's lines go to one key for each this many bytes of it, so that workers can write shards of a big file at once.
@@ -51,10 +48,8 @@ class WriteShards(beam.PTransform):
     Emits what was written, and what needs no shard: blanks, stale files, known shards.
     """
 
-    output: Location
-    configuration: str
+    run: Run
     batching: Batching = DEFAULT_BATCHING
-    apart: Apart | None = None
 
     def expand(self, outcomes: PCollection[Outcome]) -> PCollection[Written]:
         """Outcome → Written."""
@@ -62,10 +57,7 @@ class WriteShards(beam.PTransform):
             outcomes
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
             | "Batch" >> beam.ParDo(_Batch(self.batching)).with_output_types(list[Outcome])
-            | "Put"
-            >> beam.ParDo(
-                SideBySide(partial(write_batch, self.output, self.configuration), prepare=partial(join, self.apart))
-            )
+            | "Put" >> beam.ParDo(SideBySide(partial(write_batch, self.run), prepare=partial(join, self.run)))
         )
 
 
@@ -79,7 +71,7 @@ def shard_key(outcome: Outcome) -> str:
     return f"{outcome.file.work_id}|{start // SLOT_BYTES}"
 
 
-def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) -> Iterator[Written]:
+def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
     """Writes one batch of outcomes that share a ``shard_key``: a shard of answers, one of errors, or both."""
     rows: dict[Kind, list[Answer | Failure]] = {"answers": [], "errors": []}
     blanks: list[Blank] = []
@@ -102,25 +94,25 @@ def write_batch(output: Location, configuration: str, batch: Iterable[Outcome]) 
         yield Written(blanks[0].file, blanks=tuple((b.start, b.stop) for b in blanks), total=total)
     for kind, found in rows.items():
         if found:
-            yield _put(output, configuration, kind, found)
+            yield _put(run, kind, found)
 
 
-def _put(output: Location, configuration: str, kind: Kind, rows: Sequence[Answer | Failure]) -> Written:
+def _put(run: Run, kind: Kind, rows: Sequence[Answer | Failure]) -> Written:
     file = rows[0].file
     answers = [row for row in rows if isinstance(row, Answer)]
     put = partial(
         put_shard,
-        open_store(output.store_url),
-        folder_of(output, file),
+        run.store,
+        folder_of(run.output, file),
         kind,
         [(row.start, row.stop, row.row) for row in rows],
-        configuration=configuration,
+        configuration=run.configuration,
         input_tokens=sum(row.input_tokens for row in answers),
         output_tokens=sum(row.output_tokens for row in answers),
         cost=total(row.cost for row in answers),
     )
     shard = patiently(put, "R2")
-    run_state().add(shards=1, lines_written=len(rows))
+    run.state.add(shards=1, lines_written=len(rows))
     return Written(file, shard=shard)
 
 

@@ -15,11 +15,11 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read, Stale
 from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
 from llmdo.transforms.members import join
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadPlanned", "parcels_in_bundle"]
@@ -46,7 +46,7 @@ class ReadPlanned(beam.PTransform):
     """
 
     reading: Reading
-    apart: Apart | None = None
+    run: Run
 
     def expand(self, files: PCollection[Opened]) -> PCollection[Read]:
         """Opened → Read."""
@@ -55,7 +55,7 @@ class ReadPlanned(beam.PTransform):
             files
             | "Plan ranges" >> beam.FlatMap(plan, self.reading).with_output_types(Planned)
             | "Spread ranges" >> beam.Reshuffle()
-            | "Read a range" >> beam.ParDo(_ReadParcels(self.reading, self.apart)).with_outputs(*names)
+            | "Read a range" >> beam.ParDo(_ReadParcels(self.reading, self.run)).with_outputs(*names)
         )
         return [
             lanes[name]
@@ -125,12 +125,12 @@ def parcels(tiles: Iterable[Tile]) -> Iterator[list[Read]]:
 class _ReadParcels(beam.DoFn):
     """Deals the parcels out to the lanes, one after the other."""
 
-    def __init__(self, reading: Reading, apart: Apart | None) -> None:
+    def __init__(self, reading: Reading, run: Run) -> None:
         self._reading = reading
-        self._apart = apart
+        self._run = run
 
     def setup(self) -> None:
-        join(self._apart)
+        join(self._run)
         self._dealt = count()
 
     def process(self, planned: Planned) -> Iterator[TaggedOutput]:

@@ -15,17 +15,15 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
-from llmdo.storage.runs.members import Apart
 from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read, Stale
 from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
 from llmdo.transforms.lines.lanes import Lanes, Turn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadLines"]
-
-_AS_USUAL = Reading()
 
 _THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
 # Where bundles take turns, a gap gives each lane so many ranges at least, as long as they have some 100 lines. Bytes.
@@ -43,13 +41,13 @@ class ReadLines(beam.PTransform):
     early, the rest of the ranges is left out.
     """
 
-    reading: Reading = _AS_USUAL
-    apart: Apart | None = None
+    reading: Reading
+    run: Run
 
     def expand(self, files: PCollection[Opened]) -> PCollection[Read]:
         """See the class."""
         if self.reading.planned:
-            return files | "Read as planned" >> ReadPlanned(self.reading, self.apart)
+            return files | "Read as planned" >> ReadPlanned(self.reading, self.run)
         return (
             files
             | "One gap each" >> beam.FlatMap(one_gap_each)

@@ -12,7 +12,6 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore
 from llmdo.storage.output.jobs import JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import (
@@ -28,7 +27,8 @@ from llmdo.storage.output.merging import CannotMerge, merged, switch
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Line, Settled, Written
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.retry.error_lines import take_back
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import stopping
 
 # The records of files that are tried again. Not beside those of open files: a run removes one whose file is settled.
 FOLDER = "_retry/"
@@ -44,14 +44,14 @@ Taken = Line | KnownShard | Leftovers
 class FindErrors(beam.PTransform):
     """Emits the folder of each settled file that has error lines, or that a retry which died has left unmerged."""
 
-    output: Location
+    run: Run
 
     def expand(self, root: beam.Pipeline) -> PCollection[str]:
         """Nothing → the folder in the output's store, with '/' at its end."""
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Look" >> beam.FlatMap(lambda _, output: find_errors(output), self.output).with_output_types(str)
+            | "Look" >> beam.FlatMap(lambda _, run: find_errors(run), self.run).with_output_types(str)
         )
 
 
@@ -63,16 +63,12 @@ class ReadErrors(beam.PTransform):
     that are to go; without it, its manifest stays. A file that another living retry works on is left to it.
     """
 
-    output: Location
-    configuration: str
-    run_id: str
+    run: Run
     everything: bool = False
 
     def expand(self, folders: PCollection[str]) -> PCollection[Taken]:
         """Folder → Line, KnownShard, Leftovers."""
-        return folders | "Claim and read" >> beam.FlatMap(
-            read_errors, self.output, self.configuration, self.run_id, self.everything
-        )
+        return folders | "Claim and read" >> beam.FlatMap(read_errors, self.run, self.everything)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -83,8 +79,7 @@ class MergeFiles(beam.PTransform):
     shards are deleted. Emits the files that were merged; every other one stays as it was.
     """
 
-    output: Location
-    run_id: str
+    run: Run
 
     def expand(self, written: PCollection[Written]) -> PCollection[Settled]:
         """Written → Settled."""
@@ -93,7 +88,7 @@ class MergeFiles(beam.PTransform):
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
             | "Collect" >> beam.GroupByKey()
             | "Take values" >> beam.Values()
-            | "Switch manifests" >> beam.FlatMap(merge_file, self.output, self.run_id)
+            | "Switch manifests" >> beam.FlatMap(merge_file, self.run)
         )
 
 
@@ -101,14 +96,14 @@ def _keyed(written: Written) -> tuple[str, Written]:
     return written.file.work_id, written
 
 
-def find_errors(output: Location) -> Iterator[str]:
+def find_errors(run: Run) -> Iterator[str]:
     """The folders of the manifests with error lines, and of those whose retry has left its record."""
-    store = open_store(output.store_url)
-    begun = {record_of(record) for record in retries(output).sweep() if isinstance(record, JobRecord)}
-    folders = _folders(store, output)
+    store = run.store
+    begun = {record_of(record) for record in retries(run).sweep() if isinstance(record, JobRecord)}
+    folders = _folders(store, run.output)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-find") as pool:
         while some := list(islice(folders, 4 * _AT_ONCE)):
-            wanted = pool.map(partial(_is_wanted, store, begun), some)
+            wanted = pool.map(partial(_is_wanted, run, begun), some)
             yield from (folder for folder, is_wanted in zip(some, wanted, strict=True) if is_wanted)
 
 
@@ -119,18 +114,18 @@ def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
             yield folder + "/"
 
 
-def _is_wanted(store: ObjectStore, begun: set[str], folder: str) -> bool:
+def _is_wanted(run: Run, begun: set[str], folder: str) -> bool:
     try:
-        manifest = read_manifest(store, folder)
+        manifest = read_manifest(run.store, folder)
     except ValueError as error:
-        run_state().leave(folder, str(error))
+        run.state.leave(folder, str(error))
         return False
     return manifest is not None and (manifest.failed > 0 or record_of(version_of(manifest)) in begun)
 
 
-def retries(output: Location) -> Jobs:
+def retries(run: Run) -> Jobs:
     """The job records of files that are tried again."""
-    return Jobs(open_store(output.store_url), output.key + FOLDER)
+    return Jobs(run.store, run.output.key + FOLDER)
 
 
 def record_of(of: FileVersion | JobRecord) -> str:
@@ -156,12 +151,12 @@ class Claimed:
     abandoned: bool
 
 
-def claim_file(output: Location, run_id: str, folder: str) -> Claimed | None:
+def claim_file(run: Run, folder: str) -> Claimed | None:
     """Claims the file of a folder; None where its manifest is gone, or another retry works on it.
 
     Raises StorageError, and ValueError for a manifest that cannot be read.
     """
-    store, jobs = open_store(output.store_url), retries(output)
+    store, jobs = run.store, retries(run)
     while True:
         found = read_manifest_version(store, folder)
         if found is None:
@@ -175,11 +170,11 @@ def claim_file(output: Location, run_id: str, folder: str) -> Claimed | None:
             file.size,
             notification={_MANIFEST: etag},
             configuration=manifest.configuration,
-            run_id=run_id,
+            run_id=run.run_id,
         )
-        claim = jobs.claim(record, run_state().is_alive)
+        claim = jobs.claim(record, run.state.is_alive)
         if claim.record.nonce != record.nonce:
-            run_state().leave_to(file, claim.record.run_id)
+            run.state.leave_to(file, claim.record.run_id)
             return None
         if read_manifest_version(store, folder) != found:  # merged by another retry just before the claim
             _let_go(jobs, file)
@@ -190,30 +185,28 @@ def claim_file(output: Location, run_id: str, folder: str) -> Claimed | None:
         return Claimed(version_of(manifest, record.nonce), manifest, tuple(uncounted), claim.before is not None)
 
 
-def read_errors(
-    folder: str, output: Location, configuration: str, run_id: str, everything: bool = False
-) -> Iterator[Taken]:
+def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[Taken]:
     """What is to be done with one file. Raises StorageError."""
     if stopping():
         return
     try:
-        claimed = claim_file(output, run_id, folder)
+        claimed = claim_file(run, folder)
     except ValueError as error:
-        run_state().leave(folder, str(error))
+        run.state.leave(folder, str(error))
         return
     if claimed is None:
         return
     file, manifest = claimed.file, claimed.manifest
-    if manifest.configuration != configuration:
-        run_state().leave(file.id, "it was answered by another configuration than its output's")
-        _let_go(retries(output), file)
+    if manifest.configuration != run.configuration:
+        run.state.leave(file.id, "it was answered by another configuration than its output's")
+        _let_go(retries(run), file)
         return
-    run_state().open(file)
-    yield from _lines(output, folder, claimed, everything)
+    run.state.open(file)
+    yield from _lines(run, folder, claimed, everything)
 
 
-def _lines(output: Location, folder: str, claimed: Claimed, everything: bool) -> Iterator[Taken]:
-    store, file, manifest = open_store(output.store_url), claimed.file, claimed.manifest
+def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterator[Taken]:
+    store, file, manifest = run.store, claimed.file, claimed.manifest
     replaced: list[str] = []
     lines = size = 0
     for shard in manifest.shards:
@@ -222,7 +215,7 @@ def _lines(output: Location, folder: str, claimed: Claimed, everything: bool) ->
         try:
             rows = take_back(file, shard, store.read(folder + shard.name)[0], everything)
         except (ObjectNotFound, ValueError, KeyError, TypeError) as error:
-            run_state().leave(f"{store.url}/{folder}{shard.name}", f"its lines cannot be taken back: {error}")
+            run.state.leave(f"{store.url}/{folder}{shard.name}", f"its lines cannot be taken back: {error}")
             continue
         if not rows.again:
             continue
@@ -236,63 +229,61 @@ def _lines(output: Location, folder: str, claimed: Claimed, everything: bool) ->
                 return
             lines, size = lines + 1, size + line.stop - line.start
             yield line
-    run_state().add(
+    run.state.add(
         answered_before=manifest.answered, failed_before=manifest.failed - lines, bytes_done=manifest.length - size
     )
     if replaced or (claimed.abandoned and claimed.uncounted):
         yield Leftovers(file, (*replaced, *claimed.uncounted))
     else:
         nothing = "nothing to try again"
-        run_state().settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
-        _let_go(retries(output), file)
+        run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
+        _let_go(retries(run), file)
 
 
-def merge_file(written: Iterable[Written], output: Location, run_id: str) -> Iterator[Settled]:
+def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
     """Switches one file's manifest, deletes what it does not name any more, and lets the file go. Raises StorageError.
 
     A file whose lines have not all an outcome, or whose manifest was changed meanwhile, is left as it is.
     """
     written = list(written)
     file = written[0].file
-    jobs = retries(output)
+    jobs = retries(run)
     record = jobs.read((file.store_url, file.key, file.etag))
-    if record is None or record.nonce != file.opening or _asleep():
-        run_state().leave(file.id, "another retry may have taken it over: retry again to see what is left")
+    if record is None or record.nonce != file.opening or _asleep(run):
+        run.state.leave(file.id, "another retry may have taken it over: retry again to see what is left")
         return
     shards = {one.shard.name: one.shard for one in written if one.shard is not None}
     names = frozenset(name for one in written for name in one.leftovers)
     try:
-        manifest = _merge(output, file, names, shards.values(), record.notification[_MANIFEST], run_id)
+        manifest = _merge(run, file, names, shards.values(), record.notification[_MANIFEST])
     except CannotMerge as error:
-        run_state().leave(file.id, str(error))
+        run.state.leave(file.id, str(error))
     else:
         settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
-        run_state().settle(settled)
+        run.state.settle(settled)
         yield settled
     _let_go(jobs, file)
 
 
-def _merge(
-    output: Location, file: FileVersion, names: frozenset[str], shards: Iterable[ShardRecord], etag: str, run_id: str
-) -> Manifest:
-    store, folder = open_store(output.store_url), folder_of(output, file)
+def _merge(run: Run, file: FileVersion, names: frozenset[str], shards: Iterable[ShardRecord], etag: str) -> Manifest:
+    store, folder = run.store, folder_of(run.output, file)
     if not names:
         raise CannotMerge("it was not read to its end: run llmdo retry again to resume")
     found = read_manifest_version(store, folder)
     if found is None or found[1] != etag:
         raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")
-    manifest = merged(found[0], names, shards, run_id)
+    manifest = merged(found[0], names, shards, run.run_id)
     if not switch(store, folder, manifest, etag):
         raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")
     for name in names.difference(shard.name for shard in manifest.shards):
-        if _asleep():  # another retry may have written, and counted, an equal shard by now
+        if _asleep(run):  # another retry may have written, and counted, an equal shard by now
             break
         store.delete(folder + name)
     return manifest
 
 
-def _asleep() -> bool:
-    presence = run_state().presence
+def _asleep(run: Run) -> bool:
+    presence = run.state.presence
     return presence is not None and presence.asleep
 
 

@@ -44,6 +44,7 @@ from llmdo.transforms.chat.conversations import Conversations, close_conversatio
 from llmdo.transforms.chat.converse import Converse, conversations_of
 from llmdo.transforms.chat.elements import ChatDefaults, Settings
 from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
 from tests.faults.recorder import HOUR, Death, Died, Process, World, Write
 
@@ -197,11 +198,11 @@ class ChatWorld(World):
         process = self._new_process(dies)
         reset_run_state()
         where = Location("r2://llmdo", PREFIX)
+        run = Run(f"run-{uuid.uuid4().hex}", where)
         calls = CallSettings(2, fixed=True, kept=LedgerSettings(self._ledger, SAME_MESSAGE))
         with suppress(Died):
-            source = chat_source._Queue(self._queue.queue_id, where, None, 0.25)
-            run_id, queue = f"run-{uuid.uuid4().hex}", self._out.queue_id
-            conversations = conversations_of(Converse(where, ChatDefaults(MODEL), run_id, calls, queue))
+            source = chat_source._Queue(self._queue.queue_id, run, None, 0.25)
+            conversations = conversations_of(Converse(ChatDefaults(MODEL), calls, run, self._out.queue_id))
             try:
                 self._look_again_and_again(source, conversations)
             finally:

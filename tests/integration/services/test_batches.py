@@ -20,10 +20,12 @@ from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.limits.retry import Retry
 from llmdo.local.server import Running
+from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome
 from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # its items come as `responses`, with references
@@ -63,7 +65,7 @@ def answer(
             _ = (
                 pipeline
                 | beam.Create(tiles, reshuffle=False)
-                | Infer(Defaults(f"workers-ai/{model}"), CallSettings(**given))
+                | Infer(Defaults(f"workers-ai/{model}"), CallSettings(**given), Run("run-1", Location("out", "")))
                 | beam.Map(collect)
             )
         return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))

@@ -30,6 +30,7 @@ from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import Cost
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
@@ -38,6 +39,7 @@ from llmdo.transforms.answers.infer import Infer, asleep
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
 from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100_000)
@@ -109,6 +111,8 @@ def line(i, document):
     return Line(FILE, i * SIZE, (i + 1) * SIZE, data)
 
 
+RUN = Run("run-1", Location("out", ""))
+
 # A module global, since Beam pickles closures: what a step puts into a local list is never seen here.
 FOUND = []
 
@@ -121,7 +125,7 @@ def outcomes(tiles, window=4, model="workers-ai/@cf/chat", line_models="same-pro
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults(model, line_models=line_models), CallSettings(window, **options))
+        step = Infer(Defaults(model, line_models=line_models), CallSettings(window, **options), RUN)
         result = pipeline | beam.Create(tiles, reshuffle=False) | step
         _ = result | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: getattr(outcome, "start", -1))
@@ -307,7 +311,7 @@ def test_outcomes_keep_the_window_of_their_line(provider):
             pipeline
             | beam.Create([TimestampedValue(line(i, {"prompt": f"p {i}"}), 10 * i) for i in range(40)], reshuffle=False)
             | beam.WindowInto(FixedWindows(100))
-            | Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4))
+            | Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4), RUN)
             | beam.ParDo(CollectWindows())
         )
     assert sorted(FOUND) == [(i, 10 * i // 100 * 100, 10 * i) for i in range(40)]
@@ -326,7 +330,7 @@ def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget
         with TestPipeline(runner="FnApiRunner") as pipeline:
             lines = pipeline | beam.Create(tiles, reshuffle=False)
             for name, paid in ledgers.items():
-                step = Infer(Defaults(model), CallSettings(4, kept=paid, limits=limits[name], gateway=name))
+                step = Infer(Defaults(model), CallSettings(4, kept=paid, limits=limits[name], gateway=name), RUN)
                 _ = lines | name >> step | f"Keep {name}" >> beam.Map(lambda outcome, of: collect((of, outcome)), name)
         return Counter(of for of, _ in FOUND)
 
@@ -358,7 +362,7 @@ def test_all_bundles_and_steps_with_the_same_settings_share_one_window(provider)
     with TestPipeline(runner="FnApiRunner") as pipeline:
         lines = pipeline | beam.Create([line(i, {"prompt": f"p {i}"}) for i in range(30)], reshuffle=False)
         for name in ("one", "two"):
-            _ = lines | name >> Infer(Defaults("workers-ai/@cf/chat"), CallSettings(3))
+            _ = lines | name >> Infer(Defaults("workers-ai/@cf/chat"), CallSettings(3), RUN)
     assert (len(most), max(most)) == (60, 3)
 
 
@@ -424,7 +428,7 @@ def test_answers_whose_prices_are_being_read_hold_no_other_answer_back(provider,
     tiles = [line(i, {"prompt": "a", "model": "openai/m" if i % 6 == 0 else None}) for i in range(24)]
     GATE.clear(), FOUND.clear(), WAITED.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults("workers-ai/m", line_models="any"), CallSettings(4, limits=limits))
+        step = Infer(Defaults("workers-ai/m", line_models="any"), CallSettings(4, limits=limits), RUN)
         _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(open_the_gate)
     assert WAITED == [True], "the bundle waits for a list of prices"
     assert {json.loads(outcome.row)["usage"]["cost_usd"] for outcome in FOUND} == {7e-6}
@@ -468,7 +472,7 @@ def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
         _ = (
             pipeline
             | beam.Create([line(0, {"word": "hi"}), line(1, {"no": "hi"})], reshuffle=False)
-            | Infer(defaults, CallSettings(4))
+            | Infer(defaults, CallSettings(4), RUN)
             | beam.Map(collect)
         )
     assert provider.calls == ["say hi"]

@@ -16,10 +16,12 @@ from llmdo.backends.limits.retry import Retry
 from llmdo.backends.requests import batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
+from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000_000)
@@ -101,6 +103,8 @@ def lines(count, start=0, **more):
     ]
 
 
+RUN = Run("run-1", Location("out", ""))
+
 # A module global, since Beam pickles closures: what a step puts into a local list is never seen here.
 FOUND = []
 
@@ -113,7 +117,7 @@ def outcomes(tiles, **settings):
     """Runs Infer on FnApiRunner and returns what it emits, sorted by offset."""
     FOUND.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        step = Infer(Defaults("workers-ai/@cf/chat"), CallSettings(**{"window": 4, "mode": "batch", **settings}))
+        step = Infer(Defaults("workers-ai/@cf/chat"), CallSettings(**{"window": 4, "mode": "batch", **settings}), RUN)
         _ = pipeline | beam.Create(tiles, reshuffle=False) | step | beam.Map(collect)
     return sorted(FOUND, key=lambda outcome: outcome.start)
 

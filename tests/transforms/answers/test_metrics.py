@@ -18,12 +18,14 @@ from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.opening import open_ledger
+from llmdo.storage.objects.store import Location
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.answers.metrics import NAMESPACE
 from llmdo.transforms.elements import FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
 
 FILE = FileVersion("r2://bucket", "a.jsonl", "e1", 100_000)
@@ -71,7 +73,8 @@ def engines(monkeypatch):
 def run(prompts, paid=NO_LEDGER):
     lines = [Line(FILE, 10 * i, 10 * i + 10, json.dumps({"prompt": p}).encode()) for i, p in enumerate(prompts)]
     pipeline = TestPipeline(runner="FnApiRunner")
-    _ = pipeline | beam.Create(lines) | Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4, kept=paid))
+    step = Infer(Defaults("workers-ai/@cf/chat"), CallSettings(4, kept=paid), Run("run-1", Location("out", "")))
+    _ = pipeline | beam.Create(lines) | step
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))

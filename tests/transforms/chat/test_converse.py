@@ -32,6 +32,7 @@ from llmdo.transforms.chat import converse
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.chat.converse import Converse, Desk
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOON = 30.0  # seconds until a test gives up waiting
@@ -95,9 +96,8 @@ def logged(folder, *messages):
 
 
 def step(folder, run_id="run-1", **fields):
-    return Converse(
-        Location(str(folder), "chat/"), ChatDefaults("openai/fake"), run_id, **{"calls": CallSettings(256), **fields}
-    )
+    run = Run(run_id, Location(str(folder), "chat/"))
+    return Converse(ChatDefaults("openai/fake"), **{"calls": CallSettings(256), "run": run, **fields})
 
 
 def kept(ledger):

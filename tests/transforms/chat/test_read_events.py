@@ -22,7 +22,10 @@ from llmdo.transforms.chat import read_events as chat_source
 from llmdo.transforms.chat.intake import Intake
 from llmdo.transforms.chat.read_events import ReadEvents, read_lines
 from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
+
+RUN = Run("run-1", Location("out", ""))
 
 
 def sent(name, conversation="c", at=1000, role="user", **more):
@@ -49,7 +52,7 @@ def take(log):
     """Takes events in; gives the ids of the messages that came out."""
 
     def go(*events, since=None, clock=time.time):
-        intake = Intake(log, since, clock)
+        intake = Intake(log, RUN, since, clock)
         taken = intake.take(events)
         intake.close()
         assert [one.error for one in taken] == [None] * len(events)
@@ -142,11 +145,11 @@ class _Shaky:
 
 
 def test_what_the_log_does_not_take_now_is_said_and_the_others_are_logged(log):
-    intake = Intake(_Shaky(log, StorageUnavailable("later")), None)
+    intake = Intake(_Shaky(log, StorageUnavailable("later")), RUN, None)
     taken = intake.take([sent("a"), sent("b"), sent("c")])
     assert [one.incoming.message.id if one.incoming else str(one.error) for one in taken] == ["a", "later", "c"]
     with pytest.raises(AccessDenied):
-        Intake(_Shaky(log, AccessDenied("wrong key")), None).take([sent("b")])
+        Intake(_Shaky(log, AccessDenied("wrong key")), RUN, None).take([sent("b")])
 
 
 # The queue.
@@ -202,7 +205,7 @@ def queue(monkeypatch, tmp_path, log, now):
         for module in (chat_source, acks):
             monkeypatch.setattr(module, "cloudflare_account", lambda: None)
             monkeypatch.setattr(module, "QueueClient", lambda account, queue_id: client)
-        looking = chat_source._Queue("q", locate(str(tmp_path)), since, 0.25)
+        looking = chat_source._Queue("q", Run("run-1", locate(str(tmp_path))), since, 0.25)
         opened.append(looking)
         return looking, client
 
@@ -311,7 +314,7 @@ def test_all_events_of_all_files_are_logged_then_what_waits_comes_out(tmp_path, 
     with TestPipeline(runner="FnApiRunner") as pipeline:
         found = (
             pipeline
-            | ReadEvents(named, Location(str(tmp_path), ""), 10.0)
+            | ReadEvents(named, Run("run-1", Location(str(tmp_path), "")), 10.0)
             | beam.Map(lambda incoming: (incoming.message.id, incoming.accepted))
         )
         assert_that(found, equal_to([(name, True) for name in ("a", "b", "c", "e", "before", "t")]))
@@ -322,7 +325,7 @@ def test_all_events_of_all_files_are_logged_then_what_waits_comes_out(tmp_path, 
 
 def lines_of(path, log):
     info = LocalStore(path.parent).stat(path.name)
-    return list(read_lines(FileVersion(str(path.parent), path.name, info.etag, info.size), log))
+    return list(read_lines(FileVersion(str(path.parent), path.name, info.etag, info.size), log, RUN))
 
 
 def test_a_line_that_is_too_long_is_buried_by_its_place(tmp_path, log, monkeypatch):

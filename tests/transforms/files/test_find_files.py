@@ -7,11 +7,13 @@ from llmdo.storage.objects.store import Location
 from llmdo.storage.output.jobs import Jobs, new_record
 from llmdo.storage.queues.client import Message, Pulled, Settlement
 from llmdo.transforms import acks, outages
+from llmdo.transforms import run as runs
 from llmdo.transforms.acks import close_acks
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files import find_files as notices
 from llmdo.transforms.files.find_files import FindFiles, Puller, _Look, left_in_work, pull_notifications, understand
 from llmdo.transforms.files.source import Listing, Notifications
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 SOURCE = Notifications("q", "input/")
@@ -41,7 +43,7 @@ def output(tmp_path):
 
 
 def test_an_event_for_an_input_is_a_notice_with_its_lease_and_whole_body(output):
-    notice = understand(message(event("input/a.jsonl")), SOURCE, output)
+    notice = understand(message(event("input/a.jsonl")), SOURCE, Run("run-1", output))
     assert notice.file == FileVersion("r2://bucket", "input/a.jsonl", "e1", 7)
     assert notice.lease_id == "lease"
     assert dict(notice.body) == event("input/a.jsonl")
@@ -64,20 +66,20 @@ def test_an_event_for_an_input_is_a_notice_with_its_lease_and_whole_body(output)
 )
 def test_other_messages_are_counted_and_passed_over(output, body):
     state = reset_run_state()
-    assert understand(message(body), SOURCE, output) is None
+    assert understand(message(body), SOURCE, Run("run-1", output)) is None
     assert (state.counts.messages_passed_over, state.counts.messages_undecodable) == (1, 0)
 
 
 def test_an_event_for_the_outputs_own_shards_is_passed_over():
     output = Location("r2://bucket", "input/answers/")
     state = reset_run_state()
-    assert understand(message(event("input/answers/bucket/shard-1.jsonl")), SOURCE, output) is None
+    assert understand(message(event("input/answers/bucket/shard-1.jsonl")), SOURCE, Run("run-1", output)) is None
     assert state.counts.messages_passed_over == 1
 
 
 def test_a_body_that_cannot_be_decoded_is_in_the_dead_letters_before_it_is_acked(output):
     state = reset_run_state()
-    assert understand(message("\x00garbage", decodable=False), SOURCE, output) is None
+    assert understand(message("\x00garbage", decodable=False), SOURCE, Run("run-1", output)) is None
     assert state.counts.messages_undecodable == 1
     store = open_store(output.store_url)
     (letter,) = store.list("_dead/")
@@ -93,7 +95,7 @@ def recorded(folder, output, file):
     jobs.claim(record, lambda _: False)
 
     def left(source):
-        return [found.file for found in left_in_work(output, source)]
+        return [found.file for found in left_in_work(Run("run-1", output), source)]
 
     return left
 
@@ -111,7 +113,7 @@ def folder(tmp_path):
 def bucket(folder, monkeypatch):
     """An output in a bucket, which is a folder here."""
     store = open_store(str(folder / "bucket"))
-    monkeypatch.setattr(notices, "open_store", lambda url: store if url == "r2://b" else open_store(url))
+    monkeypatch.setattr(runs, "open_store", lambda url: store if url == "r2://b" else open_store(url))
     return Location("r2://b", "out/")
 
 
@@ -197,7 +199,7 @@ def keys(found):
 def test_an_ack_that_is_refused_for_a_minute_loses_none_of_the_files_that_the_pull_announced(client, output):
     client.pulls = [[UNWANTED, WANTED]]
     client.settling = [QueueError("too many calls", 429, None, 60.0)]
-    found, number, _ = Puller(SOURCE, output).pull()
+    found, number, _ = Puller(SOURCE, Run("run-1", output)).pull()
     assert (keys(found), number) == (["input/a.jsonl"], 2)
     acks.acks_of("q").flush()
     assert (client.acked, run_state().stop_reason) == ([], None)
@@ -206,7 +208,7 @@ def test_an_ack_that_is_refused_for_a_minute_loses_none_of_the_files_that_the_pu
 
 def test_while_r2_takes_no_dead_letter_its_message_is_held_and_the_other_files_go_on(client, output, monkeypatch):
     client.pulls = [[UNREADABLE, UNWANTED, WANTED], [leased("later", event("input/b.jsonl"))]]
-    puller = Puller(SOURCE, output)
+    puller = Puller(SOURCE, Run("run-1", output))
     with monkeypatch.context() as outage:
         outage.setattr(LocalStore, "put", _unavailable)
         found, number, wait = puller.pull()
@@ -231,7 +233,7 @@ def _denied(*_):
 def test_a_version_that_is_asked_for_while_r2_fails_is_asked_for_again(client, output, monkeypatch):
     unsized = {"key": "input/a.jsonl"}
     client.pulls = [[leased("l", {**event("input/a.jsonl"), "object": unsized})]]
-    puller, errors = Puller(SOURCE, output), [StorageUnavailable("R2 sleeps")]
+    puller, errors = Puller(SOURCE, Run("run-1", output)), [StorageUnavailable("R2 sleeps")]
 
     def version_of(_):
         if errors:
@@ -245,19 +247,19 @@ def test_a_version_that_is_asked_for_while_r2_fails_is_asked_for_again(client, o
 
 def test_an_event_about_a_bucket_that_is_not_ours_is_a_dead_letter_and_stops_nothing(output, monkeypatch):
     monkeypatch.setattr(notices, "version_of", _denied)
-    assert understand(message(event("input/a.jsonl")), SOURCE, output) is None
+    assert understand(message(event("input/a.jsonl")), SOURCE, Run("run-1", output)) is None
     store = open_store(output.store_url)
     (letter,) = store.list("_dead/")
     assert b"not ours" in store.read(letter.key)[0]
     monkeypatch.setattr(LocalStore, "put", _denied)  # but wrong keys do
     with pytest.raises(AccessDenied):
-        understand(message(event("input/a.jsonl")), SOURCE, output)
+        understand(message(event("input/a.jsonl")), SOURCE, Run("run-1", output))
 
 
 def test_a_queue_that_fails_for_minutes_is_waited_for_by_a_run(client, output, slept):
     failing = [QueueError("too many calls", 429, None, 300.0), QueueError("busy", 503), QueueError("no reply", 0)]
     client.pulls = [*failing, [WANTED]]
-    assert keys(pull_notifications(SOURCE, output)) == ["input/a.jsonl"]
+    assert keys(pull_notifications(SOURCE, Run("run-1", output))) == ["input/a.jsonl"]
     assert sum(slept) > 300
     assert run_state().left == {}
 
@@ -265,7 +267,7 @@ def test_a_queue_that_fails_for_minutes_is_waited_for_by_a_run(client, output, s
 @pytest.mark.parametrize("error", [QueueError("busy", 503), QueueError("too many calls", 429, None, 1000.0)])
 def test_a_run_gives_up_a_queue_after_ten_minutes_and_answers_what_it_has_found(client, output, slept, error):
     client.pulls = [[WANTED], *[error] * 100]
-    assert keys(pull_notifications(SOURCE, output)) == ["input/a.jsonl"]
+    assert keys(pull_notifications(SOURCE, Run("run-1", output))) == ["input/a.jsonl"]
     assert sum(slept) <= outages.QUEUE_PATIENCE_S
     assert run_state().left == {"queue q": f"what it still holds: {error}"}
     assert run_state().stop_reason is None
@@ -273,7 +275,7 @@ def test_a_run_gives_up_a_queue_after_ten_minutes_and_answers_what_it_has_found(
 
 def test_a_run_that_is_told_to_stop_does_not_wait_for_a_queue_that_fails(client, output, slept):
     client.pulls = [[WANTED], QueueError("too many calls", 429, None, 300.0)]
-    found = pull_notifications(SOURCE, output)
+    found = pull_notifications(SOURCE, Run("run-1", output))
     next(found)
     run_state().stop("SIGTERM")
     assert (list(found), slept) == ([], [])
@@ -282,7 +284,7 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_a_queue_that_fails(client,
 def test_a_queue_that_refuses_for_good_is_an_error_at_once(client, output):
     client.pulls = [QueueUnauthorized("wrong token", 401)]
     with pytest.raises(QueueUnauthorized):
-        Puller(SOURCE, output).pull()
+        Puller(SOURCE, Run("run-1", output)).pull()
 
 
 def test_a_run_waits_for_r2_to_list_its_inputs(folder, slept, monkeypatch):
@@ -294,6 +296,6 @@ def test_a_run_waits_for_r2_to_list_its_inputs(folder, slept, monkeypatch):
         return listing(store, key)
 
     monkeypatch.setattr(LocalStore, "stat", stat)
-    step = FindFiles(Listing((str(folder / "sub"),)), Location(str(folder / "answers"), ""))
+    step = FindFiles(Listing((str(folder / "sub"),)), Run("run-1", Location(str(folder / "answers"), "")))
     assert keys(_Look(step).process(b"")) == ["b.jsonl", "c.jsonl.gz"]
     assert sum(slept) == pytest.approx(1.5)

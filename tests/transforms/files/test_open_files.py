@@ -22,6 +22,7 @@ from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.open_files import SMALL_BYTES, TRIES, OpenFiles, Opening, gaps_of, open_file
 from llmdo.transforms.files.settle_files import Finished, settle
 from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
 
 QUEUE = Notifications("q")
@@ -79,7 +80,7 @@ def opened(file, *gaps, nonce="n1"):
 
 
 def test_a_new_file_gets_a_record_with_its_whole_notification(output, file, state):
-    assert open_file(output, "c", "run-1", notice(file)) == Opening((opened(file, (0, 100)),))
+    assert open_file(Run("run-1", output, "c"), notice(file)) == Opening((opened(file, (0, 100)),))
     (record,) = records(output)
     assert (record.key, record.etag, record.size, record.nonce) == (file.key, file.etag, file.size, "n1")
     assert (record.notification, record.configuration, record.run_id) == ({"action": "PutObject"}, "c", "run-1")
@@ -88,71 +89,72 @@ def test_a_new_file_gets_a_record_with_its_whole_notification(output, file, stat
 
 def test_only_the_gaps_of_an_earlier_run_are_read_again(output, file):
     shards = [write(output, file, 20, 40), write(output, file, 60, 100)]
-    found = open_file(output, "c", "run-2", notice(file)).elements
+    found = open_file(Run("run-2", output, "c"), notice(file)).elements
     here = replace(file, opening="n1")
     assert found == (*(KnownShard(here, s) for s in shards), opened(file, (0, 20), (40, 60)))
 
 
 def test_a_file_that_lacks_only_its_manifest_is_not_read_again(output, file):
     shard = write(output, file, 0, 100)
-    assert open_file(output, "c", "run-2", notice(file)).elements == (KnownShard(replace(file, opening="n1"), shard),)
+    known = KnownShard(replace(file, opening="n1"), shard)
+    assert open_file(Run("run-2", output, "c"), notice(file)).elements == (known,)
 
 
 def test_torn_shards_are_named_so_that_the_winner_can_delete_them(output, file):
     open_store(output.store_url).put(folder_of(output, file) + "shard-000000000000-torn.jsonl", b"{")
-    found = open_file(output, "c", "run-2", notice(file)).elements
+    found = open_file(Run("run-2", output, "c"), notice(file)).elements
     assert found[0] == Leftovers(replace(file, opening="n1"), ("shard-000000000000-torn.jsonl",))
 
 
 def test_a_settled_file_is_not_opened_and_a_record_left_behind_goes(output, source, file, state):
-    open_file(output, "c", "run-1", notice(file))
-    settle(output, "c", "run-1", Finished(file, 100, 0, ()))
+    open_file(Run("run-1", output, "c"), notice(file))
+    settle(Run("run-1", output, "c"), Finished(file, 100, 0, ()))
     other = put(source, "input/b.jsonl")
-    open_file(replace(output), "c", "run-1", notice(other))
-    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    open_file(Run("run-1", replace(output), "c"), notice(other))
+    assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
     assert [record.key for record in records(output)] == ["input/b.jsonl"]
     assert state.settled[file.id].reason == "was done before"
 
 
 def test_what_this_run_works_on_is_not_opened_twice_but_a_repeated_bundle_opens_it_again(output, file):
-    first = open_file(output, "c", "run-1", notice(file))
-    assert open_file(output, "c", "run-1", notice(file, "n2")) == Opening()
-    assert open_file(output, "c", "run-1", notice(file)) == first
+    first = open_file(Run("run-1", output, "c"), notice(file))
+    assert open_file(Run("run-1", output, "c"), notice(file, "n2")) == Opening()
+    assert open_file(Run("run-1", output, "c"), notice(file)) == first
 
 
 def test_a_later_attempt_of_the_run_takes_over_what_an_earlier_one_lost_and_not_the_other_way_round(output, file):
     first, second = (replace(notice(file, nonce), attempt=at) for nonce, at in (("n1", "99.5"), ("n2", "100.5")))
-    assert open_file(output, "c", "run", first).elements == (opened(file, (0, len(CONTENT))),)
-    assert open_file(output, "c", "run", second).elements == (opened(file, (0, len(CONTENT)), nonce="n2"),)
-    assert open_file(output, "c", "run", replace(first, nonce="n3")) == Opening()
+    assert open_file(Run("run", output, "c"), first).elements == (opened(file, (0, len(CONTENT))),)
+    assert open_file(Run("run", output, "c"), second).elements == (opened(file, (0, len(CONTENT)), nonce="n2"),)
+    assert open_file(Run("run", output, "c"), replace(first, nonce="n3")) == Opening()
     assert [record.run_id for record in records(output)] == ["run@100.5"]
 
 
 def test_what_a_living_run_works_on_is_left_to_it_and_the_message_goes(output, file, state, monkeypatch):
-    open_file(output, "c", "run-1", notice(file))
+    open_file(Run("run-1", output, "c"), notice(file))
     monkeypatch.setattr(type(state), "is_alive", lambda self, run_id: True)
-    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
     assert state.others == {file.id: "run-1"}
 
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_version_that_is_no_more_is_stale_and_leaves_no_record(output, source, file, state, gone):
     source.delete(file.key) if gone else source.put(file.key, b"new\n")
-    assert open_file(output, "c", "run-1", notice(file)) == Opening()
+    assert open_file(Run("run-1", output, "c"), notice(file)) == Opening()
     assert records(output) == []
     assert state.settled[file.id].status == "stale"
 
 
 def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file, state):
-    settle(output, "another", "run-1", Finished(file, 100, 0, ()))
-    assert open_file(output, "c", "run-2", notice(file)) == Opening(ack=False)
+    settle(Run("run-1", output, "another"), Finished(file, 100, 0, ()))
+    assert open_file(Run("run-2", output, "c"), notice(file)) == Opening(ack=False)
     assert "another configuration" in state.left[file.id]
 
 
 def test_half_a_file_of_another_configuration_is_never_mixed(output, file, state):
-    open_file(output, "another", "run-1", notice(file))
+    open_file(Run("run-1", output, "another"), notice(file))
     write(output, file, 0, 50)
-    assert open_file(output, "c", "run-2", notice(file, "n2")) == Opening()
+    assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
     assert "another configuration" in state.left[file.id]
     (record,) = records(output)
     assert (record.run_id, record.failures) == ("", 1)
@@ -162,7 +164,7 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
     store = open_store(output.store_url)
     store.put(folder_of(output, file) + MANIFEST_NAME, b"torn")
     for failures in (1, 2, 3):
-        assert open_file(output, "c", f"run-{failures}", notice(file, f"n{failures}")) == Opening()
+        assert open_file(Run(f"run-{failures}", output, "c"), notice(file, f"n{failures}")) == Opening()
         (record,) = records(output)
         assert (record.failures, record.dead, record.run_id) == (failures, failures == TRIES, "")
         assert len(list(store.list("out/_dead/"))) == (failures == TRIES)
@@ -170,20 +172,20 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
     said = json.loads(store.read(letter.key)[0])
     assert "is not a manifest" in said["reason"] and "is not a manifest" in record.problem
     assert (said["tries"], said["message"]) == (3, {"action": "PutObject"})
-    assert list(left_in_work(output, QUEUE)) == []
+    assert list(left_in_work(Run("run-1", output), QUEUE)) == []
     store.delete(folder_of(output, file) + MANIFEST_NAME)
-    assert open_file(output, "c", "run-4", notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
+    assert open_file(Run("run-4", output, "c"), notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
     assert state.left == {}
 
 
 def test_a_big_file_is_not_read_when_it_is_opened(output, source):
     file = put(source, content=b"x" * SMALL_BYTES + b"\n")
-    assert open_file(output, "c", "run-1", notice(file)).elements[0].content is None
+    assert open_file(Run("run-1", output, "c"), notice(file)).elements[0].content is None
 
 
 def test_a_wrong_size_in_an_event_is_put_right(output, file):
     for size in (0, 7, 10 * SMALL_BYTES):
-        (element,) = open_file(output, "c", f"run-{size}", notice(replace(file, size=size), f"n{size}")).elements
+        (element,) = open_file(Run(f"run-{size}", output, "c"), notice(replace(file, size=size), f"n{size}")).elements
         assert (element.file.size, element.gaps, element.content) == (100, ((0, 100),), None)
 
 
@@ -224,7 +226,7 @@ def acked(monkeypatch, output):
 
 def run(output, notices, expected):
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        found = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(output, "c", "run-1", "q")
+        found = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(Run("run-1", output, "c"), "q")
         keys = found | beam.Map(lambda element: element.file.key)
         assert_that(keys, equal_to(expected))
     close_acks()
@@ -251,7 +253,7 @@ def test_a_message_is_acked_also_when_its_file_cannot_be_opened_since_the_record
     open_store(output.store_url).put(folder_of(output, file) + MANIFEST_NAME, b"torn")
     run(output, [notice(file, "n1", "l1")], [])
     assert acked == [(["l1"], 1)]
-    assert [found.file.key for found in left_in_work(output, QUEUE)] == [file.key]
+    assert [found.file.key for found in left_in_work(Run("run-1", output), QUEUE)] == [file.key]
 
 
 def test_a_message_is_not_acked_when_its_record_cannot_be_written(output, file, acked, monkeypatch):

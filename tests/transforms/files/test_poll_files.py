@@ -17,6 +17,7 @@ from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files import poll_files as polling
 from llmdo.transforms.files.poll_files import PollFiles
 from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
 
 pytestmark = pytest.mark.prism
@@ -71,7 +72,7 @@ def poll(monkeypatch):
         threading.Thread(target=stop_later, daemon=True).start()
         with running_prism(find_prism(None)) as prism:
             pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(prism)))
-            found = pipeline | PollFiles(Notifications("q"), Location("r2://bucket", "out/"))
+            found = pipeline | PollFiles(Notifications("q"), Run("run-1", Location("r2://bucket", "out/")))
             (found | behind if behind else found) | beam.Map(_see)
             pipeline.run().wait_until_finish()
         return state
@@ -110,7 +111,7 @@ def test_files_left_in_work_come_in_portions_between_the_messages_and_again_late
 
     poll([[notice("a")]], lambda: len(sweeps) >= 2 and len(SEEN) >= 15, sweep)
     assert names()[:8] == ["left-0", "left-1", "left-2", "a", "left-3", "left-4", "left-5", "left-6"]
-    assert sweeps[0] == Location("r2://bucket", "out/")
+    assert sweeps[0] == Run("run-1", Location("r2://bucket", "out/"))
 
 
 def test_a_sweep_that_fails_for_now_stops_nothing(poll):

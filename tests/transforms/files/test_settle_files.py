@@ -13,6 +13,7 @@ from llmdo.storage.output.manifests import MANIFEST_NAME, ShardRecord, read_mani
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.settle_files import Finished, SettleFiles, merge, settle, settle_stale
+from llmdo.transforms.run import Run
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100, opening="n1")
 
@@ -34,7 +35,7 @@ def output(tmp_path):
 
 def settled_by_beam(output, written, expected):
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        result = pipeline | beam.Create(written, reshuffle=False) | SettleFiles(output, "c", "run-1")
+        result = pipeline | beam.Create(written, reshuffle=False) | SettleFiles(Run("run-1", output, "c"))
         assert_that(result, equal_to(expected))
 
 
@@ -121,12 +122,12 @@ def test_a_version_that_was_gone_and_is_back_is_free_for_the_next_sweep(tmp_path
         source.delete("a.jsonl")
     elif left == 0:
         source.put("a.jsonl", content)
-    settle_stale(where, file, "it was overwritten", gone=True)
+    settle_stale(Run("run-1", where), file, "it was overwritten", gone=True)
     assert [found.run_id for found in jobs.sweep()] == [""] * left
 
 
 def test_a_stale_file_that_another_run_has_taken_over_is_left_to_it(output):
-    settle_stale(output, replace(FILE, opening="an earlier one"), "corrupt", gone=False)
+    settle_stale(Run("run-1", output), replace(FILE, opening="an earlier one"), "corrupt", gone=False)
     assert len(open_records(output)) == 1
 
 
@@ -136,10 +137,10 @@ def test_only_the_winner_of_the_manifest_deletes_and_only_what_it_saw_and_does_n
     for name in (mine, torn, theirs):
         store.put(folder + name, b"{}\n")
     finished = Finished(FILE, 100, 0, (shard(0, 100),), frozenset({torn, mine}))
-    settle(output, "c", "run-1", finished)
+    settle(Run("run-1", output, "c"), finished)
     left = [folder + name for name in (MANIFEST_NAME, mine, theirs)]
     assert sorted(info.key for info in store.list(folder)) == sorted(left)
-    settle(output, "c", "run-2", replace(finished, leftovers=frozenset({theirs})))
+    settle(Run("run-2", output, "c"), replace(finished, leftovers=frozenset({theirs})))
     assert sorted(info.key for info in store.list(folder)) == sorted(left)
 
 
@@ -170,9 +171,9 @@ def test_files_do_not_disturb_each_other(output):
 
 def test_the_loser_of_a_race_says_what_the_winners_manifest_says(output):
     store, folder = open_store(output.store_url), folder_of(output, FILE)
-    settle(output, "c", "run-1", Finished(FILE, 100, 0, (shard(0, 100, lines=9),)))
+    settle(Run("run-1", output, "c"), Finished(FILE, 100, 0, (shard(0, 100, lines=9),)))
     winner = read_manifest(store, folder)
-    late = settle(output, "c", "run-2", Finished(FILE, 100, 0, (shard(0, 100, lines=8),)))
+    late = settle(Run("run-2", output, "c"), Finished(FILE, 100, 0, (shard(0, 100, lines=8),)))
     assert late == Settled(FILE, "done", 9, 0)
     assert read_manifest(store, folder) == winner
     assert write_manifest(store, folder, winner) == winner

@@ -10,6 +10,7 @@ from llmdo.storage.objects.store import locate_folder
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files import tick_files as ticks
 from llmdo.transforms.files.source import Notifications
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 
@@ -54,7 +55,7 @@ def step(tmp_path, monkeypatch):
     monkeypatch.setattr(ticks, "_seen", {})
     times = iter(range(100, 200))
     monkeypatch.setattr("llmdo.transforms.run_state.RunState.next_attempt", lambda self: str(next(times)))
-    made = ticks._LookOnTick(Notifications("q"), locate_folder(str(tmp_path)), None)
+    made = ticks._LookOnTick(Notifications("q"), Run("run-1", locate_folder(str(tmp_path))))
     made.setup()
     yield made
     reset_run_state()

@@ -23,6 +23,7 @@ from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Known
 from llmdo.transforms.files.batching import Batching
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.write_shards import SLOT_BYTES, WriteShards, shard_key, write_batch
+from llmdo.transforms.run import Run
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
 
@@ -46,8 +47,8 @@ def output(tmp_path):
 
 
 def test_answers_and_failures_go_to_different_objects_sorted_by_offset(output, tmp_path):
-    (answers,) = write_batch(output, "c", [answer(3), answer(1), answer(2)])
-    (errors,) = write_batch(output, "c", [failure(0)])
+    (answers,) = write_batch(Run("run-1", output, "c"), [answer(3), answer(1), answer(2)])
+    (errors,) = write_batch(Run("run-1", output, "c"), [failure(0)])
     folder = folder_of(output, FILE)
     assert answers.shard.name.startswith("shard-000000000010-")
     assert (answers.shard.tiles, answers.shard.lines) == ("10+30", 3)
@@ -64,14 +65,14 @@ def test_a_shard_is_as_the_golden_file_says_to_the_byte(output, tmp_path):
         Answer(FILE, place["offset"], place["offset"] + place["length"], line)
         for place, line in zip(places, rows, strict=True)
     ]
-    (written,) = write_batch(output, "c", reversed(batch))
+    (written,) = write_batch(Run("run-1", output, "c"), reversed(batch))
     assert written.shard.name == f"shard-000000000000-{hashlib.sha256(golden).hexdigest()[:16]}.jsonl"
     assert (tmp_path / folder_of(output, FILE) / written.shard.name).read_bytes() == golden
 
 
 def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
-    once = list(write_batch(output, "c", [answer(1), answer(2)]))
-    again = list(write_batch(output, "c", [answer(2), answer(1)]))
+    once = list(write_batch(Run("run-1", output, "c"), [answer(1), answer(2)]))
+    again = list(write_batch(Run("run-1", output, "c"), [answer(2), answer(1)]))
     assert once == again
     assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))[0]) == 1
 
@@ -86,7 +87,7 @@ def test_what_needs_no_shard_is_told_without_one(output, tmp_path):
         Stale(FILE, "gone", True),
         Blank(FILE, 30, 30, total=30),
     ]
-    written = list(write_batch(output, "c", batch))
+    written = list(write_batch(Run("run-1", output, "c"), batch))
     assert [w.shard for w in written if w.shard] == [known]
     assert [(w.stale, w.gone) for w in written if w.stale] == [("gone", True)]
     assert [w.leftovers for w in written if w.leftovers] == [left.names]
@@ -108,7 +109,7 @@ def written_by_beam(output, outcomes, batching, expected):
         counts = (
             pipeline
             | beam.Create(outcomes, reshuffle=False)
-            | WriteShards(output, "c", batching)
+            | WriteShards(Run("run-1", output, "c"), batching)
             | beam.Map(lambda written: (written.shard.kind, written.shard.lines) if written.shard else written.total)
         )
         assert_that(counts, equal_to(expected))
@@ -157,7 +158,7 @@ def test_a_file_that_is_whole_is_written_at_once_and_one_that_is_not_when_its_ti
             pipeline
             | beam.Impulse()
             | beam.ParDo(_Given(outcomes, 6.0))
-            | WriteShards(output, "c", Batching(size=100, seconds=3.0))
+            | WriteShards(Run("run-1", output, "c"), Batching(size=100, seconds=3.0))
             | beam.Map(_see)
         )
         begun = time.monotonic()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from llmdo.storage.errors import AccessDenied
 from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.objects.store import Location
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Line, OpenFile, Stale, TooLong
 from llmdo.transforms.lines import cutting
@@ -31,6 +32,7 @@ from llmdo.transforms.lines import reading as reads
 from llmdo.transforms.lines.lanes import Lanes, Turn
 from llmdo.transforms.lines.read_lines import ReadLines
 from llmdo.transforms.lines.reading import NO_END, Reading
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
@@ -464,7 +466,7 @@ def run(request: pytest.FixtureRequest) -> Any:
             found = (
                 pipeline
                 | beam.Create(elements, reshuffle=False).with_output_types(OpenFile | KnownShard)
-                | ReadLines(reading)
+                | ReadLines(reading, Run("run-1", Location("out", "")))
             )
             assert_that(found, same_as(expected))
 

@@ -33,11 +33,16 @@ from llmdo.transforms.retry.retry_files import (
     read_errors,
     retries,
 )
+from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
 BUSY, WRONG = Overloaded("out of capacity"), InvalidRequest("no")
 LINE = b'{"prompt": "x"}'
 SIZE = len(LINE) + 1
+
+
+def run_of(output, run_id="run-1"):
+    return Run(run_id, output, "c")
 
 
 @pytest.fixture(autouse=True)
@@ -98,41 +103,41 @@ def written(output, elements, fails=()):
     by_kind = {}
     for outcome in outcomes(elements, fails):
         by_kind.setdefault(type(outcome), []).append(outcome)
-    return [one for batch in by_kind.values() for one in write_batch(output, "c", batch)]
+    return [one for batch in by_kind.values() for one in write_batch(run_of(output), batch)]
 
 
 def retried(output, folder, fails=(), run_id="run-1", everything=False):
     """One file's whole way without Beam."""
-    elements = list(read_errors(folder, output, "c", run_id, everything))
-    return list(merge_file(written(output, elements, fails), output, run_id)) if elements else []
+    elements = list(read_errors(folder, run_of(output, run_id), everything))
+    return list(merge_file(written(output, elements, fails), run_of(output, run_id))) if elements else []
 
 
 def test_files_with_errors_are_found_and_no_others(output):
     _, failed, _ = settled_file(output, [None], [BUSY])
     settled_file(output, [None, None], key="input/whole.jsonl")
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | FindErrors(output), equal_to([failed]))
+        assert_that(pipeline | FindErrors(run_of(output)), equal_to([failed]))
 
 
 def test_an_output_without_a_settled_file_gives_nothing(output):
-    assert list(find_errors(output)) == []
+    assert list(find_errors(run_of(output))) == []
     with TestPipeline(runner="FnApiRunner") as pipeline:
         merged = (
-            pipeline | FindErrors(output) | ReadErrors(output, "c", "run-1") | beam.Map(lambda line: (line.file, 0))
+            pipeline | FindErrors(run_of(output)) | ReadErrors(run_of(output)) | beam.Map(lambda line: (line.file, 0))
         )
         assert_that(merged, equal_to([]))
 
 
 def test_many_files_are_all_looked_at(output):
     folders = {settled_file(output, [BUSY], key=f"input/{i}.jsonl")[1] for i in range(150)}
-    assert set(find_errors(output)) == folders
+    assert set(find_errors(run_of(output))) == folders
 
 
 def test_a_damaged_manifest_is_left_and_stops_no_other(output):
     _, good, _ = settled_file(output, [BUSY], key="input/b.jsonl")
     _, bad, _ = settled_file(output, [BUSY])
     open_store(output.store_url).put(bad + MANIFEST_NAME, b"{")
-    assert list(find_errors(output)) == [good]
+    assert list(find_errors(run_of(output))) == [good]
     assert "no manifest" in run_state().left[bad]
 
 
@@ -141,13 +146,13 @@ def test_lines_come_with_their_place_and_rows_that_stay_go_to_a_new_shard_as_the
     store = open_store(output.store_url)
     old = store.read(folder + shards[1])[0].splitlines()
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        found = pipeline | beam.Create([folder]) | ReadErrors(output, "c", "run-1") | beam.Map(_said)
+        found = pipeline | beam.Create([folder]) | ReadErrors(run_of(output)) | beam.Map(_said)
         kept = ("known", f"errors-{3 * SIZE:012d}", 1)
         expected = [kept, ("line", 2 * SIZE, LINE), ("line", 4 * SIZE, LINE), ("leftovers", (shards[1],))]
         assert_that(found, equal_to(expected))
     (name,) = names(output, folder) - {*shards, MANIFEST_NAME}
     assert store.read(folder + name)[0] == old[1] + b"\n"
-    assert retries(output).read((file.store_url, file.key, file.etag)).run_id == "run-1"
+    assert retries(run_of(output)).read((file.store_url, file.key, file.etag)).run_id == "run-1"
 
 
 def _said(element):
@@ -162,10 +167,10 @@ def _said(element):
 
 def test_a_file_without_a_line_to_try_is_told_and_let_go(output):
     _, folder, shards = settled_file(output, [None], [WRONG, WRONG])
-    assert list(read_errors(folder, output, "c", "run-1")) == []
+    assert list(read_errors(folder, run_of(output))) == []
     (settled,) = run_state().settled.values()
     assert (settled.answered, settled.failed, settled.reason) == (1, 2, "nothing to try again")
-    assert list(retries(output).sweep()) == []
+    assert list(retries(run_of(output)).sweep()) == []
     assert names(output, folder) == {*shards, MANIFEST_NAME}
 
 
@@ -183,7 +188,7 @@ def test_answers_take_the_place_of_errors_and_the_old_shards_go(output):
     assert (manifest.run_id, manifest.answered, manifest.failed, manifest.input_tokens) == ("run-1", 4, 2, 8)
     assert names(output, folder) == {*(shard.name for shard in manifest.shards), MANIFEST_NAME}
     assert not names(output, folder) & set(shards[1:2])
-    assert list(retries(output).sweep()) == []
+    assert list(retries(run_of(output)).sweep()) == []
     assert (run_state().in_work(), run_state().left) == ([], {})
 
 
@@ -191,32 +196,32 @@ def test_one_file_of_one_line_and_files_of_some_are_merged_by_beam(output):
     wanted, elements = [], []
     for i in range(1, 4):
         file, folder, _ = settled_file(output, [BUSY] * i, key=f"input/{i}.jsonl")
-        elements += written(output, read_errors(folder, output, "c", "run-1"))
+        elements += written(output, read_errors(folder, run_of(output)))
         wanted.append((file.key, i, 0))
     with TestPipeline(runner="FnApiRunner") as pipeline:
-        merged = pipeline | beam.Create(elements) | MergeFiles(output, "run-1")
+        merged = pipeline | beam.Create(elements) | MergeFiles(run_of(output))
         assert_that(merged | beam.Map(lambda s: (s.file.key, s.answered, s.failed)), equal_to(wanted))
-    assert list(find_errors(output)) == []
+    assert list(find_errors(run_of(output))) == []
 
 
 def test_a_file_in_work_by_a_living_retry_is_left_to_it_and_a_dead_ones_is_taken_over(output):
     _, folder, _ = settled_file(output, [BUSY])
-    assert claim_file(output, "run-1", folder).abandoned is False
+    assert claim_file(run_of(output), folder).abandoned is False
     state = reset_run_state()
     state.presence = alive("run-1")
-    assert list(read_errors(folder, output, "c", "run-2")) == []
+    assert list(read_errors(folder, run_of(output, "run-2"))) == []
     assert list(state.others.values()) == ["run-1"]
     state.presence = alive()
-    assert claim_file(output, "run-3", folder).abandoned is True
+    assert claim_file(run_of(output, "run-3"), folder).abandoned is True
 
 
 def test_a_retry_whose_file_was_taken_over_changes_nothing_any_more(output):
     file, folder, _ = settled_file(output, [BUSY, BUSY])
-    late = written(output, read_errors(folder, output, "c", "run-1"))
+    late = written(output, read_errors(folder, run_of(output)))
     (settled,) = retried(output, folder, fails={0}, run_id="run-2")
     assert (settled.answered, settled.failed) == (1, 1)
     after = read_manifest(open_store(output.store_url), folder)
-    assert list(merge_file(late, output, "run-1")) == []
+    assert list(merge_file(late, run_of(output))) == []
     assert read_manifest(open_store(output.store_url), folder) == after
     assert {shard.name for shard in after.shards} <= names(output, folder)
     assert "taken it over" in run_state().left[file.id]
@@ -224,26 +229,26 @@ def test_a_retry_whose_file_was_taken_over_changes_nothing_any_more(output):
 
 def test_a_retry_that_was_frozen_neither_switches_nor_deletes(output):
     _, folder, _ = settled_file(output, [BUSY, BUSY])
-    late = written(output, read_errors(folder, output, "c", "run-1"))
+    late = written(output, read_errors(folder, run_of(output)))
     before = names(output, folder)
     run_state().presence = SimpleNamespace(is_alive=lambda run_id: True, asleep=True)
-    assert list(merge_file(late, output, "run-1")) == []
+    assert list(merge_file(late, run_of(output))) == []
     assert names(output, folder) == before
     assert read_manifest(open_store(output.store_url), folder).answered == 0
 
 
 def test_a_manifest_that_was_changed_meanwhile_stays_as_it_is(output):
     file, folder, _ = settled_file(output, [BUSY, BUSY])
-    late = written(output, read_errors(folder, output, "c", "run-1"))
+    late = written(output, read_errors(folder, run_of(output)))
     store = open_store(output.store_url)
     other = read_manifest(store, folder).model_copy(update={"run_id": "run-9"})
     store.put(folder + MANIFEST_NAME, other.model_dump_json().encode())
     before = names(output, folder)
-    assert list(merge_file(late, output, "run-1")) == []
+    assert list(merge_file(late, run_of(output))) == []
     assert read_manifest(store, folder) == other
     assert names(output, folder) == before
     assert "changed meanwhile" in run_state().left[file.id]
-    assert list(retries(output).sweep()) == []
+    assert list(retries(run_of(output)).sweep()) == []
 
 
 def test_a_manifest_that_was_changed_between_reading_and_claiming_is_read_again(output, monkeypatch):
@@ -257,16 +262,16 @@ def test_a_manifest_that_was_changed_between_reading_and_claiming_is_read_again(
         return claim(jobs, record, is_alive)
 
     monkeypatch.setattr(Jobs, "claim", slow)
-    assert claim_file(output, "run-1", folder).manifest == changed[0]
+    assert claim_file(run_of(output), folder).manifest == changed[0]
 
 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_a_line_without_an_outcome_keeps_the_old_manifest(output, keep):
     file, folder, shards = settled_file(output, [BUSY, BUSY], [BUSY])
-    elements = list(read_errors(folder, output, "c", "run-1"))
+    elements = list(read_errors(folder, run_of(output)))
     lines = [element for element in elements if isinstance(element, Line)]
     some = written(output, [*lines[:keep], elements[-1]])
-    assert list(merge_file(some, output, "run-1")) == []
+    assert list(merge_file(some, run_of(output))) == []
     assert read_manifest(open_store(output.store_url), folder).failed == 3
     assert set(shards) <= names(output, folder)
     assert "retry again" in run_state().left[file.id]
@@ -280,15 +285,15 @@ def test_a_line_without_an_outcome_keeps_the_old_manifest(output, keep):
 def test_a_run_that_is_stopped_reads_no_further_and_merges_nothing(output):
     file, folder, _ = settled_file(output, [BUSY, BUSY, BUSY])
     elements = []
-    for element in read_errors(folder, output, "c", "run-1"):
+    for element in read_errors(folder, run_of(output)):
         elements.append(element)
         run_state().stop("enough")
     assert [type(element) for element in elements] == [Line, Leftovers]
-    assert list(merge_file(written(output, elements), output, "run-1")) == []
+    assert list(merge_file(written(output, elements), run_of(output))) == []
     assert run_state().in_work() != []
     assert "not read to its end" in run_state().left[file.id]
-    assert list(retries(output).sweep()) == []
-    assert list(read_errors(folder, output, "c", "run-1")) == []
+    assert list(retries(run_of(output)).sweep()) == []
+    assert list(read_errors(folder, run_of(output))) == []
 
 
 def test_a_shard_that_cannot_be_read_stays_and_the_others_are_merged(output):
@@ -304,9 +309,9 @@ def test_a_shard_that_cannot_be_read_stays_and_the_others_are_merged(output):
 
 def test_a_file_that_another_configuration_answered_is_left(output):
     file, folder, _ = settled_file(output, [BUSY], configuration="other")
-    assert list(read_errors(folder, output, "c", "run-1")) == []
+    assert list(read_errors(folder, run_of(output))) == []
     assert "another configuration" in run_state().left[file.id]
-    assert list(retries(output).sweep()) == []
+    assert list(retries(run_of(output)).sweep()) == []
 
 
 def test_only_objects_with_a_shards_name_right_in_the_folder_are_removed(output):
@@ -344,6 +349,6 @@ def test_local_files_have_no_bucket_and_are_retried_too(output):
 
 def test_a_shard_that_comes_twice_counts_once(output):
     _, folder, _ = settled_file(output, [BUSY, BUSY])
-    elements = written(output, read_errors(folder, output, "c", "run-1"))
-    (settled,) = merge_file([*elements, *elements], output, "run-1")
+    elements = written(output, read_errors(folder, run_of(output)))
+    (settled,) = merge_file([*elements, *elements], run_of(output))
     assert (settled.answered, settled.failed) == (2, 0)

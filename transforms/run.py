@@ -1,0 +1,49 @@
+"""One run, as a value that its steps take with them to whatever process they work in. No Beam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location, ObjectStore
+from llmdo.storage.output.jobs import Jobs
+from llmdo.storage.runs.members import Members
+from llmdo.transforms.run_state import RunState, run_state
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all steps of a run need to know of it.
+
+    Attributes:
+        run_id: names the run among all others.
+        output: where its answers go; that of chats is their log. The run's heartbeat is there, too.
+        configuration: fingerprint of what decides an answer; "" where answers of any model and prompt may stand
+            together.
+        remote: whether the steps run in other processes than the one that started the run; these are its members.
+    """
+
+    run_id: str
+    output: Location
+    configuration: str = ""
+    remote: bool = False
+
+    @property
+    def state(self) -> RunState:
+        """What this process has done for the run."""
+        return run_state()
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store that the output is in."""
+        return open_store(self.output.store_url)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The job records of the files in work."""
+        return Jobs(self.store, self.output.key)
+
+    @property
+    def notes(self) -> Members:
+        """What the processes of the run write to each other."""
+        return Members(self.store, self.output.key, self.run_id)
