@@ -22,7 +22,7 @@ def test_a_run_stops_before_its_limit_is_passed_and_the_next_one_goes_on(cloud, 
     cloud.upload("a.jsonl", lines())
     summary = cloud.run(**limit, concurrency=64)
     assert summary.exit_code == 1
-    assert "could be passed by the next call: raise it" in summary.problem
+    assert "could be exceeded by the next call: raise it" in summary.problem
     spent = summary.spent
     assert 0 < spent.calls < LINES
     assert spent.calls == summary.counts.answered  # nothing that was paid for is lost
