@@ -88,7 +88,9 @@ def test_where_no_price_is_known_a_limit_of_tokens_can_be_kept_and_raised_in_the
     with pytest.raises(UsageError, match="use --max-tokens-total instead"):
         answer(file, output=out, max_cost=1)
     first = answer(file, output=out, max_tokens_total=120, concurrency="1")
-    assert first.exit_code == 1 and "--max-tokens-total 120 could be exceeded by the next call: raise it" in first.problem
+    assert (
+        first.exit_code == 1 and "--max-tokens-total 120 could be exceeded by the next call: raise it" in first.problem
+    )
     asked = service.asked()
     assert 0 < len(asked) < 99
     assert answer(file, output=out, max_tokens_total=100_000).exit_code == 0
