@@ -40,6 +40,7 @@ from llmdo.storage.objects.store import ObjectInfo
 from llmdo.storage.output.manifests import MANIFEST_NAME, counts_as_output
 from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.client import Pacer
+from tests.fakes.clocks import Clock
 from tests.memory_store import MemoryStore
 
 ACCOUNT = "0123456789abcdef" * 2
@@ -145,16 +146,6 @@ class Process:
             self.begin(operation, key)
             yield
             self.done(operation, key, body=body)
-
-
-class Clock:
-    """The services' time in seconds since 1970; it stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -24,6 +24,7 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.storage.runs import runs
+from tests.fakes.clocks import AheadClock
 from tests.faults.recorder import HOUR, SOAK
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
 
@@ -57,17 +58,6 @@ INPUT = "r2://llmdo/input/"
 OBJECTS = ("_runs/", "_configuration", "_open/", "/input/", "shard-", "_manifest.json")
 
 
-class Clock:
-    """Seconds since 1970; it can be moved."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-        self._real = time.time
-
-    def __call__(self) -> float:
-        return self._real() + self.ahead
-
-
 @dataclass(frozen=True)
 class Ended:
     """How a run of llmdo ended; ``said`` on stderr, with single spaces."""
@@ -79,7 +69,7 @@ class Ended:
 class Matrix:
     """A stand-in for Cloudflare that has the files, and llmdo's command line in this process."""
 
-    def __init__(self, cloud: Cloud, queue_clock: Clock, capsys) -> None:
+    def __init__(self, cloud: Cloud, queue_clock: AheadClock, capsys) -> None:
         self.cloud = cloud
         self._queue_clock = queue_clock
         self._capsys = capsys
@@ -139,7 +129,7 @@ class Matrix:
 @pytest.fixture(scope="module")
 def services(tmp_path_factory):
     """One server for all, since it takes a while to start; and the clock of its queue."""
-    clock = Clock()
+    clock = AheadClock()
     with running(tmp_path_factory.mktemp("cloudflare"), clock=clock) as server:
         yield server, clock
 
@@ -161,7 +151,7 @@ def matrix(services, tmp_path, monkeypatch, capsys):
     return Matrix(cloud, clock, capsys)
 
 
-def clear(cloud: Cloud, clock: Clock) -> None:
+def clear(cloud: Cloud, clock: AheadClock) -> None:
     """Takes away what the test before has left."""
     cloud.no_faults()
     for key in cloud.keys(""):

@@ -36,6 +36,7 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, batch_pl
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
+from tests.fakes.ledger import MemoryLedger
 
 WORK_S = 60.0  # that a batch takes
 
@@ -119,27 +120,6 @@ class Service:
     @property
     def sizes(self):
         return [size for _, size in self.submits]
-
-
-class Memory:
-    """Stands for a ledger; ``broken`` ends what it keeps."""
-
-    def __init__(self):
-        self.kept = {}
-        self.broken = False
-
-    async def get(self, key):
-        await asyncio.sleep(0.001)
-        return self.kept.get(key)
-
-    async def put(self, key, value, patience_s):
-        await asyncio.sleep(0.01)
-        if self.broken:
-            raise OSError("the disk is full")
-        self.kept.setdefault(key, value)
-
-    async def aclose(self):
-        pass
 
 
 class Run:
@@ -489,7 +469,7 @@ def restarted(first, second, requests, *, ledger, after_s, again=None, **setting
 @pytest.mark.parametrize("after_s", [LINGER_S + 0.6, 20.0])
 @pytest.mark.parametrize("reuse", ["same-line", "same-request"])
 def test_a_killed_run_is_gone_on_with_by_polling(after_s, reuse):
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
     killed, process = restarted(service, service, chats(1500), ledger=ledger, after_s=after_s, reuse=reuse)
     assert killed.done == {}
     assert sorted(service.sizes) == [500, 1000]
@@ -500,7 +480,7 @@ def test_a_killed_run_is_gone_on_with_by_polling(after_s, reuse):
 
 
 def test_a_part_of_a_batch_is_polled_for_with_its_own_places():
-    service, ledger = Service(work_s=5), Memory()
+    service, ledger = Service(work_s=5), MemoryLedger(0.01)
     requests = chats(100)
     _, process = restarted(service, service, requests, ledger=ledger, after_s=3, again=requests[:50:-7])
     assert (service.sizes, service.called, process.errors) == ([100], [], [])
@@ -509,7 +489,7 @@ def test_a_part_of_a_batch_is_polled_for_with_its_own_places():
 
 @pytest.mark.parametrize("work_s", [0, WORK_S])
 def test_members_that_come_while_others_are_polled_for_join_them(work_s):
-    service, ledger = Service(work_s=work_s), Memory()
+    service, ledger = Service(work_s=work_s), MemoryLedger(0.01)
 
     async def scenario():
         killed = Run(service, ledger=ledger)
@@ -529,14 +509,14 @@ def test_members_that_come_while_others_are_polled_for_join_them(work_s):
 
 
 def test_auto_goes_on_with_few_requests_of_a_batch_too():
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
     requests = chats(AUTO_LEAST)
     restarted(service, service, requests, ledger=ledger, after_s=20, again=requests[:10], mode="auto")
     assert (service.sizes, service.called) == ([AUTO_LEAST], [])
 
 
 def test_a_run_without_batches_polls_too_for_what_was_handed_over_and_calls_for_the_rest():
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
 
     async def scenario():
         killed = Run(service, ledger=ledger)
@@ -553,7 +533,7 @@ def test_a_run_without_batches_polls_too_for_what_was_handed_over_and_calls_for_
 
 
 def test_a_run_without_batches_asks_once_whether_there_were_any():
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
     asked = []
 
     async def get(key, known=ledger.get):
@@ -573,7 +553,7 @@ def test_a_run_without_batches_asks_once_whether_there_were_any():
 
 
 def test_members_that_come_late_are_polled_for_too():
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
 
     async def scenario():
         killed = Run(service, ledger=ledger)
@@ -591,7 +571,7 @@ def test_members_that_come_late_are_polled_for_too():
 
 
 def test_the_names_of_batches_are_kept_before_the_first_poll_and_answers_before_they_are_delivered():
-    service, ledger = Service(work_s=0), Memory()
+    service, ledger = Service(work_s=0), MemoryLedger(0.01)
 
     async def scenario():
         process = Run(service, ledger=ledger)
@@ -605,7 +585,7 @@ def test_the_names_of_batches_are_kept_before_the_first_poll_and_answers_before_
 
 
 def test_what_was_answered_is_neither_polled_for_nor_asked_again():
-    service, ledger = Service(), Memory()
+    service, ledger = Service(), MemoryLedger(0.01)
     all_of(service, chats(10), ledger=ledger)
     polls = len(service.polls)
     process = all_of(service, chats(10), ledger=ledger)
@@ -618,7 +598,7 @@ def test_a_deadline_holds_over_a_restart_but_the_batch_is_looked_at_first(monkey
     monkeypatch.setattr("llmdo.backends.engine.batches.time.time", lambda: now[0])
 
     async def scenario(service, later_s):
-        ledger = Memory()
+        ledger = MemoryLedger(0.01)
         killed = Run(service, ledger=ledger)
         killed.add(*chats(5))
         await asyncio.sleep(5)
@@ -640,14 +620,14 @@ def test_a_deadline_holds_over_a_restart_but_the_batch_is_looked_at_first(monkey
 
 @pytest.mark.parametrize("error", [ContentFiltered("flagged"), QuotaExhausted("used up"), Retryable("lost")])
 def test_what_failed_in_an_earlier_runs_batch_is_asked_again_by_a_call(error):
-    ledger, service = Memory(), Service(work_s=0, item=lambda request: error)
+    ledger, service = MemoryLedger(0.01), Service(work_s=0, item=lambda request: error)
     _, process = restarted(service, service, chats(5), ledger=ledger, after_s=3)
     assert (service.sizes, len(service.called), process.errors) == ([5], 5, [])
 
 
 def test_a_name_that_cannot_be_kept_stops_the_run():
-    service, ledger = Service(), Memory()
-    ledger.broken = True
+    service, ledger = Service(), MemoryLedger(0.01)
+    ledger.put_error = OSError("the disk is full")
     process = all_of(service, chats(5), ledger=ledger)
     assert (service.sizes, service.polls, service.called) == ([5], [], [])
     assert process.errors == [StopRun] * 5
@@ -655,7 +635,7 @@ def test_a_name_that_cannot_be_kept_stops_the_run():
 
 
 def test_a_name_that_cannot_be_read_is_no_name(caplog):
-    ledger, service = Memory(), Service(work_s=0)
+    ledger, service = MemoryLedger(0.01), Service(work_s=0)
 
     async def scenario():
         killed = Run(service, ledger=ledger)
@@ -676,13 +656,13 @@ def test_without_a_ledger_it_is_said_once_that_nothing_is_gone_on_with(caplog):
     all_of(Service(), chats(2500))
     assert sum("without a ledger" in message for message in warnings(caplog)) == 1
     caplog.clear()
-    all_of(Service(), chats(5), ledger=Memory())
+    all_of(Service(), chats(5), ledger=MemoryLedger(0.01))
     assert warnings(caplog) == []
 
 
 def test_equal_requests_share_one_place_in_a_batch():
     service = Service()
-    process = all_of(service, chats(6, text="the same"), ledger=Memory(), reuse="same-request")
+    process = all_of(service, chats(6, text="the same"), ledger=MemoryLedger(0.01), reuse="same-request")
     assert (service.sizes, service.called) == ([1], [])
     assert {done.response.text for done in process.done.values()} == {"re: the same"}
 
@@ -721,7 +701,7 @@ def stopped(service, after_s, *, ledger):
 )
 def test_a_stopped_run_lets_go_at_once_and_the_next_one_pays_nothing_again(after_s, submits):
     service = Service()
-    said, second = stopped(service, after_s, ledger=Memory())
+    said, second = stopped(service, after_s, ledger=MemoryLedger(0.01))
     assert [str(done.error) for done in said.values()] == ["enough"] * 10
     assert (len(service.submits), service.called, second.errors) == (submits, [], [])
 
@@ -730,7 +710,7 @@ def test_answers_that_are_fetched_while_the_run_is_stopped_are_delivered():
     service = Service(work_s=0)
 
     async def scenario():
-        process = Run(service, ledger=Memory())
+        process = Run(service, ledger=MemoryLedger(0.01))
         process.add(*chats(5))
         await service.polled.wait()
         process.work.stop(StopRun("enough"))
@@ -797,19 +777,19 @@ def test_a_line_that_alone_is_refused_beside_answered_batches_does_not_stop_the_
 @unclear
 def test_items_that_are_refused_beside_answers_of_their_batch_are_their_own_errors_however_many(error):
     service = Service(item=lambda request: error if int(request.request_id[3:]) < 30 else None)
-    process = all_of(service, chats(100), ledger=Memory())
+    process = all_of(service, chats(100), ledger=MemoryLedger(0.01))
     assert (service.called, process.errors, process.work.stopped) == ([], [RequestRefused] * 30, None)
 
 
 @pytest.mark.parametrize("error", UNCLEAR[:3], ids=lambda error: str(error.status))
 def test_a_poll_that_is_refused_for_a_while_pays_nothing_again(error):
     service = Service(poll=raises(error, lambda n: n < 5))
-    process = all_of(service, chats(5), ledger=Memory())
+    process = all_of(service, chats(5), ledger=MemoryLedger(0.01))
     assert (service.sizes, service.called, process.errors, len(service.polls)) == ([5], [], [], 5)
 
 
 def test_polls_that_are_always_refused_stop_the_run_and_a_later_one_fetches_the_answers():
-    service, ledger = Service(poll=raises(UNCLEAR[0])), Memory()
+    service, ledger = Service(poll=raises(UNCLEAR[0])), MemoryLedger(0.01)
     process = all_of(service, chats(5), ledger=ledger)
     assert (service.called, process.errors, len(service.polls)) == ([], [Unauthorized] * 5, 5)
     assert process.work.stopped is UNCLEAR[0]
@@ -827,14 +807,14 @@ def test_a_provider_that_only_lines_name_refuses_their_batch_and_stops_nobody(wh
 
 def test_an_item_that_stops_the_run_leaves_the_answers_beside_it():
     service = Service(item=lambda request: QuotaExhausted("used up") if request.request_id == "id-2" else None)
-    process = all_of(service, chats(5), ledger=Memory())
+    process = all_of(service, chats(5), ledger=MemoryLedger(0.01))
     assert process.errors == [QuotaExhausted]
     assert isinstance(process.work.stopped, QuotaExhausted)
 
 
 def test_a_request_that_is_looked_up_while_the_run_is_stopped_joins_nothing():
     async def scenario():
-        process = Run(service, ledger=Memory())
+        process = Run(service, ledger=MemoryLedger(0.01))
         process.add(*chats(5))
         await asyncio.sleep(0.0015)
         process.work.stop(StopRun("enough"))
@@ -936,7 +916,7 @@ def test_what_was_gathered_and_not_handed_over_is_not_billed():
 
 
 def test_a_batch_that_an_earlier_run_has_handed_over_is_not_this_runs_loss():
-    ledger, service, budget = Memory(), Service(), budget_of(max_tokens=100_000)
+    ledger, service, budget = MemoryLedger(0.01), Service(), budget_of(max_tokens=100_000)
 
     async def scenario():
         first = Run(service, ledger=ledger)

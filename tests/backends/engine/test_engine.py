@@ -38,6 +38,7 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
+from tests.fakes.ledger import MemoryLedger
 
 SOON = 20.0  # seconds until a test gives up waiting
 
@@ -710,27 +711,14 @@ def test_an_engine_leaves_the_garbage_collector_of_its_process_alone():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-class Memory:
-    """A ledger in memory, named so that engines are told apart by it; ``broken`` raises for each answer."""
+class Memory(MemoryLedger):
+    """Named so that engines are told apart by it."""
 
     def __init__(self):
-        self.kept = {}
-        self.broken = False
+        super().__init__(0.01)
 
     def open(self):
         return Recall(self, "same-line")
-
-    async def get(self, key):
-        return self.kept.get(key)
-
-    async def put(self, key, value, patience_s):
-        await asyncio.sleep(0.01)
-        if self.broken:
-            raise OSError("the disk is full")
-        self.kept[key] = value
-
-    async def aclose(self):
-        pass
 
 
 class Slow(Provider):
@@ -803,7 +791,7 @@ def test_a_call_that_fails_in_the_drain_is_not_made_again(slow):
 def test_a_ledger_that_breaks_in_the_drain_does_not_hold_it_up(slow):
     provider, ledger = Slow(), Memory()
     results = slow(provider, ledger)
-    ledger.broken = True
+    ledger.put_error = OSError("the disk is full")
     provider.gate.set()
     assert drain_engines(SOON, lambda calls: None) == 0
     assert [done.error for _, done in results.wait(4)[:4]] == [None] * 4

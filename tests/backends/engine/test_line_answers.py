@@ -10,14 +10,14 @@ from llmdo.backends.errors import StopRun
 from llmdo.backends.requests import ChatRequest, EmbedRequest, LineId, Message
 from llmdo.backends.responses import ChatResponse, EmbedResponse
 from llmdo.backends.usage import Usage
-from tests.backends.engine.test_recall import Memory
+from tests.fakes.ledger import MemoryLedger
 
 
 class Asking:
     """Answers each call with its number, over a ledger."""
 
     def __init__(self):
-        self.ledger, self.calls = Memory(), 0
+        self.ledger, self.calls = MemoryLedger(), 0
         self.recall = Recall(self.ledger, "same-line")
 
     def again(self):

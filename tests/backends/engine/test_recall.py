@@ -16,35 +16,10 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawReque
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.opening import open_ledger
+from tests.fakes.ledger import MemoryLedger
 
 SOON = 20.0  # seconds until a test gives up waiting
 ODD = "half a pair \ud800, \x00, ä, 😀"
-
-
-class Memory:
-    """Stands for a ledger; can refuse."""
-
-    def __init__(self):
-        self.kept = {}
-        self.get_error = self.put_error = None
-        self.patience_s = []
-        self.closed = False
-
-    async def get(self, key):
-        await asyncio.sleep(0)
-        if self.get_error:
-            raise self.get_error
-        return self.kept.get(key)
-
-    async def put(self, key, value, patience_s):
-        self.patience_s.append(patience_s)
-        await asyncio.sleep(0)
-        if self.put_error:
-            raise self.put_error
-        self.kept.setdefault(key, value)
-
-    async def aclose(self):
-        self.closed = True
 
 
 class Provider:
@@ -145,14 +120,14 @@ def answered(provider, reuse, *requests, ledger=None):
         return await kinds[type(request)](request)
 
     async def answer():
-        recall = Recall(ledger or Memory(), reuse)
+        recall = Recall(ledger or MemoryLedger(), reuse)
         return [await recall.answer("fake", request, call) for request in requests]
 
     return asyncio.run(answer())
 
 
 def test_a_miss_calls_once_and_keeps_and_a_hit_makes_no_call(start):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     engine = start(provider, ledger)
     (first,) = ask(engine, chat())
     assert (first.attempts, len(ledger.kept)) == (1, 1)
@@ -162,7 +137,7 @@ def test_a_miss_calls_once_and_keeps_and_a_hit_makes_no_call(start):
 
 
 def test_an_answer_may_wait_for_others_for_a_little_of_the_time_that_it_took(start, monkeypatch):
-    ledger = Memory()
+    ledger = MemoryLedger()
     engine = start(Provider(lambda _: asyncio.sleep(0.2)), ledger)
     ask(engine, chat(1))
     embed(engine, ["a"])
@@ -176,7 +151,7 @@ def test_only_successes_are_kept(start):
     def script(request):
         raise InvalidRequest("no")
 
-    provider, ledger = Provider(script), Memory()
+    provider, ledger = Provider(script), MemoryLedger()
     engine = start(provider, ledger)
     for _ in range(2):
         (done,) = ask(engine, chat())
@@ -190,7 +165,7 @@ def test_a_retry_counts_its_calls_and_keeps_its_answer(start):
         if len(provider.calls) < 3:
             raise Overloaded("later")
 
-    provider, ledger = Provider(script), Memory()
+    provider, ledger = Provider(script), MemoryLedger()
     (done,) = ask(start(provider, ledger), chat())
     assert done.error is None
     assert (done.attempts, len(ledger.kept)) == (3, 1)
@@ -199,7 +174,7 @@ def test_a_retry_counts_its_calls_and_keeps_its_answer(start):
 @pytest.mark.parametrize(("reuse", "calls"), [("same-line", 2), ("same-request", 1)])
 def test_an_equal_request_of_another_line_is_answered_as_reuse_says(start, reuse, calls):
     provider = Provider()
-    engine = start(provider, Memory(), reuse)
+    engine = start(provider, MemoryLedger(), reuse)
     ask(engine, chat("1"))
     ask(engine, chat("2"))
     assert len(provider.calls) == calls
@@ -238,14 +213,14 @@ def test_whatever_decides_an_answer_is_in_the_key(reuse):
         EmbedRequest("m", ("hello",), {}, "1"),
         EmbedRequest("m", ("hello",), {"pooling": "cls"}, "1"),
     ]
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     answered(provider, reuse, *requests, *requests, ledger=ledger)
     assert len(provider.calls) == len(ledger.kept) == len(requests)
 
 
 def test_providers_do_not_share_answers(start):
     provider, results = Provider(), Results()
-    engine = start(provider, Memory(), "same-request")
+    engine = start(provider, MemoryLedger(), "same-request")
     for name in ("one", "two"):
         engine.submit(name, chat(), results.deliver(name))
     results.wait(2)
@@ -253,7 +228,7 @@ def test_providers_do_not_share_answers(start):
 
 
 def test_equal_requests_in_flight_share_one_call(start):
-    provider, ledger = Provider(lambda _: asyncio.sleep(0.02)), Memory()
+    provider, ledger = Provider(lambda _: asyncio.sleep(0.02)), MemoryLedger()
     done = ask(start(provider, ledger, "same-request"), *(chat(line) for line in range(4)))
     assert len(provider.calls) == 1
     assert sorted(each.attempts for each in done) == [0, 0, 0, 1]
@@ -266,7 +241,7 @@ def test_equal_requests_in_flight_share_the_error_of_their_call(start):
         raise InvalidRequest("no")
 
     provider = Provider(lambda _: refuse())
-    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    done = ask(start(provider, MemoryLedger(), "same-request"), *(chat(line) for line in range(4)))
     assert len(provider.calls) == 1
     assert {type(each.error) for each in done} == {InvalidRequest}
 
@@ -277,12 +252,12 @@ def test_lines_that_share_a_call_that_fails_for_a_moment_are_all_answered(start)
             raise Overloaded("later")
 
     provider = Provider(script)
-    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    done = ask(start(provider, MemoryLedger(), "same-request"), *(chat(line) for line in range(4)))
     assert [each.error for each in done] == [None] * 4
 
 
 def test_a_look_up_that_began_before_the_answer_was_kept_does_not_pay_again():
-    class Slow(Memory):
+    class Slow(MemoryLedger):
         async def get(self, key):
             value = self.kept.get(key)
             await looked.wait()  # the answer of the other one is kept meanwhile
@@ -307,12 +282,12 @@ def test_a_look_up_that_began_before_the_answer_was_kept_does_not_pay_again():
 
 def test_same_lines_in_flight_are_not_shared(start):
     provider = Provider(lambda _: asyncio.sleep(0.01))
-    ask(start(provider, Memory()), *(chat(line) for line in range(3)))
+    ask(start(provider, MemoryLedger()), *(chat(line) for line in range(3)))
     assert len(provider.calls) == 3
 
 
 def test_of_one_message_the_answer_stays_whatever_is_asked_under_its_id_and_no_other_gets_it():
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     asked = [chat("c1/m1", "hello"), chat("c1/m1", "hello, and more", seed=1), chat("c1/m2", "hello")]
     first, again, _ = answered(provider, "same-message", *asked, ledger=ledger)
     assert again == first
@@ -325,13 +300,13 @@ def test_of_one_message_the_answer_stays_whatever_is_asked_under_its_id_and_no_o
 
 def test_equal_requests_of_two_messages_do_not_share_a_call(start):
     provider = Provider(lambda request: asyncio.sleep(0.01))
-    ask(start(provider, Memory(), "same-message"), chat("c1/m1"), chat("c2/m1"))
+    ask(start(provider, MemoryLedger(), "same-message"), chat("c1/m1"), chat("c2/m1"))
     assert len(provider.calls) == 2
 
 
 def test_only_the_missing_texts_of_an_array_are_called_and_each_gets_its_vector(start):
     provider = Provider()
-    engine = start(provider, Memory())
+    engine = start(provider, MemoryLedger())
     embed(engine, ["aa", "bbbb"], ["2", "4"])
     done = embed(engine, ["a", "aa", "bbb", "bbbb", "ccccc"], ["1", "2", "3", "4", "5"])
     assert [request.texts for request in provider.calls] == [("aa", "bbbb"), ("a", "bbb", "ccccc")]
@@ -361,7 +336,7 @@ def test_every_count_of_usage_is_added_up_and_unknown_neurons_stay_unknown():
 @pytest.mark.parametrize(("reuse", "calls"), [("same-line", 2), ("same-request", 1)])
 def test_equal_texts_of_two_lines_are_answered_as_reuse_says(start, reuse, calls):
     provider = Provider()
-    engine = start(provider, Memory(), reuse)
+    engine = start(provider, MemoryLedger(), reuse)
     embed(engine, ["a"], ["1"])
     embed(engine, ["a"], ["2"])
     assert len(provider.calls) == calls
@@ -372,7 +347,7 @@ def test_a_split_array_keeps_line_ids_with_their_texts(start):
         if "bad" in request.texts:
             raise InvalidRequest("no")
 
-    provider, ledger = Provider(script), Memory()
+    provider, ledger = Provider(script), MemoryLedger()
     texts, lines = ["a", "bb", "bad", "dddd", "eeeee"], list("12345")
     done = embed(start(provider, ledger), texts, lines)
     assert [each.error is None for each in done] == [True, True, False, True, True]
@@ -384,7 +359,7 @@ def test_a_split_array_keeps_line_ids_with_their_texts(start):
 
 
 def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_call(start):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     ledger.get_error = OSError("the disk is gone")
     engine = start(provider, ledger)
     done = ask(engine, chat(), EmbedRequest("m", ("a", "b")), chat("2"))
@@ -396,7 +371,7 @@ def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_call(start):
 
 
 def test_a_ledger_that_cannot_keep_does_not_lose_the_paid_answer_but_stops_the_run(start):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     ledger.put_error = OSError("the disk is full")
     engine = start(provider, ledger, window=1)
     first, second = ask(engine, chat("1"), chat("2"))
@@ -408,7 +383,7 @@ def test_a_ledger_that_cannot_keep_does_not_lose_the_paid_answer_but_stops_the_r
 
 @pytest.mark.parametrize("entry", [b"", b"\xff", b"{", b"[]", b'{"text": 1}', b"null"])
 def test_an_entry_that_cannot_be_read_is_a_miss_with_a_warning(start, entry, caplog):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     engine = start(provider, ledger)
     ask(engine, chat())
     ledger.kept = dict.fromkeys(ledger.kept, entry)
@@ -421,7 +396,7 @@ def test_an_entry_that_cannot_be_read_is_a_miss_with_a_warning(start, entry, cap
 
 @pytest.mark.parametrize("reuse", ["same-line", "same-request"])
 def test_an_answer_of_another_format_is_paid_again_and_neither_read_nor_replaced(start, reuse, monkeypatch, caplog):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     requests = chat(), RawRequest("m", {"a": 1}, "1"), EmbedRequest("m", ("a",), {}, "1", ("1",))
     ask(start(provider, ledger, reuse), *requests)
     before = dict(ledger.kept)
@@ -433,7 +408,7 @@ def test_an_answer_of_another_format_is_paid_again_and_neither_read_nor_replaced
 
 
 def test_an_answer_that_an_earlier_version_kept_without_its_body_is_not_paid_again():
-    ledger, provider = Memory(), Provider()
+    ledger, provider = MemoryLedger(), Provider()
     (paid,) = answered(provider, "same-line", chat(), ledger=ledger)
     ((key, value),) = ledger.kept.items()
     kept = json.loads(value)
@@ -443,7 +418,7 @@ def test_an_answer_that_an_earlier_version_kept_without_its_body_is_not_paid_aga
 
 
 def test_a_vector_that_cannot_be_used_is_not_kept(start):
-    ledger, provider = Memory(), Provider()
+    ledger, provider = MemoryLedger(), Provider()
     provider.embed = bad_vectors(provider.embed, "bad")
     first = embed(start(provider, ledger), ["a", "bad", "b"])
     assert [type(done.error).__name__ for done in first] == ["NoneType", "BadReply", "NoneType"]
@@ -468,7 +443,7 @@ def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
     kinds = (ChatResponse, EmbedResponse, RawResponse, Usage)
     shape = [f"{kind.__name__}.{field.name}: {field.type}" for kind in kinds for field in fields(kind)]
     digest = hashlib.sha256("\n".join(shape).encode()).hexdigest()[:8]
-    ledger = Memory()
+    ledger = MemoryLedger()
     answered(Provider(), "same-line", chat(seed=1), ledger=ledger)
     assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "627a11cd", "7d0923b1")
 
@@ -476,7 +451,7 @@ def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
 def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):
     now = most = 0  # calls begun whose answers are not kept yet
 
-    class Slow(Memory):
+    class Slow(MemoryLedger):
         async def put(self, key, value, patience_s):
             nonlocal now
             await asyncio.sleep(0.005)
@@ -555,7 +530,7 @@ def test_an_error_of_the_gate_stops_the_engine_before_a_further_call(start):
         closed.append(StopRun("asleep"))
 
     closed, provider = [], Provider(script)
-    engine = start(provider, Memory(), window=1, gate=lambda: closed[0] if closed else None)
+    engine = start(provider, MemoryLedger(), window=1, gate=lambda: closed[0] if closed else None)
     first, second, third = ask(engine, chat("1"), chat("2"), chat("3"))
     assert first.response.text == "1"
     assert second.error is third.error is closed[0]
@@ -569,13 +544,13 @@ def test_the_gate_is_asked_before_a_retry(start):
         raise Overloaded("later")
 
     closed, provider = [], Provider(script)
-    (done,) = ask(start(provider, Memory(), gate=lambda: closed[0] if closed else None), chat())
+    (done,) = ask(start(provider, MemoryLedger(), gate=lambda: closed[0] if closed else None), chat())
     assert done.error is closed[0]
     assert (done.attempts, len(provider.calls)) == (1, 1)
 
 
 def test_closing_the_engine_closes_the_ledger(start):
-    ledger = Memory()
+    ledger = MemoryLedger()
     engine = start(Provider(), ledger)
     engine.close()
     assert ledger.closed
@@ -603,7 +578,7 @@ def test_a_second_engine_on_the_same_ledger_makes_no_call(start, tmp_path, reuse
 
 def test_of_equal_requests_in_flight_only_the_one_that_called_counts(start):
     provider = Provider(lambda _: asyncio.sleep(0.02))
-    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    done = ask(start(provider, MemoryLedger(), "same-request"), *(chat(line) for line in range(4)))
     assert len(provider.calls) == 1
     assert [each.response.shared for each in done] == [each.attempts == 0 for each in done]
     assert [each.response.shared for each in done].count(False) == 1
@@ -611,7 +586,7 @@ def test_of_equal_requests_in_flight_only_the_one_that_called_counts(start):
 
 
 def test_a_kept_answer_counts_for_the_line_that_paid_for_it_in_any_later_run(start):
-    ledger = Memory()
+    ledger = MemoryLedger()
     ask(start(Provider(), ledger, "same-request"), chat("payer"))
     later = Provider(lambda _: asyncio.sleep(0.02))
     for _ in range(2):  # also where others ask for it first, at the same time
@@ -626,7 +601,7 @@ def test_a_line_that_waits_for_its_own_call_made_twice_counts_in_both():
     provider = Provider(lambda _: asyncio.sleep(0.02))
 
     async def both():
-        recall = Recall(Memory(), "same-request")
+        recall = Recall(MemoryLedger(), "same-request")
         asked = [recall.answer("fake", chat("1"), provider.execute) for _ in range(2)]
         return await asyncio.gather(*asked)
 
@@ -640,13 +615,13 @@ def test_when_a_shared_call_fails_whoever_calls_next_counts(start):
             raise Overloaded("later")
 
     provider = Provider(script)
-    done = ask(start(provider, Memory(), "same-request"), *(chat(line) for line in range(4)))
+    done = ask(start(provider, MemoryLedger(), "same-request"), *(chat(line) for line in range(4)))
     assert [each.response.shared for each in done].count(False) == 1
 
 
 @pytest.mark.parametrize("reuse", ["same-line", "same-request"])
 def test_an_answer_that_an_earlier_version_has_kept_counts_as_it_did(start, reuse):
-    ledger = Memory()
+    ledger = MemoryLedger()
     ask(start(Provider(), ledger, reuse), chat("1"))
     for key, value in ledger.kept.items():
         entry = json.loads(value)
@@ -658,7 +633,7 @@ def test_an_answer_that_an_earlier_version_has_kept_counts_as_it_did(start, reus
 
 
 def test_without_line_ids_whoever_waits_shares_and_kept_answers_count():
-    provider, ledger = Provider(lambda _: asyncio.sleep(0.02)), Memory()
+    provider, ledger = Provider(lambda _: asyncio.sleep(0.02)), MemoryLedger()
 
     async def three():
         recall = Recall(ledger, "same-request")
@@ -672,7 +647,7 @@ def test_without_line_ids_whoever_waits_shares_and_kept_answers_count():
 
 @pytest.mark.parametrize("reuse", ["same-line", "same-request"])
 def test_equal_texts_of_an_array_are_sent_once_and_counted_once_now_and_later(start, reuse):
-    ledger, provider = Memory(), Provider()
+    ledger, provider = MemoryLedger(), Provider()
     texts, lines = ["aa", "b", "aa", "aa", "cccc"], ["1", "1", "1", "2", "2"]
     done = embed(start(provider, ledger, reuse), texts, lines)
     one_more = reuse == "same-line"  # an equal text of another line is another one
@@ -691,7 +666,7 @@ def test_equal_texts_of_an_array_are_sent_once_and_counted_once_now_and_later(st
 
 
 def test_texts_that_another_line_paid_for_are_shared_and_the_others_have_the_usage_of_their_call(start):
-    ledger = Memory()
+    ledger = MemoryLedger()
     engine = start(Provider(), ledger, "same-request")
     embed(engine, ["aa", "bbbb"], ["1", "1"])
     done = embed(engine, ["aa", "ccccc", "bbbb", "d"], ["2", "2", "2", "3"])

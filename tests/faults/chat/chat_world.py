@@ -27,6 +27,7 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from llmdo.transforms.chat.events import NAMESPACE
+from tests.fakes.clocks import AheadClock
 from tests.integration.cloud import MODEL, Cloud
 
 LOG, PREFIX = "r2://llmdo/chat/", "chat/"
@@ -68,20 +69,10 @@ def badly_ordered(events: Sequence[Event], part: float = 0.1, seed: int = 2) -> 
     return [event for _, event in sorted(places, key=lambda place: place[0])]
 
 
-class Clock:
-    """The queues' time, which can be moved on: what a dead process has leased comes again then, not after minutes."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
 class Chats:
     """The two queues, the log, and the processes that answer."""
 
-    def __init__(self, cloud: Cloud, clock: Clock, folder: Path) -> None:
+    def __init__(self, cloud: Cloud, clock: AheadClock, folder: Path) -> None:
         self.cloud = cloud
         self.log = ChatLog(open_store("r2://llmdo"), PREFIX)
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -179,7 +170,7 @@ class Chats:
 @contextmanager
 def chats(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Chats]:
     """A fresh stand-in for Cloudflare; no process is left behind."""
-    clock = Clock()
+    clock = AheadClock()
     with running(folder / "cloudflare", clock=clock) as server:
         for name, value in {**server.env, "XDG_STATE_HOME": str(folder / "state")}.items():
             patch.setenv(name, value)

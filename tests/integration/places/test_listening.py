@@ -45,6 +45,7 @@ def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Pop
         process.communicate()
 
 
+@pytest.mark.fast("run-direct", "stream")
 @pytest.mark.parametrize(
     ("command", "arguments", "ports"),
     [
@@ -151,6 +152,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.fast("run-*")
 @prism
 @pytest.mark.parametrize(
     ("command", "arguments"),

@@ -62,6 +62,7 @@ def test_a_folder_files_and_a_pattern_are_answered_by_the_embedded_model(folder,
     assert json.loads(again.stdout)["answered"] == 3
 
 
+@pytest.mark.fast("arguments0-*", "arguments4-*")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

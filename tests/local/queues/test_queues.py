@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmdo.local.queues.queues import NewMessage, Queue, Queues
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes.clocks import Clock
 
 
 @pytest.fixture

@@ -21,16 +21,9 @@ from llmdo.storage.runs.runs import (
     run_of,
     sweep,
 )
+from tests.fakes.clocks import Clock
 
 SOON = 20.0  # seconds until a test gives up waiting
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Watched(LocalStore):
@@ -61,7 +54,7 @@ class Watched(LocalStore):
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Clock(1000.0)
     monkeypatch.setattr(runs, "_now", clock)
     return clock
 

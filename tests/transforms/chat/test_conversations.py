@@ -37,6 +37,7 @@ from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Set
 from llmdo.transforms.chat.events import response_id
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
+from tests.fakes.ledger import MemoryLedger
 from tests.memory_store import MemoryStore
 
 SOON = 30.0  # seconds until a test gives up waiting
@@ -72,22 +73,6 @@ def locked(name):
 
 for _name in ("stat", "read", "put", "put_if_absent", "put_if_match", "delete", "list"):
     setattr(Store, _name, locked(_name))
-
-
-class Memory:
-    """Stands for a ledger."""
-
-    def __init__(self):
-        self.kept = {}
-
-    async def get(self, key):
-        return self.kept.get(key)
-
-    async def put(self, key, value, patience_s):
-        self.kept.setdefault(key, value)
-
-    async def aclose(self):
-        pass
 
 
 def until_open(gate):
@@ -1007,7 +992,7 @@ def test_kills_at_any_moment_cost_one_answer_each_and_the_calls_in_flight_at_mos
     def slowly(request, calls):
         return asyncio.sleep(random.random() / 300, f"re: {request.messages[-1].content}")
 
-    provider, queue, ledger = Provider(slowly), Queue(), Memory()
+    provider, queue, ledger = Provider(slowly), Queue(), MemoryLedger()
     said = [message(f"m{n}", f"c{c}", text=f"{c}.{n}") for c in range(10) for n in range(1, 9)]
     log = ChatLog(store, PREFIX)
     for one in said:
@@ -1054,7 +1039,7 @@ def test_kills_at_any_moment_cost_one_answer_each_and_the_calls_in_flight_at_mos
 
 
 def test_an_answer_that_was_paid_for_is_found_in_the_ledger_although_the_history_has_changed(rigs, store):
-    provider, ledger = Provider(), Memory()
+    provider, ledger = Provider(), MemoryLedger()
     first = rigs(store, provider, ledger=ledger)
     first.say(message("m2"))
     first.wait(1)

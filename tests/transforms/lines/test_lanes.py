@@ -10,21 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmdo.transforms.lines.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, Turn, end_of_turn, next_group
+from tests.fakes.clocks import Clock
 
 T = 30.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 def somebody_reads(lanes: Lanes, clock: Clock, after: float = 0.0) -> None:
