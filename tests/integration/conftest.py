@@ -1,5 +1,8 @@
+from contextlib import ExitStack
+
 import pytest
 
+from tests.integration.called import Echo
 from tests.integration.cloud import Cloud
 from tests.integration.openai_service import serving
 
@@ -8,6 +11,19 @@ from tests.integration.openai_service import serving
 def cloud(cloudflare, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where ledgers of outputs in R2 are
     return Cloud(cloudflare)
+
+
+@pytest.fixture
+def serve():
+    """Starts servers with OpenAI's API (``called.Echo``)."""
+    with ExitStack() as services:
+
+        def start(refuse):
+            service = Echo(refuse)
+            services.callback(service.close)
+            return service
+
+        yield start
 
 
 @pytest.fixture

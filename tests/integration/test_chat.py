@@ -10,7 +10,6 @@ import time
 import uuid
 from collections import Counter
 from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.chat.events import NAMESPACE
 from llmdo.transforms.run_state import run_state
+from tests.fakes.loopback import Loopback, Reply
 from tests.integration.cloud import MODEL
 from tests.integration.test_end_to_end import wait_until
 
@@ -178,39 +178,21 @@ class _Memory:
 
     def __init__(self):
         self.requests = []
-        memory = self
+        self._server = Loopback(self._answer)
+        self.url = f"{self._server.origin}/v1"
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.answer({"object": "list", "data": [{"id": "memory", "object": "model", "context_window": 4000}]})
-
-            def do_POST(self):
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                memory.requests.append(request)
-                birds = [
-                    one["content"].split("bird is ")[1]
-                    for one in request["messages"]
-                    if one["role"] == "user" and "bird is " in one["content"]
-                ]
-                text = f"Your bird is a {birds[-1]}" if birds else "I do not know."
-                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-                self.answer({"id": "1", "model": request["model"], "choices": [choice], "usage": usage})
-
-            def answer(self, body):
-                data = json.dumps(body).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    def _answer(self, asked):
+        if asked.method == "GET":
+            return Reply({"object": "list", "data": [{"id": "memory", "object": "model", "context_window": 4000}]})
+        request = asked.body
+        self.requests.append(request)
+        said = [one["content"] for one in request["messages"] if one["role"] == "user"]
+        birds = [text.split("bird is ")[1] for text in said if "bird is " in text]
+        text = f"Your bird is a {birds[-1]}" if birds else "I do not know."
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        return Reply({"id": "1", "model": request["model"], "choices": [choice], "usage": usage})
 
 
 @pytest.fixture
@@ -219,8 +201,7 @@ def memory(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", memory.url)
     monkeypatch.setenv("OPENAI_API_KEY", "nobody-asks")
     yield memory
-    memory.server.shutdown()
-    memory.server.server_close()
+    memory.close()
 
 
 def test_an_answer_that_needs_the_turn_before_is_asked_for_with_that_turn_and_its_answer(files, memory):

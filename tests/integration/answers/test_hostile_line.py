@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from llmdo.runners.inspecting.verify import verify
+from tests.fakes.loopback import Loopback, Reply
 
 MODEL = "workers-ai/@cf/meta/llama-3.1-8b-instruct"
 LETTERS = json.dumps("a" * 60 + "!")
@@ -40,32 +40,16 @@ class Service:
         self.calls = 0
         self.wait = threading.Event()
         self.wait.set()
-        service = self
+        self._server = Loopback(self._answer)
+        self.url = f"{self._server.origin}/client/v4"
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                service.calls += 1
-                service.wait.wait(60)
-                self._send({"success": True, "result": {"response": LETTERS if "response_format" in body else "fine"}})
-
-            def do_GET(self):
-                self._send({"success": True, "result": []})
-
-            def _send(self, body):
-                content = json.dumps(body).encode()
-                self.send_response(200)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/client/v4"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def _answer(self, asked):
+        if asked.method == "GET":
+            return Reply({"success": True, "result": []})
+        self.calls += 1
+        self.wait.wait(60)
+        return Reply({"success": True, "result": {"response": LETTERS if "response_format" in asked.body else "fine"}})
 
 
 @pytest.fixture
@@ -73,7 +57,7 @@ def service():
     service = Service()
     yield service
     service.wait.set()
-    service.server.shutdown()
+    service.close()
 
 
 def started(folder, service):

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.fakes.loopback import Loopback, Reply
 
 OURS = ("OPENAI_", "BRAINTRUST_", "CLOUDFLARE_", "R2_", "LLMDO_")
 
@@ -19,27 +19,17 @@ class Service:
     def __init__(self):
         self.calls = []
         self.refuses = True
-        service = self
+        self._server = Loopback(self._answer)
+        self.url = f"{self._server.origin}/v1"
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                service.calls.append((self.path.removeprefix("/v1/"), body))
-                status, reply = service.reply(self.path.removeprefix("/v1/"), body)
-                content = json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+    def _answer(self, asked):
+        if asked.method == "GET":
+            return Reply(None, 501)
+        route = asked.path.removeprefix("/v1/")
+        self.calls.append((route, asked.body))
+        status, reply = self.reply(route, asked.body)
+        return Reply(reply, status)
 
     def reply(self, route, body):
         if self.refuses and "broken" in json.dumps(body):
@@ -64,11 +54,8 @@ class Service:
 @pytest.fixture
 def service():
     service = Service()
-    thread = threading.Thread(target=service.server.serve_forever, daemon=True)
-    thread.start()
     yield service
-    service.server.shutdown()
-    service.server.server_close()
+    service.close()
 
 
 @pytest.fixture

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
 from llmdo.runners.inspecting.verify import verify
+from tests.fakes.loopback import Loopback, Reply
+from tests.integration.called import RUN, called, write_lines
 
-CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_")
 CUSTOM = {"id": "call_1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
 THOUGHTS = [
     {"type": "thinking", "thinking": [{"type": "text", "text": "First I count."}]},
@@ -31,75 +27,41 @@ def completion(message, finish="stop", **more):
 
 
 class Service:
-    """Answers each call with ``reply`` of its body: bytes."""
+    """Answers each call with ``reply`` of its prompt or its texts: bytes."""
 
     def __init__(self, reply):
         self.asked = Counter()
-        service = self
+        self._reply = reply
+        self._server = Loopback(self._answer)
+        self.url = f"{self._server.origin}/v1"
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                about = body["messages"][0]["content"] if "messages" in body else tuple(body["input"])
-                service.asked[about] += 1
-                self.send(reply(about))
-
-            def do_GET(self):
-                self.send(b'{"object": "list", "data": [{"id": "m"}]}')
-
-            def send(self, content):
-                self.send_response(200)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
+    def _answer(self, asked):
+        if asked.method == "GET":
+            return Reply({"object": "list", "data": [{"id": "m"}]})
+        about = asked.body["messages"][0]["content"] if "messages" in asked.body else tuple(asked.body["input"])
+        self.asked[about] += 1
+        return Reply(self._reply(about))
 
 
 @pytest.fixture
 def serve():
-    services = []
+    with ExitStack() as services:
 
-    def start(reply):
-        services.append(Service(reply))
-        return services[-1]
+        def start(reply):
+            service = Service(reply)
+            services.callback(service.close)
+            return service
 
-    yield start
-    for service in services:
-        service.close()
+        yield start
 
 
 def run(folder, service, lines, *options, model="openai/m"):
     """The command's exit code and summary, and the rows of its output by the line's id; the output is verified."""
-    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    env = {name: value for name, value in os.environ.items() if not name.startswith(CLOUD)}
-    env |= {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
-    command = ["run", "in.jsonl", "--output", "out", "--model", model, "--runner", "direct", "--json", *options]
-    done = subprocess.run(
-        [sys.executable, "-m", "llmdo", *command],
-        cwd=folder,
-        env=env | {"XDG_STATE_HOME": str(folder / "state")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout, done.stderr
-    shards = [path for path in (folder / "out").rglob("*.jsonl") if path.is_file()]
-    written = [line for path in shards for line in path.read_text().splitlines()]
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in written]
+    write_lines(folder, lines)
+    code, summary, _, rows = called(folder, service.url, [*RUN, *options, "--model", model])
     assert verify(str(folder / "out"), [str(folder / "in.jsonl")]).ok
-    return done.returncode, json.loads(done.stdout), {row["id"]: row for row in rows}
+    return code, summary, {row["id"]: row for row in rows}
 
 
 ANSWERS = {

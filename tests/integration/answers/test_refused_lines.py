@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from llmdo.runners.inspecting.verify import verify
+from tests.integration.called import called, write_lines
 
-CLOUD = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_")
 # A word of the prompt → status, body, the error's class, and the service's words that the row must have.
 REFUSED = {
     "FLAGGED": (
@@ -47,87 +40,11 @@ REFUSED = {
 }
 
 
-class Service:
-    """Speaks OpenAI's API on loopback. ``refuse(prompt, calls of it so far)``: status, body, headers, or None."""
-
-    def __init__(self, refuse):
-        self.calls = Counter()
-        lock = threading.Lock()
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                prompt = body["messages"][-1]["content"]
-                with lock:
-                    service.calls[prompt] += 1
-                    refused = refuse(prompt, service.calls[prompt])
-                message = {"role": "assistant", "content": f"echo: {prompt}"}
-                answer = {
-                    "model": body["model"],
-                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                }
-                self.reply(*(refused or (200, answer, {})))
-
-            def do_GET(self):
-                self.reply(200, {"object": "list", "data": [{"id": "m"}]}, {})
-
-            def reply(self, status, body, headers):
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in {"content-type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def serve():
-    services = []
-
-    def start(refuse):
-        services.append(Service(refuse))
-        return services[-1]
-
-    yield start
-    for service in services:
-        service.close()
-
-
 def run(folder, service, prompts):
     """The command's exit code and summary, and the rows of its output by prompt number."""
-    lines = (json.dumps({"id": number, "prompt": prompt}) for number, prompt in enumerate(prompts))
-    (folder / "in.jsonl").write_text("\n".join(lines) + "\n")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(CLOUD)}
-    env |= {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
-    command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "llmdo", *command],
-        cwd=folder,
-        env=env | {"XDG_STATE_HOME": str(folder / "state")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    shards = [path for path in (folder / "out").rglob("*.jsonl") if path.is_file()]
-    rows = [json.loads(line) for path in shards for line in path.read_text().splitlines()]
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout), {row["id"]: row for row in rows}
+    write_lines(folder, [{"id": number, "prompt": prompt} for number, prompt in enumerate(prompts)])
+    code, summary, _, rows = called(folder, service.url)
+    return code, summary, {row["id"]: row for row in rows}
 
 
 def test_what_is_refused_of_one_line_is_that_lines_error_after_one_call(tmp_path, serve):

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from datetime import datetime
-from http.server import ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from tests.integration.answers.test_refused_lines import CLOUD, Service, serve  # noqa: F401  a fixture
+from tests.integration.called import RUN, Echo, called, write_lines
 
 
 def write(folder, lines):
-    text = "".join(json.dumps({"id": number, "prompt": f"question {number}"}) + "\n" for number in range(lines))
-    (folder / "in.jsonl").write_text(text)
+    write_lines(folder, [{"id": number, "prompt": f"question {number}"} for number in range(lines)])
 
 
 def llmdo(folder, url, *options):
-    """The exit code and the summary of ``llmdo run``, what it said, and the rows of its output."""
-    command = ["run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json", *options]
-    return called(folder, url, command)
-
-
-def called(folder, url, command):
-    """The same of any command."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(CLOUD)}
-    env |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-m", "llmdo", *command],
-        cwd=folder,
-        env=env | {"XDG_STATE_HOME": str(folder / "state")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    shards = [path for path in (folder / "out").rglob("*.jsonl") if path.is_file()]
-    rows = [json.loads(line) for path in shards for line in path.read_text().splitlines()]
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout), done.stderr, rows
+    """``llmdo run``."""
+    return called(folder, url, [*RUN, *options])
 
 
 def free_port():
@@ -54,7 +27,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-def test_an_outage_in_the_middle_costs_tens_of_calls_and_no_line(tmp_path, serve):  # noqa: F811
+def test_an_outage_in_the_middle_costs_tens_of_calls_and_no_line(tmp_path, serve):
     seconds = 8.0
     began: list[float] = []
     loading = {"error": {"code": 503, "message": "Loading the weights", "type": "unavailable_error"}}
@@ -75,7 +48,7 @@ def test_an_outage_in_the_middle_costs_tens_of_calls_and_no_line(tmp_path, serve
     assert "answers again" in said
 
 
-def test_a_wrong_port_stops_the_run_burns_no_line_and_the_next_run_answers_all(tmp_path, serve):  # noqa: F811
+def test_a_wrong_port_stops_the_run_burns_no_line_and_the_next_run_answers_all(tmp_path, serve):
     write(tmp_path, 40)
     code, summary, said, rows = llmdo(tmp_path, f"http://127.0.0.1:{free_port()}/v1", "--patience", "3")
     assert (code, summary["answered"], summary["failed"], rows) == (1, 0, 0, [])
@@ -90,8 +63,7 @@ def test_a_server_that_is_started_after_the_run_is_waited_for(tmp_path, monkeypa
     port, started = free_port(), []
 
     def start():
-        monkeypatch.setattr("tests.integration.answers.test_refused_lines.ThreadingHTTPServer", at_port(port))
-        started.append(Service(lambda prompt, calls: None))
+        started.append(Echo(lambda prompt, calls: None, port))
 
     write(tmp_path, 40)
     timer = threading.Timer(9.0, start)
@@ -105,7 +77,7 @@ def test_a_server_that_is_started_after_the_run_is_waited_for(tmp_path, monkeypa
     assert sum(started[0].calls.values()) == 40
 
 
-def test_a_block_of_lines_that_crash_the_server_does_not_keep_the_others_waiting(tmp_path, serve):  # noqa: F811
+def test_a_block_of_lines_that_crash_the_server_does_not_keep_the_others_waiting(tmp_path, serve):
     bad = {f"question {number}" for number in range(60, 110)}
     service = serve(lambda prompt, calls: (500, {"error": {"message": "crashed"}}, {}) if prompt in bad else None)
     write(tmp_path, 500)
@@ -118,8 +90,9 @@ def test_a_block_of_lines_that_crash_the_server_does_not_keep_the_others_waiting
 GONE = {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}
 
 
+@pytest.mark.fast("404-body1")
 @pytest.mark.parametrize(("status", "body"), [(403, {"error": "no"}), (404, {"error": "no"}), (404, GONE)])
-def test_the_only_line_that_is_tried_again_and_is_refused_stays_an_error_row(tmp_path, serve, status, body):  # noqa: F811
+def test_the_only_line_that_is_tried_again_and_is_refused_stays_an_error_row(tmp_path, serve, status, body):
     def refuse(prompt, calls):
         if prompt == "question 7":
             return (500, {"error": "crashed"}, {}) if calls <= 3 else (status, body, {})
@@ -135,7 +108,7 @@ def test_the_only_line_that_is_tried_again_and_is_refused_stays_an_error_row(tmp
     assert service.calls["question 7"] == 4
 
 
-def test_a_retry_of_a_service_that_is_away_ends_after_its_patience_and_the_next_one_goes_on(tmp_path, serve):  # noqa: F811
+def test_a_retry_of_a_service_that_is_away_ends_after_its_patience_and_the_next_one_goes_on(tmp_path, serve):
     refuse = {"error": {"message": "this prompt is not allowed", "code": "invalid_prompt"}}
     service = serve(lambda prompt, calls: (400, refuse, {}) if calls == 1 and prompt[-1] in "05" else None)
     write(tmp_path, 40)
@@ -152,13 +125,10 @@ def test_a_retry_of_a_service_that_is_away_ends_after_its_patience_and_the_next_
     assert (code, summary["answered"], len([row for row in rows if row.get("error")])) == (0, 8, 0)
 
 
-def at_port(port):
-    return lambda address, handler: ThreadingHTTPServer((address[0], port), handler)
-
-
+@pytest.mark.fast("1-403", "16-404")
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize("concurrency", ["1", "16"])
-def test_a_bare_refusal_of_some_lines_ends_those_alone(tmp_path, serve, status, concurrency):  # noqa: F811
+def test_a_bare_refusal_of_some_lines_ends_those_alone(tmp_path, serve, status, concurrency):
     bad = {"question 0", "question 30", "question 59"}
     service = serve(lambda prompt, calls: (status, {"error": {"message": "no"}}, {}) if prompt in bad else None)
     write(tmp_path, 60)
@@ -170,7 +140,7 @@ def test_a_bare_refusal_of_some_lines_ends_those_alone(tmp_path, serve, status, 
     assert sum(service.calls.values()) == 60
 
 
-def test_a_bare_refusal_of_every_line_stops_the_run_after_few_calls_and_leaves_all_open(tmp_path, serve):  # noqa: F811
+def test_a_bare_refusal_of_every_line_stops_the_run_after_few_calls_and_leaves_all_open(tmp_path, serve):
     service = serve(lambda prompt, calls: (403, {"error": {"message": "no"}}, {}))
     write(tmp_path, 60)
     code, summary, _, rows = llmdo(tmp_path, service.url)
@@ -179,7 +149,7 @@ def test_a_bare_refusal_of_every_line_stops_the_run_after_few_calls_and_leaves_a
     assert sum(service.calls.values()) <= 25
 
 
-def test_a_very_long_retry_after_stops_the_run_and_says_until_when(tmp_path, serve):  # noqa: F811
+def test_a_very_long_retry_after_stops_the_run_and_says_until_when(tmp_path, serve):
     slow = {"error": {"code": "RateLimitReached", "message": "Come back later"}}
     service = serve(lambda prompt, calls: (429, slow, {"retry-after": "20000"}))
     write(tmp_path, 60)

@@ -1,12 +1,9 @@
 import asyncio
-import contextlib
-import json
 import pickle
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 
 import apache_beam as beam
@@ -32,6 +29,7 @@ from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.run_inference import ModelHandler
 from llmdo.transforms.prompts.models import ModelNotAllowed
+from tests.fakes.loopback import Loopback, Reply
 
 CHAT, EMBED = "workers-ai/@cf/chat", "workers-ai/@cf/baai/bge-m3"
 
@@ -310,40 +308,23 @@ def test_the_example_prints_an_answer_for_each_review(backend, capsys, monkeypat
     assert said[2].startswith("3: no answer, the line has no 'text'")
 
 
-class Loopback:
+class OwnService:
     """OpenAI's API on loopback: keeps each call's headers; ``wait_s`` before it answers."""
 
     def __init__(self, wait_s=0.0):
         self.headers = []
-        server = self
+        self._wait_s = wait_s
+        self._server = Loopback(self._answer)
+        self.url = f"{self._server.origin}/v1"
+        self.close = self._server.close
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["content-length"]))
-                server.headers.append(dict(self.headers))
-                time.sleep(wait_s)
-                choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
-                body = json.dumps({"object": "chat.completion", "model": "m", "choices": [choice]}).encode()
-                with contextlib.suppress(OSError):  # who asked may have left
-                    self.send_response(200)
-                    self.send_header("content-type", "application/json")
-                    self.send_header("content-length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+    def _answer(self, asked):
+        if asked.method == "GET":
+            return Reply(None, 501)
+        self.headers.append(dict(asked.headers))
+        time.sleep(self._wait_s)
+        choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+        return Reply({"object": "chat.completion", "model": "m", "choices": [choice]})
 
 
 @pytest.fixture
@@ -352,7 +333,7 @@ def own_service(monkeypatch):
     started = []
 
     def start(wait_s=0.0):
-        started.append(Loopback(wait_s))
+        started.append(OwnService(wait_s))
         monkeypatch.setenv("OPENAI_BASE_URL", started[-1].url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback-only")
         return started[-1]
