@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from llmdo.runners.cli.main import COMMANDS, app, command_of
+from tests.test_rooms import MAY_IMPORT, imports, modules
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -79,3 +80,17 @@ def test_the_patterns_find_what_pages_name():
     assert len(MODULE.findall(text)) > 5
     assert len(LINK.findall(text)) > 15
     assert len(OPTION.findall(text)) > 150
+
+
+def test_the_drawing_of_each_room_shows_what_imports_what():
+    drawn = dict(re.findall(r"^ (\w+)/ +(.* ▶ .*)$", text_of(ROOT / "docs" / "architecture.md"), re.MULTILINE))
+    assert set(drawn) == set(MAY_IMPORT) - {"settings", "pipelines"}
+    wrong = set()
+    for room, line in drawn.items():
+        place = {name: at for at, names in enumerate(line.split("▶")) for name in names.split()}
+        parts = {module: module.split(".")[2] for module in modules() if module.startswith(f"llmdo.{room}.")}
+        assert set(place) <= set(parts.values())
+        for module, part in parts.items():
+            below = {name.split(".")[2] for name in imports(modules()[module]) if name.startswith(f"llmdo.{room}.")}
+            wrong |= {(room, part, other) for other in below - {part} if place.get(part, -1) >= place.get(other, 99)}
+    assert wrong == set()
