@@ -1,6 +1,6 @@
 # Workers of llmdo: for Dataflow, for Flink with --environment-type DOCKER, and for `llmdo` itself on Kubernetes.
 #   docker build -t REGISTRY/llmdo:0.1.0 . && docker push REGISTRY/llmdo:0.1.0
-# Settings and secrets come when it runs, and never into the image.
+# Settings and secrets are given when it runs; they are never in the image.
 FROM apache/beam_python3.11_sdk:2.77.0
 
 LABEL org.opencontainers.image.title="llmdo" \
@@ -8,7 +8,7 @@ LABEL org.opencontainers.image.title="llmdo" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.base.name="docker.io/apache/beam_python3.11_sdk:2.77.0"
 
-# Else Beam's boot makes a virtual environment below /opt/apache, where only root may write, at each start.
+# Otherwise Beam's boot makes a virtual environment below /opt/apache, where only root may write, at each start.
 ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
     PYTHONUNBUFFERED=1 \
     LLMDO_PRISM=/opt/llmdo/prism
@@ -37,6 +37,6 @@ RUN export XDG_CACHE_HOME=/tmp/cache \
 USER 10001
 # Beam's boot writes the job's options into its working directory. It stays the ENTRYPOINT, from the base image.
 WORKDIR /home/llmdo
-# What a worker does first: an image that lacks something does not come into being. Google's client is the base image's.
+# What a worker does first: an image that lacks something fails to build. Google's client comes with the base image.
 RUN python -c "import llmdo.pipelines.jsonl, llmdo.runners.workers.settings, llmdo.runners.cli.main" \
     && python -c "import google.cloud.secretmanager"
