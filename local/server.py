@@ -179,7 +179,7 @@ async def _serve(
 ) -> None:
     own = credentials(data)
     env_file = data / "env"
-    env_file.unlink(missing_ok=True)  # one left by a killed server would tell a waiting script too early
+    env_file.unlink(missing_ok=True)  # one left by a killed server would release a waiting script too early
     app = Cloudflare(data, own, model, clock)
     try:
         http = web.Server(lambda request: _handle(request, app), access_log=None, **_LIMITS)

@@ -18,7 +18,7 @@ DEAD_LETTERS = "llmdo-input-dlq"
 
 
 class CannotServe(Exception):
-    """The server cannot start: the port is taken, or the data directory is not usable; the message says which."""
+    """The server cannot start: the port is taken, or the data directory is not usable; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)

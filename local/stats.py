@@ -1,4 +1,4 @@
-"""What was called and what was paid, so that a test or a benchmark can tell a repeated call from a first one."""
+"""What was called and what was paid, so that a test or a benchmark can distinguish a repeated call from a first one."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from llmdo.pipelines.run_options import RunOptions
 
 # The name matters. An unnamed DirectRunner picks another runner for a graph with real-time timers, and that one loses
 # batches that never fill (github.com/apache/beam/issues/28716). One worker in memory keeps reading, inference, batches
-# and writing one fused stage, so that shards appear while the run goes on.
+# and writing one fused stage, so that shards appear during the run.
 ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 

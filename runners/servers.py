@@ -144,7 +144,7 @@ def _wait_for_address(name: str, process: subprocess.Popen[bytes], log: Path, se
 
 
 def has_ended(process: subprocess.Popen[bytes], within: float = 0.0) -> bool:
-    """Whether a process ends within so many seconds."""
+    """Whether a process ends within this number of seconds."""
     try:
         process.wait(within)
     except subprocess.TimeoutExpired:

@@ -21,7 +21,7 @@ Ways = Mapping[str, Callable[[], Path]]
 
 
 class ToolError(RuntimeError):
-    """A program that is needed is not there, or does not work; the message names what was tried, and the remedy."""
+    """A required program is missing or does not work; the message names what was tried, and the remedy."""
 
 
 def given_path(places: Mapping[str, str | None], check: Callable[[Path], Path], what: str) -> Path | None:
@@ -69,7 +69,7 @@ def _first(ways: Ways, tried: list[str]) -> Path | None:
 def workshop(cache: Path) -> Iterator[Path]:
     """A folder for one try, beside where the result goes; within ``one_at_a_time``.
 
-    Those of processes that were killed go: they may hold a whole toolchain.
+    Removes those of killed processes, which may hold a whole toolchain.
     """
     for left in cache.glob("making-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -89,7 +89,7 @@ def one_at_a_time(cache: Path) -> Iterator[None]:
 
 
 def succeed(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None) -> None:
-    """Runs a command. Raises ToolError with the last line that it said."""
+    """Runs a command. Raises ToolError with the last line of its output."""
     done = run(command, _BUILD_TIMEOUT, environment, folder)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
@@ -102,7 +102,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command within ``timeout`` seconds; its stdout holds what it said on stderr, too."""
+    """Runs a command within ``timeout`` seconds; stdout has its stderr, too."""
     return subprocess.run(  # noqa: S603  commands of this package, and programs that the user named
         command,
         stdin=subprocess.DEVNULL,
@@ -118,5 +118,5 @@ def run(
 
 
 def say(text: str) -> None:
-    """Tells the user what takes long."""
+    """Prints to the user what takes long."""
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

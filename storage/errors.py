@@ -1,4 +1,4 @@
-"""What can go wrong with objects and queues. Each message names the thing and says what to do.
+"""Errors of objects and queues. Each message names the thing and the remedy.
 
 StorageError
 ├── ObjectNotFound      no such key (404)

@@ -1,4 +1,4 @@
-"""What is wrong with a field, in plain words in the place of pydantic's."""
+"""What is wrong with a field, in plain words instead of pydantic's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-# By pydantic's type of the error; {…} stands for what the field's own rule says.
+# By pydantic's type of the error; {…} stands for a value of the field's own rule.
 _EXPECTED: Mapping[str, str] = {
     "missing": "is missing",
     "extra_forbidden": "is not known here",

@@ -13,7 +13,7 @@ from llmdo.settings.network import network_problems
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
 BRAINTRUST_API = "https://api.braintrust.dev/v1"
-# What is no secret, and may stand in a job's description.
+# Not secret: these may stand in a job's description.
 _PLAIN = (
     *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
     *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
@@ -187,7 +187,7 @@ def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
 
 
 def plain_settings() -> dict[str, str]:
-    """The settings of this process that are no secrets, for workers on other machines."""
+    """The settings of this process that are not secret, for workers on other machines."""
     return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
 
 

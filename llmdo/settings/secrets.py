@@ -26,7 +26,7 @@ _TELLTALE = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
 _header_variables: set[str] = set()  # those whose values this process has put into headers
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What HTTP itself needs, and what says how a body is read.
+# What HTTP itself needs, and what a body is decoded by.
 _NOT_THEIRS = frozenset(
     """accept-encoding connection content-encoding content-length content-type expect host keep-alive te trailer
     transfer-encoding upgrade""".split()
@@ -66,7 +66,7 @@ def header_values(headers: Iterable[str]) -> dict[str, str]:
 def without_secrets(text: str) -> str:
     """A text with ``<NAME>`` for the value of each secret variable, also as a URL or JSON would write it.
 
-    For what a service says: some echo a request with its headers, and error messages quote them.
+    For messages of services: some echo a request with its headers, and error messages quote them.
     """
     for name, secret in _hidden():
         if len(secret) >= _SHORTEST_SECRET:

@@ -21,7 +21,7 @@ from llmdo.local.wire import Refused, Reply, success
 
 # developers.cloudflare.com/workers-ai/features/batch-api: less than 10 MB in all
 MAX_BYTES = 10_000_000
-CAPACITY = 200  # batches that are worked on; of our own choice, since the real one is not told
+CAPACITY = 200  # batches that are worked on; our own choice, since the real one is not published
 _POLLS = ("queued", "running")
 
 Answer = Callable[[dict[str, Any], Model], Awaitable[Reply]]

@@ -100,7 +100,7 @@ class Model:
         }
 
     def schema(self) -> dict[str, Any]:
-        """What ``/ai/models/schema`` answers: as much as tells the two kinds of text generation apart."""
+        """What ``/ai/models/schema`` answers: enough to distinguish the two kinds of text generation."""
         fields = {CHAT: ("messages", "max_tokens", "temperature"), EMBEDDINGS: ("text",)}.get(self.task, ())
         if self.openai_shape:
             fields += ("max_completion_tokens", "reasoning_effort")
@@ -163,7 +163,7 @@ SMOLLM2 = (
     _embedded(
         "@cf/huggingface/smollm2-135m-embed",
         EMBEDDINGS,
-        "Mean of SmolLM2 135M's last layer: tells texts apart, no more.",
+        "Mean of SmolLM2 135M's last layer: distinguishes texts, no more.",
     ),
     _embedded("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, _ALIAS),
     _embedded("@cf/baai/bge-m3", EMBEDDINGS, _ALIAS),

@@ -26,7 +26,7 @@ def body_of(call: Call) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(400, 3003, f"AiError: AiError: 3003: Incomplete request: {error}") from error
     if not isinstance(body, dict):
-        raise Refused(400, 3003, "AiError: AiError: 3003: Incomplete request: the body is no JSON object")
+        raise Refused(400, 3003, "AiError: AiError: 3003: Incomplete request: the body is not a JSON object")
     return body
 
 

@@ -121,7 +121,7 @@ class Queues:
         self._clock = clock
         make_database(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # A killed server loses nothing with WAL; only a power cut could, and that is no case for a local stand-in.
+        # A killed server loses nothing with WAL; only a power cut could, which does not matter for a local stand-in.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; {_SCHEMA}")
 
     def close(self) -> None:

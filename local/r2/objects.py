@@ -39,7 +39,7 @@ _WORDING = {
     "NoSuchBucket": "The specified bucket does not exist.",
     "PreconditionFailed": "At least one of the pre-conditions you specified did not hold.",
 }
-# What moto adds and R2 does not, or what the server says itself.
+# Headers that moto adds and R2 does not, or that the server sends itself.
 _DROPPED_HEADERS = frozenset(
     "server date connection transfer-encoding x-amzn-requestid x-amz-version-id x-amz-content-sha256"
     " x-amz-sdk-checksum-algorithm".split()

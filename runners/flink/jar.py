@@ -29,7 +29,7 @@ _PROPERTIES = "org/apache/beam/sdk/sdk.properties"
 _DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 # What Maven makes of the pom, see ``content_of``; the same with Maven 3.8 on Java 17 and 3.9 on Java 25.
 _CONTENT = "e98fc4b4e881f6e1bd4e1288a4acf3df2f9773dc0ff6aa742b02f045ff262864"
-# These tell when, and by which Maven and Java, a jar was made.
+# These contain when, and by which Maven and Java, a jar was made.
 _MAKERS_OWN = ("META-INF/MANIFEST.MF", "META-INF/maven/llmdo/")
 _JAVA_TIMEOUT = 30.0  # seconds
 
@@ -94,7 +94,7 @@ def java() -> Path:
     # 1.8.0_392 is Java 8.
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version is None:
-        raise FlinkError(f"{found} -version says no version ({said.strip()[:80] or 'nothing'}); {remedy}")
+        raise FlinkError(f"{found} -version prints no version ({said.strip()[:80] or 'nothing'}); {remedy}")
     if int(version[1]) < JAVA_AT_LEAST:
         raise FlinkError(f"{found} is Java {version[1]}; {remedy}")
     return Path(found)

@@ -1,6 +1,6 @@
 """Keeps the servers of a Java program on loopback: Byteman, a Java agent, with the rules in ``loopback.btm``.
 
-Beam's servers ignore the host that they are told (``ServerFactory`` of its Java SDK uses ``forPort``), so there is no
+Beam's servers ignore the host that they are given (``ServerFactory`` of its Java SDK uses ``forPort``), so there is no
 option for it.
 """
 

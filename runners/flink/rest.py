@@ -22,7 +22,7 @@ _OVER = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a cluster says of itself.
+    """What a cluster reports of itself.
 
     Attributes:
         url: of its REST API.

@@ -61,7 +61,7 @@ class FlinkSettings(PipelineOptions):
 def launch(options: JsonlOptions) -> Iterator[list[str]]:
     """Gives the arguments of a pipeline that runs on Flink; the job ends where the context does.
 
-    A process that is killed leaves its job on the cluster behind, which goes on. Raises UsageError and FlinkError for
+    A process that is killed leaves its job on the cluster behind, which continues. Raises UsageError and FlinkError for
     what ``check`` finds, what ``running_job_server`` does, and ServerDied for a job server that ended in the middle.
     """
     plan = check(options)
@@ -75,7 +75,7 @@ def launch(options: JsonlOptions) -> Iterator[list[str]]:
 
 
 def job_name(options: JsonlOptions) -> str:
-    """Unique, and it tells where answers go: ``llmdo-answers-3f9a41c2``."""
+    """Unique, and derived from where answers go: ``llmdo-answers-3f9a41c2``."""
     folder = re.sub(r"[^a-z0-9]+", "-", options.output.rstrip("/").rpartition("/")[2].lower()).strip("-")
     return "-".join(filter(None, ("llmdo", folder[:64], uuid.uuid4().hex[:8])))
 
@@ -98,7 +98,7 @@ def running_job_server(plan: Plan, *, allow_open: bool = False) -> AbstractConte
             "-Dorg.slf4j.simpleLogger.log.org.apache.beam.runners.jobsubmission=info",
             *("-jar", plan.jar),
             f"--flink-master={plan.cluster.url if plan.cluster else LOCAL}",
-            # Free ones, told in the log; a negative one: no service for steps of other languages.
+            # Free ones, which the log names; a negative one: no service for steps of other languages.
             *("--job-port=0", "--artifact-port=0", "--expansion-port=-1"),
             f"--artifacts-dir={folder / 'artifacts'}",
         ]
@@ -141,7 +141,7 @@ def flink_arguments(options: JsonlOptions, plan: Plan, endpoint: Endpoint, name:
         *(["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints}"] if checkpoints else []),
         # It would also wait behind all lines that are on their way to a step: minutes of calls.
         "--unaligned_checkpoint_enabled=true",
-        # A checkpoint that cannot be made is none; the job goes on.
+        # A checkpoint that fails does not fail the job.
         "--fail_on_checkpointing_errors=false",
         f"--number_of_execution_retries={flink.flink_restarts}",
         f"--execution_retry_delay={_RESTART_DELAY}",

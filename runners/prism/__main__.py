@@ -8,7 +8,7 @@ from llmdo.runners.prism.binary import PrismError, find_prism
 
 
 def main() -> int:
-    """Prints where the binary is; one that is nowhere is built. Gives 1 where it cannot be had, and says why."""
+    """Prints the path of the binary, and builds a missing one. Returns 1, with the reason on stderr, if it cannot."""
     try:
         print(find_prism(None))  # noqa: T201  this is the command's output
     except PrismError as error:

@@ -79,7 +79,7 @@ def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextM
         raise UsageError(
             [f"where {binary} would listen cannot be seen on this system; {_REMEDY}, or accept any with {ALLOW}"]
         )
-    # Port 0 is a free one, told in the log: no race for it.
+    # Port 0 is a free one, which the log names: no race for it.
     command: list[str | Path] = [binary, "--job_port=0", "--serve_http=false", "--log_kind=json"]
     check = partial(refuse_strangers, f"Prism ({binary})", remedy=_REMEDY, allowed=allow_open)
     return running("Prism", lambda _: command, _SERVING, check)

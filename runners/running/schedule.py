@@ -27,7 +27,7 @@ from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
 _log = logging.getLogger(__name__)
 
 _NAP = 0.5  # seconds; short, since clocks are set and machines sleep
-# After so long a claim that was taken, or a store that could not be reached, is looked at again.
+# When a claim that was taken, or a store that could not be reached, is looked at again.
 _AGAIN = timedelta(seconds=60)
 
 
@@ -99,7 +99,7 @@ def schedule(
 class Schedule:
     """The schedule of one output. A run that fails does not end it.
 
-    Ticks that pass while a run goes on, while another machine has the claim or while no process was there are made up
+    Ticks that pass during a run, while another machine has the claim or while no process was there are made up
     by one run, whose tick is the newest of them. A run that was cut short does not count: its tick is made up, too.
     """
 
@@ -119,7 +119,7 @@ class Schedule:
         self._exit_code = EXIT_ANSWERED
 
     def run(self) -> int:
-        """Goes on until it is told to stop. Raises StorageError where it cannot begin."""
+        """Runs until it is stopped. Raises StorageError if it cannot begin."""
         last = self._book.begin(self._world.clock())
         while not self._stopping.asked:
             now = self._world.clock()
@@ -192,12 +192,12 @@ class Schedule:
 
     def _watch(self, run: RunProcess, presence: Presence) -> tuple[RunEnd, bool]:
         """Waits for a run's end; also says whether it was asked to end."""
-        told = False
+        asked = False
         while (how := run.result(_NAP)) is None:
-            if not told and (self._stopping.asked or presence.asleep):
-                told = True
+            if not asked and (self._stopping.asked or presence.asleep):
+                asked = True
                 run.stop()
-        return how, told
+        return how, asked
 
 
 def _iso(moment: datetime, timespec: str = "seconds") -> str:

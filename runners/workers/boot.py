@@ -1,4 +1,4 @@
-"""Starts Python workers where the cluster is told ``--environment_type=PROCESS``: what the container's boot does.
+"""Starts Python workers where the cluster has ``--environment_type=PROCESS``: what the container's boot does.
 
 ``llmdo-worker`` is this module's command: ``--environment_config='{"command": "/…/.venv/bin/llmdo-worker"}'``. The
 program and its requirements must be installed there: a job brings no packages.
@@ -26,7 +26,7 @@ _IGNORED = "submission_environment_dependencies.txt"
 
 
 class BootError(RuntimeError):
-    """No worker can be started; the message says why, and the remedy."""
+    """No worker can be started; the message has the reason and the remedy."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -62,7 +62,7 @@ def _provision_info(endpoint: str, worker: str) -> Any:
                 wait_for_ready=True,
             ).info
         except grpc.RpcError as error:
-            raise BootError(f"the runner at {endpoint} tells nothing of the job ({error.code().name})") from None
+            raise BootError(f"the runner at {endpoint} does not describe the job ({error.code().name})") from None
 
 
 def worker_environment(info: Any, given: argparse.Namespace) -> dict[str, str]:

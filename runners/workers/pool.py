@@ -19,7 +19,7 @@ from llmdo.runners.portable import serve_pool
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or Ctrl-C; the workers end with it. Gives 1 where it cannot, and says why."""
+    """Serves until SIGTERM or Ctrl-C; the workers end with it. Returns 1, with the reason on stderr, if it cannot."""
     parser = argparse.ArgumentParser(
         prog="python -m llmdo.runners.workers.pool", description=__doc__.partition("\n")[0]
     )

@@ -28,7 +28,7 @@ class WorkerSettings(PipelineOptions):
 
 
 def worker_arguments(env_from: tuple[str, ...]) -> list[str]:
-    """Pipeline arguments that give workers this process's plain settings, and tell them where secrets are."""
+    """Pipeline arguments that give workers this process's plain settings, and the places of their secrets."""
     taken = {one.partition("=")[0] for one in env_from}
     return [
         f"--beam_plugin={__name__}",

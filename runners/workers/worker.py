@@ -37,7 +37,7 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 
 def _leave(code: int) -> None:
-    """What waits for a call goes on waiting: a bundle must not end well without its lines."""
+    """What waits for a call keeps waiting: a bundle must not succeed without its lines."""
     _end_calls()
     os._exit(code)
 

@@ -5,7 +5,7 @@
           <conversation>/_owner.json               who works on the conversation
           _open/<conversation>/<message>.json      the message is not yet answered, or its answer not yet pushed
           _traces/<conversation>/<message>.json    Trace
-          _events/…  _dead/…                       events that are no messages; and what is no event
+          _events/…  _dead/…                       events that are not messages; and what is not an event
 
 Order of writes: message → mark → ack; answer → push → mark removed. What is marked and has an answer is pushed again.
 """
@@ -205,11 +205,11 @@ class ChatLog:
                 return
 
     def keep(self, event: Mapping[str, Any]) -> None:
-        """Keeps an event that is no message, as it came, and once however often it comes."""
+        """Keeps an event that is not a message, as it came, and once however often it comes."""
         self._put_once(EVENTS, to_json(event))
 
     def bury(self, body: object, reason: str) -> None:
-        """Puts what is no event to the dead letters."""
+        """Puts what is not an event among the dead letters."""
         text = body.decode("utf-8", "backslashreplace") if isinstance(body, bytes) else body
         self._put_once(DEAD, json.dumps({"reason": reason, "body": text}, default=repr).encode())
 

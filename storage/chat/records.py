@@ -36,7 +36,7 @@ def cleaned(text: str) -> str:
 
 
 class ChatMessage(BaseModel):
-    """One message of a conversation, as ``v1.ChatMessageSent`` tells of it.
+    """One message of a conversation, as ``v1.ChatMessageSent`` describes it.
 
     Attributes:
         event: the whole envelope as it came.

@@ -16,7 +16,7 @@ BUSY_S = 20.0  # how long a write waits for other processes'
 _CHECKED_BYTES = 1 << 30  # a larger file is not checked whole when it is opened: 0.6 s for this size when cached
 _PRUNE_ROWS = 500  # of one transaction, so that others can write between them
 
-_APPLICATION_ID = 0x6C6C6D64  # "llmd"; tells it from other programs' databases
+_APPLICATION_ID = 0x6C6C6D64  # "llmd"; distinguishes it from other programs' databases
 _VERSION = 1
 # The value is last, so that the other columns are read without it.
 _SCHEMA = f"""

@@ -25,7 +25,7 @@ from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 THREADS = 32  # requests at once; the R2 client has more connections
 _FORMAT = 1
 _PRUNE_OBJECTS = 1000  # at a time; the whole listing may be too long for memory
-MARKER = "_ledger.json"  # says that the prefix is a ledger, and of which format
+MARKER = "_ledger.json"  # marks the prefix as a ledger, and has its format
 _NAME = re.compile(r"(?P<first>[0-9a-f]{2})/(?P=first)[0-9a-f]{62}\.json")
 
 _T = TypeVar("_T")
@@ -38,7 +38,7 @@ class _Unreadable(Exception):
 
 
 class ObjectLedger:
-    """A Ledger in a store, below a prefix that is empty or ends in '/'. See the module, and open_ledger for errors.
+    """A Ledger in a store, below a prefix that is empty or ends in '/'. See open_ledger for errors.
 
     In a local folder a value outlives kill -9; after a power cut its name may be missing.
     """
@@ -158,7 +158,7 @@ def _check_format(store: ObjectStore, prefix: str, *, make: bool) -> None:
         found = _header(body).get("format")
         if found != _FORMAT:
             raise LedgerError(
-                f"{store.url}/{name}: says format {found}, this program reads {_FORMAT}; use the llmdo that wrote it, "
+                f"{store.url}/{name}: has format {found}, this program reads {_FORMAT}; use the llmdo that wrote it, "
                 "or name another --ledger"
             )
         return

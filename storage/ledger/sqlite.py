@@ -26,8 +26,8 @@ from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, transla
 from llmdo.storage.ledger.ledger import DamageLog, check_key, checksum
 
 QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # a commit on the loop takes no longer, in the mean, and is no larger
-# Of answers that come all at once so many are committed in a turn of the loop, so that the calls which follow the first
-# of them are under way before the last is committed: they spread, and the next answers do not come all at once.
+# Rows committed in one turn of the loop when many answers arrive at once. The calls that follow the first of them are
+# then under way before the last is committed, so they spread, and the next answers do not arrive all at once.
 QUICK_ROWS = 16
 _WEIGHT, _FORGET = 0.125, 0.98  # of one in a mean; of a commit's mean, with each commit that a thread makes
 # So many that came at once do not wait for others, nor do any where puts are so close: there they meet by themselves.
@@ -47,7 +47,7 @@ class _Put(NamedTuple):
 
 
 class SqliteLedger:
-    """A Ledger in one SQLite file, whose folder must exist. See the module, and open_ledger for what is raised."""
+    """A Ledger in one SQLite file, whose folder must exist. See open_ledger for errors."""
 
     def __init__(self, path: Path) -> None:
         self._damage = DamageLog()
@@ -137,7 +137,7 @@ class SqliteLedger:
         self._groups.put(group + self._some(_GROUP_ROWS - len(group), _GROUP_BYTES))
 
     def _some(self, rows: int, most_bytes: int) -> list[_Put]:
-        """The first puts that wait, until they have so many bytes."""
+        """The first waiting puts, up to these numbers of rows and bytes."""
         group: list[_Put] = []
         size = 0
         while self._waiting and len(group) < rows and size < most_bytes:
@@ -146,7 +146,7 @@ class SqliteLedger:
         return group
 
     def _commit_at_once(self, group: Sequence[_Put]) -> bool:
-        """Unless it is large, another process writes, or there is an error: the thread waits, and tells."""
+        """Commits. Leaves a large group, one that must wait for another process, and errors to the thread."""
         if sum(len(put.value) for put in group) > QUICK_BYTES:
             return False
         begin = time.perf_counter()

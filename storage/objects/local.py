@@ -58,8 +58,8 @@ class LocalStore:
     The etag is ``<size>-<mtime in ns>``; ``stream`` takes a ``content_etag`` as well, whatever the file's time is.
     A put appears whole, after an fsync; metadata is dropped. ``put_if_absent`` is atomic. ``put_if_match`` is best
     effort: calls of it exclude each other, in all processes of this machine, but a plain put or delete, or another
-    program, may come between its check and its write. ``list`` does not follow links to folders, and passes over names
-    that are not UTF-8, which are no keys. Every method raises InvalidLocation for a key that names no file below the
+    program, may come between its check and its write. ``list`` does not follow links to folders, and skips names
+    that are not UTF-8, which cannot be keys. Every method raises InvalidLocation for a key that names no file below the
     folder.
     """
 
@@ -85,7 +85,7 @@ class LocalStore:
                 # The etag from before: a file that another program changes meanwhile then shows as changed later.
                 status = os.fstat(handle)
                 body = os.read(handle, status.st_size + 1)
-                if len(body) != status.st_size:  # it is being changed, or is no regular file, or very large
+                if len(body) != status.st_size:  # it is being changed, is not a regular file, or is very large
                     with os.fdopen(handle, "rb", closefd=False) as file:
                         body += file.read()
                 return body, _etag(status)

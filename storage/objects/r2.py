@@ -66,7 +66,7 @@ class R2Store:
         return ObjectInfo(key, _etag(head), head["ContentLength"], head["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
-        """Raises BucketNotFound; the 404 of a HEAD says not what is missing."""
+        """Raises BucketNotFound; the 404 of a HEAD does not say what is missing."""
         with translated(self.url):
             try:
                 self._client.head_bucket(Bucket=self._bucket)

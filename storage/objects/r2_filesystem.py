@@ -119,7 +119,7 @@ class R2FileSystem(FileSystem):
         return _stat(path).modified.timestamp()
 
     def checksum(self, path: str) -> str:
-        """The etag; of an object written in parts it is no hash of the content. Raises BeamIOError where none is."""
+        """The etag, which is not a hash of the content if it was written in parts. Raises BeamIOError."""
         return _stat(path).etag
 
     def metadata(self, path: str) -> FileMetadata:

@@ -39,7 +39,7 @@ class ObjectStore(Protocol):
     """
 
     url: str  # "r2://bucket" or the folder's absolute path; open_store(url) gives an equal store
-    keeps_metadata: bool  # False: put() drops metadata, and what it would tell must be read from the body
+    keeps_metadata: bool  # False: put() drops metadata; its content must be read from the body
 
     def stat(self, key: str) -> ObjectInfo:
         """One object's properties, with its metadata. Raises ObjectNotFound."""

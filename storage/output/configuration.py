@@ -56,7 +56,7 @@ def agree(
 def read(store: ObjectStore, prefix: str) -> Mapping[str, Any] | None:
     """What decides the answers of an output, and its fingerprint; None where no run has begun.
 
-    Raises StorageError, and ValueError for an object that is no configuration.
+    Raises StorageError, and ValueError for an object that is not a configuration.
     """
     try:
         body, _ = store.read(prefix + NAME)

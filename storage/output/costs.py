@@ -16,7 +16,7 @@ class Cost:
     Attributes:
         usd: US dollars, at list prices, of those whose cost is known; None where there are some and of none it is.
         unpriced: how many have no known cost: unless 0, ``usd`` is a lower bound.
-        neurons: Workers AI's unit, the sum of those told; None where none were.
+        neurons: Workers AI's unit, the sum of those reported; None where none were.
     """
 
     usd: float | None = 0.0
@@ -28,7 +28,7 @@ NOTHING = Cost()
 
 
 def unknown(answers: int) -> Cost:
-    """The cost of answers of which nobody told it."""
+    """The cost of answers for which none was reported."""
     return Cost(None if answers else 0.0, answers)
 
 

@@ -75,7 +75,7 @@ class Jobs:
                 try:
                     found, etag = self.store.read(key)
                     before = _read(found)
-                    # A repeated PUT whose first reply was lost finds its own record: the nonce tells.
+                    # A repeated PUT whose first reply was lost finds its own record, by the nonce.
                     if before is not None and before.nonce == record.nonce:
                         return Claim(before)
                     if before is not None and before.run_id and (before.run_id == ours or is_alive(before.run_id)):

@@ -1,4 +1,4 @@
-"""What stands in a pulled message's body: base64, JSON or text, as its content type says or as senders really do it.
+"""The body of a pulled message: base64, JSON or text, by its content type or by what senders really do.
 
 Source: developers.cloudflare.com/queues/configuration/pull-consumers, "Content types". Its own sample contradicts its
 text ("json" bodies are base64, yet the sample's is plain), so the header leads and the other readings follow.

@@ -1,4 +1,4 @@
-"""R2's event notifications: what a queue message says, and whether it is about an input file.
+"""R2's event notifications: what a queue message contains, and whether it is about an input file.
 
 Source: developers.cloudflare.com/r2/buckets/event-notifications.
 """
@@ -91,7 +91,7 @@ def is_hidden(below: str) -> bool:
 
 
 def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> str | None:
-    """None for an input file; else why it is passed over. No ``suffixes`` allow every key.
+    """None for an input file; else why it is skipped. No ``suffixes`` allow every key.
 
     A key below ``output`` is never wanted: shards fire events too, and answering them would never end.
     """

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other, where its steps are not in the process that began it.
+"""What the processes of one run report to each other, where its steps are not in the process that started it.
 
 Each reports in ``_runs/<run_id>/<member>.<slot>.report.json`` what it has done and whether it had to stop; the one that
 began the run reads that, and stops all of them by ``_runs/<run_id>/stop.json``. Their heartbeats stand beside these.

@@ -23,7 +23,7 @@ BEAT_SECONDS = 60.0  # R2 takes one write a second to a key; nothing else of a r
 DEAD_SECONDS = 180.0  # by the store's own clock, so that no machine's clock matters
 ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no new call: others may take over soon
 BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
-_ASK_AGAIN_SECONDS = 10.0  # what is known of another run is believed for so long
+_ASK_AGAIN_SECONDS = 10.0  # for how long what is known of another run is believed
 _FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
 
 # What else is in the folder: a schedule's claim, and the summaries of its runs, named by ticks (see schedules).
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat(BaseModel):
-    """What a run says of itself.
+    """What a run reports of itself.
 
     ``host`` is its machine since boot; ``process_start`` tells its process from a later one that has its ``pid``, and
     is empty where the system does not say; ``configuration`` is the fingerprint that it works by, empty in heartbeats
@@ -58,7 +58,7 @@ class Heartbeat(BaseModel):
 
 
 def owner_of(run_id: str, attempt: str) -> str:
-    """Who a job record says works on its file: a run, or one of its attempts, where a runner begins them by itself."""
+    """Who a job record says works on its file: a run, or one of its attempts, where a runner starts them by itself."""
     return f"{run_id}@{attempt}" if attempt else run_id
 
 
@@ -73,7 +73,7 @@ def attempt_of(owner: str) -> str:
 
 
 def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
-    """The heartbeats in one output, also those of dead runs (``Presence.is_alive`` tells). Raises StorageError."""
+    """The heartbeats in one output, also those of dead runs (see ``Presence.is_alive``). Raises StorageError."""
     for info in _of_runs(store, prefix):
         beat = _read(store, info.key) if is_beat(info.key) else None
         if beat is not None:
@@ -83,7 +83,7 @@ def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
 def sweep(store: ObjectStore, prefix: str) -> None:
     """Removes the heartbeats of runs that were killed over a day ago; a run that lives must have one there.
 
-    Its heartbeat tells the time, so that no machine's clock matters. Raises StorageError.
+    Its heartbeat gives the time, so that no machine's clock matters. Raises StorageError.
     """
     beats = list(_of_runs(store, prefix))
     now = max((info.modified for info in beats), default=None)
@@ -215,7 +215,7 @@ def _of_runs(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
 
 
 def is_beat(name: str) -> bool:
-    """Whether it is none of what the processes of one run tell each other; see llmdo.storage.runs.members."""
+    """Whether it is not one of the objects by which the processes of one run report to each other."""
     return not name.endswith((REPORT, STOP))
 
 

@@ -133,7 +133,7 @@ class Schedules:
             self._store.put_if_absent(self._summary(tick), to_json(summary, indent=1))
 
     def _says(self, claim: Claim, now: datetime) -> bool:
-        """Whether a claim tells what this schedule has done."""
+        """Whether a claim records what this schedule has done."""
         return claim.schedule == self._schedule and claim.last <= now + _SKEW
 
     @property

@@ -199,7 +199,7 @@ def test_java_home_comes_before_path_and_a_missing_java_is_said(
 
 def test_a_java_that_says_nothing_is_refused(tmp_path: Path) -> None:
     script(tmp_path / "bin" / "java", "echo 'no runtime present'")
-    with pytest.raises(FlinkError, match=r"-version says no version \(no runtime present\); Flink needs"):
+    with pytest.raises(FlinkError, match=r"-version prints no version \(no runtime present\); Flink needs"):
         java()
 
 

@@ -156,7 +156,7 @@ def test_a_runner_that_is_not_there_is_a_sentence_and_exit_code_1(boot: Path, mo
         check=False,
     )
     assert ended.returncode == 1
-    assert "llmdo-worker: the runner at 127.0.0.1:9 tells nothing of the job (DEADLINE_EXCEEDED)" in ended.stderr
+    assert "llmdo-worker: the runner at 127.0.0.1:9 does not describe the job (DEADLINE_EXCEEDED)" in ended.stderr
 
 
 def test_a_secret_of_the_environment_is_not_among_the_plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_a_file_is_no_folder_to_keep_answers_in(tmp_path):
 def test_a_ledger_of_another_format_is_refused(store, url, marker):
     store.put("paid/_ledger.json", marker)
     for call in (lambda: open_ledger(url), lambda: prune(url, 0)):
-        with pytest.raises(LedgerError, match=r"_ledger.json: says format \w+, this program reads 1"):
+        with pytest.raises(LedgerError, match=r"_ledger.json: has format \w+, this program reads 1"):
             call()
 
 
