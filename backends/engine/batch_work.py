@@ -14,10 +14,10 @@ from typing import Any
 
 from llmdo.backends.backend import BatchBackend
 from llmdo.backends.engine.recall import Recall
-from llmdo.backends.engine.turns import NotStarted, Turns
+from llmdo.backends.engine.scheduler import NotStarted, Scheduler
 from llmdo.backends.engine.verdicts import BEFORE_ANSWERS, as_lines_own
 from llmdo.backends.errors import CallTimeout, ModelError, ModelUnusable, Retryable, StopRun
-from llmdo.backends.limits.retry import Retry, is_refusal
+from llmdo.backends.limits.retry import Retry, is_throttled
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.money import Budget
 from llmdo.backends.requests import BatchPlace, RawRequest, Request, batch_places
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class BatchMember:
     """A request in a batch. ``ended`` gets its answer or its error, or None where it is to be called by itself."""
 
     request: Request
@@ -57,7 +57,7 @@ class Batch:
     backend: BatchBackend
     began: float
     joined: float
-    members: list[Member] = field(default_factory=list)
+    members: list[BatchMember] = field(default_factory=list)
     share: float = 0.0
     name: str = ""
     until: float = float("inf")
@@ -74,7 +74,7 @@ class BatchWork:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        turns: Turns,
+        scheduler: Scheduler,
         retry: Retry,
         call_timeout_s: float,
         recall: Recall | None,
@@ -86,7 +86,7 @@ class BatchWork:
         self.retry = retry
         self.recall = recall
         self.over = asyncio.Event()
-        self._turns = turns
+        self._scheduler = scheduler
         self._call_timeout_s = call_timeout_s
         self._budget = budget
         self._stop = stop
@@ -102,13 +102,15 @@ class BatchWork:
         have handed it over, and each member counts as lost then.
         """
         await self._prices(batch.provider)
+        if self.over.is_set():
+            raise NotStarted  # to reserve would wait for the prices, and so would the loop
         self._reserve(batch)
         began, tries = self.loop.time(), Counter[bool]()
         while batch.members:
             try:
                 return await self._submit(batch)
             except Retryable as error:
-                refused = is_refusal(error)
+                refused = is_throttled(error)
                 tries[refused] += 1
                 spent_s = self.loop.time() - began
                 wait_s = self.retry.wait_s(error, tries[refused], self._random, spent_s)
@@ -176,7 +178,7 @@ class BatchWork:
             self._end(batch, member)
         batch.members.clear()
 
-    def _end(self, batch: Batch, member: Member) -> None:
+    def _end(self, batch: Batch, member: BatchMember) -> None:
         """Ends a member without an answer; one that this run has handed over may be billed all the same."""
         if self._budget and batch.name and not batch.earlier:
             self._budget.after(batch.provider, member.request, None)
@@ -184,7 +186,7 @@ class BatchWork:
             self._budget.give_back(member.request)
         self._tell_member(member, None)
 
-    def _tell_member(self, member: Member, ended: Response | ModelError | None) -> None:
+    def _tell_member(self, member: BatchMember, ended: Response | ModelError | None) -> None:
         if not member.ended.done():  # as it is where its task was cancelled
             member.ended.set_result(ended)
 
@@ -228,7 +230,7 @@ class BatchWork:
             for member in batch.members:
                 self._budget.lose(batch.provider, member.request)
 
-    async def _poll(self, batch: Batch, members: list[Member]) -> tuple[Response | ModelError, ...] | None:
+    async def _poll(self, batch: Batch, members: list[BatchMember]) -> tuple[Response | ModelError, ...] | None:
         requests, places = [member.request for member in members], [member.place for member in members if member.place]
         async with self._call(batch, {"request_id": batch.name}), asyncio.timeout(self._call_timeout_s):
             return (await batch.backend.poll_batch(batch.model, batch.name, requests, places)).results
@@ -237,7 +239,7 @@ class BatchWork:
     async def _call(self, batch: Batch, body: Mapping[str, Any]) -> AsyncIterator[None]:
         """One call in the window. Raises NotStarted instead of a StopRun that speaks of the account: all are told."""
         request = RawRequest(batch.model, body)
-        call = await self._turns.take(batch.provider, request, again=True, paid=False)
+        call = await self._scheduler.take(batch.provider, request, again=True, paid=False)
         error: ModelError | None = None
         try:
             yield
@@ -250,8 +252,8 @@ class BatchWork:
                 raise self._ending(batch, known) from known
             raise
         finally:
-            self._turns.give_back(batch.provider, call, None, error)
-            self._turns.start()
+            self._scheduler.give_back(batch.provider, call, None, error)
+            self._scheduler.start()
 
     def _ending(self, batch: Batch, error: ModelError) -> ModelError | NotStarted:
         """What to raise for an error that every call meets; one that ends the run is told to all."""

@@ -23,11 +23,11 @@ from typing import Any
 
 from llmdo.backends.backend import Backend, BatchBackend
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batch_work import Batch, BatchWork, Member
+from llmdo.backends.engine.batch_work import Batch, BatchMember, BatchWork
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.recall import HandedOver
+from llmdo.backends.engine.scheduler import NotStarted
 from llmdo.backends.engine.settings import Mode
-from llmdo.backends.engine.turns import NotStarted
 from llmdo.backends.errors import LineError, ModelError
 from llmdo.backends.listing import list_models
 from llmdo.backends.requests import BatchPlace, EmbedRequest, Request
@@ -61,29 +61,29 @@ class Batches:
         self._connections = connections
         self._work = work
         self._loop = work.loop
-        self._earlier: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._found: dict[tuple[str, str], asyncio.Future[BatchBackend | None]] = {}
+        self._handed_over: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._batch_backends: dict[tuple[str, str], asyncio.Future[BatchBackend | None]] = {}
         # By provider, model and, of those that were handed over, name.
-        self._gathering: dict[tuple[str, str, str], Batch] = {}
+        self._open_groups: dict[tuple[str, str, str], Batch] = {}
         self._followed: dict[tuple[str, str, str], Batch] = {}
         # Groups of a model are handed over one after the other: a model that refuses one is not asked again.
-        self._doors: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._at_doors: set[Batch] = set()
-        self._told: set[str] = set()
+        self._handover_locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._awaiting_handover: set[Batch] = set()
+        self._warned: set[str] = set()
 
     async def answer(self, job: Job, request: Request) -> Response | None:
         """The answer by way of a batch, or None where the request is to be called by itself.
 
         Raises the ModelError with which its item ended, and NotStarted.
         """
-        if job.again or (self._mode == "sync" and not await self._were_any(job.provider, request.model)):
+        if job.again or (self._mode == "sync" and not await self._were_handed_over(job.provider, request.model)):
             return None
         backend = await self._backend(job.provider, request)
         if backend is None:
             return None
         self.waiting += 1
         try:
-            ended = await self._ended(job.provider, request, backend)
+            ended = await self._outcome(job.provider, request, backend)
         finally:
             self.waiting -= 1
         if ended is None:
@@ -96,29 +96,29 @@ class Batches:
     def stop(self) -> None:
         """Hands nothing more over; members end as NotStarted, but for those of a call in flight."""
         self._work.over.set()
-        for batch in (*self._gathering.values(), *self._at_doors):
+        for batch in (*self._open_groups.values(), *self._awaiting_handover):
             self._work.send_away(batch)
-        self._gathering.clear()
+        self._open_groups.clear()
 
-    async def _ended(self, provider: str, request: Request, backend: BatchBackend) -> Response | ModelError | None:
+    async def _outcome(self, provider: str, request: Request, backend: BatchBackend) -> Response | ModelError | None:
         recall = self._work.recall
         known = await recall.handed_over(provider, request) if recall else None
         if self._work.over.is_set():
             raise NotStarted
-        member = Member(request, self._loop.create_future())
+        member = BatchMember(request, self._loop.create_future())
         if known:
             self._rejoin(provider, member, known, backend)
         elif self._mode == "sync" or not await self._join(provider, member, backend):
             return None
         return await member.ended
 
-    async def _were_any(self, provider: str, model: str) -> bool:
+    async def _were_handed_over(self, provider: str, model: str) -> bool:
         """Whether an earlier run has handed requests of this model over; asked once, so that others cost nothing."""
-        recall, asked = self._work.recall, self._earlier.get((provider, model))
+        recall, asked = self._work.recall, self._handed_over.get((provider, model))
         if recall is None:
             return False
         if asked is None:
-            asked = self._earlier[provider, model] = self._start(recall.has_batches(provider, model))
+            asked = self._handed_over[provider, model] = self._start(recall.has_batches(provider, model))
         return asked.result() if asked.done() else await asyncio.shield(asked)
 
     # Who takes batches.
@@ -127,11 +127,11 @@ class Batches:
         """The backend, if it takes batches of such requests."""
         model = request.model
         if isinstance(request, EmbedRequest):
-            self._tell_once(provider, model, "texts to embed are not handed over in batches: many of them share a call")
+            self._warn_once(provider, model, "texts to embed are not handed over in batches: many of them share a call")
             return None
-        found = self._found.get((provider, model))
+        found = self._batch_backends.get((provider, model))
         if found is None:
-            found = self._found[provider, model] = self._start(self._find(provider, model))
+            found = self._batch_backends[provider, model] = self._start(self._find(provider, model))
         return found.result() if found.done() else await asyncio.shield(found)
 
     async def _find(self, provider: str, model: str) -> BatchBackend | None:
@@ -141,7 +141,7 @@ class Batches:
             return None  # the call will say so
         if isinstance(backend, BatchBackend) and await self._is_listed(backend, provider, model):
             return backend
-        self._tell_once(provider, model, "it takes no batches, and its requests are called one by one")
+        self._warn_once(provider, model, "it takes no batches, and its requests are called one by one")
         return None
 
     async def _is_listed(self, backend: Backend, provider: str, model: str) -> bool:
@@ -156,15 +156,15 @@ class Batches:
             return "batch" in info.capabilities
         return isinstance(backend, BatchBackend) and backend.takes_batches(model)
 
-    def _tell_once(self, provider: str, model: str, what: str) -> None:
+    def _warn_once(self, provider: str, model: str, what: str) -> None:
         name = f"{provider}/{model}"
-        if self._mode == "batch" and name not in self._told:
-            self._told.add(name)
+        if self._mode == "batch" and name not in self._warned:
+            self._warned.add(name)
             _log.warning("%s: %s", name, what)
 
     # Groups.
 
-    async def _join(self, provider: str, member: Member, backend: BatchBackend) -> bool:
+    async def _join(self, provider: str, member: BatchMember, backend: BatchBackend) -> bool:
         """Puts a request into a group; says whether there is one for it."""
         model = member.request.model
         try:
@@ -176,7 +176,7 @@ class Batches:
         if share > 1:
             return False
         key = (provider, model, "")
-        batch = self._gathering.get(key)
+        batch = self._open_groups.get(key)
         if batch and batch.share + share > 1:
             self._begin(key)
             batch = None
@@ -186,10 +186,10 @@ class Batches:
             self._begin(key)
         return True
 
-    def _rejoin(self, provider: str, member: Member, known: HandedOver, backend: BatchBackend) -> None:
+    def _rejoin(self, provider: str, member: BatchMember, known: HandedOver, backend: BatchBackend) -> None:
         """Puts a request together with the others of its batch that this run has."""
         key = (provider, member.request.model, known.batch)
-        batch = self._followed.get(key) or self._gathering.get(key)
+        batch = self._followed.get(key) or self._open_groups.get(key)
         if batch is None:
             batch = self._gather(key, backend)
             left_s = self._work.retry.deadline_s - max(0.0, time.time() - known.at)
@@ -199,37 +199,37 @@ class Batches:
 
     def _gather(self, key: tuple[str, str, str], backend: BatchBackend) -> Batch:
         now = self._loop.time()
-        batch = self._gathering[key] = Batch(*key[:2], backend, began=now, joined=now)
-        self._loop.call_at(now + LINGER_S, self._look, key, batch)
+        batch = self._open_groups[key] = Batch(*key[:2], backend, began=now, joined=now)
+        self._loop.call_at(now + LINGER_S, self._begin_if_quiet, key, batch)
         return batch
 
-    def _add(self, batch: Batch, member: Member, share: float) -> None:
+    def _add(self, batch: Batch, member: BatchMember, share: float) -> None:
         batch.members.append(member)
         batch.share += share
         batch.joined = self._loop.time()
 
-    def _look(self, key: tuple[str, str, str], batch: Batch) -> None:
+    def _begin_if_quiet(self, key: tuple[str, str, str], batch: Batch) -> None:
         """Begins with a group that nobody has joined for a while."""
-        if self._gathering.get(key) is not batch:
+        if self._open_groups.get(key) is not batch:
             return
         due = min(batch.joined + LINGER_S, batch.began + LONGEST_LINGER_S)
         if self._loop.time() < due:
-            self._loop.call_at(due, self._look, key, batch)
+            self._loop.call_at(due, self._begin_if_quiet, key, batch)
         else:
             self._begin(key)
 
     def _begin(self, key: tuple[str, str, str]) -> None:
-        batch = self._gathering.pop(key)
+        batch = self._open_groups.pop(key)
         if self._mode == "auto" and not batch.earlier and len(batch.members) < AUTO_LEAST:
             self._work.release(batch)
         else:
-            self._start(self._do(key, batch))
+            self._start(self._run_group(key, batch))
 
-    async def _do(self, key: tuple[str, str, str], batch: Batch) -> None:
+    async def _run_group(self, key: tuple[str, str, str], batch: Batch) -> None:
         if batch.earlier:
             self._followed[key] = batch
-        elif not self._work.recall and "" not in self._told:
-            self._told.add("")
+        elif not self._work.recall and "" not in self._warned:
+            self._warned.add("")
             _log.warning("without a ledger, batches of a run that is killed are paid again: name one with --ledger")
         try:
             if not batch.earlier:
@@ -238,7 +238,7 @@ class Batches:
         except NotStarted:
             self._work.send_away(batch)
         except LineError as refused:
-            nobody = self._found[batch.provider, batch.model] = self._loop.create_future()
+            nobody = self._batch_backends[batch.provider, batch.model] = self._loop.create_future()
             nobody.set_result(None)
             _log.warning("%s/%s: is called request by request from now on: %s", *key[:2], refused.message)
         except Exception:  # noqa: BLE001 - whatever it is, nobody must be left waiting
@@ -248,10 +248,10 @@ class Batches:
             self._followed.pop(key, None)
 
     async def _hand_over(self, batch: Batch) -> None:
-        self._at_doors.add(batch)
-        async with self._doors[batch.provider, batch.model]:
-            self._at_doors.discard(batch)
-            found = self._found[batch.provider, batch.model]
+        self._awaiting_handover.add(batch)
+        async with self._handover_locks[batch.provider, batch.model]:
+            self._awaiting_handover.discard(batch)
+            found = self._batch_backends[batch.provider, batch.model]
             if found.done() and not found.result():
                 self._work.release(batch)
             await self._work.hand_over(batch)

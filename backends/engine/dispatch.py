@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import BatchWork
 from llmdo.backends.engine.batches import Batches
-from llmdo.backends.engine.jobs import Done, Job, Place, can_split, each_of, halves, parts, texts_sent
+from llmdo.backends.engine.jobs import Done, Job, Reservation, can_split, each_of, halves, parts, texts_sent
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.scheduler import NotStarted, Scheduler, TooManyTexts
 from llmdo.backends.engine.settings import Mode
 from llmdo.backends.engine.stats import EngineStats
-from llmdo.backends.engine.turns import NotStarted, TooManyTexts, Turns
 from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
 from llmdo.backends.limits.retry import Retry
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DispatchSettings:
     """What a Dispatcher keeps to; see Engine."""
 
     window: int
@@ -51,16 +51,16 @@ class Settings:
 
 class Dispatcher:
     """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used, and
-    ``lend`` those of jobs that are held; ``look_further``: how many jobs more are to be taken in, see Turns.
+    ``lend`` those of jobs that are held; ``look_further``: how many jobs more are to be taken in, see Scheduler.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         connections: Connections,
-        settings: Settings,
-        free: Callable[[Place], None],
-        lend: Callable[[Place], None] = lambda _: None,
+        settings: DispatchSettings,
+        free: Callable[[Reservation], None],
+        lend: Callable[[Reservation], None] = lambda _: None,
         look_further: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.stopped: StopRun | None = None
@@ -77,12 +77,12 @@ class Dispatcher:
         self._late: list[Job] = []  # that came while it was being closed
         self._retries, self._retried = 0, Counter[str]()
         budget, recall = settings.budget, settings.recall
-        self._turns = Turns(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
-        self.arrays = self._turns.arrays
+        self._scheduler = Scheduler(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
+        self.arrays = self._scheduler.arrays
         bench = Bench(
-            self._turns.in_flight_of,
+            self._scheduler.in_flight_of,
             self._busy,
-            self._turns.hold,
+            self._scheduler.hold,
             self._settle,
             self._condemn,
             settings.answered_before,
@@ -91,7 +91,7 @@ class Dispatcher:
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
             timeout_s, final = settings.call_timeout_s, connections.final
-            work = BatchWork(loop, self._turns, settings.retry, timeout_s, recall, budget, self.stop, final)
+            work = BatchWork(loop, self._scheduler, settings.retry, timeout_s, recall, budget, self.stop, final)
             self._batches = Batches(settings.mode, connections, work)
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -109,26 +109,26 @@ class Dispatcher:
             self._deliver(job, None, self.stopped, 0.0)
         for held in self._verdicts.take_all():
             self._deliver(held.job, None, self.stopped, held.latency_s)
-        self._turns.close()
+        self._scheduler.close()
         if self._batches:
             self._batches.stop()
 
     def pause(self) -> None:
         """Starts no further call, and delivers nothing but the ends of those in flight."""
-        self._turns.pause()
+        self._scheduler.pause()
 
     @property
     def idle(self) -> bool:
         """Whether it was paused or stopped, and no call is in flight any more; from any thread."""
-        return self._turns.paused and not self._turns.in_flight
+        return self._scheduler.paused and not self._scheduler.in_flight
 
     async def cancel(self) -> None:
         """Ends what runs; deliver_left() delivers the rest."""
         self.closing = True
         for timer in self._waiting.values():
             timer.cancel()
-        self._turns.pause()
-        self._turns.closed = True
+        self._scheduler.pause()
+        self._scheduler.closed = True
         tasks = [*self._tasks.values(), *(self._batches.tasks if self._batches else ())]
         for task in tasks:
             task.cancel()
@@ -148,11 +148,11 @@ class Dispatcher:
 
     def stats(self) -> EngineStats:
         """What was done so far."""
-        throttles, now = [throttle for *_, throttle in self._turns.throttles()], self._loop.time()
+        throttles, now = [throttle for *_, throttle in self._scheduler.throttles()], self._loop.time()
         most = self._settings.window
         return EngineStats(
-            calls=self._turns.calls,
-            in_flight=self._turns.in_flight,
+            calls=self._scheduler.calls,
+            in_flight=self._scheduler.in_flight,
             batched=self._batches.waiting if self._batches else 0,
             retries=self._retries,
             retried=dict(self._retried),
@@ -163,7 +163,7 @@ class Dispatcher:
     def limits(self) -> list[ModelLimits]:
         """What holds each model's calls back."""
         now = self._loop.time()
-        return [throttle.report(provider, model, now) for provider, model, throttle in self._turns.throttles()]
+        return [throttle.report(provider, model, now) for provider, model, throttle in self._scheduler.throttles()]
 
     # One try of one job.
 
@@ -189,8 +189,8 @@ class Dispatcher:
         latency_s = now - began
         if job.call:
             latency_s = now - job.call.at
-            self._turns.give_back(job.provider, job.call, response, error)
-            self._look_further(self._turns.further)
+            self._scheduler.give_back(job.provider, job.call, response, error)
+            self._look_further(self._scheduler.further)
         if response:
             if job.call and isinstance(response, EmbedResponse):
                 self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
@@ -198,17 +198,17 @@ class Dispatcher:
             if job.call:
                 self._verdicts.answered(key, job.call.at)
         elif error:
-            if job.call and (final := final_error(self._turns, key, error, self._settings.retry, now)):
+            if job.call and (final := final_error(self._scheduler, key, error, self._settings.retry, now)):
                 error = final
             if self._verdicts.leaves_open(key, error) and not self.stopped:
-                self._lend(job.place)
+                self._lend(job.reservation)
                 self._verdicts.hold(key, Held(job, error, now, latency_s))
             else:
                 self._handle(job, error, latency_s)
         self._verdicts.ended(key)
         if self._settings.recall and self._settings.recall.broken:
             self.stop(self._settings.recall.broken)
-        self._turns.start()
+        self._scheduler.start()
 
     async def _answer(self, job: Job) -> Response:
         async def call(request: Request) -> Response:
@@ -234,7 +234,7 @@ class Dispatcher:
     async def _turn(self, job: Job, request: Request) -> None:
         """Waits until the call may be made. Raises NotStarted."""
         again = job.again and not job.postponed
-        job.call = await self._turns.take(
+        job.call = await self._scheduler.take(
             job.provider, request, again=again, job=job.number, fresh=not job.again, suspect=job.suspect
         )
         if job.began is None:
@@ -273,7 +273,7 @@ class Dispatcher:
         tries = job.count(error)
         spent_s = 0.0 if job.began is None else self._loop.time() - job.began
         excused = isinstance(error, Retryable) and job.call is not None and job.call.excused
-        postponed = excused and self._turns.throttle_of((job.provider, job.request.model)).breaker.is_open
+        postponed = excused and self._scheduler.throttle_of((job.provider, job.request.model)).breaker.is_open
         tries = job.tries if excused else tries
         wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s, excused=excused)
         wait_s = 0.0 if postponed else wait_s
@@ -313,7 +313,7 @@ class Dispatcher:
             self.stop(error)
         for one in held:
             self._deliver(one.job, None, self.stopped or error, one.latency_s)
-        self._turns.start()
+        self._scheduler.start()
 
     def _again(self, job: Job) -> None:
         del self._waiting[job]
@@ -323,7 +323,7 @@ class Dispatcher:
         attempts = job.earlier + job.tries
         spent_s = 0.0 if job.began is None else self._loop.time() - job.began
         for position, (part, problem) in enumerate(each_of(job, response, error)):
-            self._free(job.place)  # first, so that a submitter that deliver() wakes finds room
+            self._free(job.reservation)  # first, so that a submitter that deliver() wakes finds room
             done = Done(part, problem, attempts, latency_s, spent_s)
             try:
                 job.deliver(job.first + position, done)

@@ -18,18 +18,18 @@ import uvloop
 from llmdo.backends.backend import Backend
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batches import MAX_ITEMS
-from llmdo.backends.engine.dispatch import Dispatcher, Settings
+from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
 from llmdo.backends.engine.intake import Intake, Room
-from llmdo.backends.engine.jobs import Done, Job, Place
+from llmdo.backends.engine.jobs import Done, Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import Mode
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.errors import EngineClosed, StopRun
 from llmdo.backends.limits.breaker import PATIENCE_S, REQUESTS, Breaker
+from llmdo.backends.limits.concurrency_limit import START
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.limits.throttle import ModelLimits, Throttle
-from llmdo.backends.limits.window import START
 from llmdo.backends.money.money import Budget
 from llmdo.backends.providers import connect
 from llmdo.backends.requests import EmbedRequest, Request
@@ -92,7 +92,9 @@ class Engine:
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
-        settings = Settings(window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before)
+        settings = DispatchSettings(
+            window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before
+        )
         room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
         self._intake = taken = Intake(self._loop, room, lambda: self.usable, self._begin)
         calls = self._loop, self._connections, settings
@@ -102,11 +104,11 @@ class Engine:
 
     def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
         """Takes a job in, or says False when there is no room; see wait_for_room. Raises EngineClosed."""
-        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=False)
+        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=False)
 
     def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
         """Takes a job in; waits until there is room. Raises EngineClosed."""
-        self._intake.take(Job(provider, request, lambda _, done: deliver(done), Place(1)), wait=True)
+        self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=True)
 
     def submit_texts(
         self,
@@ -127,7 +129,7 @@ class Engine:
         if not texts:
             return True
         request = EmbedRequest(model, tuple(texts), parameters, line_ids=tuple(line_ids))
-        return self._intake.take(Job(provider, request, deliver, Place(len(texts)), apart=True), wait=wait)
+        return self._intake.take(Job(provider, request, deliver, Reservation(len(texts)), apart=True), wait=wait)
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.errors import EngineClosed
 from llmdo.backends.limits.sizes import memory_size
 
 LOOK_S = 1.0  # how often a waiting submitter looks whether the loop's thread still lives
-# Who waits for room is woken when one of so many parts of it is free: to wake a thread for each place costs CPU time.
+# A waiting submitter is woken when this part of the room is free: to wake a thread for each slot costs CPU time.
 _PARTS = 8
 
 
@@ -57,12 +57,12 @@ class Intake:
     def take(self, job: Job, *, wait: bool) -> bool:
         """Takes a job in, and waits for room or says that there is none. Raises EngineClosed."""
         if self._room.more:
-            job.place.size = memory_size(job.request)
+            job.reservation.size = memory_size(job.request)
         with self.lock:
             if not self._wait(None if wait else 0.0):
                 return False
             self._jobs += 1
-            self._size += job.place.size
+            self._size += job.reservation.size
             self._inbox.append(job)
             if not self._called:
                 self._called = True
@@ -74,22 +74,22 @@ class Intake:
         with self.lock:
             return self._wait(timeout_s)
 
-    def free(self, place: Place) -> None:
-        """One of the place's deliveries is made."""
-        place.open -= 1
-        if not place.open:
-            self.lend(place)
+    def free(self, reservation: Reservation) -> None:
+        """One of the reservation's deliveries is made."""
+        reservation.open -= 1
+        if not reservation.open:
+            self.lend(reservation)
 
-    def lend(self, place: Place) -> None:
-        """Lets other jobs have a place whose own job waits for them."""
-        if place.lent:
+    def lend(self, reservation: Reservation) -> None:
+        """Lets other jobs have a reservation whose own job waits for them."""
+        if reservation.lent:
             return
-        place.lent = True
+        reservation.lent = True
         with self.lock:
             self._jobs -= 1
-            self._size -= place.size
+            self._size -= reservation.size
             self._freed += 1
-            if place.open or self._freed >= self._room.jobs // _PARTS:
+            if reservation.open or self._freed >= self._room.jobs // _PARTS:
                 self._freed = 0
                 self.lock.notify_all()
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from llmdo.backends.errors import LineError, ModelError, ModelUnusable, unusable_vector
 from llmdo.backends.limits.arrays import Halved, one_each
 from llmdo.backends.limits.calls import Started
-from llmdo.backends.limits.retry import is_refusal
+from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import EmbedResponse, Response
 
@@ -35,9 +35,13 @@ class Done:
 
 
 @dataclass(slots=True)
-class Place:
-    """A place among the jobs that the engine has taken in; free again after ``open`` deliveries. ``size``: see Room.
-    ``lent``: others may have it already, though deliveries are open.
+class Reservation:
+    """One job's slot in the engine's intake, released after its last delivery.
+
+    Attributes:
+        open: deliveries that are outstanding.
+        size: characters of the request, see Room.
+        lent: other jobs may use the slot already, although deliveries are outstanding.
     """
 
     open: int
@@ -63,7 +67,7 @@ class Job:
     provider: str
     request: Request
     deliver: Callable[[int, Done], None]
-    place: Place
+    reservation: Reservation
     apart: bool = False
     first: int = 0
     earlier: int = 0
@@ -83,7 +87,7 @@ class Job:
 
     def count(self, error: ModelError) -> int:
         """Counts a try that ended with this error; returns how many ended like it, those left out that are excused."""
-        if is_refusal(error):
+        if is_throttled(error):
             self.refusals += 1
             return self.refusals
         self.failures.append(self.call or Started(self.request, 0, 0.0, 0.0))
@@ -136,7 +140,7 @@ def _cut(job: Job, places: Sequence[int]) -> list[Job]:
         Job(
             job.provider,
             replace(request, texts=request.texts[start:stop], line_ids=request.line_ids[start:stop]),
-            *(job.deliver, job.place, job.apart),
+            *(job.deliver, job.reservation, job.apart),
             first=job.first + start,
             earlier=job.earlier + job.tries,
         )

@@ -22,7 +22,7 @@ from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 
-Call = Callable[[Request], Awaitable[Response]]
+MakeCall = Callable[[Request], Awaitable[Response]]
 
 # Part of every key. Raise it when an answer that this version kept could not be read, or would be read as another one,
 # by the code as it will be: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
@@ -103,7 +103,7 @@ class Recall:
         self._lines = LineAnswers(self._look_up, ledger.put)
         self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
 
-    async def answer(self, provider: str, request: Request, call: Call) -> Response:
+    async def answer(self, provider: str, request: Request, call: MakeCall) -> Response:
         """The kept answer, or that of ``call``. Raises what ``call`` raises, and StopRun for a ledger that fails."""
         if isinstance(request, EmbedRequest):
             return await self._embed(provider, request, call)
@@ -154,7 +154,7 @@ class Recall:
         """Closes the ledger."""
         await self._ledger.aclose()
 
-    async def _line(self, provider: str, request: ChatRequest | RawRequest, line: LineId, call: Call) -> Response:
+    async def _line(self, provider: str, request: ChatRequest | RawRequest, line: LineId, call: MakeCall) -> Response:
         keys = self._keys(provider, request, line)
         try:
             key, value = await self._lines.find(line, keys)
@@ -167,7 +167,7 @@ class Recall:
         finally:
             self._lines.release(line, keys)
 
-    async def _one(self, key: str, request: ChatRequest | RawRequest, call: Call) -> _Kept:
+    async def _one(self, key: str, request: ChatRequest | RawRequest, call: MakeCall) -> _Kept:
         found = self._read(await self._look_up(key), request)
         if found is not None:
             return found
@@ -181,7 +181,7 @@ class Recall:
             return _Kept(response, line, new=True)
         return _Kept(response, "", new=True, line=line if isinstance(line, LineId) else None)
 
-    async def _embed(self, provider: str, request: EmbedRequest, call: Call) -> EmbedResponse:
+    async def _embed(self, provider: str, request: EmbedRequest, call: MakeCall) -> EmbedResponse:
         """One call for the texts whose vectors are not known; each text is kept by itself."""
         lines = request.line_ids or [""] * len(request.texts)
         alone = [replace(request, texts=(text,), line_ids=()) for text in request.texts]
@@ -205,7 +205,7 @@ class Recall:
         return key, await self._look_up(key)
 
     async def _vectors(
-        self, request: EmbedRequest, lines: Sequence[str], found: Sequence[tuple[str, bytes | None]], call: Call
+        self, request: EmbedRequest, lines: Sequence[str], found: Sequence[tuple[str, bytes | None]], call: MakeCall
     ) -> EmbedResponse:
         keys = [key for key, _ in found]
         places: dict[str, int] = {}  # of the first text with each key: equal texts share a call

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.concurrency_limit import START
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.limits.window import START
 from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmdo.backends.engine.jobs import Job
-from llmdo.backends.engine.turns import Turns
+from llmdo.backends.engine.scheduler import Scheduler
 from llmdo.backends.errors import (
     BadReply,
     InvalidRequest,
@@ -222,14 +222,14 @@ def _signature(error: ModelError) -> tuple[object, ...]:
 
 
 def final_error(
-    turns: Turns, key: tuple[str, str], error: ModelError, retry: Retry, now: float
+    scheduler: Scheduler, key: tuple[str, str], error: ModelError, retry: Retry, now: float
 ) -> ModelUnusable | None:
     """The error of all calls of a provider's model, where one has failed so that no more are to be made; else None.
 
     Calls that wait get it. So do those that come before the time that the service named; after an outage that outlasted
     the patience, the next call is made at once.
     """
-    breaker, name = turns.throttle_of(key).breaker, "/".join(key)
+    breaker, name = scheduler.throttle_of(key).breaker, "/".join(key)
     if retry.asks_too_much(error):
         wait_s = error.retry_after or 0.0
         final: ModelUnusable = LimitReached(
@@ -253,5 +253,5 @@ def final_error(
         breaker.try_once(now)
     else:
         return None
-    turns.refuse(key, final, wait_s)
+    scheduler.refuse(key, final, wait_s)
     return final

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmdo.backends.errors import CallTimeout, ConnectionFailed, ModelError, Overloaded, Retryable
 from llmdo.backends.limits.calls import Started
-from llmdo.backends.limits.retry import instant, is_refusal
+from llmdo.backends.limits.retry import instant, is_throttled
 from llmdo.backends.responses import Response
 
 PATIENCE_S = 600.0
@@ -177,7 +177,7 @@ def _is_away(error: ModelError) -> bool:
     if error.usage is not None:
         return False
     if isinstance(error, Overloaded):
-        return not is_refusal(error) and (error.status is None or error.status >= 500)
+        return not is_throttled(error) and (error.status is None or error.status >= 500)
     return isinstance(error, CallTimeout | ConnectionFailed)
 
 

@@ -25,7 +25,7 @@ def instant() -> bool:
     return _instant
 
 
-def is_refusal(error: ModelError) -> bool:
+def is_throttled(error: ModelError) -> bool:
     """Whether the service had too many calls, ours or others': it failed at nothing, and the call cost nothing."""
     if isinstance(error, RateLimited):
         return True
@@ -40,7 +40,7 @@ class Retry:
         attempts: tries in all, where it fails.
         timeouts: as ``attempts``, where the last try ended at our own limit of time: such a one may be paid, and the
             next one is likely as slow.
-        refusals: tries that the service may refuse (see is_refusal); they count apart from those that fail.
+        refusals: tries that the service may refuse (see is_throttled); they count apart from those that fail.
         deadline_s: seconds from a request's first call in which its tries begin, and that a batch may take.
         base_s: upper bound of the first wait, in seconds; doubles with each try.
         cap_s: upper bound of any wait of our own. What the service asks for with Retry-After is kept even above it,
@@ -82,7 +82,7 @@ class Retry:
         return wait if spent_s + (asked or own) <= self.deadline_s else None
 
     def _most(self, error: ModelError) -> int:
-        if is_refusal(error):
+        if is_throttled(error):
             return self.refusals
         ours = isinstance(error, CallTimeout) and error.status is None
         return min(self.attempts, self.timeouts) if ours else self.attempts

@@ -14,10 +14,10 @@ from llmdo.backends.errors import CallTimeout, ModelError, Overloaded, Retryable
 from llmdo.backends.limits import retry
 from llmdo.backends.limits.breaker import Away, Breaker
 from llmdo.backends.limits.calls import Started
+from llmdo.backends.limits.concurrency_limit import START, ConcurrencyLimit
 from llmdo.backends.limits.pace import Pace
 from llmdo.backends.limits.rates import Meter, Rates, Tokens
-from llmdo.backends.limits.retry import THREE_TRIES, is_refusal
-from llmdo.backends.limits.window import START, Window
+from llmdo.backends.limits.retry import THREE_TRIES, is_throttled
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import Response
 
@@ -95,8 +95,8 @@ class Throttle:
         self.in_flight = self.calls = self.refused = 0
         self._throttled_s = self._waited_s = 0.0
         self._fixed = fixed
-        self._window = Window(ceiling, start=start, fixed=fixed)
-        self._told = self._window.size
+        self._limit = ConcurrencyLimit(ceiling, start=start, fixed=fixed)
+        self._told = self._limit.size
         self._pace = None if fixed else Pace()
         self._requests = _meter(rates.rpm)
         self._per_token = _meter(rates.tpm)
@@ -111,7 +111,7 @@ class Throttle:
     @property
     def window(self) -> int:
         """Calls allowed in flight."""
-        return int(self._window.size)
+        return int(self._limit.size)
 
     @property
     def per_s(self) -> float | None:
@@ -151,7 +151,7 @@ class Throttle:
         self._full = self._full or full
         outage = self.breaker.away(now)
         if self.breaker.ended(call, response, error, now, self.in_flight) and outage:
-            self._window = Window(self._ceiling, start=self._start, fixed=self._fixed)
+            self._limit = ConcurrencyLimit(self._ceiling, start=self._start, fixed=self._fixed)
             self._tell("the service answers again", outage.for_s)
         self.in_flight -= 1
         if response:
@@ -161,7 +161,7 @@ class Throttle:
                 self._tokens.measured(call.request, usage)
                 self._per_token.correct(usage.input_tokens + usage.output_tokens - call.tokens)
             if full and not self._fixed and now >= self._no_growth_until:
-                self._window.grow()
+                self._limit.grow()
                 if self.window >= WORTH_TELLING * self._told:
                     self._tell("the window was full of calls that were answered", 0.0)
         elif isinstance(error, Retryable):
@@ -188,7 +188,7 @@ class Throttle:
 
     def _failed(self, call: Started, error: Retryable, now: float) -> None:
         asked = min(error.retry_after or 0.0, self._longest_s)
-        if is_refusal(error):
+        if is_throttled(error):
             self.refused += 1
             if self._per_token:
                 self._per_token.correct(-call.tokens)
@@ -204,7 +204,7 @@ class Throttle:
     def _cut(self, pace: Pace, error: Retryable, asked: float, now: float) -> None:
         """One for all the calls that were in flight together."""
         if self._full:
-            self._window.cut()
+            self._limit.cut()
             self._full = False
         rest_s = pace.rest_s
         if self._rests:
@@ -219,7 +219,7 @@ class Throttle:
             self._pace.pause_until(self._pause_until)
 
     def _tell(self, reason: str, pause_s: float) -> None:
-        self._told = self._window.size
+        self._told = self._limit.size
         self.changes.append(Change(time.time(), self.window, self.per_s, pause_s, reason))
 
 

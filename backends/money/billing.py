@@ -12,7 +12,7 @@ from llmdo.backends.errors import (
     Retryable,
     StreamError,
 )
-from llmdo.backends.limits.retry import is_refusal
+from llmdo.backends.limits.retry import is_throttled
 
 # The request was sent, and either no reply came or not the whole of it, or a model worked on it in vain.
 _LOST = (CallTimeout, ConnectionFailed, StreamError)
@@ -31,7 +31,7 @@ def maybe_billed(error: ModelError) -> bool:
     if error.usage is not None:
         return False
     if isinstance(error, Overloaded):
-        return error.status not in _TURNED_AWAY and not is_refusal(error)
+        return error.status not in _TURNED_AWAY and not is_throttled(error)
     if isinstance(error, BadReply | ContentFiltered):
         return error.status is None or error.status < 300 or error.status >= 500
     # Retryable itself: a model's answer that the service could not use, or an item that a batch has lost.

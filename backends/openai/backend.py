@@ -30,7 +30,7 @@ from llmdo.backends.openai.errors import request_id as _request_id
 from llmdo.backends.openai.models import model_info
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
 from llmdo.backends.openai.replies import ReplyReader
-from llmdo.backends.openai.requests import COMPATIBLE, OPENAI, chat_body
+from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, chat_body
 from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors
 from llmdo.backends.openai.stream import StreamHead, read_stream
 from llmdo.backends.parameters import Dialect, translate
@@ -72,7 +72,7 @@ class Service:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     key: str
-    dialect: Dialect = COMPATIBLE
+    dialect: Dialect = COMPATIBLE_DIALECT
     is_openai: bool = False
     health: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def open_backend(headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S)
     keys |= header_values(headers)
     service = Service("openai", access.base_url, keys, "OPENAI_API_KEY")
     itself = access.base_url == OPENAI_API
-    service = replace(service, dialect=OPENAI, is_openai=True) if itself else service
+    service = replace(service, dialect=OPENAI_DIALECT, is_openai=True) if itself else service
     return OpenAI(service, Network(base_url(service.name, service.url).root, timeout_s))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from llmdo.backends.errors import ConnectionFailed, ModelError
 from llmdo.backends.refusals.body import is_envelope, read_body
-from llmdo.backends.refusals.cloudflare import CLOUDFLARE, numbers
+from llmdo.backends.refusals.cloudflare import CLOUDFLARE_REFUSALS, numbers
 from llmdo.backends.refusals.meanings import make_error
-from llmdo.backends.refusals.rows import COMPATIBLE
+from llmdo.backends.refusals.rows import COMPATIBLE_REFUSALS
 
 _NUMBERED = ("code", "status", "statusCode", "__type")
 _FINE = (None, 0, "0", 200, "200", "ok", "success")
@@ -27,9 +27,9 @@ def refusal(
     if status < 300:  # an error inside a success, or in a stream: some servers put the status beside it
         status = read.status or status
     meaning = (
-        (CLOUDFLARE.known(status, numbers(read), read.words) if is_envelope(body) else None)
-        or COMPATIBLE.known(status, (code.lower() for code in read.codes), f"{read.words} {' '.join(read.codes)}")
-        or COMPATIBLE.by_status(status)
+        (CLOUDFLARE_REFUSALS.known(status, numbers(read), read.words) if is_envelope(body) else None)
+        or COMPATIBLE_REFUSALS.known_by(status, read)
+        or COMPATIBLE_REFUSALS.by_status(status)
     )
     return make_error(
         meaning,

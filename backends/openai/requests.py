@@ -16,7 +16,7 @@ from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
 from llmdo.backends.requests import ChatRequest, Message
 
 # What OpenAI itself takes; it refuses any other name.
-OPENAI = Dialect(
+OPENAI_DIALECT = Dialect(
     known=frozenset(
         """audio frequency_penalty logit_bias logprobs metadata modalities moderation parallel_tool_calls prediction
         presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
@@ -27,7 +27,7 @@ OPENAI = Dialect(
     several=True,
 )
 # Servers that speak its API (vLLM, llama.cpp, Ollama, LM Studio, proxies) have parameters of their own.
-COMPATIBLE = Dialect(unknown=WORKERS_AI_ONLY, several=True)
+COMPATIBLE_DIALECT = Dialect(unknown=WORKERS_AI_ONLY, several=True)
 
 # These refuse max_tokens, and know only its successor, which older models and most servers do not know.
 _NEW_LIMIT = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-\d\d|chatgpt-|codex-)")

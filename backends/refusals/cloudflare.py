@@ -25,7 +25,7 @@ from llmdo.backends.errors import (
 )
 from llmdo.backends.refusals.body import Body
 from llmdo.backends.refusals.meanings import Meaning, Refusals, Row, words
-from llmdo.backends.refusals.rows import COMPATIBLE, CONTEXT
+from llmdo.backends.refusals.rows import COMPATIBLE_REFUSALS, CONTEXT
 
 _QUOTA = Meaning(
     QuotaExhausted,
@@ -151,7 +151,7 @@ TEXTS: tuple[Row, ...] = (
 
 
 STATUSES: Mapping[int, Meaning] = {
-    **COMPATIBLE.statuses,
+    **COMPATIBLE_REFUSALS.statuses,
     3: Meaning(BadReply, "the service redirects elsewhere", "correct CLOUDFLARE_BASE_URL"),
     4: _INVALID,
     401: replace(_TOKEN, about="unclear"),
@@ -162,7 +162,7 @@ STATUSES: Mapping[int, Meaning] = {
 }
 
 
-CLOUDFLARE = Refusals(TEXTS, CODES, STATUSES)
+CLOUDFLARE_REFUSALS = Refusals(TEXTS, CODES, STATUSES)
 
 
 def numbers(read: Body) -> list[int]:

@@ -67,6 +67,10 @@ class Refusals:
         by_code = (self.codes[code] for code in codes if code in self.codes)
         return next(by_text, None) or next(by_code, None)
 
+    def known_by(self, status: int, body: Body) -> Meaning | None:
+        """The same for a body whose codes are words, and may stand among the others."""
+        return self.known(status, (code.lower() for code in body.codes), f"{body.words} {' '.join(body.codes)}")
+
     def by_status(self, status: int) -> Meaning:
         """What the status alone says: its own row, or that of its hundred."""
         return self.statuses.get(status) or self.statuses[min(max(status // 100, 2), 5)]

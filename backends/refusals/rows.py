@@ -276,4 +276,5 @@ _STATUSES: Mapping[int, Meaning] = {
     529: BUSY,
 }
 
-COMPATIBLE = Refusals(_TEXTS, {code: meaning for meaning, codes in _CODES for code in codes.split()}, _STATUSES)
+_BY_CODE = {code: meaning for meaning, codes in _CODES for code in codes.split()}
+COMPATIBLE_REFUSALS = Refusals(_TEXTS, _BY_CODE, _STATUSES)

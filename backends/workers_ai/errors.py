@@ -14,9 +14,9 @@ from llmdo.backends.errors import (
     ModelError,
 )
 from llmdo.backends.refusals.body import Body, read_body
-from llmdo.backends.refusals.cloudflare import CLOUDFLARE, CODES, numbers
+from llmdo.backends.refusals.cloudflare import CLOUDFLARE_REFUSALS, CODES, numbers
 from llmdo.backends.refusals.meanings import Meaning, make_error
-from llmdo.backends.refusals.rows import COMPATIBLE
+from llmdo.backends.refusals.rows import COMPATIBLE_REFUSALS
 
 PROVIDER = "workers-ai"
 
@@ -85,7 +85,7 @@ def _meaning(status: int, code: int | None, read: Body, headers: Mapping[str, st
     if status == 403 and code is None and "html" in headers.get("content-type", ""):
         return _PAGE
     return (
-        CLOUDFLARE.known(status, [code], read.words)
-        or COMPATIBLE.known(status, (code.lower() for code in read.codes), f"{read.words} {' '.join(read.codes)}")
-        or CLOUDFLARE.by_status(status)
+        CLOUDFLARE_REFUSALS.known(status, [code], read.words)
+        or COMPATIBLE_REFUSALS.known_by(status, read)
+        or CLOUDFLARE_REFUSALS.by_status(status)
     )

@@ -21,7 +21,7 @@ from llmdo.backends.errors import (
 from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.openai.braintrust import service as braintrust_service
-from llmdo.backends.openai.requests import OPENAI
+from llmdo.backends.openai.requests import OPENAI_DIALECT
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.echo import Echo
@@ -165,7 +165,8 @@ SUBJECTS = (
         "gpt-4o",
         "text-embedding-3-small",
         lambda transport: OpenAI(
-            Service("openai", "https://api.openai.com/v1", HEADERS, "OPENAI_API_KEY", OPENAI, is_openai=True), transport
+            Service("openai", "https://api.openai.com/v1", HEADERS, "OPENAI_API_KEY", OPENAI_DIALECT, is_openai=True),
+            transport,
         ),
         openai_shape,
         OPENAI_STREAM,

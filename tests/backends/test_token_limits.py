@@ -8,7 +8,7 @@ from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, answer_limit, checke
 from llmdo.backends.llama_cpp import backend as llama_cpp
 from llmdo.backends.money.estimates import LONGEST_RESULT, Estimates
 from llmdo.backends.openai import requests as openai_request
-from llmdo.backends.openai.requests import COMPATIBLE, OPENAI
+from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai.batch import batch_state
@@ -23,7 +23,7 @@ def chat(parameters):
 
 
 def openai_body(parameters, **options):
-    dialect = OPENAI if options else COMPATIBLE
+    dialect = OPENAI_DIALECT if options else COMPATIBLE_DIALECT
     body, _ = openai_request.chat_body(chat(parameters), dialect, "openai", **options)
     assert len({"max_tokens", "max_completion_tokens"} & body.keys()) <= 1
     return body.get("max_tokens", body.get("max_completion_tokens"))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from llmdo.backends.engine.engine import Engine
-from llmdo.backends.engine.turns import Turns
+from llmdo.backends.engine.scheduler import Scheduler
 from llmdo.backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import set_instant
@@ -148,14 +148,14 @@ def test_a_call_that_is_cancelled_before_it_begins_is_not_billed():
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        turns = Turns(loop, 1, lambda *_: Throttle(1, NO_RATES), lambda: None, budget, pytest.fail)
+        scheduler = Scheduler(loop, 1, lambda *_: Throttle(1, NO_RATES), lambda: None, budget, pytest.fail)
         first, second = (ChatRequest("m", (Message("user", text),)) for text in "ab")
-        call = await turns.take("fake", first, again=False)
-        task = loop.create_task(turns.take("fake", second, again=False))
+        call = await scheduler.take("fake", first, again=False)
+        task = loop.create_task(scheduler.take("fake", second, again=False))
         await asyncio.sleep(0)
         budget.give_back(first)
-        turns.give_back("fake", call, None, None)
-        turns.start()
+        scheduler.give_back("fake", call, None, None)
+        scheduler.start()
         assert budget.can_wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

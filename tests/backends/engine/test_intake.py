@@ -5,7 +5,7 @@ import pytest
 
 from llmdo.backends.engine import intake as intakes
 from llmdo.backends.engine.intake import Intake, Room
-from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.errors import EngineClosed
 from llmdo.backends.limits.sizes import memory_size
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
@@ -27,7 +27,7 @@ class Loop:
 
 
 def job(text, deliveries=1):
-    return Job("fake", ChatRequest("m", (Message("user", text),)), lambda *_: None, Place(deliveries))
+    return Job("fake", ChatRequest("m", (Message("user", text),)), lambda *_: None, Reservation(deliveries))
 
 
 def take_all(intake, *texts):
@@ -41,7 +41,7 @@ def test_no_more_than_so_many_jobs_are_held_and_an_ended_one_makes_room():
     assert intake.take(first, wait=False)
     assert take_all(intake, "b", "c") == [True, False]
     assert not intake.wait(0)
-    intake.free(first.place)
+    intake.free(first.reservation)
     assert intake.wait(0)
     assert take_all(intake, "c", "d") == [True, False]
 
@@ -58,7 +58,7 @@ def test_more_are_taken_in_while_the_engine_looks_further_and_none_until_these_h
     assert take_all(intake, "b", "c", "d") == [True, True, False]
     intake.look_further(0)
     for one in first:
-        intake.free(one.place)
+        intake.free(one.reservation)
     assert not intake.wait(0)
 
 
@@ -71,10 +71,10 @@ def test_who_waits_for_room_is_woken_for_an_eighth_of_it(monkeypatch):
     waiting = [threading.Thread(target=intake.take, args=(job("b"),), kwargs={"wait": True}) for _ in range(2)]
     for thread in waiting:
         thread.start()
-    intake.free(held[0].place)
+    intake.free(held[0].reservation)
     waiting[0].join(0.1)
     assert [thread.is_alive() for thread in waiting] == [True, True]
-    intake.free(held[1].place)
+    intake.free(held[1].reservation)
     for thread in waiting:
         thread.join(20)
     assert [thread.is_alive() for thread in waiting] == [False, False]
@@ -85,9 +85,9 @@ def test_a_job_of_many_deliveries_leaves_after_the_last():
     intake = Intake(Loop(), Room(1), lambda: True, lambda jobs: None)
     texts = job("a", deliveries=2)
     intake.take(texts, wait=False)
-    intake.free(texts.place)
+    intake.free(texts.reservation)
     assert not intake.wait(0)
-    intake.free(texts.place)
+    intake.free(texts.reservation)
     assert intake.wait(0)
 
 
@@ -100,8 +100,8 @@ def test_large_ones_fill_the_room_sooner_but_the_first_ones_always_fit():
     intake = Intake(Loop(), Room(2, more=3, size=100), lambda: True, lambda jobs: None)
     large = [job("x" * 500) for _ in range(3)]
     assert [intake.take(one, wait=False) for one in large] == [True, True, False]
-    intake.free(large[0].place)
-    intake.free(large[1].place)
+    intake.free(large[0].reservation)
+    intake.free(large[1].reservation)
     assert take_all(intake, *"abcdef") == [True] * 5 + [False]
 
 

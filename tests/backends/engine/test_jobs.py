@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.backends.engine.jobs import Job, Place, can_split, halves
+from llmdo.backends.engine.jobs import Job, Reservation, can_split, halves
 from llmdo.backends.errors import (
     ContentFiltered,
     ContextOverflow,
@@ -22,7 +22,7 @@ from llmdo.backends.usage import Usage, share
 
 def array(*texts, **more):
     return Job(
-        "p", EmbedRequest("m", texts, {"pooling": "cls"}), lambda *_: None, Place(len(texts)), apart=True, **more
+        "p", EmbedRequest("m", texts, {"pooling": "cls"}), lambda *_: None, Reservation(len(texts)), apart=True, **more
     )
 
 
@@ -62,7 +62,7 @@ def test_halves_keep_their_indexes_and_the_calls_made_before():
     assert (left.request.texts, left.first) == (("a",), 4)
     assert (right.request.texts, right.first) == (("b", "c"), 5)
     assert left.request.parameters == right.request.parameters == {"pooling": "cls"}
-    assert {(half.earlier, half.tries, half.place is job.place) for half in (left, right)} == {(3, 0, True)}
+    assert {(half.earlier, half.tries, half.reservation is job.reservation) for half in (left, right)} == {(3, 0, True)}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,6 @@ def test_halves_keep_their_indexes_and_the_calls_made_before():
 def test_an_array_is_split_only_for_what_one_text_can_be_to_blame_for(kind, splits):
     assert can_split(array("a", "b"), kind("no")) is splits
     assert not can_split(array("a"), kind("no"))
-    assert not can_split(Job("p", ChatRequest("m", ()), lambda *_: None, Place(1)), kind("no"))
-    whole = Job("p", EmbedRequest("m", ("a", "b")), lambda *_: None, Place(1))
+    assert not can_split(Job("p", ChatRequest("m", ()), lambda *_: None, Reservation(1)), kind("no"))
+    whole = Job("p", EmbedRequest("m", ("a", "b")), lambda *_: None, Reservation(1))
     assert not can_split(whole, kind("no"))

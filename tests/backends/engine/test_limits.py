@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.dispatch import Dispatcher, Settings
-from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import Retry
@@ -107,7 +107,7 @@ def dispatch(service, loop, free, *, window=64, rates=NO_RATES, fixed=False, ret
     def throttle(provider, model):
         return Throttle(window, rates, fixed=fixed)
 
-    settings = Settings(window, retry or Retry(refusals=1000), 1e6, None, gate, None, throttle)
+    settings = DispatchSettings(window, retry or Retry(refusals=1000), 1e6, None, gate, None, throttle)
     made = Dispatcher(loop, Connections(lambda _: service), settings, free)
     made._random.seed(1)  # else the waits between tries, and with them the figures, differ from run to run
     return made
@@ -128,7 +128,7 @@ def keep_busy(service, seconds, request=REQUEST, window=64, **settings):
                 loop.call_soon(lambda: work.add([job()]))
 
         def job():
-            return Job("fake", request, lambda *_: None, Place(1))
+            return Job("fake", request, lambda *_: None, Reservation(1))
 
         work = dispatch(service, loop, free, window=window, **settings)
         work.add([job() for _ in range(2 * window)])
@@ -152,7 +152,7 @@ def answer_all(service, requests, **settings):
                 ready.set()
 
         work = dispatch(service, loop, lambda place: None, **settings)
-        work.add([Job("fake", request, deliver, Place(1)) for request in requests])
+        work.add([Job("fake", request, deliver, Reservation(1)) for request in requests])
         await ready.wait()
         return work, done
 
@@ -409,7 +409,7 @@ def test_an_array_with_one_invalid_text_costs_at_most_15_calls_and_one_failure()
 
         work = dispatch(service, loop, lambda place: None)
         texts = tuple("bad" if n == 37 else f"text {n}" for n in range(100))
-        work.add([Job("fake", EmbedRequest("m", texts), deliver, Place(100), apart=True)])
+        work.add([Job("fake", EmbedRequest("m", texts), deliver, Reservation(100), apart=True)])
         await ready.wait()
         return done
 

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.dispatch import Dispatcher, Settings
-from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
 from llmdo.backends.errors import (
     AccountBlocked,
@@ -80,7 +80,7 @@ def answer(
             breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
             return Throttle(window, NO_RATES, breaker=breaker)
 
-        settings = Settings(
+        settings = DispatchSettings(
             window, retry or Retry(), 180.0, None, lambda: None, budget, throttle, answered_before=lambda: before
         )
         work = Dispatcher(loop, Connections(lambda _: service, own), settings, lambda place: None)
@@ -97,7 +97,7 @@ def answer(
         begin = loop.time()
         for number in range(lines):
             request = ChatRequest(models.get(number, "m"), (Message("user", "x"),), {}, str(number))
-            work.add([Job("fake", request, deliver(number), Place(1))])
+            work.add([Job("fake", request, deliver(number), Reservation(1))])
         await ready.wait()
         stopped = work.stopped
         await work.cancel()
@@ -253,11 +253,11 @@ def test_held_lines_are_delivered_when_the_engine_stops_or_closes():
     async def scenario():
         loop, done = asyncio.get_running_loop(), []
         service = Service(lambda number, at: refused())
-        settings = Settings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
+        settings = DispatchSettings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
         for end in (lambda work: work.stop(StopRun("over")), lambda work: work.deliver_left((), StopRun("closed"))):
             work = Dispatcher(loop, Connections(lambda _: service), settings, lambda place: None)
             request = ChatRequest("m", (Message("user", "x"),), {}, "0")
-            work.add([Job("fake", request, lambda _, each: done.append(each.error.message), Place(1))])
+            work.add([Job("fake", request, lambda _, each: done.append(each.error.message), Reservation(1))])
             await asyncio.sleep(0.1)
             assert service.calls
             end(work)
@@ -278,7 +278,7 @@ def test_an_array_that_is_refused_alone_comes_apart_instead_of_stopping_the_run(
     async def scenario():
         loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
         service = Embeds(None)
-        settings = Settings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
+        settings = DispatchSettings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
         work = Dispatcher(loop, Connections(lambda _: service), settings, lambda place: None)
 
         def deliver(index, each):
@@ -287,7 +287,7 @@ def test_an_array_that_is_refused_alone_comes_apart_instead_of_stopping_the_run(
                 ready.set()
 
         texts = tuple("bad" if number == 37 else str(number) for number in range(100))
-        work.add([Job("fake", EmbedRequest("m", texts), deliver, Place(100), apart=True)])
+        work.add([Job("fake", EmbedRequest("m", texts), deliver, Reservation(100), apart=True)])
         await ready.wait()
         await work.cancel()
         return done, work.stopped, len(service.calls)
@@ -426,7 +426,7 @@ def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
                     ready.set()
 
             request = ChatRequest("m", (Message("user", "x"),), {}, str(number))
-            work.add([Job("fake", request, note, Place(1))])
+            work.add([Job("fake", request, note, Reservation(1))])
 
         def free(place):
             feeding.taken -= 1
@@ -436,7 +436,7 @@ def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
             feeding.further = jobs
             loop.call_soon(feeding.more, begin)
 
-        settings = Settings(window, Retry(), 180.0, None, lambda: None, None, throttle)
+        settings = DispatchSettings(window, Retry(), 180.0, None, lambda: None, None, throttle)
         work = Dispatcher(loop, Connections(lambda _: service), settings, free, look_further=look_further)
         work._random = random.Random(1)
         feeding.more(begin)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
-from llmdo.backends.limits.retry import THREE_TRIES, Retry, is_refusal, set_instant
+from llmdo.backends.limits.retry import THREE_TRIES, Retry, is_throttled, set_instant
 
 
 def waits(retry, error, tries):
@@ -73,7 +73,7 @@ def test_one_switch_makes_waits_instant_and_leaves_the_number_of_tries():
     ],
 )
 def test_a_service_that_has_too_many_calls_refuses_and_one_that_breaks_fails(error, refused):
-    assert is_refusal(error) is refused
+    assert is_throttled(error) is refused
 
 
 def test_refused_calls_have_tries_of_their_own():

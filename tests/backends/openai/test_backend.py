@@ -23,7 +23,7 @@ from llmdo.backends.errors import (
 )
 from llmdo.backends.openai.backend import OpenAI, Service, open_backend
 from llmdo.backends.openai.braintrust import service as braintrust
-from llmdo.backends.openai.requests import OPENAI
+from llmdo.backends.openai.requests import OPENAI_DIALECT
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import Price
 from llmdo.backends.usage import Usage
@@ -33,7 +33,7 @@ from tests.backends.wire import Wire
 
 KEY = "sk-hush-hush-hush"
 HEADERS = {"authorization": f"Bearer {KEY}"}
-ITSELF = Service("openai", "https://api.openai.com/v1", HEADERS, "OPENAI_API_KEY", OPENAI, is_openai=True)
+ITSELF = Service("openai", "https://api.openai.com/v1", HEADERS, "OPENAI_API_KEY", OPENAI_DIALECT, is_openai=True)
 SERVER = Service("openai", "http://127.0.0.1:8000/v1", {}, "OPENAI_API_KEY")
 NOW = 1_800_000_000.0
 SAYS = {"role": "assistant", "content": "Paris"}

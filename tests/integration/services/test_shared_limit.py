@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from llmdo.backends.engine.jobs import Job, Place
+from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from tests.backends.engine.test_limits import REQUEST, Bucket, Service, dispatch
 from tests.backends.fake_clock import run
@@ -41,7 +41,7 @@ class Processes:
                 loop.call_soon(lambda: work.add([job()]))
 
         def job():
-            return Job("fake", REQUEST, lambda *_: None, Place(1))
+            return Job("fake", REQUEST, lambda *_: None, Reservation(1))
 
         work = dispatch(service, loop, free, rates=rates)
         work._random.seed(self._draw.random())  # else the waits between tries differ from run to run

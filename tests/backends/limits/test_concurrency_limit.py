@@ -1,8 +1,8 @@
 from llmdo.backends.errors import Overloaded
+from llmdo.backends.limits.concurrency_limit import START, ConcurrencyLimit
 from llmdo.backends.limits.rates import NO_RATES
-from llmdo.backends.limits.retry import is_refusal
+from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.limits.throttle import Throttle
-from llmdo.backends.limits.window import START, Window
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
@@ -13,14 +13,14 @@ REFUSAL = Overloaded("full", code=3040)
 
 
 def test_a_window_begins_where_it_is_told_and_never_above_its_ceiling():
-    assert Window(256).size == START
-    assert Window(256, start=256).size == 256
-    assert Window(10, start=256).size == Window(10).size == 10
-    assert Window(256, start=30, fixed=True).size == 256
+    assert ConcurrencyLimit(256).size == START
+    assert ConcurrencyLimit(256, start=256).size == 256
+    assert ConcurrencyLimit(10, start=256).size == ConcurrencyLimit(10).size == 10
+    assert ConcurrencyLimit(256, start=30, fixed=True).size == 256
 
 
 def test_a_window_that_begins_at_its_ceiling_is_cut_and_grows_again_as_any_other():
-    window = Window(100, start=100)
+    window = ConcurrencyLimit(100, start=100)
     window.grow()
     assert window.size == 100
     window.cut()
@@ -51,7 +51,7 @@ def test_at_first_so_many_calls_may_be_in_flight_as_the_throttle_is_told():
 def test_a_refusal_while_the_window_is_full_cuts_it_wherever_it_began():
     throttle = Throttle(50, NO_RATES, start=50)
     calls, now = in_flight(throttle, 50)
-    assert is_refusal(REFUSAL)
+    assert is_throttled(REFUSAL)
     throttle.ended(calls[-1], None, REFUSAL, now + 0.1)
     assert throttle.window == 40
     for call in calls[:20]:

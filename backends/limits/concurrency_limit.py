@@ -6,7 +6,7 @@ START = 20
 CUT = 0.8
 
 
-class Window:
+class ConcurrencyLimit:
     """Begins at ``start``, doubles in each round of answers until the first cut, then grows by one call a round, up to
     its ceiling. ``fixed``: begins at the ceiling, whatever ``start`` says.
     """
