@@ -89,10 +89,9 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 def _kind(option: Option) -> Any:
     """One of _AS_THEY_ARE, or ``list``; without None."""
-    kinds = [kind for kind in get_args(option.info.annotation) if kind is not NoneType]
     annotation: Any = option.info.annotation
     if NoneType in get_args(annotation):
-        (annotation,) = kinds
+        (annotation,) = (one for one in get_args(annotation) if one is not NoneType)
     if get_origin(annotation) is tuple:
         return list
     return annotation if annotation in _AS_THEY_ARE and not option.shown.as_text else str
