@@ -13,7 +13,7 @@ from llmdo.runners.cli.main import COMMANDS, app, command_of
 from tests.test_rooms import MAY_IMPORT, imports, modules
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "README.md"])
 FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name.isalpha())
 FILE = re.compile(
     rf"(?<![\w./:-])(?:[\w.-]+/)*[\w.-]+\.py\b|(?<![\w./:-])(?:{FOLDERS})/(?:[\w.-]+/)*(?:[\w-]+\.\w+|(?=`))"
@@ -54,7 +54,7 @@ def exists(name: str) -> bool:
     return found is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_exists(page):
     text = text_of(page)
     # Paths of tests are below tests/.
@@ -64,7 +64,7 @@ def test_what_a_page_names_exists(page):
     assert set(OPTION.findall(text)) - known - OTHERS == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_links_to_pages_and_headings_that_exist(page):
     wrong = set()
     for target, heading in LINK.findall(text_of(page)):
