@@ -130,6 +130,7 @@ def test_equal_keys_in_two_buckets_are_two_files(cloud, queue):
     assert (paid(cloud), cloud.keys("output/_open/")) == (8, [])
 
 
+@pytest.mark.fast("new")
 @pytest.mark.parametrize("last", ["new", "old"])
 def test_a_file_that_is_overwritten_while_it_is_read_ends_with_its_newest_version_answered(cloud, monkeypatch, last):
     """old → new, and old → new → old again, which is answered again since it was not settled."""

@@ -163,7 +163,7 @@ def test_the_corpus_is_as_it_was_written():
     assert "tests/faults/corpus/* -text" in (CORPUS.parents[2] / ".gitattributes").read_text()
 
 
-@pytest.mark.fast("direct")
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_every_hostile_line_is_accounted_for_once(cloud, runner):
     files = bodies()

@@ -177,6 +177,7 @@ def batches(path: Path) -> list[int]:
     return sorted(map(int, path.read_text().split()))
 
 
+@pytest.mark.slow
 @pytest.mark.flink
 def test_a_streaming_graph_with_batches_runs_to_its_end_in_the_job_server(tmp_path: Path) -> None:
     with launch(options(parallelism=2, bundle_seconds=0.1, checkpoint_seconds=1)) as arguments:

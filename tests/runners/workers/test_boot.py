@@ -212,6 +212,7 @@ worker.main()
 """
 
 
+@pytest.mark.fast("stay-signals0-*sqlite*", "hang up-*/ledger/")
 @pytest.mark.parametrize("ledger", ["sqlite:///{}/ledger.sqlite", "{}/ledger/"])
 @pytest.mark.parametrize(
     ("how", "signals", "kept", "code"),

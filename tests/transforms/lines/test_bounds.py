@@ -94,6 +94,7 @@ BOMBS: dict[str, tuple[int, Callable[[int], bytes], int]] = {
 }
 
 
+@pytest.mark.fast("many members.gz", "wide window.zst")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_gigabyte_in_a_few_bytes_is_one_long_line_and_takes_no_memory(tmp_path: Path, name: str, capsys: Any) -> None:
     size, pack, allowed = BOMBS[name]
@@ -108,6 +109,7 @@ def test_a_gigabyte_in_a_few_bytes_is_one_long_line_and_takes_no_memory(tmp_path
     assert found["grew"] < allowed * MB
 
 
+@pytest.mark.fast("a.jsonl.zst")
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_a_bomb_of_lines_ends_at_the_limit(tmp_path: Path, name: str) -> None:
     path, content = tmp_path / name, b"\n{}" * (16 * MB // 3)
@@ -169,6 +171,7 @@ def sizes_while_merged(shards: Iterable[str]) -> list[int]:
     return [*sizes, len(covered.encode())]
 
 
+@pytest.mark.slow
 def test_the_state_of_a_million_lines_stays_small(capsys: Any) -> None:
     rng = random.Random(7)
     ended = list(in_order_of_completion(rng, lanes=4, window=64))

@@ -473,10 +473,12 @@ def run(request: pytest.FixtureRequest) -> Any:
     return read
 
 
+@pytest.mark.fast("direct", "planned")
 def test_no_files_give_nothing(run: Any) -> None:
     run([], [], Reading())
 
 
+@pytest.mark.fast("direct", "planned")
 def test_every_kind_of_file_comes_out_as_a_plain_reading_of_it(run: Any, tmp_path: Path) -> None:
     limit = 200
     many = b"".join(b'{"id": %d, "prompt": "Translate: bonjour"}\n' % i for i in range(400))
@@ -515,6 +517,7 @@ def test_every_kind_of_file_comes_out_as_a_plain_reading_of_it(run: Any, tmp_pat
     run(elements, expected, Reading(range_bytes=1000, max_line_bytes=limit))
 
 
+@pytest.mark.fast("direct", "planned")
 def test_a_file_that_goes_stale_leaves_the_others_alone(run: Any, store: MemoryStore) -> None:
     store.chunk = 512
     content = b'{"prompt": "Hi"}\n' * 200
