@@ -34,7 +34,7 @@ from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate, locate_folder
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
-from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Source
+from llmdo.transforms.files.source import Listing, Notifications, Source
 from llmdo.transforms.lines.reading import Reading
 from llmdo.transforms.prompts.models import SAME_PROVIDER
 from llmdo.transforms.prompts.parse import Defaults
@@ -57,7 +57,6 @@ class JsonlOptions(RunOptions):
     Attributes:
         files, input, queue, retry: where the prompts are; exactly one of them is set. ``retry``: the error lines in
             ``output``, those that may be answered now, or all.
-        suffixes: the endings of the names of files that count.
         model_for: the first rule that matches a file's key decides.
         response_schema: the JSON Schema that answers must match.
     """
@@ -74,7 +73,6 @@ class JsonlOptions(RunOptions):
         None
     )
     prefix: Annotated[str, Field(description="Only objects below this prefix (with --queue)."), INPUT] = ""
-    suffixes: tuple[str, ...] = SUFFIXES
     retry: Literal["retryable", "all"] | None = None
     output: Annotated[str, Field(description="Where answers go: r2://BUCKET/PREFIX/ or a folder."), OUTPUT]
     model: Annotated[ModelName, Field(description="PROVIDER/MODEL for lines that name none."), MODEL] = DEFAULT_MODEL
@@ -198,8 +196,8 @@ class JsonlOptions(RunOptions):
     def source(self) -> Source:
         """Where the prompts are; ``queue`` must be an id by now."""
         if self.queue is not None:
-            return Notifications(self.queue, self.prefix, self.suffixes, self.poll_seconds)
-        return Listing((self.input,) if self.input else self.files, self.suffixes)
+            return Notifications(self.queue, self.prefix, self.poll_seconds)
+        return Listing((self.input,) if self.input else self.files)
 
     @property
     def defaults(self) -> Defaults:

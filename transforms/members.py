@@ -92,7 +92,7 @@ class Member:
             _log.warning("%s", error)
             return False
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """For a process that goes on without this run."""
         self._over.set()
         if self._state.presence is not None:
@@ -127,7 +127,7 @@ def join(run: Run) -> None:
         if presence is not None and presence.run_id == run.run_id:
             return
         if _member is not None:
-            _member.leave()
+            _member.stop()
         _member = Member(run, reset_run_state())
 
 

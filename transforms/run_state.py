@@ -32,7 +32,6 @@ class Counts:
     files_done: int = 0
     files_stale: int = 0
     files_with_errors: int = 0
-    lines_read: int = 0
     answered: int = 0
     failed: int = 0
     answered_before: int = 0
@@ -142,13 +141,13 @@ class RunState:
         """Whether another run may still work on its files. Raises StorageError."""
         return self.presence is not None and self.presence.is_alive(owner)
 
-    def leave_to(self, file: FileVersion, run_id: str) -> None:
-        """A file is in work by another run, which is alive."""
+    def report_elsewhere(self, file: FileVersion, run_id: str) -> None:
+        """Notes that another run, which is alive, works on a file."""
         with self._lock:
             self.others[file.id] = run_id
 
-    def leave(self, what: str, why: str) -> None:
-        """Something was left undone, and why; shown at the end."""
+    def report_undone(self, what: str, why: str) -> None:
+        """Notes what this run did not do, and why; shown at its end."""
         with self._lock:
             self.left[what] = why
 

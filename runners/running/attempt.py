@@ -97,7 +97,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         patient = problem is None and state.stop_reason is None
         for queue, count in close_acks(patient=patient).items():
             if patient:
-                state.leave(f"queue {queue}", not_acked(count))
+                state.report_undone(f"queue {queue}", not_acked(count))
         reason = state.stop_reason  # before the engines' ends are told to what may still run
         limits = tuple(limits_of_engines())
         close_engines()

@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     reset_run_state()
     yield Run("run-1", locate_folder(str(tmp_path)), "c", remote=True)
     if module._member is not None:
-        module._member.leave()
+        module._member.stop()
     monkeypatch.setattr(module, "_member", None)
     reset_run_state()
 
@@ -59,7 +59,7 @@ def test_a_process_that_joins_keeps_its_run_alive_without_the_one_that_began_it(
     other = Presence(store, run.output.key, "run-2")
     assert other.is_alive("run-1")
     assert not other.is_alive("run-3")
-    module._member.leave()
+    module._member.stop()
     other._known.clear()
     assert not other.is_alive("run-1")
     other.stop()
@@ -223,7 +223,7 @@ def test_what_was_said_is_forgotten_with_the_run(run):
     module._member.tell()
     notes = run.notes
     notes.stop("x")
-    module._member.leave()
+    module._member.stop()
     notes.forget()
     assert list(open_store(run.output.store_url).list(run.output.key)) == []
     assert Members(notes.store, notes.prefix, "run-9").stopped() is None

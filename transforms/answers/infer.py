@@ -104,7 +104,6 @@ class _Infer(beam.DoFn):
         self, tile: Read, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         if isinstance(tile, TooLong):
-            self.run.state.add(lines_read=1)
             yield self._failure(tile, too_long(tile), attempts=0)
             return
         if not isinstance(tile, Line):
@@ -112,7 +111,6 @@ class _Infer(beam.DoFn):
                 self.run.state.add(bytes_done=tile.stop - tile.start)
             yield tile
             return
-        self.run.state.add(lines_read=1)
         try:
             prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
         except LineError as error:

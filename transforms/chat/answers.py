@@ -60,7 +60,6 @@ class Answers:
         deltas: bool = False,
         stops: bool = False,
         stopping: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._provider, self._model = split_model(defaults.model)
         self._defaults = defaults
@@ -69,7 +68,6 @@ class Answers:
         self._deltas = deltas
         self._stops = stops
         self._stopping = stopping
-        self._clock = clock
         self._estimates = Estimates()
         self._max_tokens = token_limit(defaults.parameters) or DEFAULT_MAX_TOKENS
 
@@ -102,13 +100,13 @@ class Answers:
     async def _asked(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
         message, context = made.message, self._defaults.context_tokens
         if self._tell:
-            self._tell(started(message, self._clock()))
+            self._tell(started(message, time.time()))
         past, request, done = await self._once(made, earlier, context)
         if isinstance(done.error, ContextOverflow):
             used = self._estimates.most(request)
             context = int(_SHORTER * (context or used.input_tokens + self._max_tokens))
             past, request, done = await self._once(made, earlier, context)
-        made.trace["answered"] = self._clock()
+        made.trace["answered"] = time.time()
         made.history = past.ids
         if done.error is not None:
             return self._refused(made, done.error)
@@ -133,7 +131,7 @@ class Answers:
         request_id = f"{message.conversation}/{message.id}"
         async with self._listening(message) as listen:
             request = ChatRequest(self._model, past.messages, self._defaults.parameters, request_id, listen)
-            asked = self._clock()
+            asked = time.time()
             done = await self._engine.call(self._provider, request)
         self._note(made, done, asked)
         return past, request, done
@@ -167,7 +165,7 @@ class Answers:
 
     def _note(self, made: _Made, done: Done, asked: float) -> None:
         """When calls really began: one may have waited for its turn for long, or was never made."""
-        now = self._clock()
+        now = time.time()
         made.attempts += done.attempts
         if done.attempts:
             made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock shows whole ms
@@ -189,7 +187,7 @@ class Answers:
         if not (response.text and response.text.strip()):
             return self._failed(made, ONLY_TOOLS if response.tool_calls else EMPTY_ANSWER, None, response)
         told = metadata(self._provider, response, made.attempts, latency_s, past.warnings)
-        event = received(made.message, response.text, response.model, self._clock(), told)
+        event = received(made.message, response.text, response.model, time.time(), told)
         if self._tell and not fits(event):
             said = f"{self._model}: the answer is over the 128 KB that a queue takes: lower --max-tokens"
             return self._failed(made, EMPTY_ANSWER, BadReply(said), response)
@@ -198,7 +196,7 @@ class Answers:
     def _failed(
         self, made: _Made, source: Source, error: Exception | None = None, response: ChatResponse | None = None
     ) -> LoggedAnswer:
-        now = self._clock()
+        now = time.time()
         made.trace.setdefault("answered", now)
         event = failed(made.message, source, now, error, made.attempts)
         usage = None
@@ -219,7 +217,7 @@ class Answers:
         return LoggedAnswer(
             conversation=message.conversation,
             message_id=message.id,
-            events=(event, completed(message, self._clock(), made.attempts, not failed)),
+            events=(event, completed(message, time.time(), made.attempts, not failed)),
             history=made.history,
             trace=made.trace,
             failed=failed,

@@ -28,12 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class ChatContext:
     """What the conversations of a process share.
 
     Attributes:
-        stopped: no further turn is to be begun; ``stop`` sets it, and tells why.
-        spawn: runs a task of its own.
+        log: the log that holds the conversations.
+        answers: makes the answer to one message.
+        replies: pushes answers to a queue; None where there is no such queue.
+        settings: what all conversations keep to.
+        stopped: set once no further turn may start; ``stop`` sets it and takes the reason.
+        spawn: runs a coroutine as a task of its own.
         names: ``mark_name`` of each message in work.
     """
 
@@ -49,21 +53,21 @@ class Office:
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A message in work, and who is told what became of it."""
+    """A message in work, and the callbacks that get its outcome."""
 
     message: ChatMessage
     dones: list[Done]
     trace: dict[str, float]
 
 
-class Talk:
-    """See the module; used on the loop of its Conversations."""
+class ConversationWorker:
+    """Answers the messages of one conversation in order. Used on the loop of its Conversations only."""
 
-    def __init__(self, conversation: str, office: Office) -> None:
+    def __init__(self, conversation: str, context: ChatContext) -> None:
         self.id = conversation
-        self._office = office
-        self._log = office.log
-        self._settings = office.settings
+        self._context = context
+        self._log = context.log
+        self._settings = context.settings
         self._waiting: dict[str, _Work] = {}
         self._working: dict[str, _Work] = {}  # the one that is being answered, and those that are being pushed
         self._came = asyncio.Event()
@@ -84,11 +88,13 @@ class Talk:
             known.dones.append(done)
             return
         work = self._work(message, [done])
-        if self._office.stopped.is_set() or self._settings.leaves_alone(message):
+        if self._context.stopped.is_set() or self._settings.leaves_alone(message):
             self._finish(work, "left")
         elif len(self._waiting) >= MOST_WAITING and not incoming.accepted:
             self._begin(work)
-            self._office.spawn(self._safely(work, self._keep(work, self._office.answers.overflow(message, work.trace))))
+            self._context.spawn(
+                self._safely(work, self._keep(work, self._context.answers.overflow(message, work.trace)))
+            )
         else:
             self._waiting[message.id] = work
             self.wake()
@@ -99,7 +105,7 @@ class Talk:
 
     async def run(self) -> None:
         """Answers what comes, until nothing has come for a while, or all is stopped."""
-        stopped = self._office.stopped
+        stopped = self._context.stopped
         try:
             while not stopped.is_set():
                 if self._waiting:
@@ -117,7 +123,7 @@ class Talk:
 
     async def _something_comes(self) -> bool:
         self._came.clear()
-        while not self._waiting and not self._office.stopped.is_set():
+        while not self._waiting and not self._context.stopped.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._came.wait(), self._settings.linger_s)
                 continue
@@ -140,14 +146,14 @@ class Talk:
             work = await self._first(conversation)
         except DamagedLog as error:
             work = self._begin(min(self._waiting.values(), key=_order))
-            answer = self._office.answers.unreadable(work.message, work.trace, error)
+            answer = self._context.answers.unreadable(work.message, work.trace, error)
             await self._safely(work, self._keep(work, answer))
             return
         except StorageError as error:
             await self._trouble(error)
             return
         self._failures = 0
-        if not self._office.stopped.is_set():
+        if not self._context.stopped.is_set():
             await self._safely(self._begin(work), self._turn(work, conversation))
 
     def _sort_out(self, conversation: Conversation) -> None:
@@ -155,7 +161,7 @@ class Talk:
         for work in list(self._waiting.values()):
             answer = conversation.answers.get(work.message.id)
             if answer is not None and self._ours:
-                self._office.spawn(self._safely(self._begin(work), self._deliver_again(work, answer)))
+                self._context.spawn(self._safely(self._begin(work), self._deliver_again(work, answer)))
             elif answer is not None:
                 self._finish(work, "elsewhere")
 
@@ -175,10 +181,10 @@ class Talk:
     async def _turn(self, work: _Work, conversation: Conversation) -> None:
         work.trace["begun"] = time.time()
         try:
-            answer = await self._office.answers.make(work.message, conversation.before(work.message), work.trace)
+            answer = await self._context.answers.make(work.message, conversation.before(work.message), work.trace)
         except NotNow as reason:
             self._finish(work, "left")
-            self._office.stop(reason.error)
+            self._context.stop(reason.error)
             return
         await self._keep(work, answer)
 
@@ -194,14 +200,14 @@ class Talk:
                 return
             except StorageError as error:
                 await self._trouble(error)
-                if self._office.stopped.is_set():
+                if self._context.stopped.is_set():
                     self._finish(work, "left")
                     return
         if first == answer:
             self._settings.counted(answer)
         else:
             self._ours = False  # another run has taken this one for dead
-        self._office.spawn(self._safely(work, self._deliver(work, first)))
+        self._context.spawn(self._safely(work, self._deliver(work, first)))
 
     async def _deliver_again(self, work: _Work, answer: LoggedAnswer) -> None:
         """Pushes an answer that was found in the log, unless it has been pushed."""
@@ -213,7 +219,7 @@ class Talk:
         await self._deliver(work, answer)
 
     async def _deliver(self, work: _Work, answer: LoggedAnswer) -> None:
-        replies = self._office.replies
+        replies = self._context.replies
         pushed = replies is None or await replies.push(answer.events)
         if pushed:
             try:
@@ -225,7 +231,7 @@ class Talk:
     async def _trouble(self, error: StorageError) -> None:
         """Waits, longer each time, where the log cannot be reached; any other error ends the run."""
         if not isinstance(error, StorageUnavailable):
-            self._office.stop(error)
+            self._context.stop(error)
             return
         wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures, 10))
         self._failures += 1
@@ -243,7 +249,7 @@ class Talk:
                 _log.exception("conversation %s: unexpected error: it stays taken until this run ends", self.id)
 
     def _work(self, message: ChatMessage, dones: list[Done]) -> _Work:
-        self._office.names.add(mark_name(message))
+        self._context.names.add(mark_name(message))
         return _Work(message, dones, {"received": message.arrived, "queued": time.time()})
 
     def _begin(self, work: _Work) -> _Work:
@@ -263,7 +269,7 @@ class Talk:
         message = work.message
         self._waiting.pop(message.id, None)
         self._working.pop(message.id, None)
-        self._office.names.discard(mark_name(message))
+        self._context.names.discard(mark_name(message))
         answered = Answered(message.conversation, message.id, outcome, pushed)
         if outcome == "left":
             self._unwanted.add(message.id)
@@ -273,7 +279,7 @@ class Talk:
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._office.stopped.wait(), seconds)
+            await asyncio.wait_for(self._context.stopped.wait(), seconds)
 
 
 async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:

@@ -13,7 +13,7 @@ import uvloop
 
 from llmdo.storage.chat.log import ChatLog
 from llmdo.transforms.chat.answers import Answers
-from llmdo.transforms.chat.conversation import Done, Office, Talk
+from llmdo.transforms.chat.conversation import ChatContext, ConversationWorker, Done
 from llmdo.transforms.chat.elements import Answered, Incoming, Settings
 from llmdo.transforms.chat.replies import Replies
 
@@ -30,7 +30,7 @@ class Conversations:
     """
 
     def __init__(self, log: ChatLog, answers: Answers, replies: Replies | None, settings: Settings) -> None:
-        self._talks: dict[str, Talk] = {}
+        self._workers: dict[str, ConversationWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies = replies
         self._over = False
@@ -38,7 +38,7 @@ class Conversations:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="llmdo-chat"))
-        self._office = Office(log, answers, replies, settings, asyncio.Event(), self._end, self._spawn)
+        self._context = ChatContext(log, answers, replies, settings, asyncio.Event(), self._end, self._spawn)
         self._thread = threading.Thread(target=self._live, name="llmdo-conversations", daemon=True)
         self._thread.start()
         with _registering:
@@ -64,11 +64,11 @@ class Conversations:
     @property
     def open(self) -> int:
         """Conversations that have messages in work."""
-        return sum(talk.open > 0 for talk in list(self._talks.values()))
+        return sum(worker.open > 0 for worker in list(self._workers.values()))
 
     def __contains__(self, name: object) -> bool:
         """Whether the message with this ``mark_name`` was submitted, and is not done. From any thread."""
-        return name in self._office.names
+        return name in self._context.names
 
     def _call(self, work: Callable[[], None]) -> bool:
         with self._gate:
@@ -87,7 +87,7 @@ class Conversations:
                 self._over = True
 
     async def _main(self) -> None:
-        await self._office.stopped.wait()
+        await self._context.stopped.wait()
         while self._tasks:
             await asyncio.wait(self._tasks)
         with self._gate:
@@ -96,31 +96,31 @@ class Conversations:
 
     def _take_in(self, incoming: Incoming, done: Done) -> None:
         conversation = incoming.message.conversation
-        talk = self._talks.get(conversation)
-        if talk is None:
-            talk = Talk(conversation, self._office)
-            talk.take_in(incoming, done)
-            if talk.open:
-                self._talks[talk.id] = talk
-                self._spawn(self._run(talk))
+        worker = self._workers.get(conversation)
+        if worker is None:
+            worker = ConversationWorker(conversation, self._context)
+            worker.take_in(incoming, done)
+            if worker.open:
+                self._workers[worker.id] = worker
+                self._spawn(self._run(worker))
         else:
-            talk.take_in(incoming, done)
+            worker.take_in(incoming, done)
 
-    async def _run(self, talk: Talk) -> None:
-        await talk.run()
-        del self._talks[talk.id]  # nothing is awaited since it has found itself empty
+    async def _run(self, worker: ConversationWorker) -> None:
+        await worker.run()
+        del self._workers[worker.id]  # nothing is awaited since it has found itself empty
 
     def _stop(self) -> None:
-        self._office.stopped.set()
+        self._context.stopped.set()
         if self._replies is not None:
             self._replies.stop()
-        for talk in self._talks.values():
-            talk.wake()
+        for worker in self._workers.values():
+            worker.wake()
 
     def _end(self, error: BaseException) -> None:
-        if not self._office.stopped.is_set():
+        if not self._context.stopped.is_set():
             self._stop()
-            self._office.settings.over(error)
+            self._context.settings.over(error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

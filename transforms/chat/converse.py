@@ -68,7 +68,7 @@ class Converse(beam.PTransform):
         return messages | "Answer messages" >> beam.ParDo(_Converse(self)).with_output_types(Answered)
 
 
-class Desk:
+class ConversationDesk:
     """Where bundles hand messages in and fetch what became of them; one for all bundles of a process. Thread-safe."""
 
     def __init__(self, conversations: Conversations) -> None:
@@ -130,18 +130,18 @@ class _Converse(beam.DoFn):
 
 
 # A module global, as the engines are: all threads and all DoFn instances share it. By the run's id.
-_desks: dict[str, Desk] = {}
+_desks: dict[str, ConversationDesk] = {}
 _opening = threading.Lock()
 
 
-def _desk(step: Converse) -> Desk:
+def _desk(step: Converse) -> ConversationDesk:
     """The process's desk for a run. That of an earlier run in this process is closed."""
     with _opening:
         desk = _desks.get(step.run.run_id)
         if desk is None:
             close_conversations()
             _desks.clear()
-            desk = _desks[step.run.run_id] = Desk(conversations_of(step))
+            desk = _desks[step.run.run_id] = ConversationDesk(conversations_of(step))
         return desk
 
 

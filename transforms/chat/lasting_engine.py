@@ -27,9 +27,8 @@ class LastingEngine:
     LOOK_S away, and no call of the old engine is in flight; then there is a new one.
     """
 
-    def __init__(self, open_engine: Callable[[], Engine], window: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, open_engine: Callable[[], Engine], window: int) -> None:
         self._open_engine = open_engine
-        self._clock = clock
         self._engine: Engine | None = open_engine()
         self._room = asyncio.Semaphore(2 * window)  # an engine takes in no more
         self._replacing = asyncio.Lock()
@@ -59,7 +58,7 @@ class LastingEngine:
 
     async def _usable(self) -> Engine | None:
         async with self._replacing:
-            engine, now = self._engine, self._clock()
+            engine, now = self._engine, time.time()
             if engine is not None and engine.stopped is None:
                 return engine
             if engine is not None and self._stopped is not engine.stopped:

@@ -28,7 +28,7 @@ from llmdo.storage.queues.notifications import (
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files.listing import list_inputs, root_of
-from llmdo.transforms.files.source import Listing, Notifications, Source
+from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Source
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from llmdo.transforms.run import Run
@@ -99,14 +99,14 @@ def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
     known = {record_name(file.store_url, file.key, file.etag) for file in run.state.in_work()}
     for record in run.jobs.sweep(known):
         if isinstance(record, ValueError):
-            run.state.leave("job record", str(record))
+            run.state.report_undone("job record", str(record))
             _log.warning("%s", record)
         elif not record.dead:
             file = FileVersion(record.store_url, record.key, record.etag, record.size)
             if not run.output.bucket or file.bucket or file.store_url in disks:
                 yield Notice(file, None, record.notification)
             else:
-                run.state.leave(
+                run.state.report_undone(
                     file.id, f"it is not among this run's files: name {file.store_url} as an input to resume it"
                 )
 
@@ -122,7 +122,7 @@ def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
         yield from notices
         empty = empty + 1 if messages == 0 else 0
         if puller.out_of_patience:
-            run.state.leave(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
+            run.state.report_undone(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
             break
         if empty < _EMPTY_PULLS:
             pause(wait)
@@ -203,9 +203,7 @@ def understand(message: Message, source: Notifications, run: Run) -> Notice | No
         run.state.add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(
-        event, source.prefix, source.suffixes, run.output
-    ):
+    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(event, source.prefix, SUFFIXES, run.output):
         run.state.add(messages_passed_over=1)
         return None
     assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds

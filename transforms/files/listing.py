@@ -17,7 +17,7 @@ from llmdo.storage.output import configuration
 from llmdo.storage.output.manifests import MANIFEST_NAME, is_shard_name
 from llmdo.storage.queues.notifications import is_hidden
 from llmdo.transforms.elements import FileVersion, Notice
-from llmdo.transforms.files.source import Listing
+from llmdo.transforms.files.source import SUFFIXES, Listing
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def list_inputs(listing: Listing, output: Location | None, skipped: Skipped | No
     inodes: dict[tuple[int, int], str] = {}
     for place in listing.inputs:
         of_place = _list_r2 if place.startswith(R2_SCHEME) else _LocalPlace(place, inodes).list
-        for file in of_place(place, listing, output, found):
+        for file in of_place(place, output, found):
             # Two files with one key and one content have one folder in the output, wherever they are.
             identity = (file.bucket, file.key, file.etag)
             if identity not in seen:
@@ -91,7 +91,7 @@ def is_pattern(place: str) -> bool:
     return _WILDCARDS.search(place) is not None
 
 
-def _list_r2(place: str, listing: Listing, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
+def _list_r2(place: str, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
     where = locate(place)
     folder, _, name = where.key.rpartition("/")
     done = None
@@ -111,7 +111,7 @@ def _list_r2(place: str, listing: Listing, output: Location | None, skipped: Ski
             skipped.add(HIDDEN, f"{where.store_url}/{info.key}")
         elif info.key.rpartition("/")[0] == done and is_shard_name(info.key.rpartition("/")[2]):
             skipped.add(OWN, f"{where.store_url}/{info.key}")
-        elif not info.key.lower().endswith(listing.suffixes) and info.key != where.key:
+        elif not info.key.lower().endswith(SUFFIXES) and info.key != where.key:
             skipped.add(OTHER_ENDING, f"{where.store_url}/{info.key}")
         else:
             yield FileVersion(where.store_url, info.key, info.etag, info.size)
@@ -135,18 +135,18 @@ class _LocalPlace:
         inside = output is not None and real.is_relative_to(output)
         return inside and (real == output or not _is_earlier_output(folder))
 
-    def list(self, place: str, listing: Listing, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
+    def list(self, place: str, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
         """The versions that are there: files in the order of their paths, then those behind links."""
         out = None if output is None or output.bucket else Path(output.store_url).resolve()
         if self._path.is_file():
             found = [self._path]
         elif self._path.is_dir():
-            found = [path for path in self._walk(out, skipped) if self._wanted(path, out, listing.suffixes, skipped)]
+            found = [path for path in self._walk(out, skipped) if self._wanted(path, out, skipped)]
         elif self._path.exists():
             skipped.add(NO_FILE, place)
             return
         else:
-            found = [path for path in self._glob(out, skipped) if self._wanted(path, out, listing.suffixes, skipped)]
+            found = [path for path in self._glob(out, skipped) if self._wanted(path, out, skipped)]
         for file in sorted(found, key=lambda path: (_is_linked(path, self._root), path)):
             if not is_utf8(str(file)):
                 skipped.add(NO_NAME, str(file))
@@ -195,9 +195,9 @@ class _LocalPlace:
             else:
                 yield path
 
-    def _wanted(self, path: Path, output: Path | None, suffixes: tuple[str, ...], skipped: Skipped) -> bool:
+    def _wanted(self, path: Path, output: Path | None, skipped: Skipped) -> bool:
         """Whether a file that is not named itself is taken."""
-        named = path.name.lower().endswith(suffixes)
+        named = path.name.lower().endswith(SUFFIXES)
         real = self._real(path)
         if output is not None and real.is_relative_to(output):
             # An output that holds its inputs has objects of its own beside them.

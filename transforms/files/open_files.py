@@ -102,7 +102,7 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
         manifest, problem = None, str(error)
     if manifest is not None:
         if manifest.configuration != run.configuration:
-            run.state.leave(file.id, "it was answered by another configuration: use another --output")
+            run.state.report_undone(file.id, "it was answered by another configuration: use another --output")
             return Opening(ack=False)
         if not has_readable(store, folder_of(run.output, file), manifest, max_line_bytes):
             # A run that died between the manifest and the record's removal left a record that nobody needs.
@@ -126,7 +126,7 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
     if claim.record.nonce != notice.nonce:
         other = run_of(claim.record.run_id)
         if other != run.run_id:
-            run.state.leave_to(file, other)
+            run.state.report_elsewhere(file, other)
         return Opening()
     try:
         if problem:
@@ -209,7 +209,7 @@ def _fail(run: Run, jobs: Jobs, record: JobRecord, problem: str) -> None:
     jobs.release(record)
     then = f"kept in {run.output.key}_dead/{name}" if dead else f"try {failures} of {TRIES}"
     _log.warning("%s/%s cannot be opened (%s): %s", record.store_url, record.key, then, problem)
-    run.state.leave(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
+    run.state.report_undone(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
 
 
 def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | None], ...]:

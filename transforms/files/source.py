@@ -13,16 +13,14 @@ class Listing:
     """Objects below r2:// prefixes, and local files, folders and glob patterns."""
 
     inputs: tuple[str, ...]
-    suffixes: tuple[str, ...] = SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
 class Notifications:
-    """Messages of a queue about objects below ``prefix`` that end in one of ``suffixes``."""
+    """Messages of a queue about objects below ``prefix`` that end in one of SUFFIXES."""
 
     queue_id: str
     prefix: str = ""
-    suffixes: tuple[str, ...] = SUFFIXES
     poll_seconds: float = 0.5
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Lanes", "Turn", "end_of_turn", "next_group"]
+__all__ = ["Lanes", "ReadingTurn", "end_of_turn", "next_group"]
 
 # A bundle that finds all lanes taken looks again after this. Seconds.
 RETRY = 0.5
@@ -53,11 +53,11 @@ def end_of_turn(now: float, seconds: float, others: Iterable[float]) -> float:
 class Lanes:
     """The bundles that read at this moment in this process. Thread-safe."""
 
-    _ends: dict[Turn, float] = field(default_factory=dict)
+    _ends: dict[ReadingTurn, float] = field(default_factory=dict)
     _refused: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def enter(self, turn: Turn, count: int, now: float, seconds: float) -> float | None:
+    def enter(self, turn: ReadingTurn, count: int, now: float, seconds: float) -> float | None:
         """Takes one of ``count`` lanes and says when the turn ends, or None when all are taken."""
         with self._lock:
             # Past its end a bundle reads no more. One that hangs, or died with its runner, must not keep the lane.
@@ -69,12 +69,12 @@ class Lanes:
             self._ends[turn] = end
             return end
 
-    def others_read(self, turn: Turn, now: float) -> bool:
+    def others_read(self, turn: ReadingTurn, now: float) -> bool:
         """Whether any other bundle has time left to read."""
         with self._lock:
             return any(end > now for other, end in self._ends.items() if other is not turn)
 
-    def leave(self, turn: Turn) -> None:
+    def free(self, turn: ReadingTurn) -> None:
         """Gives the lane back, if the turn had one."""
         with self._lock:
             self._ends.pop(turn, None)
@@ -85,7 +85,7 @@ class Lanes:
             return 2 * RETRY if now - self._refused < 2 * RETRY else 0.0
 
 
-class Turn:
+class ReadingTurn:
     """One bundle's time to read: about ``seconds`` from its first range, in one of ``count`` lanes."""
 
     def __init__(self, lanes: Lanes, count: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -128,7 +128,7 @@ class Turn:
         more = now < self._end + (LONGEST - 1) * self._seconds
         return None if more and not pause and not self._lanes.others_read(self, now) else pause
 
-    def leave(self) -> None:
+    def finish(self) -> None:
         """The bundle reads no more: its lane is free."""
-        self._lanes.leave(self)
+        self._lanes.free(self)
         self._end = None

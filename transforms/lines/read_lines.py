@@ -17,7 +17,7 @@ from apache_beam.utils.timestamp import Duration
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
 from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read, Stale
 from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
-from llmdo.transforms.lines.lanes import Lanes, Turn, next_group
+from llmdo.transforms.lines.lanes import Lanes, ReadingTurn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
 from llmdo.transforms.run import Run
@@ -147,7 +147,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._turn: Turn | None = None
+        self._turn: ReadingTurn | None = None
         self._group = 1
 
     def initial_restriction(self, element: Opened) -> _Range:
@@ -171,7 +171,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
 
     def start_bundle(self) -> None:
         if self._reading.checkpoint_seconds is not None:
-            self._turn = Turn(_lanes, self._reading.lanes, self._reading.checkpoint_seconds)
+            self._turn = ReadingTurn(_lanes, self._reading.lanes, self._reading.checkpoint_seconds)
         self._group = 1
 
     def process(
@@ -218,7 +218,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
 
     def finish_bundle(self) -> None:
         if self._turn:
-            self._turn.leave()
+            self._turn.finish()
 
     def teardown(self) -> None:
         """A bundle that failed has no finish_bundle."""

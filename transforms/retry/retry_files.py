@@ -118,7 +118,7 @@ def _is_wanted(run: Run, begun: set[str], folder: str) -> bool:
     try:
         manifest = read_manifest(run.store, folder)
     except ValueError as error:
-        run.state.leave(folder, str(error))
+        run.state.report_undone(folder, str(error))
         return False
     return manifest is not None and (manifest.failed > 0 or record_of(version_of(manifest)) in begun)
 
@@ -174,7 +174,7 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
         )
         claim = jobs.claim(record, run.state.is_alive)
         if claim.record.nonce != record.nonce:
-            run.state.leave_to(file, claim.record.run_id)
+            run.state.report_elsewhere(file, claim.record.run_id)
             return None
         if read_manifest_version(store, folder) != found:  # merged by another retry just before the claim
             _let_go(jobs, file)
@@ -192,13 +192,13 @@ def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[Tak
     try:
         claimed = claim_file(run, folder)
     except ValueError as error:
-        run.state.leave(folder, str(error))
+        run.state.report_undone(folder, str(error))
         return
     if claimed is None:
         return
     file, manifest = claimed.file, claimed.manifest
     if manifest.configuration != run.configuration:
-        run.state.leave(file.id, "it was answered by another configuration than its output's")
+        run.state.report_undone(file.id, "it was answered by another configuration than its output's")
         _let_go(retries(run), file)
         return
     run.state.open(file)
@@ -215,7 +215,7 @@ def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterato
         try:
             rows = take_back(file, shard, store.read(folder + shard.name)[0], everything)
         except (ObjectNotFound, ValueError, KeyError, TypeError) as error:
-            run.state.leave(f"{store.url}/{folder}{shard.name}", f"its lines cannot be taken back: {error}")
+            run.state.report_undone(f"{store.url}/{folder}{shard.name}", f"its lines cannot be taken back: {error}")
             continue
         if not rows.again:
             continue
@@ -250,14 +250,14 @@ def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
     jobs = retries(run)
     record = jobs.read((file.store_url, file.key, file.etag))
     if record is None or record.nonce != file.opening or _asleep(run):
-        run.state.leave(file.id, "another retry may have taken it over: retry again to see what is left")
+        run.state.report_undone(file.id, "another retry may have taken it over: retry again to see what is left")
         return
     shards = {one.shard.name: one.shard for one in written if one.shard is not None}
     names = frozenset(name for one in written for name in one.leftovers)
     try:
         manifest = _merge(run, file, names, shards.values(), record.notification[_MANIFEST])
     except CannotMerge as error:
-        run.state.leave(file.id, str(error))
+        run.state.report_undone(file.id, str(error))
     else:
         settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
         run.state.settle(settled)

@@ -89,7 +89,7 @@ def test_every_option_has_words_and_a_panel_that_help_knows(model):
 
 @pytest.mark.parametrize("model", [JsonlOptions, ChatOptions])
 def test_a_field_without_a_mark_is_not_on_the_command_line(model):
-    hidden = {"suffixes", "retry", "continuous", "store"} & model.model_fields.keys()
+    hidden = {"retry", "continuous", "store"} & model.model_fields.keys()
     assert hidden and not hidden & options_of(model).keys()
 
 

@@ -30,7 +30,7 @@ from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
-from llmdo.transforms.chat.converse import Converse, Desk
+from llmdo.transforms.chat.converse import ConversationDesk, Converse
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
@@ -278,7 +278,7 @@ def fetching(desk):
 
 def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
     reset_run_state()
-    desk = Desk(later := Later())
+    desk = ConversationDesk(later := Later())
     context = WindowedValue(None, 0, ())
     desk.hand_in(Incoming(message("m1")), context)
     first, one = fetching(desk)
@@ -297,7 +297,7 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
 
 def test_a_stop_reaches_a_bundle_that_waits():
     reset_run_state()
-    desk = Desk(later := Later())
+    desk = ConversationDesk(later := Later())
     desk.hand_in(Incoming(message("m1")), WindowedValue(None, 0, ()))
     got, thread = fetching(desk)
     run_state().stop("stopped by SIGTERM")
@@ -309,7 +309,7 @@ def test_a_stop_reaches_a_bundle_that_waits():
 def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
     reset_run_state()
     monkeypatch.setattr(converse, "MOST_OPEN", 2)
-    desk = Desk(later := Later())
+    desk = ConversationDesk(later := Later())
     context = WindowedValue(None, 0, ())
     desk.hand_in(Incoming(message("m1")), context)
     assert list(desk.fetch()) == []

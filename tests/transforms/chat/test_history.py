@@ -135,17 +135,17 @@ def test_the_answer_s_tokens_belong_to_the_context():
 
 def test_system_messages_stay_when_the_turns_around_them_go():
     rule = message("s1", "Use metric units.", "system")
-    talk = long_talk(4)
-    earlier = [*talk[:1], (rule, None), *talk[1:]]
+    worker = long_talk(4)
+    earlier = [*worker[:1], (rule, None), *worker[1:]]
     built = build(earlier, context_tokens=1500)
     assert built.ids == ("s1", "m4")
     assert plain(built)[:2] == [("system", "Be kind."), ("system", "Use metric units.")]
 
 
 def test_a_turn_is_a_question_and_all_until_the_next_one():
-    talk = long_talk(2)
+    worker = long_talk(2)
     follow_up = (message("a1", "One thing more." + "x" * 2000, "assistant"), None)
-    earlier = [(message("a0", "Hello!", "assistant"), None), talk[0], follow_up, talk[1]]
+    earlier = [(message("a0", "Hello!", "assistant"), None), worker[0], follow_up, worker[1]]
     built = build(earlier, context_tokens=1700)
     assert built.ids == ("m2",)
     (warning,) = built.warnings

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.transforms.lines.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, Turn, end_of_turn, next_group
+from llmdo.transforms.lines.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, ReadingTurn, end_of_turn, next_group
 from tests.fakes.clocks import Clock
 
 T = 30.0
@@ -23,30 +23,30 @@ def clock() -> Clock:
 def somebody_reads(lanes: Lanes, clock: Clock, after: float = 0.0) -> None:
     """Another bundle whose turn begins ``after`` s from now, and is not over when one that begins now is."""
     clock.now += after
-    assert Turn(lanes, 4, T, clock).wait(fresh=False) is None
+    assert ReadingTurn(lanes, 4, T, clock).wait(fresh=False) is None
     clock.now -= after
 
 
 def test_fresh_ranges_of_a_bundle_are_dealt_to_the_lanes_in_turn_and_read_nothing(clock: Clock) -> None:
     lanes = Lanes()
-    turn = Turn(lanes, 4, T, clock)
+    turn = ReadingTurn(lanes, 4, T, clock)
     assert [turn.wait(fresh=True) for _ in range(6)] == [0.0, 0.25, 0.5, 0.75, 0.0, 0.25]
     assert turn.rest() is None  # its time has not begun
-    assert Turn(lanes, 1, T, clock).wait(fresh=False) is None  # nor has it taken a lane
+    assert ReadingTurn(lanes, 1, T, clock).wait(fresh=False) is None  # nor has it taken a lane
 
 
 def test_the_first_fresh_range_of_a_bundle_does_not_wait(clock: Clock) -> None:
-    assert Turn(Lanes(), 4, T, clock).wait(fresh=True) == 0.0
+    assert ReadingTurn(Lanes(), 4, T, clock).wait(fresh=True) == 0.0
 
 
 def test_lanes_lie_closer_together_than_a_short_turn(clock: Clock) -> None:
-    turn = Turn(Lanes(), 4, 0.4, clock)
+    turn = ReadingTurn(Lanes(), 4, 0.4, clock)
     assert [turn.wait(fresh=True) for _ in range(4)] == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
 def test_time_counts_from_the_bundles_first_read(clock: Clock) -> None:
     lanes = Lanes()
-    turn = Turn(lanes, 4, T, clock)
+    turn = ReadingTurn(lanes, 4, T, clock)
     clock.now += 100
     assert turn.wait(fresh=False) is None
     somebody_reads(lanes, clock, after=T / 2)
@@ -59,7 +59,7 @@ def test_time_counts_from_the_bundles_first_read(clock: Clock) -> None:
 
 def test_when_time_is_up_waiting_ranges_defer_at_once(clock: Clock) -> None:
     lanes = Lanes()
-    turn = Turn(lanes, 4, T, clock)
+    turn = ReadingTurn(lanes, 4, T, clock)
     assert turn.wait(fresh=False) is None
     somebody_reads(lanes, clock, after=T / 2)
     clock.now += T
@@ -68,16 +68,16 @@ def test_when_time_is_up_waiting_ranges_defer_at_once(clock: Clock) -> None:
 
 def test_a_fifth_bundle_waits_until_a_lane_is_free(clock: Clock) -> None:
     lanes = Lanes()
-    turns = [Turn(lanes, 4, T, clock) for _ in range(5)]
+    turns = [ReadingTurn(lanes, 4, T, clock) for _ in range(5)]
     assert [turn.wait(fresh=False) for turn in turns] == [None, None, None, None, RETRY]
     assert turns[4].wait(fresh=False) == RETRY
-    turns[2].leave()
+    turns[2].finish()
     assert turns[4].wait(fresh=False) is None
 
 
 def test_a_bundle_that_never_ends_keeps_its_lane_no_longer_than_its_turn(clock: Clock) -> None:
     lanes = Lanes()
-    dead, waiting = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    dead, waiting = ReadingTurn(lanes, 1, T, clock), ReadingTurn(lanes, 1, T, clock)
     assert dead.wait(fresh=False) is None
     clock.now += T - 1
     assert waiting.wait(fresh=False) == RETRY
@@ -87,22 +87,22 @@ def test_a_bundle_that_never_ends_keeps_its_lane_no_longer_than_its_turn(clock: 
 
 def test_a_small_range_is_read_at_once_though_all_lanes_are_taken_by_large_ones(clock: Clock) -> None:
     lanes = Lanes()
-    assert [Turn(lanes, 4, T, clock).wait(fresh=False) for _ in range(4)] == [None] * 4
-    first, second = Turn(lanes, 4, T, clock), Turn(lanes, 4, T, clock)
+    assert [ReadingTurn(lanes, 4, T, clock).wait(fresh=False) for _ in range(4)] == [None] * 4
+    first, second = ReadingTurn(lanes, 4, T, clock), ReadingTurn(lanes, 4, T, clock)
     assert first.wait(fresh=True, small=True) is None
     assert second.wait(fresh=True, small=True) == RETRY  # one lane more, not any number
-    first.leave()
+    first.finish()
     assert second.wait(fresh=False, small=True) is None
 
 
 def test_a_large_range_never_takes_the_lane_that_is_for_small_ones(clock: Clock) -> None:
     lanes = Lanes()
-    assert [Turn(lanes, 2, T, clock).wait(fresh=False) for _ in range(3)] == [None, None, RETRY]
+    assert [ReadingTurn(lanes, 2, T, clock).wait(fresh=False) for _ in range(3)] == [None, None, RETRY]
 
 
 def test_a_small_range_behind_a_large_one_is_begun_when_the_turn_ends(clock: Clock) -> None:
     lanes = Lanes()
-    turn = Turn(lanes, 4, T, clock)
+    turn = ReadingTurn(lanes, 4, T, clock)
     assert turn.wait(fresh=False) is None
     somebody_reads(lanes, clock, after=T / 2)
     clock.now += T
@@ -115,17 +115,17 @@ def test_a_small_range_behind_a_large_one_is_begun_when_the_turn_ends(clock: Clo
 
 def test_a_lane_is_given_back_once(clock: Clock) -> None:
     lanes = Lanes()
-    first, second = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    first, second = ReadingTurn(lanes, 1, T, clock), ReadingTurn(lanes, 1, T, clock)
     assert first.wait(fresh=False) is None
-    first.leave()
+    first.finish()
     assert second.wait(fresh=False) is None
-    first.leave()
-    assert Turn(lanes, 1, T, clock).wait(fresh=False) == RETRY
+    first.finish()
+    assert ReadingTurn(lanes, 1, T, clock).wait(fresh=False) == RETRY
 
 
 def test_whoever_was_refused_comes_before_those_whose_turn_is_over(clock: Clock) -> None:
     lanes = Lanes()
-    reading, waiting = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    reading, waiting = ReadingTurn(lanes, 1, T, clock), ReadingTurn(lanes, 1, T, clock)
     assert reading.wait(fresh=False) is None
     clock.now += T - RETRY / 2
     assert waiting.wait(fresh=False) == RETRY
@@ -141,7 +141,7 @@ def test_a_turn_goes_on_while_nobody_else_reads(clock: Clock) -> None:
     lanes = Lanes()
     somebody_reads(lanes, clock)
     clock.now += T  # whoever that was waits for its last calls
-    begun = Turn(lanes, 4, T, clock)
+    begun = ReadingTurn(lanes, 4, T, clock)
     assert begun.wait(fresh=False) is None
     clock.now += T
     assert begun.rest() is None
@@ -152,7 +152,7 @@ def test_a_turn_goes_on_while_nobody_else_reads(clock: Clock) -> None:
 
 def test_a_turn_that_goes_on_alone_keeps_no_lane_from_others_and_ends_at_twice_its_length(clock: Clock) -> None:
     lanes = Lanes()
-    reading, other = Turn(lanes, 1, T, clock), Turn(lanes, 1, T, clock)
+    reading, other = ReadingTurn(lanes, 1, T, clock), ReadingTurn(lanes, 1, T, clock)
     assert reading.wait(fresh=False) is None
     clock.now += 1.9 * T
     assert reading.rest() is None

@@ -29,7 +29,7 @@ from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Line, Open
 from llmdo.transforms.lines import cutting
 from llmdo.transforms.lines import read_lines as lines
 from llmdo.transforms.lines import reading as reads
-from llmdo.transforms.lines.lanes import Lanes, Turn
+from llmdo.transforms.lines.lanes import Lanes, ReadingTurn
 from llmdo.transforms.lines.read_lines import ReadLines
 from llmdo.transforms.lines.reading import NO_END, Reading
 from llmdo.transforms.run import Run
@@ -68,7 +68,7 @@ class RestlessView(RestrictionTrackerView):
         return restriction
 
 
-class RestlessTurn(Turn):
+class RestlessTurn(ReadingTurn):
     """A turn that waits and ends at random, but not for ever."""
 
     def __init__(self, rng: random.Random) -> None:

@@ -138,7 +138,7 @@ def test_a_damaged_manifest_is_left_and_stops_no_other(output):
     _, bad, _ = settled_file(output, [BUSY])
     open_store(output.store_url).put(bad + MANIFEST_NAME, b"{")
     assert list(find_errors(run_of(output))) == [good]
-    assert "no manifest" in run_state().left[bad]
+    assert "not a manifest" in run_state().left[bad]
 
 
 def test_lines_come_with_their_place_and_rows_that_stay_go_to_a_new_shard_as_they_are(output):
