@@ -23,12 +23,17 @@ class Provider:
         access: reads what the provider needs of the environment, and raises MissingSettings; None: it needs nothing.
         takes: what ``open_backend`` may be given, of the arguments of ``connect``.
         rates: module with ``published_rates(model) -> Rates``; None: the provider publishes none.
+        models: module with ``takes_own_input(model)`` and ``chats(model)``; None: any model chats, and none takes an
+            input of its own.
+        routes: whether bodies of OpenAI's other routes (completions, embeddings, responses) are passed on.
     """
 
     module: str
     access: Callable[[], object] | None = None
     takes: frozenset[str] = frozenset()
     rates: str | None = None
+    models: str | None = None
+    routes: bool = True
 
 
 PROVIDERS = {
@@ -37,10 +42,12 @@ PROVIDERS = {
         cloudflare_account,
         frozenset({"gateway", "timeout_s"}),
         rates="llmdo.backends.workers_ai.rates",
+        models="llmdo.backends.workers_ai.models",
+        routes=False,
     ),
     "openai": Provider("llmdo.backends.openai.backend", openai_access, frozenset({"headers", "timeout_s"})),
     "braintrust": Provider("llmdo.backends.openai.braintrust", braintrust_access, frozenset({"timeout_s"})),
-    "local": Provider("llmdo.backends.llama_cpp.backend"),
+    "local": Provider("llmdo.backends.llama_cpp.backend", routes=False),
 }
 
 
@@ -68,6 +75,32 @@ def access_of(model: str) -> Callable[[], object] | None:
     except ModelNotFound:
         return None
     return PROVIDERS[provider].access
+
+
+def has_own_inputs(provider: str) -> bool:
+    """Whether models of a provider may take an input of their own."""
+    row = PROVIDERS.get(provider)
+    return row is not None and row.models is not None
+
+
+def takes_own_input(provider: str, model: str) -> bool:
+    """Whether a line for a model is its own input, also where it has a field called prompt or text."""
+    return has_own_inputs(provider) and bool(_models(provider).takes_own_input(model))
+
+
+def chats(provider: str, model: str) -> bool:
+    """Whether a model is known to take a conversation, and nothing else."""
+    return not has_own_inputs(provider) or bool(_models(provider).chats(model))
+
+
+def passes_routes_on(provider: str) -> bool:
+    """Whether a provider takes the bodies of OpenAI's other routes."""
+    row = PROVIDERS.get(provider)
+    return row is None or row.routes
+
+
+def _models(provider: str) -> Any:
+    return importlib.import_module(PROVIDERS[provider].models or "")
 
 
 def published_rates(provider: str, model: str) -> Rates:

@@ -1,8 +1,11 @@
+import ast
+from pathlib import Path
+
 import pytest
 
 from llmdo.backends import connect_async, split_model
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.providers import PROVIDERS
+from llmdo.backends.providers import PROVIDERS, chats, passes_routes_on, takes_own_input
 from llmdo.settings.environment import MissingSettings, secrets_of
 from llmdo.settings.secrets import SECRET_VARIABLES
 
@@ -53,3 +56,22 @@ def test_missing_settings_are_named(monkeypatch):
     monkeypatch.delenv("CLOUDFLARE_API_TOKEN", raising=False)
     with pytest.raises(MissingSettings, match=r"CLOUDFLARE_ACCOUNT_ID.*CLOUDFLARE_API_TOKEN"):
         connect_async("workers-ai")
+
+
+def test_what_differs_by_provider_is_asked_of_the_table():
+    llama, flux = "@cf/meta/llama-3.1-8b-instruct", "@cf/black-forest-labs/flux-1-schnell"
+    assert [takes_own_input("workers-ai", model) for model in (llama, flux)] == [False, True]
+    assert [chats("workers-ai", model) for model in (llama, flux)] == [True, False]
+    assert (takes_own_input("openai", flux), chats("openai", flux)) == (False, True)
+    assert [name for name in PROVIDERS if passes_routes_on(name)] == ["openai", "braintrust"]
+
+
+def test_no_step_names_a_provider_that_the_table_tells_apart():
+    steps = Path(__file__).parents[2] / "transforms"
+    words = {
+        node.value
+        for path in steps.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    assert not words & {"workers-ai", "braintrust", "local"}

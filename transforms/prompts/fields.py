@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmdo.backends.parameters import WORKERS_AI_ONLY
+from llmdo.backends.providers import has_own_inputs
 from llmdo.backends.requests import Request
 
 # Parameters that may stand beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
@@ -83,7 +84,7 @@ class Target:
             return {}
         if self.counted == "all":
             return {k: v for k, v in body.items() if k not in CONTENT | NEVER | self.fields and k != "model"}
-        if self.provider != "workers-ai":
+        if not has_own_inputs(self.provider):
             known -= WORKERS_AI_ONLY
         return {
             name: value

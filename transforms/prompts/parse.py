@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llmdo.backends.errors import ModelError, ProviderUnusable, short
-from llmdo.backends.providers import PROVIDERS
+from llmdo.backends.providers import PROVIDERS, split_model
 from llmdo.backends.requests import Request
 from llmdo.settings.environment import is_openai_itself
 from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Counted, Target, metadata_of
@@ -169,7 +169,7 @@ def _model(name: object, default: str, *, in_body: bool) -> tuple[str, str]:
     if len(name) > _LONGEST_NAME:
         raise BadLine(f"'model' {short(name)} has {len(name):,} characters: write a model's name")
     if name.startswith("@"):
-        return "workers-ai", name
+        return split_model(name)
     provider, _, model = name.partition("/")
     if provider not in PROVIDERS or not model or _is_id_of_server(provider, model, default, in_body):
         return default_provider, name

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmdo.backends.limits.sizes import TOKEN_LIMITS
+from llmdo.backends.providers import has_own_inputs
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.transforms.prompts.fields import IDS, NEVER, Built, Target, never, unused
 from llmdo.transforms.prompts.line_json import BadLine, kind_of
@@ -161,7 +162,7 @@ def _texts(given: object, name: str, target: Target) -> tuple[str, ...] | None:
     odd = next((at for at, text in enumerate(given) if not isinstance(text, str)), None)
     if odd is None:
         return tuple(given)
-    if target.provider != "workers-ai" and (_are_tokens(given) or all(map(_are_tokens, given))):
+    if not has_own_inputs(target.provider) and (_are_tokens(given) or all(map(_are_tokens, given))):
         return None
     raise BadLine(f"{name!r} must be an array of strings, but [{odd}] is {kind_of(given[odd])}")
 

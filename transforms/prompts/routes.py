@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmdo.backends.errors import short
-from llmdo.backends.workers_ai.models import chats, takes_own_input
+from llmdo.backends.providers import chats, has_own_inputs, passes_routes_on, takes_own_input
 from llmdo.transforms.prompts.fields import CONTENT, IDS, Target
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.messages import are_messages
@@ -45,7 +45,7 @@ def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
     """What a batch line's URL names; without one, what the fields of its body say. Raises BadLine."""
     if document.get("url") is None:
         body = document["body"]
-        if "prompt" in body and "messages" not in body and target.provider not in ("workers-ai", "local"):
+        if "prompt" in body and "messages" not in body and passes_routes_on(target.provider):
             raise BadLine(
                 'a prompt in a \'body\' may be for completions or for a chat: add "url": "/v1/completions", or write '
                 "messages"
@@ -56,8 +56,8 @@ def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
     if found is None:
         known = ", ".join(f"/v1{ending}" for ending, build in _BY_URL if build)
         raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use one of {known}")
-    if found is embedding and target.provider == "workers-ai" and not target.embeds:
-        if chats(target.model):
+    if found is embedding and has_own_inputs(target.provider) and not target.embeds:
+        if chats(target.provider, target.model):
             raise BadLine(f"{target.provider}/{target.model} does not embed: name an embedding model")
         return own_input
     return found
@@ -65,12 +65,13 @@ def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
 
 def line_builder(line: Mapping[str, Any], target: Target) -> Builder:
     """What the fields of a line ask for that is not a batch line. Raises BadLine."""
-    own = target.provider == "workers-ai" and (takes_own_input(target.model) or not chats(target.model))
+    named = target.provider, target.model
+    own = takes_own_input(*named) or not chats(*named)
     if "messages" in line:
         return chat
     if "prompt" in line:
         # An image model's prompt is not a conversation.
-        return own_input if own and takes_own_input(target.model) else chat
+        return own_input if takes_own_input(*named) else chat
     if target.embeds and ("text" in line or "input" in line):
         return embedding
     if own:
@@ -93,7 +94,7 @@ def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
     embed = ""
     if name := next((name for name in ("text", "input") if name in line), None):
         embed = f"; to embed {name!r}, name an embedding model"
-        if target.provider not in ("workers-ai", "local"):
+        if passes_routes_on(target.provider):
             embed += ', or write {"url": "/v1/embeddings", "body": {"input": …}}'
     # Of names that can be fields only: somebody may paste the remedy into a shell.
     template = " ".join(
