@@ -75,12 +75,11 @@ def history(
 
     count = turns[-1] + 1 if turns else 0
     dropped = bisect_left(range(count), True, key=fits)
-    warnings: tuple[str, ...] = ()
-    if dropped:
-        warnings = (
-            f"the first {dropped} of {count} earlier turns were left out: the context of {model} holds "
-            f"{context_tokens} tokens, of which the answer may take {max_tokens}",
-        )
+    said = (
+        f"the first {dropped} of {count} earlier turns were left out: the context of {model} holds "
+        f"{context_tokens} tokens, of which the answer may take {max_tokens}"
+    )
+    warnings = (said,) if dropped else ()
     return History(messages(dropped), tuple(part.id for part in sent(dropped)), warnings)
 
 

@@ -17,7 +17,7 @@ from llmdo.backends.errors import ModelError, ProviderUnusable, short
 from llmdo.backends.providers import PROVIDERS, split_model
 from llmdo.backends.requests import Request
 from llmdo.settings.environment import is_openai_itself
-from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Counted, Target, metadata_of
+from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, Target, metadata_of
 from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
 from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
 from llmdo.transforms.prompts.requests import templated
@@ -102,29 +102,17 @@ def parse_prompt(
     document = json_object(unwrapped(data))
     fields = defaults.fields
     body = _templated_body(document, fields) if defaults.prompt else batch_body(document)
-    own, default = None, defaults.model_for(key)
+    own = None
     if "model" not in fields and not defaults.only_content:
         own = document.get("model") or (None if body is None else body.get("model"))
-    provider, model = _model(own, default, in_body=not document.get("model"))
-    if own:
-        check_line_model(defaults.line_models, provider, model, default)
-    try:
-        embeds = max_texts(provider, model) > 1
-    except ModelError as error:
-        if provider in defaults.providers:
-            raise
-        raise ProviderUnusable(f"{provider}/{model}: {error.message}", provider=provider) from error
+    provider, model = _chosen(own, defaults, key, in_body=not document.get("model"))
+    embeds = _embeds(provider, model, defaults, max_texts)
     used = frozenset() if defaults.only_content else frozenset({"model"})
     counted: Counted = "none" if defaults.only_content else "known" if body is None or defaults.prompt else "all"
     target = Target(
         provider, model, embeds, request_id, defaults.parameters, defaults.system, defaults.prompt, fields, counted
     )
-    if defaults.prompt:
-        built = templated(document if body is None else body, target)
-    elif body is None:
-        built = line_builder(document, target)(document, target)
-    else:
-        built = batch_builder(document, target)(body, target)
+    built = _built(document, body, target)
     return Prompt(
         provider,
         built.request,
@@ -134,6 +122,34 @@ def parse_prompt(
         bool(own),
         built.warnings,
     )
+
+
+def _chosen(own: object, defaults: Defaults, key: str, *, in_body: bool) -> tuple[str, str]:
+    """Provider and model for a line that names ``own``, or none. Raises BadLine, ModelNotAllowed."""
+    default = defaults.model_for(key)
+    provider, model = _model(own, default, in_body=in_body)
+    if own:
+        check_line_model(defaults.line_models, provider, model, default)
+    return provider, model
+
+
+def _embeds(provider: str, model: str, defaults: Defaults, max_texts: Callable[[str, str], int]) -> bool:
+    """Whether a model embeds texts. Raises ProviderUnusable, or the ModelError itself for one of the run's own."""
+    try:
+        return max_texts(provider, model) > 1
+    except ModelError as error:
+        if provider in defaults.providers:
+            raise
+        raise ProviderUnusable(f"{provider}/{model}: {error.message}", provider=provider) from error
+
+
+def _built(document: Mapping[str, Any], body: Mapping[str, Any] | None, target: Target) -> Built:
+    """The request of a line, or of the body of a batch line. Raises BadLine."""
+    if target.prompt:
+        return templated(document if body is None else body, target)
+    if body is None:
+        return line_builder(document, target)(document, target)
+    return batch_builder(document, target)(body, target)
 
 
 def _templated_body(document: Mapping[str, Any], fields: frozenset[str]) -> Mapping[str, Any] | None:
