@@ -24,7 +24,7 @@ from llmdo.local.queues.queues import Queues
 from llmdo.local.r2.objects import Objects
 from llmdo.local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
 from llmdo.local.stats import Stats
-from llmdo.local.wire import Call, Refused, Reply, failure, json_reply, no_route, success
+from llmdo.local.wire import HttpCall, HttpReply, Refused, failure, json_reply, no_route, success
 from llmdo.storage.field_problems import expected
 
 ECHO = "echo"
@@ -64,7 +64,7 @@ class Cloudflare:
         self._objects.close()
         self._queues.close()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: HttpCall) -> HttpReply:
         """One call to whichever service its path names."""
         parts = call.path.removeprefix(API).split("/")
         target: Target | None = None
@@ -86,7 +86,7 @@ class Cloudflare:
         reply.headers["cf-ray"] = f"{secrets.token_hex(8)}-LOC"
         return reply
 
-    async def _service(self, call: Call, target: Target | None, parts: list[str]) -> Reply:
+    async def _service(self, call: HttpCall, target: Target | None, parts: list[str]) -> HttpReply:
         if target == "r2":
             return await self._faults.under("r2", (call.target,), lambda: self._objects.answer(call))
         if call.headers.get("Authorization") != f"Bearer {self._own.token}":
@@ -108,14 +108,14 @@ class Cloudflare:
             return await self._faults.under("queue", (call.target,), lambda: self._queue(call, parts))
         raise no_route(call)
 
-    async def _queue(self, call: Call, parts: list[str]) -> Reply:
+    async def _queue(self, call: HttpCall, parts: list[str]) -> HttpReply:
         if parts[3] == "queues":
             return self._queues_api.answer(call, parts[4:])
         if parts[4:5] == ["r2"]:
             return self._rules_api.answer(call, parts[5:])
         raise no_route(call)
 
-    def _control(self, call: Call) -> Reply:
+    def _control(self, call: HttpCall) -> HttpReply:
         match call.method, call.path:
             case "GET", "/_stats":
                 return json_reply(self._stats.as_json())

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from llmdo.local.wire import Reply, failure, s3_failure
+from llmdo.local.wire import HttpReply, failure, s3_failure
 
 Target = Literal["ai", "queue", "r2"]
 
@@ -162,7 +162,7 @@ class Fault(BaseModel):
             return self.latency_s.median * self._random.lognormvariate(0, self.latency_s.sigma)
         return self.latency_s or 0.0
 
-    def error(self) -> Reply | None:
+    def error(self) -> HttpReply | None:
         """The error reply of this fault, or None when it is none of that kind."""
         if self.rate_per_s is not None:
             code = self.code or (3021 if self.target == "ai" else None)
@@ -203,7 +203,9 @@ class Faults:
             delay = chosen.delay()  # what is too much is refused at once, not after the work's time
         return Verdict(delay, chosen)
 
-    async def under(self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def under(
+        self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[HttpReply]]
+    ) -> HttpReply:
         """Does the work of one call, or what a fault makes of it."""
         verdict = self.draw(target, *texts)
         if verdict.delay:
@@ -214,16 +216,16 @@ class Faults:
         error = fault.error()
         if error:
             return error
-        reply = await work() if fault.after or fault.truncate else Reply(0)
+        reply = await work() if fault.after or fault.truncate else HttpReply(0)
         if fault.empty:
             if reply.pieces:
                 await reply.pieces.aclose()
-            return reply if reply.status >= 400 else Reply(200)
+            return reply if reply.status >= 400 else HttpReply(200)
         reply.ending = "drop" if fault.drop else "truncate"
         return reply
 
 
-def error_reply(target: Target, status: int, code: int | str | None, retry_after: float | None = None) -> Reply:
+def error_reply(target: Target, status: int, code: int | str | None, retry_after: float | None = None) -> HttpReply:
     """An error in the service's own shape. A 5xx of the edge, without a code, is an HTML page, as from the real one."""
     code = code or DEFAULT_CODES[target].get(status)
     if target == "r2":
@@ -239,12 +241,12 @@ def error_reply(target: Target, status: int, code: int | str | None, retry_after
     return _asking_to_wait(reply, retry_after)
 
 
-def _page(status: int, retry_after: float | None) -> Reply:
+def _page(status: int, retry_after: float | None) -> HttpReply:
     page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
-    return _asking_to_wait(Reply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"}), retry_after)
+    return _asking_to_wait(HttpReply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"}), retry_after)
 
 
-def _asking_to_wait(reply: Reply, retry_after: float | None) -> Reply:
+def _asking_to_wait(reply: HttpReply, retry_after: float | None) -> HttpReply:
     if retry_after is not None:
         reply.headers["Retry-After"] = f"{retry_after:g}"
     return reply

@@ -24,7 +24,7 @@ from llmdo.backends.errors import ModelError
 from llmdo.local.app import ECHO, Cloudflare, check_model
 from llmdo.local.faults import Target
 from llmdo.local.settings import HOST, CannotServe, credentials, environment, write_environment
-from llmdo.local.wire import Call, Reply
+from llmdo.local.wire import HttpCall, HttpReply
 
 SHUTDOWN_S = 0.5  # for calls in flight; a terminal or a supervisor expects the end within two seconds
 # R2 takes 8,192 bytes of metadata, which may stand in one header; keys have 1,024 bytes, three times that encoded.
@@ -37,7 +37,7 @@ async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamRespon
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     path, _, query = request.raw_path.partition("?")
     body = await request.content.read() if request.body_exists else b""
-    reply = await app.answer(Call(request.method, path, query, request.headers, body))
+    reply = await app.answer(HttpCall(request.method, path, query, request.headers, body))
     headers = CIMultiDict({"Server": "cloudflare", **reply.headers})
     if reply.pieces:
         return await _stream(request, reply, reply.pieces, headers)
@@ -52,7 +52,7 @@ async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamRespon
 
 
 async def _stream(
-    request: web.BaseRequest, reply: Reply, pieces: AsyncGenerator[bytes, None], headers: CIMultiDict[str]
+    request: web.BaseRequest, reply: HttpReply, pieces: AsyncGenerator[bytes, None], headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=headers)
     response.enable_chunked_encoding()

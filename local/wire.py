@@ -26,7 +26,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpCall:
     """One request as it came in.
 
     Attributes:
@@ -52,7 +52,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Reply:
+class HttpReply:
     """What goes back: a body, or pieces that are sent as they come; ``ending`` is what a fault makes of it."""
 
     status: int
@@ -80,17 +80,17 @@ class S3Refused(Exception):
         self.reply = s3_failure(status, code, message, **fields)
 
 
-def json_reply(value: Any, status: int = 200) -> Reply:
+def json_reply(value: Any, status: int = 200) -> HttpReply:
     """A bare JSON body."""
-    return Reply(status, to_json(value), {"Content-Type": JSON})
+    return HttpReply(status, to_json(value), {"Content-Type": JSON})
 
 
-def success(result: Any, **extra: Any) -> Reply:
+def success(result: Any, **extra: Any) -> HttpReply:
     """Cloudflare's envelope around a result; ``extra`` stands beside it, as ``result_info`` does."""
     return json_reply({"result": result, "success": True, "errors": [], "messages": [], **extra})
 
 
-def failure(status: int, code: int, message: str, **headers: str) -> Reply:
+def failure(status: int, code: int, message: str, **headers: str) -> HttpReply:
     """Cloudflare's envelope around one error."""
     errors = [{"code": code, "message": message}]
     reply = json_reply({"result": None, "success": False, "errors": errors, "messages": []}, status)
@@ -98,17 +98,17 @@ def failure(status: int, code: int, message: str, **headers: str) -> Reply:
     return reply
 
 
-def s3_failure(status: int, code: str, message: str, **fields: str) -> Reply:
+def s3_failure(status: int, code: str, message: str, **fields: str) -> HttpReply:
     """An error as R2's S3 API writes it (its wording is quoted in workers-sdk's S3 emulator)."""
     more = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{escape(message)}</Message>'
         f"{more}</Error>"
     )
-    return Reply(status, text.encode(), {"Content-Type": XML})
+    return HttpReply(status, text.encode(), {"Content-Type": XML})
 
 
-def body_as(call: Call, model: type[_Body]) -> _Body:
+def body_as(call: HttpCall, model: type[_Body]) -> _Body:
     """The body, checked; an empty one counts as {}. Raises Refused with 10208 (no JSON) or 10207 (other fields)."""
     try:
         return model.model_validate_json(call.body or b"{}")
@@ -119,7 +119,7 @@ def body_as(call: Call, model: type[_Body]) -> _Body:
         raise Refused(400, 10207, f"Request body is invalid: {first_problem(error)}") from error
 
 
-def page_of(items: list[Any], call: Call) -> dict[str, Any]:
+def page_of(items: list[Any], call: HttpCall) -> dict[str, Any]:
     """The page that ``page`` and ``per_page`` ask for: ``result`` and ``result_info``. Raises Refused."""
     try:
         page, per_page = int(call.parameter("page", "1")), int(call.parameter("per_page", "100"))
@@ -137,6 +137,6 @@ def timestamp(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def no_route(call: Call) -> Refused:
+def no_route(call: HttpCall) -> Refused:
     """The answer to a path, or a method on it, that does not exist."""
     return Refused(400, 7000, f"No route for that URI: {call.method} {call.path}")

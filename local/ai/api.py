@@ -17,7 +17,7 @@ from llmdo.backends.errors import CallTimeout, ContextOverflow, InvalidRequest, 
 from llmdo.backends.requests import ChatRequest, EmbedRequest
 from llmdo.backends.responses import EmbedResponse, StreamChunk
 from llmdo.backends.usage import Usage
-from llmdo.local.ai.batches import Batches
+from llmdo.local.ai.batches import BatchStore
 from llmdo.local.ai.catalogue import CHAT, EMBEDDINGS, Model
 from llmdo.local.ai.gateway import HEADER as GATEWAY_HEADER
 from llmdo.local.ai.gateway import Gateways
@@ -34,7 +34,7 @@ from llmdo.local.ai.replies import (
 from llmdo.local.ai.tasks import TASKS
 from llmdo.local.faults import Faults
 from llmdo.local.stats import Stats
-from llmdo.local.wire import EVENT_STREAM, Call, Refused, Reply, json_reply, no_route, page_of, success
+from llmdo.local.wire import EVENT_STREAM, HttpCall, HttpReply, Refused, json_reply, no_route, page_of, success
 
 LINE_HEADER = "x-llmdo-line"
 # What a backend's error becomes: status and code of Workers AI. The first class that fits counts.
@@ -46,7 +46,7 @@ _ERRORS: tuple[tuple[type[ModelError], int, int], ...] = (
     (Retryable, 429, 3040),
     (ModelError, 500, 5001),
 )
-_Answer = Callable[[dict[str, Any], Model], Awaitable[Reply]]
+_Answer = Callable[[dict[str, Any], Model], Awaitable[HttpReply]]
 
 
 class ModelsApi:
@@ -58,13 +58,13 @@ class ModelsApi:
         self._faults = faults
         self._stats = stats
         self._gateways = Gateways()
-        self._batches = Batches(self._item)
+        self._batches = BatchStore(self._item)
         self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
             ("chat", "completions"): (CHAT, self._chat_openai),
             ("embeddings",): (EMBEDDINGS, self._embed_openai),
         }
 
-    async def answer(self, call: Call, rest: list[str], gateway: str = "") -> Reply:
+    async def answer(self, call: HttpCall, rest: list[str], gateway: str = "") -> HttpReply:
         """``rest``: the path below ``ai``, in parts that are still encoded; ``gateway``: the one whose address it was.
 
         Raises Refused.
@@ -80,7 +80,7 @@ class ModelsApi:
             return await self._gateways.through(call, gateway, lambda: self._post(call, rest))
         return await self._post(call, rest)
 
-    async def _post(self, call: Call, rest: list[str]) -> Reply:
+    async def _post(self, call: HttpCall, rest: list[str]) -> HttpReply:
         head, tail = rest[0] if rest else "", rest[1:]
         if call.method != "POST":
             raise no_route(call)
@@ -104,7 +104,7 @@ class ModelsApi:
             return await self._call(call, body, model, self._run)
         raise no_route(call)
 
-    async def _queue(self, call: Call, body: dict[str, Any], model: Model) -> Reply:
+    async def _queue(self, call: HttpCall, body: dict[str, Any], model: Model) -> HttpReply:
         if "requests" in body:
             reply = self._batches.submit(body, model, len(call.body))
             self._stats.batch("submitted")
@@ -112,12 +112,12 @@ class ModelsApi:
         self._stats.batch("polled")
         return self._batches.poll(body["request_id"], model)
 
-    async def _item(self, body: dict[str, Any], model: Model) -> Reply:
+    async def _item(self, body: dict[str, Any], model: Model) -> HttpReply:
         """One request of a batch; a fault strikes it by its prompt, or by ``#batch-item``."""
         with self._stats.flight():
             return await self._paid(body, model, self._run, f"/ai/run/{model.name}#batch-item", None)
 
-    async def _call(self, call: Call, body: dict[str, Any], model: Model, answer: _Answer) -> Reply:
+    async def _call(self, call: HttpCall, body: dict[str, Any], model: Model, answer: _Answer) -> HttpReply:
         with self._stats.flight():
             reply = await self._paid(body, model, answer, call.target, call.headers.get(LINE_HEADER))
         reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
@@ -125,12 +125,14 @@ class ModelsApi:
             reply.pieces = self._in_flight(reply.pieces)
         return reply
 
-    async def _paid(self, body: dict[str, Any], model: Model, answer: _Answer, target: str, line: str | None) -> Reply:
+    async def _paid(
+        self, body: dict[str, Any], model: Model, answer: _Answer, target: str, line: str | None
+    ) -> HttpReply:
         """The answer to one request: its fault drawn, counted when it was answered. Raises Refused."""
         prompts = prompts_of(body)
         named = line or body.get("custom_id")
 
-        async def work() -> Reply:
+        async def work() -> HttpReply:
             reply = await answer(body, model)
             self._stats.paid(prompts, str(named) if named else None)
             return reply
@@ -141,14 +143,16 @@ class ModelsApi:
             status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
             raise Refused(status, code, error.message) from error
 
-    async def _run(self, body: dict[str, Any], model: Model) -> Reply:
+    async def _run(self, body: dict[str, Any], model: Model) -> HttpReply:
         if model.task == EMBEDDINGS:
             response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
             return _metered(reply, model.neurons(response.usage.input_tokens, 0))
         if model.task in TASKS:
             result = TASKS[model.task](body, model.name)
-            return Reply(200, result, {"Content-Type": "image/png"}) if isinstance(result, bytes) else success(result)
+            return (
+                HttpReply(200, result, {"Content-Type": "image/png"}) if isinstance(result, bytes) else success(result)
+            )
         chat = chat_request(body, model)
         if body.get("stream"):
             return _event_stream(native_stream(await self._begin(chat), model))
@@ -156,14 +160,14 @@ class ModelsApi:
         shape = chat_completion if model.openai_shape else native_chat
         return _metered(success(shape(answer, model)), usage_of(answer.usage, model)["neurons"])
 
-    async def _chat_openai(self, body: dict[str, Any], model: Model) -> Reply:
+    async def _chat_openai(self, body: dict[str, Any], model: Model) -> HttpReply:
         chat = chat_request(body, model)
         if body.get("stream"):
             with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
             return _event_stream(openai_stream(await self._begin(chat), model, with_usage=with_usage))
         return json_reply(chat_completion(await self._backend.execute(chat), model))
 
-    async def _embed_openai(self, body: dict[str, Any], model: Model) -> Reply:
+    async def _embed_openai(self, body: dict[str, Any], model: Model) -> HttpReply:
         return json_reply(openai_vectors(await self._embed(embed_request(body, model, ("input",))), model))
 
     async def _embed(self, request: EmbedRequest) -> EmbedResponse:
@@ -195,14 +199,14 @@ class ModelsApi:
             async for piece in pieces:
                 yield piece
 
-    async def _list_openai(self) -> Reply:
+    async def _list_openai(self) -> HttpReply:
         listed = [
             {"id": name, "object": "model", "created": 1735689600, "owned_by": name.split("/")[1]}
             for name in self._models
         ]
         return json_reply({"object": "list", "data": listed})
 
-    async def _search(self, call: Call) -> Reply:
+    async def _search(self, call: HttpCall) -> HttpReply:
         words, task = call.parameter("search").lower(), call.parameter("task")
         found = [
             model.as_json()
@@ -218,10 +222,10 @@ class ModelsApi:
         return model
 
 
-def _metered(reply: Reply, neurons: float) -> Reply:
+def _metered(reply: HttpReply, neurons: float) -> HttpReply:
     reply.headers["cf-ai-neurons"] = f"{neurons:g}"
     return reply
 
 
-def _event_stream(pieces: AsyncGenerator[bytes, None]) -> Reply:
-    return Reply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)
+def _event_stream(pieces: AsyncGenerator[bytes, None]) -> HttpReply:
+    return HttpReply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)

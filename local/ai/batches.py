@@ -17,14 +17,14 @@ from typing import Any
 from pydantic_core import from_json
 
 from llmdo.local.ai.catalogue import Model
-from llmdo.local.wire import Refused, Reply, success
+from llmdo.local.wire import HttpReply, Refused, success
 
 # developers.cloudflare.com/workers-ai/features/batch-api: less than 10 MB in all
 MAX_BYTES = 10_000_000
 CAPACITY = 200  # batches that are worked on; our own choice, since the real one is not published
 _POLLS = ("queued", "running")
 
-Answer = Callable[[dict[str, Any], Model], Awaitable[Reply]]
+Answer = Callable[[dict[str, Any], Model], Awaitable[HttpReply]]
 
 
 @dataclass(slots=True)
@@ -35,14 +35,14 @@ class _Batch:
     polls: int = 0
 
 
-class Batches:
+class BatchStore:
     """All batches since the start. ``answer`` gives the reply of one item, or raises Refused."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._batches: dict[str, _Batch] = {}
 
-    def submit(self, body: Mapping[str, Any], model: Model, size: int) -> Reply:
+    def submit(self, body: Mapping[str, Any], model: Model, size: int) -> HttpReply:
         """Takes requests in; ``size`` is the body's, in bytes. Raises Refused."""
         requests = body["requests"]
         if not model.batch:
@@ -61,7 +61,7 @@ class Batches:
         self._batches[name] = _Batch(model, work, items)
         return success({"status": "queued", "request_id": name, "model": model.name})
 
-    def poll(self, name: object, model: Model) -> Reply:
+    def poll(self, name: object, model: Model) -> HttpReply:
         """The state, or the results. Raises Refused where there is no such batch of this model."""
         batch = self._batches.get(str(name))
         if batch is None or batch.model.name != model.name:
@@ -87,7 +87,7 @@ class Batches:
                 items.append({**item, **_outcome(reply)})
 
 
-def _outcome(reply: Reply) -> dict[str, Any]:
+def _outcome(reply: HttpReply) -> dict[str, Any]:
     try:
         body = from_json(reply.body)
     except ValueError:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from llmdo.local.wire import Call, Reply, json_reply
+from llmdo.local.wire import HttpCall, HttpReply, json_reply
 
 HEADER = "cf-aig-gateway-id"
 
@@ -30,9 +30,9 @@ class Gateways:
     """The gateways of one account, with what they keep."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Reply] = {}
+        self._kept: dict[str, HttpReply] = {}
 
-    async def through(self, call: Call, name: str, work: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def through(self, call: HttpCall, name: str, work: Callable[[], Awaitable[HttpReply]]) -> HttpReply:
         """Does the work of one call, or takes its answer from the cache; streams are not kept."""
         kind = GATEWAYS.get(name)
         if kind is None:
@@ -50,7 +50,7 @@ class Gateways:
         return reply
 
 
-def _refusal(status: int, code: int, message: str) -> Reply:
+def _refusal(status: int, code: int, message: str) -> HttpReply:
     """A gateway's own refusal, whose list of errors is called ``error``."""
     more = {"name": "AiGatewayError", "httpCode": status, "internalCode": code, "message": message}
     errors = [{"code": code, "message": message}]

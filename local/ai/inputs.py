@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
 from llmdo.local.ai.catalogue import Model
-from llmdo.local.wire import Call, Refused
+from llmdo.local.wire import HttpCall, Refused
 
 DEFAULT_MAX_TOKENS = 256  # developers.cloudflare.com/workers-ai/models: every text generation model
 _ROLES = ("system", "user", "assistant", "tool")
@@ -19,7 +19,7 @@ _NO_PARAMETERS = frozenset(
 )
 
 
-def body_of(call: Call) -> dict[str, Any]:
+def body_of(call: HttpCall) -> dict[str, Any]:
     """The JSON object that was sent. Raises Refused with 3003."""
     try:
         body = from_json(call.body)

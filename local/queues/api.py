@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from llmdo.local.queues.queues import Backlog, Consumer, ContentType, NewMessage, Queue, Queues
-from llmdo.local.wire import Call, Refused, Reply, body_as, no_route, page_of, success, timestamp
+from llmdo.local.wire import HttpCall, HttpReply, Refused, body_as, no_route, page_of, success, timestamp
 
 # developers.cloudflare.com/queues/platform/limits; 1 KB is 1,000 bytes there.
 MAX_MESSAGE_BYTES = 128_000
@@ -83,7 +83,7 @@ class QueuesApi:
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
-        self._routes: dict[tuple[str, str], Callable[[Call, Queue], Reply]] = {
+        self._routes: dict[tuple[str, str], Callable[[HttpCall, Queue], HttpReply]] = {
             ("GET", ""): lambda _, queue: success(self._queue_json(queue)),
             ("PUT", ""): self._update,
             ("PATCH", ""): self._update,
@@ -95,7 +95,7 @@ class QueuesApi:
             ("POST", "messages/ack"): self._settle,
         }
 
-    def answer(self, call: Call, rest: list[str]) -> Reply:
+    def answer(self, call: HttpCall, rest: list[str]) -> HttpReply:
         """``rest``: the path below ``queues``, in parts. Raises Refused."""
         if not rest and call.method == "GET":
             named = call.parameter("name")
@@ -119,7 +119,7 @@ class QueuesApi:
             raise Refused(404, 10104, f"Queue not found: {queue_id}")
         return queue
 
-    def _create(self, body: _QueueBody) -> Reply:
+    def _create(self, body: _QueueBody) -> HttpReply:
         if not body.queue_name:
             raise Refused(400, 10207, "queue_name is missing")
         try:
@@ -129,19 +129,19 @@ class QueuesApi:
         self._queues.update(queue, body.settings.model_dump(exclude_none=True))
         return success(self._queue_json(self.find(queue.queue_id)))
 
-    def _update(self, call: Call, queue: Queue) -> Reply:
+    def _update(self, call: HttpCall, queue: Queue) -> HttpReply:
         self._queues.update(queue, body_as(call, _QueueBody).settings.model_dump(exclude_none=True))
         return success(self._queue_json(self.find(queue.queue_id)))
 
-    def _delete(self, _: Call, queue: Queue) -> Reply:
+    def _delete(self, _: HttpCall, queue: Queue) -> HttpReply:
         self._queues.delete(queue)
         return success(None)
 
-    def _push_batch(self, call: Call, queue: Queue) -> Reply:
+    def _push_batch(self, call: HttpCall, queue: Queue) -> HttpReply:
         batch = body_as(call, _PushBatch)
         return self._push(queue, batch.messages, batch.delay_seconds)
 
-    def _push(self, queue: Queue, pushed: list[_Push], delay_seconds: int | None) -> Reply:
+    def _push(self, queue: Queue, pushed: list[_Push], delay_seconds: int | None) -> HttpReply:
         if not 1 <= len(pushed) <= MAX_BATCH:
             raise Refused(400, 10206, f"A batch has 1 to {MAX_BATCH} messages, not {len(pushed)}")
         messages = []
@@ -156,7 +156,7 @@ class QueuesApi:
         self._queues.push(queue, messages)
         return success({"metadata": {"metrics": _metrics(self._queues.backlog(queue))}})
 
-    def _pull(self, call: Call, queue: Queue) -> Reply:
+    def _pull(self, call: HttpCall, queue: Queue) -> HttpReply:
         body = body_as(call, _Pull)
         if queue.delivery_paused:
             raise Refused(429, 10252, "Queue delivery is paused")
@@ -186,7 +186,7 @@ class QueuesApi:
             }
         )
 
-    def _settle(self, call: Call, queue: Queue) -> Reply:
+    def _settle(self, call: HttpCall, queue: Queue) -> HttpReply:
         body = body_as(call, _Settle)
         for retry in body.retries:
             _check_delay(retry.delay_seconds)
@@ -195,7 +195,7 @@ class QueuesApi:
         )
         return success({"ackCount": settled.acknowledged, "retryCount": settled.retried, "warnings": settled.warnings})
 
-    def _consumers(self, call: Call, queue: Queue, which: list[str]) -> Reply:
+    def _consumers(self, call: HttpCall, queue: Queue, which: list[str]) -> HttpReply:
         consumer = self._queues.consumer(queue)
         if which and (consumer is None or which != [consumer.consumer_id]):
             raise Refused(404, 10104, f"No consumer {'/'.join(which)} on queue {queue.name}")

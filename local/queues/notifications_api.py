@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from llmdo.local.queues.notifications import ACTIONS, Action, RuleConflict, Rules
 from llmdo.local.queues.queues import Queue, Queues
-from llmdo.local.wire import Call, Refused, Reply, body_as, no_route, success, timestamp
+from llmdo.local.wire import HttpCall, HttpReply, Refused, body_as, no_route, success, timestamp
 
 
 class _RuleBody(BaseModel):
@@ -39,7 +39,7 @@ class NotificationsApi:
         self._find = find
         self._clock = clock
 
-    def answer(self, call: Call, rest: list[str]) -> Reply:
+    def answer(self, call: HttpCall, rest: list[str]) -> HttpReply:
         """``rest``: the path below ``r2``, in parts. Raises Refused."""
         match call.method, rest:
             case "GET", [bucket, "configuration"]:

@@ -80,7 +80,7 @@ class NewMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class LeasedMessage:
     """A message as it was delivered."""
 
     lease_id: str
@@ -106,7 +106,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledLeases:
     """What became of acknowledgements; ``warnings`` by lease id."""
 
     acknowledged: int
@@ -232,7 +232,7 @@ class Queues:
                 ),
             )
 
-    def pull(self, queue: Queue, batch_size: int, visibility_timeout_ms: int) -> list[Message]:
+    def pull(self, queue: Queue, batch_size: int, visibility_timeout_ms: int) -> list[LeasedMessage]:
         """Leases up to ``batch_size`` visible messages; the oldest first. Does not wait."""
         now = self._now()
         with self._transaction():
@@ -242,14 +242,14 @@ class Queues:
                 " WHERE queue_id = ? AND visible_ms <= ? ORDER BY visible_ms, sequence LIMIT ?",
                 (queue.queue_id, now, batch_size),
             ).fetchall()
-            leased = [(sequence, Message(secrets.token_urlsafe(24), *rest)) for sequence, *rest in rows]
+            leased = [(sequence, LeasedMessage(secrets.token_urlsafe(24), *rest)) for sequence, *rest in rows]
             self._db.executemany(
                 "UPDATE messages SET attempts = ?, lease_id = ?, visible_ms = ? WHERE sequence = ?",
                 ((m.attempts, m.lease_id, now + visibility_timeout_ms, sequence) for sequence, m in leased),
             )
         return [message for _, message in leased]
 
-    def settle(self, queue: Queue, acks: Iterable[str], retries: Iterable[tuple[str, int | None]]) -> Settled:
+    def settle(self, queue: Queue, acks: Iterable[str], retries: Iterable[tuple[str, int | None]]) -> SettledLeases:
         """Removes acknowledged messages and gives others back, after a delay in seconds; None: the consumer's delay.
 
         A lease that is over counts while the message has not been delivered again.
@@ -275,7 +275,7 @@ class Queues:
                 if not done:
                     warnings[lease_id] = "lease is not known, or the message was delivered again"
             self._sweep(now)
-        return Settled(acknowledged, retried, warnings)
+        return SettledLeases(acknowledged, retried, warnings)
 
     def backlog(self, queue: Queue) -> Backlog:
         """Counts what is not acknowledged yet."""

@@ -29,7 +29,7 @@ from llmdo.local.queues.notifications import Event
 from llmdo.local.r2.object_file import ObjectFile, Stored
 from llmdo.local.r2.signatures import check
 from llmdo.local.settings import Credentials
-from llmdo.local.wire import Call, Reply, S3Refused, s3_failure
+from llmdo.local.wire import HttpCall, HttpReply, S3Refused, s3_failure
 
 _ACCOUNT = "000000000000"  # moto's idea of an account; never seen outside
 MAX_KEY_BYTES = 1024  # developers.cloudflare.com/r2/platform/limits
@@ -111,7 +111,7 @@ class Objects:
             self._backend.buckets[name] = bucket
             self._file.add_bucket(name)
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: HttpCall) -> HttpReply:
         """One call to the S3 API, with its credentials checked."""
         loop = asyncio.get_running_loop()
         try:
@@ -122,7 +122,7 @@ class Objects:
             self._publish(event)
         return reply
 
-    def _answer(self, call: Call) -> tuple[Reply, list[Event]]:
+    def _answer(self, call: HttpCall) -> tuple[HttpReply, list[Event]]:
         check(call, self._credentials)
         _check_request(call)
         bucket, _, key = (unquote(part) for part in call.path[1:].partition("/"))
@@ -152,14 +152,14 @@ class Objects:
         modified = made.last_modified.replace(tzinfo=UTC)
         self._file.save(Stored(event.bucket, event.key, event.etag, modified, dict(made.metadata), made.value))
 
-    def _create_bucket(self, bucket: str) -> Reply:
+    def _create_bucket(self, bucket: str) -> HttpReply:
         if bucket in self._backend.buckets:
             message = "Your previous request to create the named bucket succeeded and you already own it."
             raise S3Refused(409, "BucketAlreadyOwnedByYou", message)
         self.make_bucket(bucket)
-        return Reply(200, headers={"Location": f"/{bucket}"})
+        return HttpReply(200, headers={"Location": f"/{bucket}"})
 
-    def _moto(self, call: Call) -> tuple[int, dict[str, Any], bytes]:
+    def _moto(self, call: HttpCall) -> tuple[int, dict[str, Any], bytes]:
         headers = {name: value for name, value in call.headers.items() if name.lower() != "expect"}
         headers["content-length"] = str(len(call.body))
         url = f"http://{call.headers.get('host', 'localhost')}{call.path}" + (f"?{call.query}" if call.query else "")
@@ -171,7 +171,7 @@ class Objects:
         status, out, body = respond(request, url, dict(request.headers))
         return status, out, body.encode() if isinstance(body, str) else body
 
-    def _range(self, call: Call, bucket: str, key: str) -> Reply | None:
+    def _range(self, call: HttpCall, bucket: str, key: str) -> HttpReply | None:
         """A range of an object; moto would copy the whole object for each. None: leave it to moto."""
         if call.method != "GET" or not key or "Range" not in call.headers:
             return None
@@ -184,7 +184,7 @@ class Objects:
         buffer.seek(start)
         return _from_moto(call, status, headers, buffer.read(last + 1 - start))
 
-    def _created(self, call: Call, bucket: str, key: str) -> Iterator[Event]:
+    def _created(self, call: HttpCall, bucket: str, key: str) -> Iterator[Event]:
         query = parse_qs(call.query, keep_blank_values=True)
         copied = call.headers.get("x-amz-copy-source")
         if not key or call.method not in ("PUT", "POST") or "uploads" in query or "partNumber" in query:
@@ -203,7 +203,7 @@ class Objects:
         held = self._backend.buckets.get(bucket)
         return [key for key in keys if held and key in held.keys]
 
-    def _check_parts(self, call: Call, bucket: str) -> None:
+    def _check_parts(self, call: HttpCall, bucket: str) -> None:
         """R2 wants all parts but the last of one size; S3 does not care."""
         upload = parse_qs(call.query).get("uploadId", [""])[0]
         if call.method != "POST" or upload not in self._backend.buckets[bucket].multiparts:
@@ -215,7 +215,7 @@ class Objects:
             raise S3Refused(400, "InvalidPart", "All non-trailing parts must have the same size.")
 
 
-def _check_request(call: Call) -> None:
+def _check_request(call: HttpCall) -> None:
     query = parse_qs(call.query, keep_blank_values=True)
     missing = sorted(query.keys() & _NOT_IMPLEMENTED) if call.method != "HEAD" else []
     missing += [name for name in _REFUSED_HEADERS if name in call.headers]
@@ -232,7 +232,7 @@ def _check_request(call: Call) -> None:
         raise S3Refused(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
 
 
-def _from_moto(call: Call, status: int, headers: dict[str, Any], body: bytes) -> Reply:
+def _from_moto(call: HttpCall, status: int, headers: dict[str, Any], body: bytes) -> HttpReply:
     if status == 404 and call.method == "PUT" and "If-Match" in call.headers:
         # On R2 an object that is not there fails the condition; on S3 it is not found.
         return s3_failure(412, "PreconditionFailed", _WORDING["PreconditionFailed"])
@@ -243,15 +243,15 @@ def _from_moto(call: Call, status: int, headers: dict[str, Any], body: bytes) ->
             name = code[1].decode()
             return s3_failure(status, name, _WORDING.get(name, unescape(message[1].decode())))
     kept = {name: str(value) for name, value in headers.items() if name.lower() not in _DROPPED_HEADERS}
-    return Reply(status, body, kept)
+    return HttpReply(status, body, kept)
 
 
-def _deletes(call: Call, key: str) -> bool:
+def _deletes(call: HttpCall, key: str) -> bool:
     if key:
         return call.method == "DELETE" and "uploadId=" not in call.query
     return call.method == "POST" and "delete" in parse_qs(call.query, keep_blank_values=True)
 
 
-def _named_keys(call: Call, key: str) -> list[str]:
+def _named_keys(call: HttpCall, key: str) -> list[str]:
     named = re.findall(r"<Key>(.*?)</Key>", call.body.decode(errors="replace"), re.DOTALL)
     return [key] if key else [unescape(name) for name in named]

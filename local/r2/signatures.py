@@ -15,7 +15,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote
 
 from llmdo.local.settings import Credentials
-from llmdo.local.wire import Call, S3Refused
+from llmdo.local.wire import HttpCall, S3Refused
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_SKEW_S = 900.0
@@ -23,7 +23,7 @@ MAX_EXPIRES_S = 604_800
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
-def check(call: Call, own: Credentials) -> None:
+def check(call: HttpCall, own: Credentials) -> None:
     """Checks who sent an S3 request, and its body's hash. Raises S3Refused."""
     query = dict(parse_qsl(call.query, keep_blank_values=True))
     authorization = call.headers.get("Authorization")
@@ -49,7 +49,7 @@ def check(call: Call, own: Credentials) -> None:
         raise S3Refused(400, "XAmzContentSHA256Mismatch", message)
 
 
-def _check_presigned(call: Call, query: Mapping[str, str], own: Credentials) -> None:
+def _check_presigned(call: HttpCall, query: Mapping[str, str], own: Credentials) -> None:
     names = ("X-Amz-Algorithm", "X-Amz-Signature", "X-Amz-Date", "X-Amz-SignedHeaders", "X-Amz-Expires")
     missing = [name for name in names if name not in query]
     if missing:
@@ -63,7 +63,7 @@ def _check_presigned(call: Call, query: Mapping[str, str], own: Credentials) -> 
     _check_signature(call, own, fields, query["X-Amz-Date"], _UNSIGNED)
 
 
-def _check_signature(call: Call, own: Credentials, fields: Mapping[str, str], at: str, payload: str) -> None:
+def _check_signature(call: HttpCall, own: Credentials, fields: Mapping[str, str], at: str, payload: str) -> None:
     parts = fields["Credential"].split("/")
     if len(parts) < 5 or parts[-2:] != ["s3", "aws4_request"] or not at.startswith(parts[-4]):
         raise _invalid("Credential should be KEY/DATE/REGION/s3/aws4_request, with the date of the request")
@@ -82,7 +82,7 @@ def _check_signature(call: Call, own: Credentials, fields: Mapping[str, str], at
         raise S3Refused(403, "SignatureDoesNotMatch", message, **shown)
 
 
-def _canonical_request(call: Call, signed: list[str], payload: str) -> str:
+def _canonical_request(call: HttpCall, signed: list[str], payload: str) -> str:
     pairs = sorted(
         (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
         for name, value in parse_qsl(call.query, keep_blank_values=True)

@@ -29,7 +29,7 @@ _CONNECT_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FlinkPlan:
     """How a job will run; made by ``check``.
 
     Attributes:
@@ -44,7 +44,7 @@ class Plan:
     config: str | None
 
 
-def check(options: JsonlOptions) -> Plan:
+def check(options: JsonlOptions) -> FlinkPlan:
     """Looks at all that a job on Flink needs; warns of what may go wrong later.
 
     Raises UsageError for what the user must correct, FlinkError for a job server or a Java that cannot be had.
@@ -71,7 +71,7 @@ def check(options: JsonlOptions) -> Plan:
         raise UsageError(problems)
     for warning in _warnings(options, cluster):
         _log.warning("%s", warning)
-    return Plan(found, jar, cluster, environment, config)
+    return FlinkPlan(found, jar, cluster, environment, config)
 
 
 def _slots(cluster: Cluster, flink: FlinkOptions) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FlinkJob:
     """A job on a cluster."""
 
     id: str
@@ -88,13 +88,13 @@ def look_at(url: str) -> Cluster:
     )
 
 
-def jobs(url: str, name: str) -> list[Job]:
+def jobs(url: str, name: str) -> list[FlinkJob]:
     """The jobs of this name. Raises FlinkError."""
     rows = _get(url, "/jobs/overview")["jobs"]
-    return [Job(row["jid"], row["name"], row["state"]) for row in rows if row["name"] == name]
+    return [FlinkJob(row["jid"], row["name"], row["state"]) for row in rows if row["name"] == name]
 
 
-def cancel(url: str, job: Job) -> None:
+def cancel(url: str, job: FlinkJob) -> None:
     """Has a job end; returns before it has. Raises FlinkError."""
     try:
         httpx.patch(f"{url}/jobs/{job.id}?mode=cancel", timeout=_TIMEOUT).raise_for_status()

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.checks import Plan, check
+from llmdo.runners.flink.checks import FlinkPlan, check
 from llmdo.runners.flink.jar import ENVIRONMENT_NAME, FlinkError
 from llmdo.runners.flink.loopback_agent import AgentError
 from llmdo.runners.flink.rest import LOCAL
@@ -80,7 +80,7 @@ def job_name(options: JsonlOptions) -> str:
     return "-".join(filter(None, ("llmdo", folder[:64], uuid.uuid4().hex[:8])))
 
 
-def running_job_server(plan: Plan, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
+def running_job_server(plan: FlinkPlan, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
     """Starts a job server on free ports and stops it at the end; see ``servers.running``.
 
     All that it serves, now and once a job runs, is on loopback. Raises AgentError where that cannot be had, and
@@ -118,7 +118,7 @@ def _closed(jar: Path, *, allow_open: bool) -> list[str]:
         return []
 
 
-def flink_arguments(options: JsonlOptions, plan: Plan, endpoint: Endpoint, name: str) -> list[str]:
+def flink_arguments(options: JsonlOptions, plan: FlinkPlan, endpoint: Endpoint, name: str) -> list[str]:
     """Pipeline arguments for a streaming job."""
     flink = options.flink
     # The job server's own cluster would keep them in memory, 5 MB a step at most.

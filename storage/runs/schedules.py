@@ -26,7 +26,7 @@ _SKEW = timedelta(minutes=5)  # a tick further ahead was written by a clock that
 _log = logging.getLogger(__name__)
 
 
-class Claim(BaseModel):
+class ScheduleClaim(BaseModel):
     """Who runs now, and what was run.
 
     Attributes:
@@ -49,7 +49,7 @@ class Claim(BaseModel):
 class Held:
     """The claim is ours, as this version of the object."""
 
-    claim: Claim
+    claim: ScheduleClaim
     etag: str
 
 
@@ -57,7 +57,7 @@ class Held:
 class Busy:
     """Another one that lives is at work."""
 
-    claim: Claim
+    claim: ScheduleClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Schedules:
         there, _ = self._read()
         if there is None:
             with suppress(AlreadyExists):
-                self._store.put_if_absent(self._key, _json(Claim(schedule=self._schedule, last=now)))
+                self._store.put_if_absent(self._key, _json(ScheduleClaim(schedule=self._schedule, last=now)))
             return now
         return there.last if self._says(there, now) else now
 
@@ -88,7 +88,7 @@ class Schedules:
         """Tries to get the claim for a tick; ``last`` is what this process knows of."""
         while True:
             there, etag = self._read()
-            ours = Claim(schedule=self._schedule, last=last, run_id=presence.run_id, tick=tick)
+            ours = ScheduleClaim(schedule=self._schedule, last=last, run_id=presence.run_id, tick=tick)
             if there is not None:
                 if there.run_id == presence.run_id:  # the reply to our own write was lost
                     return Held(there, etag)
@@ -111,7 +111,7 @@ class Schedules:
     def release(self, held: Held, *, done: bool) -> None:
         """Lets others have the claim; ``done``: the tick needs no other run."""
         last = held.claim.tick if done and held.claim.tick else held.claim.last
-        free = Claim(schedule=held.claim.schedule, last=last)
+        free = ScheduleClaim(schedule=held.claim.schedule, last=last)
         try:
             self._store.put_if_match(self._key, _json(free), held.etag)
         except ObjectChanged:
@@ -132,7 +132,7 @@ class Schedules:
         with suppress(AlreadyExists):
             self._store.put_if_absent(self._summary(tick), to_json(summary, indent=1))
 
-    def _says(self, claim: Claim, now: datetime) -> bool:
+    def _says(self, claim: ScheduleClaim, now: datetime) -> bool:
         """Whether a claim records what this schedule has done."""
         return claim.schedule == self._schedule and claim.last <= now + _SKEW
 
@@ -143,18 +143,18 @@ class Schedules:
     def _summary(self, tick: datetime) -> str:
         return f"{self._folder}{tick:%Y-%m-%dT%H-%M-%SZ}.json"
 
-    def _read(self) -> tuple[Claim | None, str]:
+    def _read(self) -> tuple[ScheduleClaim | None, str]:
         try:
             body, etag = self._store.read(self._key)
         except ObjectNotFound:
             return None, ""
         try:
-            return Claim.model_validate_json(body), etag
+            return ScheduleClaim.model_validate_json(body), etag
         except ValidationError:
             raise StorageError(
                 f"{self._store.url}/{self._key} is not a claim that this version can read: remove it"
             ) from None
 
 
-def _json(claim: Claim) -> bytes:
+def _json(claim: ScheduleClaim) -> bytes:
     return claim.model_dump_json().encode()

@@ -30,7 +30,7 @@ from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.local.queues.api import QueuesApi
 from llmdo.local.queues.notifications import Event
 from llmdo.local.queues.queues import NewMessage, Queues
-from llmdo.local.wire import Call, Refused, failure
+from llmdo.local.wire import HttpCall, Refused, failure
 from llmdo.pipelines.options import check_options
 from llmdo.runners.running.run import run
 from llmdo.runners.showing.summary import Summary
@@ -209,7 +209,7 @@ class RecordedQueues(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
-        call = Call(request.method, path, request.url.query.decode(), request.headers, request.read())
+        call = HttpCall(request.method, path, request.url.query.decode(), request.headers, request.read())
         rest = [part for part in path.partition("/queues")[2].split("/") if part]
         with self._process.lock:
             operation = rest[-1] if rest else ""

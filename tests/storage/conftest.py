@@ -12,7 +12,7 @@ import pytest
 
 from llmdo.local.r2.objects import Objects
 from llmdo.local.settings import Credentials
-from llmdo.local.wire import Call
+from llmdo.local.wire import HttpCall
 from llmdo.settings.environment import r2_access
 from llmdo.storage.objects.r2 import R2Store
 from llmdo.storage.objects.r2_client import s3_client
@@ -73,7 +73,7 @@ class Server:
             status, text = self.answers.popleft()
             kind = "text/html" if text.startswith("<!DOCTYPE") else "application/xml"
             return self.send(request, status, {"content-type": kind}, text.encode())
-        reply = asyncio.run(self.objects.answer(Call(request.command, path, query, request.headers, body)))
+        reply = asyncio.run(self.objects.answer(HttpCall(request.command, path, query, request.headers, body)))
         if self.lose_replies:
             self.lose_replies -= 1
             request.close_connection = True

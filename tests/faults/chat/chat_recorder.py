@@ -29,7 +29,7 @@ from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.local.queues.api import QueuesApi
 from llmdo.local.queues.queues import NewMessage
-from llmdo.local.wire import Call, Refused, failure
+from llmdo.local.wire import HttpCall, Refused, failure
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.runners.running.chat import ChatSummary, chat
 from llmdo.storage.chat import log as chat_log
@@ -66,7 +66,7 @@ class RecordedQueues(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
-        call = Call(request.method, path, request.url.query.decode(), request.headers, request.read())
+        call = HttpCall(request.method, path, request.url.query.decode(), request.headers, request.read())
         rest = [part for part in path.partition("/queues")[2].split("/") if part]
         with self._process.lock:
             if request.method == "GET":
@@ -80,7 +80,7 @@ class RecordedQueues(httpx.BaseTransport):
                 self._process.done(operation, *names)
         return reply
 
-    def _asked(self, call: Call, rest: list[str]) -> httpx.Response:
+    def _asked(self, call: HttpCall, rest: list[str]) -> httpx.Response:
         try:
             reply = self._api.answer(call, rest)
         except Refused as refused:

@@ -16,7 +16,7 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import checks as flink_checks
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.checks import Plan, check
+from llmdo.runners.flink.checks import FlinkPlan, check
 from llmdo.runners.flink.jar import FlinkError
 from tests.runners.flink.test_jar import fake_jar
 
@@ -109,7 +109,7 @@ def problems(flink: dict[str, Any], **given: Any) -> list[str]:
 
 
 def test_without_a_master_the_job_server_is_the_cluster_and_steps_run_here(programs: Path) -> None:
-    assert check(options()) == Plan(Path("/usr/bin/java"), programs, None, "LOOPBACK", None)
+    assert check(options()) == FlinkPlan(Path("/usr/bin/java"), programs, None, "LOOPBACK", None)
 
 
 def test_a_cluster_takes_its_workers_from_a_pool(cluster: FakeCluster, pool: str) -> None:

@@ -15,7 +15,7 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.checks import Plan, check
+from llmdo.runners.flink.checks import FlinkPlan, check
 from llmdo.runners.flink.cluster import LocalCluster
 from llmdo.runners.flink.loopback_agent import AgentError
 from llmdo.runners.flink.rest import Cluster
@@ -34,11 +34,11 @@ def options(output: str = "out/", **flink: Any) -> JsonlOptions:
     return JsonlOptions(files=("in/",), output=output, runner="flink", flink=flink)
 
 
-def plan(cluster: Cluster | None, environment: Any = "LOOPBACK", config: str | None = None) -> Plan:
-    return Plan(Path("java"), Path("job-server.jar"), cluster, environment, config)
+def plan(cluster: Cluster | None, environment: Any = "LOOPBACK", config: str | None = None) -> FlinkPlan:
+    return FlinkPlan(Path("java"), Path("job-server.jar"), cluster, environment, config)
 
 
-def told(given: JsonlOptions, how: Plan) -> dict[str, Any]:
+def told(given: JsonlOptions, how: FlinkPlan) -> dict[str, Any]:
     """What the pipeline's options say, by name; those that are not set are left away."""
     parsed = PipelineOptions(flink_arguments(given, how, ENDPOINT, "llmdo-out-1"))
     return {name: value for name, value in parsed.get_all_options().items() if value not in (None, [])}
@@ -144,7 +144,7 @@ def test_without_the_agent_no_job_server_is_started_unless_that_is_allowed(
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\necho 'JobService started on localhost:8099'\nexec sleep 60\n")
     java.chmod(0o755)
-    given = Plan(java, Path("job-server.jar"), None, "LOOPBACK", None)
+    given = FlinkPlan(java, Path("job-server.jar"), None, "LOOPBACK", None)
     with (
         pytest.raises(AgentError, match=r"it is not beside job-server.jar, or accept .* with --allow-open-ports"),
         running_job_server(given),
