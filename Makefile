@@ -44,12 +44,12 @@ TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"
 
 test: setup-dev ## Run the fast tests: a case of every promise (8 minutes on 2 cores)
-	$(TOOLS) $(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST)
+	$(TOOLS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: test-rest test-servers ## Run all other tests: test-rest and test-servers
 
 test-rest: setup-dev ## Run the other cases, and what is built and installed (half an hour)
-	$(TOOLS) $(BIN)/python -m pytest -m 'slow and not servers' -n 3 --dist worksteal $(PYTEST)
+	$(TOOLS) $(BIN)/python -m pytest -m 'slow and not servers' -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-servers: setup-dev ## Install real servers (half an hour, once), and ask them
 	$(BIN)/python -m pytest -m servers $(PYTEST)
