@@ -104,7 +104,7 @@ def _models(provider: str) -> Any:
 
 
 def published_rates(provider: str, model: str) -> Rates:
-    """The rates that a model's provider publishes; no limit where it publishes none, and for an unknown provider."""
+    """The rates that a model's provider publishes; no limit if it publishes none, or is unknown."""
     row = PROVIDERS.get(provider)
     if row is None or row.rates is None:
         return NO_RATES

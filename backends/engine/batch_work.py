@@ -65,10 +65,17 @@ class Batch:
 
 
 class BatchWork:
-    """See the module; used on the loop's thread. ``stop`` is told each StopRun, and must set ``over``; ``final`` says
-    whether an error that every call meets is one: see Connections.
+    """Hands batches over and polls for their answers; used on the loop's thread.
 
-    A batch has ``retry.deadline_s`` s to be answered in.
+    Args:
+        loop: the engine's event loop.
+        scheduler: starts the calls that hand over and poll.
+        retry: tries of a hand-over; a batch has ``retry.deadline_s`` s to be answered in.
+        call_timeout_s: seconds that one such call may take.
+        recall: keeps the names of batches; None: a run that is killed pays for them again.
+        budget: reserves for each member.
+        stop: gets each StopRun, and must set ``over``.
+        final: what an error that every call meets is for a provider's model, see Connections.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ so where there are many: AUTO_LEAST in a group; fewer are answered sooner by cal
 full, by MAX_ITEMS or by the provider's limit of bytes, and when no more has joined for LINGER_S s.
 
 The name of a batch is in the ledger before anybody asks for its answers, so that a run that was killed, or stopped,
-is gone on with: the next one, in any mode, polls for what was handed over, and pays nothing again. Items that the
+can be resumed: the next one, in any mode, polls for what was handed over, and pays for nothing twice. Items that the
 provider loses or fails are called by themselves, like all tries after the first.
 
 Texts to embed are never handed over, be they one a line or many: a hundred share a call, and a later run would put
@@ -47,7 +47,9 @@ _log = logging.getLogger(__name__)
 
 
 class Batches:
-    """See the module; used on the loop's thread.
+    """Collects requests in groups, hands each group over as one batch, and gives each request its answer.
+
+    Used on the loop's thread.
 
     Attributes:
         waiting: requests that were taken in and have not ended.

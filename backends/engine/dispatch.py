@@ -1,9 +1,8 @@
-"""The engine's work on its event loop: whose turn it is, the call, and what follows from how it ended.
+"""The engine's work on its event loop: each job's call, and what follows from how it ended.
 
-A job is tried by a task of its own, which asks Recall and then waits for its turn among the calls of its model. No
-more than ``window`` calls are in flight over all models. A job that waits for its next try has no task, and no place in
-the window; it is first in line when its time has come. Nor has one whose try an outage has ended, or whose refusal
-other calls must explain: see Breaker and Verdicts.
+A job is tried by a task of its own, which asks Recall and then waits for the Scheduler. A job that waits for its next
+try has no task and does not count as in flight; it starts first when its time has come. The same holds for a job whose
+try was ended by an outage (see Breaker), or whose refusal other calls must explain (see Verdicts).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
-    """What a Dispatcher keeps to; see Engine."""
+    """The arguments of Engine that a Dispatcher needs."""
 
     window: int
     retry: Retry
@@ -50,8 +49,15 @@ class DispatchSettings:
 
 
 class Dispatcher:
-    """See the module. All methods but the reports are called on the loop's thread; ``free`` gets each place used, and
-    ``lend`` those of jobs that are held; ``look_further``: how many jobs more are to be taken in, see Scheduler.
+    """Tries jobs until each has its result. All methods but the reports are called on the loop's thread.
+
+    Args:
+        loop: the engine's event loop.
+        connections: the backends.
+        settings: see Engine.
+        free: gets a job's reservation with each of its deliveries.
+        lend: gets the reservation of a job whose refusal is not decided yet, so that others can be taken in.
+        look_further: gets the number of jobs to take in beyond the room, see Scheduler.
     """
 
     def __init__(

@@ -41,24 +41,30 @@ GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a d
 
 
 class Engine:
-    """See the module. ``deliver`` is called on the loop's thread, once for each job, in the order of completion; it
-    must be quick and must not block.
+    """Makes the calls that are submitted to it, from any thread, on an event loop in a thread of its own.
 
-    The first StopRun error stops the engine: whatever is not in flight, and whatever is submitted later, is delivered
-    that error without a call. A submitter that finds the engine closed, or its thread dead, gets EngineClosed raised.
+    Each job's ``deliver`` is called on the loop's thread, once for each result, in the order of completion; it must be
+    quick and must not block. The first StopRun stops the engine: jobs that are not in flight, and later ones, get that
+    error without a call. Submitting to an engine that is closed, or whose thread is dead, raises EngineClosed.
 
-    ``recall`` is asked before each call and told right after it; a call's place in the window is free only then.
-    ``gate`` is asked before calls are started; an error that it gives stops the engine.
-    ``budget`` is asked right before each call and told right after it; a call for which there is no room waits as long
-    as others may leave some, and else stops the engine.
-
-    Each model has a window of its own within ``window``, which begins at ``first_window``, grows while its calls are
-    answered and shrinks when they are refused, and a pace (see Throttle). ``fixed`` switches both off. ``rates``: what
-    provider and model allow.
-
-    ``mode``: whether requests are handed over in batches (see batches); a batch has ``retry.deadline_s`` s.
-    ``own``: the providers whose refusals may stop the engine; None: all. See Connections. ``patience_s``: see Breaker;
-    ``answered_before``: see Bench.
+    Args:
+        window: calls in flight at most, over all models.
+        retry: tries of one request, and the seconds that it may take.
+        connect: opens the backend of a provider, when it is first called.
+        call_timeout_s: seconds that one try may take.
+        recall: looks each request up before its call, and keeps each answer right after it. Only then may another
+            call start in its place. None: nothing is kept.
+        gate: asked before calls are started; an error stops the engine.
+        budget: reserves for each call before it and counts what it used. A call for which there is no room waits while
+            calls in flight may give some back; otherwise the engine stops.
+        rates: requests and tokens a minute that a provider's model allows.
+        first_window: calls of one model in flight at first. Its window grows while calls are answered, and shrinks
+            when they are refused.
+        fixed: refusals change neither a model's window nor its pace.
+        mode: whether requests are handed over in batches, each of which has ``retry.deadline_s`` s.
+        own: the providers whose refusals may stop the engine; None: all.
+        patience_s: seconds that a service may answer nothing before its calls are given up.
+        answered_before: whether earlier runs had answers; asked only where calls are about to stop.
     """
 
     def __init__(
@@ -103,7 +109,7 @@ class Engine:
         self._thread.start()
 
     def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
-        """Takes a job in, or says False when there is no room; see wait_for_room. Raises EngineClosed."""
+        """Takes a job in, or returns False if there is no room; see wait_for_room. Raises EngineClosed."""
         return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=False)
 
     def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
@@ -132,7 +138,7 @@ class Engine:
         return self._intake.take(Job(provider, request, deliver, Reservation(len(texts)), apart=True), wait=wait)
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
+        """Waits until a job can be taken in, at most ``timeout_s`` s; returns whether one can. Raises EngineClosed."""
         return self._intake.wait(timeout_s)
 
     def max_texts(self, provider: str, model: str) -> int:

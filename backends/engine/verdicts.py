@@ -69,7 +69,7 @@ class Bench:
 
 
 class Verdicts:
-    """See the module; used on the loop's thread.
+    """Holds the jobs whose refusals are not decided yet; used on the loop's thread.
 
     An answer to a call that began after a refusal makes that the line's own error. The same refusal for
     BEFORE_ANSWERS lines, or AFTER_ANSWERS once there were answers, stops the calls; those in flight may still tell.
