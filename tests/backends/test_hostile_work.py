@@ -408,6 +408,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.fast("*-openai")
 @pytest.mark.parametrize("provider", ["workers-ai", "openai"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_holds_up_nobody(name, provider):

@@ -200,6 +200,7 @@ def test_a_service_that_runs_few_calls_at_once_is_kept_busy():
     assert service.refused_part <= 0.03
 
 
+@pytest.mark.fast("0.01-0.97")
 @pytest.mark.parametrize(("part", "used"), [(0.003, 0.99), (0.01, 0.97), (0.02, 0.6)])
 def test_a_refusal_in_many_that_no_pace_prevents_costs_little(part, used):
     service = Service(Capricious(part))

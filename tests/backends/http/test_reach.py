@@ -321,6 +321,7 @@ def test_https_where_the_server_speaks_http_stops_the_run_with_what_to_write(mon
         assert ask(monkeypatch, url) == "ok"
 
 
+@pytest.mark.fast("False-SSL_CERT_FILE", "True-REQUESTS_CA_BUNDLE")
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize("by_proxy", [False, True])
 def test_a_companys_own_ca_is_trusted_for_models_queues_and_r2_alike(monkeypatch, tmp_path, variable, by_proxy):
