@@ -106,7 +106,7 @@ def _read(path: Path | None) -> _Kept | None:
 def _write(path: Path | None, kept: _Kept) -> None:
     if path is None:
         return
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
+    with contextlib.suppress(OSError):  # without a cache the list is asked for again
         own_folder(path.parent)
         write(path, _KEPT.dump_json(kept))
         for other in path.parent.glob("models-*.json"):

@@ -62,7 +62,7 @@ class Model:
         return f"{self.backend.name}/{self.model}" if self.model else self.backend.name
 
     def execute(self, request: ChatRequest | str, **parameters: Any) -> ChatResponse:
-        """Answers a conversation, or a prompt; ``parameters``, by OpenAI's names, go before the request's own."""
+        """Answers a conversation, or a prompt; ``parameters``, by OpenAI's names, override its own."""
         return self._call(self.backend.execute(self._chat(request, parameters)))
 
     def execute_stream(self, request: ChatRequest | str, **parameters: Any) -> Iterator[StreamChunk]:
@@ -79,7 +79,7 @@ class Model:
     def embed(self, texts: EmbedRequest | Sequence[str] | str, **parameters: Any) -> EmbedResponse:
         """Embeds any number of texts: one vector a text, in their order, by as many calls as the model needs.
 
-        Of a whole EmbedRequest no more than one call takes; ``parameters`` go before its own.
+        An EmbedRequest must fit into one call; ``parameters`` override its own.
         """
         if isinstance(texts, EmbedRequest):
             return self._call(self.backend.embed(replace(texts, parameters={**texts.parameters, **parameters})))

@@ -41,7 +41,7 @@ MAX_ITEMS = 1000
 AUTO_LEAST = 500
 LINGER_S = 2.0
 LONGEST_LINGER_S = 30.0  # of a group that somebody joins again and again
-_LIST_S = 30.0  # after so long the list of models is given up
+_LIST_S = 30.0  # a list of models that takes longer is given up
 
 _log = logging.getLogger(__name__)
 

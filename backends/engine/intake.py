@@ -94,14 +94,14 @@ class Intake:
                 self.lock.notify_all()
 
     def look_further(self, jobs: int) -> None:
-        """Takes in so many jobs more than there is room for: the first ones may all be of a kind."""
+        """Takes in this many jobs beyond the room: the first ones may all be of one kind."""
         if jobs != self._further:
             with self.lock:
                 self._further = jobs
                 self.lock.notify_all()
 
     def left(self) -> list[Job]:
-        """The jobs that were not begun with."""
+        """The jobs that were not started."""
         with self.lock:
             jobs = list(self._inbox)
             self._inbox.clear()

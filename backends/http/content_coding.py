@@ -16,7 +16,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _HEAD = 4  # bytes by which a coding is recognised
 _UNREADABLE = frozenset({"br", "compress", "x-compress", "dcb", "dcz"})
 _STEP = 1 << 20  # bytes that one step of zlib may give
-# zstandard cannot limit a step's output; so many bytes of input give at most 16 MiB.
+# zstandard cannot limit a step's output; this many bytes of input give at most 16 MiB.
 _ZSTD_INPUT = 512
 _ZSTD_WINDOW = 8 << 20  # RFC 9659
 

@@ -93,7 +93,7 @@ class _Trial:
     refused: int = 0
 
     def failed(self, calls: int) -> bool:
-        """Whether of so many calls more were refused than the pace before would explain."""
+        """Whether more of these calls were refused than the pace before would explain."""
         part = self.refused / max(calls, 1)
         return 1 - part < ADMITTED * (1 - self.refused_part) or part > REFUSED * self.refused_part
 

@@ -49,7 +49,7 @@ MODELS: Mapping[str, ModelInfo] = {
 TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
 
 DEFAULTS: Mapping[str, Any] = {"temperature": 0, "seed": 1}
-MOST_PARTS = 10_000  # of a JSON Schema: a grammar of so many is made within a second
+MOST_PARTS = 10_000  # of a JSON Schema: a grammar of that size is made within a second
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
 # Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by

@@ -26,7 +26,7 @@ _TOKENS = Price().unit
 FREE = frozenset({"local"})
 _NOTHING = Price(0.0, 0.0, 0.0)
 
-_LIST_S = 30.0  # after so long a list is given up: answers wait for their prices
+_LIST_S = 30.0  # a list that takes longer is given up: answers wait for their prices
 
 _log = logging.getLogger(__name__)
 

@@ -202,7 +202,7 @@ class OpenAI:
                 return
             with network_errors(self.name, self._service.url):
                 whole = await incoming.read()
-        # Some servers pass over `stream` and send JSON.
+        # Some servers ignore `stream` and send JSON.
         for chunk in whole_answer(await self._completion(whole, model, warnings)):
             yield chunk
 

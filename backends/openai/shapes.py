@@ -209,7 +209,7 @@ def read_vectors(
 
 def read_vector(numbers: Any) -> tuple[float, ...] | None:
     """A list of numbers, or base64 of 32-bit floats; () where one of the numbers is NaN or beyond a float's range, and
-    None for what is no vector.
+    None for what is not a vector.
     """
     if isinstance(numbers, str):
         try:

@@ -122,7 +122,7 @@ class WorkersAI:
         )
 
     def check(self, request: Request) -> None:
-        """Builds the call. Raises InvalidRequest, and ModelNotFound for what is no model's name."""
+        """Builds the call. Raises InvalidRequest, and ModelNotFound for what is not a model's name."""
         if isinstance(request, ChatRequest):
             _must_chat(request.model)
             check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
@@ -263,7 +263,7 @@ class WorkersAI:
                 return
             whole = await self._api.read_rest(incoming)
         reply = self._api.read(whole, model)
-        # Some models pass over `stream` and send JSON; the result can be empty then, and only a plain call answers.
+        # Some models ignore `stream` and send JSON; the result can be empty then, and only a plain call answers.
         response = read_chat(reply, model, body["max_tokens"]) if reply.result else await self.execute(request)
         for chunk in whole_answer(replace(response, warnings=(*warnings, *response.warnings))):
             yield chunk

@@ -1,7 +1,7 @@
 """What is known of Workers AI's models by their names: which input they take, how much, and what they refuse.
 
 Sources: the models' input schemas (developers.cloudflare.com/workers-ai/models), features/batch-api and json-mode.
-A catalogue that was read says more than these tables, and goes before them.
+A catalogue that was read says more than these tables, and overrides them.
 """
 
 from __future__ import annotations
