@@ -30,7 +30,6 @@ _BOOKKEEPING = frozenset(("_open", "_retry", "_runs", "_dead", STDIN_FOLDER, con
 HIDDEN = "hidden: name the file to answer it"
 OWN = "answers and errors of an earlier output: name the file to answer it"
 OTHER_ENDING = "named otherwise than *.jsonl, *.ndjson, *.jsonlines (.gz, .zst): name the file to answer it"
-IN_OUTPUT = "in the output folder: name the file to answer it, or use another --output"
 SAME_FILE = "another name of a file that is taken already"
 SAME_CONTENT = "a copy, with the same name below its folder and the same content, of a file that is taken already"
 NO_FILE = "not a file: write it to a file, or pipe it into `llmdo run -`"
