@@ -21,7 +21,7 @@ import llmdo.storage.errors
 from llmdo.backends.collector import spare_the_collector
 from llmdo.backends.engine.registry import close_engines, limits_of_engines
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Budget
+from llmdo.backends.money.money import Budget, Spent
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow, direct
@@ -67,7 +67,6 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     run_id = new_run_id()
     problem: str | None = None
     passing = False
-    limits: tuple[ModelLimits, ...] = ()
     where = options.output_location
     presence: Presence | None = None
     found: Following | None = None
@@ -94,15 +93,38 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         _log.debug("the pipeline failed", exc_info=error)
         stop.drain()
     finally:
-        patient = problem is None and state.stop_reason is None
-        for queue, count in close_acks(patient=patient).items():
-            if patient:
-                state.report_undone(f"queue {queue}", not_acked(count))
-        reason = state.stop_reason  # before the engines' ends are told to what may still run
-        limits = tuple(limits_of_engines())
-        close_engines()
+        reason, limits = _close(state, patient=problem is None and state.stop_reason is None)
         if presence is not None:
             presence.stop()
+    spent = state.budget.spent() if found is None or found.spent is None else found.spent
+    return _summary(options, run_id, state, problem, reason, spent=spent, limits=limits, passing=passing)
+
+
+def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
+    """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, and engines.
+
+    Gives why the run stopped, if it did, and what held its calls back.
+    """
+    for queue, count in close_acks(patient=patient).items():
+        if patient:
+            state.report_undone(f"queue {queue}", not_acked(count))
+    reason = state.stop_reason  # before engines report their end to what may still run
+    limits = tuple(limits_of_engines())
+    close_engines()
+    return reason, limits
+
+
+def _summary(
+    options: RunOptions,
+    run_id: str,
+    state: RunState,
+    problem: str | None,
+    reason: BaseException | str | None,
+    *,
+    spent: Spent,
+    limits: tuple[ModelLimits, ...],
+    passing: bool,
+) -> Summary:
     if isinstance(reason, Exception):
         problem = sentence(reason)
     elif reason is not None and not options.continuous:
@@ -118,7 +140,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         isinstance(reason, Exception) and not isinstance(reason, RunAsleep),
         dict(state.others),
         continuous=options.continuous,
-        spent=state.budget.spent() if found is None or found.spent is None else found.spent,
+        spent=spent,
         until=until_of(reason),
         limits=limits,
         passing=passing,
