@@ -90,6 +90,8 @@ class Verdicts:
         """Whether an error is to be held."""
         if key in self._condemned:
             return False
+        if isinstance(error, ModelUnusable) and isinstance(error.code, int):
+            return error.about == "unclear"  # a number of Cloudflare's says for certain that it is the model
         if isinstance(error, StopRun | ModelUnusable):
             return error.about == "unclear" or (
                 error.status in _OF_LINES_TOO
