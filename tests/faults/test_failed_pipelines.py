@@ -141,6 +141,7 @@ def test_a_failed_retry_and_the_next_one_pay_each_line_once(cloud):
 def test_ctrl_c_while_it_waits_leaves_at_once(cloud):
     cloud.upload("a.jsonl", prompts(60))
     cloud.fault(target="ai", match="prompt 5", latency_s=60.0)
+    cloud.fault(target="ai", match="prompt 4", latency_s=3.0)  # a shard's failure shows when more answers arrive
     cloud.fault(target="r2", match="/shard-", status=403)
     process = start(cloud, "run", "direct")
     said = b""

@@ -56,9 +56,9 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         time.sleep(0.1)
 
 
-def the_job(cluster: LocalCluster) -> flink_rest.Job:
+def the_job(cluster: LocalCluster) -> flink_rest.FlinkJob:
     (row,) = [row for row in httpx.get(f"{cluster.url}/jobs/overview").json()["jobs"] if row["state"] != "CANCELED"]
-    return flink_rest.Job(row["jid"], row["name"], row["state"])
+    return flink_rest.FlinkJob(row["jid"], row["name"], row["state"])
 
 
 def restarts(cluster: LocalCluster) -> int:
