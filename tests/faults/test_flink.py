@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.cluster import LocalCluster
+from llmdo.runners.flink.cluster import LocalCluster, running_cluster
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
-from tests.integration.flink_world import fresh_cluster
-
-__all__ = ["fresh_cluster"]  # a fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.flink, pytest.mark.timeout(900)]
 
@@ -26,9 +23,10 @@ BEFORE_A_KILL = 200  # calls
 
 
 @pytest.fixture
-def flink(cloud: Cloud, fresh_cluster: LocalCluster) -> LocalCluster:
-    """A cluster whose workers have the environment of ``cloud``."""
-    return fresh_cluster
+def flink(cloud: Cloud) -> Iterator[LocalCluster]:
+    """A cluster whose workers have the environment of ``cloud``; its one machine has the slots of one job."""
+    with running_cluster(task_managers=1) as cluster:
+        yield cluster
 
 
 def start(cloud: Cloud, cluster: LocalCluster) -> subprocess.Popen[bytes]:
@@ -88,6 +86,7 @@ def test_a_killed_machine_and_killed_workers_cost_no_line_and_at_most_the_calls_
     wait_until(lambda: completed_checkpoints(flink) > 0, process)
     assert not cloud.keys("output/llmdo/input/big.jsonl/_manifest.json")
     calls = paid(cloud)
+    flink.start_task_manager()  # only now, so that the job is on the other one
     flink.kill_task_manager(0)
     wait_until(lambda: restarts(flink) > 0 and paid(cloud) > calls + BEFORE_A_KILL, process)
     calls, before = paid(cloud), restarts(flink)
