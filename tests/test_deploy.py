@@ -178,7 +178,10 @@ def test_each_command_is_one_that_the_program_takes(name, number, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in MANIFESTS if name != "flink/session.yaml"])
 def test_manifests_are_what_kubernetes_takes(name):
-    kubernetes_validate.validate(document(name), KUBERNETES, strict=True)
+    manifest = document(name)
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):  # so it looks at all
+        kubernetes_validate.validate({**manifest, "replica": 1}, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

@@ -263,7 +263,7 @@ class BatchWork:
             self._scheduler.start()
 
     def _ending(self, batch: Batch, error: ModelError) -> ModelError | NotStarted:
-        """What to raise for an error that every call meets; one that ends the run is told to all."""
+        """What to raise for an error that every call meets; an error that ends the run goes to all requests."""
         final = self._final(batch.provider, batch.model, error)
         if isinstance(final, StopRun):
             self._stop(final)

@@ -123,7 +123,7 @@ def close_engines() -> None:
 
 
 def _goodbye() -> None:
-    """A pipeline that is not ours may have failed, or its worker is told to go: what was paid for is kept."""
+    """Keeps paid answers when somebody else's pipeline has failed, or its worker is asked to end."""
     drain_engines(
         LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
     )

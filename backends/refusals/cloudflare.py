@@ -33,46 +33,23 @@ _QUOTA = Meaning(
     "resume after 00:00 UTC, or change to the Workers Paid plan",
     ends="UTC",
 )
-
-
 _BUSY = Meaning(Overloaded, "the model is out of capacity", "lower --concurrency, or try later")
-
-
 _RATE = Meaning(RateLimited, "too many requests this minute", "lower --concurrency")
-
-
 _SLOW = Meaning(CallTimeout, "the model took too long", "ask for fewer tokens, or send a shorter prompt")
-
-
 _TOKEN = Meaning(
     Unauthorized,
     "the token is not valid here",
     "check {key} (it needs Workers AI Read and Edit) and CLOUDFLARE_ACCOUNT_ID",
 )
-
-
 _INVALID = Meaning(InvalidRequest, "the input does not fit the model", "compare it with the model's input schema")
-
-
 _NO_MODEL = Meaning(ModelNotFound, "there is no such model", "list them with `llmdo models workers-ai`")
-
-
 _NOT_ALLOWED = Meaning(ModelNotFound, "the model is not open to this account", "name another model")
-
-
 _NO_CREDITS = Meaning(QuotaExhausted, "the AI Gateway's credits are used", "load credits, or leave --gateway out")
-
-
 _RETIRED = Meaning(
     ModelRetired, "the model was switched off", "name its successor: `llmdo models workers-ai` lists those there are"
 )
-
-
 _PLAN = Meaning(PlanRequired, "the model is not part of the account's plan", "change the plan, or name another model")
-
-
 _NO_JSON = Meaning(Retryable, "the model did not keep to the JSON schema", "make the schema simpler")
-
 
 CODES: Mapping[int, Meaning] = {
     2001: Meaning(Unauthorized, "there is no such AI Gateway", "check --gateway, or create it in the dashboard"),

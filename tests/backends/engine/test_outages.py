@@ -397,7 +397,7 @@ def test_answers_that_fail_within_a_reply_with_tokens_are_no_outage():
 
 
 class Feeding:
-    """Jobs of an engine with ``room`` for so many, and for more where it looks further."""
+    """Jobs of an engine that holds at most ``room`` of them, and more while it looks further."""
 
     def __init__(self, lines, room):
         self.left, self.room, self.further, self.taken = list(range(lines)), room, 0, 0
