@@ -88,7 +88,7 @@ class ChatOptions(RunOptions):
             gt=0,
             allow_inf_nan=False,
             description="US dollars at most. Before they could be exceeded, --events stops and leaves its messages "
-            "open; with --queue messages get an error for an answer, without a call.",
+            "open; with --queue messages get an error event instead of an answer, without a call.",
         ),
         BUDGET,
     ] = None
@@ -101,7 +101,7 @@ class ChatOptions(RunOptions):
             gt=0,
             allow_inf_nan=False,
             description="Seconds for which the model may answer nothing, while calls pause, before messages get an "
-            "error for an answer (default 60), or with --events the run stops (default 600).",
+            "error event (default 60), or with --events the run stops (default 600).",
         ),
         RATE,
     ] = None
@@ -118,15 +118,15 @@ class ChatOptions(RunOptions):
     def _places(self) -> ChatOptions:
         if bool(self.events) == (self.queue is not None):
             said = "both given" if self.events else "none given"
-            raise ValueError(f"say where the events are by one of --events and --queue ({said})")
+            raise ValueError(f"name the events with exactly one of --events and --queue ({said})")
         if self.events and not (self.output and self.log is None and self.reply_queue is None and not self.deltas):
             raise ValueError("--events goes with --output, and with none of --log, --reply-queue, --deltas")
         if self.queue is not None and not (self.reply_queue and self.log and self.output is None):
             raise ValueError("--queue goes with --reply-queue and --log, and not with --output")
         if self.queue is not None and self.queue == self.reply_queue:
-            raise ValueError("--reply-queue must be another queue than --queue: its messages would come back here")
+            raise ValueError("--reply-queue must differ from --queue, or its messages would come back")
         if self.queue is not None and self.runner == "direct":
-            raise ValueError("a queue is read on --runner prism: direct gives nothing before its source has ended")
+            raise ValueError("a queue is read on --runner prism: direct emits nothing until its source has ended")
         check_header_models(self.header, self.models)
         try:
             locate_folder(self._home)

@@ -82,7 +82,7 @@ def _line_models(value: str) -> str:
 
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
     if not _SCHEMA_WORDS & value.keys():
-        raise ValueError(f"it is no JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
+        raise ValueError(f"it is not a JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
     problem = problem_of_schema(json.dumps(value))
     if problem:
         raise ValueError(f"answers cannot be checked by it: {problem}")

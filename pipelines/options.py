@@ -165,7 +165,7 @@ class JsonlOptions(RunOptions):
         given = [name for name in ("files", "input", "queue", "retry") if getattr(self, name)]
         if len(given) != 1:
             said = " and ".join(given) if given else "none"
-            raise ValueError(f"say where the prompts are by one of FILES, --input, --queue ({said} given)")
+            raise ValueError(f"name the prompts with exactly one of FILES, --input, --queue ({said} given)")
         if self.continuous and (self.queue is None or self.runner == "direct"):
             raise ValueError("a continuous run needs --queue, and --runner prism: direct ends its batches with the run")
         if self.line_parameters and not self.prompt:

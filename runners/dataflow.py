@@ -163,7 +163,7 @@ def _places(options: JsonlOptions) -> Iterator[str]:
         yield f"workers cannot write the local --output {options.output}: use r2://BUCKET/PREFIX/"
     if options.ledger != NO_LEDGER and not (options.ledger or "").startswith(R2_SCHEME):
         said = options.ledger or "in a local database, the default,"
-        yield f"--ledger {said} is not seen by workers: use r2://BUCKET/PREFIX/ (a write for each answer), or none"
+        yield f"--ledger {said} cannot be seen by workers: use r2://BUCKET/PREFIX/ (a write for each answer), or none"
 
 
 def _models(options: JsonlOptions) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _settings(options: JsonlOptions) -> Iterator[str]:
     for name in secrets_needed(options):
         if name not in covered:
             yield (
-                f"workers need {name}: put it into Secret Manager, and say "
+                f"workers need {name}: put it into Secret Manager, and give "
                 f"--env-from {name}=projects/PROJECT/secrets/SECRET/versions/latest"
             )
     for name, value in plain_settings().items():

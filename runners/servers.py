@@ -156,7 +156,7 @@ def _died(name: str, process: subprocess.Popen[bytes], log: Path) -> ServerDied:
     code = process.returncode
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return ServerDied(
-        f"{name} {how} while the pipeline needed it; run the same command again to go on. Its log ends:{tail(log)}"
+        f"{name} {how} while the pipeline needed it; run the same command again to resume. Its log ends:{tail(log)}"
     )
 
 

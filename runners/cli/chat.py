@@ -24,13 +24,13 @@ Examples:
 
     llmdo chat explain MESSAGE_ID --log r2://bucket/chat/
 
-Exit codes: 0 all answered, or stopped and drained; 3 finished, some messages got an error for an answer; 1 failed or
-stopped, the same command goes on; 2 usage. STORE_ID names the log below --log or --output.
+Exit codes: 0 all answered, or stopped and drained; 3 finished, some messages got an error event; 1 failed or stopped,
+the same command resumes; 2 usage. STORE_ID names the log below --log or --output.
 """
 EXPLAIN_EXAMPLES = """
 Example: llmdo chat explain 0a1b2c3d --log r2://bucket/chat/
 
-Exit codes: 0 it was answered; 3 it got an error for an answer; 1 it has no answer, or none yet; 2 usage.
+Exit codes: 0 it was answered; 3 it got an error event instead; 1 it has no answer, or none yet; 2 usage.
 """
 _MANY = "--events"
 

@@ -23,7 +23,7 @@ def prune(
     url: Annotated[str, typer.Argument(help="The ledger, as given to run.")],
     older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],
 ) -> None:
-    """Remove old answers from a ledger; runs may go on meanwhile."""
+    """Remove old answers from a ledger; runs may continue meanwhile."""
     from llmdo.storage.ledger.opening import prune as prune_ledger
 
     pruned = prune_ledger(url, older_than_days * 86_400)

@@ -14,7 +14,7 @@ from llmdo.runners.showing.terminal import complain
 EXAMPLES = """
 Example: llmdo local --data data/ --port 8787 & then: . data/env
 
-It fails when told to: POST /_faults {"target": "ai", "status": 429, "count": 3}; DELETE /_faults ends that. See
+It fails on demand: POST /_faults {"target": "ai", "status": 429, "count": 3}; DELETE /_faults ends that. See
 docs/reliability.md.
 """
 

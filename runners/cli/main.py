@@ -18,7 +18,7 @@ from llmdo.runners.temporary import remove_abandoned
 # The module in this folder → what the command does.
 COMMANDS = {
     "run": "Answer what is there, then exit: files, a listing, or what a queue announces.",
-    "stream": "Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one leaves at once.",
+    "stream": "Answer what a queue announces, until SIGTERM or Ctrl-C, which drain; a second one exits at once.",
     "schedule": "Answer what is there at each tick, never two runs at once, until SIGTERM or Ctrl-C, which drain.",
     "retry": "Answer an output's error lines again, by its own model and parameters, and merge the answers in.",
     "verify": "Check an output: is every line of every source in exactly one shard, and is every manifest true?",

@@ -14,7 +14,7 @@ from llmdo.runners.showing.terminal import leave, stderr
 
 EXAMPLES = """Example: llmdo retry r2://bucket/output/ --all
 
-Exit codes: 0 no errors are left; 3 some lines are still errors; 1 failed or stopped, the same command goes on; 2 usage.
+Exit codes: 0 no errors are left; 3 some lines are still errors; 1 failed or stopped, the same command resumes; 2 usage.
 """
 # What does not affect the answers; all else is the output's own.
 _OPTIONS = (

@@ -20,7 +20,7 @@ Examples:
 
     llmdo stream --output r2://bucket/output/ --batch-seconds 5 --drain-seconds 120     (the queue is LLMDO_QUEUE)
 
-Exit codes: 0 stopped and drained; 1 gave up; 2 usage. What is in work goes on with the next start.
+Exit codes: 0 stopped and drained; 1 gave up; 2 usage. The next start resumes what is in progress.
 """
 
 

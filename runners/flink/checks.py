@@ -114,7 +114,7 @@ def _warnings(options: JsonlOptions, cluster: Cluster | None) -> Iterator[str]:
 
 def _loopback(config: str | None, here: bool) -> Iterator[str]:
     if config is not None:
-        yield f"--environment-config {config}: there is nothing to say about LOOPBACK: omit it"
+        yield f"--environment-config {config}: LOOPBACK needs no configuration: omit it"
     if not here:
         yield (
             "--environment-type LOOPBACK runs the steps in this process, which other machines do not reach: "

@@ -144,7 +144,7 @@ def plan(options: JsonlOptions) -> Plan:
     """Reads all that ``options`` name. Raises UsageError, and StorageError for a place that cannot be listed."""
     source = options.source
     if not isinstance(source, Listing):
-        raise UsageError(["--dry-run needs FILES or --input: a look into a queue would take its messages away"])
+        raise UsageError(["--dry-run needs FILES or --input: looking into a queue would take its messages"])
     check_files(options)
     planner = _Planner(options)
     try:
@@ -297,11 +297,11 @@ def show_plan(plan: Plan) -> RenderableType:
 def _cost(cost: Cost) -> str:
     """
     >>> _cost(Cost(0.5)), _cost(Cost(0.5, 3)), _cost(Cost(None, 3))
-    ('at most $0.50', 'at most $0.50 and the cost of 3 lines whose price nobody tells', 'at a price that nobody tells')
+    ('at most $0.50', 'at most $0.50 and the cost of 3 lines without a known price', 'at an unknown price')
     """
     if cost.usd is None:
-        return "at a price that nobody tells"
-    more = f" and the cost of {cost.unpriced:,} lines whose price nobody tells" if cost.unpriced else ""
+        return "at an unknown price"
+    more = f" and the cost of {cost.unpriced:,} lines without a known price" if cost.unpriced else ""
     return f"at most {dollars(cost.usd, lower_bound=False)}{more}"
 
 

@@ -26,7 +26,7 @@ from llmdo.transforms.files.poll_files import SWEEP_SECONDS
 STAGES = {
     "sent": "by the sender's clock",
     "received": "logged",
-    "duplicate": "came again, and was passed over",
+    "duplicate": "came again, and was skipped",
     "queued": "waits for its turn in the conversation",
     "begun": "its turn has come",
     "called": "the model was asked",
@@ -148,7 +148,7 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
             return f"It is a message of role {message.role}: only those of users are answered.", EXIT_FAILED
         if not found.open:
             return (
-                "It was logged, but no answer is wanted: it is older than the --since of the run that received it. "
+                "It was logged, but is not to be answered: it is older than the --since of the run that received it. "
                 "Send it again to a run without.",
                 EXIT_FAILED,
             )
@@ -164,7 +164,7 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
     late = _LATE if found.open else ""
     if answer.failed:
         why = (answer.error or str(answer.response.get("message", ""))).rstrip(".")
-        return f"It got an error for an answer, the model {asked}: {why}.{late}", EXIT_SOME_ERRORS
+        return f"It got an error event instead of an answer, the model {asked}: {why}.{late}", EXIT_SOME_ERRORS
     model = answer.response.get("modelId", "somebody")
     told = f"; the model {asked}" if answer.attempts else ""
     return f"It was answered by {model}{told}.{late}", EXIT_ANSWERED
@@ -176,7 +176,7 @@ def _at_work(where: Location) -> str:
     now = datetime.now(UTC)
     alive = [info for info in beats if (now - info.modified).total_seconds() < DEAD_SECONDS]
     if not alive:
-        return "No run is at work on this log: start llmdo chat, it goes on with what is open."
+        return "No run is working on this log: start llmdo chat, which resumes what is open."
     names = ", ".join(info.key.rpartition("/")[2].removesuffix(".json") for info in alive[:3])
     return f"Heard of on this log in the last 3 minutes: {names}."
 

@@ -56,7 +56,7 @@ class Row:
 
 
 class UnreadableRow(ValueError):
-    """A row that is no answer and no failure; the message continues a sentence."""
+    """A row that is neither an answer nor a failure; the message continues a sentence."""
 
 
 def source_lines(chunks: Iterable[bytes], key: str) -> Iterator[SourceLine]:
@@ -87,7 +87,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
     """Reads one row of a shard. Raises UnreadableRow."""
     document = _object(data)
     if document is None:
-        raise UnreadableRow("is no JSON object")
+        raise UnreadableRow("is not a JSON object")
     place = document.get("source" if kind == "answers" else "error")
     try:
         start, length = place["offset"], place["length"]  # type: ignore[index]  # what is no mapping raises TypeError
@@ -98,7 +98,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
     if kind == "errors":
         return Row(shard, start, start + length, document, kind)
     if document.get("error") is not None or not isinstance(document.get("response"), dict):
-        raise UnreadableRow("is no answer, and lies in a shard of answers")
+        raise UnreadableRow("is not an answer, but is in a shard of answers")
     usage = paid_usage(document) or {}
     return Row(
         shard,
@@ -181,7 +181,7 @@ def _object(data: bytes) -> dict[str, Any] | None:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _data(start: int, line: bytes) -> bytes:

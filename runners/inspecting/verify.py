@@ -115,7 +115,7 @@ def _unfinished(
         if version in done:
             continue
         if version in in_work:
-            why = "it is in work, and the next run finishes it"
+            why = "it is in progress, and the next run finishes it"
         elif problem := wrong_format(file, head_of(file)):
             why = problem
         elif version[:2] in earlier:
@@ -131,7 +131,7 @@ def render(verification: Verification) -> RenderableType:
     for name in ("files", "compared", "lines", "answered", "failed", "blank", "input_tokens", "output_tokens"):
         table.add_row(name.replace("_", " "), Text(f"{getattr(verification, name):,}", justify="right"))
     parts: list[RenderableType] = [table]
-    parts += [Text.assemble(("in work: ", "yellow"), name) for name in verification.in_work]
+    parts += [Text.assemble(("in progress: ", "yellow"), name) for name in verification.in_work]
     parts += [Text.assemble(("note: ", "yellow"), note) for note in verification.notes]
     parts += [Text.assemble(("differs: ", "bold red"), difference) for difference in verification.differences]
     if not verification.ok:

@@ -127,7 +127,7 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
             return ChatSummary(ended, _open_in(options.output_location))
         summary = once()
         while summary.asleep and _progress(summary.counts) and not stop.asked:
-            _log.warning("%s; going on", summary.problem)
+            _log.warning("%s; resuming", summary.problem)
             summary = once()
     return _finished(options, summary)
 
@@ -141,7 +141,7 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
     if options.queue is not None and options.reply_queue is not None:
         found = {"queue": id_of_queue(options.queue), "reply_queue": id_of_queue(options.reply_queue)}
         if found["queue"] == found["reply_queue"]:
-            raise UsageError([f"--reply-queue {options.reply_queue} is --queue: its messages would come back here"])
+            raise UsageError([f"--reply-queue {options.reply_queue} is --queue: its messages would come back"])
         check_consumers(options.queue, found["queue"])
     where = options.output_location
     if where.bucket:
@@ -205,7 +205,9 @@ def show_chat(summary: ChatSummary, console: Console) -> None:
     counts = summary.run.counts
     console.print(f"{counts.answered:,} messages answered, {counts.failed:,} with an error.", highlight=False)
     if summary.failed:
-        console.print(f"In the log {len(summary.failed):,} messages have an error for an answer:", highlight=False)
+        console.print(
+            f"In the log {len(summary.failed):,} messages have an error instead of an answer:", highlight=False
+        )
     for answer in summary.failed[:_FAILURES_SHOWN]:
         console.print(Text(f"  {answer.conversation} / {answer.message_id}: {answer.error}"))
     if len(summary.failed) > _FAILURES_SHOWN:

@@ -79,13 +79,13 @@ def check_files(options: JsonlOptions) -> None:
         _nothing_there(source, skipped)
     for name in options.files:
         if is_pattern(name) and not _is_there(name):
-            _log.warning("%s fits no file", name)
+            _log.warning("%s matches no file", name)
 
 
 def _nothing_there(source: Listing, skipped: Skipped) -> None:
     prefixes = [name for name in source.inputs if name.startswith(R2_SCHEME)]
     absent = [name for name in source.inputs if name not in prefixes and not _is_there(name)]
-    problems = [f"{name} does not exist, or fits no file: check the path" for name in absent]
+    problems = [f"{name} does not exist, or matches no file: check the path" for name in absent]
     for name in prefixes:
         where = locate(name)
         if next(open_store(where.store_url).list(where.key), None) is not None:
@@ -116,7 +116,7 @@ def of_gateway(options: JsonlOptions) -> list[str]:
         given = "--gateway" if options.gateway else "LLMDO_GATEWAY"
         return [f"{given} is for Workers AI: {' and '.join(others)} is called without the AI Gateway"]
     if options.mode != "sync":
-        return ["batches do not go by the AI Gateway, which is not documented to have them: use --mode sync for that"]
+        return ["batches do not go through the AI Gateway, which is not documented to support them: use --mode sync"]
     return []
 
 
@@ -145,7 +145,7 @@ def check_consumers(name: str, queue_id: str) -> None:
     if pulls[0].dead_letter_queue is None:
         tries = "some" if pulls[0].max_retries is None else str(pulls[0].max_retries)
         _log.warning(
-            "queue %s has no dead-letter queue: a message that cannot be worked on is deleted after %s tries; set one "
+            "queue %s has no dead-letter queue: a message that cannot be processed is deleted after %s tries; set one "
             "with: %s http remove %s, then: %s http add %s --dead-letter-queue NAME",
             *(name, tries, _WRANGLER, name, _WRANGLER, name),
         )

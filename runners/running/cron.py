@@ -29,7 +29,7 @@ class Cron:
             self.zone = ZoneInfo(timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of names, where tzdata is installed
             problems.append(
-                f"--timezone {timezone!r}: there is no such time zone here; write UTC or a name such as Europe/Berlin "
+                f"--timezone {timezone!r}: no such time zone here; write UTC or a name such as Europe/Berlin "
                 "(a system without the names gets them by: pip install tzdata)"
             )
             self.zone = ZoneInfo("UTC")

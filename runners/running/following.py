@@ -90,7 +90,7 @@ def following(state: RunState, notes: Members | None) -> Iterator[Following]:
                 count_by_manifests(state)
                 notes.forget()
             except StorageError as error:
-                _log.warning("what the workers did is not all told: %s", error)
+                _log.warning("not every worker has reported what it did: %s", error)
 
 
 def _ask_on(found: Following) -> None:

@@ -77,9 +77,9 @@ def _end(code: int, out: bytes, stopped: bool) -> RunEnd:
     except (ValueError, TypeError, KeyError):  # it was killed, or crashed
         pass
     if stopped and code == -signal.SIGTERM:
-        return RunEnd(EXIT_FAILED, {"problem": "stopped by SIGTERM before it had begun"})
+        return RunEnd(EXIT_FAILED, {"problem": "stopped by SIGTERM before it started"})
     if code < 0:
         how = f"was killed by {signal.Signals(-code).name}"
-        return RunEnd(128 - code, {"problem": f"the run {how}; the next one goes on from there"})
+        return RunEnd(128 - code, {"problem": f"the run {how}; the next one resumes from there"})
     problem = f"the run ended with exit code {code} and left no summary; its log says why"
     return RunEnd(code or EXIT_FAILED, {"problem": problem})

@@ -93,7 +93,7 @@ def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> Non
         )
     for file in summary.in_work:
         if file.id not in summary.left:
-            table.add_row(Text(file.key), "not merged: retry again to go on", "", "")
+            table.add_row(Text(file.key), "not merged: run llmdo retry again to resume", "", "")
     for what, run_id in summary.others.items():
         table.add_row(Text(what), Text(f"tried again by {run_id}"), "", "")
     for what, why in summary.left.items():

@@ -30,7 +30,7 @@ def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.
             # Again and again without progress would help nobody.
             if not summary.asleep or not summary.counts.shards or stop.asked:
                 break
-            _log.warning("%s; going on", summary.problem)
+            _log.warning("%s; resuming", summary.problem)
     if options.queue is not None and summary.problem is None:
         return replace(summary, backlog=_backlog(options.queue))
     return summary

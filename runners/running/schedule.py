@@ -163,7 +163,7 @@ class Schedule:
     def _skip(self, tick: datetime, theirs: datetime | None, run_id: str) -> None:
         if tick in (theirs, self._skipped):
             return
-        why = f"{run_id} is still at work" + (f" on the tick of {_iso(theirs)}" if theirs else "")
+        why = f"{run_id} is still running" + (f" on the tick of {_iso(theirs)}" if theirs else "")
         _log.warning("no run for the tick of %s: %s", _iso(tick), why)
         self._book.write_skipped(tick, {"tick": _iso(tick), "schedule": self._text, "skipped": why})
         self._skipped = tick

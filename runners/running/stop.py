@@ -42,14 +42,14 @@ class Stop:
 
     def apply(self, state: RunState) -> None:
         """Lets ``state`` end its engines' work when it stops; at once when a signal came before it began."""
-        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
+        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to resume"))
         if self.asked:
             state.stop(self._sentence())
 
     def drain(self) -> None:
         """Lets the calls in flight of a pipeline that has failed end, so that no answer is paid for again.
 
-        Ctrl-C leaves at once. Other signals change nothing but that the run is over then.
+        Ctrl-C exits at once. Other signals change nothing but that the run is over then.
         """
         self._draining = True
         try:
@@ -63,7 +63,7 @@ class Stop:
         what = (
             "1 call in flight, to keep its answer" if calls == 1 else f"{calls} calls in flight, to keep their answers"
         )
-        _log.warning("the pipeline failed: waiting up to %g s for %s; Ctrl-C leaves at once", self._drain_seconds, what)
+        _log.warning("the pipeline failed: waiting up to %g s for %s; Ctrl-C exits at once", self._drain_seconds, what)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class Stop:
         threading.Thread(target=self._drain, name="llmdo-drain", daemon=True).start()
 
     def _sentence(self) -> str:
-        return f"stopped by {self._signal}; run the same command again to go on"
+        return f"stopped by {self._signal}; run the same command again to resume"
 
     def _drain(self) -> None:
         run_state().stop(self._sentence())

@@ -59,7 +59,7 @@ def again_and_again(
         if over or in_vain > max_restarts:
             return replace(summary, counts=counts, restarts=restarts)
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(10, max(0, failures - 1)))
-        _log.warning("%s; begins again in %g s", summary.problem, wait)
+        _log.warning("%s; restarts in %g s", summary.problem, wait)
         if stop.wait(wait):
             return replace(summary, counts=counts, restarts=restarts, problem=None)
         restarts += 1

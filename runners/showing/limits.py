@@ -48,18 +48,18 @@ def limits_text(limits: ModelLimits) -> str:
         allowed = " and ".join(f"{rate:g} {what}" for rate, what in rates if _finite(rate) is not None)
         parts.append(f"held back for {limits.throttled_s:,.0f} s" + (f" (allowed: {allowed})" if allowed else ""))
     if limits.away_s >= _WORTH_A_WORD_S:
-        parts.append(f"paused for {limits.away_s:,.0f} s while the service was away")
+        parts.append(f"paused for {limits.away_s:,.0f} s while the service was unavailable")
     return f"{limits.provider}/{limits.model}: {'; '.join(parts)}" if parts else ""
 
 
 def away_text(limits: Iterable[ModelLimits]) -> str:
-    """Which services are away at this moment, for a progress line; "" where none is."""
+    """Which services are unavailable at this moment, for a progress line; "" where none is."""
     found = []
     for model in limits:
         if model.away:
             wait_s = model.away.next_try_s
             then = f"next try in {wait_s:,.0f} s" if wait_s else "trying now"
-            found.append(f"{model.provider}/{model.model} is away for {model.away.for_s:,.0f} s, {then} · ")
+            found.append(f"{model.provider}/{model.model} has not answered for {model.away.for_s:,.0f} s, {then} · ")
     return "".join(found)
 
 
@@ -76,10 +76,10 @@ def until_text(at: float) -> str:
     """When one can go on, in a sentence: a minute too late is better than one too early.
 
     >>> until_text(1_790_000_000.0)
-    'It can go on from 2026-09-21 14:14 UTC: run the same command again then.'
+    'It can resume from 2026-09-21 14:14 UTC: run the same command again then.'
     """
     minute = _utc(60 * math.ceil(at / 60))
-    return f"It can go on from {minute:%Y-%m-%d %H:%M} UTC: run the same command again then."
+    return f"It can resume from {minute:%Y-%m-%d %H:%M} UTC: run the same command again then."
 
 
 def _utc(at: float) -> datetime:

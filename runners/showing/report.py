@@ -40,9 +40,9 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
             f"{settled.failed:,}" if done else "",
         )
     for file in summary.in_work:
-        table.add_row(Text(file.key), "in work: the next run goes on", "", "")
+        table.add_row(Text(file.key), "in progress: the next run resumes", "", "")
     for what, run_id in summary.others.items():
-        table.add_row(Text(what), Text(f"in work by {run_id}"), "", "")
+        table.add_row(Text(what), Text(f"in progress at {run_id}"), "", "")
     for what, why in summary.left.items():
         table.add_row(Text(what), Text(f"left: {why}"), "", "")
     counts = summary.counts
@@ -55,7 +55,7 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
         console.print(f"The pipeline was restarted {summary.restarts:,} times.")
     if counts.messages_passed_over or counts.messages_undecodable:
         console.print(
-            f"{counts.messages_passed_over:,} messages were about nothing that is wanted here, "
+            f"{counts.messages_passed_over:,} messages did not concern this run, "
             f"{counts.messages_undecodable:,} could not be decoded (kept in _dead/)."
         )
     if counts.files_with_errors and not summary.continuous:
@@ -79,10 +79,10 @@ def show_spent(summary: Summary, console: Console) -> None:
         console.print(f"Spent: {cost} at list prices, {used}.", highlight=False)
     if spent.lost_calls:
         usd = spent.lost_cost_usd
-        cost = "a cost that nobody tells" if usd is None else f"at most {dollars(usd, lower_bound=False)}"
+        cost = "an unknown cost" if usd is None else f"at most {dollars(usd, lower_bound=False)}"
         used = f"{spent.lost_input_tokens:,} tokens in, {spent.lost_output_tokens:,} out"
         lost = lost_text(spent.lost_calls)
-        console.print(f"Perhaps billed besides: {cost}, {used}, for {lost}.", highlight=False)
+        console.print(f"May also have been billed: {cost}, {used}, for {lost}.", highlight=False)
 
 
 def show_limits(summary: Summary, console: Console) -> None:

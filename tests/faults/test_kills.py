@@ -166,7 +166,7 @@ def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twi
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
     with caplog.at_level("WARNING", logger="llmdo.runners.running.run"):
         summary = cloud.run(concurrency=4)
-    assert "going on" in caplog.text
+    assert "resuming" in caplog.text
     assert (summary.exit_code, summary.asleep) == (0, False)
     cloud.check()
     assert paid(cloud) == 80

@@ -122,7 +122,7 @@ def test_a_stream_that_loses_r2_for_longer_than_its_restarts_go_on_when_it_is_ba
 
     def restarts():
         said.extend(process.stderr.read() or b"")
-        return said.count(b"begins again in")
+        return said.count(b"restarts in")
 
     wait_until(lambda: restarts() >= 3, 90, process)
     cloud.no_faults()

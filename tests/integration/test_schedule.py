@@ -133,7 +133,7 @@ def test_a_schedule_that_is_killed_takes_its_run_with_it_and_another_one_takes_o
     cloud.no_faults()
     wait_until(lambda: runs(cloud), second)
     code, told, err = end(second)
-    assert "is still at work on the tick of" in err
+    assert "is still running on the tick of" in err
     assert "died while it worked on the tick of" in err
     assert told[0]["exit_code"] == 0
     assert code in (0, 1)
@@ -186,7 +186,7 @@ def test_a_run_that_dies_does_not_end_the_schedule(cloud, start):
     wait_until(lambda: len(runs(cloud)) >= 2, process)
     _, told, _ = end(process)
     assert (told[0]["exit_code"], told[1]["exit_code"]) == (137, 0)
-    assert told[0]["problem"] == "the run was killed by SIGKILL; the next one goes on from there"
+    assert told[0]["problem"] == "the run was killed by SIGKILL; the next one resumes from there"
     cloud.check()
     assert LINES <= paid(cloud) <= LINES + WINDOW
 

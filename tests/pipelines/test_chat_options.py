@@ -80,7 +80,7 @@ def test_since_is_iso_or_milliseconds(given, since):
         ({**QUEUES, "log": None}, "--queue goes with --reply-queue and --log"),
         ({**QUEUES, "reply_queue": None}, "--queue goes with --reply-queue and --log"),
         ({**QUEUES, "output": "o"}, "--queue goes with --reply-queue and --log"),
-        ({**QUEUES, "reply_queue": "in"}, "another queue"),
+        ({**QUEUES, "reply_queue": "in"}, "must differ from --queue"),
         ({**QUEUES, "runner": "direct"}, "--runner prism"),
         ({**QUEUES, "log": "s3://b/"}, "s3:// is not known"),
         ({**FILES, "since": "yesterday"}, "--since 'yesterday': must be a date"),

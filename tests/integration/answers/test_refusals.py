@@ -69,7 +69,7 @@ def test_the_command_says_when_it_can_go_on(cloud):
     assert until.utcoffset() == UTC.utcoffset(None)
     assert (until.timestamp() % DAY_S, 0 < until.timestamp() - time.time() <= DAY_S) == (0, True)
     assert said["problem"] in shown
-    assert f"It can go on from {until:%Y-%m-%d} 00:00 UTC: run the same command again then." in shown
+    assert f"It can resume from {until:%Y-%m-%d} 00:00 UTC: run the same command again then." in shown
     check_stop(cloud, 500)
     cloud.no_faults()
     again = cloud.command(*command)

@@ -158,5 +158,5 @@ def test_a_very_long_retry_after_stops_the_run_and_says_until_when(tmp_path, ser
     assert (code, summary["answered"], summary["failed"], rows) == (1, 0, 0, [])
     until = datetime.fromisoformat(summary["until"]).timestamp()
     assert before + 20_000 - 2 <= until <= time.time() + 20_000
-    assert "It can go on from" in said
+    assert "It can resume from" in said
     assert sum(service.calls.values()) <= 25

@@ -151,7 +151,7 @@ def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):
     assert left.value.code == 1
     said = capsys.readouterr().err
     assert "the allocation is used" in said
-    assert "It can go on from 2026-09-22 00:00 UTC: run the same command again then." in said
+    assert "It can resume from 2026-09-22 00:00 UTC: run the same command again then." in said
 
 
 def test_the_help_says_which_rate_holds_by_itself():
@@ -165,7 +165,7 @@ def test_the_help_says_which_rate_holds_by_itself():
         (None, "No such file"),
         ("{", "is not valid JSON"),
         ("[1]", "does not hold a JSON object"),
-        ('{"name": 1}', "it is no JSON Schema"),
+        ('{"name": 1}', "it is not a JSON Schema"),
     ],
 )
 def test_a_schema_that_is_none_is_a_usage_error(started, tmp_path, capsys, content, says):

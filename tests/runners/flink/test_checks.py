@@ -208,7 +208,7 @@ def test_docker_wants_an_image_and_docker(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_loopback_takes_no_configuration() -> None:
     (said,) = problems({"environment_config": "localhost:50000"})
-    assert said == "--environment-config localhost:50000: there is nothing to say about LOOPBACK: omit it"
+    assert said == "--environment-config localhost:50000: LOOPBACK needs no configuration: omit it"
 
 
 def test_splittable_reading_wants_a_job_server_that_can(tmp_path: Path) -> None:

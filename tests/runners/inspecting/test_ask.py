@@ -221,4 +221,4 @@ def test_a_gateway_that_cannot_be_or_is_not_used_is_said(cloudflare, capsys, rep
 def test_a_used_quota_says_when_it_is_there_again(cloudflare, capsys):
     cloudflare.fault("ai", status=429, code=4006)
     code, _, err = run(capsys, "a", "--model", MODEL)
-    assert (code, "It can go on from " in err) == (1, True)
+    assert (code, "It can resume from " in err) == (1, True)

@@ -153,7 +153,7 @@ def test_without_a_price_or_a_rate_it_says_so(tmp_path):
     console = Console(width=200, record=True)
     console.print(show_plan(found))
     said = console.export_text()
-    assert "at most $0.00" in said and "and the cost of 65 lines whose price nobody tells at list prices" in said
+    assert "at most $0.00" in said and "and the cost of 65 lines without a known price at list prices" in said
     assert "workers-ai/@cf/new\n  65 lines, 65 calls" in said and "≥" not in said
 
 
@@ -207,7 +207,7 @@ def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
     ("given", "says"),
     [
         ({"files": (), "queue": "q"}, "--dry-run needs FILES or --input"),
-        ({"files": ("no/*.jsonl",)}, "fits no file"),
+        ({"files": ("no/*.jsonl",)}, "matches no file"),
     ],
 )
 def test_what_cannot_be_planned_is_a_usage_error(tmp_path, given, says):

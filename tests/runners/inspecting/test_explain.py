@@ -134,7 +134,7 @@ def test_a_message_that_waits_is_told_its_turn_and_who_is_at_work(place, log, tm
     assert found.exit_code == 1
     assert "2 messages of its conversation are before it" in found.verdict
     assert ("host-1-abc" in found.verdict) == alive
-    assert ("No run is at work" in found.verdict) != alive
+    assert ("No run is working" in found.verdict) != alive
 
 
 def test_a_message_that_wants_no_answer_says_why(place, log):

@@ -55,13 +55,13 @@ def test_damaged_data_raises_what_is_caught(key: str, stored: bytes) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (b"[]", "is no JSON object"),
-        (b'{"a": NaN}', "is no JSON object"),
+        (b"[]", "is not a JSON object"),
+        (b'{"a": NaN}', "is not a JSON object"),
         (b"{}", "does not say which bytes"),
         (b'{"source": 3}', "does not say which bytes"),
         (b'{"source": {"offset": -1, "length": 2}}', "which cannot be"),
         (b'{"source": {"offset": 0, "length": 0}}', "which cannot be"),
-        (b'{"source": {"offset": 0, "length": 2}, "error": {}}', "is no answer"),
+        (b'{"source": {"offset": 0, "length": 2}, "error": {}}', "is not an answer"),
     ],
 )
 def test_a_row_that_is_no_answer_says_why(row: bytes, said: str) -> None:

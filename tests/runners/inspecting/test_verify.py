@@ -266,7 +266,7 @@ def test_a_torn_shard_is_found(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-20])
     result = output.check()
     assert any(shard.name in text and "does not hold what was written" in text for text in result.differences)
-    assert any(f"line 2 of {shard.name} is no JSON object" in text for text in result.differences)
+    assert any(f"line 2 of {shard.name} is not a JSON object" in text for text in result.differences)
 
 
 @pytest.mark.parametrize("change", [{"id": "b"}, {"custom_id": None}])
@@ -361,7 +361,7 @@ def test_inputs_without_a_manifest_are_differences_that_say_whether_they_are_in_
     assert result.in_work == (f"{inputs.url}/open.jsonl",)
     assert sorted(text.removeprefix(inputs.url) for text in result.differences) == [
         "/new.jsonl has no manifest: it was never started; run again to answer it",
-        "/open.jsonl has no manifest: it is in work, and the next run finishes it",
+        "/open.jsonl has no manifest: it is in progress, and the next run finishes it",
     ]
     assert output.check(with_source=False).ok
 

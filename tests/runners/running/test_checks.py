@@ -24,7 +24,7 @@ def test_files_that_are_not_there_are_said_before_any_work(tmp_path):
     options = check_options(
         files=(str(tmp_path / "*.jsonl"),), output=str(tmp_path / "out"), model="local/smollm2-135m-instruct"
     )
-    with pytest.raises(UsageError, match="does not exist, or fits no file"):
+    with pytest.raises(UsageError, match="does not exist, or matches no file"):
         prepare(options)
 
 
@@ -138,12 +138,12 @@ def test_each_file_that_is_not_there_is_named_and_a_pattern_without_files_is_war
         files = tuple(str(tmp_path / name) for name in names)
         return check_options(files=files, output=str(tmp_path / "out"), model="local/smollm2-135m-instruct")
 
-    with pytest.raises(UsageError, match=r"none.jsonl does not exist, or fits no file: check the path"):
+    with pytest.raises(UsageError, match=r"none.jsonl does not exist, or matches no file: check the path"):
         check_files(given("none.jsonl"))
     with pytest.raises(UsageError, match="no file ends in"):
         check_files(given("*.txt"))
     check_files(given("a.jsonl", "c*.jsonl"))
-    assert caplog.messages == [f"{tmp_path / 'c*.jsonl'} fits no file"]
+    assert caplog.messages == [f"{tmp_path / 'c*.jsonl'} matches no file"]
 
 
 @pytest.mark.parametrize(

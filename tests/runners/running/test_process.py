@@ -70,12 +70,12 @@ def test_modules_of_the_working_folder_are_not_taken_for_ours(program, tmp_path,
         (
             "import os; os.kill(os.getpid(), 9)",
             137,
-            "the run was killed by SIGKILL; the next one goes on from there",
+            "the run was killed by SIGKILL; the next one resumes from there",
         ),
         (
             "import os; os.kill(os.getpid(), 15)",
             143,
-            "the run was killed by SIGTERM; the next one goes on from there",
+            "the run was killed by SIGTERM; the next one resumes from there",
         ),
     ],
 )
@@ -89,7 +89,7 @@ def test_sigterm_before_it_can_drain_is_a_stop_and_no_kill(program, tmp_path):
     run = RunProcess([])
     wait_for(tmp_path / "there")
     run.stop()
-    assert end_of(run) == RunEnd(1, {"problem": "stopped by SIGTERM before it had begun"})
+    assert end_of(run) == RunEnd(1, {"problem": "stopped by SIGTERM before it started"})
 
 
 def test_one_that_hangs_after_its_summary_is_killed_and_the_summary_counts(program, monkeypatch):

@@ -198,7 +198,7 @@ def test_a_tick_is_skipped_and_that_is_said_while_another_one_is_at_work_and_the
     world.schedule()
     assert world.times() == ["12:40", "12:45"]
     assert world.ticks() == ["12:30", "12:45"]
-    assert caplog.text.count("no run for the tick of 2026-11-21T12:15:00Z: other-host-1 is still at work") == 1
+    assert caplog.text.count("no run for the tick of 2026-11-21T12:15:00Z: other-host-1 is still running") == 1
     found = summaries(tmp_path)
     assert "on the tick of 2026-11-21T12:00:00Z" in found["2026-11-21T12-15-00Z"]["skipped"]
     assert found["2026-11-21T12-30-00Z"]["exit_code"] == 0

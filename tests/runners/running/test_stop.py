@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_the_drain_of_a_failed_pipeline_at_once_and_sigterm_does_n
         stop.drain()
     assert left == codes
     assert caplog.messages == [
-        "the pipeline failed: waiting up to 60 s for 4 calls in flight, to keep their answers; Ctrl-C leaves at once"
+        "the pipeline failed: waiting up to 60 s for 4 calls in flight, to keep their answers; Ctrl-C exits at once"
     ]
     assert stop.asked
 

@@ -79,9 +79,9 @@ def test_the_json_has_every_change_with_its_time_and_reason_and_no_infinity():
 )
 def test_a_time_to_go_on_is_utc_and_never_too_early(at, time, sentence):
     assert iso_time(at) == time
-    assert until_text(at) == f"It can go on from {sentence}: run the same command again then."
+    assert until_text(at) == f"It can resume from {sentence}: run the same command again then."
 
 
 def test_a_time_after_the_last_one_that_there_is_is_that_one():
-    assert until_text(1e300) == "It can go on from 9999-12-31 23:59 UTC: run the same command again then."
+    assert until_text(1e300) == "It can resume from 9999-12-31 23:59 UTC: run the same command again then."
     assert iso_time(1e300) == "9999-12-31T23:59:00Z"

@@ -102,9 +102,9 @@ def test_the_summary_has_every_file_with_its_end_and_some_answers(tmp_path):
     shown = console()
     show_summary(summary, output, shown, samples=1)
     text = shown.file.getvalue()
-    for part in ("a.jsonl", "stale: overwritten", "in work: the next run goes on", "left: its manifest is torn"):
+    for part in ("a.jsonl", "stale: overwritten", "in progress: the next run resumes", "left: its manifest is torn"):
         assert part in text
-    for part in ("in work by run-7", "2 messages", "Why [red]is[/] the sky blue?", "Rayleigh [bold]scattering"):
+    for part in ("in progress at run-7", "2 messages", "Why [red]is[/] the sky blue?", "Rayleigh [bold]scattering"):
         assert part in text
     shown = console()
     show_summary(summary, output, shown)
@@ -137,7 +137,7 @@ def test_the_end_tells_what_was_spent(tmp_path):
     ("lost", "said"),
     [
         ((2, 3000, 40, 0.012), "at most $0.012, 3,000 tokens in, 40 out, for 2 calls whose replies were lost."),
-        ((1, 3000, 40, None), "a cost that nobody tells, 3,000 tokens in, 40 out, for 1 call whose reply was lost."),
+        ((1, 3000, 40, None), "an unknown cost, 3,000 tokens in, 40 out, for 1 call whose reply was lost."),
     ],
 )
 @pytest.mark.parametrize("calls", [0, 3])
@@ -146,7 +146,7 @@ def test_the_end_tells_what_lost_calls_may_have_cost_besides(tmp_path, calls, lo
     spent = Spent(calls, 1000 * calls, 0, None, 0.5, 0, *lost)
     show_summary(Summary("r", Counts(), (), (), {}, spent=spent), Location(str(tmp_path), ""), shown)
     text = " ".join(shown.file.getvalue().split())
-    assert f"Spent: $0.50 at list prices, {1000 * calls:,} tokens in, 0 out. Perhaps billed besides: {said}" in text
+    assert f"Spent: $0.50 at list prices, {1000 * calls:,} tokens in, 0 out. May also have been billed: {said}" in text
 
 
 def test_the_end_tells_what_held_calls_back_and_what_the_queue_still_holds(tmp_path):
@@ -202,21 +202,21 @@ def test_who_looks_sees_that_a_service_is_away_when_it_is_tried_next_and_that_it
     monkeypatch.setattr(registry, "connect", lambda *_, **__: backend)
     try:
         engine = get_engine(CallSettings(4))
-        assert "away" not in line(RunState(), Rate())
+        assert "not answered" not in line(RunState(), Rate())
         with caplog.at_level(logging.WARNING):
             for number in range(3):
                 engine.submit("openai", ChatRequest("m", (Message("user", str(number)),)), done.append)
             said = seen(line, "next try in")
-            assert "openai/m is away for " in said and " s, next try in " in said
+            assert "openai/m has not answered for " in said and " s, next try in " in said
             backend.held.clear()
-            assert "openai/m is away for " in seen(line, "trying now")
+            assert "openai/m has not answered for " in seen(line, "trying now")
             backend.back.set()
             backend.held.set()
             end = time.monotonic() + 30
             while len(done) < 3:
                 assert time.monotonic() < end
                 time.sleep(0.02)
-        assert "away" not in line(RunState(), Rate())
+        assert "not answered" not in line(RunState(), Rate())
         assert [one.error for one in done] == [None] * 3
         told = [record.getMessage() for record in caplog.records]
         assert "openai/m does not answer, calls pause: m: openai could not be reached" in told
