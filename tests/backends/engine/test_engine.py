@@ -167,7 +167,11 @@ def test_results_come_in_the_order_in_which_calls_end(start):
 
 
 def test_the_window_is_used_whole_and_never_exceeded(start):
-    provider = Provider(lambda *_: asyncio.sleep(0.002))
+    async def until_it_was_full():
+        while provider.most < 5:  # noqa: ASYNC110 - other calls fill it
+            await asyncio.sleep(0.001)
+
+    provider = Provider(lambda *_: until_it_was_full())
     engine, results = start(provider, window=5), Results()
     submit_all(engine, results, range(100))
     results.wait(100)
@@ -788,13 +792,23 @@ def test_a_call_that_fails_in_the_drain_is_not_made_again(slow):
     assert {type(done.error) for _, done in results.wait(8)} == {EngineClosed}
 
 
-def test_a_ledger_that_breaks_in_the_drain_does_not_hold_it_up(slow):
-    provider, ledger = Slow(), Memory()
-    results = slow(provider, ledger)
-    ledger.put_error = OSError("the disk is full")
+class BreakingLedger(Memory):
+    """Keeps nothing, and each answer takes longer than the one before to fail: others are still on their way then."""
+
+    async def put(self, key, value, patience_s):
+        self.takes_s += 0.05
+        await asyncio.sleep(self.takes_s)
+        raise OSError("the disk is full")
+
+
+def test_a_ledger_that_breaks_in_the_drain_neither_holds_it_up_nor_loses_an_answer(slow):
+    provider = Slow()
+    results = slow(provider, BreakingLedger())
     provider.gate.set()
     assert drain_engines(SOON, lambda calls: None) == 0
-    assert [done.error for _, done in results.wait(4)[:4]] == [None] * 4
+    errors = {str(key): type(done.error) for key, done in results.wait(8)}
+    assert {key for key, error in errors.items() if error is type(None)} == set(provider.calls)
+    assert sorted(error.__name__ for error in errors.values()) == ["NoneType"] * 4 + ["StopRun"] * 4
     close_engines()
 
 
