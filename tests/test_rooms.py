@@ -26,7 +26,7 @@ MAY_IMPORT = {
 # The command that starts it.
 EXCEPTIONS = {("llmdo.runners.cli.local", "local")}
 BEAM_ALLOWED = {"llmdo.storage.objects.r2_filesystem"}
-MOST_FILES, MOST_LINES = 14, 360
+MOST_FILES, MOST_LINES, MOST_LINES_OF_FUNCTION = 14, 350, 50
 
 
 @cache
@@ -119,6 +119,18 @@ def test_a_folder_is_a_room_and_a_module_is_one_thing():
     assert {str(folder): len(files) for folder, files in folders.items() if len(files) > MOST_FILES} == {}
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_a_function_fits_on_a_screen():
+    """From its name to its last line, docstring included; ruff (C901) limits how complex it is."""
+    sizes = {
+        f"{name}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: size for name, size in sizes.items() if size > MOST_LINES_OF_FUNCTION} == {}
+    assert len(sizes) > 1000
 
 
 @pytest.mark.parametrize("room", ["settings", "backends", "storage"])

@@ -58,6 +58,25 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
     at most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should
     be larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
     bundle that Beam repeats is paid again. Where that matters, use ``llmdo.transforms.answers.infer.Infer``.
+
+    Args:
+        model: PROVIDER/MODEL.
+        parameters: of each request, by OpenAI's names.
+        system: the system prompt; may have fields, as ``prompt``.
+        prompt: what to ask of each example, with its fields, as in ``Summarise: {text}``.
+        line_models: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
+        line_parameters: with a prompt, an example's model, system and parameters count too; else they are its data.
+        concurrency: calls in flight at most.
+        headers: as ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the value that the variable has where the model is
+            loaded.
+        call_timeout_s: seconds that one try may take.
+        patience_s: seconds for which the service may answer nothing before the examples that wait get a ServiceAway
+            for an inference.
+        min_batch_size: examples in a batch at least.
+        max_batch_size: and at most.
+
+    Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``, ``headers`` or
+    seconds.
     """
 
     def __init__(
@@ -76,19 +95,6 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         min_batch_size: int | None = None,
         max_batch_size: int = 256,
     ) -> None:
-        """``parameters`` by OpenAI's names; ``prompt`` and ``system`` may have fields, as in ``Summarise: {text}``.
-
-        ``line_models``: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
-
-        ``line_parameters``: with a prompt, an example's model, system and parameters count too; else they are its data.
-
-        ``headers``: as ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the value that the variable has where the model
-        is loaded. ``call_timeout_s``: seconds that one try may take. ``patience_s``: how long the service may answer
-        nothing before the examples that wait get a ServiceAway for an inference.
-
-        Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``, ``headers`` or
-        seconds.
-        """
         super().__init__(min_batch_size=min_batch_size, max_batch_size=max_batch_size)
         self._provider, name = split_model(model)
         self._defaults = Defaults(
