@@ -106,21 +106,13 @@ def dataflow_arguments(options: JsonlOptions) -> list[str]:
         "--experiments=disable_logging_submission_environment",
         *worker_arguments(given.env_from),
         *(f"--{option}" for option in given.beam_options),
-        *([] if _sets(given, "job_name") else [f"--job_name={_job_name(command)}"]),
+        *([f"--job_name={_job_name(command)}"] if beam_option(given, "job_name") is None else []),
     ]
 
 
-def template_location(options: JsonlOptions) -> str | None:
-    """Where the launcher of a Flex Template wants the job instead of a job that runs; None: send it."""
-    for option in options.dataflow.beam_options:
-        name, _, value = option.partition("=")
-        if name == "template_location" and options.runner == "dataflow":
-            return value
-    return None
-
-
-def _sets(given: DataflowOptions, name: str) -> bool:
-    return any(option.partition("=")[0] == name for option in given.beam_options)
+def beam_option(given: DataflowOptions, name: str) -> str | None:
+    """What --beam-option sets a name to: "" where it has no value, None where it is not set."""
+    return dict(option.partition("=")[::2] for option in given.beam_options).get(name)
 
 
 def _job_name(command: str) -> str:

@@ -38,21 +38,24 @@ def given_path(places: Mapping[str, str | None], check: Callable[[Path], Path], 
     return None
 
 
-def find_or_make(folder: Path, found: Ways, made: Ways, tried: list[str]) -> Path | None:
-    """What the first way of ``found`` gives that does not fail, else of ``made``; None where none helps.
+def find_or_make(folder: Path, found: Ways, made: Ways, error: type[ToolError], what: str, remedy: str) -> Path:
+    """What the first way of ``found`` that works returns, else the first of ``made``.
 
-    Raises ToolError where nothing can be written to ``folder``.
+    Raises ``error``, with a line for each way that failed, and ToolError where nothing can be written to ``folder``.
 
     Args:
         folder: where what is made is kept; one process at a time makes it.
-        found: among them "cache", which is asked again once no other process makes it.
+        found: among them "cache", which is tried again once no other process makes it.
         made: ways that take long.
-        tried: gets a line for each way that failed.
+        what: what errors call it; they end with ``remedy``.
     """
+    tried: list[str] = []
     path = _first(found, tried)
     if path is None:
         with one_at_a_time(folder):
             path = _first({"cache": found["cache"]}, []) or _first(made, tried)
+    if path is None:
+        raise error(f"{what} is not on this machine and could not be obtained:{''.join(tried)}\n{remedy}")
     return path
 
 
@@ -117,6 +120,16 @@ def run(
     )
 
 
+def print_path(find: Callable[[], Path]) -> int:
+    """What ``python -m`` does for a tool: prints its path. Returns 1, with the reason on stderr, without one."""
+    try:
+        print(find())  # noqa: T201  this is the command's output
+    except ToolError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
 def say(text: str) -> None:
-    """Prints to the user what takes long."""
+    """Prints to stderr what takes long, or failed."""
     Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

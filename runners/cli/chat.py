@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from typer.core import TyperGroup
 from llmdo.pipelines.chat_options import ChatOptions, check_chat_options, log_of
 from llmdo.pipelines.shown import ADVANCED
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.showing.terminal import leave, stderr
+from llmdo.runners.showing.terminal import leave, put, stderr
 from llmdo.settings.environment import default_store
 
 CHAT_EXAMPLES = """
@@ -81,7 +80,7 @@ def chat(
 
     summary = running.chat(options, quiet if as_json else Watch(stderr, running.chat_line))
     if as_json:
-        print(json.dumps(summary.as_json()))  # noqa: T201  this is the command's output
+        put(summary.as_json())
     else:
         running.show_chat(summary, Console())
     leave(summary)
@@ -101,7 +100,7 @@ def explain(
 
     found = inspecting.explain(log_of(log, default_store()), message_id, conversation)
     if as_json:
-        print(json.dumps([one.as_json() for one in found]))  # noqa: T201  this is the command's output
+        put([one.as_json() for one in found])
     else:
         inspecting.show_explained(found, Console())
     raise typer.Exit(inspecting.exit_code(found))

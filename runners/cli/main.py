@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -88,12 +87,12 @@ def main(argv: list[str] | None = None) -> None:
         app(args=argv)
     except Exception as error:
         from llmdo.runners.showing.failures import exit_code_and_problems
-        from llmdo.runners.showing.terminal import complain
+        from llmdo.runners.showing.terminal import complain, put
 
         code, problems = exit_code_and_problems(error)
         if code is None:
             raise
         complain(*problems)
         if "--json" in (sys.argv[1:] if argv is None else argv):
-            print(json.dumps({"exit_code": code, "problem": "; ".join(problems)}), flush=True)  # noqa: T201  its output
+            put({"exit_code": code, "problem": "; ".join(problems)})
         sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from llmdo.backends.providers import PROVIDERS
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.showing.summary import EXIT_FAILED
-from llmdo.runners.showing.terminal import note
+from llmdo.runners.showing.terminal import note, put
 
 _WIDE = 200  # columns of a table that goes into a file or a pipe
 
@@ -43,7 +42,7 @@ def models(
         raise UsageError([f"{provider!r} is not a provider that is known here: name one of {', '.join(PROVIDERS)}"])
     lists = inspecting.read_lists(provider, task)
     if as_json:
-        print(json.dumps(inspecting.as_json(lists)))  # noqa: T201  this is the command's output
+        put(inspecting.as_json(lists))
     else:
         Console(width=None if sys.stdout.isatty() else _WIDE).print(inspecting.table(lists))
     for problem in inspecting.problems(lists):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.showing.terminal import leave, stderr
+from llmdo.runners.showing.terminal import leave, put, stderr
 
 EXAMPLES = """Example: llmdo retry r2://bucket/output/ --all
 
@@ -43,7 +42,7 @@ def retry(
     options = running.retry_options(output, "all" if everything else "retryable", **given)
     summary = running.retry(options, quiet if as_json else Watch(stderr))
     if as_json:
-        print(json.dumps(running.retry_json(summary)))  # noqa: T201  this is the command's output
+        put(running.retry_json(summary))
     else:
         running.show_retry(summary, options, Console())
     leave(summary)

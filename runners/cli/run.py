@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -13,7 +12,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.shown import OUTPUT
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.cli.stdin import with_stdin
-from llmdo.runners.showing.terminal import leave, stderr
+from llmdo.runners.showing.terminal import leave, put, stderr
 from llmdo.settings.environment import default_queue
 
 if TYPE_CHECKING:
@@ -75,17 +74,15 @@ def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None
         from llmdo.runners.inspecting.dryrun import plan, show_plan
 
         report = plan(options)
-        if as_json:
-            print(json.dumps(report.as_json()))  # noqa: T201  this is the command's output
-        else:
-            Console().print(show_plan(report))
+        put(report.as_json() if as_json else show_plan(report))
         raise typer.Exit(report.exit_code)
 
 
 def _without_sending(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
-    from llmdo.runners.dataflow import check, template_location
+    from llmdo.runners.dataflow import beam_option, check
 
-    if not dry_run and not template_location(options):
+    # The launcher of a Flex Template wants the job there, and starts it itself.
+    if not dry_run and not beam_option(options.dataflow, "template_location"):
         return
     check(options)
     from llmdo.runners.running.dataflow_job import build_job, make_template, show_job  # needs the extra [gcp]
@@ -98,17 +95,14 @@ def _without_sending(options: JsonlOptions, dry_run: bool, as_json: bool) -> Non
     folder = kept_folder()
     with temporary_files():
         job = build_job(options, folder)
-    if as_json:
-        print(json.dumps(job.as_json()))  # noqa: T201  this is the command's output
-    else:
-        Console().print(show_job(job))
+    put(job.as_json() if as_json else show_job(job))
     raise typer.Exit
 
 
 def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int | None) -> NoReturn:
     """Prints how a run ended, and exits by it."""
     if as_json:
-        print(json.dumps(summary.as_json()), flush=True)  # noqa: T201  this is the command's output
+        put(summary.as_json())
     else:
         from llmdo.runners.showing.report import show_summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from rich.text import Text
 from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.shown import INPUT, OUTPUT
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.showing.terminal import stderr
+from llmdo.runners.showing.terminal import put, stderr
 from llmdo.settings.environment import default_queue
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def schedule(
 
     def ended(said: dict[str, Any]) -> None:
         if as_json:
-            print(json.dumps(said), flush=True)  # noqa: T201  this is the command's output
+            put(said)
         else:
             console.print(Text(run_line(said)), soft_wrap=True)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.showing.summary import EXIT_FAILED
+from llmdo.runners.showing.terminal import put
 
 EXAMPLES = "Example: llmdo verify r2://bucket/output/ --input r2://bucket/input/"
 
@@ -28,8 +27,5 @@ def verify(
     from llmdo.runners.inspecting import verify as inspecting
 
     result = inspecting.verify(output, list(input or ()))
-    if as_json:
-        print(json.dumps(result.as_json()))  # noqa: T201  this is the command's output
-    else:
-        Console().print(inspecting.render(result))
+    put(result.as_json() if as_json else inspecting.render(result))
     raise typer.Exit(0 if result.ok else EXIT_FAILED)

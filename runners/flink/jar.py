@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.tools import ToolError, find_or_make, given_path, run, say, succeed, workshop
+from llmdo.runners.tools import ToolError, find_or_make, given_path, print_path, run, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
 
 ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
@@ -49,16 +49,14 @@ def find_jar(location: str | None) -> Path:
     given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
     if path := given_path(given, checked, "a Beam job server"):
         return path
-    tried: list[str] = []
-    found = find_or_make(kept().parent, {"cache": lambda: checked(kept())}, {"Maven": _built}, tried)
-    if found is None:
-        raise FlinkError(
-            f"Beam's job server for Flink {FLINK_VERSION} is not here and could not be had:{''.join(tried)}\n"
-            "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's "
-            f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {ENVIRONMENT_NAME}, or use "
-            "--runner prism."
-        )
-    return found
+    remedy = (
+        "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's "
+        f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {ENVIRONMENT_NAME}, or use "
+        "--runner prism."
+    )
+    what = f"Beam's job server for Flink {FLINK_VERSION}"
+    cached = {"cache": lambda: checked(kept())}
+    return find_or_make(kept().parent, cached, {"Maven": _built}, FlinkError, what, remedy)
 
 
 def checked(jar: Path) -> Path:
@@ -132,18 +130,13 @@ def content_of(jar: Path) -> str:
     return whole.hexdigest()
 
 
-def main() -> int:
-    """Prints where the jar is; one that is nowhere is built, and what keeps it on loopback is fetched."""
-    try:
-        java()
-        jar = find_jar(None)
-        loopback_agent.find_agent(jar)
-        print(jar)  # noqa: T201  this is the command's output
-    except ToolError as error:
-        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
-        return 1
-    return 0
+def find_all() -> Path:
+    """Where the jar is; a missing one is built, and what keeps it on loopback is fetched. Raises ToolError."""
+    java()
+    jar = find_jar(None)
+    loopback_agent.find_agent(jar)
+    return jar
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_path(find_all))

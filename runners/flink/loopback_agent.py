@@ -39,14 +39,10 @@ def find_agent(beside: Path | None = None) -> Path:
     Raises AgentError.
     """
     given = {f"beside {beside.name}": partial(_checked, beside.with_name(NAME))} if beside else {}
-    tried: list[str] = []
-    found = find_or_make(kept().parent, {**given, "cache": partial(_checked, kept())}, {"Maven": _fetched}, tried)
-    if found is None:
-        raise AgentError(
-            f"{NAME}, which keeps Java's servers on loopback, is not here and could not be had:{''.join(tried)}\n"
-            f"Install Maven (apt-get install maven), or put {_URL} into {(beside or kept()).parent}"
-        )
-    return found
+    found = {**given, "cache": partial(_checked, kept())}
+    remedy = f"Install Maven (apt-get install maven), or put {_URL} into {(beside or kept()).parent}"
+    what = f"{NAME}, which keeps Java's servers on loopback,"
+    return find_or_make(kept().parent, found, {"Maven": _fetched}, AgentError, what, remedy)
 
 
 def kept() -> Path:

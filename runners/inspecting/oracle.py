@@ -38,7 +38,7 @@ class SourceLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ShardRow:
     """What of a shard's row can be compared: its place, ids of an answer, the whole row of a failure.
 
     ``key`` and ``etag`` are those that the row itself names; an error row names none.
@@ -83,7 +83,7 @@ def is_blank(line: SourceLine) -> bool:
     return line.data is not None and not line.data.strip(b" \t\r")
 
 
-def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
+def parse_row(data: bytes, kind: Kind, shard: str) -> ShardRow:
     """Reads one row of a shard. Raises UnreadableRow."""
     document = _object(data)
     if document is None:
@@ -96,11 +96,11 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
     if not (isinstance(start, int) and isinstance(length, int) and start >= 0 and length > 0):
         raise UnreadableRow(f"stands for {length!r} bytes at {start!r}, which cannot be")
     if kind == "errors":
-        return Row(shard, start, start + length, document, kind)
+        return ShardRow(shard, start, start + length, document, kind)
     if document.get("error") is not None or not isinstance(document.get("response"), dict):
         raise UnreadableRow("is not an answer, but is in a shard of answers")
     usage = paid_usage(document) or {}
-    return Row(
+    return ShardRow(
         shard,
         start,
         start + length,
@@ -113,7 +113,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> Row:
     )
 
 
-def differs(row: Row, line: SourceLine, key: str) -> Iterator[str]:
+def differs(row: ShardRow, line: SourceLine, key: str) -> Iterator[str]:
     """What a row has that its source line has not; both begin at the same byte."""
     if row.stop != line.stop:
         yield f"the row has {row.stop - row.start} bytes, and the line {line.stop - line.start}"

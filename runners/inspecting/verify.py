@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileId, Report, check_file, identity
+from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileCheck, FileId, FileReport, identity
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, ObjectStore, locate_folder
 from llmdo.storage.output.jobs import JobRecord, Jobs
@@ -78,7 +78,7 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
     records = [record for record in Jobs(store, output.key).sweep() if isinstance(record, JobRecord)]
     with ThreadPoolExecutor(FILES_AT_ONCE * SHARDS_AHEAD) as reads, ThreadPoolExecutor(FILES_AT_ONCE) as files:
         folders = _folders(store, output)
-        reports = list(files.map(lambda folder: check_file(store, output.key, folder, sources, reads), folders))
+        reports = list(files.map(lambda folder: FileCheck(store, output.key, folder, sources, reads).run(), folders))
     in_work = {identity(r): r for r in records if identity(r) not in {report.identity for report in reports}}
     differences = [
         *(text for report in reports for text in report.differences),
@@ -107,7 +107,7 @@ def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
 
 
 def _unfinished(
-    sources: dict[FileId, FileVersion], reports: Iterable[Report], in_work: dict[FileId, JobRecord]
+    sources: dict[FileId, FileVersion], reports: Iterable[FileReport], in_work: dict[FileId, JobRecord]
 ) -> Iterator[str]:
     done = {report.identity for report in reports}
     earlier = {(bucket, key) for bucket, key, _ in done}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llmdo.runners.inspecting.oracle import (
     DAMAGED,
-    Row,
+    ShardRow,
     SourceLine,
     UnreadableRow,
     differs,
@@ -37,7 +37,7 @@ from llmdo.transforms.elements import FileVersion
 # R2 answers in tens of milliseconds, so reads overlap: this many files at once, and this many shards ahead in each.
 FILES_AT_ONCE = 4
 SHARDS_AHEAD = 4
-# Of each file at most so many differences are kept: one shifted offset would give one for each line.
+# Differences kept of each file: one shifted offset would make one for each line.
 DIFFERENCES_KEPT = 20
 
 FileId = tuple[str, str, str]  # bucket, key, etag
@@ -50,7 +50,7 @@ def identity(file: FileVersion | JobRecord | Manifest) -> FileId:
 
 
 @dataclass(slots=True)
-class Report:
+class FileReport:
     """One file's part of a Verification; ``more`` differences were found and not kept."""
 
     identity: FileId = ("", "", "")
@@ -65,38 +65,23 @@ class Report:
     more: int = 0
 
 
-def check_file(
-    store: ObjectStore,
-    prefix: str,
-    folder: str,
-    sources: Mapping[FileId, FileVersion],
-    reads: ThreadPoolExecutor,
-) -> Report:
-    """Checks the manifest in ``folder``, below the output ``prefix``; finds all that differs, and raises for none.
+@dataclass
+class FileCheck:
+    """Checks the manifest in ``folder``, below the output ``prefix``.
 
-    ``sources`` are the files that the user named; ``reads`` fetches shards ahead. Raises StorageError.
+    ``sources`` are the files that the user named; ``reads`` fetches shards ahead.
     """
-    return _Check(store, prefix, folder, sources, reads).run()
 
+    store: ObjectStore
+    prefix: str
+    folder: str
+    sources: Mapping[FileId, FileVersion]
+    reads: ThreadPoolExecutor
+    report: FileReport = field(default_factory=FileReport)
 
-class _Check:
-    def __init__(
-        self,
-        store: ObjectStore,
-        prefix: str,
-        folder: str,
-        sources: Mapping[FileId, FileVersion],
-        reads: ThreadPoolExecutor,
-    ) -> None:
-        self.store = store
-        self.prefix = prefix
-        self.folder = folder
-        self.sources = sources
-        self.reads = reads
-        self.report = Report()
-        self.name = f"{store.url}/{folder}"
-
-    def run(self) -> Report:
+    def run(self) -> FileReport:
+        """Reports everything that differs, and raises for none of it. Raises StorageError."""
+        self.name = f"{self.store.url}/{self.folder}"
         try:
             manifest = read_manifest(self.store, self.folder)
         except ValueError as error:
@@ -110,7 +95,7 @@ class _Check:
         self.name = f"{R2_SCHEME}{manifest.bucket}/{manifest.key}" if manifest.bucket else manifest.key
         named = (self.prefix, manifest.bucket, manifest.key, manifest.etag)
         if self.folder not in {file_folder(*named), file_folder(*named, hashed=True)}:
-            self._differs(f"its manifest lies in the folder of another file, {self.folder}")
+            self._differs(f"its manifest is in the folder of another file, {self.folder}")
         self._check_listing(manifest)
         self._check_rows(self._rows(manifest), manifest)
         self._check_sums(manifest)
@@ -118,7 +103,7 @@ class _Check:
             self.report.differences.append(f"{self.name}: and {self.report.more:,} more")
         return self.report
 
-    def _check_rows(self, rows: Iterator[Row], manifest: Manifest) -> None:
+    def _check_rows(self, rows: Iterator[ShardRow], manifest: Manifest) -> None:
         source = self._source(manifest)
         if source is None:
             self._check_gaps(rows, manifest)
@@ -152,9 +137,9 @@ class _Check:
 
     # Rows, merged over the shards
 
-    def _rows(self, manifest: Manifest) -> Iterator[Row]:
+    def _rows(self, manifest: Manifest) -> Iterator[ShardRow]:
         """Every row of every shard in the order of offsets; a shard is taken when the merge reaches its first line."""
-        heap: list[tuple[int, int, int, Row]] = []
+        heap: list[tuple[int, int, int, ShardRow]] = []
         number = 0
         for shard, rows in self._shards(sorted(manifest.shards, key=_first)):
             while heap and heap[0][0] < _first(shard):
@@ -165,7 +150,7 @@ class _Check:
         while heap:
             yield heapq.heappop(heap)[3]
 
-    def _shards(self, shards: Iterable[ManifestShard]) -> Iterator[tuple[ManifestShard, list[Row]]]:
+    def _shards(self, shards: Iterable[ManifestShard]) -> Iterator[tuple[ManifestShard, list[ShardRow]]]:
         waiting: deque[tuple[ManifestShard, Future[bytes | None]]] = deque()
         for shard in shards:
             waiting.append((shard, self.reads.submit(self._body, shard.name)))
@@ -180,7 +165,7 @@ class _Check:
         except ObjectNotFound:
             return None
 
-    def _parsed(self, shard: ManifestShard, read: Future[bytes | None]) -> tuple[ManifestShard, list[Row]]:
+    def _parsed(self, shard: ManifestShard, read: Future[bytes | None]) -> tuple[ManifestShard, list[ShardRow]]:
         body = read.result()
         if body is None:
             self._differs(f"{shard.name} is in the manifest and not in the output")
@@ -196,7 +181,7 @@ class _Check:
         self._check_shard(shard, rows)
         return shard, rows
 
-    def _check_shard(self, shard: ManifestShard, rows: list[Row]) -> None:
+    def _check_shard(self, shard: ManifestShard, rows: list[ShardRow]) -> None:
         if len(rows) != shard.lines:
             self._differs(f"{shard.name} has {len(rows)} rows, and the manifest says {shard.lines}")
         if rows and min(row.start for row in rows) != _first(shard):
@@ -238,7 +223,7 @@ class _Check:
             self._differs(f"its source has {info.size} bytes, and the manifest says {manifest.size}")
         return source_lines(store.stream(manifest.key, manifest.etag), manifest.key)
 
-    def _compare(self, rows: Iterator[Row], lines: Iterator[SourceLine], manifest: Manifest) -> None:
+    def _compare(self, rows: Iterator[ShardRow], lines: Iterator[SourceLine], manifest: Manifest) -> None:
         row = next(rows, None)
         blank = length = 0
         for line in lines:
@@ -270,7 +255,7 @@ class _Check:
         if length != manifest.length:
             self._differs(f"its source has {length} bytes of content, and the manifest says {manifest.length}")
 
-    def _check_gaps(self, rows: Iterator[Row], manifest: Manifest) -> None:
+    def _check_gaps(self, rows: Iterator[ShardRow], manifest: Manifest) -> None:
         """Without the source: rows do not overlap, and what they leave out can be the blank lines."""
         at = gaps = uncovered = 0
         for row in rows:

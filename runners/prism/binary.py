@@ -57,15 +57,12 @@ def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
     if path := given_path(given, checked, "a Prism binary"):
         return path
     early, late = (_FOREIGN, _MADE) if allow_open else ({}, _MADE | _FOREIGN)
-    tried: list[str] = []
-    found = find_or_make(kept().parent, {"cache": lambda: checked(kept()), **early}, late, tried)
-    if found is None:
-        raise PrismError(
-            f"Prism {beam_version} is not on this machine and could not be made:{''.join(tried)}\n"
-            f"Install Go 1.26 or newer, or give a binary with --prism-location or {ENVIRONMENT_NAME}, "
-            "or use --runner direct."
-        )
-    return found
+    remedy = (
+        f"Install Go 1.26 or newer, or give a binary with --prism-location or {ENVIRONMENT_NAME}, "
+        "or use --runner direct."
+    )
+    found = {"cache": lambda: checked(kept()), **early}
+    return find_or_make(kept().parent, found, late, PrismError, f"Prism {beam_version}", remedy)
 
 
 def checked(binary: Path) -> Path:

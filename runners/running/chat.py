@@ -24,10 +24,9 @@ from llmdo.runners.running.attempt import Watch, attempt
 from llmdo.runners.running.checks import check_consumers, check_folder, check_ledger, check_prices, id_of_queue
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.running.stream import again_and_again
-from llmdo.runners.showing.limits import iso_time, limits_json
 from llmdo.runners.showing.progress import Rate, cost_text
 from llmdo.runners.showing.report import show_limits, show_spent
-from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summary, spent_json
+from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summary
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.reading import read_record
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
@@ -84,22 +83,16 @@ class ChatSummary:
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``; times in ISO 8601."""
-        run = self.run
+        counts = self.run.counts
         return {
-            "run_id": run.run_id,
+            **self.run.calls_json(),
             "exit_code": self.exit_code,
-            "problem": run.problem,
-            "until": None if run.until is None else iso_time(run.until),
-            "restarts": run.restarts,
-            "answered": run.counts.answered,
-            "failed": run.counts.failed,
+            "restarts": self.run.restarts,
+            "answered": counts.answered,
+            "failed": counts.failed,
             "waiting": self.waiting,
             "responses": self.responses or None,
-            "events": {"others": run.counts.messages_passed_over, "dead_letters": run.counts.messages_undecodable},
-            "input_tokens": run.counts.input_tokens,
-            "output_tokens": run.counts.output_tokens,
-            "spent": spent_json(run.spent),
-            "limits": [limits_json(model) for model in run.limits],
+            "events": {"others": counts.messages_passed_over, "dead_letters": counts.messages_undecodable},
         }
 
 

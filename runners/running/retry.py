@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from llmdo.pipelines import retry as pipeline
 from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.attempt import Watch
 from llmdo.runners.running.run import run
-from llmdo.runners.showing.report import show_limits
+from llmdo.runners.showing.report import files_table, show_limits
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.opening import open_store
@@ -65,39 +63,20 @@ def retry(options: JsonlOptions, watch: Watch) -> Summary:
 
 def retry_json(summary: Summary) -> dict[str, Any]:
     """For ``--json``: lines tried again, answered now, failed again, and error lines that were not tried again."""
-    whole, counts = summary.as_json(), summary.counts
-    told = {
-        name: whole[name]
-        for name in ("run_id", "exit_code", "problem", "until", "files", "in_work", "in_work_by_others")
-    }
+    counts = summary.counts
     return {
-        **told,
-        "left": summary.left,
+        **summary.calls_json(),
+        **summary.files_json(),
         "retried": counts.answered + counts.failed,
         "answered": counts.answered,
         "failed": counts.failed,
         "not_retried": counts.failed_before,
-        "input_tokens": counts.input_tokens,
-        "output_tokens": counts.output_tokens,
-        "spent": whole["spent"],
-        "limits": whole["limits"],
     }
 
 
 def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> None:
     """The files that were tried again, and in one sentence what became of their lines."""
-    table = Table("file", "status", "answered", "errors")
-    for settled in sorted(summary.settled, key=lambda s: s.file.key):
-        table.add_row(
-            Text(settled.file.key), Text(settled.reason or "merged"), f"{settled.answered:,}", f"{settled.failed:,}"
-        )
-    for file in summary.in_work:
-        if file.id not in summary.left:
-            table.add_row(Text(file.key), "not merged: run llmdo retry again to resume", "", "")
-    for what, run_id in summary.others.items():
-        table.add_row(Text(what), Text(f"tried again by {run_id}"), "", "")
-    for what, why in summary.left.items():
-        table.add_row(Text(what), Text(f"left: {why}"), "", "")
+    table = files_table(summary, "not merged: run llmdo retry again to resume")
     if table.row_count:
         console.print(table)
     counts = summary.counts

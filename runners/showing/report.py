@@ -29,22 +29,7 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
 
     The answers are the user's data, and what is printed may be kept by a log: none are shown unless asked for.
     """
-    table = Table("file", "status", "answered", "errors")
-    for settled in sorted(summary.settled, key=lambda s: s.file.key):
-        status = f"{settled.status}: {settled.reason}" if settled.reason else settled.status
-        done = settled.status == "done"
-        table.add_row(
-            Text(settled.file.key),
-            Text(status),
-            f"{settled.answered:,}" if done else "",
-            f"{settled.failed:,}" if done else "",
-        )
-    for file in summary.in_work:
-        table.add_row(Text(file.key), "in progress: the next run resumes", "", "")
-    for what, run_id in summary.others.items():
-        table.add_row(Text(what), Text(f"in progress at {run_id}"), "", "")
-    for what, why in summary.left.items():
-        table.add_row(Text(what), Text(f"left: {why}"), "", "")
+    table = files_table(summary, "in progress: the next run resumes")
     counts = summary.counts
     console.print(table if table.row_count else "No files to answer.")
     if counts.files_done + counts.files_stale > len(summary.settled):
@@ -68,6 +53,23 @@ def show_summary(summary: Summary, output: Location, console: Console, samples: 
         )
     for question, answer in _samples(summary, output, samples):
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
+
+
+def files_table(summary: Summary, in_progress: str) -> Table:
+    """A row for each file: what became of it, and its lines; ``in_progress`` is the status of unfinished ones."""
+    table = Table("file", "status", "answered", "errors")
+    for settled in sorted(summary.settled, key=lambda s: s.file.key):
+        status = settled.status if not settled.reason else f"{settled.status}: {settled.reason}"
+        lines = (f"{settled.answered:,}", f"{settled.failed:,}") if settled.status == "done" else ("", "")
+        table.add_row(Text(settled.file.key), Text(status), *lines)
+    for file in summary.in_work:
+        if file.id not in summary.left:
+            table.add_row(Text(file.key), in_progress, "", "")
+    for what, run_id in summary.others.items():
+        table.add_row(Text(what), Text(f"in progress at {run_id}"), "", "")
+    for what, why in summary.left.items():
+        table.add_row(Text(what), Text(f"left: {why}"), "", "")
+    return table
 
 
 def show_spent(summary: Summary, console: Console) -> None:

@@ -71,17 +71,10 @@ class Summary:
         """For ``--json``; times in ISO 8601, sizes in bytes."""
         counts = self.counts
         return {
-            "run_id": self.run_id,
-            "exit_code": self.exit_code,
-            "problem": self.problem,
-            "until": None if self.until is None else iso_time(self.until),
+            **self.calls_json(),
             "restarts": self.restarts,
             "answered": counts.answered + counts.answered_before,
             "failed": counts.failed + counts.failed_before,
-            "input_tokens": counts.input_tokens,
-            "output_tokens": counts.output_tokens,
-            "spent": spent_json(self.spent),
-            "limits": [limits_json(model) for model in self.limits],
             "messages": {
                 "passed_over": counts.messages_passed_over,
                 "undecodable": counts.messages_undecodable,
@@ -89,6 +82,25 @@ class Summary:
             },
             "files_done": counts.files_done,
             "files_stale": counts.files_stale,
+            **self.files_json(),
+        }
+
+    def calls_json(self) -> dict[str, Any]:
+        """The part of it about the calls and how they ended."""
+        return {
+            "run_id": self.run_id,
+            "exit_code": self.exit_code,
+            "problem": self.problem,
+            "until": None if self.until is None else iso_time(self.until),
+            "input_tokens": self.counts.input_tokens,
+            "output_tokens": self.counts.output_tokens,
+            "spent": spent_json(self.spent),
+            "limits": [limits_json(model) for model in self.limits],
+        }
+
+    def files_json(self) -> dict[str, Any]:
+        """The part of it about the files."""
+        return {
             "files": [
                 {"file": f"{s.file.store_url}/{s.file.key}", "etag": s.file.etag, "status": s.status}
                 | ({"answered": s.answered, "failed": s.failed, **cost_json(s.cost)} if s.status == "done" else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import NoReturn, Protocol
 
 import typer
@@ -12,6 +13,14 @@ from llmdo.runners.showing.limits import until_text
 
 # Stdout holds what was asked for, and nothing else.
 stderr = Console(stderr=True)
+
+
+def put(result: object) -> None:
+    """Writes a command's result to stdout: a dict or a list as a line of JSON, anything else as people read it."""
+    if isinstance(result, dict | list):
+        print(json.dumps(result), flush=True)  # noqa: T201  this is the command's output
+    else:
+        Console().print(result)
 
 
 def complain(*problems: str) -> None:

@@ -19,7 +19,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.runner_options import DataflowOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow
-from llmdo.runners.dataflow import check, dataflow_arguments, secrets_needed, template_location
+from llmdo.runners.dataflow import beam_option, check, dataflow_arguments, secrets_needed
 from llmdo.runners.running.checks import prepare
 
 SECRETS = {
@@ -82,7 +82,7 @@ def test_all_that_is_missing_is_said_at_once() -> None:
         ({}, {"input": None, "files": ("prompts.jsonl",)}, "workers cannot see the local prompts.jsonl"),
         ({}, {"output": "out/"}, "workers cannot write the local --output out/"),
         ({}, {"ledger": "sqlite:///l.db"}, "--ledger sqlite:///l.db cannot be seen by workers: use r2://"),
-        ({}, {"ledger": "ledger/"}, "--ledger ledger/ is not seen by workers"),
+        ({}, {"ledger": "ledger/"}, "--ledger ledger/ cannot be seen by workers"),
         ({}, {"ledger": "gs://bucket/ledger/"}, "--ledger gs://bucket/ledger/ cannot be seen by workers: use r2://"),
         ({}, {"model": "local/smollm2-135m-instruct"}, "is not in the workers' image"),
         ({"env_from": PLACES[1:]}, {}, "workers need CLOUDFLARE_API_TOKEN"),
@@ -210,5 +210,7 @@ def test_each_machine_keeps_to_its_part_of_the_rates() -> None:
 
 
 def test_a_template_is_asked_for_by_its_launcher() -> None:
-    assert template_location(options()) is None
-    assert template_location(options({"beam_options": ("template_location=gs://b/x=y",)})) == "gs://b/x=y"
+    given = options({"beam_options": ("template_location=gs://b/x=y", "no_use_public_ips")}).dataflow
+    assert beam_option(given, "template_location") == "gs://b/x=y"
+    assert beam_option(given, "no_use_public_ips") == ""
+    assert beam_option(given, "job_name") is None

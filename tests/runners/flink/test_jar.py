@@ -11,7 +11,7 @@ import pytest
 from llmdo.runners.flink import jar as flink_jar
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink.jar import FlinkError, content_of, find_jar, java, kept
-from llmdo.runners.tools import ToolError
+from llmdo.runners.tools import ToolError, print_path
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 PROPERTIES = "org/apache/beam/sdk/sdk.properties"
@@ -146,7 +146,7 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
     with pytest.raises(FlinkError) as raised:
         find_jar(None)
     starts = (
-        "Beam's job server for Flink 1.19 is not here and could not be had:",
+        "Beam's job server for Flink 1.19 is not on this machine and could not be obtained:",
         f"  cache: there is no {kept()}",
         "  Maven: mvn failed: [ERROR] Could not resolve dependencies",
         "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's beam-",
@@ -217,14 +217,14 @@ def test_the_command_prints_the_path_and_nothing_else_and_has_the_agent_fetched(
     own = fake_jar(kept())
     found: list[Path] = []
     monkeypatch.setattr(loopback_agent, "find_agent", found.append)
-    assert flink_jar.main() == 0
+    assert print_path(flink_jar.find_all) == 0
     assert capsys.readouterr().out == f"{own}\n"
     assert found == [own]
 
 
 def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LLMDO_FLINK_JAR", "/nowhere/job-server.jar")
-    assert flink_jar.main() == 1
+    assert print_path(flink_jar.find_all) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (

@@ -123,7 +123,7 @@ def test_a_prism_that_may_listen_everywhere_is_the_last_way_unless_it_is_allowed
 
 def test_a_prism_that_an_earlier_version_kept_is_not_taken(tmp_path: Path) -> None:
     script(tmp_path / "cache" / "llmdo" / f"prism-{beam_version}" / "prism", FAKE_PRISM)
-    with pytest.raises(PrismError, match="could not be made"):
+    with pytest.raises(PrismError, match="could not be obtained"):
         find_prism(None)
 
 
@@ -209,7 +209,7 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
         find_prism(None)
     lines = str(raised.value).splitlines()
     starts = (
-        f"Prism {beam_version} is not on this machine and could not be made:",
+        f"Prism {beam_version} is not on this machine and could not be obtained:",
         f"  cache: there is no {kept()}",
         "  Go: go mod download github.com/apache/beam/sdks/v2@v",
         "  Go from PyPI: python failed: ERROR: no network here",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import portable, servers
-from llmdo.runners.prism.__main__ import main
 from llmdo.runners.prism.runner import launch, prism_arguments, running_prism
 from llmdo.runners.servers import ServerDied
 from llmdo.runners.tools import ToolError
@@ -300,18 +300,25 @@ def test_a_prism_that_never_serves_is_an_error_and_is_killed(tmp_path: Path, mon
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def exit_code() -> object:
+    """Of ``python -m llmdo.runners.prism``."""
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("llmdo.runners.prism", run_name="__main__")
+    return ended.value.code
+
+
 @pytest.mark.prism
 def test_the_command_prints_the_path_and_nothing_else(
     binary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLMDO_PRISM", str(binary))
-    assert main() == 0
+    assert exit_code() == 0
     assert capsys.readouterr().out == f"{binary}\n"
 
 
 def test_the_command_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LLMDO_PRISM", "/nowhere/prism")
-    assert main() == 1
+    assert exit_code() == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "LLMDO_PRISM: there is no /nowhere/prism; give the path of a Prism binary, or omit it\n"

@@ -144,7 +144,7 @@ def test_what_was_not_merged_is_named_once_with_its_reason(output):
     said = shown(stopped, where)
     assert "left: its manifest [was] changed" in said and said.count("input/a.jsonl") == 1
     assert "not merged: run llmdo retry again to resume" in said
-    assert "tried again by run-7" in said
+    assert "in progress at run-7" in said
     assert retry_json(stopped)["left"] == stopped.left
 
 
