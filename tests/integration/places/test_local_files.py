@@ -70,7 +70,7 @@ def test_a_folder_files_and_a_pattern_are_answered_by_the_embedded_model(folder,
         (["in/a.jsonl", "--output", "out", "--model", "gpt"], "names no provider"),
         (["absent/", "--output", "out", "--model", MODEL], "absent"),
         (["in/a.jsonl", "--output", "out"], "CLOUDFLARE_API_TOKEN is not set"),
-        (["--output", "out", "--model", MODEL], "say where the prompts are"),
+        (["--output", "out", "--model", MODEL], "name the prompts"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_no_traceback(folder, arguments, says):

@@ -151,7 +151,7 @@ def test_each_file_that_is_not_there_is_named_and_a_pattern_without_files_is_war
     [
         ({"gateway": "g"}, None),
         ({"mode": "batch"}, None),
-        ({"gateway": "g", "mode": "batch"}, "batches do not go by the AI Gateway"),
+        ({"gateway": "g", "mode": "batch"}, "batches do not go through the AI Gateway"),
         ({"gateway": "g", "model": "openai/gpt-4o"}, "--gateway is for Workers AI: openai/gpt-4o is called without"),
     ],
 )

@@ -417,7 +417,7 @@ def test_with_json_stdout_has_one_object_a_run_and_stderr_nothing(given, tmp_pat
         (["--cron", "* * *", "in/"], "--cron '* * *'"),
         (["--cron", "* * * * *", "--timezone", "Mars", "in/"], "--timezone 'Mars'"),
         (["--cron", "* * * * *", "in/", "--batch-size", "0"], "--batch-size"),
-        (["--cron", "* * * * *"], "say where the prompts are"),
+        (["--cron", "* * * * *"], "name the prompts"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_tick(given, tmp_path, capsys, monkeypatch, arguments, says):
