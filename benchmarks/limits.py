@@ -37,6 +37,7 @@ import httpx
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.requests import ChatRequest, Message
@@ -119,14 +120,14 @@ def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
 
     with server() as service:
         service.admit(rate)
-        engine = Engine(window=way.window, connect=lambda _: WorkersAI(service.account), fixed=way.fixed)
+        engine = Engine(CallSettings(way.window, fixed=way.fixed), lambda _: WorkersAI(service.account))
         begin = time.monotonic()
         halve = threading.Timer(seconds, service.admit, [rate / 2])
         halve.start()
         try:
             while time.monotonic() - begin < 2 * seconds:
                 if engine.wait_for_room(0.1):
-                    engine.try_submit("workers-ai", REQUEST, deliver)
+                    engine.submit("workers-ai", REQUEST, deliver, wait=False)
             (limits,) = engine.limits()
         finally:
             halve.join()
@@ -157,12 +158,12 @@ def work(seconds: float, rates: Rates) -> dict[str, int]:
         nonlocal answered
         answered += done.response is not None
 
-    engine = Engine(window=WAYS[0].window, connect=lambda _: WorkersAI(cloudflare_account()), rates=lambda *_: rates)
+    engine = Engine(CallSettings(WAYS[0].window, rates=rates), lambda _: WorkersAI(cloudflare_account()))
     begin, before = time.monotonic(), None
     try:
         while (now := time.monotonic() - begin) < seconds:
             if engine.wait_for_room(0.1):
-                engine.try_submit("workers-ai", REQUEST, deliver)
+                engine.submit("workers-ai", REQUEST, deliver, wait=False)
             if before is None and now >= seconds / 2:
                 before = (answered, *_called(engine))
         after = (answered, *_called(engine))

@@ -15,11 +15,11 @@ from typing import Any
 from llmdo.backends.backend import BatchBackend
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.scheduler import NotStarted, Scheduler
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.verdicts import BEFORE_ANSWERS, as_lines_own
 from llmdo.backends.errors import CallTimeout, ModelError, ModelUnusable, Retryable, StopRun
-from llmdo.backends.limits.retry import Retry, is_throttled
+from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.money.billing import maybe_billed
-from llmdo.backends.money.money import Budget
 from llmdo.backends.requests import BatchPlace, RawRequest, Request, batch_places
 from llmdo.backends.responses import Response
 
@@ -70,10 +70,8 @@ class BatchWork:
     Args:
         loop: the engine's event loop.
         scheduler: starts the calls that hand over and poll.
-        retry: tries of a hand-over; a batch has ``retry.deadline_s`` s to be answered in.
-        call_timeout_s: seconds that one such call may take.
+        settings: those of the engine; a batch has ``retry.deadline_s`` s to be answered.
         recall: keeps the names of batches; None: a run that is killed pays for them again.
-        budget: reserves for each member.
         stop: gets each StopRun, and must set ``over``.
         final: what an error that every call meets is for a provider's model, see Connections.
     """
@@ -82,20 +80,18 @@ class BatchWork:
         self,
         loop: asyncio.AbstractEventLoop,
         scheduler: Scheduler,
-        retry: Retry,
-        call_timeout_s: float,
+        settings: CallSettings,
         recall: Recall | None,
-        budget: Budget | None,
         stop: Callable[[StopRun], None],
         final: Callable[[str, str, ModelError], ModelError],
     ) -> None:
         self.loop = loop
-        self.retry = retry
+        self.retry = settings.retry
         self.recall = recall
         self.over = asyncio.Event()
         self._scheduler = scheduler
-        self._call_timeout_s = call_timeout_s
-        self._budget = budget
+        self._call_timeout_s = settings.call_timeout_s
+        self._budget = settings.budget
         self._stop = stop
         self._final = final
         self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing

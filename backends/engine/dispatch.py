@@ -12,7 +12,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_work import BatchWork
@@ -20,32 +19,15 @@ from llmdo.backends.engine.batches import Batches
 from llmdo.backends.engine.jobs import Done, Job, Reservation, can_split, each_of, halves, parts, texts_sent
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.scheduler import NotStarted, Scheduler, TooManyTexts
-from llmdo.backends.engine.settings import Mode
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.stats import EngineStats
-from llmdo.backends.engine.verdicts import Bench, Held, Key, Verdicts, final_error
+from llmdo.backends.engine.verdicts import Held, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
-from llmdo.backends.limits.retry import Retry
-from llmdo.backends.limits.throttle import ModelLimits, Throttle
-from llmdo.backends.money.money import Budget
+from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import EmbedResponse, Response
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """The arguments of Engine that a Dispatcher needs."""
-
-    window: int
-    retry: Retry
-    call_timeout_s: float
-    recall: Recall | None
-    gate: Callable[[], StopRun | None]
-    budget: Budget | None
-    throttle: Callable[[str, str], Throttle]
-    mode: Mode = "sync"
-    answered_before: Callable[[], bool] = lambda: False
 
 
 class Dispatcher:
@@ -54,7 +36,8 @@ class Dispatcher:
     Args:
         loop: the engine's event loop.
         connections: the backends.
-        settings: see Engine.
+        settings: those of the engine.
+        recall: see Engine.
         free: gets a job's reservation with each of its deliveries.
         lend: gets the reservation of a job whose refusal is not decided yet, so that others can be taken in.
         look_further: gets the number of jobs to take in beyond the room, see Scheduler.
@@ -64,16 +47,18 @@ class Dispatcher:
         self,
         loop: asyncio.AbstractEventLoop,
         connections: Connections,
-        settings: DispatchSettings,
+        settings: CallSettings,
+        recall: Recall | None,
         free: Callable[[Reservation], None],
-        lend: Callable[[Reservation], None] = lambda _: None,
-        look_further: Callable[[int], None] = lambda _: None,
+        lend: Callable[[Reservation], None],
+        look_further: Callable[[int], None],
     ) -> None:
         self.stopped: StopRun | None = None
         self.closing = False
         self._loop = loop
         self._connections = connections
         self._settings = settings
+        self._recall = recall
         self._free = free
         self._lend = lend
         self._look_further = look_further
@@ -82,22 +67,14 @@ class Dispatcher:
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
         self._late: list[Job] = []  # that came while it was being closed
         self._retries, self._retried = 0, Counter[str]()
-        budget, recall = settings.budget, settings.recall
-        self._scheduler = Scheduler(loop, settings.window, settings.throttle, settings.gate, budget, self.stop)
+        self._scheduler = Scheduler(loop, settings, self.stop)
         self.arrays = self._scheduler.arrays
-        bench = Bench(
-            self._scheduler.in_flight_of,
-            self._busy,
-            self._scheduler.hold,
-            self._settle,
-            self._condemn,
-            settings.answered_before,
+        self._verdicts = Verdicts(
+            loop, self._scheduler, self._busy, self._settle, self._condemn, settings.answered_before
         )
-        self._verdicts = Verdicts(loop, bench)
         self._batches: Batches | None = None
         if settings.mode != "sync" or recall:
-            timeout_s, final = settings.call_timeout_s, connections.final
-            work = BatchWork(loop, self._scheduler, settings.retry, timeout_s, recall, budget, self.stop, final)
+            work = BatchWork(loop, self._scheduler, settings, recall, self.stop, connections.final)
             self._batches = Batches(settings.mode, connections, work)
 
     def add(self, jobs: Iterable[Job]) -> None:
@@ -212,8 +189,8 @@ class Dispatcher:
             else:
                 self._handle(job, error, latency_s)
         self._verdicts.ended(key)
-        if self._settings.recall and self._settings.recall.broken:
-            self.stop(self._settings.recall.broken)
+        if self._recall and self._recall.broken:
+            self.stop(self._recall.broken)
         self._scheduler.start()
 
     async def _answer(self, job: Job) -> Response:
@@ -234,7 +211,7 @@ class Dispatcher:
                     self._settings.budget.after(job.provider, request, ended)
             return ended
 
-        recall = self._settings.recall
+        recall = self._recall
         return await (recall.answer(job.provider, job.request, call) if recall else call(job.request))
 
     async def _turn(self, job: Job, request: Request) -> None:

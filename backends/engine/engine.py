@@ -1,6 +1,6 @@
 """The engine: all model calls of a process, submitted from any thread, made on one event loop of its own.
 
-At most ``window`` calls are in flight; as many jobs again are taken in ahead, so that a thread that is busy for a
+At most ``window`` calls are in flight; as many jobs again are taken in ahead, so that a submitter that is busy for a
 moment does not let the window run dry. A job that waits, for its turn or its next try, still counts as taken in: memory
 stays bounded, and a service that refuses everything slows the submitters down.
 """
@@ -18,19 +18,14 @@ import uvloop
 from llmdo.backends.backend import Backend
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batches import MAX_ITEMS
-from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.intake import Intake, Room
 from llmdo.backends.engine.jobs import Done, Job, Reservation
 from llmdo.backends.engine.recall import Recall
-from llmdo.backends.engine.settings import Mode
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.errors import EngineClosed, StopRun
-from llmdo.backends.limits.breaker import PATIENCE_S, REQUESTS, Breaker
-from llmdo.backends.limits.concurrency_limit import START
-from llmdo.backends.limits.rates import NO_RATES, Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.limits.throttle import ModelLimits, Throttle
-from llmdo.backends.money.money import Budget
+from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect
 from llmdo.backends.requests import EmbedRequest, Request
 
@@ -48,73 +43,36 @@ class Engine:
     error without a call. Submitting to an engine that is closed, or whose thread is dead, raises EngineClosed.
 
     Args:
-        window: calls in flight at most, over all models.
-        retry: tries of one request, and the seconds that it may take.
+        settings: see CallSettings. A batch has ``retry.deadline_s`` s to be answered.
         connect: opens the backend of a provider, when it is first called.
-        call_timeout_s: seconds that one try may take.
         recall: looks each request up before its call, and keeps each answer right after it. Only then may another
             call start in its place. None: nothing is kept.
-        gate: asked before calls are started; an error stops the engine.
-        budget: reserves for each call before it and counts what it used. A call for which there is no room waits while
-            calls in flight may give some back; otherwise the engine stops.
-        rates: requests and tokens a minute that a provider's model allows.
-        first_window: calls of one model in flight at first. Its window grows while calls are answered, and shrinks
-            when they are refused.
-        fixed: refusals change neither a model's window nor its pace.
-        mode: whether requests are handed over in batches, each of which has ``retry.deadline_s`` s.
-        own: the providers whose refusals may stop the engine; None: all.
-        patience_s: seconds that a service may answer nothing before its calls are given up.
-        answered_before: whether earlier runs had answers; asked only where calls are about to stop.
     """
 
     def __init__(
-        self,
-        *,
-        window: int,
-        retry: Retry = THREE_TRIES,
-        connect: Callable[[str], Backend] = connect,
-        call_timeout_s: float = CALL_TIMEOUT_S,
-        recall: Recall | None = None,
-        gate: Callable[[], StopRun | None] = lambda: None,
-        budget: Budget | None = None,
-        rates: Callable[[str, str], Rates] = lambda provider, model: NO_RATES,  # noqa: ARG005
-        first_window: int = START,
-        fixed: bool = False,
-        mode: Mode = "sync",
-        own: frozenset[str] | None = None,
-        patience_s: float = PATIENCE_S,
-        answered_before: Callable[[], bool] = lambda: False,
+        self, settings: CallSettings, connect: Callable[[str], Backend] = connect, recall: Recall | None = None
     ) -> None:
-        self._window = window
         self._recall = recall
-        self._connections = Connections(connect, own)
+        self._connections = Connections(connect, settings.own)
         self._over = False  # guarded by the intake's lock
-
-        def throttle(provider: str, model: str) -> Throttle:
-            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
-            allowed, longest_s = rates(provider, model), retry.deadline_s
-            return Throttle(window, allowed, start=first_window, fixed=fixed, breaker=breaker, longest_s=longest_s)
-
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
-        settings = DispatchSettings(
-            window, retry, call_timeout_s, recall, gate, budget, throttle, mode, answered_before
-        )
-        room = Room(2 * window) if mode == "sync" else Room(2 * window, BATCH_ITEMS, BATCH_SIZE)
+        jobs = 2 * settings.window
+        room = Room(jobs) if settings.mode == "sync" else Room(jobs, BATCH_ITEMS, BATCH_SIZE)
         self._intake = taken = Intake(self._loop, room, lambda: self.usable, self._begin)
-        calls = self._loop, self._connections, settings
-        self._work = Dispatcher(*calls, taken.free, taken.lend, taken.look_further)
+        self._work = Dispatcher(
+            self._loop, self._connections, settings, recall, taken.free, taken.lend, taken.look_further
+        )
         self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
         self._thread.start()
 
-    def try_submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> bool:
-        """Takes a job in, or returns False if there is no room; see wait_for_room. Raises EngineClosed."""
-        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=False)
+    def submit(self, provider: str, request: Request, deliver: Callable[[Done], None], *, wait: bool = True) -> bool:
+        """Takes a job in, and waits until there is room; with ``wait=False`` it returns False if there is none.
 
-    def submit(self, provider: str, request: Request, deliver: Callable[[Done], None]) -> None:
-        """Takes a job in; waits until there is room. Raises EngineClosed."""
-        self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=True)
+        Raises EngineClosed.
+        """
+        return self._intake.take(Job(provider, request, lambda _, done: deliver(done), Reservation(1)), wait=wait)
 
     def submit_texts(
         self,
@@ -130,7 +88,7 @@ class Engine:
         """Embeds at most ``max_texts`` texts with one call; delivers each text's index with a Done of one vector.
 
         An array that is refused for its content is split in halves until each bad text stands alone. A call's usage is
-        shared among its texts by length. ``line_ids``: each text's line, for Recall. ``wait=False``: like try_submit.
+        shared among its texts by length. ``line_ids``: each text's line, for Recall. ``wait``: see submit.
         """
         if not texts:
             return True

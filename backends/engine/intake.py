@@ -114,7 +114,7 @@ class Intake:
             if left <= 0:
                 return False
             if threading.get_ident() == self._loops_thread:
-                raise RuntimeError("deliver() waits for room in the engine that calls it: use try_submit there")
+                raise RuntimeError("deliver() waits for room in the engine that calls it: submit with wait=False there")
             self.lock.wait(left)
         return True
 

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import StopRun
-from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.providers import connect, published_rates, unusual
+from llmdo.backends.providers import connect, unusual
 
 LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
 _LOOK_S = 0.02  # how often drain_engines looks whether they have ended
@@ -33,29 +32,14 @@ def get_engine(settings: CallSettings) -> Engine:
     calls close_engines() first. Raises what opening the ledger raises.
     """
 
-    def allowed(provider: str, model: str) -> Rates:
-        return settings.rates.or_else(published_rates(provider, model)).shared_by(settings.workers)
-
     with _opening:
         engine = _engines.get(settings)
         if engine is None or not engine.usable:
+            how = unusual(settings.headers, settings.call_timeout_s)
             engine = _engines[settings] = Engine(
-                window=settings.window,
-                retry=settings.retry,
-                connect=functools.partial(
-                    connect, gateway=settings.gateway, **unusual(settings.headers, settings.call_timeout_s)
-                ),
-                call_timeout_s=settings.call_timeout_s,
-                recall=settings.kept.open() if settings.kept else None,
-                gate=settings.gate,
-                budget=settings.budget,
-                rates=allowed,
-                first_window=settings.first_window,
-                fixed=settings.fixed,
-                mode=settings.mode,
-                own=settings.own,
-                patience_s=settings.patience_s,
-                answered_before=settings.answered_before,
+                settings,
+                functools.partial(connect, gateway=settings.gateway, **how),
+                settings.kept.open() if settings.kept else None,
             )
         return engine
 

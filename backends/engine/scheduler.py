@@ -11,11 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.limits.arrays import ArrayLimits
+from llmdo.backends.limits.breaker import REQUESTS, Breaker
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget
+from llmdo.backends.providers import published_rates
 from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import Response
 
@@ -90,31 +93,20 @@ class Scheduler:
 
     Args:
         loop: the engine's event loop.
-        window: calls in flight at most, over all models.
-        throttle: makes the throttle of a provider's model.
-        gate: asked before calls are started; an error goes to ``stop``.
-        budget: must have room for each paid call. While a provider's prices are being read, its calls wait; others go
-            on. A StopRun of the budget goes to ``stop``.
-        stop: gets the error that ends the run; it must call ``close``.
+        settings: those of the engine. While a provider's prices are being read for the budget, its calls wait, and
+            others start.
+        stop: gets the error that ends the run, of the gate or the budget; it must call ``close``.
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        window: int,
-        throttle: Callable[[str, str], Throttle],
-        gate: Callable[[], StopRun | None],
-        budget: Budget | None,
-        stop: Callable[[StopRun], None],
+        self, loop: asyncio.AbstractEventLoop, settings: CallSettings, stop: Callable[[StopRun], None]
     ) -> None:
         self.in_flight = self.calls = 0
         self.closed = self.paused = False
         self.arrays = ArrayLimits()
         self._loop = loop
-        self._window = window
-        self._throttle = throttle
-        self._gate = gate
-        self._budget = budget
+        self._settings = settings
+        self._window, self._gate, self._budget = settings.window, settings.gate, settings.budget
         self._stop = stop
         self._queues: dict[tuple[str, str], _ModelQueue] = {}
         self._unread: set[str] = set()  # providers whose prices calls wait, or waited, for
@@ -149,7 +141,7 @@ class Scheduler:
         key = (provider, request.model)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _ModelQueue(self._throttle(*key))
+            queue = self._queues[key] = _ModelQueue(self._new_throttle(*key))
         if self.closed:
             raise NotStarted
         if queue.refused and self._loop.time() < queue.refused_until:
@@ -245,6 +237,12 @@ class Scheduler:
                 self._alarm.cancel()
             # uvloop's handle does not tell its time where that has come already.
             self._alarm, self._alarm_at = self._loop.call_at(soonest, self._wake), soonest
+
+    def _new_throttle(self, provider: str, model: str) -> Throttle:
+        asked, window = self._settings, self._window
+        rates = asked.rates.or_else(published_rates(provider, model)).shared_by(asked.workers)
+        breaker = Breaker(f"{provider}/{model}", asked.patience_s, min(REQUESTS, 2 * window))
+        return Throttle(window, rates, breaker, asked.first_window, asked.retry.deadline_s, fixed=asked.fixed)
 
     def _wake(self) -> None:
         self._alarm = None

@@ -48,37 +48,38 @@ class Held:
     latency_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What Verdicts needs of the engine.
-
-    Attributes:
-        in_flight: calls of a model in flight; ``busy``: whether any job of it is in work, held ones left out.
-        pause: starts no call of a model, or goes on.
-        settle: ends a held job with an error; ``stop``: what all held jobs of a model were refused holds for all.
-        answered_before: whether earlier runs, or other processes, had answers; then a few lines do not stop this one.
-            It may take as long as a call, and is asked only where calls are about to stop.
-    """
-
-    in_flight: Callable[[Key], int]
-    busy: Callable[[Key], bool]
-    pause: Callable[[Key, bool], None]
-    settle: Callable[[Held, ModelError], None]
-    stop: Callable[[Key, ModelError, list[Held]], None]
-    answered_before: Callable[[], bool]
-
-
 class Verdicts:
     """Holds the jobs whose refusals are not decided yet; used on the loop's thread.
 
     An answer to a call that began after a refusal makes that the line's own error. The same refusal for
     BEFORE_ANSWERS lines, or AFTER_ANSWERS once there were answers, stops the calls; those in flight may still tell.
-    Where nothing else is in work, the answers of this run tell, or those of earlier ones.
+    Where nothing else is in work, the answers of this run decide, or those of earlier ones.
+
+    Args:
+        loop: the engine's event loop.
+        scheduler: knows the calls in flight, and holds a model's calls back.
+        busy: whether any job of a model is in work, held ones left out.
+        settle: ends a held job with an error.
+        condemn: ends all held jobs of a model with an error that holds for every call.
+        answered_before: see CallSettings. It may take as long as a call, and is asked only where calls are about to
+            stop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, bench: Bench) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        scheduler: Scheduler,
+        busy: Callable[[Key], bool],
+        settle: Callable[[Held, ModelError], None],
+        condemn: Callable[[Key, ModelError, list[Held]], None],
+        answered_before: Callable[[], bool],
+    ) -> None:
         self._loop = loop
-        self._bench = bench
+        self._scheduler = scheduler
+        self._busy = busy
+        self._settle = settle
+        self._condemn = condemn
+        self._answered_before = answered_before
         self._held: defaultdict[Key, list[Held]] = defaultdict(list)
         self._streak: defaultdict[Key, Counter[tuple[object, ...]]] = defaultdict(Counter)  # refusals since an answer
         self._answered: set[Key] = set()
@@ -95,7 +96,7 @@ class Verdicts:
         if isinstance(error, StopRun | ModelUnusable):
             return error.about == "unclear" or (
                 error.status in _OF_LINES_TOO
-                and (isinstance(error, ModelUnusable) or key in self._answered or self._bench.answered_before())
+                and (isinstance(error, ModelUnusable) or key in self._answered or self._answered_before())
             )
         return key not in self._answered and _is_no_api(error)
 
@@ -115,23 +116,23 @@ class Verdicts:
             self._held[key] = [one for one in held if one.at > at]
             for one in held:
                 if one.at <= at:
-                    self._bench.settle(one, as_lines_own(one.error))
+                    self._settle(one, as_lines_own(one.error))
 
     def ended(self, key: Key) -> None:
         """A call has ended, whatever came."""
         held = self._held.get(key)
         if not held:
-            self._bench.pause(key, False)
+            self._scheduler.hold(key, False)
             return
         many = AFTER_ANSWERS if key in self._answered else BEFORE_ANSWERS
-        in_flight, last = self._bench.in_flight(key), _signature(held[-1].error)
+        in_flight, last = self._scheduler.in_flight_of(key), _signature(held[-1].error)
         if not in_flight and self._is_enough(key, last, many) and not self._may_be_lines(key, held[-1].error, last):
             self._stop(key, held[-1].error)
             return
         # Those in flight may answer later than others are refused: only more than them look like all.
         most = max(many, in_flight) if key in self._answered else many
         alike = sum(_signature(one.error) == last for one in held)
-        self._bench.pause(key, bool(in_flight) and (alike >= most or len(held) >= _MOST * most))
+        self._scheduler.hold(key, bool(in_flight) and (alike >= most or len(held) >= _MOST * most))
 
     def _is_enough(self, key: Key, last: tuple[object, ...], many: int) -> bool:
         streak = self._streak[key]
@@ -140,7 +141,7 @@ class Verdicts:
     def _may_be_lines(self, key: Key, error: ModelError, last: tuple[object, ...]) -> bool:
         """Whether there were answers before this run, and there are too few refusals to be sure all the same."""
         before = error.status != 401 and not self._is_enough(key, last, AFTER_ANSWERS)
-        return before and self._bench.answered_before()
+        return before and self._answered_before()
 
     def take_all(self) -> list[Held]:
         """What is held, which is not any more."""
@@ -155,7 +156,7 @@ class Verdicts:
         self._timer = None
         now, quiet_s = self._loop.time(), 0.0 if instant() else QUIET_S
         for key in [key for key, held in self._held.items() if held]:
-            if self._bench.busy(key):
+            if self._busy(key):
                 self._quiet_since.pop(key, None)
             elif now - self._quiet_since.setdefault(key, now) >= quiet_s:
                 del self._quiet_since[key]
@@ -167,17 +168,17 @@ class Verdicts:
         """Nothing else is in work."""
         held = self._held[key]
         error = held[0].error
-        before = error.status != 401 and self._bench.answered_before()  # which a key that is wrong now says nothing of
+        before = error.status != 401 and self._answered_before()  # which a key that is wrong now says nothing of
         certain = next((one.error for one in held if _ends_all(one.error)), None)
         if certain:
             self._stop(key, certain)
         elif _is_no_api(error) or key in self._answered or before:
             del self._held[key]
             for one in held:
-                self._bench.settle(one, as_lines_own(one.error))
+                self._settle(one, as_lines_own(one.error))
         elif array := next((one for one in held if one.job.deliveries > 1), None):
             held.remove(array)  # its halves tell more
-            self._bench.settle(array, as_lines_own(array.error))
+            self._settle(array, as_lines_own(array.error))
         else:
             self._stop(key, error)
 
@@ -188,8 +189,8 @@ class Verdicts:
         if _is_no_api(error):
             said = f"{key[0]}: what answers at the base URL is not its API: check the URL ({error.message})"
             error = WrongService(said, status=error.status, code=error.code, provider=key[0])
-        self._bench.pause(key, False)
-        self._bench.stop(key, error, held)
+        self._scheduler.hold(key, False)
+        self._condemn(key, error, held)
 
 
 def as_lines_own(error: ModelError) -> ModelError:

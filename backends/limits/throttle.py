@@ -74,23 +74,29 @@ class ModelLimits:
 
 
 class Throttle:
-    """Of one model at one provider. ``start``: calls that may be in flight at first; ``fixed``: the window is the
-    ceiling, and nothing is learned. ``breaker``: pauses all calls while the service is away. ``longest_s``: what
-    Retry-After may ask for at most; a service that asks for more is for the caller to leave.
+    """Of one model at one provider.
+
+    Args:
+        ceiling: calls in flight at most.
+        rates: requests and tokens a minute.
+        breaker: pauses all calls while the service is away.
+        start: calls that may be in flight at first.
+        longest_s: what Retry-After may ask for at most; the caller must give up a service that asks for more.
+        fixed: the window is the ceiling, and nothing is learned.
     """
 
     def __init__(
         self,
         ceiling: int,
         rates: Rates,
-        *,
+        breaker: Breaker,
         start: int = START,
-        fixed: bool = False,
-        breaker: Breaker | None = None,
         longest_s: float = THREE_TRIES.deadline_s,
+        *,
+        fixed: bool = False,
     ) -> None:
         self.rates = rates
-        self.breaker = breaker or Breaker("the service")
+        self.breaker = breaker
         self._ceiling, self._start, self._longest_s = ceiling, start, longest_s
         self.in_flight = self.calls = self.refused = 0
         self._throttled_s = self._waited_s = 0.0

@@ -8,6 +8,7 @@ from benchmarks.fake_endpoint import TEXT
 from benchmarks.measuring import MODEL, Task, run
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.workers_ai.backend import WorkersAI
@@ -18,7 +19,7 @@ def call_all(task: Task, *, fixed: bool = True) -> int:
     """Makes all calls."""
     account = CloudflareAccount("0" * 32, "token", task.url)
     texts, finished = task.texts(), SimpleQueue[Done]()
-    engine = Engine(window=task.concurrency, connect=lambda _: WorkersAI(account), fixed=fixed)
+    engine = Engine(CallSettings(task.concurrency, fixed=fixed), lambda _: WorkersAI(account))
     try:
         for text in texts:
             engine.submit("workers-ai", ChatRequest(MODEL, (Message("user", text),)), finished.put)

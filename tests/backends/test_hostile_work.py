@@ -19,6 +19,7 @@ import pytest
 from multidict import CIMultiDict
 
 from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LineError, ModelError
 from llmdo.backends.http.client import Incoming, Opened
 from llmdo.backends.limits.retry import Retry
@@ -127,7 +128,7 @@ def one_way(document, answers, provider, heard):
         "workers-ai": lambda: WorkersAI(CloudflareAccount("acc", "token", "http://127.0.0.1:9"), transport),
         "openai": lambda: OpenAI(Service("openai", "http://127.0.0.1:9/v1", {}, "OPENAI_API_KEY"), transport),
     }
-    engine = Engine(window=8, retry=Retry(attempts=1, refusals=1), connect=lambda name: backends[name]())
+    engine = Engine(CallSettings(8, retry=Retry(attempts=1, refusals=1)), lambda name: backends[name]())
     defaults = Defaults(f"{provider}/{MODEL}")
     ended, all_ended = {}, threading.Event()
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -274,7 +275,7 @@ def test_a_pattern_that_cannot_be_matched_in_bounded_time_is_refused_before_it_i
             sent.append(call)
             return await super().send(call)
 
-    engine = Engine(window=1, connect=lambda _: WorkersAI(CloudflareAccount("a", "t", "http://127.0.0.1:9"), Asked({})))
+    engine = Engine(CallSettings(1), lambda _: WorkersAI(CloudflareAccount("a", "t", "http://127.0.0.1:9"), Asked({})))
     try:
         prompt = parse_prompt(
             json.dumps(by({"pattern": pattern})).encode(), "id", Defaults(f"workers-ai/{MODEL}"), engine.max_texts

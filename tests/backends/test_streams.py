@@ -8,6 +8,7 @@ import pytest
 
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import Overloaded, StreamError
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.requests import ChatRequest, Message
@@ -113,7 +114,7 @@ def test_each_try_of_the_engine_is_heard_from_its_start():
         [StreamChunk("start"), StreamChunk("content", "a"), StreamChunk("content", "b")],
     )
     set_instant(True)
-    engine = Engine(window=1, connect=lambda _: stream)
+    engine = Engine(CallSettings(1), lambda _: stream)
     try:
         engine.submit("fake", ask(chunks.append), lambda each: (ended.append(each), done.set()))
         assert done.wait(20.0)

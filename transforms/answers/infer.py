@@ -145,11 +145,12 @@ class _Infer(beam.DoFn):
                     del self._arrays[key]
                     yield from self._submit_array(array)
             return
-        finished = self._finished
-        yield from self._when_taken(
-            1,
-            lambda: self._engine.try_submit(job.prompt.provider, request, lambda done: finished.put(((job, 0), done))),
-        )
+        finished, provider = self._finished, job.prompt.provider
+
+        def keep(done: Done) -> None:
+            finished.put(((job, 0), done))
+
+        yield from self._when_taken(1, lambda: self._engine.submit(provider, request, keep, wait=False))
 
     def _submit_array(self, array: list[_Text]) -> Iterator[WindowedValue]:
         requests = [cast(EmbedRequest, job.prompt.request) for job, _ in array]

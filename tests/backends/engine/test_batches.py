@@ -9,9 +9,10 @@ import pytest
 
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batches import AUTO_LEAST, LINGER_S, LONGEST_LINGER_S, MAX_ITEMS
-from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import (
     BadReply,
     ConnectionFailed,
@@ -27,9 +28,7 @@ from llmdo.backends.errors import (
     StopRun,
     Unauthorized,
 )
-from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
-from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, batch_places
@@ -134,11 +133,9 @@ class Run:
         self.at = {}
         recall = Recall(ledger, reuse) if ledger is not None else None
 
-        def throttle(provider, model):
-            return Throttle(64, NO_RATES)
-
-        settings = DispatchSettings(64, retry, 180.0, recall, lambda: None, budget, throttle, mode)
-        self.work = Dispatcher(self.loop, Connections(lambda _: service, own), settings, lambda place: None)
+        settings = CallSettings(64, retry=retry, mode=mode, budget=budget, call_timeout_s=180.0)
+        connections = Connections(lambda _: service, own)
+        self.work = Dispatcher(self.loop, connections, settings, recall, *[lambda _: None] * 3)
 
     def add(self, *requests):
         self.work.add([Job("fake", request, self._deliver(request), Reservation(1)) for request in requests])

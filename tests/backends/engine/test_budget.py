@@ -8,10 +8,9 @@ import pytest
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.scheduler import Scheduler
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
-from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import set_instant
-from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.backends.money.prices import Prices
@@ -59,7 +58,7 @@ def run(limits, requests=300, fraction=1.0, window=WINDOW):
     """Submits requests until the engine has delivered all; gives provider, budget and errors."""
     listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
     provider, budget = Provider(fraction), Budget(limits, Prices(lambda name: listed))
-    engine = Engine(window=window, connect=lambda name: provider, budget=budget)
+    engine = Engine(CallSettings(window, budget=budget), lambda name: provider)
     done, room = [], threading.Semaphore(0)
 
     def deliver(outcome):
@@ -110,7 +109,7 @@ def test_what_failed_calls_used_counts_in_the_budget():
 
     listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
     budget, delivered = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed)), threading.Semaphore(0)
-    engine = Engine(window=4, connect=lambda name: Wrong(1.0), budget=budget)
+    engine = Engine(CallSettings(4, budget=budget), lambda name: Wrong(1.0))
     for i in range(3):
         request = ChatRequest("m", (Message("user", "x"),), {}, str(i))
         engine.submit("fake", request, lambda outcome: delivered.release())
@@ -130,7 +129,7 @@ def test_calls_that_are_cancelled_may_be_billed_and_hold_nobody_back():
             begun.set()
             await asyncio.sleep(60)
 
-    engine = Engine(window=4, connect=lambda name: Slow(1.0), budget=budget)
+    engine = Engine(CallSettings(4, budget=budget), lambda name: Slow(1.0))
     for i in range(4):
         engine.submit("fake", ChatRequest("m", (Message("user", "x"),), {}, str(i)), lambda outcome: None)
     assert begun.wait(10)
@@ -148,7 +147,7 @@ def test_a_call_that_is_cancelled_before_it_begins_is_not_billed():
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        scheduler = Scheduler(loop, 1, lambda *_: Throttle(1, NO_RATES), lambda: None, budget, pytest.fail)
+        scheduler = Scheduler(loop, CallSettings(1, budget=budget), pytest.fail)
         first, second = (ChatRequest("m", (Message("user", text),)) for text in "ab")
         call = await scheduler.take("fake", first, again=False)
         task = loop.create_task(scheduler.take("fake", second, again=False))
@@ -176,7 +175,7 @@ def test_lost_replies_count_against_the_limit_although_nobody_told_what_they_use
 
     listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
     provider, budget, ended = Silent(1.0), Budget(limits, Prices(lambda name: listed)), threading.Semaphore(0)
-    engine = Engine(window=4, connect=lambda name: provider, budget=budget)
+    engine = Engine(CallSettings(4, budget=budget), lambda name: provider)
     errors = []
     for i in range(10):
         request = ChatRequest("m", (Message("user", "x"),), {"max_tokens": MOST}, str(i))
@@ -199,7 +198,7 @@ class Priced:
         self.done = []
         self.room = threading.Semaphore(0)
         self.budget = Budget(Limits(max_cost_usd=1.0), Prices(self._list))
-        self.engine = Engine(window=8, connect=lambda name: Provider(0.5), budget=self.budget)
+        self.engine = Engine(CallSettings(8, budget=self.budget), lambda name: Provider(0.5))
 
     def _list(self, provider):
         if provider == "late":

@@ -9,10 +9,11 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 
 import pytest
 
-from llmdo.backends.engine import registry
+from llmdo.backends.engine import registry, scheduler
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.registry import close_engines, drain_engines, get_engine, limits_of_engines
@@ -121,7 +122,7 @@ def start():
     engines = []
 
     def start(provider, window=4, **settings):
-        engines.append(Engine(window=window, connect=lambda _: provider, **settings))
+        engines.append(Engine(CallSettings(window, **settings), lambda _: provider))
         return engines[-1]
 
     set_instant(True)
@@ -208,7 +209,7 @@ def test_every_job_is_delivered_once_whatever_fails_and_from_whatever_thread():
 
     set_instant(True)
     provider, results, threads = Provider(script), Results(), 8
-    engine = Engine(window=7, connect=lambda _: provider)
+    engine = Engine(CallSettings(7), lambda _: provider)
     try:
         workers = [
             threading.Thread(target=submit_all, args=(engine, results, range(n * 100, n * 100 + 100)))
@@ -314,7 +315,7 @@ def test_a_stop_error_stops_everything_that_is_not_in_flight(start):
     submit_all(engine, results, ["quota", "in flight"])
     while engine.stats().in_flight < 2:
         time.sleep(0.001)
-    assert engine.try_submit("fake", chat("queued"), results.deliver("queued"))
+    assert engine.submit("fake", chat("queued"), results.deliver("queued"), wait=False)
     assert engine.stopped is None
     stop.set()
     results.wait(4)
@@ -377,7 +378,7 @@ def test_submitting_blocks_without_room_and_goes_on_with_it(start):
     gate = threading.Event()
 
     engine, results = start(Provider(lambda *_: opened(gate)), window=2), Results()
-    accepted = [engine.try_submit("fake", chat(n), results.deliver(n)) for n in range(6)]
+    accepted = [engine.submit("fake", chat(n), results.deliver(n), wait=False) for n in range(6)]
     assert accepted == [True] * 4 + [False] * 2  # two in flight, and as many ahead
     assert not engine.submit_texts("fake", "m", ["a"], {}, results.deliver("text"), wait=False)
     assert not engine.wait_for_room(0.01)
@@ -397,7 +398,7 @@ def test_deliver_finds_room_for_the_next_job(start):
     accepted = []
 
     def deliver(done):
-        accepted.append(engine.try_submit("fake", chat("next"), results.deliver("next")))
+        accepted.append(engine.submit("fake", chat("next"), results.deliver("next"), wait=False))
 
     engine.submit("fake", chat(1), deliver)
     assert results.wait(1)[0][0] == "next"
@@ -418,7 +419,7 @@ def test_deliver_that_waits_for_room_is_told_instead_of_hanging(start, caplog):
         engine.submit("fake", chat("c"), results.deliver("c"))
 
     engine.submit("fake", chat("first"), deliver)
-    while "use try_submit" not in caplog.text:
+    while "submit with wait=False" not in caplog.text:
         time.sleep(0.001)
     gate.set()
     assert {key for key, _ in results.wait(2)} == {"a", "b"}
@@ -548,7 +549,7 @@ def test_a_provider_without_its_settings_stops_the_run(start):
         raise MissingSettings(["CLOUDFLARE_API_TOKEN is not set"])
 
     results = Results()
-    engine = Engine(window=2, connect=connect)
+    engine = Engine(CallSettings(2), connect)
     try:
         submit_all(engine, results, [1, 2])
         assert {type(done.error) for _, done in results.wait(2)} == {Unauthorized}
@@ -574,7 +575,7 @@ def test_closing_cancels_what_runs_delivers_the_rest_and_refuses_more(start):
     assert {type(done.error) for _, done in results.done} == {EngineClosed}
     assert provider.closed
     assert provider.now == 0
-    for submit in (engine.submit, engine.try_submit):
+    for submit in (engine.submit, partial(engine.submit, wait=False)):
         with pytest.raises(StopRun, match="closed"):
             submit("fake", chat(5), results.deliver(5))
     with pytest.raises(StopRun):
@@ -690,7 +691,7 @@ def test_a_ledger_is_the_same_by_its_name_and_a_budget_only_as_the_same_object(n
 
 
 def test_the_engine_of_a_process_keeps_to_the_callers_rates_and_then_to_the_published_ones(no_engines, monkeypatch):
-    monkeypatch.setattr(registry, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
+    monkeypatch.setattr(scheduler, "published_rates", lambda provider, model: Rates(rpm=300, tpm=4000))
     monkeypatch.setattr(registry, "connect", lambda provider, gateway: Provider())
     results = Results()
     for settings in (CallSettings(4), CallSettings(4, rates=Rates(rpm=60), workers=2)):

@@ -136,7 +136,7 @@ def test_the_loops_own_thread_never_waits_for_room():
         await asyncio.sleep(0)
         intake.take(job("b"), wait=True)
 
-    with pytest.raises(RuntimeError, match="try_submit"):
+    with pytest.raises(RuntimeError, match="wait=False"):
         asyncio.run(scenario())
 
 

@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import Retry
-from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
 from llmdo.backends.responses import ChatResponse, EmbedResponse
 from llmdo.backends.usage import Usage
@@ -104,11 +104,9 @@ class Service:
 
 
 def dispatch(service, loop, free, *, window=64, rates=NO_RATES, fixed=False, retry=None, gate=lambda: None):
-    def throttle(provider, model):
-        return Throttle(window, rates, fixed=fixed)
-
-    settings = DispatchSettings(window, retry or Retry(refusals=1000), 1e6, None, gate, None, throttle)
-    made = Dispatcher(loop, Connections(lambda _: service), settings, free)
+    retry = retry or Retry(refusals=1000)
+    settings = CallSettings(window, fixed=fixed, retry=retry, rates=rates, gate=gate, call_timeout_s=1e6)
+    made = Dispatcher(loop, Connections(lambda _: service), settings, None, free, lambda place: None, lambda jobs: None)
     made._random.seed(1)  # else the waits between tries, and with them the figures, differ from run to run
     return made
 

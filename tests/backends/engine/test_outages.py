@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.dispatch import Dispatcher, DispatchSettings
+from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.verdicts import AFTER_ANSWERS, BEFORE_ANSWERS
 from llmdo.backends.errors import (
     AccountBlocked,
@@ -29,10 +30,7 @@ from llmdo.backends.errors import (
     Unauthorized,
     WrongService,
 )
-from llmdo.backends.limits.breaker import REQUESTS, Breaker
-from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import Retry
-from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.openai.errors import refusal
@@ -67,6 +65,9 @@ class Service:
         return ChatResponse("x", "stop", Usage(1, 1), request.model)
 
 
+NOBODY = (lambda place: None, lambda place: None, lambda jobs: None)  # takes jobs in
+
+
 def answer(
     service, lines, *, window=64, patience_s=PATIENCE_S, own=None, before=False, retry=None, models=(), budget=None
 ):
@@ -76,14 +77,15 @@ def answer(
     async def scenario():
         loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
 
-        def throttle(provider, model):
-            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
-            return Throttle(window, NO_RATES, breaker=breaker)
-
-        settings = DispatchSettings(
-            window, retry or Retry(), 180.0, None, lambda: None, budget, throttle, answered_before=lambda: before
+        settings = CallSettings(
+            window,
+            retry=retry or Retry(),
+            call_timeout_s=180.0,
+            budget=budget,
+            patience_s=patience_s,
+            answered_before=lambda: before,
         )
-        work = Dispatcher(loop, Connections(lambda _: service, own), settings, lambda place: None)
+        work = Dispatcher(loop, Connections(lambda _: service, own), settings, None, *NOBODY)
         work._random = random.Random(1)
 
         def deliver(number):
@@ -253,9 +255,8 @@ def test_held_lines_are_delivered_when_the_engine_stops_or_closes():
     async def scenario():
         loop, done = asyncio.get_running_loop(), []
         service = Service(lambda number, at: refused())
-        settings = DispatchSettings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
         for end in (lambda work: work.stop(StopRun("over")), lambda work: work.deliver_left((), StopRun("closed"))):
-            work = Dispatcher(loop, Connections(lambda _: service), settings, lambda place: None)
+            work = Dispatcher(loop, Connections(lambda _: service), CallSettings(4), None, *NOBODY)
             request = ChatRequest("m", (Message("user", "x"),), {}, "0")
             work.add([Job("fake", request, lambda _, each: done.append(each.error.message), Reservation(1))])
             await asyncio.sleep(0.1)
@@ -278,8 +279,7 @@ def test_an_array_that_is_refused_alone_comes_apart_instead_of_stopping_the_run(
     async def scenario():
         loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
         service = Embeds(None)
-        settings = DispatchSettings(4, Retry(), 180.0, None, lambda: None, None, lambda *_: Throttle(4, NO_RATES))
-        work = Dispatcher(loop, Connections(lambda _: service), settings, lambda place: None)
+        work = Dispatcher(loop, Connections(lambda _: service), CallSettings(4), None, *NOBODY)
 
         def deliver(index, each):
             done[index] = each.error
@@ -415,10 +415,6 @@ def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
         loop, done, ready = asyncio.get_running_loop(), {}, asyncio.Event()
         feeding = Feeding(lines, 2 * window)
 
-        def throttle(provider, model):
-            breaker = Breaker(f"{provider}/{model}", patience_s, min(REQUESTS, 2 * window))
-            return Throttle(window, NO_RATES, breaker=breaker)
-
         def begin(number):
             def note(_, each):
                 done[number] = each
@@ -436,8 +432,8 @@ def answer_fed(service, lines, *, window, patience_s=PATIENCE_S):
             feeding.further = jobs
             loop.call_soon(feeding.more, begin)
 
-        settings = DispatchSettings(window, Retry(), 180.0, None, lambda: None, None, throttle)
-        work = Dispatcher(loop, Connections(lambda _: service), settings, free, look_further=look_further)
+        settings = CallSettings(window, call_timeout_s=180.0, patience_s=patience_s)
+        work = Dispatcher(loop, Connections(lambda _: service), settings, None, free, lambda place: None, look_further)
         work._random = random.Random(1)
         feeding.more(begin)
         await ready.wait()

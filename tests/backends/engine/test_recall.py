@@ -10,6 +10,7 @@ import pytest
 from llmdo.backends.engine import recall
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import InvalidRequest, Overloaded, StopRun
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
@@ -82,7 +83,7 @@ def start():
 
     def start(provider, ledger, reuse="same-line", window=4, **settings):
         recall = Recall(ledger, reuse)
-        engines.append(Engine(window=window, connect=lambda _: provider, recall=recall, **settings))
+        engines.append(Engine(CallSettings(window, **settings), lambda _: provider, recall))
         return engines[-1]
 
     set_instant(True)

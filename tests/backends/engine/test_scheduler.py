@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from llmdo.backends.engine.scheduler import Scheduler
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LimitReached
-from llmdo.backends.limits.rates import NO_RATES
-from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.requests import ChatRequest
 from tests.backends.fake_clock import run
 
@@ -16,7 +15,7 @@ KEY = ("fake", "m")
 
 def scheduler():
     loop = asyncio.get_running_loop()
-    return Scheduler(loop, 4, lambda *_: Throttle(4, NO_RATES), lambda: None, None, pytest.fail)
+    return Scheduler(loop, CallSettings(4), pytest.fail)
 
 
 def test_calls_in_flight_are_known_while_none_waits():

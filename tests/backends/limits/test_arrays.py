@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest
 from llmdo.backends.limits.arrays import ArrayLimits, told_limit
 from llmdo.backends.limits.retry import set_instant
@@ -86,7 +87,7 @@ def embed():
     engines = []
 
     def embed(provider, texts, size=256, window=4):
-        engine = Engine(window=window, connect=lambda _: provider)
+        engine = Engine(CallSettings(window), lambda _: provider)
         engines.append(engine)
         found, changed = {}, threading.Condition()
 

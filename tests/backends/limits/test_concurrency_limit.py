@@ -1,4 +1,5 @@
 from llmdo.backends.errors import Overloaded
+from llmdo.backends.limits.breaker import Breaker
 from llmdo.backends.limits.concurrency_limit import START, ConcurrencyLimit
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import is_throttled
@@ -42,14 +43,14 @@ def in_flight(throttle, most):
 
 
 def test_at_first_so_many_calls_may_be_in_flight_as_the_throttle_is_told():
-    assert len(in_flight(Throttle(256, NO_RATES), 300)[0]) == START
-    calls, took_s = in_flight(Throttle(256, NO_RATES, start=256), 300)
+    assert len(in_flight(Throttle(256, NO_RATES, Breaker("m")), 300)[0]) == START
+    calls, took_s = in_flight(Throttle(256, NO_RATES, Breaker("m"), start=256), 300)
     assert len(calls) == 256
     assert took_s > 0.3  # the pace of the first calls is the same
 
 
 def test_a_refusal_while_the_window_is_full_cuts_it_wherever_it_began():
-    throttle = Throttle(50, NO_RATES, start=50)
+    throttle = Throttle(50, NO_RATES, Breaker("m"), start=50)
     calls, now = in_flight(throttle, 50)
     assert is_throttled(REFUSAL)
     throttle.ended(calls[-1], None, REFUSAL, now + 0.1)

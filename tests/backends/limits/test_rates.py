@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from llmdo.backends.limits.breaker import Breaker
 from llmdo.backends.limits.rates import MODEST_OUTPUT, NO_RATES, SLACK_S, Meter, Rates, Tokens
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.providers import published_rates
@@ -63,7 +64,7 @@ def test_what_a_caller_sets_goes_before_what_is_published_and_is_shared_by_the_w
 
 
 def test_an_infinite_rate_holds_nothing_back():
-    throttle = Throttle(10, Rates(math.inf, math.inf), fixed=True)
+    throttle = Throttle(10, Rates(math.inf, math.inf), Breaker("m"), fixed=True)
     for _ in range(9):
         throttle.started(ChatRequest("m", ()), 0.0)
     assert throttle.opens_at() <= 0.0

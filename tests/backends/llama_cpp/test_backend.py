@@ -10,6 +10,7 @@ import time
 import pytest
 
 from llmdo.backends.engine.engine import Engine
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from llmdo.backends.llama_cpp import weights as llama_weights
 from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
@@ -162,7 +163,7 @@ def test_an_array_with_a_bad_text_gives_vectors_for_the_others():
         if len(done) == len(texts):
             all_there.set()
 
-    engine = Engine(window=2, connect=lambda _: backend)
+    engine = Engine(CallSettings(2), lambda _: backend)
     try:
         engine.submit_texts("local", EMBED, texts, {}, deliver)
         assert all_there.wait(60)

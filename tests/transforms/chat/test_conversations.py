@@ -8,7 +8,7 @@ import pytest
 
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.recall import Recall
-from llmdo.backends.engine.settings import SAME_MESSAGE
+from llmdo.backends.engine.settings import SAME_MESSAGE, CallSettings
 from llmdo.backends.errors import (
     BudgetSpent,
     ContextOverflow,
@@ -171,9 +171,7 @@ class Rig:
         def open_engine():
             if not self.engines or not self.engines[-1].usable:
                 recall = None if ledger is None else Recall(ledger, SAME_MESSAGE)
-                self.engines.append(
-                    Engine(window=window, connect=lambda _: provider, recall=recall, gate=gate, fixed=True)
-                )
+                self.engines.append(Engine(CallSettings(window, fixed=True, gate=gate), lambda _: provider, recall))
             return self.engines[-1]
 
         window, gate = fields.pop("window", 256), fields.pop("gate", lambda: None)
