@@ -46,24 +46,20 @@ class PatientRunner(PortableRunner):
         ]
         if not loopback:
             return []
-        address, pool = start_pool(options)
+        address, server = serve_pool(
+            BeamFnExternalWorkerPoolServicer(
+                state_cache_size=sdk_worker_main._get_state_cache_size_bytes(options=options),
+                data_buffer_time_limit_ms=sdk_worker_main._get_data_buffer_time_limit_ms(
+                    options.view_as(DebugOptions).experiments or []
+                ),
+            )
+        )
         for environment in loopback:
             environment.urn = common_urns.environments.EXTERNAL.urn
             environment.payload = beam_runner_api_pb2.ExternalPayload(
                 endpoint=endpoints_pb2.ApiServiceDescriptor(url=address)
             ).SerializeToString()
-        return [partial(pool.stop, 1)]
-
-
-def start_pool(options: PipelineOptions) -> tuple[str, Any]:
-    """Starts a pool of workers in this process; see ``serve_pool``."""
-    pool = BeamFnExternalWorkerPoolServicer(
-        state_cache_size=sdk_worker_main._get_state_cache_size_bytes(options=options),
-        data_buffer_time_limit_ms=sdk_worker_main._get_data_buffer_time_limit_ms(
-            options.view_as(DebugOptions).experiments or []
-        ),
-    )
-    return serve_pool(pool)
+        return [partial(server.stop, 1)]
 
 
 def serve_pool(pool: BeamFnExternalWorkerPoolServicer, port: int = 0) -> tuple[str, Any]:

@@ -61,7 +61,7 @@ def check(options: JsonlOptions) -> FlinkPlan:
             cluster = flink_rest.look_at(flink_rest.url_of(flink.flink_master))
     except FlinkError as error:
         problems.append(str(error))
-    environment = flink.environment_type or ("LOOPBACK" if flink.flink_master == LOCAL else "EXTERNAL")
+    environment = flink.environment
     config = flink.environment_config or (DEFAULT_POOL if environment == "EXTERNAL" else None)
     here = cluster is None or cluster.is_here
     problems += _ENVIRONMENTS[environment](config, here)

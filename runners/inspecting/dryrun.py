@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,17 +27,17 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.costs import NOTHING, Cost, total, unknown
 from llmdo.storage.output.manifests import read_manifest
 from llmdo.transforms.answers.infer import too_long
-from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.transforms.elements import Blank, FileVersion, Line, OpenFile, Stale, TooLong
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun, folder_of
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.reopening import has_readable
 from llmdo.transforms.files.source import Listing
-from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, Tile, TooLarge, bounded, cut, cut_spans
-from llmdo.transforms.lines.reading import NO_END, Reading
+from llmdo.transforms.lines.cutting import CorruptData, TooLarge
+from llmdo.transforms.lines.reading import NO_END, read_range, unread
 from llmdo.transforms.prompts.parse import parse_prompt
 
-# So many problems are kept and shown, and the rest is counted.
+# Problems that are kept and shown; the rest is counted.
 PROBLEMS_SHOWN = 20
 # What a call takes, where nothing but the number of calls in flight holds a run back. Seconds.
 ASSUMED_CALL_S = 3.0
@@ -182,20 +181,28 @@ class _Planner:
             return
         plan.files += 1
         try:
-            problem = wrong_format(file, head_of(file))
-            if problem is not None:
-                plan.unreadable += 1
-                self._problem(problem)
-                return
-            for tile in itertools.chain.from_iterable(_tiles(file, self._options.reading)):
-                if not isinstance(tile, Blank):
-                    plan.lines += 1
-                    self._add_line(f"{name}:{tile.start}", tile)
-                elif tile.start < tile.stop:
-                    plan.blank += 1
+            self._add_lines(file, name)
         except (StorageError, CorruptData, TooLarge) as error:
             plan.unreadable += 1
-            self._problem(f"{name}: {error}")
+            self._problem(f"{name}: {error}" if isinstance(error, StorageError) else str(error))
+
+    def _add_lines(self, file: FileVersion, name: str) -> None:
+        """Reads a file as a run would. Raises StorageError, and CorruptData and TooLarge, which name it."""
+        problem, reading = wrong_format(file, head_of(file)), self._options.reading
+        if problem is not None:
+            raise CorruptData(problem)
+        whole = OpenFile(file, gaps=((0, None),))
+        nothing = unread(whole, reading)
+        if isinstance(nothing, Stale):
+            raise TooLarge(nothing.reason)
+        if nothing is not None:
+            return
+        for tile in itertools.chain.from_iterable(read_range(whole, 0, NO_END, reading)):
+            if not isinstance(tile, Blank):
+                self._plan.lines += 1
+                self._add_line(f"{name}:{tile.start}", tile)
+            elif tile.start < tile.stop:
+                self._plan.blank += 1
 
     def _add_line(self, place: str, tile: Line | TooLong) -> None:
         try:
@@ -261,17 +268,6 @@ class _Planner:
 def assumed_s(calls: int, window: int) -> float:
     """How long calls take of which no more than ``window`` run at once. Seconds."""
     return ASSUMED_CALL_S * -(-calls // window)
-
-
-def _tiles(file: FileVersion, reading: Reading) -> Iterator[list[Tile]]:
-    """All tiles of a file. Raises StorageError, CorruptData, TooLarge."""
-    chunks, limit = open_store(file.store_url).stream(file.key, file.etag), reading.max_line_bytes
-    if file.compression:
-        chunks = bounded(DECOMPRESSORS[file.compression](chunks), reading.content_limit(file))
-        return cut_spans(file, chunks, [(0, None)], limit)
-    if reading.refuses(file):
-        raise TooLarge(f"holds more than {reading.content_limit(file):,} bytes: raise --max-file-bytes, or split it")
-    return cut(file, chunks, 0, NO_END, limit)
 
 
 def show_plan(plan: Plan) -> RenderableType:

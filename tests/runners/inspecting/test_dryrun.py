@@ -119,7 +119,7 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     assert len(found.problems) == 5
     for start, what, problem in zip(starts, said, found.problems, strict=False):
         assert problem.startswith(f"{file}:{start}: ") and what in problem
-    assert "torn.jsonl.gz: ends in the middle of its gzip data" in found.problems[4]
+    assert "torn.jsonl.gz ends in the middle of its gzip data: upload it again" in found.problems[4]
 
 
 def test_a_line_that_may_not_choose_its_provider_is_told(tmp_path, monkeypatch):
