@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.options import DEFAULT_MODEL
-from llmdo.pipelines.run_options import AiGateway, ChosenModel, Headers, MaxTokens, Temperature
+from llmdo.pipelines.run_options import ChosenModel, GatewayName, Headers, MaxTokens, Temperature
 from llmdo.pipelines.shown import ADVANCED, MODEL
 from llmdo.pipelines.usage import checked
 
@@ -23,7 +23,7 @@ class AskOptions(BaseModel):
     system: Annotated[str, Field(description="A system prompt, as text (run takes a file)."), MODEL] = ""
     max_tokens: MaxTokens = None
     temperature: Temperature = None
-    gateway: AiGateway = None
+    gateway: GatewayName = None
     header: Headers = ()
     call_timeout: Annotated[
         float, Field(ge=1, allow_inf_nan=False, description="Seconds that the model may be silent."), ADVANCED

@@ -25,7 +25,7 @@ from llmdo.pipelines.option_types import (
     Template,
     check_header_models,
 )
-from llmdo.pipelines.run_options import AiGateway, CallsInFlight, MaxTokens, PollSeconds, RunOptions, Temperature
+from llmdo.pipelines.run_options import CallsInFlight, GatewayName, MaxTokens, PollSeconds, RunOptions, Temperature
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
 from llmdo.pipelines.shown import ADVANCED, INPUT, LEDGER, MODEL, OUTPUT, RATE, Shown
 from llmdo.pipelines.usage import checked
@@ -132,7 +132,7 @@ class JsonlOptions(RunOptions):
         ),
         RATE,
     ] = THREE_TRIES.deadline_s
-    gateway: AiGateway = None
+    gateway: GatewayName = None
     batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = (
         DEFAULT_BATCHING.size
     )

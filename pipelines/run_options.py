@@ -30,7 +30,7 @@ PollSeconds = Annotated[float, Field(ge=0.25, description="Seconds between pulls
 
 MaxTokens = Annotated[int | None, Field(ge=1, description="Tokens of an answer at most."), MODEL]
 Temperature = Annotated[float | None, Field(ge=0, le=5, description="0 to 5."), MODEL]
-AiGateway = Annotated[
+GatewayName = Annotated[
     Gateway | None,
     Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
     ADVANCED,

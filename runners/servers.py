@@ -94,7 +94,7 @@ def kill_all() -> None:
 
 
 @contextmanager
-def running(
+def running_server(
     name: str,
     command: Callable[[Path], Sequence[str | Path]],
     serving: re.Pattern[bytes],

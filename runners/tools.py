@@ -93,13 +93,13 @@ def one_at_a_time(cache: Path) -> Iterator[None]:
 
 def succeed(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None) -> None:
     """Runs a command. Raises ToolError with the last line of its output."""
-    done = run(command, _BUILD_TIMEOUT, environment, folder)
+    done = run_tool(command, _BUILD_TIMEOUT, environment, folder)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise ToolError(f"{Path(command[0]).name} failed: {said[-1]}")
 
 
-def run(
+def run_tool(
     command: Sequence[str | Path],
     timeout: float,
     environment: Mapping[str, str] | None = None,

@@ -45,9 +45,9 @@ def _missing_for_flink() -> str | None:
 
 # What takes minutes to fetch or to build stays in the user's cache.
 TOOLS = (
-    binary.kept().parent.name,
-    jar.kept().parent.name,
-    loopback_agent.kept().parent.name,
+    binary.cached_prism().parent.name,
+    jar.cached_jar().parent.name,
+    loopback_agent.cached_agent().parent.name,
     f"flink-{cluster.FLINK}",
     "google-packages",
     "servers",

@@ -20,7 +20,7 @@ import yaml
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.cli.main import main
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.flink.jar import ENVIRONMENT_NAME, FLINK_VERSION
+from llmdo.runners.flink.jar import FLINK_VERSION, JAR_VARIABLE
 from llmdo.runners.running import stop
 from llmdo.runners.running.cron import Cron
 from llmdo.runners.showing.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
@@ -397,11 +397,11 @@ def test_the_image_that_submits_to_flink_has_java_and_the_job_server():
     )
     assert [re.fullmatch(r"\S+:\d\S*", image) is not None for _, image in others] == [True]
     (jar,) = re.findall(r"^COPY job-server\.jar (\S+)", text, re.MULTILINE)
-    assert f"{ENVIRONMENT_NAME}={jar}" in text
+    assert f"{JAR_VARIABLE}={jar}" in text
     (line,) = re.findall(r"^ADD (.+)$", text.replace("\\\n", ""), re.MULTILINE)
     mode, checksum, url, folder = line.split()
     assert mode == "--chmod=644"  # Docker would give it to root alone
-    assert checksum == f"--checksum=sha256:{loopback_agent.SHA256}"
+    assert checksum == f"--checksum=sha256:{loopback_agent.AGENT_SHA256}"
     assert (url, folder) == (loopback_agent._URL, f"{Path(jar).parent}/")
     (tag,) = re.findall(r"--tag (\S+)", text)
     assert tag == pods("flink/run.yaml")[0]["containers"][0]["image"]

@@ -82,10 +82,10 @@ def test_workers_are_not_root_and_boot_needs_no_place_of_roots() -> None:
 
 def test_a_pod_has_the_prism_that_was_built_for_loopback_and_builds_none() -> None:
     (settings,) = of(ROOT / "Dockerfile", "ENV")
-    path = dict(setting.split("=", 1) for setting in settings.split())[prism_binary.ENVIRONMENT_NAME]
+    path = dict(setting.split("=", 1) for setting in settings.split())[prism_binary.PRISM_VARIABLE]
     (made,) = [line for line in of(ROOT / "Dockerfile", "RUN") if "llmdo.runners.prism" in line]
     # What the variable names is not there yet, and would be an error.
-    assert re.search(rf"unset {prism_binary.ENVIRONMENT_NAME} .*python -m llmdo.runners.prism.* {path} ", made)
+    assert re.search(rf"unset {prism_binary.PRISM_VARIABLE} .*python -m llmdo.runners.prism.* {path} ", made)
 
 
 def test_what_is_copied_is_there_and_every_room_is_copied() -> None:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from llmdo.pipelines.chat_options import ChatOptions, check_chat_options, log_of
 from llmdo.pipelines.shown import ADVANCED
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.showing.terminal import leave, put, stderr
+from llmdo.runners.showing.terminal import exit_by, put, stderr
 from llmdo.settings.environment import default_store
 
 CHAT_EXAMPLES = """
@@ -76,14 +76,14 @@ def chat(
         return
     options = check_chat_options(**given, runner=runner)
     from llmdo.runners.running import chat as running
-    from llmdo.runners.showing.progress import Watch, quiet
+    from llmdo.runners.showing.progress import ProgressDisplay, quiet
 
-    summary = running.chat(options, quiet if as_json else Watch(stderr, running.chat_line))
+    summary = running.chat(options, quiet if as_json else ProgressDisplay(stderr, running.chat_line))
     if as_json:
         put(summary.as_json())
     else:
         running.show_chat(summary, Console())
-    leave(summary)
+    exit_by(summary)
 
 
 @app.command(epilog=EXPLAIN_EXAMPLES)

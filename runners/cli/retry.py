@@ -9,7 +9,7 @@ from rich.console import Console
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.cli import arguments as arg
-from llmdo.runners.showing.terminal import leave, put, stderr
+from llmdo.runners.showing.terminal import exit_by, put, stderr
 
 EXAMPLES = """Example: llmdo retry r2://bucket/output/ --all
 
@@ -37,12 +37,12 @@ def retry(
 ) -> None:
     """``llmdo retry``."""
     from llmdo.runners.running import retry as running
-    from llmdo.runners.showing.progress import Watch, quiet
+    from llmdo.runners.showing.progress import ProgressDisplay, quiet
 
     options = running.retry_options(output, "all" if everything else "retryable", **given)
-    summary = running.retry(options, quiet if as_json else Watch(stderr))
+    summary = running.retry(options, quiet if as_json else ProgressDisplay(stderr))
     if as_json:
         put(running.retry_json(summary))
     else:
         running.show_retry(summary, options, Console())
-    leave(summary)
+    exit_by(summary)

@@ -12,7 +12,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.shown import OUTPUT
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.cli.stdin import with_stdin
-from llmdo.runners.showing.terminal import leave, put, stderr
+from llmdo.runners.showing.terminal import exit_by, put, stderr
 from llmdo.settings.environment import default_queue
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ def run(
     options = check_options(**given)
     without_running(options, dry_run, as_json)
     from llmdo.runners.running.run import run as run_files
-    from llmdo.runners.showing.progress import Watch, quiet
+    from llmdo.runners.showing.progress import ProgressDisplay, quiet
 
-    finish(run_files(options, quiet if as_json and not progress else Watch(stderr)), options, as_json, samples)
+    finish(
+        run_files(options, quiet if as_json and not progress else ProgressDisplay(stderr)), options, as_json, samples
+    )
 
 
 def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
@@ -71,9 +73,9 @@ def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None
     if options.runner == "dataflow":
         _without_sending(options, dry_run, as_json)
     elif dry_run:
-        from llmdo.runners.inspecting.dryrun import plan, show_plan
+        from llmdo.runners.inspecting.dryrun import plan_run, show_plan
 
-        report = plan(options)
+        report = plan_run(options)
         put(report.as_json() if as_json else show_plan(report))
         raise typer.Exit(report.exit_code)
 
@@ -109,4 +111,4 @@ def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int 
         if samples is None:
             samples = _SAMPLES if sys.stdout.isatty() else 0
         show_summary(summary, options.output_location, Console(), samples)
-    leave(summary)
+    exit_by(summary)

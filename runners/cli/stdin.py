@@ -17,7 +17,7 @@ from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.store import locate
 from llmdo.transforms.files.listing import STDIN_FOLDER
 
-NAME = "stdin.jsonl"
+STDIN_NAME = "stdin.jsonl"
 # What compressed data begins with, and the ending of its file's name.
 _PACKED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 _PIECE = 1 << 20  # bytes read at once
@@ -62,7 +62,7 @@ def _spool(source: BinaryIO, folder: Path) -> Path:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        spool = folder / digest.hexdigest()[:32] / (NAME + ending)
+        spool = folder / digest.hexdigest()[:32] / (STDIN_NAME + ending)
         make_folder(spool.parent)
         Path(draft).replace(spool)
     except BaseException:

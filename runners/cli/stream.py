@@ -44,6 +44,6 @@ def stream(
     options = check_options(**given)
     without_running(options, dry_run, as_json)
     from llmdo.runners.running.stream import stream as stream_files
-    from llmdo.runners.showing.progress import Watch, quiet, stream_line
+    from llmdo.runners.showing.progress import ProgressDisplay, quiet, stream_line
 
-    finish(stream_files(options, quiet if as_json else Watch(stderr, stream_line)), options, as_json, samples)
+    finish(stream_files(options, quiet if as_json else ProgressDisplay(stderr, stream_line)), options, as_json, samples)

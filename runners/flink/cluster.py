@@ -23,7 +23,7 @@ from pathlib import Path
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.jar import FlinkError, java
-from llmdo.runners.servers import Endpoint, running
+from llmdo.runners.servers import Endpoint, running_server
 from llmdo.runners.temporary import temporary_folder
 from llmdo.runners.tools import ToolError, one_at_a_time, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
@@ -31,7 +31,7 @@ from llmdo.settings.environment import cache_folder
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"
 # Of its source distribution; there is no other.
-SHA256 = "bb3115c1c63702f95c3f89d5d952e9d98e26fd35b980a265d139790a6ea2c2a2"
+FLINK_SHA256 = "bb3115c1c63702f95c3f89d5d952e9d98e26fd35b980a265d139790a6ea2c2a2"
 _REGISTERED_TIMEOUT = 60.0  # seconds
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
@@ -91,7 +91,7 @@ def find_libraries() -> Path:
 def _download(folder: Path) -> list[str | Path]:
     # pip takes hashes from files only.
     pinned = folder / "requirements.txt"
-    pinned.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+    pinned.write_text(f"{PACKAGE} --hash=sha256:{FLINK_SHA256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     return [*pip, "--require-hashes", "--dest", folder, "--requirement", pinned]
 
@@ -153,7 +153,7 @@ class LocalCluster:
 
     def _start_pool(self) -> Endpoint:
         command = [sys.executable, "-m", "llmdo.runners.workers.pool", f"--service_port={self.pool.rpartition(':')[2]}"]
-        return self._stack.enter_context(running("the pool of Python workers", lambda _: command, _POOL))
+        return self._stack.enter_context(running_server("the pool of Python workers", lambda _: command, _POOL))
 
     def _flink(self, name: str, main: str, serving: re.Pattern[bytes]) -> Endpoint:
         command: Sequence[str | Path] = [
@@ -164,7 +164,7 @@ class LocalCluster:
             *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
             *(main, "--configDir", self._folder),
         ]
-        return self._stack.enter_context(running(name, lambda _: command, serving))
+        return self._stack.enter_context(running_server(name, lambda _: command, serving))
 
 
 @contextmanager

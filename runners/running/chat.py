@@ -160,7 +160,7 @@ def context_tokens(model: str) -> int | None:
     return next((one.context_tokens for one in listed if one.name == model), None)
 
 
-def responses(where: Location) -> Iterator[LoggedAnswer]:
+def logged_answers(where: Location) -> Iterator[LoggedAnswer]:
     """All answers of a log, by conversation, then in the order of their messages. Raises StorageError."""
     log = ChatLog(open_store(where.store_url), where.key)
     for name in sorted(_conversations(where)):
@@ -235,7 +235,7 @@ def _finished(options: ChatOptions, summary: Summary) -> ChatSummary:
     """Writes the responses that are in the log, also those of earlier runs."""
     where = options.output_location
     lines, failed = [], []
-    for answer in responses(where):
+    for answer in logged_answers(where):
         lines += [json.dumps(event) + "\n" for event in answer.events]
         if answer.failed:
             failed.append(answer)

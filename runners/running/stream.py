@@ -50,7 +50,7 @@ def again_and_again(
     counts, restarts, in_vain, failures = Counts(), 0, 0, 0
     while True:
         summary = once()
-        counts = added(counts, summary.counts)
+        counts = sum_of_counts(counts, summary.counts)
         if progress(summary.counts):
             in_vain = failures = 0
         else:
@@ -65,6 +65,6 @@ def again_and_again(
         restarts += 1
 
 
-def added(one: Counts, other: Counts) -> Counts:
+def sum_of_counts(one: Counts, other: Counts) -> Counts:
     """The sums of all counts."""
     return Counts(**{field.name: getattr(one, field.name) + getattr(other, field.name) for field in fields(Counts)})

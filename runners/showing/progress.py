@@ -73,7 +73,7 @@ def cost_text(state: RunState) -> str:
     return f" · {dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)}" if spent.cost_usd or spent.unpriced else ""
 
 
-class Watch:
+class ProgressDisplay:
     """Gives a run a context in which its state is shown on ``console``, four times a second in a terminal.
 
     A run with an end has a bar for its bytes; one without has a ``line`` of what goes on now.

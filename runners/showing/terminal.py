@@ -34,7 +34,7 @@ def note(sentence: str) -> None:
     typer.echo(f"llmdo: {sentence}", err=True)
 
 
-class Ended(Protocol):
+class HasExitCode(Protocol):
     """How a command's work ended; see Summary."""
 
     @property
@@ -50,7 +50,7 @@ class Ended(Protocol):
         """Of the command."""
 
 
-def leave(summary: Ended) -> NoReturn:
+def exit_by(summary: HasExitCode) -> NoReturn:
     """Says why a run stopped, and when it can go on; exits by how it ended."""
     if summary.problem:
         complain(summary.problem)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.runners.tools import ToolError, one_at_a_time, run, say, succeed, workshop
+from llmdo.runners.tools import ToolError, one_at_a_time, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
 
 _HERE = Path(__file__).parent
@@ -71,7 +71,7 @@ def _venv(folder: Path, lock: Path) -> None:
     succeed([sys.executable, "-m", "venv", folder / "venv"], {})
     pip = [folder / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command = [*pip, "--only-binary=:all:", "--require-hashes", "--requirement", lock]
-    done = run(command, _BUILD_S)
+    done = run_tool(command, _BUILD_S)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.startswith("ERROR")] or done.stdout.splitlines()[-1:]
         raise ToolError(f"pip failed: {said[0] if said else done.returncode}")
@@ -79,7 +79,7 @@ def _venv(folder: Path, lock: Path) -> None:
 
 def _build_ollama(cache: Path) -> None:
     with workshop(cache) as folder:
-        done = run(["go", "mod", "download", "-json", _OLLAMA_MODULE], _BUILD_S, {}, folder)
+        done = run_tool(["go", "mod", "download", "-json", _OLLAMA_MODULE], _BUILD_S, {}, folder)
         if done.returncode:
             raise ToolError(f"go mod download failed: {done.stdout.strip()[-300:]}")
         module = json.loads(done.stdout[done.stdout.index("{\n") :])
@@ -90,7 +90,7 @@ def _build_ollama(cache: Path) -> None:
                 copied.chmod(0o700)
         flags = f"-O2 -march=native -I{_headers(folder)}"
         env = {"CGO_ENABLED": "1", "CGO_CFLAGS": flags, "CGO_CXXFLAGS": flags, "GOFLAGS": "-buildvcs=false"}
-        done = run(["go", "build", "-o", folder / "ollama", "."], _BUILD_S, env, folder / "source")
+        done = run_tool(["go", "build", "-o", folder / "ollama", "."], _BUILD_S, env, folder / "source")
         assert done.returncode == 0, done.stdout[-3000:]
         (folder / "ollama").replace(cache / "ollama")
 

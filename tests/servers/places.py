@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmdo.backends.llama_cpp import files as llama_files
-from llmdo.runners.tools import run
+from llmdo.runners.tools import run_tool
 from tests.servers import installing
 from tests.servers.serving import Server, User, free_port, serving
 
@@ -91,7 +91,7 @@ def ollama(folder: Path) -> Iterator[Place]:
     server = Server([program, "serve"], port, "/", folder / "ollama.log", env | {"OLLAMA_CONTEXT_LENGTH": "1024"})
     (folder / "Modelfile").write_text(f"FROM {llama_files.weights()}\n")
     with serving(server):
-        done = run([program, "create", MODEL, "-f", folder / "Modelfile"], 300, env)
+        done = run_tool([program, "create", MODEL, "-f", folder / "Modelfile"], 300, env)
         assert done.returncode == 0, done.stdout
         # It cuts a prompt that is too long, and leaves out an image that the model does not see, without a word.
         refuses = {"hot": ("InvalidRequest", "temperature"), "tools": ("InvalidRequest", "tools")}

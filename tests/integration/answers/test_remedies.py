@@ -15,7 +15,7 @@ from rich.console import Console
 
 from llmdo.pipelines.options import check_options
 from llmdo.pipelines.usage import UsageError
-from llmdo.runners.inspecting.dryrun import plan
+from llmdo.runners.inspecting.dryrun import plan_run
 from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.checks import check_consumers, check_ledger
 from llmdo.runners.running.retry import retry, retry_options, show_retry
@@ -38,7 +38,9 @@ def test_raising_max_line_bytes_answers_the_lines_that_were_too_long_and_no_othe
     assert "raise --max-line-bytes" in said
     assert answer(file, output=out, max_line_bytes=2000).exit_code == 3
     assert service.asked() == []
-    assert plan(check_options(files=(str(file),), output=str(out), model=MODEL, max_line_bytes=5000)).files_done == 0
+    assert (
+        plan_run(check_options(files=(str(file),), output=str(out), model=MODEL, max_line_bytes=5000)).files_done == 0
+    )
     again = answer(file, output=out, max_line_bytes=len(long) + 1)  # the message's own figure
     assert (again.exit_code, again.counts.files_done) == (3, 1)
     assert service.asked() == ["x" * 3000] * 2
@@ -119,7 +121,7 @@ def test_converting_a_file_as_its_error_says_makes_it_answered(service, tmp_path
         assert service.asked() == []
         result = verify(str(out), [str(file)])
         assert not result.ok and summary.settled[0].reason in " ".join(result.differences)
-        dry = plan(check_options(files=(str(file),), output=str(out), model=MODEL))
+        dry = plan_run(check_options(files=(str(file),), output=str(out), model=MODEL))
         assert (dry.exit_code, dry.problems) == (3, [summary.settled[0].reason])
     file.write_bytes(lines.encode("utf-16"))
     text = subprocess.run(["iconv", "-f", "UTF-16", "-t", "UTF-8", file], check=True, capture_output=True).stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmdo.runners.listening import can_look, listening, open_to_strangers
-from llmdo.runners.prism.binary import ENVIRONMENT_NAME, find_prism
+from llmdo.runners.prism.binary import PRISM_VARIABLE, find_prism
 from tests.faults.test_kills import paid, wait_until
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.flink_world import fresh_cluster
@@ -171,7 +171,7 @@ def test_a_prism_that_others_may_reach_is_refused_in_one_sentence_before_any_cal
     else:
         cloud.upload("a.jsonl", prompts(3))
     given = ("--prism-location", open_prism) if command != "stream" else ()
-    process = cloud.command(command, *arguments, "--model", MODEL, *given, **{ENVIRONMENT_NAME: open_prism})
+    process = cloud.command(command, *arguments, "--model", MODEL, *given, **{PRISM_VARIABLE: open_prism})
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, b"")
     (said,) = [line for line in err.decode().splitlines(keepends=True) if "listens on" in line]

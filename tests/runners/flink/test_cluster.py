@@ -53,7 +53,7 @@ def test_flink_is_fetched_once_and_only_its_libraries_are_kept(tmp_path: Path, p
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert "--require-hashes" in call.split()
     assert (tmp_path / "requirements").read_text() == (
-        f"apache-flink-libraries==1.19.0 --hash=sha256:{flink_cluster.SHA256}\n"
+        f"apache-flink-libraries==1.19.0 --hash=sha256:{flink_cluster.FLINK_SHA256}\n"
     )
     assert sorted(path.name for path in first.parent.iterdir()) == ["lib", "lock"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from llmdo.runners.flink import jar as flink_jar
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.flink.jar import FlinkError, content_of, find_jar, java, kept
+from llmdo.runners.flink.jar import FlinkError, cached_jar, content_of, find_jar, java
 from llmdo.runners.tools import ToolError, print_path
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
@@ -54,7 +54,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
+    monkeypatch.delenv(flink_jar.JAR_VARIABLE, raising=False)
     fake_java(tmp_path / "bin" / "java")
 
 
@@ -62,7 +62,7 @@ def test_the_option_comes_before_the_environment_and_this_before_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, named = fake_jar(tmp_path / "given.jar"), fake_jar(tmp_path / "named.jar")
-    own = fake_jar(kept())
+    own = fake_jar(cached_jar())
     assert find_jar(None) == own
     monkeypatch.setenv("LLMDO_FLINK_JAR", str(named))
     assert find_jar(None) == named
@@ -79,7 +79,7 @@ def test_the_option_comes_before_the_environment_and_this_before_the_cache(
     ],
 )
 def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_path, make, said) -> None:
-    fake_jar(kept())
+    fake_jar(cached_jar())
     make(tmp_path / "given.jar")
     with pytest.raises(FlinkError, match=f"--flink-job-server-jar: .*{said}.*; give the path of a Beam job server"):
         find_jar(str(tmp_path / "given.jar"))
@@ -91,9 +91,9 @@ def test_maven_builds_it_once_and_nothing_else_stays(
     fake_maven(tmp_path, monkeypatch)
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_jar, [None] * 3))
-    assert found == {kept()}
+    assert found == {cached_jar()}
     assert (tmp_path / "calls").read_text() == "--quiet --batch-mode --strict-checksums package\n"
-    assert sorted(path.name for path in kept().parent.iterdir()) == ["job-server.jar", "lock"]
+    assert sorted(path.name for path in cached_jar().parent.iterdir()) == ["job-server.jar", "lock"]
     shown = capfd.readouterr()
     assert "building Beam's job server for Flink 1.19" in shown.err
     assert shown.out == ""
@@ -123,7 +123,7 @@ def test_what_maven_builds_is_used_only_with_the_content_that_is_known(
     built = content_of(tmp_path / "made.jar")
     with pytest.raises(FlinkError, match=f"Maven: what .*/mvn built is not what it should be: its content is {built}"):
         find_jar(None)
-    assert [path.name for path in kept().parent.iterdir()] == ["lock"]
+    assert [path.name for path in cached_jar().parent.iterdir()] == ["lock"]
 
 
 def test_when_and_by_whom_a_jar_was_built_is_not_its_content(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_when_and_by_whom_a_jar_was_built_is_not_its_content(tmp_path: Path) -> 
 @pytest.mark.flink
 def test_the_jar_that_is_built_here_has_the_content_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the real cache, where the real Maven has put it
-    monkeypatch.delenv(flink_jar.ENVIRONMENT_NAME, raising=False)
+    monkeypatch.delenv(flink_jar.JAR_VARIABLE, raising=False)
     assert content_of(find_jar(None)) == flink_jar._CONTENT
 
 
@@ -147,7 +147,7 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
         find_jar(None)
     starts = (
         "Beam's job server for Flink 1.19 is not on this machine and could not be obtained:",
-        f"  cache: there is no {kept()}",
+        f"  cache: there is no {cached_jar()}",
         "  Maven: mvn failed: [ERROR] Could not resolve dependencies",
         "Install Maven and Java 11 or 17 (apt-get install maven), or give a jar that you trust, such as Beam's beam-",
     )
@@ -214,7 +214,7 @@ def test_the_pom_is_of_one_flink_and_gives_the_jar_its_name() -> None:
 def test_the_command_prints_the_path_and_nothing_else_and_has_the_agent_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = fake_jar(kept())
+    own = fake_jar(cached_jar())
     found: list[Path] = []
     monkeypatch.setattr(loopback_agent, "find_agent", found.append)
     assert print_path(flink_jar.find_all) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink.jar import java
-from llmdo.runners.flink.loopback_agent import NAME, AgentError, find_agent, java_arguments, kept
+from llmdo.runners.flink.loopback_agent import AGENT_JAR, AgentError, cached_agent, find_agent, java_arguments
 from tests.runners.flink.test_jar import bare_machine, script
 
 __all__ = ["bare_machine"]  # a fixture
@@ -42,17 +42,17 @@ public class Servers {
 
 @pytest.fixture(autouse=True)
 def content(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loopback_agent, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(loopback_agent, "AGENT_SHA256", hashlib.sha256(CONTENT).hexdigest())
 
 
 def place(folder: Path, content: bytes = CONTENT) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).write_bytes(content)
-    return folder / NAME
+    (folder / AGENT_JAR).write_bytes(content)
+    return folder / AGENT_JAR
 
 
 def test_the_one_beside_the_job_server_comes_before_the_cache(tmp_path: Path) -> None:
-    cached = place(kept().parent)
+    cached = place(cached_agent().parent)
     assert find_agent(tmp_path / "job-server.jar") == cached
     beside = place(tmp_path)
     assert find_agent(tmp_path / "job-server.jar") == beside
@@ -62,7 +62,7 @@ def fake_maven(tmp_path: Path, content: str) -> None:
     """``mvn …:copy`` that writes this content to where it is told to, and counts its calls."""
     script(
         tmp_path / "bin" / "mvn",
-        f'echo "$*" >> {tmp_path}/calls\nfor last; do :; done\nprintf "{content}" > "${{last#*=}}/{NAME}"',
+        f'echo "$*" >> {tmp_path}/calls\nfor last; do :; done\nprintf "{content}" > "${{last#*=}}/{AGENT_JAR}"',
     )
 
 
@@ -70,16 +70,16 @@ def test_maven_fetches_it_once_and_nothing_else_stays(tmp_path: Path) -> None:
     fake_maven(tmp_path, CONTENT.decode())
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_agent, [tmp_path / "job-server.jar"] * 3))
-    assert found == {kept()}
+    assert found == {cached_agent()}
     assert find_agent(tmp_path / "job-server.jar").read_bytes() == CONTENT
-    assert sorted(path.name for path in kept().parent.iterdir()) == [NAME, "lock"]
+    assert sorted(path.name for path in cached_agent().parent.iterdir()) == [AGENT_JAR, "lock"]
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert {"--strict-checksums", f"-Dartifact=org.jboss.byteman:byteman:{loopback_agent.VERSION}"} <= set(call.split())
 
 
 def test_another_content_is_never_used_wherever_it_comes_from(tmp_path: Path) -> None:
     place(tmp_path, b"evil")
-    place(kept().parent, b"evil")
+    place(cached_agent().parent, b"evil")
     fake_maven(tmp_path, "evil")
     with pytest.raises(AgentError) as raised:
         find_agent(tmp_path / "job-server.jar")
@@ -90,11 +90,11 @@ def test_another_content_is_never_used_wherever_it_comes_from(tmp_path: Path) ->
         "Maven",
     ]
     evil = hashlib.sha256(b"evil").hexdigest()
-    assert all(f"its SHA-256 is {evil}, not {loopback_agent.SHA256}" in line for line in lines[1:-1])
+    assert all(f"its SHA-256 is {evil}, not {loopback_agent.AGENT_SHA256}" in line for line in lines[1:-1])
     assert lines[-1].startswith(
         "Install Maven (apt-get install maven), or put https://repo1.maven.org/maven2/org/jboss/"
     )
-    assert lines[-1].endswith(f"/{NAME} into {tmp_path}")
+    assert lines[-1].endswith(f"/{AGENT_JAR} into {tmp_path}")
 
 
 @pytest.mark.flink

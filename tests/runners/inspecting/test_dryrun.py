@@ -11,7 +11,7 @@ from llmdo.pipelines.options import check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import dryrun
-from llmdo.runners.inspecting.dryrun import plan, show_plan
+from llmdo.runners.inspecting.dryrun import plan_run, show_plan
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import Manifest, write_manifest
 from llmdo.transforms.elements import FileVersion
@@ -53,7 +53,7 @@ def options(folder, **given):
 def test_lines_tokens_cost_and_time_are_told_for_each_model(tmp_path):
     write(tmp_path, "a.jsonl", *({"prompt": "x" * 400} for _ in range(600)))
     write(tmp_path, "b.jsonl.gz", b"", *({"text": "y" * 40, "model": EMBEDS} for _ in range(250)))
-    found = plan(options(tmp_path))
+    found = plan_run(options(tmp_path))
     chat, embed = found.models[MODEL], found.models[EMBEDS]
     assert (found.files, found.lines, found.blank, found.broken) == (2, 850, 1, 0)
     assert (chat.lines, chat.calls, chat.input_tokens, chat.output_tokens) == (600, 600, 600 * 148, 60_000)
@@ -69,7 +69,7 @@ def test_lines_tokens_cost_and_time_are_told_for_each_model(tmp_path):
 
 def test_the_texts_of_a_line_share_calls_and_have_their_models_price(tmp_path):
     write(tmp_path, "a.jsonl", {"text": ["x" * 40] * 130, "model": EMBEDS}, {"text": "x" * 40, "model": EMBEDS})
-    embed = plan(options(tmp_path)).models[EMBEDS]
+    embed = plan_run(options(tmp_path)).models[EMBEDS]
     assert (embed.lines, embed.calls, embed.input_tokens, embed.output_tokens) == (2, 2, 131 * 18, 0)
     assert embed.cost.usd == pytest.approx(131 * 18 * 0.5 / 1e6)
 
@@ -88,7 +88,7 @@ def test_the_texts_of_a_line_share_calls_and_have_their_models_price(tmp_path):
 )
 def test_the_time_is_that_of_the_rates_that_the_user_sets_else_of_those_published(tmp_path, given, seconds, limit):
     write(tmp_path, "a.jsonl", *({"prompt": "x" * 400} for _ in range(600)))
-    found = plan(options(tmp_path, **given)).models[MODEL]
+    found = plan_run(options(tmp_path, **given)).models[MODEL]
     assert found.seconds == pytest.approx(seconds)
     assert found.limit == limit
 
@@ -96,7 +96,7 @@ def test_the_time_is_that_of_the_rates_that_the_user_sets_else_of_those_publishe
 def test_nothing_is_written_and_no_model_is_called(tmp_path):
     write(tmp_path, "a.jsonl", {"prompt": "x"})
     before = sorted(tmp_path.rglob("*"))
-    plan(options(tmp_path))  # a call would be refused by the address that nothing listens at, and raise
+    plan_run(options(tmp_path))  # a call would be refused by the address that nothing listens at, and raise
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -112,7 +112,9 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     )
     starts = [data.index(part) for part in (b"{broken", b'{"other', b'{"text": "x"', b'{"text": "zz')]
     (tmp_path / "in" / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 50)[:-9])
-    found = plan(options(tmp_path, prompt="Say {text}", max_line_bytes=300, line_models="any", line_parameters=True))
+    found = plan_run(
+        options(tmp_path, prompt="Say {text}", max_line_bytes=300, line_models="any", line_parameters=True)
+    )
     assert (found.lines, found.broken, found.unreadable, found.exit_code) == (5 + 50, 4, 1, 3)
     file = tmp_path / "in" / "a.jsonl"
     said = ["not valid JSON", "the line has no 'text'", "OPENAI_API_KEY is not set", "raise --max-line-bytes"]
@@ -125,16 +127,16 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
 def test_a_line_that_may_not_choose_its_provider_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-that-is-there")
     write(tmp_path, "a.jsonl", {"prompt": "x"}, {"prompt": "x", "model": "openai/gpt-4o"})
-    found = plan(options(tmp_path))
+    found = plan_run(options(tmp_path))
     assert (found.broken, found.exit_code, list(found.models)) == (1, 3, [MODEL])
     assert "allow it with --line-models 'same-provider,openai/*'" in found.problems[0]
-    allowed = plan(options(tmp_path, line_models="same-provider,openai/*"))
+    allowed = plan_run(options(tmp_path, line_models="same-provider,openai/*"))
     assert (allowed.broken, list(allowed.models)) == (0, [MODEL, "openai/gpt-4o"])
 
 
 def test_only_some_problems_are_shown_and_the_rest_is_counted(tmp_path):
     write(tmp_path, "a.jsonl", *([b"{"] * 50))
-    found = plan(options(tmp_path))
+    found = plan_run(options(tmp_path))
     assert (found.broken, len(found.problems)) == (50, dryrun.PROBLEMS_SHOWN)
     console = Console(width=200, record=True)
     console.print(show_plan(found))
@@ -143,7 +145,7 @@ def test_only_some_problems_are_shown_and_the_rest_is_counted(tmp_path):
 
 def test_without_a_price_or_a_rate_it_says_so(tmp_path):
     write(tmp_path, "a.jsonl", {"prompt": "x"}, *({"prompt": "x", "model": "@cf/new"} for _ in range(65)))
-    found = plan(options(tmp_path, concurrency=64))
+    found = plan_run(options(tmp_path, concurrency=64))
     assert (found.models["workers-ai/@cf/new"].cost.usd, found.cost.unpriced) == (None, 65)
     assert found.models["workers-ai/@cf/new"].seconds == 2 * dryrun.ASSUMED_CALL_S
     assert "64 calls in flight" in found.models["workers-ai/@cf/new"].limit
@@ -159,8 +161,8 @@ def test_without_a_price_or_a_rate_it_says_so(tmp_path):
 
 def test_models_without_a_rate_share_the_calls_in_flight(tmp_path):
     write(tmp_path, "a.jsonl", *({"prompt": "x", "model": f"@cf/new/{n % 7}"} for n in range(14)))
-    assert plan(options(tmp_path, concurrency=64)).seconds == dryrun.ASSUMED_CALL_S
-    assert plan(options(tmp_path, concurrency=4)).seconds == 4 * dryrun.ASSUMED_CALL_S
+    assert plan_run(options(tmp_path, concurrency=64)).seconds == dryrun.ASSUMED_CALL_S
+    assert plan_run(options(tmp_path, concurrency=4)).seconds == 4 * dryrun.ASSUMED_CALL_S
 
 
 def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path):
@@ -173,7 +175,7 @@ def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path
     }
     lines = [f'{{"prompt": "x", {field}}}'.encode() for field in refused]
     data = write(tmp_path, "a.jsonl", good, *lines, good)
-    found = plan(options(tmp_path, line_models="any"))
+    found = plan_run(options(tmp_path, line_models="any"))
     assert (found.lines, found.broken, found.models[MODEL].lines) == (6, 4, 2)
     for line, says, problem in zip(lines, refused.values(), found.problems, strict=True):
         assert problem.startswith(f"{tmp_path / 'in' / 'a.jsonl'}:{data.index(line)}: ") and says in problem
@@ -183,7 +185,7 @@ def test_what_a_run_would_refuse_without_a_call_is_told_with_its_offset(tmp_path
 def test_the_plan_names_each_model_whole_at_any_width(tmp_path, width):
     write(tmp_path, "a.jsonl", *({"prompt": "x"} for _ in range(3)))
     console = Console(width=width, record=True)
-    console.print(show_plan(plan(options(tmp_path))))
+    console.print(show_plan(plan_run(options(tmp_path))))
     said = console.export_text()
     assert said.startswith(f"{MODEL}\n  3 lines, 3 calls")
     assert "by 300 requests a minute" in " ".join(said.split())
@@ -199,8 +201,11 @@ def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
         run_id="r", created_at="t", answered=1, failed=0, blank=0, input_tokens=1, output_tokens=1, shards=(),
     )  # fmt: skip
     write_manifest(open_store(str(tmp_path / "out")), folder_of(given.output_location, file), manifest)
-    assert (plan(given).files_done, plan(given).lines) == (1, 0)
-    assert (plan(options(tmp_path, max_tokens=7)).files_done, plan(options(tmp_path, max_tokens=7)).lines) == (0, 1)
+    assert (plan_run(given).files_done, plan_run(given).lines) == (1, 0)
+    assert (plan_run(options(tmp_path, max_tokens=7)).files_done, plan_run(options(tmp_path, max_tokens=7)).lines) == (
+        0,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
 )
 def test_what_cannot_be_planned_is_a_usage_error(tmp_path, given, says):
     with pytest.raises(UsageError, match=says):
-        plan(options(tmp_path, **given))
+        plan_run(options(tmp_path, **given))
 
 
 def test_the_command_prints_the_plan_and_exits_by_it(tmp_path, capsys):
@@ -232,7 +237,7 @@ def test_a_schema_that_cannot_be_checked_by_is_told_without_a_call(tmp_path):
     patterns = {"properties": {f"a{n}": {"pattern": rf"\p{{L}}{{150}}{n}"} for n in range(400)}}
     wanted = [{"type": "json_schema", "json_schema": schema} for schema in ({"pattern": "(?=a)"}, patterns)]
     write(tmp_path, "a.jsonl", *({"prompt": "x", "response_format": one} for one in wanted), {"prompt": "x"})
-    found = plan(options(tmp_path))
+    found = plan_run(options(tmp_path))
     assert (found.lines, found.broken) == (3, 2)
     assert "write it without look-around such as (?=x)" in found.problems[0]
     assert "takes over 0.25 s to read: make it smaller" in found.problems[1]

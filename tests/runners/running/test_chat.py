@@ -14,7 +14,15 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.chat import spread
 from llmdo.runners.cli.main import app
 from llmdo.runners.running import chat as chats
-from llmdo.runners.running.chat import ChatSummary, chat, chat_line, context_tokens, prepare_chat, responses, show_chat
+from llmdo.runners.running.chat import (
+    ChatSummary,
+    chat,
+    chat_line,
+    context_tokens,
+    logged_answers,
+    prepare_chat,
+    show_chat,
+)
 from llmdo.runners.showing.progress import Rate
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.chat.log import ChatLog
@@ -65,7 +73,7 @@ def log(tmp_path):
 
 
 def test_the_answers_of_a_log_come_by_conversation_then_in_the_order_of_messages(log, tmp_path):
-    found = [(one.conversation, one.message_id) for one in responses(Location(str(tmp_path / "out"), ""))]
+    found = [(one.conversation, one.message_id) for one in logged_answers(Location(str(tmp_path / "out"), ""))]
     assert found == [("c", "m1"), ("c", "m2"), ("z/ü", "n")]
 
 

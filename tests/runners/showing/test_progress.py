@@ -19,7 +19,7 @@ from llmdo.backends.money.prices import Prices
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
-from llmdo.runners.showing.progress import Rate, Watch, status_line, stream_line
+from llmdo.runners.showing.progress import ProgressDisplay, Rate, status_line, stream_line
 from llmdo.runners.showing.report import show_summary
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.objects.opening import open_store
@@ -66,7 +66,7 @@ def test_the_rate_is_that_of_the_last_seconds(monkeypatch):
 
 def test_without_a_terminal_there_are_plain_lines_and_no_control_characters():
     shown = console()
-    with Watch(shown)(RunState()):
+    with ProgressDisplay(shown)(RunState()):
         pass
     text = shown.file.getvalue()
     assert "0 lines" in text and "\x1b" not in text
