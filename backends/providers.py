@@ -11,7 +11,7 @@ from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelNotFound
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.settings.environment import braintrust_access, cloudflare_account, openai_access
+from llmdo.settings.environment import braintrust_access, cloudflare_account, is_openai_itself, openai_access
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Provider:
         models: module with ``takes_own_input(model)`` and ``chats(model)``; None: any model chats, and none takes an
             input of its own.
         routes: whether bodies of OpenAI's other routes (completions, embeddings, responses) are passed on.
+        owners: whether the ids of the service's models may begin with an owner that has the provider's name, as
+            ``openai/gpt-oss-20b`` does on a server with OpenAI's API; None: they never do.
     """
 
     module: str
@@ -34,6 +36,7 @@ class Provider:
     rates: str | None = None
     models: str | None = None
     routes: bool = True
+    owners: Callable[[], bool] | None = None
 
 
 PROVIDERS = {
@@ -45,7 +48,12 @@ PROVIDERS = {
         models="llmdo.backends.workers_ai.models",
         routes=False,
     ),
-    "openai": Provider("llmdo.backends.openai.backend", openai_access, frozenset({"headers", "timeout_s"})),
+    "openai": Provider(
+        "llmdo.backends.openai.backend",
+        openai_access,
+        frozenset({"headers", "timeout_s"}),
+        owners=lambda: not is_openai_itself(),
+    ),
     "braintrust": Provider("llmdo.backends.openai.braintrust", braintrust_access, frozenset({"timeout_s"})),
     "local": Provider("llmdo.backends.llama_cpp.backend", routes=False),
 }
@@ -97,6 +105,12 @@ def passes_routes_on(provider: str) -> bool:
     """Whether a provider takes the bodies of OpenAI's other routes."""
     row = PROVIDERS.get(provider)
     return row is None or row.routes
+
+
+def ids_have_owners(provider: str) -> bool:
+    """Whether ``provider/…`` may be a service's own id of a model instead of this project's name for it."""
+    row = PROVIDERS.get(provider)
+    return row is not None and row.owners is not None and row.owners()
 
 
 def _models(provider: str) -> Any:

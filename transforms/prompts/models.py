@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from llmdo.backends.errors import LineError
+from llmdo.backends.providers import split_model
 
 SAME_PROVIDER, ANY, NONE = "same-provider", "any", "none"
 
@@ -34,7 +35,7 @@ def rules_of(text: str) -> tuple[str, ...]:
                 f"{rule!r} matches no PROVIDER/MODEL: write {SAME_PROVIDER}, {ANY}, {NONE}, or globs such as "
                 f"'{SAME_PROVIDER},openai/*'"
             )
-    return tuple(f"workers-ai/{rule}" if rule.startswith("@") else rule for rule in rules)
+    return tuple("/".join(split_model(rule)) if rule.startswith("@") else rule for rule in rules)
 
 
 def check_line_model(allowed: str, provider: str, model: str, default: str) -> None:

@@ -14,9 +14,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llmdo.backends.errors import ModelError, ProviderUnusable, short
-from llmdo.backends.providers import PROVIDERS, split_model
+from llmdo.backends.providers import PROVIDERS, ids_have_owners, split_model
 from llmdo.backends.requests import Request
-from llmdo.settings.environment import is_openai_itself
 from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, Target, metadata_of
 from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
 from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
@@ -193,12 +192,12 @@ def _model(name: object, default: str, *, in_body: bool) -> tuple[str, str]:
 
 
 def _is_id_of_server(provider: str, model: str, default: str, in_body: bool) -> bool:
-    """Whether ``openai/MODEL`` is a server's own id, as of openai/gpt-oss-20b, and not our name of its MODEL.
+    """Whether ``PROVIDER/MODEL``, such as openai/gpt-oss-20b, is the server's own id, not our name for its MODEL.
 
-    It is where the run's model has such an id with an owner, too, and in the bodies of batch lines, which are as the
-    server wants them. OpenAI itself has no ids with a slash.
+    It is if the id of the run's model also has an owner, or if it is in the body of a batch line, which is written as
+    the server wants it.
     """
     default_provider, _, default_model = default.partition("/")
-    if provider != "openai" or default_provider != "openai" or "/" in model:
+    if provider != default_provider or "/" in model or not ids_have_owners(provider):
         return False
-    return "/" in default_model or (in_body and not is_openai_itself())
+    return in_body or "/" in default_model
