@@ -16,7 +16,7 @@ from llmdo.backends.providers import split_model
 from llmdo.settings.environment import MissingSettings, check_gateway, fits_a_header
 from llmdo.settings.secrets import check_header, header_values
 from llmdo.transforms.prompts.models import NONE, SAME_PROVIDER, rules_of
-from llmdo.transforms.prompts.templates import problem_of
+from llmdo.transforms.prompts.templates import template_problem
 
 OPENAI = "openai"  # the provider whose calls have the user's own headers
 # One setting holds calls, file descriptors and memory within what one process can serve.
@@ -57,7 +57,7 @@ def _known_model(value: str) -> str:
 
 
 def _template(value: str) -> str:
-    problem = problem_of(value) if value else None
+    problem = template_problem(value) if value else None
     if problem:
         raise ValueError(problem)
     return value

@@ -19,7 +19,7 @@ from llmdo.storage.chat.records import Found
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
 from llmdo.storage.runs.runs import DEAD_SECONDS, FOLDER
-from llmdo.transforms.chat.replies import PATIENCE_S
+from llmdo.transforms.chat.replies import PUSH_PATIENCE_S
 from llmdo.transforms.files.poll_files import SWEEP_SECONDS
 
 # Stage → what it means; in the order in which they usually come.
@@ -41,7 +41,7 @@ STAGES = {
 # Stages that others' clocks tell.
 _ELSEWHERE = ("sent", "adopted")
 _LATE = (
-    f" It is not pushed yet: its run tries for {PATIENCE_S / 60:g} minutes; then the sweeps of the log do, every "
+    f" It is not pushed yet: its run tries for {PUSH_PATIENCE_S / 60:g} minutes; then the sweeps of the log do, every "
     f"{SWEEP_SECONDS / 60:g} minutes, and any later run."
 )
 

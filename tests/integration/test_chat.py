@@ -23,7 +23,7 @@ from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient, find_queue
-from llmdo.transforms.chat.events import NAMESPACE
+from llmdo.transforms.chat.events import RESPONSE_IDS
 from llmdo.transforms.run_state import run_state
 from tests.fakes.loopback import Loopback, Reply
 from tests.integration.cloud import MODEL
@@ -58,7 +58,7 @@ def check_responses(events, asked):
         if event["name"] == RECEIVED:  # one that was pushed twice is the same row
             assert rows.setdefault(event["args"]["id"], event["args"]) == event["args"]
     assert {row["responseToMessageId"]: row["id"] for row in rows.values()} == {
-        name: str(uuid.uuid5(NAMESPACE, name)) for name in asked
+        name: str(uuid.uuid5(RESPONSE_IDS, name)) for name in asked
     }
     for row in rows.values():
         question = asked[row["responseToMessageId"]]

@@ -1,1 +1,1 @@
-"""From a request to the row of its answer."""
+"""Answers requests, and makes the rows of the answers."""

@@ -1,4 +1,4 @@
-"""Answers lines: one engine for the whole process, one outcome a tile, in the order in which calls end."""
+"""Answers lines: one engine for the whole process, one outcome per tile, in the order in which calls end."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import run_state
 
-# How long a bundle waits before it looks again for room that another bundle's calls have left. Seconds.
+# How often a waiting bundle checks for room that another bundle's calls freed. Seconds.
 _LOOK_AGAIN = 0.05
-# It is woken when an eighth of a window has ended, so that eight bundles that wait leave something to submit, and no
-# later than for 16: more, and calls of equal length would go through all steps together, and never spread.
+# A waiting bundle is woken after min(window / 8, 16) calls have ended: eight waiting bundles then all have something to
+# submit, and calls of equal length do not stay in lock-step.
 _PARTS, _MOST = 8, 16
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class Infer(beam.PTransform):
-    """Gives each line its answer or its failure; blanks, stale files and known shards go through as they are.
+    """Turns each line into its answer or its failure; blanks, stale files and known shards pass through unchanged.
 
     At most ``calls.window`` calls are in flight in a process, however many bundles run; what waits in a batch is not a
-    call in flight. A line never fails a bundle: what
-    cannot be answered becomes a Failure. After an error that no call can survive (a wrong token, the day's allocation
-    used) the run stops: lines not yet answered have no outcome, their file stays open, and a later run goes on. So it
-    does before the call that could pass ``calls.limits``.
+    call in flight. A line never fails a bundle: one that cannot be answered becomes a Failure. The run stops after an
+    error that would fail every call (a wrong token, the day's allocation used), and before a call that could exceed
+    ``calls.limits``: unanswered lines then have no outcome, their file stays open, and a later run resumes.
 
     Args:
-        defaults: model, prompt and parameters of lines that do not say otherwise.
+        defaults: model, prompt and parameters, which lines may override.
         calls: how calls are made; the step adds what depends on the process and its run.
+        run: the run that the step belongs to.
     """
 
     defaults: Defaults
@@ -64,7 +64,7 @@ class Infer(beam.PTransform):
 
 @dataclass(slots=True)
 class _Job:
-    """One line in work, with the window and time that its outcome goes back into."""
+    """One line in work, with the window and timestamp for its outcome."""
 
     line: Line
     prompt: Prompt
@@ -93,10 +93,10 @@ class _Infer(beam.DoFn):
         self._engine: Engine = get_engine(calls)
 
     def start_bundle(self) -> None:
-        # Each bundle has its own results: bundles of one process share the engine, and must not yield each other's.
+        # Bundles of one process share the engine, but must not yield each other's results.
         self._finished: ResultQueue[tuple[_Text, Done]] = ResultQueue()
         self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
-        # By provider: answers whose rows wait for its prices, while the bundle goes on.
+        # By provider: answers whose rows wait for its prices, while the bundle continues.
         self._unpriced: defaultdict[str, list[tuple[_Text, Done]]] = defaultdict(list)
         self._open = 0
 
@@ -112,14 +112,14 @@ class _Infer(beam.DoFn):
             yield tile
             return
         try:
-            prompt = parse_prompt(tile.data, request_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
+            prompt = parse_prompt(tile.data, line_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
         except LineError as error:
             yield self._failure(tile, error, attempts=0)
             return
-        except ModelError as error:  # the run's own provider is not there: no package, no token
+        except ModelError as error:  # the run's own provider is unusable: no package, no token
             self.run.state.stop(error)
             return
-        self._budget.prices.ask(prompt.provider)  # while the first calls are made, they are read
+        self._budget.prices.ask(prompt.provider)  # starts reading prices before they are needed
         job = _Job(tile, prompt, WindowedValue(None, timestamp, (window,)))
         yield from self._submit(job)
         yield from self._results(wait=False)
@@ -168,19 +168,19 @@ class _Infer(beam.DoFn):
         )
 
     def _when_taken(self, results: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
-        """Submits as soon as there is room. A closed engine says that the run is over: the lines have no outcome."""
+        """Submits as soon as there is room. If the engine is closed the run is over, and the lines have no outcome."""
         try:
             while not submit():
                 if self._open:
                     yield from self._results(wait=True)
-                else:  # no end of a call of this bundle's own would wake it when there is room
+                else:  # none of this bundle's calls could wake it when there is room
                     self._engine.wait_for_room(_LOOK_AGAIN)
         except EngineClosed:
             return
         self._open += results
 
     def _results(self, wait: bool) -> Iterator[WindowedValue]:
-        """Outcomes of the calls that have ended; with ``wait``, not before some have, or a moment has passed."""
+        """Outcomes of the calls that have ended; with ``wait``, waits a moment for some to end."""
         wanted = min(self._open, self._at_once) if wait else 0
         for (job, index), done in (*self._finished.take(wanted, _LOOK_AGAIN), *self._priced()):
             if done.response and not self._budget.prices.ask(job.prompt.provider).done():
@@ -194,7 +194,7 @@ class _Infer(beam.DoFn):
                 yield job.context.with_value(outcome)
 
     def _priced(self) -> list[tuple[_Text, Done]]:
-        """Answers that waited for prices that are there by now."""
+        """Answers whose prices have arrived."""
         there = [provider for provider in self._unpriced if self._budget.prices.ask(provider).done()]
         return [answer for provider in there for answer in self._unpriced.pop(provider)]
 
@@ -213,7 +213,7 @@ class _Infer(beam.DoFn):
         ending = self._budget.prices.ending(prompt.provider, prompt.request.model)
         if ending and ending not in response.warnings:
             response = replace(response, warnings=(*response.warnings, ending))
-        # What another line has paid for counts there.
+        # A shared response counts in the line that paid for it.
         usage = Usage() if response.shared else response.usage
         paid = [part for part in ended.parts or (response,) if not part.shared]
         usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
@@ -242,31 +242,32 @@ class _Infer(beam.DoFn):
 
 
 def asleep() -> StopRun | None:
-    """This run was not heard for so long that another one may work on its files by now: no further call."""
+    """Stops calls after a lapse of the run's heartbeat so long that another run may work on its files."""
     presence = run_state().presence
     if presence is None or not presence.asleep:
         return None
-    said = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
-    return RunAsleep(f"{said}: run the same command again to resume")
+    return RunAsleep(
+        f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s: run the same command again to resume"
+    )
 
 
 def answered_before() -> bool:
-    """Whether earlier runs have answered lines of this run's files, or other processes of it have answered any."""
+    """Whether earlier runs answered lines of this run's files, or other processes of this run answered any."""
     return run_state().counts.answered_before > 0 or others_answered()
 
 
 class RunAsleep(StopRun):
-    """The run was not heard for too long; a new one goes on where it was."""
+    """The run had no heartbeat for too long; a new run resumes its work."""
 
 
-def request_id(line: Line) -> LineId:
-    """The same for every try of one line of one file version, in any run."""
+def line_id(line: Line) -> LineId:
+    """The id of a line's request: the same in all tries and runs for one version of a file."""
     text = hashlib.sha256(f"{line.file.id}:{line.start}".encode()).hexdigest()[:32]
     return LineId.of(text, line.file.place, line.file.etag, line.start, resumed=line.file.resumed)
 
 
 def too_long(line: TooLong) -> LineTooLong:
-    """Says what to do about it."""
+    """The error for such a line."""
     return LineTooLong(f"the line has {line.stop - line.start:,} bytes: raise --max-line-bytes, or split it")
 
 

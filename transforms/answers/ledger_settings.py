@@ -1,4 +1,4 @@
-"""Which ledger keeps the answers of a run, and whose answers may be taken from it."""
+"""Settings of a run's ledger of paid answers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """Where answers are kept the moment they arrive (``open_ledger``), and whose answer may be taken."""
+    """Which ledger stores answers as soon as they arrive (see ``open_ledger``), and which of its answers are reused."""
 
     ledger: str = NO_LEDGER
     reuse: Reuse | Literal["same-message"] = "same-line"
 
     def open(self) -> Recall | None:
         """Opens the ledger. Raises LedgerError."""
-        from llmdo.backends.engine.recall import Recall  # noqa: PLC0415  options are read without the engine
+        from llmdo.backends.engine.recall import Recall  # noqa: PLC0415  options must load without the engine
 
         ledger = open_ledger(self.ledger)
         return None if ledger is None else Recall(ledger, self.reuse)

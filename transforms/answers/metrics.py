@@ -1,9 +1,9 @@
-"""What Infer tells the runner while it works, as Beam counters and distributions in the namespace ``llmdo``.
+"""What Infer reports to the runner, as Beam counters and distributions in the namespace ``llmdo``.
 
 Counters: ``lines_answered``, ``lines_failed`` and ``lines_failed.<error class>``; ``answers_reused`` (from the ledger,
-or of a call that lines share); ``input_tokens``, ``output_tokens``, ``cost_microdollars`` (each call's once),
-``lines_unpriced``; ``calls``, ``retries`` and ``retries.<error class>``; ``cumulativeThrottlingSeconds``, by which
-Dataflow's autoscaler knows that more workers would not help. Distributions: ``latency_ms`` of each line's last call,
+or from a call that lines share); ``input_tokens``, ``output_tokens``, ``cost_microdollars`` (once per call),
+``lines_unpriced``; ``calls``, ``retries`` and ``retries.<error class>``; ``cumulativeThrottlingSeconds``, which tells
+Dataflow's autoscaler that more workers would not help. Distributions: ``latency_ms`` of each line's last call,
 ``window`` (calls that may be in flight, once a second).
 """
 
@@ -21,13 +21,13 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import ModelError
 from llmdo.backends.usage import Usage
 
-NAMESPACE = "llmdo"
+METRICS_NAMESPACE = "llmdo"
 _THROTTLED = "cumulativeThrottlingSeconds"  # Dataflow looks for this name, in any namespace
 _EVERY_S = 1.0
 
-# What bundles have told of each engine: all bundles of a process share it, and each tells what is new.
-_told: weakref.WeakKeyDictionary[Engine, Counter[str]] = weakref.WeakKeyDictionary()
-_telling = threading.Lock()
+# What was reported of each engine: all bundles of a process share it, and each reports what is new.
+_reported: weakref.WeakKeyDictionary[Engine, Counter[str]] = weakref.WeakKeyDictionary()
+_reporting = threading.Lock()
 
 
 class InferMetrics:
@@ -35,13 +35,13 @@ class InferMetrics:
 
     def __init__(self) -> None:
         self._counters: dict[str, Metrics.DelegatingCounter] = {}
-        self._latency = Metrics.distribution(NAMESPACE, "latency_ms")
-        self._window = Metrics.distribution(NAMESPACE, "window")
-        self._microdollars = 0.0  # what is less than one, until it is one
+        self._latency = Metrics.distribution(METRICS_NAMESPACE, "latency_ms")
+        self._window = Metrics.distribution(METRICS_NAMESPACE, "window")
+        self._microdollars = 0.0  # the fraction that is not counted so far
         self._next = 0.0
 
     def answer(self, usage: Usage, usd: float | None, done: Done) -> None:
-        """A line was answered; ``usd`` is its cost, where it is known."""
+        """Counts an answered line; ``usd`` is its cost, or None if unknown."""
         self._add("lines_answered")
         self._add("input_tokens", usage.input_tokens)
         self._add("output_tokens", usage.output_tokens)
@@ -58,12 +58,12 @@ class InferMetrics:
             self._add("answers_reused")
 
     def failure(self, error: ModelError) -> None:
-        """A line got no answer."""
+        """Counts a line without an answer."""
         self._add("lines_failed")
         self._add(f"lines_failed.{type(error).__name__}")
 
     def engine(self, engine: Engine, *, now: bool = False) -> None:
-        """What the engine has done since any bundle told of it; at most once a second, or ``now``."""
+        """Counts what the engine has done since the last report; at most once a second, unless ``now``."""
         at = time.monotonic()
         if at < self._next and not now:
             return
@@ -72,9 +72,9 @@ class InferMetrics:
         done = Counter({"calls": stats.calls, "retries": stats.retries, _THROTTLED: int(stats.throttled_s)})
         done.update({f"retries.{name}": count for name, count in stats.retried.items()})
         self._window.update(stats.window)
-        with _telling:
-            new = done - _told.get(engine, Counter())
-            _told[engine] = done
+        with _reporting:
+            new = done - _reported.get(engine, Counter())
+            _reported[engine] = done
         for name, amount in new.items():
             self._add(name, amount)
 
@@ -82,5 +82,5 @@ class InferMetrics:
         if amount:
             counter = self._counters.get(name)
             if counter is None:
-                counter = self._counters[name] = Metrics.counter(NAMESPACE, name)
+                counter = self._counters[name] = Metrics.counter(METRICS_NAMESPACE, name)
             counter.inc(amount)

@@ -1,4 +1,4 @@
-"""The ends of calls, on their way from the engine's thread to a bundle's. No Beam."""
+"""Hands finished calls from the engine's thread to the bundle that submitted them. No Beam."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class ResultQueue(Generic[_T]):
-    """A queue with one reader, who is woken for several at a time: to wake a thread for each costs a call's CPU."""
+    """A queue whose one reader is woken for several items at a time: waking a thread costs as much CPU as a call."""
 
     def __init__(self) -> None:
         self._items: deque[_T] = deque()
@@ -18,7 +18,7 @@ class ResultQueue(Generic[_T]):
         self._changed = threading.Condition(threading.Lock())
 
     def put(self, item: _T) -> None:
-        """Does not wait."""
+        """Adds an item without waiting."""
         with self._changed:
             self._items.append(item)
             if self._wanted and len(self._items) >= self._wanted:
@@ -26,7 +26,7 @@ class ResultQueue(Generic[_T]):
                 self._changed.notify()
 
     def take(self, wanted: int = 0, timeout_s: float = 0.0) -> list[_T]:
-        """All that is there, as soon as it is ``wanted`` or more, or the time is over."""
+        """Returns all items, as soon as there are ``wanted`` or the time is over."""
         if not wanted and not self._items:
             return []
         with self._changed:

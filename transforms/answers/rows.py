@@ -1,4 +1,4 @@
-"""The lines of the output: answers as a superset of OpenAI's batch output, failures as the input with an error."""
+"""The rows of the output: answers as a superset of OpenAI's batch output, failures as the input with an error."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmdo.backends.errors import LimitReached, ModelError, Retryable, ServiceAw
 from llmdo.backends.openai.completion_body import completion_body
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Response
 from llmdo.backends.usage import Usage
-from llmdo.transforms.elements import FileVersion, Line, TooLong
+from llmdo.transforms.elements import Line, TooLong
 from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
 from llmdo.transforms.prompts.models import ModelNotAllowed
 from llmdo.transforms.prompts.parse import Prompt
 
-NOT_NUMBERS = "the reply held numbers that JSON does not have (NaN, infinity): they are null"
+_NOT_NUMBERS = "the reply had numbers that JSON cannot represent (NaN, infinity): they are null"
 
 
 def answer_row(
@@ -31,12 +31,12 @@ def answer_row(
     cost_usd: float | None = None,
     errors: Mapping[int, ModelError] = MappingProxyType({}),
 ) -> bytes:
-    """One answer as JSON, without a line ending; ``source`` names the line's bytes, latency is the last try's.
+    """One answer as JSON, without a line ending; ``source`` names the line's bytes, the latency is the last try's.
 
-    A ``shared`` response counts in another row, and costs nothing here.
-    ``errors`` say of some of the texts that were embedded, by their indexes, why they have no vector.
+    A ``shared`` response is counted in another row, and costs nothing here. ``errors``: by index, why texts to embed
+    have no vector.
     """
-    place = default_id(line.file, line.start)
+    place = f"{line.file.key}:{line.start}"  # the id of a line that has none
     row: dict[str, Any] = {
         "id": place if prompt.id is None else prompt.id,
         "custom_id": place if prompt.custom_id is None else prompt.custom_id,
@@ -47,8 +47,13 @@ def answer_row(
         },
         "error": None,
         "model": f"{prompt.provider}/{response.model}",
-        "usage": usage_fields(response.usage, cost_usd),
-        "source": source_fields(line),
+        "usage": _usage_fields(response.usage, cost_usd),
+        "source": {
+            "key": line.file.key,
+            "etag": line.file.etag,
+            "offset": line.start,
+            "length": line.stop - line.start,
+        },
         "attempts": attempts,
         "latency_ms": round(latency_s * 1000),
     }
@@ -64,55 +69,40 @@ def answer_row(
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    """The row; numbers that JSON does not have are null in it, and a warning says so."""
+    """The row; numbers that JSON cannot represent become null, with a warning."""
     text = to_json(row)
     if b"NaN" in text or b"Infinity" in text:
         finite = to_json(row, inf_nan_mode="null")
         if finite != text:
-            return to_json({**row, "warnings": (*row.get("warnings", ()), NOT_NUMBERS)}, inf_nan_mode="null")
+            return to_json({**row, "warnings": (*row.get("warnings", ()), _NOT_NUMBERS)}, inf_nan_mode="null")
     return text
 
 
 def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes:
-    """The input line with an ``error`` object, as JSON; what was no JSON object is kept in ``raw``.
+    """The input line with an ``error`` object, as JSON; a line that is not a JSON object is kept in ``raw``.
 
-    ``raw`` is the text, or with bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``. A
-    line with a field by one of these names also stands in ``error.line``, as it was. An error row that was fed back
-    stands for its line.
+    ``raw`` is the text, or for bytes that are not UTF-8 ``raw_base64``; a line over the limit has ``raw: null``. If a
+    line has a field of one of these names, its text is also kept in ``error.line``. An error row that was fed back
+    becomes the row of its original line.
     """
     fields, text = _input_fields(line)
-    said = error_fields(error, attempts, line.start, line.stop)
-    if text is not None:
-        said["line"] = text
-    return to_json({**fields, "error": said})
-
-
-def error_fields(error: ModelError, attempts: int, start: int, stop: int) -> dict[str, Any]:
-    """What is said of a line without an answer; ``offset`` and ``length`` are its bytes in the source."""
-    return {
+    error_fields = {
         "class": type(error).__name__,
         "code": error.code,
         "status": error.status,
         "message": error.message,
         "retryable": isinstance(error, Retryable | ModelNotAllowed | ServiceAway | LimitReached),
         "attempts": attempts,
-        "offset": start,
-        "length": stop - start,
+        "offset": line.start,
+        "length": line.stop - line.start,
     }
+    if text is not None:
+        error_fields["line"] = text
+    return to_json({**fields, "error": error_fields})
 
 
-def default_id(file: FileVersion, start: int) -> str:
-    """The id of a line that has none: its key and its offset."""
-    return f"{file.key}:{start}"
-
-
-def source_fields(line: Line) -> dict[str, Any]:
-    """Where an answer's line stands."""
-    return {"key": line.file.key, "etag": line.file.etag, "offset": line.start, "length": line.stop - line.start}
-
-
-def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
-    """Tokens; neurons where they are known; the cost in US dollars, or null."""
+def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
+    """Tokens; neurons if known; the cost in US dollars, or null."""
     fields: dict[str, Any] = {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -129,7 +119,7 @@ def usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
 
 
 def response_body(response: Response, request_id: str, errors: Mapping[int, ModelError] = MappingProxyType({})) -> Any:
-    """The body as OpenAI's API would give it, with ``errors`` of texts; a raw response as the provider sent it."""
+    """The body in the format of OpenAI's API, with ``errors`` of texts; a raw response as the provider sent it."""
     if isinstance(response, EmbedResponse):
         tokens = {
             "prompt_tokens": response.usage.input_tokens,
@@ -145,7 +135,7 @@ def response_body(response: Response, request_id: str, errors: Mapping[int, Mode
 
 
 def _input_fields(line: Line | TooLong) -> tuple[Mapping[str, Any], str | None]:
-    """What is kept of a line, and its text where the fields alone would not say what it was."""
+    """The fields to keep of a line, and its text if the fields alone would be ambiguous."""
     if isinstance(line, TooLong):
         return {"raw": None}, None
     data = line.data

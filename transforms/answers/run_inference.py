@@ -1,4 +1,4 @@
-"""Our models in Beam's own ``RunInference``, for pipelines that are not ours."""
+"""Our models in Beam's own ``RunInference``, for other pipelines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.models import SAME_PROVIDER, rules_of
 from llmdo.transforms.prompts.parse import Defaults, parse_prompt
 
-# The handlers' engines are apart from those of our own runs.
+# The handlers' engines are separate from those of our own runs.
 _SHARED = "RunInference"
 
 Example = str | Mapping[str, Any] | Request
@@ -36,7 +36,7 @@ Example = str | Mapping[str, Any] | Request
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One of the texts of an example's request, which are embedded together with those of others."""
+    """A text of an example's request; it may share a call with those of other examples."""
 
     example: int
     request: EmbedRequest
@@ -47,33 +47,30 @@ class _Text:
 class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
     """A model of any of our providers: ``RunInference(ModelHandler("@cf/baai/bge-m3"))``.
 
-    An example is a text, a line of input as ``llmdo run`` reads it, as a dict, or a request of
-    ``llmdo.backends.requests``. Its ``inference`` is a response of ``llmdo.backends.responses``, or the ModelError that
-    says why there is none; of texts that are
-    refused, among others that are not, it has an empty vector each, and a warning. One example, whatever it is, never
-    fails the others of its batch. Only an error of the handler's own provider that no call can survive fails it: a
-    wrong token, the day's allocation.
+    An example is a text, a line of input for ``llmdo run`` as a dict, or a request of ``llmdo.backends.requests``. Its
+    ``inference`` is a response of ``llmdo.backends.responses``, or the ModelError that says why there is none; if only
+    some of its texts are refused, they have empty vectors and a warning. No example ever fails the others of its batch.
+    A batch only fails by an error of the handler's own provider that would fail every call: a wrong token, the day's
+    allocation used.
 
-    Handlers of one process with the same provider and settings of calls share one engine with its limits and retries;
-    at most ``concurrency`` of its calls are in flight. Those of one batch are made at the same time, so batches should
-    be larger than ``concurrency``: Beam hands over the next one when the last answer has come. There is no ledger: a
-    bundle that Beam repeats is paid again. Where that matters, use ``llmdo.transforms.answers.infer.Infer``.
+    Handlers of one process with the same provider and call settings share one engine with its limits and retries; at
+    most ``concurrency`` of its calls are in flight. Calls of one batch are concurrent, and Beam passes the next batch
+    after the last answer, so batches should be larger than ``concurrency``. There is no ledger: a bundle that Beam
+    repeats is paid for again. If that matters, use ``llmdo.transforms.answers.infer.Infer``.
 
     Args:
-        model: PROVIDER/MODEL.
-        parameters: of each request, by OpenAI's names.
-        system: the system prompt; may have fields, as ``prompt``.
-        prompt: what to ask of each example, with its fields, as in ``Summarise: {text}``.
+        model: PROVIDER/MODEL, or a bare ``@cf/…``.
+        parameters: by OpenAI's names.
+        system: a system prompt, which may have fields, as in ``Answer in {language}.``.
+        prompt: a prompt with fields, as in ``Summarise: {text}``.
         line_models: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
-        line_parameters: with a prompt, an example's model, system and parameters count too; else they are its data.
+        line_parameters: with a prompt, an example's model, system and parameters are used too, instead of being
+            its data.
         concurrency: calls in flight at most.
-        headers: as ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the value that the variable has where the model is
-            loaded.
+        headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value where the model is loaded.
         call_timeout_s: seconds that one try may take.
-        patience_s: seconds for which the service may answer nothing before the examples that wait get a ServiceAway
-            for an inference.
-        min_batch_size: examples in a batch at least.
-        max_batch_size: and at most.
+        patience_s: seconds without any answer after which waiting examples get a ServiceAway.
+        min_batch_size: examples of a batch, as for Beam's handlers; ``max_batch_size`` likewise.
 
     Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``, ``headers`` or
     seconds.
@@ -120,7 +117,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         )
 
     def load_model(self) -> Engine:
-        """The process's engine, which connects when it is first needed."""
+        """The engine of this process, which connects when it is first used."""
         engine = get_engine(self._settings)
         if engine.stopped is not None:  # in an earlier pipeline of this process
             engine.close(LAST_CALLS_S)  # other batches may have calls in flight
@@ -131,7 +128,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         self,
         batch: Sequence[Example],
         model: Engine,
-        inference_args: dict[str, Any] | None = None,  # noqa: ARG002  Beam gives it; see validate_inference_args
+        inference_args: dict[str, Any] | None = None,  # noqa: ARG002  Beam passes it; see validate_inference_args
     ) -> Iterable[PredictionResult]:
         """One result for each example, in their order. Raises StopRun."""
         done: SimpleQueue[tuple[int, Done]] = SimpleQueue()
@@ -163,11 +160,11 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         return [PredictionResult(example, results[i], self._defaults.model) for i, example in enumerate(batch)]
 
     def get_metrics_namespace(self) -> str:
-        """As other handlers have one."""
+        """The namespace of the metrics that Beam collects for the handler."""
         return "BeamML_LLMDO"
 
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
-        """Parameters belong to the handler, or stand in the example."""
+        """Refuses arguments: parameters are set on the handler or in an example."""
         if inference_args:
             raise ValueError("inference_args are not used: give parameters to ModelHandler, or in an example")
 
@@ -184,7 +181,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         try:
             document = dict(document) if isinstance(document, Mapping) else document
             line = to_json(document)
-        except Exception as error:  # whatever an object that is no JSON raises
+        except Exception as error:  # an object that is not JSON may raise anything
             raise BadLine(f"the example cannot be written as JSON: {error}") from error
         if isinstance(document, dict) and not _are_strings(document):
             raise BadLine("the names of an example's fields must be strings")

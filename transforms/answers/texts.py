@@ -1,4 +1,4 @@
-"""The texts of one line, which are embedded by whatever calls have room for them: their results put together again."""
+"""Joins the results of one line's texts, which may be embedded by different calls."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llmdo.backends.errors import ModelError, ModelUnusable, Retryable, StopRun
 from llmdo.backends.limits.arrays import joined
 from llmdo.backends.responses import EmbedResponse
 
-# An error of these is not the text's own: the line ends by it, and what its other texts have is in the ledger.
+# Errors that are not a text's own: they end the line, and the vectors of its other texts are in the ledger.
 _OF_THE_LINE = (StopRun, ModelUnusable, Retryable)
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """How the texts of a line ended, as one Done; of a text that has no vector it is empty, and ``errors`` says why.
+    """The results of a line's texts as one Done; a text without a vector has an empty one, and ``errors`` says why.
 
     Attributes:
-        parts: the responses of the texts that have a vector; what they cost may differ.
+        parts: the responses of the texts that have a vector; they may differ in cost.
     """
 
     done: Done
@@ -28,7 +28,7 @@ class Embedded:
 
 
 class LineTexts:
-    """The results of ``count`` texts, as they come."""
+    """Collects the results of ``count`` texts."""
 
     __slots__ = ("_ended", "_open")
 
@@ -37,14 +37,14 @@ class LineTexts:
         self._open = count
 
     def add(self, index: int, done: Done) -> Embedded | None:
-        """Takes one text's result in; the line's, when it was the last."""
+        """Takes one text's result; returns the line's result after the last one."""
         self._ended[index] = done
         self._open -= 1
         return None if self._open else _together([one for one in self._ended if one is not None])
 
 
 def _together(ended: list[Done]) -> Embedded:
-    """The line has an answer if one of its texts has a vector, and no other one could have one later."""
+    """A line has an answer if a text has a vector and no other text could get one later."""
     errors = {index: done.error for index, done in enumerate(ended) if done.error is not None}
     parts = tuple(done.response for done in ended if isinstance(done.response, EmbedResponse))
     attempts, latency_s = max(done.attempts for done in ended), max(done.latency_s for done in ended)

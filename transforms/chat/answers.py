@@ -1,4 +1,4 @@
-"""One message, one answer: what the model is asked, its reply or error as events, the text as it is generated."""
+"""Makes the answer to one message: calls the model, and turns its reply or error, and partial text, into events."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.transforms.answers.infer import RunAsleep
 from llmdo.transforms.chat.elements import ChatDefaults
 from llmdo.transforms.chat.events import completed, delta, failed, metadata, received, started
-from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, Source, source_of
+from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, Reason, reason_of
 from llmdo.transforms.chat.history import History, history
 from llmdo.transforms.chat.lasting_engine import LastingEngine
-from llmdo.transforms.chat.replies import Event, fits
+from llmdo.transforms.chat.replies import ResponseEventFields, fits
 
-DELTAS_EVERY_S = 0.25  # the text that came in this time goes out as one event
-# A conversation that did not fit the model is shortened to this part, and sent once more.
+DELTAS_EVERY_S = 0.25  # the text that arrives in this time is sent as one event
+# A conversation that did not fit the model is shortened to this fraction, and sent once more.
 _SHORTER = 0.75
 
 Earlier = Sequence[tuple[ChatMessage, str | None]]
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class NotNow(Exception):
-    """The run is over: the message stays without an answer, and a later run answers it. ``error`` says why."""
+    """The run is over: the message stays unanswered, and a later run answers it. ``error`` says why."""
 
     def __init__(self, error: ModelError) -> None:
         super().__init__(error.message)
@@ -45,10 +45,16 @@ class NotNow(Exception):
 class Answers:
     """Makes answers; used on one event loop.
 
-    ``tell`` takes the events that go out before the answer is there, and may lose them; with ``deltas`` also the text
-    while it is generated. ``stopping`` says whether a StopRun only means that the run is being stopped. ``stops``: an
-    error that every other call would meet too ends the run, and its message stays open; else it is an answer. Raises
-    ModelNotFound where the model's name has no provider.
+    Args:
+        defaults: model, system prompt and parameters.
+        engine: calls the model.
+        tell: sends the events that precede the answer, and may lose them.
+        deltas: also sends the text while it is generated.
+        stops: an error that every other call would meet too ends the run and leaves the message open; otherwise the
+            message gets an error event.
+        stopping: whether a StopRun only means that the run is being stopped.
+
+    Raises ModelNotFound if the model's name has no provider.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Answers:
         defaults: ChatDefaults,
         engine: LastingEngine,
         *,
-        tell: Callable[[Event], None] | None = None,
+        tell: Callable[[ResponseEventFields], None] | None = None,
         deltas: bool = False,
         stops: bool = False,
         stopping: Callable[[], bool] = lambda: False,
@@ -72,7 +78,7 @@ class Answers:
         self._max_tokens = token_limit(defaults.parameters) or DEFAULT_MAX_TOKENS
 
     async def make(self, message: ChatMessage, earlier: Earlier, trace: Mapping[str, float]) -> LoggedAnswer:
-        """The answer of a message, which says so where there is none; ``trace``: what happened to it so far.
+        """The answer to a message, or an error event for one; ``trace`` holds the times of its stages so far.
 
         Raises NotNow, and nothing else.
         """
@@ -80,43 +86,43 @@ class Answers:
         try:
             if not message.text.strip():
                 return self._failed(made, EMPTY_MESSAGE)
-            return await self._asked(made, earlier)
+            return await self._answer(made, earlier)
         except NotNow:
             raise
         except EngineClosed as error:
             raise NotNow(error) from error
         except Exception as surprise:  # noqa: BLE001 - a message's surprise must not end the others
             _log.exception("%s/%s: unexpected error", message.conversation, message.id)
-            return self._failed(made, source_of(surprise), surprise)
+            return self._failed(made, reason_of(surprise), surprise)
 
     def overflow(self, message: ChatMessage, trace: Mapping[str, float]) -> LoggedAnswer:
-        """The answer of a message that came when too many were waiting."""
+        """The answer to a message that came when too many were waiting."""
         return self._failed(_Made(message, dict(trace)), OVERFLOW)
 
     def unreadable(self, message: ChatMessage, trace: Mapping[str, float], error: Exception) -> LoggedAnswer:
-        """The answer of a message whose conversation cannot be read."""
-        return self._failed(_Made(message, dict(trace)), source_of(error), error)
+        """The answer to a message whose conversation cannot be read."""
+        return self._failed(_Made(message, dict(trace)), reason_of(error), error)
 
-    async def _asked(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
+    async def _answer(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
         message, context = made.message, self._defaults.context_tokens
         if self._tell:
             self._tell(started(message, time.time()))
-        past, request, done = await self._once(made, earlier, context)
+        past, request, done = await self._call(made, earlier, context)
         if isinstance(done.error, ContextOverflow):
             used = self._estimates.most(request)
             context = int(_SHORTER * (context or used.input_tokens + self._max_tokens))
-            past, request, done = await self._once(made, earlier, context)
+            past, request, done = await self._call(made, earlier, context)
         made.trace["answered"] = time.time()
         made.history = past.ids
         if done.error is not None:
-            return self._refused(made, done.error)
+            return self._failure(made, done.error)
         response = done.response
         if not isinstance(response, ChatResponse):
             raise TypeError(f"{self._model} answered a conversation with a {type(response).__name__}")
         self._estimates.learn(request, response)
         return self._answered(made, response, past, done.latency_s if done.attempts else 0.0)
 
-    async def _once(self, made: _Made, earlier: Earlier, context: int | None) -> tuple[History, ChatRequest, Done]:
+    async def _call(self, made: _Made, earlier: Earlier, context: int | None) -> tuple[History, ChatRequest, Done]:
         message = made.message
         past = history(
             self._defaults.system,
@@ -127,7 +133,7 @@ class Answers:
             max_tokens=self._max_tokens,
             estimates=self._estimates,
         )
-        # Two conversations may number their messages alike.
+        # Message ids are unique within a conversation only.
         request_id = f"{message.conversation}/{message.id}"
         async with self._listening(message) as listen:
             request = ChatRequest(self._model, past.messages, self._defaults.parameters, request_id, listen)
@@ -138,7 +144,7 @@ class Answers:
 
     @asynccontextmanager
     async def _listening(self, message: ChatMessage) -> AsyncIterator[Callable[[StreamChunk], None] | None]:
-        """What hears the chunks of a call; the text goes out while it comes."""
+        """Yields a listener for the chunks of a call, and sends the text as it arrives."""
         tell = self._tell
         if tell is None or not self._deltas:
             yield None
@@ -151,12 +157,12 @@ class Answers:
                 attempt, number, text = new
                 tell(delta(message, number, text, attempt))
 
-        async def tell_again_and_again() -> None:
+        async def tell_repeatedly() -> None:
             while True:
                 await asyncio.sleep(DELTAS_EVERY_S)
                 tell_new()
 
-        telling = asyncio.create_task(tell_again_and_again())
+        telling = asyncio.create_task(tell_repeatedly())
         try:
             yield pieces.hear
         finally:
@@ -164,45 +170,45 @@ class Answers:
         tell_new()
 
     def _note(self, made: _Made, done: Done, asked: float) -> None:
-        """When calls really began: one may have waited for its turn for long, or was never made."""
+        """Notes when calls really began: one may have waited a long time for its turn, or was never made."""
         now = time.time()
         made.attempts += done.attempts
         if done.attempts:
-            made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock shows whole ms
+            made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock counts whole ms
         elif done.response is not None:
             made.trace["recalled"] = now
         stopped_between_tries = isinstance(done.error, StopRun) and not done.latency_s
         if made.attempts > 1 and not stopped_between_tries:
             made.trace["retried"] = max(asked, now - done.latency_s)
 
-    def _refused(self, made: _Made, error: ModelError) -> LoggedAnswer:
+    def _failure(self, made: _Made, error: ModelError) -> LoggedAnswer:
         ends_the_run = isinstance(error, StopRun | ModelUnusable) and self._stops
         if ends_the_run or isinstance(error, EngineClosed | RunAsleep):
             raise NotNow(error)
         if isinstance(error, StopRun) and self._stopping():
             raise NotNow(error)
-        return self._failed(made, source_of(error), error)
+        return self._failed(made, reason_of(error), error)
 
     def _answered(self, made: _Made, response: ChatResponse, past: History, latency_s: float) -> LoggedAnswer:
         if not (response.text and response.text.strip()):
             return self._failed(made, ONLY_TOOLS if response.tool_calls else EMPTY_ANSWER, None, response)
-        told = metadata(self._provider, response, made.attempts, latency_s, past.warnings)
-        event = received(made.message, response.text, response.model, time.time(), told)
+        details = metadata(self._provider, response, made.attempts, latency_s, past.warnings)
+        event = received(made.message, response.text, response.model, time.time(), details)
         if self._tell and not fits(event):
-            said = f"{self._model}: the answer is over the 128 KB that a queue takes: lower --max-tokens"
-            return self._failed(made, EMPTY_ANSWER, BadReply(said), response)
-        return self._logged(made, event, usage=told["usage"])
+            problem = f"{self._model}: the answer is over the 128 KB that a queue takes: lower --max-tokens"
+            return self._failed(made, EMPTY_ANSWER, BadReply(problem), response)
+        return self._logged(made, event, usage=details["usage"])
 
     def _failed(
-        self, made: _Made, source: Source, error: Exception | None = None, response: ChatResponse | None = None
+        self, made: _Made, reason: Reason, error: Exception | None = None, response: ChatResponse | None = None
     ) -> LoggedAnswer:
         now = time.time()
         made.trace.setdefault("answered", now)
-        event = failed(made.message, source, now, error, made.attempts)
+        event = failed(made.message, reason, now, error, made.attempts)
         usage = None
         if response is not None:
             usage = metadata(self._provider, response, made.attempts, 0.0)["usage"]
-        return self._logged(made, event, failed=True, error=str(error or source.sentence), usage=usage)
+        return self._logged(made, event, failed=True, error=str(error or reason.sentence), usage=usage)
 
     def _logged(
         self,
@@ -228,7 +234,7 @@ class Answers:
 
 
 class _Made:
-    """An answer in the making."""
+    """An answer that is being made."""
 
     def __init__(self, message: ChatMessage, trace: dict[str, float]) -> None:
         self.message = message
@@ -238,7 +244,7 @@ class _Made:
 
 
 class _Pieces:
-    """The text that has come since it was last asked for; heard on another thread than asked."""
+    """Text that arrived since it was last fetched; written on one thread and read on another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -246,7 +252,7 @@ class _Pieces:
         self._texts: list[str] = []
 
     def hear(self, chunk: StreamChunk) -> None:
-        """Takes a chunk; a ``start`` begins the text anew."""
+        """Takes a chunk; a ``start`` discards the text so far."""
         with self._lock:
             if chunk.kind == "start":
                 self._attempt += 1
@@ -256,7 +262,7 @@ class _Pieces:
                 self._texts.append(chunk.text)
 
     def new(self) -> tuple[int, int, str] | None:
-        """Attempt, number and text; None where nothing has come."""
+        """Attempt, number and text; None if nothing has arrived."""
         with self._lock:
             if not self._texts:
                 return None

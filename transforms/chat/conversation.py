@@ -1,6 +1,6 @@
-"""One conversation in work: taken, its messages answered one at a time, in order and once, pushed, let go.
+"""Answers the messages of one conversation, each once and in order, and pushes the answers.
 
-Calls to the log block, and are made in threads; while a model answers, no thread is held.
+Calls to the log block, and run in threads; no thread is held while a model answers.
 """
 
 from __future__ import annotations
@@ -17,34 +17,33 @@ from llmdo.storage.chat.log import ChatLog, mark_name
 from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, LoggedAnswer
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.transforms.chat.answers import Answers, NotNow
-from llmdo.transforms.chat.elements import MOST_WAITING, Answered, Incoming, Outcome, Settings
+from llmdo.transforms.chat.elements import MOST_WAITING, Answered, ConversationSettings, MessageOutcome, WaitingMessage
 from llmdo.transforms.chat.replies import Replies
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log cannot be reached
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log is unreachable
 
-Done = Callable[[Answered], None]
+OnAnswered = Callable[[Answered], None]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatContext:
-    """What the conversations of a process share.
+    """What the conversations of a run share.
 
     Attributes:
         log: the log that holds the conversations.
         answers: makes the answer to one message.
-        replies: pushes answers to a queue; None where there is no such queue.
-        settings: what all conversations keep to.
-        stopped: set once no further turn may start; ``stop`` sets it and takes the reason.
-        spawn: runs a coroutine as a task of its own.
+        replies: pushes answers to a queue; None if there is no reply queue.
+        stopped: set once no further turn may start; ``stop`` sets it, and takes the reason.
+        spawn: runs a coroutine as a separate task.
         names: ``mark_name`` of each message in work.
     """
 
     log: ChatLog
     answers: Answers
     replies: Replies | None
-    settings: Settings
+    settings: ConversationSettings
     stopped: asyncio.Event
     stop: Callable[[BaseException], None]
     spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -53,15 +52,15 @@ class ChatContext:
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A message in work, and the callbacks that get its outcome."""
+    """A message in work, and the callbacks for its outcome."""
 
     message: ChatMessage
-    dones: list[Done]
+    dones: list[OnAnswered]
     trace: dict[str, float]
 
 
 class ConversationWorker:
-    """Answers the messages of one conversation in order. Used on the loop of its Conversations only."""
+    """Answers the messages of one conversation in order; used only on the loop of its Conversations."""
 
     def __init__(self, conversation: str, context: ChatContext) -> None:
         self.id = conversation
@@ -69,10 +68,10 @@ class ConversationWorker:
         self._log = context.log
         self._settings = context.settings
         self._waiting: dict[str, _Work] = {}
-        self._working: dict[str, _Work] = {}  # the one that is being answered, and those that are being pushed
+        self._working: dict[str, _Work] = {}  # the one being answered, and those being pushed
         self._came = asyncio.Event()
-        self._ours = False  # this process has taken it
-        self._unwanted: set[str] = set()  # messages that have no answer, and get none before they are brought again
+        self._ours = False  # claimed by this process
+        self._skipped: set[str] = set()  # messages that stay unanswered unless they are submitted again
         self._failures = 0
 
     @property
@@ -80,8 +79,8 @@ class ConversationWorker:
         """Messages in work."""
         return len(self._waiting) + len(self._working)
 
-    def take_in(self, incoming: Incoming, done: Done) -> None:
-        """A message to be answered; one that is in work already is so once."""
+    def take_in(self, incoming: WaitingMessage, done: OnAnswered) -> None:
+        """Takes a message to answer; one that is already in work is answered once."""
         message = incoming.message
         known = self._waiting.get(message.id) or self._working.get(message.id)
         if known is not None:
@@ -100,28 +99,28 @@ class ConversationWorker:
             self.wake()
 
     def wake(self) -> None:
-        """Something has come, or the end."""
+        """Makes ``run`` look for new messages, or for the end."""
         self._came.set()
 
     async def run(self) -> None:
-        """Answers what comes, until nothing has come for a while, or all is stopped."""
+        """Answers messages until none has arrived for a while, or everything is stopped."""
         stopped = self._context.stopped
         try:
             while not stopped.is_set():
                 if self._waiting:
-                    await self._go_on()
-                elif not await self._something_comes():
+                    await self._next_turn()
+                elif not await self._message_arrives():
                     await self._release()
                     if not self.open:
                         return
-        except Exception:  # noqa: BLE001 - one conversation's surprise must not end the others
+        except Exception:  # noqa: BLE001 - a bug that one conversation meets must not end the others
             _log.exception("conversation %s: unexpected error: its messages stay open", self.id)
         finally:
             await self._release()
             for work in list(self._waiting.values()):
                 self._finish(work, "left")
 
-    async def _something_comes(self) -> bool:
+    async def _message_arrives(self) -> bool:
         self._came.clear()
         while not self._waiting and not self._context.stopped.is_set():
             with suppress(TimeoutError):
@@ -131,33 +130,33 @@ class ConversationWorker:
                 return False
         return True
 
-    async def _go_on(self) -> None:
-        """One turn, or a wait until one is possible."""
+    async def _next_turn(self) -> None:
+        """Answers one message, or waits until that is possible."""
         try:
             if not self._ours:
                 settings = self._settings
                 self._ours = await _in_thread(self._log.take, self.id, settings.run_id, settings.is_alive)
             conversation = await _in_thread(self._log.conversation, self.id)
-            self._sort_out(conversation)
+            self._finish_answered(conversation)
             if not self._ours and self._waiting:
                 await self._pause(self._settings.look_again_s)
             if not self._ours or not self._waiting:
                 return
-            work = await self._first(conversation)
+            work = await self._first_unanswered(conversation)
         except DamagedLog as error:
             work = self._begin(min(self._waiting.values(), key=_order))
             answer = self._context.answers.unreadable(work.message, work.trace, error)
             await self._safely(work, self._keep(work, answer))
             return
         except StorageError as error:
-            await self._trouble(error)
+            await self._wait_after(error)
             return
         self._failures = 0
         if not self._context.stopped.is_set():
             await self._safely(self._begin(work), self._turn(work, conversation))
 
-    def _sort_out(self, conversation: Conversation) -> None:
-        """Ends with the messages that have an answer by now."""
+    def _finish_answered(self, conversation: Conversation) -> None:
+        """Finishes the messages that have an answer by now."""
         for work in list(self._waiting.values()):
             answer = conversation.answers.get(work.message.id)
             if answer is not None and self._ours:
@@ -165,18 +164,18 @@ class ConversationWorker:
             elif answer is not None:
                 self._finish(work, "elsewhere")
 
-    async def _first(self, conversation: Conversation) -> _Work:
-        """The first message that wants an answer, also one that was given to another process, or not yet to this."""
+    async def _first_unanswered(self, conversation: Conversation) -> _Work:
+        """The first message without an answer, even if it was submitted to another process, or to none so far."""
         for message in conversation.unanswered:
             if message.id in self._waiting:
                 return self._waiting[message.id]
-            if message.id in self._working or message.id in self._unwanted or self._settings.leaves_alone(message):
+            if message.id in self._working or message.id in self._skipped or self._settings.leaves_alone(message):
                 continue
             found = await _in_thread(self._log.find, message.id, self.id)
             if found and found[0].open and found[0].answer is None:
                 return self._waiting.get(message.id) or self._work(message, [])
-            self._unwanted.add(message.id)
-        return min(self._waiting.values(), key=_order)  # whose message has gone from the log
+            self._skipped.add(message.id)
+        return min(self._waiting.values(), key=_order)  # its message is no longer in the log
 
     async def _turn(self, work: _Work, conversation: Conversation) -> None:
         work.trace["begun"] = time.time()
@@ -189,47 +188,46 @@ class ConversationWorker:
         await self._keep(work, answer)
 
     async def _keep(self, work: _Work, answer: LoggedAnswer) -> None:
-        """Logs an answer, again and again while the log cannot be reached; then it goes out."""
+        """Logs an answer, retrying while the log is unreachable; then delivers it."""
         first = None
         while first is None:
             try:
                 first = await _in_thread(self._log.answer, answer)
-            except DamagedLog as error:  # there is one, and it may have been pushed
+            except DamagedLog as error:  # an answer exists, and may have been pushed
                 _log.warning("%s", error)
                 self._finish(work, "left")
                 return
             except StorageError as error:
-                await self._trouble(error)
+                await self._wait_after(error)
                 if self._context.stopped.is_set():
                     self._finish(work, "left")
                     return
         if first == answer:
             self._settings.counted(answer)
         else:
-            self._ours = False  # another run has taken this one for dead
+            self._ours = False  # another run thought that this one was dead
         self._context.spawn(self._safely(work, self._deliver(work, first)))
 
     async def _deliver_again(self, work: _Work, answer: LoggedAnswer) -> None:
-        """Pushes an answer that was found in the log, unless it has been pushed."""
+        """Pushes an answer that was found in the log, unless it was pushed before."""
         with suppress(StorageError):
             found = await _in_thread(self._log.find, work.message.id, self.id)
             if found and not found[0].open:
-                self._finish(work, _outcome(answer), pushed=True)
+                self._finish(work, _outcome(answer))
                 return
         await self._deliver(work, answer)
 
     async def _deliver(self, work: _Work, answer: LoggedAnswer) -> None:
         replies = self._context.replies
-        pushed = replies is None or await replies.push(answer.events)
-        if pushed:
+        if replies is None or await replies.push(answer.events):
             try:
                 await _in_thread(self._log.close, work.message, time.time())
             except StorageError as error:
                 _log.warning("%s/%s will be pushed again: %s", self.id, work.message.id, error)
-        self._finish(work, _outcome(answer), pushed=pushed)
+        self._finish(work, _outcome(answer))
 
-    async def _trouble(self, error: StorageError) -> None:
-        """Waits, longer each time, where the log cannot be reached; any other error ends the run."""
+    async def _wait_after(self, error: StorageError) -> None:
+        """Waits, longer each time, while the log is unreachable; any other error ends the run."""
         if not isinstance(error, StorageUnavailable):
             self._context.stop(error)
             return
@@ -244,11 +242,11 @@ class ConversationWorker:
             try:
                 await _in_thread(self._log.release, self.id)
             except StorageError as error:
-                _log.debug("conversation %s stays taken until this run ends: %s", self.id, error)
-            except Exception:  # noqa: BLE001 - who waits for its messages must learn that they stay open
-                _log.exception("conversation %s: unexpected error: it stays taken until this run ends", self.id)
+                _log.debug("conversation %s stays claimed until this run ends: %s", self.id, error)
+            except Exception:  # noqa: BLE001 - the callbacks of its messages must still be called
+                _log.exception("conversation %s: unexpected error: it stays claimed until this run ends", self.id)
 
-    def _work(self, message: ChatMessage, dones: list[Done]) -> _Work:
+    def _work(self, message: ChatMessage, dones: list[OnAnswered]) -> _Work:
         self._context.names.add(mark_name(message))
         return _Work(message, dones, {"received": message.arrived, "queued": time.time()})
 
@@ -258,21 +256,21 @@ class ConversationWorker:
         return work
 
     async def _safely(self, work: _Work, doing: Coroutine[Any, Any, None]) -> None:
-        """A surprise leaves its message open, and ends nothing else."""
+        """An unexpected error leaves its message open, and ends nothing else."""
         try:
             await doing
         except Exception:  # noqa: BLE001 - see above
             _log.exception("%s/%s: unexpected error: the message stays open", self.id, work.message.id)
             self._finish(work, "left")
 
-    def _finish(self, work: _Work, outcome: Outcome, *, pushed: bool = False) -> None:
+    def _finish(self, work: _Work, outcome: MessageOutcome) -> None:
         message = work.message
         self._waiting.pop(message.id, None)
         self._working.pop(message.id, None)
         self._context.names.discard(mark_name(message))
-        answered = Answered(message.conversation, message.id, outcome, pushed)
+        answered = Answered(message.conversation, message.id, outcome)
         if outcome == "left":
-            self._unwanted.add(message.id)
+            self._skipped.add(message.id)
         dones, work.dones = work.dones, []
         for done in dones:
             done(answered)
@@ -290,5 +288,5 @@ def _order(work: _Work) -> tuple[float, float, str]:
     return work.message.order
 
 
-def _outcome(answer: LoggedAnswer) -> Outcome:
+def _outcome(answer: LoggedAnswer) -> MessageOutcome:
     return "failed" if answer.failed else "answered"

@@ -1,4 +1,4 @@
-"""The conversations of a process, side by side: each has a task on one event loop while it has messages."""
+"""Runs the conversations of a process concurrently: each has a task on one event loop while it has messages."""
 
 from __future__ import annotations
 
@@ -13,49 +13,54 @@ import uvloop
 
 from llmdo.storage.chat.log import ChatLog
 from llmdo.transforms.chat.answers import Answers
-from llmdo.transforms.chat.conversation import ChatContext, ConversationWorker, Done
-from llmdo.transforms.chat.elements import Answered, Incoming, Settings
+from llmdo.transforms.chat.conversation import ChatContext, ConversationWorker, OnAnswered
+from llmdo.transforms.chat.elements import Answered, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.replies import Replies
 
-THREADS = 64  # for calls to the log and the queue, which block
-GOODBYE_S = 10.0  # how long close() waits for calls that are under way
+BLOCKING_THREADS = 64  # for calls to the log and the queue
+CLOSE_S = 10.0  # how long close() waits for calls in flight
 
 
 class Conversations:
-    """See the module. ``log`` is this object's alone: by it conversations are taken, and let go.
+    """The conversations of one run. A message that is submitted twice is answered once, and both callbacks are called.
 
-    A message that is submitted twice is answered once, and all are told. ``stop`` begins no further turn; calls under
-    way end, and are logged and pushed once; all other messages are left to their marks in the log. ``answers`` and
-    ``replies`` are used on the loop of this object only.
+    After ``stop`` no further turn starts; calls in flight end, and their answers are logged and pushed once; all other
+    messages keep their marks in the log.
+
+    Args:
+        log: not shared with other objects, since conversations are claimed and released through it.
+        answers: used only on this object's loop, as are ``replies``.
+        replies: pushes answers to a queue; None if there is no reply queue.
+        settings: apply to all conversations.
     """
 
-    def __init__(self, log: ChatLog, answers: Answers, replies: Replies | None, settings: Settings) -> None:
+    def __init__(self, log: ChatLog, answers: Answers, replies: Replies | None, settings: ConversationSettings) -> None:
         self._workers: dict[str, ConversationWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies = replies
         self._over = False
-        self._gate = threading.Lock()  # guards _over: nothing is called on a loop that has ended
+        self._gate = threading.Lock()  # guards _over: nothing may be called on a closed loop
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="llmdo-chat"))
+        self._loop.set_default_executor(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="llmdo-chat"))
         self._context = ChatContext(log, answers, replies, settings, asyncio.Event(), self._end, self._spawn)
         self._thread = threading.Thread(target=self._live, name="llmdo-conversations", daemon=True)
         self._thread.start()
         with _registering:
             _running.append(self)
 
-    def submit(self, incoming: Incoming, done: Done) -> None:
-        """Takes a message in; ``done`` is called on the loop's thread, and must be quick. From any thread."""
+    def submit(self, incoming: WaitingMessage, done: OnAnswered) -> None:
+        """Takes a message; ``done`` is called on the loop's thread, and must be quick. From any thread."""
         if not self._call(lambda: self._take_in(incoming, done)):
             message = incoming.message
             done(Answered(message.conversation, message.id, "left"))
 
     def stop(self) -> None:
-        """Begins no further turn; can be called again. From any thread."""
+        """Lets no further turn start; may be called again. From any thread."""
         self._call(self._stop)
 
-    def close(self, timeout_s: float = GOODBYE_S) -> None:
-        """Stops, and waits so long for what is under way; what is left then ends with its engine."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Stops, and waits up to ``timeout_s`` for calls in flight; what is left then ends with its engine."""
         self.stop()
         self._thread.join(timeout_s)
         with _registering, suppress(ValueError):
@@ -67,7 +72,7 @@ class Conversations:
         return sum(worker.open > 0 for worker in list(self._workers.values()))
 
     def __contains__(self, name: object) -> bool:
-        """Whether the message with this ``mark_name`` was submitted, and is not done. From any thread."""
+        """Whether the message with this ``mark_name`` was submitted and is not finished. From any thread."""
         return name in self._context.names
 
     def _call(self, work: Callable[[], None]) -> bool:
@@ -92,9 +97,9 @@ class Conversations:
             await asyncio.wait(self._tasks)
         with self._gate:
             self._over = True
-        await asyncio.sleep(0)  # what was submitted until then is taken in, and left
+        await asyncio.sleep(0)  # what was submitted before that is taken in, and left open
 
-    def _take_in(self, incoming: Incoming, done: Done) -> None:
+    def _take_in(self, incoming: WaitingMessage, done: OnAnswered) -> None:
         conversation = incoming.message.conversation
         worker = self._workers.get(conversation)
         if worker is None:
@@ -108,7 +113,7 @@ class Conversations:
 
     async def _run(self, worker: ConversationWorker) -> None:
         await worker.run()
-        del self._workers[worker.id]  # nothing is awaited since it has found itself empty
+        del self._workers[worker.id]  # nothing was awaited since it found itself empty
 
     def _stop(self) -> None:
         self._context.stopped.set()
@@ -128,7 +133,7 @@ class Conversations:
         task.add_done_callback(self._tasks.discard)
 
 
-# A module global, as the engines are. What was not closed is here.
+# A module global, as the engines are: the objects that are not closed.
 _running: list[Conversations] = []
 _registering = threading.Lock()
 
@@ -139,7 +144,7 @@ class _InWork:
 
 
 def in_work() -> Container[str]:
-    """The ``mark_name``s of the messages that this process was given, and has not done with."""
+    """The ``mark_name``s of the messages that were submitted in this process and are not finished."""
     return _InWork()
 
 
@@ -149,6 +154,6 @@ def open_conversations() -> int:
 
 
 def close_conversations() -> None:
-    """Ends all conversations of this process: calls under way get some seconds, all else stays open in the log."""
+    """Ends all conversations of this process: calls in flight get CLOSE_S; all other messages stay open in the log."""
     for conversations in list(_running):
         conversations.close()

@@ -1,4 +1,4 @@
-"""Answers messages: the conversations of the process, and Beam's bundles that bring messages and fetch results."""
+"""Answers messages: Beam's bundles hand them to the conversations of the process, and fetch the results."""
 
 from __future__ import annotations
 
@@ -23,36 +23,35 @@ from llmdo.storage.queues.client import QueueClient
 from llmdo.transforms.answers.infer import asleep
 from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversations import Conversations, close_conversations
-from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import stopping
 
-# So many messages are taken in at once, of all conversations; then a bundle waits.
-MOST_OPEN = 10_000
-_LOOK_AGAIN = 0.05  # how often a bundle that waits looks whether another has come, or the run is stopped. Seconds.
+MOST_OPEN = 10_000  # messages of all conversations; with more, a bundle waits
+_LOOK_AGAIN = 0.05  # how often a waiting bundle checks for a newer one, and for the end of the run. Seconds.
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class Converse(beam.PTransform):
-    """Answers each message once, in the order of its conversation's log; conversations go on side by side.
+    """Answers each message once, in the order of its conversation's log; different conversations run concurrently.
 
-    The messages are in the log, and marked there as open. The answer is logged, then pushed to ``replies`` (a queue's
-    id), then the mark goes: whatever ends the run in between, a later one goes on from there. A message that gets no
-    answer gets an event that says so. What is left open is that of a run that is stopped.
+    The messages are in the log, and marked there as open. The answer is logged, then pushed to ``replies``, then the
+    mark is removed: whatever ends the run in between, a later run continues from there. A message that cannot be
+    answered gets an error event. Only a run that is stopped leaves messages open.
 
-    Only the newest bundle waits for answers, for those of all bundles: on Prism few bundles run at a time, and a slow
-    model must not keep new messages out.
+    Only the newest bundle waits for answers, and it waits for those of all bundles: Prism runs few bundles at a time,
+    and a slow model must not hold up new messages.
 
     Args:
         defaults: model, system prompt and parameters.
         calls: how calls are made; as in Infer.
         run: its output is the log.
         replies: id of the queue that answers are pushed to; None pushes nothing.
-        since: messages that were created before are left alone; Unix time in seconds.
-        deltas: pushes the text while it is generated, too.
-        stops: see Answers; without it calls are made again some time after such an error (see LastingEngine).
+        since: messages created earlier are not answered; Unix time in seconds.
+        deltas: also pushes the text while it is generated.
+        stops: see Answers; without it, calls are resumed some time after such an error (see LastingEngine).
     """
 
     defaults: ChatDefaults
@@ -63,13 +62,13 @@ class Converse(beam.PTransform):
     deltas: bool = False
     stops: bool = False
 
-    def expand(self, messages: PCollection[Incoming]) -> PCollection[Answered]:
-        """Incoming → Answered."""
+    def expand(self, messages: PCollection[WaitingMessage]) -> PCollection[Answered]:
+        """WaitingMessage → Answered."""
         return messages | "Answer messages" >> beam.ParDo(_Converse(self)).with_output_types(Answered)
 
 
 class ConversationDesk:
-    """Where bundles hand messages in and fetch what became of them; one for all bundles of a process. Thread-safe."""
+    """Takes messages from all bundles of a process, and hands out their results. Thread-safe."""
 
     def __init__(self, conversations: Conversations) -> None:
         self.conversations = conversations
@@ -77,20 +76,20 @@ class ConversationDesk:
         self._lock = threading.Lock()
         self._open = self._newest = 0
 
-    def hand_in(self, incoming: Incoming, context: WindowedValue) -> None:
-        """``context``: the window and time of the message, which its result gets too."""
+    def hand_in(self, incoming: WaitingMessage, context: WindowedValue) -> None:
+        """Takes a message; ``context`` holds its window and timestamp, which its result gets too."""
         with self._lock:
             self._open += 1
         self.conversations.submit(incoming, lambda answered: self._finished.put(context.with_value(answered)))
 
     def fetch(self) -> Iterator[WindowedValue]:
-        """What is finished, of whatever bundle; waits only while too many messages are open."""
+        """Yields the results so far, of any bundle; waits only while too many messages are open."""
         yield from self._some(wait=False)
         while self._open >= MOST_OPEN:
             yield from self._some(wait=True)
 
     def fetch_all(self) -> Iterator[WindowedValue]:
-        """Waits for all that is open, of whatever bundle, until a newer bundle does so."""
+        """Yields the results of all open messages, of any bundle, until a newer bundle does so."""
         with self._lock:
             self._newest += 1
             ours = self._newest
@@ -113,14 +112,13 @@ class ConversationDesk:
 
 class _Converse(beam.DoFn):
     def __init__(self, step: Converse) -> None:
-        # Beam does not pickle a transform that hangs on a pipeline.
-        self._step = {name: getattr(step, name) for name in Converse.__dataclass_fields__}
+        self._step = replace(step)  # Beam does not pickle a transform that belongs to a pipeline
 
     def setup(self) -> None:
-        self._desk = _desk(Converse(**self._step))
+        self._desk = _desk(self._step)
 
     def process(
-        self, incoming: Incoming, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self, incoming: WaitingMessage, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         self._desk.hand_in(incoming, WindowedValue(None, timestamp, (window,)))
         yield from self._desk.fetch()
@@ -129,13 +127,13 @@ class _Converse(beam.DoFn):
         yield from self._desk.fetch_all()
 
 
-# A module global, as the engines are: all threads and all DoFn instances share it. By the run's id.
+# By run id. A module global, as the engines are: all threads and all DoFn instances share it.
 _desks: dict[str, ConversationDesk] = {}
 _opening = threading.Lock()
 
 
 def _desk(step: Converse) -> ConversationDesk:
-    """The process's desk for a run. That of an earlier run in this process is closed."""
+    """The desk of a run in this process; that of an earlier run is closed."""
     with _opening:
         desk = _desks.get(step.run.run_id)
         if desk is None:
@@ -146,21 +144,21 @@ def _desk(step: Converse) -> ConversationDesk:
 
 
 def _lasts() -> bool:
-    """A service gives a message that is refused an error, and goes on, also where it is the first of all."""
+    """In a service a refused message gets an error event, even if it is the first message of all."""
     return True
 
 
 def conversations_of(step: Converse) -> Conversations:
-    """Conversations as a step says. Raises ModelNotFound, StorageError, MissingSettings."""
+    """Makes the conversations of a step. Raises ModelNotFound, StorageError, MissingSettings."""
     run = step.run
     budget = run.state.budget_within(step.calls.limits)
-    budget.prices.ask(split_model(step.defaults.model)[0])  # while the first messages come, they are read
+    budget.prices.ask(split_model(step.defaults.model)[0])  # starts reading prices before they are needed
     replies = None
     if step.replies is not None:
         replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
     calls = replace(
         step.calls,
-        first_window=step.calls.window,  # it grows only when calls end: slow ones would keep others waiting until then
+        first_window=step.calls.window,  # a window grows only when calls end, so slow ones would hold up others
         answered_before=never if step.stops else _lasts,
         gate=asleep,
         budget=budget,
@@ -174,7 +172,7 @@ def conversations_of(step: Converse) -> Conversations:
         stops=step.stops,
         stopping=stopping,
     )
-    settings = Settings(
+    settings = ConversationSettings(
         run_id=run.run_id,
         is_alive=run.state.is_alive,
         since=step.since,

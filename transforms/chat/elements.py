@@ -1,4 +1,4 @@
-"""What goes into the step that answers messages besides the messages themselves, and what comes out of it."""
+"""The elements and settings of the step that answers messages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 
-# In one conversation, besides the message that is being answered; of those that were accepted before, any number.
+# Per conversation, without the message being answered and those accepted before.
 MOST_WAITING = 100
-LOOK_AGAIN_S = 1.0  # a conversation that another run works on is looked at this often
-LINGER_S = 2.0  # a conversation is kept so long after its last answer: R2 takes one write a second to a key
+LOOK_AGAIN_S = 1.0  # how often a conversation claimed by another run is checked
+IDLE_S = 2.0  # a conversation stays claimed this long after its last answer: R2 takes one write a second to a key
 
-# "answered" or "failed": its answer is in the log, written by this process or found there. "elsewhere": another run has
-# answered it, and delivers the answer. "left": it has no answer yet, and its mark in the log stays for a later run.
-Outcome = Literal["answered", "failed", "elsewhere", "left"]
+# "answered" or "failed": its answer is in the log, written by this process or found there. "elsewhere": another run
+# answered it, and delivers the answer. "left": unanswered; its mark stays in the log for a later run.
+MessageOutcome = Literal["answered", "failed", "elsewhere", "left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ChatDefaults:
     Attributes:
         model: ``provider/model``.
         parameters: by OpenAI's names: temperature, max_tokens …
-        context_tokens: what the model's context holds, input and answer together; None where nobody tells.
+        context_tokens: size of the model's context, input and answer together; None if unknown.
     """
 
     model: str
@@ -35,8 +35,8 @@ class ChatDefaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message that waits for its answer. ``accepted``: the log had it before, and it waits however many others do."""
+class WaitingMessage:
+    """A message to answer. ``accepted``: the log already had it, so it is not refused even if many others wait."""
 
     message: ChatMessage
     accepted: bool = False
@@ -44,23 +44,22 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What became of a message. ``pushed``: its response events are in the reply queue, or there is no such queue."""
+    """A message that is finished, with its outcome."""
 
     conversation: str
     message_id: str
-    outcome: Outcome
-    pushed: bool = False
+    outcome: MessageOutcome
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What all conversations of a process keep to.
+class ConversationSettings:
+    """Settings of all conversations of a run.
 
     Attributes:
-        is_alive: whether the run of this id lives, so that its conversations are its own. May raise StorageError.
-        since: messages that were created before are left alone. Unix time in seconds.
-        counted: gets each answer that this process has made.
-        over: gets the error that ends the run: the log cannot be used, or no call may be made any more.
+        is_alive: whether the run of this id is alive, so that its conversations belong to it. May raise StorageError.
+        since: messages created earlier are not answered. Unix time in seconds.
+        counted: receives each answer that this process made.
+        over: receives the error that ends the run: the log is unusable, or no further call may be made.
     """
 
     run_id: str
@@ -69,7 +68,7 @@ class Settings:
     counted: Callable[[LoggedAnswer], None] = lambda answer: None  # noqa: ARG005
     over: Callable[[BaseException], None] = lambda error: None  # noqa: ARG005
     look_again_s: float = LOOK_AGAIN_S
-    linger_s: float = LINGER_S
+    linger_s: float = IDLE_S
 
     def leaves_alone(self, message: ChatMessage) -> bool:
         """Whether a message is too old to be answered."""

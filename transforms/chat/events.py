@@ -1,4 +1,4 @@
-"""The events of a chat: those that come in, understood; those that go out.
+"""The events of a chat: parses those that come in, and builds those that go out.
 
 Source of the schemas: github.com/sociotechnica-org/lifebuild, packages/shared/src/livestore/events.ts (dates are ISO
 8601 there), and that file's first version in work-squared at 9f7fe613, which named fewer fields.
@@ -19,32 +19,34 @@ from llmdo.backends.errors import ModelError
 from llmdo.backends.responses import ChatResponse
 from llmdo.storage.chat.records import RESPONSE, ChatMessage, LoggedAnswer, Role, cleaned
 from llmdo.storage.field_problems import first_problem
-from llmdo.transforms.chat.failures import Source
+from llmdo.transforms.chat.failures import Reason
 from llmdo.transforms.prompts.line_json import BadLine, json_object
 
-MESSAGE, CREATED = "v1.ChatMessageSent", "v1.ConversationCreated"
-STARTED, COMPLETED, DELTA = "v1.LLMResponseStarted", "v1.LLMResponseCompleted", "v1.LLMResponseDelta"
-ERROR_MODEL = "error"  # the modelId of a response that says that there is no answer
+MESSAGE_SENT, CONVERSATION_CREATED = "v1.ChatMessageSent", "v1.ConversationCreated"
+RESPONSE_STARTED, RESPONSE_COMPLETED = "v1.LLMResponseStarted", "v1.LLMResponseCompleted"
+RESPONSE_DELTA = "v1.LLMResponseDelta"
+ERROR_MODEL = "error"  # the modelId of a response that reports a failure
 
-# Response ids are UUIDv5 in this namespace: whatever answers a message again writes the same row.
-NAMESPACE = uuid.UUID("5b0f7c8e-3c1d-5d5e-9a35-0c6a1f0f7a11")
+# Response ids are UUIDv5 in this namespace, so that answering a message again writes the same row.
+RESPONSE_IDS = uuid.UUID("5b0f7c8e-3c1d-5d5e-9a35-0c6a1f0f7a11")
 
 A = TypeVar("A", bound=BaseModel)
 
 
 class BadEvent(Exception):
-    """What came is no event, or one of a known name with wrong arguments; the text says what is wrong."""
+    """Not an event, or one of a known name with wrong arguments; the text says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseEvent:
     """A response event that came in: our own coming back, or another service's.
 
-    ``answer`` is what it says of an answer, made at ``created`` (Unix time in seconds); its ``message_id`` is "" where
-    the event does not name the message. None for an event that carries no text.
+    Attributes:
+        answer: what it says; its ``message_id`` is "" if the event does not name the message. None for an event that
+            carries no text.
+        created: when the answer was made; Unix time in seconds.
     """
 
-    name: str
     answer: LoggedAnswer | None = None
     created: float = 0.0
 
@@ -53,18 +55,17 @@ class ResponseEvent:
 class OtherEvent:
     """An event that is neither a message nor a response."""
 
-    name: str
     event: Mapping[str, Any]
 
 
-Event = ChatMessage | ResponseEvent | OtherEvent
+ChatEvent = ChatMessage | ResponseEvent | OtherEvent
 
 
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 def seconds(value: object) -> float:
-    """Unix time in seconds, of ISO 8601 (UTC where it names no zone) or of milliseconds since 1970."""
+    """Unix time in seconds, from ISO 8601 (UTC if it has no zone) or from milliseconds since 1970."""
     if isinstance(value, str):
         try:
             at = datetime.fromisoformat(value)
@@ -109,39 +110,39 @@ class _Received(BaseModel):
     created: _Time = Field(alias="createdAt")
 
 
-def read_event(raw: bytes | str | Mapping[str, Any], arrived: float) -> Event:
-    """Understands one event, in LiveStore's envelope or as ``{name, args}`` alone; ``arrived`` in Unix time in seconds.
+def read_event(raw: bytes | str | Mapping[str, Any], arrived: float) -> ChatEvent:
+    """Parses one event, in LiveStore's envelope or as ``{name, args}`` alone; ``arrived`` is Unix time in seconds.
 
     Raises BadEvent, and nothing else, with a sentence that says what is wrong.
     """
     event = _object(raw)
     envelope = _valid(_Envelope, event, "an event")
     match envelope.name:
-        case name if name == MESSAGE:
+        case name if name == MESSAGE_SENT:
             return _message(event, _valid(_Sent, envelope.args, name), arrived)
         case name if name == RESPONSE:
             return _response(event, _valid(_Received, envelope.args, name))
         case name if name.startswith("v1.LLMResponse"):
-            return ResponseEvent(name)
+            return ResponseEvent()
         case name:
-            if name == CREATED:
+            if name == CONVERSATION_CREATED:
                 _valid(_Created, envelope.args, name)
-            return OtherEvent(name, event)
+            return OtherEvent(event)
 
 
 def response_id(message_id: str) -> str:
-    """The id of the response to a message, the same for whoever answers it."""
-    return str(uuid.uuid5(NAMESPACE, message_id))
+    """The id of the response to a message, the same whoever answers it."""
+    return str(uuid.uuid5(RESPONSE_IDS, message_id))
 
 
 def started(message: ChatMessage, now: float) -> dict[str, Any]:
-    """The event that an answer is being made; all times are Unix times in seconds."""
+    """The event that announces an answer; all times are Unix times in seconds."""
     args = {"conversationId": message.conversation, "userMessageId": message.id, "createdAt": _iso(now)}
-    return {"name": STARTED, "args": args}
+    return {"name": RESPONSE_STARTED, "args": args}
 
 
 def delta(message: ChatMessage, number: int, text: str, attempt: int = 1) -> dict[str, Any]:
-    """A piece of the answer's text as it is generated, numbered from 0 in each attempt, which begins the text anew."""
+    """A piece of the answer's text as it is generated, numbered from 0 in each attempt; each restarts the text."""
     args = {
         "id": response_id(message.id),
         "conversationId": message.conversation,
@@ -150,11 +151,11 @@ def delta(message: ChatMessage, number: int, text: str, attempt: int = 1) -> dic
         "number": number,
         "text": cleaned(text),
     }
-    return {"name": DELTA, "args": args}
+    return {"name": RESPONSE_DELTA, "args": args}
 
 
 def received(message: ChatMessage, text: str, model: str, now: float, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The event that carries the answer; ``metadata`` goes under the names of both generations of the schema."""
+    """The event that carries the answer; ``metadata`` appears under the names of both versions of the schema."""
     args = {
         "id": response_id(message.id),
         "conversationId": message.conversation,
@@ -170,19 +171,19 @@ def received(message: ChatMessage, text: str, model: str, now: float, metadata: 
 
 
 def failed(
-    message: ChatMessage, source: Source, now: float, error: Exception | None = None, attempts: int = 0
+    message: ChatMessage, reason: Reason, now: float, error: Exception | None = None, attempts: int = 0
 ) -> dict[str, Any]:
-    """The event that there is no answer: what the user reads, and the class of the error, but not its own words."""
-    metadata: dict[str, Any] = {"source": source.word, "attempts": attempts}
+    """The event that reports a failure: what the user reads, and the class of the error, but not its own words."""
+    metadata: dict[str, Any] = {"source": reason.word, "attempts": attempts}
     if error is not None:
         metadata["error"] = {"class": type(error).__name__}
         if isinstance(error, ModelError):
             metadata["error"] |= {"status": error.status, "code": error.code}
-    return received(message, source.sentence, ERROR_MODEL, now, metadata)
+    return received(message, reason.sentence, ERROR_MODEL, now, metadata)
 
 
 def completed(message: ChatMessage, now: float, iterations: int, success: bool) -> dict[str, Any]:
-    """The event that nothing more comes; ``iterations`` is how often the model was asked."""
+    """The event that ends a response; ``iterations`` is how often the model was called."""
     args = {
         "conversationId": message.conversation,
         "userMessageId": message.id,
@@ -190,13 +191,13 @@ def completed(message: ChatMessage, now: float, iterations: int, success: bool) 
         "iterations": iterations,
         "success": success,
     }
-    return {"name": COMPLETED, "args": args}
+    return {"name": RESPONSE_COMPLETED, "args": args}
 
 
 def metadata(
     source: str, response: ChatResponse, attempts: int, latency_s: float, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What an answer's event tells besides the text. ``source`` is the provider; ``warnings`` come before its own."""
+    """What an answer's event holds besides the text. ``source`` is the provider; ``warnings`` precede its own."""
     used = response.usage
     usage: dict[str, Any] = {
         "inputTokens": used.input_tokens,
@@ -218,7 +219,7 @@ def metadata(
 
 
 def _object(raw: bytes | str | Mapping[str, Any]) -> dict[str, Any]:
-    """The event as JSON has it, whatever Python's types were."""
+    """The event with JSON's types only."""
     if isinstance(raw, bytes):
         data = raw.removeprefix(b"\xef\xbb\xbf")
     else:
@@ -261,7 +262,7 @@ def _response(event: dict[str, Any], args: _Received) -> ResponseEvent:
         trace={"answered": args.created},
         failed=args.model == ERROR_MODEL,
     )
-    return ResponseEvent(RESPONSE, answer, args.created)
+    return ResponseEvent(answer, args.created)
 
 
 def _iso(seconds: float) -> str:

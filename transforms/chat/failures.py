@@ -1,4 +1,4 @@
-"""What a user reads where a message gets no answer, and the word that pages know it by.
+"""What a user reads if a message gets no answer, and the word that applications know it by.
 
 The words are those of github.com/sociotechnica-org/lifebuild: ``llmMetadata.source`` in its services.
 """
@@ -27,40 +27,40 @@ from llmdo.storage.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Why a message gets no answer: a word for pages (``metadata.source``), and a sentence for who wrote it."""
+class Reason:
+    """Why a message gets no answer: a word for applications (``metadata.source``), and a sentence for its author."""
 
     word: str
     sentence: str
 
 
-OVERFLOW = Source(
+OVERFLOW = Reason(
     "queue-overflow-error",
     "Too many of your messages are waiting in this conversation. Please wait for their answers, then send this one "
     "again.",
 )
-EMPTY_MESSAGE = Source("input-validation-error", "Your message is empty. Please write what you would like to know.")
-EMPTY_ANSWER = Source("error", "The assistant gave an empty answer. Please ask again, or in other words.")
-ONLY_TOOLS = Source("tool-error", "The assistant asked for a tool that it does not have. Please ask in other words.")
-_SET_UP = Source("session-init-error", "The assistant is not set up correctly. Please tell those who run this service.")
-_ALLOWANCE = Source("resource-limit-exceeded", "The assistant has used up its allowance. Please try again later.")
-_BUSY = Source("resource-limit-exceeded", "The assistant is very busy. Please send your message again in some minutes.")
-_AWAY = Source("error", "The assistant could not be reached. Please send your message again in some minutes.")
+EMPTY_MESSAGE = Reason("input-validation-error", "Your message is empty. Please write what you would like to know.")
+EMPTY_ANSWER = Reason("error", "The assistant gave an empty answer. Please ask again, or in other words.")
+ONLY_TOOLS = Reason("tool-error", "The assistant asked for a tool that it does not have. Please ask in other words.")
+_SET_UP = Reason("session-init-error", "The assistant is not set up correctly. Please tell those who run this service.")
+_ALLOWANCE = Reason("resource-limit-exceeded", "The assistant has used up its allowance. Please try again later.")
+_BUSY = Reason("resource-limit-exceeded", "The assistant is very busy. Please send your message again in some minutes.")
+_AWAY = Reason("error", "The assistant could not be reached. Please send your message again in some minutes.")
 
-# By the class of the error, the first row that fits.
-SOURCES: tuple[tuple[type[Exception], Source], ...] = (
+# By the class of the error; the first match wins.
+REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (
         ContextOverflow,
-        Source(
+        Reason(
             "input-validation-error",
             "This is too long for the assistant. Please write a shorter message, or begin a new conversation.",
         ),
     ),
     (
         InvalidRequest,
-        Source("input-validation-error", "The assistant cannot work with this message. Please write it differently."),
+        Reason("input-validation-error", "The assistant cannot work with this message. Please write it differently."),
     ),
-    (ContentFiltered, Source("error", "The assistant may not answer this. Please ask for something else.")),
+    (ContentFiltered, Reason("error", "The assistant may not answer this. Please ask for something else.")),
     (ServiceAway, _AWAY),
     (LimitReached, _ALLOWANCE),
     (ModelUnusable, _SET_UP),
@@ -71,20 +71,20 @@ SOURCES: tuple[tuple[type[Exception], Source], ...] = (
     (RateLimited, _BUSY),
     (Overloaded, _BUSY),
     (Retryable, _AWAY),
-    (ModelError, Source("error", "The assistant could not answer. Please send your message again.")),
+    (ModelError, Reason("error", "The assistant could not answer. Please send your message again.")),
     (
         StorageError,
-        Source("context-load-error", "The conversation so far could not be read. Please send your message again."),
+        Reason("context-load-error", "The conversation so far could not be read. Please send your message again."),
     ),
     (
         Exception,
-        Source("queue-processing-error", "Something went wrong with your message. Please send it again."),
+        Reason("queue-processing-error", "Something went wrong with your message. Please send it again."),
     ),
 )
 
 
-def source_of(error: Exception) -> Source:
-    """The source for an error that kept a message from its answer."""
-    if isinstance(error, ServiceAway) and error.status:  # it can be reached, and fails
+def reason_of(error: Exception) -> Reason:
+    """The reason to give for an error that prevented an answer."""
+    if isinstance(error, ServiceAway) and error.status:  # reachable, but failing
         return _BUSY
-    return next(source for kind, source in SOURCES if isinstance(error, kind))
+    return next(reason for kind, reason in REASONS if isinstance(error, kind))

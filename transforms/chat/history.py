@@ -1,4 +1,4 @@
-"""What the model is sent for a message: the system prompt, the conversation so far as far as it fits, the message."""
+"""Builds the messages of a call: the system prompt, as much of the conversation as fits, and the new message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEEN = "What the user has on the screen, as their application describes it:"
 
 
 class History(NamedTuple):
-    """The ``messages`` of a request, the new one last; the ``ids`` of the earlier ones; ``warnings``, in sentences."""
+    """The ``messages`` of a request, the new one last; the ``ids`` of the earlier ones; ``warnings`` as sentences."""
 
     messages: tuple[Message, ...]
     ids: tuple[str, ...]
@@ -45,60 +45,61 @@ def history(
 
     Args:
         system: the system prompt, or "".
-        earlier: the messages before this one in their order, each with its answer's text; None for one that has none,
-            or whose answer says that there is none.
-        message: the new one; it is sent once, even where ``earlier`` has it too.
-        model: the provider's own name, by which the estimates know it.
-        context_tokens: what the model's context holds, input and answer together; None where nobody tells.
+        earlier: the previous messages in order, each with its answer's text, or None if it has none or a failed one.
+        message: the new one; sent once, even if ``earlier`` contains it.
+        model: the provider's own name for it.
+        context_tokens: size of the model's context, input and answer together; None if unknown.
         max_tokens: of the answer.
-        estimates: how many tokens texts have, as far as calls have shown it.
+        estimates: numbers of tokens in texts, learnt from earlier calls.
 
-    What does not fit is left out from the front, a whole turn at a time: a user's message and all until the next one.
-    Messages of the system stay. The new message stays too, whether it fits or not.
+    What does not fit is dropped from the front, a whole turn at a time: a user's message and everything up to the next
+    one. System messages stay, and so does the new message, whether it fits or not.
     """
     parts = [part for one, answer in earlier if one.id != message.id and (part := _part(one, answer)).messages]
-    turns = _turns(parts)
     first = [Message("system", text)] if (text := _system(system, message.context)) else []
+    turns = _turns(parts)
 
-    def sent(dropped: int) -> list[_Part]:
-        return [part for part, turn in zip(parts, turns, strict=True) if part.role == "system" or turn >= dropped]
-
-    def messages(dropped: int) -> tuple[Message, ...]:
-        before = [one for part in sent(dropped) for one in part.messages]
+    def sent(dropped: int) -> tuple[Message, ...]:
+        before = [one for part in _without(dropped, parts, turns) for one in part.messages]
         return (*first, *before, Message(message.role, message.text))
 
     def fits(dropped: int) -> bool:
         if context_tokens is None:
             return True
-        request = ChatRequest(model, messages(dropped), {"max_tokens": max_tokens})
+        request = ChatRequest(model, sent(dropped), {"max_tokens": max_tokens})
         return estimates.most(request).input_tokens + max_tokens <= context_tokens
 
     count = turns[-1] + 1 if turns else 0
     dropped = bisect_left(range(count), True, key=fits)
-    said = (
+    warning = (
         f"the first {dropped} of {count} earlier turns were left out: the context of {model} holds "
         f"{context_tokens} tokens, of which the answer may take {max_tokens}"
     )
-    warnings = (said,) if dropped else ()
-    return History(messages(dropped), tuple(part.id for part in sent(dropped)), warnings)
+    ids = tuple(part.id for part in _without(dropped, parts, turns))
+    return History(sent(dropped), ids, (warning,) if dropped else ())
+
+
+def _without(dropped: int, parts: Sequence[_Part], turns: Sequence[int]) -> list[_Part]:
+    """The parts without those of the first turns; system messages stay."""
+    return [part for part, turn in zip(parts, turns, strict=True) if part.role == "system" or turn >= dropped]
 
 
 def _part(message: ChatMessage, answer: str | None) -> _Part:
     # Models refuse messages without content.
-    said = [Message(message.role, message.text)] if message.text.strip() else []
+    messages = [Message(message.role, message.text)] if message.text.strip() else []
     if answer and answer.strip():
-        said.append(Message("assistant", answer))
-    return _Part(message.id, message.role, tuple(said))
+        messages.append(Message("assistant", answer))
+    return _Part(message.id, message.role, tuple(messages))
 
 
 def _turns(parts: Sequence[_Part]) -> list[int]:
     """The number of the turn that each part belongs to, from 0."""
     turns: list[int] = []
-    turn, begun = 0, False
+    turn, started = 0, False
     for part in parts:
-        if part.role == "user" and begun:
+        if part.role == "user" and started:
             turn += 1
-        begun = begun or part.role != "system"
+        started = started or part.role != "system"
         turns.append(turn)
     return turns
 

@@ -1,4 +1,4 @@
-"""The engine for work without an end: one that an error has stopped is replaced after a while."""
+"""An engine for work without an end: one that an error stopped is replaced after a while."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from llmdo.backends.errors import StopRun
 from llmdo.backends.requests import Request
 from llmdo.storage.errors import StorageError
 
-# An engine that was stopped is replaced after this long, or when the error says that calls can succeed again. Seconds.
-AGAIN_S = 30.0
-# At the latest after this long: the limit may have been raised meanwhile, and a refused call costs nothing. Seconds.
-LOOK_S = 300.0
+# A stopped engine is replaced after this long, or when its error says that calls can succeed again. Seconds.
+STOP_S = 30.0
+# It is replaced after this long at the latest: the limit may have been raised, and a refused call is free. Seconds.
+LONGEST_STOP_S = 300.0
 
 
 class LastingEngine:
-    """Calls models by the engine that ``open_engine`` gives; used on one event loop.
+    """Calls models with the engine that ``open_engine`` returns; used on one event loop.
 
-    ``open_engine`` blocks for some ms, and gives the engine that is there as long as it is usable. The first StopRun
-    stops an engine: later calls get this error at once, until AGAIN_S have passed, the error's ``until`` has come or is
-    LOOK_S away, and no call of the old engine is in flight; then there is a new one.
+    ``open_engine`` blocks for some ms, and returns the existing engine as long as it is usable. The first StopRun stops
+    an engine: later calls get this error at once until STOP_S have passed, the error's ``until`` (or LONGEST_STOP_S, if
+    sooner) has passed, and no call of the old engine is in flight; then a new one is opened.
     """
 
     def __init__(self, open_engine: Callable[[], Engine], window: int) -> None:
         self._open_engine = open_engine
         self._engine: Engine | None = open_engine()
-        self._room = asyncio.Semaphore(2 * window)  # an engine takes in no more
+        self._room = asyncio.Semaphore(2 * window)  # what an engine takes in
         self._replacing = asyncio.Lock()
         self._in_work = 0
         self._stopped: StopRun | None = None
         self._again_at = 0.0
 
     async def call(self, provider: str, request: Request) -> Done:
-        """How the call ended. Raises EngineClosed where somebody else has closed the engine: the run is over."""
+        """Returns how the call ended. Raises EngineClosed if the engine was closed elsewhere: the run is over."""
         async with self._room:
             engine = await self._usable()
             if engine is None:
@@ -78,7 +78,7 @@ class LastingEngine:
     def _stop(self, error: StopRun | None, now: float) -> None:
         self._stopped = error
         until = (error and error.until) or 0.0
-        self._again_at = max(now + AGAIN_S, min(until, now + LOOK_S))
+        self._again_at = max(now + STOP_S, min(until, now + LONGEST_STOP_S))
 
 
 def _set(future: asyncio.Future[Done], done: Done) -> None:

@@ -1,4 +1,4 @@
-"""Events of chats in, the messages to answer out: each event is in the log before its message goes on."""
+"""Reads the events of chats and emits the messages to answer; each event is logged before its message is emitted."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.queues.client import Message, Pacer, QueueClient
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.chat.conversations import in_work
-from llmdo.transforms.chat.elements import Incoming
-from llmdo.transforms.chat.intake import Intake
+from llmdo.transforms.chat.elements import WaitingMessage
+from llmdo.transforms.chat.intake import EventIntake
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.poll_files import LookAgain, Sweep
@@ -31,38 +31,38 @@ from llmdo.transforms.outages import Outage
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import stopping
 
-_PORTION = 500  # events of a file that are logged side by side; a response finds the messages of its own portion
+_PORTION = 500  # events of a file that are logged concurrently; a response finds the messages of its own portion
 _MAX_EVENT_BYTES = 1 << 20
 _NO_END = 1 << 62
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadEvents(beam.PTransform):
-    """Logs all events of some files, one a line, then emits each message of a user that waits for an answer.
+    """Logs all events of some files, one a line, then emits each user's message that needs an answer.
 
-    ``files``: as for a Listing. ``since``: messages that were sent before are logged, not answered; Unix time in
-    seconds. What earlier runs left unanswered in the log is emitted too.
+    ``files``: as for a Listing. ``since``: messages sent earlier are logged, but not answered; Unix time in seconds.
+    Messages that earlier runs left unanswered in the log are emitted too.
     """
 
     files: tuple[str, ...]
     run: Run
     since: float | None = None
 
-    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
-        """Nothing → Incoming."""
+    def expand(self, root: beam.Pipeline) -> PCollection[WaitingMessage]:
+        """Nothing → WaitingMessage."""
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Log, then look" >> beam.ParDo(_Read(self.files, self.run, self.since)).with_output_types(Incoming)
+            | "Log, then look" >> beam.ParDo(_Read(self.files, self.run, self.since)).with_output_types(WaitingMessage)
         )
 
 
 @dataclass(eq=False)  # not frozen, as above
 class PollEvents(beam.PTransform):
-    """Logs the events that come by a queue, and emits the messages of users, until the run stops.
+    """Logs the events of a queue, and emits the messages of users, until the run stops.
 
-    An event is acked once it is logged. So are those that are no messages; what is no event goes to the log's dead
-    letters. Messages that other runs left open are looked for at the start, and every few minutes.
+    An event is acked once it is logged, whether it is a message or not; what is not an event goes to the log's dead
+    letters. At the start and every few minutes, messages that other runs left open are emitted too.
     """
 
     queue_id: str
@@ -70,13 +70,13 @@ class PollEvents(beam.PTransform):
     since: float | None = None
     poll_seconds: float = 0.25
 
-    def expand(self, root: beam.Pipeline) -> PCollection[Incoming]:
-        """Nothing → Incoming, without end."""
-        begin = partial(_Queue, self.queue_id, self.run, self.since, self.poll_seconds)
+    def expand(self, root: beam.Pipeline) -> PCollection[WaitingMessage]:
+        """Nothing → WaitingMessage, without end."""
+        begin = partial(_QueuedEvents, self.queue_id, self.run, self.since, self.poll_seconds)
         return (
             root
             | "Start" >> beam.Impulse()
-            | "Ask again and again" >> beam.ParDo(LookAgain(self.run, begin)).with_output_types(Incoming)
+            | "Ask again and again" >> beam.ParDo(LookAgain(self.run, begin)).with_output_types(WaitingMessage)
         )
 
 
@@ -86,9 +86,9 @@ class _Read(beam.DoFn):
         self._run = run
         self._since = since
 
-    def process(self, _: bytes) -> Iterator[Incoming]:
+    def process(self, _: bytes) -> Iterator[WaitingMessage]:
         log = open_log(self._run.output)
-        intake = Intake(log, self._run, self._since)
+        intake = EventIntake(log, self._run, self._since)
         try:
             for file in list_inputs(Listing(self._files), None):
                 events = read_lines(file.file, log, self._run)
@@ -102,13 +102,13 @@ class _Read(beam.DoFn):
             yield from accepted(log.open_messages())
 
 
-def accepted(messages: Iterator[ChatMessage]) -> Iterator[Incoming]:
-    """What is marked in the log."""
-    return (Incoming(message, accepted=True) for message in messages)
+def accepted(messages: Iterator[ChatMessage]) -> Iterator[WaitingMessage]:
+    """Messages that are marked as open in the log."""
+    return (WaitingMessage(message, accepted=True) for message in messages)
 
 
 def read_lines(file: FileVersion, log: ChatLog, run: Run) -> Iterator[bytes]:
-    """The lines of a file of events; one that is too long is buried. Raises StorageError, also for a torn file."""
+    """The lines of a file of events; too long ones become dead letters. Raises StorageError, also for a torn file."""
     chunks = open_store(file.store_url).stream(file.key, file.etag)
     if file.compression:
         chunks = DECOMPRESSORS[file.compression](chunks)
@@ -128,34 +128,34 @@ def read_lines(file: FileVersion, log: ChatLog, run: Run) -> Iterator[bytes]:
         raise StorageError(f"{file.store_url}/{file.key} {error}: replace it") from None
 
 
-class _Queue:
-    """See Looking; the messages that come by a queue, and those that were left open."""
+class _QueuedEvents:
+    """A Looking for the messages of a queue, and for those that were left open."""
 
     def __init__(self, queue_id: str, run: Run, since: float | None, poll_seconds: float) -> None:
         self._run = run
         self._log = open_log(run.output)
-        self._intake = Intake(self._log, run, since)
+        self._intake = EventIntake(self._log, run, since)
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
         self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
         self._acks = acks_of(queue_id)
         self._queue_outage, self._log_outage = Outage(f"queue {queue_id}"), Outage("the log")
-        self._held: list[Message] = []  # those that the log did not take yet
+        self._held: list[Message] = []  # those that could not be logged so far
 
-    def look(self) -> tuple[Sequence[Incoming], float]:
+    def look(self) -> tuple[Sequence[WaitingMessage], float]:
         began = time.monotonic()
         swept, more = self._sweep.portion()
         messages, wait = (self._held, 0.0) if self._held else self._pull()
         taken = self._intake.take(_body(message) for message in messages)
         self._acks.add(m.lease_id for m, one in zip(messages, taken, strict=True) if one.error is None)
-        # Nothing more is pulled meanwhile: given back, they would use up the deliveries that a queue makes.
+        # No more are pulled meanwhile: messages that are given back use up the queue's number of deliveries.
         self._held = [m for m, one in zip(messages, taken, strict=True) if one.error is not None]
         errors = [one.error for one in taken if one.error is not None]
         if errors:
             wait = self._log_outage.wait_after(errors[0])
         else:
             self._log_outage.over()
-        wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # from one pull's begin to the next one's
+        wait = 0.0 if more else max(0.0, wait - (time.monotonic() - began))  # between starts of pulls
         return [*swept, *(one.incoming for one in taken if one.incoming is not None)], wait
 
     def close(self) -> None:

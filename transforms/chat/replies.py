@@ -1,4 +1,4 @@
-"""Response events on their way to the reply queue: many in a call, in order, and again until the queue has them."""
+"""Pushes response events to the reply queue: many in a call, in order, and repeatedly until the queue has them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from llmdo.storage.queues.api import SLOW_CODES
 from llmdo.storage.queues.client import MAX_BATCH, MAX_MESSAGE_BYTES
 
 # The API's limit for one user is 1,200 calls in 5 minutes
-# (developers.cloudflare.com/fundamentals/api/reference/limits): so many go at once, and one more in so many seconds.
+# (developers.cloudflare.com/fundamentals/api/reference/limits): a burst of BURST, then one every EVERY_S.
 BURST, EVERY_S = 40, 0.26
-# A call that leaves less than half of them waits for what comes right behind: until nothing has come for so long, at
-# most so long. Seconds.
+# If less than half of the burst is left, a call waits for more events: until none has arrived for _QUIET_S, at most
+# _GATHER_S. Seconds.
 _QUIET_S, _GATHER_S = 0.03, 0.1
-# What the queue has not taken after this long is left to the sweep of the log. Seconds.
-PATIENCE_S = 240.0
+# What the queue has not accepted after this long is left to the sweep of the log. Seconds.
+PUSH_PATIENCE_S = 240.0
 _LONGEST_WAIT_S = 30.0
 
-Event = Mapping[str, Any]
+ResponseEventFields = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 
 
-def fits(event: Event) -> bool:
-    """Whether a queue takes an event: at most 128 KB of JSON."""
+def fits(event: ResponseEventFields) -> bool:
+    """Whether an event is small enough for a queue: at most 128 KB of JSON."""
     try:
         return len(to_json(event)) <= MAX_MESSAGE_BYTES
     except ValueError:
@@ -40,23 +40,23 @@ def fits(event: Event) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Parcel:
-    """Events that go together; ``sent`` gets None, or why not. Nobody waits for those without it."""
+    """Events that are pushed together; ``sent`` gets None, or the error. None: nobody waits for them."""
 
-    events: Sequence[Event]
+    events: Sequence[ResponseEventFields]
     sent: asyncio.Future[Exception | None] | None
 
 
 class Replies:
-    """Pushes events by ``push_many`` (see QueueClient), which blocks; used on one event loop.
+    """Pushes events with ``push_many`` (see QueueClient), which blocks; used on one event loop.
 
-    One call is made at a time, each with all that has come meanwhile, so that events arrive in their order.
+    One call is made at a time, with all events that arrived during the last one, so that their order is kept.
     """
 
     def __init__(
         self,
-        push_many: Callable[[list[Event]], object],
+        push_many: Callable[[list[ResponseEventFields]], object],
         every_s: float = EVERY_S,
-        patience_s: float = PATIENCE_S,
+        patience_s: float = PUSH_PATIENCE_S,
         burst: int = BURST,
     ) -> None:
         self._push_many = push_many
@@ -65,17 +65,17 @@ class Replies:
         self._patience_s = patience_s
         self._waiting: deque[_Parcel] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self._last = 0.0  # when something came; ``_full_at``: when the burst is whole again. The loop's time
-        self._full_at = float("-inf")
+        self._last = 0.0  # when the last event arrived, in the loop's time
+        self._full_at = float("-inf")  # when the whole burst is available again
         self._failing = False
         self._stopped = asyncio.Event()
 
-    def tell(self, *events: Event) -> None:
-        """Pushes what may be lost: it is tried once."""
+    def tell(self, *events: ResponseEventFields) -> None:
+        """Tries once to push events that may be lost."""
         self._add(_Parcel(events, None))
 
-    async def push(self, events: Sequence[Event]) -> bool:
-        """Pushes events, again and again for PATIENCE_S s or until ``stop``; says whether the queue has them."""
+    async def push(self, events: Sequence[ResponseEventFields]) -> bool:
+        """Pushes events, retrying for ``patience_s`` s or until ``stop``; returns whether the queue has them."""
         loop, tries = asyncio.get_running_loop(), 0
         end = loop.time() + self._patience_s
         while True:
@@ -95,7 +95,7 @@ class Replies:
             return False
 
     def stop(self) -> None:
-        """Tries nothing again that fails from now on."""
+        """Lets nothing be retried from now on."""
         self._stopped.set()
 
     def _add(self, parcel: _Parcel) -> None:
@@ -109,13 +109,13 @@ class Replies:
         loop = asyncio.get_running_loop()
         while self._waiting:
             await self._call_is_due()
-            parcels = self._some()
+            parcels = self._next_call()
             error: Exception | None = None
             try:
                 await loop.run_in_executor(None, self._push_many, [one for parcel in parcels for one in parcel.events])
-            except Exception as problem:  # noqa: BLE001 - whatever it is: the events are in the log, and go again
+            except Exception as problem:  # noqa: BLE001 - whatever it is, the events are in the log and are retried
                 error = problem
-            self._tell_of(error)
+            self._log_change(error)
             for parcel in parcels:
                 if parcel.sent is not None and not parcel.sent.done():
                     parcel.sent.set_result(error)
@@ -131,7 +131,7 @@ class Replies:
                 await asyncio.sleep(until - now)
         self._full_at = max(self._full_at, now) + self._every_s
 
-    def _some(self) -> list[_Parcel]:
+    def _next_call(self) -> list[_Parcel]:
         parcels, count = [self._waiting.popleft()], 0
         count = len(parcels[0].events)
         while self._waiting and count + len(self._waiting[0].events) <= MAX_BATCH:
@@ -139,18 +139,18 @@ class Replies:
             count += len(parcels[-1].events)
         return parcels
 
-    def _tell_of(self, error: Exception | None) -> None:
+    def _log_change(self, error: Exception | None) -> None:
         if error is not None and not self._failing:
-            _log.warning("answers do not reach the reply queue, and are pushed again: %s", error)
+            _log.warning("answers do not reach the reply queue and will be pushed again: %s", error)
         elif error is None and self._failing:
             _log.warning("answers reach the reply queue again")
         self._failing = error is not None
 
 
 def _wait_s(error: Exception, tries: int) -> float:
-    """What the service asks for, else a back-off from half a second, spread so that not all come back at once."""
+    """What the service asks for, else a back-off that starts at half a second, with jitter."""
     asked = 0.0
     if isinstance(error, QueueError):
         asked = error.retry_after or SLOW_CODES.get(error.code or 0, 0.0)
-    spread = random.uniform(0.5, 1.0)  # noqa: S311  guards nothing
+    spread = random.uniform(0.5, 1.0)  # noqa: S311  not for security
     return max(asked, spread * min(_LONGEST_WAIT_S, 0.5 * 2.0 ** min(tries, 10)))

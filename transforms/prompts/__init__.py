@@ -1,1 +1,1 @@
-"""From a line to the request that it stands for."""
+"""Parses lines into requests."""

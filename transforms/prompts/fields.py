@@ -1,4 +1,4 @@
-"""Whose a field of a line is: content or a parameter of the request, or the user's own, which comes back in the row."""
+"""Sorts the fields of a line: content, parameters of the request, or the user's own, which are returned in the row."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmdo.backends.parameters import WORKERS_AI_ONLY
 from llmdo.backends.providers import has_own_inputs
 from llmdo.backends.requests import Request
 
-# Parameters that may stand beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
-# Workers AI's (its models' schemas); others are metadata. Not here are OpenAI's audio, metadata, moderation, prediction
-# and store: lines have fields of their own by these names. The body of an OpenAI batch line may have any.
+# Parameters that may appear beside a line's content, by OpenAI's names (platform.openai.com/docs/api-reference) and by
+# Workers AI's (its models' schemas); others are metadata. OpenAI's audio, metadata, moderation, prediction and store
+# are left out, since lines have their own fields of these names. The body of an OpenAI batch line may have any.
 _PARAMETERS = (
     frozenset(
         """temperature max_tokens max_completion_tokens top_p top_k seed stop n logprobs top_logprobs logit_bias user
@@ -23,22 +23,22 @@ _PARAMETERS = (
     | WORKERS_AI_ONLY
 )
 _EMBED_PARAMETERS = _PARAMETERS | {"dimensions", "encoding_format"}
-# Of an API call's body; answers are written when they are whole.
+# Fields of an API call's body that are ignored: answers are written when they are complete.
 NEVER = frozenset({"stream", "stream_options", "background"})
-# Fields that say what to ask: a request has a place for some of them, see ``unused``.
+# Fields that hold a prompt; a request uses only some of them, see ``unused``.
 CONTENT = frozenset({"prompt", "messages", "system", "text", "input"})
-# Whose values the row has by itself.
+# Fields that an answer's row always has.
 IDS = frozenset({"id", "custom_id"})
-# What surrounds the body of a batch line.
+# Fields around the body of a batch line.
 ENVELOPE = frozenset({"url", "method", "body"})
 
-# Which fields of a line are parameters: all that are no content (an API call's body), those of known names, or none.
+# Which fields of a line are parameters: all but content (an API call's body), those with known names, or none.
 Counted = Literal["all", "known", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A request; ``used`` are the names of the line's fields that are in it, ``warnings`` what should be and is not."""
+    """A request; ``used`` names the line's fields that are in it, ``warnings`` those that were left out."""
 
     request: Request
     used: frozenset[str]
@@ -46,13 +46,13 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Whom a line asks, and what the run sets for it.
+class RequestTarget:
+    """The model that a line is for, and the run's settings for it.
 
     Attributes:
-        embeds: the model is known to embed.
+        embeds: whether the model is known to embed.
         parameters, system, prompt: the run's; the two texts may be templates.
-        fields: those of the templates: content, even where a parameter has the same name.
+        fields: the fields of the templates; they are content, even if a parameter has the same name.
         counted: which of the line's fields are parameters.
     """
 
@@ -67,16 +67,16 @@ class Target:
     counted: Counted = "known"
 
     def parameters_in(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of a chat that stand in the line."""
+        """The line's parameters for a chat."""
         return self._counted(body, _PARAMETERS)
 
     def embedding_parameters_in(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of an embedding; numbers are what every answer has."""
+        """The line's parameters for an embedding, without the format that every answer has."""
         found = self._counted(body, _EMBED_PARAMETERS)
         return {name: value for name, value in found.items() if (name, value) != ("encoding_format", "float")}
 
     def embedding_fields(self, body: Mapping[str, Any]) -> frozenset[str]:
-        """The names of the same, also of what need not be sent."""
+        """The names of the line's parameters for an embedding, including those that need not be sent."""
         return frozenset(self._counted(body, _EMBED_PARAMETERS))
 
     def _counted(self, body: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
@@ -94,26 +94,26 @@ class Target:
 
 
 def unused(body: Mapping[str, Any], used: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each field with content that a request has no place for, since it has another one's."""
+    """A sentence for each field with content that is not used because another one is."""
     return tuple(
         f"{name} was left out: the line has other content that was used"
         for name in sorted(CONTENT & body.keys() - set(used))
     )
 
 
-def never(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each wish about how the answer comes that an answer in a file cannot follow."""
+def streaming_warnings(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for each field that asks for streaming, which answers in files cannot have."""
     return tuple(
-        f"{name} was left out: an answer is written when it is whole"
+        f"{name} was left out: an answer is written when it is complete"
         for name in sorted(NEVER & body.keys())
         if body[name]
     )
 
 
 def metadata_of(fields: Mapping[str, Any], *, spread: bool) -> Mapping[str, Any]:
-    """The user's own fields as the row has them.
+    """The user's own fields as they appear in the row.
 
-    ``spread``: what is in ``metadata``, as in OpenAI's requests, stands beside the others where no name is there twice.
+    ``spread``: the contents of ``metadata``, as in OpenAI's requests, are put beside the others if no name clashes.
     """
     if not spread:
         return fields

@@ -1,4 +1,4 @@
-"""A line as a JSON object, and the line that an error row of an earlier run stands for."""
+"""Parses a line as a JSON object, and recovers the line from an error row of an earlier run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from llmdo.backends.errors import InvalidRequest
 from llmdo.transforms.lines.broken_json import hint
 
-# Every error row has all of these in its ``error``; an ``error`` of the user's own has hardly all of them.
+# The ``error`` of every error row has all of these, which a user's own field ``error`` hardly does.
 _ERROR_FIELDS = frozenset("class code status message retryable attempts offset length".split())
 
 
@@ -21,7 +21,7 @@ class BadLine(InvalidRequest):
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object that a line holds. Raises BadLine."""
+    """Parses a line as a JSON object. Raises BadLine."""
     try:
         document = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -34,11 +34,11 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def unwrapped(data: bytes) -> bytes:
-    """The line itself; of an error row, which may be fed back as it is, the line that it stands for.
+    """The line itself, or for an error row, which may be fed back unchanged, the line that it is about.
 
-    Raises BadLine for an error row that was damaged.
+    Raises BadLine for a damaged error row.
     """
-    while b'"retryable"' in data:  # else it is not an error row, and need not be parsed for that
+    while b'"retryable"' in data:  # cheap test: every error row contains it
         try:
             row = json_object(data)
         except BadLine:
@@ -53,20 +53,20 @@ def unwrapped(data: bytes) -> bytes:
 
 
 def is_error_row(document: Mapping[str, Any]) -> bool:
-    """Whether an object is an error row, and its ``error`` not a field of the user's."""
+    """Whether an object is an error row, rather than a user's line with a field ``error``."""
     error = document.get("error")
     return isinstance(error, dict) and error.keys() >= _ERROR_FIELDS
 
 
 def line_of(row: Mapping[str, Any]) -> bytes | Mapping[str, Any]:
-    """The line that an error row stands for: its text, or its fields where it was kept as these.
+    """The line that an error row is about: its text, or its fields if it was kept as an object.
 
-    Raises BadLine for base64 that was damaged.
+    Raises BadLine for damaged base64.
     """
     if isinstance(line := row["error"].get("line"), str):
         return line.encode("utf-8", "surrogatepass")
     fields = {name: value for name, value in row.items() if name != "error"}
-    match fields:  # what is kept of a line that was no JSON object stands alone
+    match fields:  # a line that was not a JSON object has no other field
         case {"raw": str(raw)} if len(fields) == 1:
             return raw.encode("utf-8", "surrogatepass")
         case {"raw_base64": str(raw)} if len(fields) == 1:
@@ -78,13 +78,13 @@ def line_of(row: Mapping[str, Any]) -> bytes | Mapping[str, Any]:
 
 
 def kind_of(value: object) -> str:
-    """For people: ``an object``, ``a number``."""
+    """A value's JSON type for messages: ``an object``, ``a number``."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def _overflows(value: object) -> bool:
-    """Whether a number such as 1e400 has become infinity, which no JSON can hold again."""
+    """Whether a number such as 1e400 became infinity, which cannot be written as JSON."""
     parts = [value]
     while parts:
         part = parts.pop()

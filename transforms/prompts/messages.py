@@ -1,4 +1,4 @@
-"""The messages of a line: checked, and every fault of them in one sentence that says what to write."""
+"""Parses the messages of a line; each fault gets a sentence that says what to write."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EMPTY = "there is nothing to answer: the prompt or the messages are empty"
 
 
 def read_messages(given: object, name: str = "messages") -> list[Message]:
-    """Reads an array of messages in OpenAI's shape; ``name`` is the field that holds it.
+    """Parses an array of messages in OpenAI's format; ``name`` is the field that holds it.
 
-    Any order of roles is a conversation: only instructions, the begin of an answer at its end, one role twice in a row.
-    Raises BadLine for the first thing that is wrong.
+    Any order of roles is accepted: instructions alone, the start of an answer at the end, the same role twice in a row.
+    Raises BadLine for the first fault.
     """
     try:
         if not isinstance(given, list):
@@ -42,7 +42,7 @@ def are_messages(value: object) -> bool:
 
 
 class _Wrong(Exception):
-    """At a place in the messages, as in 0.content.1, something is wrong: both are the arguments."""
+    """A fault in the messages; the arguments are its place, such as 0.content.1, and a description."""
 
 
 def _message(given: object, place: str) -> Message:
@@ -59,7 +59,7 @@ def _message(given: object, place: str) -> Message:
 
 
 def _content(given: object, place: str) -> str | tuple[Mapping[str, Any], ...] | None:
-    """Text, or parts; a string among parts is a part of text, since services take objects only."""
+    """Text, or parts; a string among parts becomes a text part, since services only accept objects."""
     if given is None or isinstance(given, str):
         return given
     if not isinstance(given, list):

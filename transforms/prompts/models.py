@@ -1,4 +1,4 @@
-"""Which models a line may name: whoever can write to the input would else spend on every account of the environment."""
+"""Which models a line may name; otherwise anybody who can write to the input could spend on all accounts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ SAME_PROVIDER, ANY, NONE = "same-provider", "any", "none"
 
 
 class ModelNotAllowed(LineError):
-    """The line names a model that this run does not let lines choose; a retry that allows it answers the line."""
+    """The line names a model that this run does not allow lines to choose; a retry that allows it answers the line."""
 
 
 @lru_cache
 def rules_of(text: str) -> tuple[str, ...]:
-    """The rules in ``text``: same-provider and globs, with commas between them; ``any`` is ``*``, ``none`` is empty.
+    """The rules in ``text``: same-provider and globs, separated by commas; ``any`` is ``*``, ``none`` is empty.
 
-    A glob is for PROVIDER/MODEL, ``*`` also matches ``/``; ``@cf/…`` stands for ``workers-ai/@cf/…``.
+    A glob matches PROVIDER/MODEL, and ``*`` also matches ``/``; ``@cf/…`` means ``workers-ai/@cf/…``.
 
-    Raises ValueError for what is neither.
+    Raises ValueError for anything else.
     """
     if text == ANY:
         return ("*",)
@@ -39,11 +39,11 @@ def rules_of(text: str) -> tuple[str, ...]:
 
 
 def check_line_model(allowed: str, provider: str, model: str, default: str) -> None:
-    """Raises ModelNotAllowed for a model of a line unless it is the ``default``, which it would get, or ``allowed``."""
+    """Raises ModelNotAllowed unless a line's model is ``allowed``, or the ``default`` that it would get anyway."""
     name, rules = f"{provider}/{model}", rules_of(allowed)
     if name == default or _matches(rules, provider, name, default.partition("/")[0]):
         return
-    # The name is the line's own and no part of the remedy, which somebody may paste into a shell.
+    # The line's text must not be in the remedy, which somebody may paste into a shell.
     more = ",".join((*rules, f"{provider}/*"))
     raise ModelNotAllowed(
         f"the line names {name}, and --line-models {allowed} does not allow that: allow it with --line-models "

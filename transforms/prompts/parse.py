@@ -1,9 +1,9 @@
-"""From a line of input to a request: what a user may write in a JSONL line.
+"""Parses a line of input into a request: what a user may write in a JSONL line.
 
 Accepted are batch lines (``custom_id, method, url, body``), ``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and any
-other native input of a Workers AI model. ``id`` or ``custom_id``, ``model`` and parameters may stand in the line;
-fields that are none of these ride along in ``metadata``. An error row of an earlier run is accepted as it is. With a
-prompt template of the run, a line is any object that has the template's fields, and all others are the user's own.
+other native input of a Workers AI model. A line may also have ``id`` or ``custom_id``, ``model`` and parameters; all
+other fields are returned in ``metadata``. An error row of an earlier run is accepted as it is. If the run has a prompt
+template, a line is any object with the template's fields, and all other fields are the user's own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from llmdo.backends.errors import ModelError, ProviderUnusable, short
 from llmdo.backends.providers import PROVIDERS, ids_have_owners, split_model
 from llmdo.backends.requests import Request
-from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, Target, metadata_of
+from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, RequestTarget, metadata_of
 from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
 from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
-from llmdo.transforms.prompts.requests import templated
+from llmdo.transforms.prompts.requests import templated_request
 from llmdo.transforms.prompts.routes import batch_body, batch_builder, line_builder
 from llmdo.transforms.prompts.templates import fields_of
 
@@ -28,15 +28,15 @@ _LONGEST_NAME = 300  # characters of a model's name
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for lines that do not say otherwise.
+    """The run's settings, which lines may override.
 
     Attributes:
         model: ``provider/model``.
         system: a system prompt; one with fields is a template.
-        prompt: a template of what to ask, or "": the line says it.
-        models: (pattern, model): the first one whose pattern fits the file's key comes before ``model``.
-        line_models: which models lines may name instead: see rules_of.
-        line_parameters: with ``prompt``, a line's ``model``, ``system`` and parameters count too, as without it.
+        prompt: a template of what to ask; "" if lines have their own prompts.
+        models: (pattern, model); the first one whose pattern matches the file's key overrides ``model``.
+        line_models: which models lines may name instead; see rules_of.
+        line_parameters: a line's ``model``, ``system`` and parameters are used even if there is a ``prompt``.
     """
 
     model: str
@@ -48,55 +48,55 @@ class Defaults:
     line_parameters: bool = False
 
     def model_for(self, key: str) -> str:
-        """The model of the lines of a file; ``*`` in a pattern is any text, also with slashes."""
+        """The model for the lines of a file; ``*`` in a pattern also matches slashes."""
         return next((model for pattern, model in self.models if fnmatchcase(key, pattern)), self.model)
 
     @property
     def providers(self) -> frozenset[str]:
-        """The providers of the run's own models: without them no run, without others no more than their lines."""
+        """The providers of the run's own models. If one is unusable the run ends; else only its lines fail."""
         return frozenset(model.partition("/")[0] for model in (self.model, *(model for _, model in self.models)))
 
     @property
     def fields(self) -> frozenset[str]:
-        """The fields that the templates use: content, even where a parameter has the same name."""
+        """The fields of the templates; they are content, even if a parameter has the same name."""
         return fields_of(self.prompt) | fields_of(self.system)
 
     @property
     def only_content(self) -> bool:
-        """Whether nothing in a line is a parameter."""
+        """Whether no field of a line is a parameter."""
         return bool(self.prompt) and not self.line_parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A line, understood; ids are as the user wrote them."""
+    """A parsed line; its ids are as the user wrote them."""
 
     provider: str
     request: Request
     id: Any
     custom_id: Any
     metadata: Mapping[str, Any]
-    own_model: bool  # the line names its model; else it is the run's
-    warnings: tuple[str, ...] = ()  # fields of the line that would be part of the request, and are not
+    own_model: bool  # the line names its model; otherwise it is the run's
+    warnings: tuple[str, ...] = ()  # about fields of the line that were left out of the request
 
 
 def parse_prompt(
     data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int], key: str = ""
 ) -> Prompt:
-    """Understands one line.
+    """Parses one line.
 
     Args:
         data: the line without its line ending.
-        request_id: given to the request, the same over all tries.
-        defaults: what the run sets.
-        max_texts: (provider, model) → how many texts an embedding call takes; 1 says that it embeds nothing.
-        key: of the file that the line is from.
+        request_id: for the request, the same in all tries.
+        defaults: the run's settings.
+        max_texts: (provider, model) → number of texts in an embedding call; 1 for a model that does not embed.
+        key: of the line's file.
 
     Raises:
-        BadLine: with a sentence that says what is wrong with the line.
+        BadLine: the line is not a valid request.
         ModelNotAllowed: it names a model that ``defaults.line_models`` does not allow.
         ProviderUnusable: it names a provider that lacks its settings, and is not one of the run's.
-        ModelError: one of the run's own is not there.
+        ModelError: one of the run's own providers is unusable.
     """
     document = json_object(unwrapped(data))
     fields = defaults.fields
@@ -108,7 +108,7 @@ def parse_prompt(
     embeds = _embeds(provider, model, defaults, max_texts)
     used = frozenset() if defaults.only_content else frozenset({"model"})
     counted: Counted = "none" if defaults.only_content else "known" if body is None or defaults.prompt else "all"
-    target = Target(
+    target = RequestTarget(
         provider, model, embeds, request_id, defaults.parameters, defaults.system, defaults.prompt, fields, counted
     )
     built = _built(document, body, target)
@@ -124,7 +124,7 @@ def parse_prompt(
 
 
 def _chosen(own: object, defaults: Defaults, key: str, *, in_body: bool) -> tuple[str, str]:
-    """Provider and model for a line that names ``own``, or none. Raises BadLine, ModelNotAllowed."""
+    """Provider and model for a line that names the model ``own``, or none. Raises BadLine, ModelNotAllowed."""
     default = defaults.model_for(key)
     provider, model = _model(own, default, in_body=in_body)
     if own:
@@ -133,7 +133,7 @@ def _chosen(own: object, defaults: Defaults, key: str, *, in_body: bool) -> tupl
 
 
 def _embeds(provider: str, model: str, defaults: Defaults, max_texts: Callable[[str, str], int]) -> bool:
-    """Whether a model embeds texts. Raises ProviderUnusable, or the ModelError itself for one of the run's own."""
+    """Whether a model embeds texts. Raises ProviderUnusable, or for the run's own providers the ModelError itself."""
     try:
         return max_texts(provider, model) > 1
     except ModelError as error:
@@ -142,17 +142,17 @@ def _embeds(provider: str, model: str, defaults: Defaults, max_texts: Callable[[
         raise ProviderUnusable(f"{provider}/{model}: {error.message}", provider=provider) from error
 
 
-def _built(document: Mapping[str, Any], body: Mapping[str, Any] | None, target: Target) -> Built:
-    """The request of a line, or of the body of a batch line. Raises BadLine."""
+def _built(document: Mapping[str, Any], body: Mapping[str, Any] | None, target: RequestTarget) -> Built:
+    """The request of a line or of a batch line's body. Raises BadLine."""
     if target.prompt:
-        return templated(document if body is None else body, target)
+        return templated_request(document if body is None else body, target)
     if body is None:
         return line_builder(document, target)(document, target)
     return batch_builder(document, target)(body, target)
 
 
 def _templated_body(document: Mapping[str, Any], fields: frozenset[str]) -> Mapping[str, Any] | None:
-    """The body of a batch line, where the template's fields are in it and not beside it."""
+    """The body of a batch line, if the template's fields are in it and not beside it."""
     body = document.get("body")
     return body if isinstance(body, dict) and not fields <= document.keys() and fields & body.keys() else None
 
@@ -175,7 +175,7 @@ def _without(fields: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]
 
 
 def _model(name: object, default: str, *, in_body: bool) -> tuple[str, str]:
-    """Provider and model of a line that names ``name``, or none; ``in_body``: in the body of a batch line."""
+    """Provider and model of a line that names ``name``, or none; ``in_body``: in a batch line's body."""
     default_provider, _, default_model = default.partition("/")
     if not name or name == default_model:
         return default_provider, default_model

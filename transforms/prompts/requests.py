@@ -1,4 +1,4 @@
-"""From a line's fields to a request, one function for each kind of request."""
+"""Builds requests from a line's fields, one function for each kind of request."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from llmdo.backends.limits.sizes import TOKEN_LIMITS
 from llmdo.backends.providers import has_own_inputs
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
-from llmdo.transforms.prompts.fields import IDS, NEVER, Built, Target, never, unused
+from llmdo.transforms.prompts.fields import IDS, NEVER, Built, RequestTarget, streaming_warnings, unused
 from llmdo.transforms.prompts.line_json import BadLine, kind_of
 from llmdo.transforms.prompts.messages import check_says_something, read_messages
 from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in
 
-Builder = Callable[[Mapping[str, Any], Target], Built]
+Builder = Callable[[Mapping[str, Any], RequestTarget], Built]
 
 _SYSTEM_ROLES = ("system", "developer")
 
 
-def chat(body: Mapping[str, Any], target: Target) -> Built:
+def chat_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A conversation, from ``messages``, or from ``prompt`` and ``system``. Raises BadLine."""
     if "messages" in body:
         return _conversation(read_messages(body["messages"]), "messages", body, target)
@@ -30,14 +30,14 @@ def chat(body: Mapping[str, Any], target: Target) -> Built:
     return _conversation(messages, "prompt", body, target)
 
 
-def chat_of_input(body: Mapping[str, Any], target: Target) -> Built:
+def input_chat_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A conversation whose messages are in ``input``, as in OpenAI's evals. Raises BadLine."""
     return _conversation(read_messages(body["input"], "input"), "input", body, target)
 
 
-def templated(body: Mapping[str, Any], target: Target) -> Built:
-    """What the run's template asks about a line; for an embedding model, the text that it gives. Raises BadLine."""
-    text = filled_in(target.prompt, body)
+def templated_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+    """The run's template, filled in from a line, as a chat or as a text to embed. Raises BadLine."""
+    text = _filled_in(target.prompt, body)
     if target.embeds:
         parameters = target.embedding_parameters_in(body)
         request = EmbedRequest(target.model, (text,), parameters, target.request_id)
@@ -49,8 +49,8 @@ def templated(body: Mapping[str, Any], target: Target) -> Built:
     return Built(built.request, built.used | target.fields)
 
 
-def embedding(body: Mapping[str, Any], target: Target) -> Built:
-    """Texts to embed. What only an API knows, numbers of tokens or a model of an unknown kind, is passed on to it.
+def embedding_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+    """Texts to embed. Token numbers, and texts for a model of an unknown kind, are passed on to the API as they are.
 
     Raises BadLine.
     """
@@ -58,7 +58,7 @@ def embedding(body: Mapping[str, Any], target: Target) -> Built:
     texts = _texts(body.get(name), name, target)
     used = target.embedding_fields(body) | {name}
     if target.counted == "all":
-        warnings = unused(body, used) + never(body)
+        warnings = unused(body, used) + streaming_warnings(body)
     else:
         warnings = tuple(warning for warning in unused(body, used) if warning.split()[0] not in target.fields)
     if texts is not None and target.embeds:
@@ -68,14 +68,14 @@ def embedding(body: Mapping[str, Any], target: Target) -> Built:
     return Built(RawRequest(target.model, given, target.request_id, path="embeddings"), used, warnings)
 
 
-def completion(body: Mapping[str, Any], target: Target) -> Built:
+def completion_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The body of /v1/completions, as it is, with the run's limit and temperature. Raises BadLine."""
     if "prompt" not in body:
         raise BadLine("'body' has no prompt, which /v1/completions needs: add it, or use /v1/chat/completions")
     return _passed_on("completions", body, target, "max_tokens")
 
 
-def responses(body: Mapping[str, Any], target: Target) -> Built:
+def responses_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The body of /v1/responses, as it is, with the run's limit, temperature and system prompt. Raises BadLine."""
     given = body.get("input")
     turns = given if isinstance(given, list) else []
@@ -85,7 +85,7 @@ def responses(body: Mapping[str, Any], target: Target) -> Built:
     return _passed_on("responses", body, target, "max_output_tokens")
 
 
-def own_input(body: Mapping[str, Any], target: Target) -> Built:
+def own_input_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A Workers AI model's own input, whatever its fields are called. Raises BadLine."""
     given = {name: value for name, value in body.items() if name not in IDS | {"model", "metadata", "error"}}
     if not given:
@@ -93,7 +93,7 @@ def own_input(body: Mapping[str, Any], target: Target) -> Built:
     return Built(RawRequest(target.model, given, target.request_id), frozenset(given))
 
 
-def filled_in(template: str, body: Mapping[str, Any]) -> str:
+def _filled_in(template: str, body: Mapping[str, Any]) -> str:
     """A template with a line's fields. Raises BadLine."""
     try:
         return fill_in(template, body)
@@ -101,7 +101,7 @@ def filled_in(template: str, body: Mapping[str, Any]) -> str:
         raise BadLine(f"the line has no '{missing}', which the template needs: add it, or leave the line out") from None
 
 
-def _conversation(messages: list[Message], name: str, body: Mapping[str, Any], target: Target) -> Built:
+def _conversation(messages: list[Message], name: str, body: Mapping[str, Any], target: RequestTarget) -> Built:
     """Messages from the field ``name`` with a system prompt and parameters."""
     used = {name} if name else set()
     own_system = "system" in body and "system" not in target.fields
@@ -120,25 +120,25 @@ def _conversation(messages: list[Message], name: str, body: Mapping[str, Any], t
     if name:
         warnings = unused({k: v for k, v in body.items() if k not in target.fields}, used)
     if target.counted == "all":
-        warnings += never(body)
+        warnings += streaming_warnings(body)
     request = ChatRequest(target.model, tuple(messages), parameters, target.request_id)
     return Built(request, frozenset({*used, *own}), warnings)
 
 
-def _system(body: Mapping[str, Any], target: Target) -> str:
-    """The line's own system prompt as it is, else the run's; one without fields is not a template."""
+def _system(body: Mapping[str, Any], target: RequestTarget) -> str:
+    """The line's own system prompt, unchanged, or the run's, which is a template if it has fields."""
     if "system" in body and "system" not in target.fields:
         return str(body["system"])
     return _run_system(body, target)
 
 
-def _run_system(body: Mapping[str, Any], target: Target) -> str:
-    return filled_in(target.system, body) if fields_of(target.system) else target.system
+def _run_system(body: Mapping[str, Any], target: RequestTarget) -> str:
+    return _filled_in(target.system, body) if fields_of(target.system) else target.system
 
 
-def _passed_on(path: str, body: Mapping[str, Any], target: Target, limit: str) -> Built:
+def _passed_on(path: str, body: Mapping[str, Any], target: RequestTarget, limit: str) -> Built:
     given = {name: value for name, value in body.items() if name not in NEVER and name != "model"}
-    warnings = never(body)
+    warnings = streaming_warnings(body)
     for name, value in target.parameters.items():
         if name in TOKEN_LIMITS:
             given.setdefault(limit, value)
@@ -151,8 +151,8 @@ def _passed_on(path: str, body: Mapping[str, Any], target: Target, limit: str) -
     return Built(RawRequest(target.model, given, target.request_id, path=path), frozenset(body), warnings)
 
 
-def _texts(given: object, name: str, target: Target) -> tuple[str, ...] | None:
-    """The texts to embed; None for numbers of tokens. Raises BadLine."""
+def _texts(given: object, name: str, target: RequestTarget) -> tuple[str, ...] | None:
+    """The texts to embed; None for token numbers. Raises BadLine."""
     if isinstance(given, str):
         return (given,)
     if not isinstance(given, list):

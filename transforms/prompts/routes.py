@@ -1,4 +1,4 @@
-"""What a line asks for, by its URL or its fields. A line that does not say it clearly makes no call."""
+"""Chooses the kind of request by a line's URL or fields. A line that leaves it unclear makes no call."""
 
 from __future__ import annotations
 
@@ -7,42 +7,50 @@ from typing import Any
 
 from llmdo.backends.errors import short
 from llmdo.backends.providers import chats, has_own_inputs, passes_routes_on, takes_own_input
-from llmdo.transforms.prompts.fields import CONTENT, IDS, Target
+from llmdo.transforms.prompts.fields import CONTENT, IDS, RequestTarget
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.messages import are_messages
-from llmdo.transforms.prompts.requests import Builder, chat, chat_of_input, completion, embedding, own_input, responses
+from llmdo.transforms.prompts.requests import (
+    Builder,
+    chat_request,
+    completion_request,
+    embedding_request,
+    input_chat_request,
+    own_input_request,
+    responses_request,
+)
 from llmdo.transforms.prompts.templates import fields_of
 
-# The end of a batch line's URL → what its body is; the first that fits.
+# The end of a batch line's URL → what its body is; the first match wins.
 _BY_URL: tuple[tuple[str, Builder | None], ...] = (
-    ("/chat/completions", chat),
+    ("/chat/completions", chat_request),
     ("/fim/completions", None),
-    ("/completions", completion),
-    ("/embeddings", embedding),
-    ("/responses", responses),
+    ("/completions", completion_request),
+    ("/embeddings", embedding_request),
+    ("/responses", responses_request),
 )
-# What only the body of /v1/responses has: fields, and kinds of parts in the messages of its ``input``.
+# Only bodies of /v1/responses have these: fields, and kinds of parts in the messages of their ``input``.
 _OF_RESPONSES = frozenset({"instructions", "max_output_tokens", "previous_response_id"})
 _PARTS_OF_RESPONSES = frozenset({"input_text", "input_image", "input_file", "output_text"})
-# How many of a line's fields an error names, and characters of each.
+# The most fields of a line that an error names, and the most characters of each.
 _MOST, _LONGEST = 5, 40
 
 
 def batch_body(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The body of a batch line; None for a line of another kind. Raises BadLine.
+    """The body of a batch line; None for other lines. Raises BadLine.
 
-    OpenAI's batch lines have a URL; Mistral's, Together's and Fireworks' have none.
+    OpenAI's batch lines have a URL; those of Mistral, Together and Fireworks do not.
     """
-    body, asks_itself = document.get("body"), bool(CONTENT & document.keys())
-    if isinstance(body, dict) and ("url" in document or not asks_itself):
+    body, has_content = document.get("body"), bool(CONTENT & document.keys())
+    if isinstance(body, dict) and ("url" in document or not has_content):
         return body
-    if {"url", "body"} <= document.keys() and not asks_itself:
+    if {"url", "body"} <= document.keys() and not has_content:
         raise BadLine("'body' must be an object, as in an OpenAI batch line")
     return None
 
 
-def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
-    """What a batch line's URL names; without one, what the fields of its body say. Raises BadLine."""
+def batch_builder(document: Mapping[str, Any], target: RequestTarget) -> Builder:
+    """Chooses by a batch line's URL, or if it has none by the fields of its body. Raises BadLine."""
     if document.get("url") is None:
         body = document["body"]
         if "prompt" in body and "messages" not in body and passes_routes_on(target.provider):
@@ -56,32 +64,32 @@ def batch_builder(document: Mapping[str, Any], target: Target) -> Builder:
     if found is None:
         known = ", ".join(f"/v1{ending}" for ending, build in _BY_URL if build)
         raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use one of {known}")
-    if found is embedding and has_own_inputs(target.provider) and not target.embeds:
+    if found is embedding_request and has_own_inputs(target.provider) and not target.embeds:
         if chats(target.provider, target.model):
             raise BadLine(f"{target.provider}/{target.model} does not embed: name an embedding model")
-        return own_input
+        return own_input_request
     return found
 
 
-def line_builder(line: Mapping[str, Any], target: Target) -> Builder:
-    """What the fields of a line ask for that is not a batch line. Raises BadLine."""
+def line_builder(line: Mapping[str, Any], target: RequestTarget) -> Builder:
+    """Chooses by the fields of a line that is not a batch line. Raises BadLine."""
     named = target.provider, target.model
     own = takes_own_input(*named) or not chats(*named)
     if "messages" in line:
-        return chat
+        return chat_request
     if "prompt" in line:
         # An image model's prompt is not a conversation.
-        return own_input if takes_own_input(*named) else chat
+        return own_input_request if takes_own_input(*named) else chat_request
     if target.embeds and ("text" in line or "input" in line):
-        return embedding
+        return embedding_request
     if own:
-        return own_input
+        return own_input_request
     if are_messages(line.get("input")) and not _is_for_responses(line):
-        return chat_of_input
+        return input_chat_request
     raise BadLine(_what_to_write(line, target))
 
 
-def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
+def _what_to_write(line: Mapping[str, Any], target: RequestTarget) -> str:
     fields = [name for name in line if name not in IDS | {"model", "metadata", "error"}]
     if not fields:
         return "there is nothing to answer: give 'prompt', 'messages', or 'text' for an embedding model"
@@ -96,7 +104,7 @@ def _what_to_write(line: Mapping[str, Any], target: Target) -> str:
         embed = f"; to embed {name!r}, name an embedding model"
         if passes_routes_on(target.provider):
             embed += ', or write {"url": "/v1/embeddings", "body": {"input": …}}'
-    # Of names that can be fields only: somebody may paste the remedy into a shell.
+    # Only names that can be fields: somebody may paste the remedy into a shell.
     template = " ".join(
         f"{{{name}}}" for name in fields[:_MOST] if len(name) <= _LONGEST and fields_of(f"{{{name}}}") == {name}
     )

@@ -1,7 +1,7 @@
-"""Prompts with fields, as in ``Summarise: {text}``, filled in from each line.
+"""Prompts with fields, such as ``Summarise: {text}``, which are filled in from each line.
 
-A field is a name in braces and nothing else: no attributes, no indexes, no code. ``{{`` and ``}}`` are braces of the
-text; so is every brace that is no field, as in ``{"a": 1}``.
+A field is a name in braces and nothing else: no attributes, no indexes, no code. ``{{`` and ``}}`` stand for braces;
+braces that do not form a field, as in ``{"a": 1}``, stay as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 _NAME = r"[^\W\d][\w-]*+"
 _PARTS = re.compile(rf"{{{{|}}}}|{{({_NAME})}}")
-# What looks like a field of str.format() and is none here: {}, {0}, {a.b}, {a[0]}, {a!r}, {a:>9}, { a }.
+# Looks like a field of str.format(), but is not one here: {}, {0}, {a.b}, {a[0]}, {a!r}, {a:>9}, { a }.
 _NEARLY = re.compile(rf"{{(?!{_NAME}}})\s*+(?:\d*+|{_NAME}\s*+(?:[.\[!:][^{{}}\"\n]*+)?)}}")
 
 
@@ -34,9 +34,9 @@ def fields_of(template: str) -> frozenset[str]:
 
 
 def fill_in(template: str, values: Mapping[str, Any]) -> str:
-    """The text with each field's value: strings as they are, what else JSON has as JSON.
+    """The text with each field's value: strings as they are, other values as JSON.
 
-    Raises MissingField where a field is not there, or null.
+    Raises MissingField if a field is missing or null.
 
     >>> fill_in('{{{a}}} {b}', {'a': 'x {b}', 'b': [1]})
     '{x {b}} [1]'
@@ -52,7 +52,7 @@ def fill_in(template: str, values: Mapping[str, Any]) -> str:
     return "".join(filled)
 
 
-def problem_of(template: str) -> str | None:
+def template_problem(template: str) -> str | None:
     """Why a template is likely not what its author meant, or None."""
     nearly = _NEARLY.search(template.replace("{{", "").replace("}}", ""))
     if nearly:
@@ -64,7 +64,7 @@ def problem_of(template: str) -> str | None:
 
 @functools.lru_cache(maxsize=64)
 def _split(template: str) -> tuple[tuple[str, str | None], ...]:
-    """Pieces of text, each with the name of the field behind it; None where there is none."""
+    """Pieces of text, each with the name of the field that follows it, or None."""
     pieces: list[tuple[str, str | None]] = []
     text, at = "", 0
     for match in _PARTS.finditer(template):

@@ -1,4 +1,4 @@
-"""From an error shard back to lines of input: which of its rows are tried again, and what is read for them."""
+"""Turns the rows of an error shard back into lines of input, if they are to be tried again."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from llmdo.transforms.prompts.line_json import BadLine, json_object
 
 @dataclass(frozen=True, slots=True)
 class ErrorLines:
-    """The rows of one error shard: lines to answer ``again``, and rows (start, stop, JSON) that stay as they are."""
+    """The rows of one error shard: lines to try ``again``, and rows (start, stop, JSON) to be ``kept`` as they are."""
 
     again: tuple[Line, ...]
     kept: tuple[tuple[int, int, bytes], ...]
 
 
 def take_back(file: FileVersion, shard: ManifestShard, body: bytes, everything: bool) -> ErrorLines:
-    """Divides an error shard: again come the rows with a retryable error, or with ``everything`` all that have content.
+    """Divides an error shard: rows with a retryable error are tried again, or with ``everything`` all with content.
 
-    A Line has the offsets, and so the identity, of the line that the row stands for. Raises ValueError for a shard that
-    is not what the manifest says.
+    A Line has the offsets, and so the identity, of the row's original line. Raises ValueError for a shard that does not
+    match the manifest.
     """
     again: list[Line] = []
     kept: list[tuple[int, int, bytes]] = []
@@ -51,21 +51,21 @@ def take_back(file: FileVersion, shard: ManifestShard, body: bytes, everything: 
 
 
 def _data(row: bytes, document: Mapping[str, Any]) -> bytes | None:
-    """What is read as the line; None for a line whose content was too long to keep."""
+    """The line's content; None if it was too long to keep."""
     if isinstance(line := document["error"].get("line"), str):
         return line.encode("utf-8", "surrogatepass")
-    # Of rows without it, those of earlier versions need a closer look.
+    # Rows without it that earlier versions wrote need a closer look.
     rest = {name: value for name, value in document.items() if name != "error"}
     if rest == {"raw": None}:
         return None
-    # Whoever reads the line takes the text out of such a row; if it fails again, the row stays what it is.
+    # The parser takes the text out of such a row; if the line fails again, its row stays the same.
     return row if _stands_for_text(rest, document["error"]) else to_json(rest)
 
 
 def _stands_for_text(rest: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
-    """Whether ``raw`` or ``raw_base64`` is the line itself, not the only field of a line that is an object.
+    """Whether ``raw`` or ``raw_base64`` is the whole line, rather than the only field of a line that is an object.
 
-    An object got as far as the model; text that is no object did not, and text that is one came in an error line.
+    A line that is an object was parsed; text that is not an object cannot be, and text that is one was in an error row.
     """
     text: object = None
     if rest.keys() == {"raw"}:

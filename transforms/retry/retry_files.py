@@ -1,4 +1,4 @@
-"""Tries error lines of settled files again, and merges what becomes of them into the files' manifests."""
+"""Retries error lines of settled files, and merges the results into the files' manifests."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ from llmdo.transforms.retry.error_lines import take_back
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import stopping
 
-# The records of files that are tried again. Not beside those of open files: a run removes one whose file is settled.
-FOLDER = "_retry/"
-# Manifests are read over a network, one call each; so many at the same time.
-_AT_ONCE = 16
-# In a job record's notification: the version of the manifest that the retry began with, and may replace.
+# The records of files that are retried. Not beside those of open files: a run removes one whose file is settled.
+RETRY_FOLDER = "_retry/"
+_AT_ONCE = 16  # manifests that are read concurrently, one call each
+# In a job record's notification: the version of the manifest that the retry started from, and may replace.
 _MANIFEST = "manifest"
 
-Taken = Line | KnownShard | Leftovers
+RetriedElement = Line | KnownShard | Leftovers
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class FindErrors(beam.PTransform):
-    """Emits the folder of each settled file that has error lines, or that a retry which died has left unmerged."""
+    """Emits the folder of each settled file that has error lines, or that a dead retry left unmerged."""
 
     run: Run
 
     def expand(self, root: beam.Pipeline) -> PCollection[str]:
-        """Nothing → the folder in the output's store, with '/' at its end."""
+        """Nothing → the folder in the output's store, ending in '/'."""
         return (
             root
             | "Start" >> beam.Impulse()
@@ -57,26 +56,26 @@ class FindErrors(beam.PTransform):
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadErrors(beam.PTransform):
-    """Claims each file, and emits the lines of its error shards that are tried again: all with ``everything``.
+    """Claims each file, and emits the lines of its error shards that are to be retried; with ``everything``, all lines.
 
-    Rows that are not tried again go to a new error shard, as they are. The last element of a file names the objects
-    that are to go; without it, its manifest stays. A file that another living retry works on is left to it.
+    Rows that are not retried go to a new error shard unchanged. The last element of a file names the objects to delete;
+    without it, its manifest stays. A file that another living retry works on is skipped.
     """
 
     run: Run
     everything: bool = False
 
-    def expand(self, folders: PCollection[str]) -> PCollection[Taken]:
+    def expand(self, folders: PCollection[str]) -> PCollection[RetriedElement]:
         """Folder → Line, KnownShard, Leftovers."""
         return folders | "Claim and read" >> beam.FlatMap(read_errors, self.run, self.everything)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class MergeFiles(beam.PTransform):
-    """Puts a file's new shards into its manifest in the place of the old ones, when they stand for the same lines.
+    """Replaces old shards in a file's manifest by new ones, if these are about the same lines.
 
-    The manifest is switched with one write, and only if it is the version that the retry began with; then the old
-    shards are deleted. Emits the files that were merged; every other one stays as it was.
+    The manifest is switched with one write, and only if it is the version that the retry started from; then the old
+    shards are deleted. Emits the merged files; all others stay as they were.
     """
 
     run: Run
@@ -97,13 +96,13 @@ def _keyed(written: Written) -> tuple[str, Written]:
 
 
 def find_errors(run: Run) -> Iterator[str]:
-    """The folders of the manifests with error lines, and of those whose retry has left its record."""
+    """The folders of manifests with error lines, and of those with a record of an earlier retry."""
     store = run.store
-    begun = {record_of(record) for record in retries(run).sweep() if isinstance(record, JobRecord)}
+    claimed = {record_of(record) for record in retries(run).sweep() if isinstance(record, JobRecord)}
     folders = _folders(store, run.output)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-find") as pool:
         while some := list(islice(folders, 4 * _AT_ONCE)):
-            wanted = pool.map(partial(_is_wanted, run, begun), some)
+            wanted = pool.map(partial(_is_wanted, run, claimed), some)
             yield from (folder for folder, is_wanted in zip(some, wanted, strict=True) if is_wanted)
 
 
@@ -114,18 +113,18 @@ def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
             yield folder + "/"
 
 
-def _is_wanted(run: Run, begun: set[str], folder: str) -> bool:
+def _is_wanted(run: Run, claimed: set[str], folder: str) -> bool:
     try:
         manifest = read_manifest(run.store, folder)
     except ValueError as error:
         run.state.report_undone(folder, str(error))
         return False
-    return manifest is not None and (manifest.failed > 0 or record_of(version_of(manifest)) in begun)
+    return manifest is not None and (manifest.failed > 0 or record_of(file_of(manifest)) in claimed)
 
 
 def retries(run: Run) -> Jobs:
-    """The job records of files that are tried again."""
-    return Jobs(run.store, run.output.key + FOLDER)
+    """The job records of files that are retried."""
+    return Jobs(run.store, run.output.key + RETRY_FOLDER)
 
 
 def record_of(of: FileVersion | JobRecord) -> str:
@@ -133,16 +132,16 @@ def record_of(of: FileVersion | JobRecord) -> str:
     return record_name(of.store_url, of.key, of.etag)
 
 
-def version_of(manifest: Manifest, opening: str = "") -> FileVersion:
-    """The file that a manifest is about; one of an earlier version does not say in which folder a local one was."""
+def file_of(manifest: Manifest, opening: str = "") -> FileVersion:
+    """The file of a manifest; manifests of earlier versions do not name the folder of a local file."""
     store_url = R2_SCHEME + manifest.bucket if manifest.bucket else manifest.folder
     return FileVersion(store_url, manifest.key, manifest.etag, manifest.size, opening, resumed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A file that this retry works on. ``uncounted`` are objects with a shard's name that its manifest does not name;
-    ``abandoned`` says that an earlier retry has died over it.
+    """A file that this retry works on. ``uncounted`` are objects with a shard's name that the manifest does not list;
+    ``abandoned``: an earlier retry died while it worked on the file.
     """
 
     file: FileVersion
@@ -152,7 +151,7 @@ class Claimed:
 
 
 def claim_file(run: Run, folder: str) -> Claimed | None:
-    """Claims the file of a folder; None where its manifest is gone, or another retry works on it.
+    """Claims the file of a folder; None if its manifest is gone, or another retry works on it.
 
     Raises StorageError, and ValueError for a manifest that cannot be read.
     """
@@ -162,7 +161,7 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
         if found is None:
             return None
         manifest, etag = found
-        file = version_of(manifest)
+        file = file_of(manifest)
         record = new_record(
             file.store_url,
             file.key,
@@ -177,16 +176,16 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
             run.state.report_elsewhere(file, claim.record.run_id)
             return None
         if read_manifest_version(store, folder) != found:  # merged by another retry just before the claim
-            _let_go(jobs, file)
+            _release(jobs, file)
             continue
         named = {shard.name for shard in manifest.shards}
         there = (info.key.removeprefix(folder) for info in store.list(folder))
         uncounted = (n for n in there if "/" not in n and n != MANIFEST_NAME and counts_as_output(n) and n not in named)
-        return Claimed(version_of(manifest, record.nonce), manifest, tuple(uncounted), claim.before is not None)
+        return Claimed(file_of(manifest, record.nonce), manifest, tuple(uncounted), claim.before is not None)
 
 
-def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[Taken]:
-    """What is to be done with one file. Raises StorageError."""
+def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[RetriedElement]:
+    """See ReadErrors; for one file. Raises StorageError."""
     if stopping():
         return
     try:
@@ -199,13 +198,13 @@ def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[Tak
     file, manifest = claimed.file, claimed.manifest
     if manifest.configuration != run.configuration:
         run.state.report_undone(file.id, "it was answered by another configuration than its output's")
-        _let_go(retries(run), file)
+        _release(retries(run), file)
         return
     run.state.open(file)
     yield from _lines(run, folder, claimed, everything)
 
 
-def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterator[Taken]:
+def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterator[RetriedElement]:
     store, file, manifest = run.store, claimed.file, claimed.manifest
     replaced: list[str] = []
     lines = size = 0
@@ -225,7 +224,7 @@ def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterato
         replaced.append(shard.name)
         for line in rows.again:
             if stopping():
-                yield Leftovers(file, ())  # so that the file comes to its end, unmerged
+                yield Leftovers(file, ())  # so that the file is finished, unmerged
                 return
             lines, size = lines + 1, size + line.stop - line.start
             yield line
@@ -237,13 +236,13 @@ def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterato
     else:
         nothing = "nothing to try again"
         run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
-        _let_go(retries(run), file)
+        _release(retries(run), file)
 
 
 def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
-    """Switches one file's manifest, deletes what it does not name any more, and lets the file go. Raises StorageError.
+    """Switches one file's manifest, deletes what it no longer lists, and releases the file. Raises StorageError.
 
-    A file whose lines have not all an outcome, or whose manifest was changed meanwhile, is left as it is.
+    A file is left as it is if not all of its lines have an outcome, or if its manifest was changed in the meantime.
     """
     written = list(written)
     file = written[0].file
@@ -262,7 +261,7 @@ def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
         settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
         run.state.settle(settled)
         yield settled
-    _let_go(jobs, file)
+    _release(jobs, file)
 
 
 def _merge(run: Run, file: FileVersion, names: frozenset[str], shards: Iterable[ShardRecord], etag: str) -> Manifest:
@@ -287,5 +286,5 @@ def _asleep(run: Run) -> bool:
     return presence is not None and presence.asleep
 
 
-def _let_go(jobs: Jobs, file: FileVersion) -> None:
+def _release(jobs: Jobs, file: FileVersion) -> None:
     jobs.remove((file.store_url, file.key, file.etag))

@@ -42,7 +42,7 @@ from llmdo.transforms.chat import converse
 from llmdo.transforms.chat import read_events as chat_source
 from llmdo.transforms.chat.conversations import Conversations, close_conversations
 from llmdo.transforms.chat.converse import Converse, conversations_of
-from llmdo.transforms.chat.elements import ChatDefaults, Settings
+from llmdo.transforms.chat.elements import ChatDefaults, ConversationSettings
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
@@ -158,7 +158,7 @@ class ChatWorld(World):
 
         patch.setattr(QueueApi, "__init__", opened)
         patch.setattr(workers_ai, "open_backend", lambda: InstantModel(self.calls, self.process))
-        patch.setattr(converse, "Settings", partial(Settings, linger_s=0.01, look_again_s=0.01))
+        patch.setattr(converse, "ConversationSettings", partial(ConversationSettings, linger_s=0.01, look_again_s=0.01))
         patch.setattr(converse, "Replies", partial(Replies, every_s=0.0))
         patch.delenv("STORE_ID", raising=False)
 
@@ -201,7 +201,7 @@ class ChatWorld(World):
         run = Run(f"run-{uuid.uuid4().hex}", where)
         calls = CallSettings(2, fixed=True, kept=LedgerSettings(self._ledger, SAME_MESSAGE))
         with suppress(Died):
-            source = chat_source._Queue(self._queue.queue_id, run, None, 0.25)
+            source = chat_source._QueuedEvents(self._queue.queue_id, run, None, 0.25)
             conversations = conversations_of(Converse(ChatDefaults(MODEL), calls, run, self._out.queue_id))
             try:
                 self._look_again_and_again(source, conversations)
@@ -217,7 +217,7 @@ class ChatWorld(World):
         self.process = Process(self.history, dies, self.kind_of)
         return self.process
 
-    def _look_again_and_again(self, source: chat_source._Queue, conversations: Conversations) -> None:
+    def _look_again_and_again(self, source: chat_source._QueuedEvents, conversations: Conversations) -> None:
         end, left = time.monotonic() + _SOON_S, 0
 
         def done(_: object) -> None:

@@ -26,7 +26,7 @@ from llmdo.storage.errors import ObjectNotFound
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT
-from llmdo.transforms.chat.events import NAMESPACE
+from llmdo.transforms.chat.events import RESPONSE_IDS
 from tests.fakes.clocks import AheadClock
 from tests.integration.cloud import MODEL, Cloud
 
@@ -198,7 +198,7 @@ def check(world: Chats, events: Iterable[Event]) -> list[LoggedAnswer]:
         for message in conversation.messages:
             answer = conversation.answers[message.id]
             (response,) = [event for event in answer.events if event["name"] == RECEIVED]
-            assert response["args"]["id"] == str(uuid.uuid5(NAMESPACE, message.id))
+            assert response["args"]["id"] == str(uuid.uuid5(RESPONSE_IDS, message.id))
             assert answer.failed or answer.text == f"echo: {message.text}"
             assert pushed[message.id] == [response] * len(pushed[message.id])
             check_history(conversation, message, answer, logged)

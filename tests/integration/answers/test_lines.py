@@ -256,7 +256,7 @@ def test_batch_files_of_other_routes_and_services_are_asked_as_they_say(llmdo, s
     assert by_id["2"]["response"]["body"] == service.reply("completions", {"model": "m"})[1]
     assert by_id["3"]["response"]["body"] == service.reply("responses", {"model": "m"})[1]
     assert by_id["3"]["usage"]["input_tokens"] == 7 and by_id["3"]["usage"]["reasoning_tokens"] == 1
-    assert by_id["3"]["warnings"] == ["stream was left out: an answer is written when it is whole"]
+    assert by_id["3"]["warnings"] == ["stream was left out: an answer is written when it is complete"]
     assert by_id["1"]["model"] == "openai/openai/gpt-oss-20b"
     assert "'/v1/fim/completions' is not one that can be answered" in errors[0]["error"]["message"]
 

@@ -22,7 +22,7 @@ from llmdo.storage.objects.store import Location
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
-from llmdo.transforms.answers.metrics import NAMESPACE
+from llmdo.transforms.answers.metrics import METRICS_NAMESPACE
 from llmdo.transforms.elements import FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
@@ -77,7 +77,7 @@ def run(prompts, paid=NO_LEDGER):
     _ = pipeline | beam.Create(lines) | step
     result = pipeline.run()
     result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
+    found = result.metrics().query(MetricsFilter().with_namespace(METRICS_NAMESPACE))
     counters = {metric.key.metric.name: metric.committed for metric in found["counters"]}
     return counters, {metric.key.metric.name: metric.committed for metric in found["distributions"]}
 

@@ -32,8 +32,14 @@ from llmdo.transforms.chat import answers as chat_answers
 from llmdo.transforms.chat import conversation
 from llmdo.transforms.chat import lasting_engine as chat_engine
 from llmdo.transforms.chat.answers import Answers
-from llmdo.transforms.chat.conversations import THREADS, Conversations, close_conversations, in_work, open_conversations
-from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming, Settings
+from llmdo.transforms.chat.conversations import (
+    BLOCKING_THREADS,
+    Conversations,
+    close_conversations,
+    in_work,
+    open_conversations,
+)
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.events import response_id
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
@@ -184,12 +190,12 @@ class Rig:
             stopping=fields.pop("stopping", lambda: False),
         )
         fields = {"look_again_s": 0.02, "linger_s": 0.05} | fields
-        settings = Settings(run_id, counted=self.counted.append, over=self.over.append, **fields)
+        settings = ConversationSettings(run_id, counted=self.counted.append, over=self.over.append, **fields)
         self.conversations = Conversations(self.log, answers, replies, settings)
 
     def submit(self, *messages, accepted=False):
         for message in messages:
-            self.conversations.submit(Incoming(message, accepted), self._done)
+            self.conversations.submit(WaitingMessage(message, accepted), self._done)
 
     def say(self, *messages):
         """Logs all, then submits all."""
@@ -277,7 +283,7 @@ def test_a_message_is_answered_logged_pushed_and_its_mark_removed(rigs, store):
     provider, queue = Provider(), Queue()
     rig = rigs(store, provider, queue, system="be kind", parameters={"temperature": 0.7})
     rig.say(message())
-    assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered", True)}
+    assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     (request,) = provider.requests
     assert [(turn.role, turn.content) for turn in request.messages] == [("system", "be kind"), ("user", "say m1")]
     assert (request.model, request.parameters, request.request_id) == ("fake", {"temperature": 0.7}, "c1/m1")
@@ -364,7 +370,7 @@ def test_while_the_model_answers_no_thread_is_held(rigs, store):
     said = [message("m1", f"c{c}") for c in range(200)]
     rig.say(*said)
     until(lambda: provider.now == 200)
-    assert provider.now > THREADS
+    assert provider.now > BLOCKING_THREADS
     rig.say(message("m1", "c200"))  # which is read and taken by a thread
     until(lambda: provider.now == 201)
     gate.set()
@@ -426,20 +432,20 @@ def test_what_has_an_answer_whose_push_is_open_is_pushed_again_and_what_is_pushe
     queue.error = QueueError("no reply")
     first = rigs(store, provider, queue, patience_s=0.0)
     first.say(message())
-    assert first.wait(1) == {"m1": Answered("c1", "m1", "answered", False)}
+    assert first.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     first.close()
     assert marks(store) == [f"{PREFIX}_open/c1/m1.json"]
     queue.error = None
     second = rigs(store, provider, queue, run_id="run-2")
     (left,) = second.log.open_messages()
     second.submit(left)
-    assert second.wait(1) == {"m1": Answered("c1", "m1", "answered", True)}
+    assert second.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     assert [event["name"] for event in queue.events] == ["v1.LLMResponseReceived", "v1.LLMResponseCompleted"]
     assert marks(store) == []
     assert second.counted == []
     second.dones.clear()
     second.submit(message())
-    assert second.wait(1) == {"m1": Answered("c1", "m1", "answered", True)}
+    assert second.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     assert len(queue.events) == 2
     assert provider.calls == {"c1/m1": 1}
 
@@ -639,7 +645,7 @@ def test_an_error_that_stops_the_engine_is_an_answer_and_the_engine_is_replaced_
         if request.messages[-1].content == "say m1":
             raise error
 
-    monkeypatch.setattr(chat_engine, "AGAIN_S", 0.3)
+    monkeypatch.setattr(chat_engine, "STOP_S", 0.3)
     provider = Provider(script)
     rig = rigs(store, provider, Queue())
     rig.say(message("m1"))
@@ -696,7 +702,7 @@ def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_
         while request.request_id == "slow/m1" and not gate.is_set():  # noqa: ASYNC110 - a thread opens it
             await asyncio.sleep(0.005)
 
-    monkeypatch.setattr(chat_engine, "AGAIN_S", 0.0)
+    monkeypatch.setattr(chat_engine, "STOP_S", 0.0)
     provider = Provider(script)
     rig = rigs(store, provider)
     rig.say(message("m1", "slow"))
@@ -721,7 +727,7 @@ def test_an_engine_is_not_replaced_before_the_time_that_the_error_names(rigs, st
         if request.request_id == "c1/m1":
             raise QuotaExhausted("used", until=time.time() + 1.0)
 
-    monkeypatch.setattr(chat_engine, "AGAIN_S", 0.0)
+    monkeypatch.setattr(chat_engine, "STOP_S", 0.0)
     rig = rigs(store, Provider(script))
     rig.say(message("m1"), message("m2"))
     assert {one.outcome for one in rig.wait(2).values()} == {"failed"}
@@ -733,8 +739,8 @@ def test_an_engine_that_was_stopped_for_long_is_replaced_now_and_then(rigs, stor
         if request.request_id in ("c1/m1", "c1/m3"):
             raise QuotaExhausted("used", until=time.time() + 3_600.0)
 
-    monkeypatch.setattr(chat_engine, "AGAIN_S", 0.0)
-    monkeypatch.setattr(chat_engine, "LOOK_S", 0.5)
+    monkeypatch.setattr(chat_engine, "STOP_S", 0.0)
+    monkeypatch.setattr(chat_engine, "LONGEST_STOP_S", 0.5)
     provider = Provider(script)
     rig = rigs(store, provider)
     outcomes = []
@@ -756,7 +762,7 @@ def test_a_stop_ends_what_only_waits(rigs, store):
     other.wait(1)
     until(lambda: queue.pushes == 2)
     close_conversations()
-    assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered", False)}
+    assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     assert not rig.conversations._thread.is_alive()
     assert not other.conversations._thread.is_alive()
 
@@ -921,7 +927,7 @@ def test_a_conversation_of_a_live_run_is_left_to_it_and_taken_over_when_it_dies(
     answers.wait(1)
     other.answer(logged(answers.log._store).answers["m1"])
     answers.close()
-    assert rig.wait(1) == {"m1": Answered("c1", "m1", "elsewhere", False)}
+    assert rig.wait(1) == {"m1": Answered("c1", "m1", "elsewhere")}
     alive.clear()
     assert rig.wait(2)["m2"].outcome == "answered"
     assert histories(provider.requests) == {"c1/m2": ["say m1", "re: say m1"]}
@@ -947,12 +953,13 @@ def test_two_that_take_each_other_for_dead_deliver_one_answer_and_the_loser_lets
     two.log.take("c1", "run-2", lambda _: True)
     one.say(message("m2"))
     gate.set()
-    assert one.wait(1) == {"m1": Answered("c1", "m1", "answered", True)}
+    assert one.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     time.sleep(0.1)
     assert provider.calls == {"c1/m1": 2}
     two.submit(message("m2"))
     assert one.wait(2)["m2"].outcome == "elsewhere"
-    assert two.wait(2)["m2"].pushed
+    assert two.wait(2)["m2"].outcome == "answered"
+    assert marks(store) == []
     assert {args["message"] for args in queue.named("Received")} == {"answer 2 to say m1", "answer 1 to say m2"}
     assert (len(one.counted), len(two.counted)) == (0, 2)
 

@@ -31,7 +31,7 @@ from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.chat.converse import ConversationDesk, Converse
-from llmdo.transforms.chat.elements import Answered, ChatDefaults, Incoming
+from llmdo.transforms.chat.elements import Answered, ChatDefaults, WaitingMessage
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state, run_state
 
@@ -124,7 +124,7 @@ def answer(folder, messages, **fields):
     with TestPipeline(runner="FnApiRunner") as pipeline:
         _ = (
             pipeline
-            | beam.Create([Incoming(one) for one in messages], reshuffle=False)
+            | beam.Create([WaitingMessage(one) for one in messages], reshuffle=False)
             | step(folder, **fields)
             | beam.Map(collect)
         )
@@ -162,9 +162,9 @@ def test_twenty_conversations_with_slow_calls_do_not_keep_another_one_waiting(pr
     conversations = converse.conversations_of(step(tmp_path))
     try:
         for one in slow:
-            conversations.submit(Incoming(one), done)
+            conversations.submit(WaitingMessage(one), done)
         until(lambda: len(provider.calls) == 20)
-        conversations.submit(Incoming(quick), done)
+        conversations.submit(WaitingMessage(quick), done)
         until(lambda: FOUND == ["quick"])
     finally:
         gate.set()
@@ -202,7 +202,7 @@ def test_outcomes_keep_the_window_of_their_message(provider, tmp_path):
     with TestPipeline(runner="FnApiRunner") as pipeline:
         _ = (
             pipeline
-            | beam.Create([TimestampedValue(Incoming(one), 10 * one.created) for one in said], reshuffle=False)
+            | beam.Create([TimestampedValue(WaitingMessage(one), 10 * one.created) for one in said], reshuffle=False)
             | beam.WindowInto(FixedWindows(100))
             | step(tmp_path)
             | beam.ParDo(CollectWindows())
@@ -280,11 +280,11 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
     reset_run_state()
     desk = ConversationDesk(later := Later())
     context = WindowedValue(None, 0, ())
-    desk.hand_in(Incoming(message("m1")), context)
+    desk.hand_in(WaitingMessage(message("m1")), context)
     first, one = fetching(desk)
     one.join(0.2)
     assert one.is_alive()
-    desk.hand_in(Incoming(message("m2")), context)
+    desk.hand_in(WaitingMessage(message("m2")), context)
     second, two = fetching(desk)
     one.join(SOON)
     assert (one.is_alive(), two.is_alive(), first) == (False, True, [])
@@ -298,7 +298,7 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
 def test_a_stop_reaches_a_bundle_that_waits():
     reset_run_state()
     desk = ConversationDesk(later := Later())
-    desk.hand_in(Incoming(message("m1")), WindowedValue(None, 0, ()))
+    desk.hand_in(WaitingMessage(message("m1")), WindowedValue(None, 0, ()))
     got, thread = fetching(desk)
     run_state().stop("stopped by SIGTERM")
     thread.join(SOON)
@@ -311,9 +311,9 @@ def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
     monkeypatch.setattr(converse, "MOST_OPEN", 2)
     desk = ConversationDesk(later := Later())
     context = WindowedValue(None, 0, ())
-    desk.hand_in(Incoming(message("m1")), context)
+    desk.hand_in(WaitingMessage(message("m1")), context)
     assert list(desk.fetch()) == []
-    desk.hand_in(Incoming(message("m2")), context)
+    desk.hand_in(WaitingMessage(message("m2")), context)
     threading.Timer(0.2, later.dones[0]).start()
     began = time.monotonic()
     assert [found.value.message_id for found in desk.fetch()] == ["m1"]
@@ -346,7 +346,7 @@ class Trickle(beam.DoFn, RestrictionProvider):
         one = message(f"m{number + 1}", f"c{number + 1}")
         logged(folder, one)
         SENT[f"{one.conversation}/{one.id}"] = time.monotonic()
-        yield Incoming(one)
+        yield WaitingMessage(one)
         tracker.defer_remainder(Duration(0.1))
 
 

@@ -19,7 +19,7 @@ from llmdo.storage.queues.client import Message, Pulled, Settlement
 from llmdo.transforms import acks
 from llmdo.transforms.acks import close_acks
 from llmdo.transforms.chat import read_events as chat_source
-from llmdo.transforms.chat.intake import Intake
+from llmdo.transforms.chat.intake import EventIntake
 from llmdo.transforms.chat.read_events import ReadEvents, read_lines
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.run import Run
@@ -52,7 +52,7 @@ def take(log):
     """Takes events in; gives the ids of the messages that came out."""
 
     def go(*events, since=None, clock=time.time):
-        intake = Intake(log, RUN, since, clock)
+        intake = EventIntake(log, RUN, since, clock)
         taken = intake.take(events)
         intake.close()
         assert [one.error for one in taken] == [None] * len(events)
@@ -145,11 +145,11 @@ class _Shaky:
 
 
 def test_what_the_log_does_not_take_now_is_said_and_the_others_are_logged(log):
-    intake = Intake(_Shaky(log, StorageUnavailable("later")), RUN, None)
+    intake = EventIntake(_Shaky(log, StorageUnavailable("later")), RUN, None)
     taken = intake.take([sent("a"), sent("b"), sent("c")])
     assert [one.incoming.message.id if one.incoming else str(one.error) for one in taken] == ["a", "later", "c"]
     with pytest.raises(AccessDenied):
-        Intake(_Shaky(log, AccessDenied("wrong key")), RUN, None).take([sent("b")])
+        EventIntake(_Shaky(log, AccessDenied("wrong key")), RUN, None).take([sent("b")])
 
 
 # The queue.
@@ -205,7 +205,7 @@ def queue(monkeypatch, tmp_path, log, now):
         for module in (chat_source, acks):
             monkeypatch.setattr(module, "cloudflare_account", lambda: None)
             monkeypatch.setattr(module, "QueueClient", lambda account, queue_id: client)
-        looking = chat_source._Queue("q", Run("run-1", locate(str(tmp_path))), since, 0.25)
+        looking = chat_source._QueuedEvents("q", Run("run-1", locate(str(tmp_path))), since, 0.25)
         opened.append(looking)
         return looking, client
 

@@ -133,7 +133,7 @@ def test_what_may_be_lost_is_tried_once_and_the_rest_until_the_queue_has_it(monk
     assert queue.events == [{"name": "answer"}]
     assert queue.calls == [2, 1, 1, 1]
     assert [record.getMessage() for record in caplog.records] == [
-        "answers do not reach the reply queue, and are pushed again: down",
+        "answers do not reach the reply queue and will be pushed again: down",
         "answers reach the reply queue again",
     ]
 

@@ -103,7 +103,7 @@ def test_bodies_of_other_routes_are_passed_on_with_what_the_run_sets():
     given = {"input": "hi", "metadata": {"k": "v"}, "store": True}
     sent = {**given, "instructions": "Be kind.", "max_output_tokens": 9, "temperature": 0.5}
     assert found.request == RawRequest("n", sent, "r", path="responses")
-    assert found.warnings == ("background was left out: an answer is written when it is whole",)
+    assert found.warnings == ("background was left out: an answer is written when it is complete",)
     own = {"instructions": "Mine.", "max_output_tokens": 5, "temperature": 1}
     assert parse({"url": "/v1/responses", "body": {"input": "hi", **own}}, **run).request.input == {
         "input": "hi",

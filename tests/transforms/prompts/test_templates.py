@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in, problem_of
+from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in, template_problem
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_any_text_can_be_written_with_its_braces_doubled(text):
     "template", ["{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{0}", "{ a }", "x {a} {a.__class__}"]
 )
 def test_what_looks_like_code_is_refused_and_never_run(template):
-    assert "is not a field" in problem_of(template)
+    assert "is not a field" in template_problem(template)
 
 
 def test_a_template_that_asks_all_lines_the_same_is_refused():
-    assert "no field" in problem_of("Hello")
-    assert "no field" in problem_of("Hello {{text}}")
-    assert problem_of('Answer with {"label": "…"}: {text}') is None
+    assert "no field" in template_problem("Hello")
+    assert "no field" in template_problem("Hello {{text}}")
+    assert template_problem('Answer with {"label": "…"}: {text}') is None
