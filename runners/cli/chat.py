@@ -83,7 +83,7 @@ def chat(
         put(summary.as_json())
     else:
         running.show_chat(summary, Console())
-    exit_by(summary)
+    exit_by(summary.run, summary.exit_code)
 
 
 @app.command(epilog=EXPLAIN_EXAMPLES)

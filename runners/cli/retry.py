@@ -45,4 +45,4 @@ def retry(
         put(running.retry_json(summary))
     else:
         running.show_retry(summary, options, Console())
-    exit_by(summary)
+    exit_by(summary, summary.exit_code)

@@ -111,4 +111,4 @@ def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int 
         if samples is None:
             samples = _SAMPLES if sys.stdout.isatty() else 0
         show_summary(summary, options.output_location, Console(), samples)
-    exit_by(summary)
+    exit_by(summary, summary.exit_code)

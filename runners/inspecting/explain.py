@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.showing.limits import iso_time
 from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.storage.chat.log import DEAD, ChatLog
 from llmdo.storage.chat.records import Found
@@ -69,7 +70,7 @@ class Explained:
             "message_id": self.message_id,
             "conversation": self.conversation,
             "verdict": self.verdict,
-            "stages": [{"stage": name, "at": _iso(at)} for name, at in self.stages],
+            "stages": [{"stage": name, "at": iso_time(at, "milliseconds")} for name, at in self.stages],
             **self.details,
         }
 
@@ -112,7 +113,7 @@ def show_explained(found: list[Explained], console: Console) -> None:
             first = next(at for name, at in one.stages if name == "received")
             for name, at in one.stages:
                 after = "" if name in _ELSEWHERE else f"{at - first:.3f} s"
-                table.add_row(_iso(at), after, name, STAGES.get(name, ""))
+                table.add_row(iso_time(at, "milliseconds"), after, name, STAGES.get(name, ""))
             console.print(Text(f"{one.conversation} / {one.message_id}", style="bold"))
             console.print(table)
         console.print(Text(one.verdict), soft_wrap=True)
@@ -188,7 +189,3 @@ def _dead_letters(where: Location, message_id: str) -> Iterator[str]:
         body = store.read(info.key)[0]
         if message_id.encode() in body:
             yield f"{from_json(body)['reason']} ({store.url}/{info.key})"
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -61,23 +61,11 @@ class ChatSummary:
     failed: tuple[LoggedAnswer, ...] = ()
 
     @property
-    def problem(self) -> str | None:
-        """Why it stopped early."""
-        return self.run.problem
-
-    @property
-    def until(self) -> float | None:
-        """When it can go on, as Unix time in seconds."""
-        return self.run.until
-
-    @property
     def exit_code(self) -> int:
-        """0 all answered, or drained when told to; 3 some got an error for an answer; 1 failed, stopped, or not all
-        answered.
-        """
+        """0 all answered, or drained on request; 3 some got an error event; 1 failed, stopped, or not all answered."""
         if self.run.continuous:
             return self.run.exit_code
-        if self.problem or self.waiting:
+        if self.run.problem or self.waiting:
             return EXIT_FAILED
         return EXIT_SOME_ERRORS if self.run.counts.failed else EXIT_ANSWERED
 

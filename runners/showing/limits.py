@@ -63,13 +63,13 @@ def away_text(limits: Iterable[ModelLimits]) -> str:
     return "".join(found)
 
 
-def iso_time(at: float) -> str:
+def iso_time(at: float, timespec: str = "seconds") -> str:
     """A Unix time in ISO 8601, in UTC.
 
     >>> iso_time(1_790_000_000.5)
     '2026-09-21T14:13:20Z'
     """
-    return _utc(at).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _utc(at).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def until_text(at: float) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from llmdo.runners.showing.limits import until_text
+
+if TYPE_CHECKING:
+    from llmdo.runners.showing.summary import Summary
 
 # Stdout holds what was asked for, and nothing else.
 stderr = Console(stderr=True)
@@ -34,26 +37,10 @@ def note(sentence: str) -> None:
     typer.echo(f"llmdo: {sentence}", err=True)
 
 
-class HasExitCode(Protocol):
-    """How a command's work ended; see Summary."""
-
-    @property
-    def problem(self) -> str | None:
-        """Why it stopped early."""
-
-    @property
-    def until(self) -> float | None:
-        """When it can go on, as Unix time in seconds."""
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-
-
-def exit_by(summary: HasExitCode) -> NoReturn:
-    """Says why a run stopped, and when it can go on; exits by how it ended."""
-    if summary.problem:
-        complain(summary.problem)
-    if summary.until is not None:
-        complain(until_text(summary.until))
-    raise typer.Exit(summary.exit_code)
+def exit_by(run: Summary, code: int) -> NoReturn:
+    """Reports why a run stopped, and when it can resume; exits with ``code``."""
+    if run.problem:
+        complain(run.problem)
+    if run.until is not None:
+        complain(until_text(run.until))
+    raise typer.Exit(code)

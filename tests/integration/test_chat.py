@@ -92,7 +92,7 @@ def files(cloud, tmp_path, monkeypatch):
 def test_every_message_of_an_event_log_is_answered_once_and_a_second_run_pays_nothing(cloud, files, runner, tmp_path):
     asked = questions(example())
     summary, events = files(EXAMPLE, runner=runner)
-    assert (summary.exit_code, summary.problem, summary.waiting) == (0, None, 0)
+    assert (summary.exit_code, summary.run.problem, summary.waiting) == (0, None, 0)
     assert (len(asked), summary.run.counts.answered) == (30, 30)
     check_responses(events, asked)
     assert Counter(event["name"] for event in events) == {RECEIVED: 30, COMPLETED: 30}
@@ -141,8 +141,8 @@ def test_an_allowance_that_is_used_up_ends_the_run_and_the_same_command_goes_on(
     events = [sent("a"), sent("b", at=1001), sent("c", at=1002)]
     summary, responses = files(events)
     assert (summary.exit_code, summary.waiting, received(responses)) == (1, 2, {"a"})
-    assert "4006" in summary.problem or "allocation" in summary.problem
-    assert summary.until is not None and summary.until > time.time()
+    assert "4006" in summary.run.problem or "allocation" in summary.run.problem
+    assert summary.run.until is not None and summary.run.until > time.time()
     cloud.no_faults()
     summary, responses = files(events)
     assert (summary.exit_code, summary.waiting, received(responses)) == (0, 0, {"a", "b", "c"})
@@ -160,7 +160,7 @@ def test_a_budget_that_is_spent_ends_the_run_and_the_same_command_goes_on(cloud,
     assert [(summary.exit_code, summary.waiting, len(received(said))) for summary, said in ends] == [
         *((1, 2, 1), (1, 1, 2), (0, 0, 3))
     ]
-    assert "--max-tokens-total" in ends[0][0].problem
+    assert "--max-tokens-total" in ends[0][0].run.problem
     assert (ends[-1][0].failed, cloud.stats()["paid"]["calls"]) == ((), 3)
 
 
@@ -168,7 +168,7 @@ def test_a_model_that_nobody_knows_ends_the_run_and_the_right_one_answers(cloud,
     cloud.fault(target="ai", probability=1.0, status=400, code=5007)
     summary, responses = files([sent("a"), sent("b", "other")])
     assert (summary.exit_code, summary.waiting, responses) == (1, 2, [])
-    assert summary.problem
+    assert summary.run.problem
     cloud.no_faults()
     assert files([sent("a"), sent("b", "other")])[0].exit_code == 0
 

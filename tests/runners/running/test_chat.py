@@ -119,8 +119,8 @@ def test_the_exit_code_says_whether_all_are_answered(bounded, log, counts, optio
 
 def test_a_run_that_slept_goes_on_while_it_gets_anywhere(bounded):
     asleep = replace(RUN, asleep=True, problem="frozen")
-    assert bounded(asleep, asleep, RUN).problem is None
-    assert bounded(replace(asleep, counts=Counts())).problem == "frozen"
+    assert bounded(asleep, asleep, RUN).run.problem is None
+    assert bounded(replace(asleep, counts=Counts())).run.problem == "frozen"
 
 
 def test_a_queue_is_gone_on_with_after_failures_as_long_as_messages_are_answered(monkeypatch, log, tmp_path):
