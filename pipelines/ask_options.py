@@ -1,4 +1,4 @@
-"""What users may set for one question to one model, which needs no run."""
+"""Options of a single question to a model, which needs no run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmdo.pipelines.usage import checked
 
 
 class AskOptions(BaseModel):
-    """Who is asked, and how. Times in seconds."""
+    """Which model to ask, and how. Times in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class AskOptions(BaseModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Those that are set, by OpenAI's names."""
+        """The request parameters that are set, by OpenAI's names."""
         given = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         return {name: value for name, value in given.items() if value is not None}
 

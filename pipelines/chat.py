@@ -1,4 +1,4 @@
-"""Events of chats in; every message of a user answered, in the log and by response events."""
+"""Chat events in; every user message answered, in the log and by response events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build(root: beam.Pipeline, options: ChatOptions, run_id: str) -> PCollection
         | "Log events" >> log_events(options, run)
         | "One conversation does not wait for another" >> beam.Reshuffle()
         | "Answer in turn" >> answer_in_turn(options, run)
-        # Prism 2.77 spins, a whole core, while a stage waits that has no output which another one reads.
+        # Prism 2.77 keeps a whole core busy while a stage waits whose output no other stage reads.
         | "Let go of answers" >> beam.Reshuffle()
         | "Tell what became of each" >> beam.Map(_same)
     )
@@ -41,7 +41,7 @@ def log_events(options: ChatOptions, run: Run) -> ReadEvents | PollEvents:
 
 
 def answer_in_turn(options: ChatOptions, run: Run) -> Converse:
-    """Answers as the options say. A run that ends by itself can be started again; one that does not must go on."""
+    """Answers as the options say. Only a run that ends by itself may stop early: it can be started again."""
     return Converse(
         options.defaults,
         options.calls,

@@ -1,4 +1,4 @@
-"""What a user may set for answering chats, checked before any work: all that is wrong is said at once."""
+"""Options for answering chats, checked before any work: everything that is wrong is reported at once."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class ChatOptions(RunOptions):
     ``events`` need ``output``, which gets the log and the responses; ``queue`` needs ``reply_queue`` and ``log``.
 
     Attributes:
-        store: STORE_ID, which names the log below ``log`` or ``output``; None: the log is right there.
+        store: STORE_ID, which names the log below ``log`` or ``output``; None: the log is directly there.
         since: as Unix time.
         runner: direct for files, prism for a queue, unless it is set.
     """
 
-    ENDLESS_PATIENCE_S = 60.0  # somebody waits for the answer
+    ENDLESS_PATIENCE_S = 60.0  # a person is waiting for the answer
 
     events: Annotated[
         tuple[str, ...], Field(description="Event logs, JSON lines: files, folders, patterns, r2:// prefixes."), INPUT
@@ -61,7 +61,7 @@ class ChatOptions(RunOptions):
     ] = None
     reply_queue: Annotated[str | None, Field(description="Queue that responses go to, id or name."), OUTPUT] = None
     log: Annotated[
-        str | None, Field(description="What was said and answered (with --queue): r2://BUCKET/PREFIX/."), OUTPUT
+        str | None, Field(description="Log of messages and answers (with --queue): r2://BUCKET/PREFIX/."), OUTPUT
     ] = None
     store: str | None = None
     deltas: Annotated[bool, Field(description="Push the text while it is generated, too."), OUTPUT] = False
@@ -147,7 +147,7 @@ class ChatOptions(RunOptions):
 
     @property
     def kept(self) -> LedgerSettings:
-        """See RunOptions; a message's answer stays its answer, whatever is asked under its id later."""
+        """See RunOptions. A message keeps its answer, whatever is asked under its id later."""
         return LedgerSettings(self.ledger_url, SAME_MESSAGE)
 
     @property

@@ -1,4 +1,4 @@
-"""Values that options may have, checked as they are read; an error says what to write instead."""
+"""Types of option values, checked as they are read; an error states what to write instead."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def checked_header(value: str) -> str:
 
 
 def check_header_models(headers: Sequence[str], models: Sequence[str], line_models: str = NONE) -> None:
-    """Raises ValueError for headers that no model's calls would have: they go to OPENAI_BASE_URL alone."""
+    """Raises ValueError for headers that no call would carry: only OPENAI_BASE_URL gets them."""
     if headers and line_models in (NONE, SAME_PROVIDER) and not any(name.startswith(f"{OPENAI}/") for name in models):
         raise ValueError(f"--header is for the service of OPENAI_BASE_URL: name one of its models, {OPENAI}/MODEL")
 

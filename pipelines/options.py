@@ -1,4 +1,4 @@
-"""What a user may set for a run over files, checked before any work: all that is wrong is said at once."""
+"""Options of a run over files, checked before any work: everything that is wrong is reported at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DEFAULT_MODEL = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 PRISM_CHECKPOINT = 30.0
 # Bundles that read at the same time on Prism.
 PRISM_LANES = 4
-# Answering stages side by side in each of Flink's slots: while some wait for their last calls, others go on.
+# Answering stages side by side in each of Flink's slots: while some wait for their last calls, others continue.
 FLINK_LANES = 8
 # Flink makes no checkpoint within a range. Bytes.
 FLINK_RANGE = 64 << 10
@@ -201,7 +201,7 @@ class JsonlOptions(RunOptions):
 
     @property
     def defaults(self) -> Defaults:
-        """Model and parameters for lines that do not say otherwise."""
+        """Model and parameters for lines that set none."""
         schema = self.response_schema
         parameters = {
             **self._parameters,
@@ -247,18 +247,18 @@ class JsonlOptions(RunOptions):
 
     @property
     def calls_in_flight(self) -> int:
-        """For each process that calls: here all of Flink's slots share one, where they are not in others."""
+        """Calls in flight of each calling process. All of Flink's slots share this one, unless they run in others."""
         slots = self.flink.parallelism if self.runner == "flink" and not self.apart else 1
         return self.concurrency.calls * slots
 
     @property
     def processes(self) -> int:
-        """How many processes share the rates: on Dataflow as many as it may start machines, unless more are said."""
+        """Number of processes that share the rates; on Dataflow at least its maximum of machines."""
         return max(self.workers, self.dataflow.max_num_workers) if self.runner == "dataflow" else self.workers
 
     @property
     def batching(self) -> Batching:
-        """How big shards get."""
+        """The size of shards."""
         return Batching(self.batch_size, self.batch_seconds)
 
     @property
@@ -281,11 +281,11 @@ class JsonlOptions(RunOptions):
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides an answer. An option that is not set is not there: outputs made before it keep their
+        """What affects answers. Options that are not set are left out: outputs made before they existed keep their
         fingerprint.
         """
         decisive = {"model": self.model, "parameters": self._parameters, "system": self.system}
-        # Before there were templates, a system prompt was never filled in, whatever its braces.
+        # Older versions never filled in system prompts, whatever braces they had.
         fields = sorted(fields_of(self.system))
         later = {
             "system_fields": fields,
@@ -298,12 +298,12 @@ class JsonlOptions(RunOptions):
 
     @property
     def configuration(self) -> str:
-        """The fingerprint of what decides an answer."""
+        """The fingerprint of what affects answers."""
         return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _named(schema: dict[str, Any]) -> dict[str, Any]:
-    """As OpenAI wants a schema: wrapped, with a name of letters, digits, _ and -; not strict, which not all can be."""
+    """A schema as OpenAI's API takes it: wrapped, with a name of letters, digits, _ and -; not strict: few can be."""
     name = re.sub(r"[^\w-]+", "_", str(schema.get("title") or "answer"), flags=re.ASCII)[:64]
     return {"name": name, "schema": schema}
 

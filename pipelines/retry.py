@@ -1,4 +1,4 @@
-"""Error lines of an output in, the same output out, with what became of them this time."""
+"""Error lines of an output in, the same output out, with their new outcomes."""
 
 from __future__ import annotations
 

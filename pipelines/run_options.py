@@ -1,4 +1,4 @@
-"""What users may set for any run that calls models, over files or in chats."""
+"""Options of any run that calls models, over files or in chats."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunOptions(BaseModel):
 
     Attributes:
         runner: a name in ``llmdo.runners.running.attempt.RUNNERS``.
-        continuous: the run goes on until it is stopped, or until ``max_restarts`` failures in a row without progress.
+        continuous: the run continues until it is stopped, or until ``max_restarts`` failures in a row without progress.
         ENDLESS_PATIENCE_S: the default of ``patience`` for such a run.
     """
 
@@ -173,11 +173,11 @@ class RunOptions(BaseModel):
     @property
     @abstractmethod
     def kept(self) -> LedgerSettings:
-        """Which ledger keeps answers, and whose may be taken from it."""
+        """Which ledger keeps answers, and which of its answers may be reused."""
 
     @property
     def calls(self) -> CallSettings:
-        """How calls are made; by the environment's gateway also on workers whose own does not name it."""
+        """How calls are made; through this environment's gateway also on workers whose own environment names none."""
         return CallSettings(
             self.concurrency.calls,
             fixed=self.concurrency.fixed,
@@ -197,12 +197,12 @@ class RunOptions(BaseModel):
 
     @property
     def decisive(self) -> Mapping[str, Any]:
-        """What decides an answer, for the output's configuration."""
+        """What affects answers, for the output's configuration."""
         return {}
 
     @property
     def configuration(self) -> str:
-        """The fingerprint of what decides an answer; "" where answers of any model and prompt may stand together."""
+        """The fingerprint of what affects answers; "" where answers of any model and prompt may be mixed."""
         return ""
 
 

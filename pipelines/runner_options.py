@@ -1,4 +1,4 @@
-"""What a user may set about the machines that a run goes to: Flink's, or Google Cloud Dataflow's."""
+"""Options of the machines that run the steps: Flink's, or Google Cloud Dataflow's."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class FlinkOptions(BaseModel):
 
     @property
     def environment(self) -> EnvironmentType:
-        """How the cluster starts Python, also where it is not set."""
+        """How the cluster starts Python; the default if it is not set."""
         return self.environment_type or ("LOOPBACK" if self.flink_master == "[local]" else "EXTERNAL")
 
 

@@ -1,4 +1,4 @@
-"""How a field of options stands on the command line, beside its type, default, limits and description."""
+"""How a field of options appears on the command line, beside its type, default, limits and description."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Shown:
     Attributes:
         panel: the heading that ``--help`` lists it under.
         name: the option's name; by default the field's, with dashes.
-        positional: it is given without a name.
+        positional: an argument instead of an option.
         file: the value is in a file that the option names: as it stands there, or as a JSON object.
         as_text: the model reads a form of its own, so the command line passes on what was written.
         unquoted: errors do not repeat the value, since it is long, or their words name what is wrong in it.
-        near_secret: somebody may write a secret here by mistake, so errors repeat only what stands before ``=``.
+        near_secret: somebody may write a secret here by mistake, so errors repeat only what comes before ``=``.
     """
 
     panel: str
@@ -56,7 +56,7 @@ class Option:
 
 
 def name_of(field: str) -> str:
-    """What an option is called, unless it is said otherwise.
+    """An option's name, unless its ``Shown`` has another.
 
     >>> name_of("batch_size")
     '--batch-size'
@@ -65,7 +65,7 @@ def name_of(field: str) -> str:
 
 
 def options_of(model: type[BaseModel]) -> dict[str, Option]:
-    """By the names of the fields: all that are marked, with those of the models that its fields hold."""
+    """All marked fields, by name, including those of the models that its fields hold."""
     return {option.field: option for option in _options(model)}
 
 

@@ -55,6 +55,6 @@ def _sentence(kind: type[BaseModel], detail: ErrorDetails) -> str:
         return f"{name_of(place[-1])} {detail['input']!r}: {message}"
     if option.shown.unquoted:
         return f"{option.name}: {message}"
-    # What somebody wrote in the place of a secret's place is likely the secret.
+    # A value where a secret's resource name should be is likely the secret itself.
     said = str(detail["input"]).partition("=")[0] if option.shown.near_secret else detail["input"]
     return f"{option.name} {said!r}: {message}"

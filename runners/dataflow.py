@@ -36,7 +36,7 @@ from llmdo.storage.ledger.ledger import NO_LEDGER
 from llmdo.storage.objects.store import R2_SCHEME
 
 _PROJECT_ID = re.compile(r"[a-z][-a-z0-9:.]+[a-z0-9]")
-# Beam makes a bucket of its own where it is given one that cannot be.
+# Beam makes a bucket of its own if it is given an impossible one.
 _GCS_FOLDER = re.compile(r"gs://[a-z0-9][-_a-z0-9.]{1,220}[a-z0-9]/\S+")
 # The Python of the image that ``Dockerfile`` makes. Steps are pickled here and unpickled there.
 IMAGE_PYTHON = (3, 11)
@@ -51,7 +51,7 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa:
 
 
 class DataflowRunner(dataflow_runner.DataflowRunner):
-    """Beam's, and says where the job can be watched. Beam looks at the name: it must be this one."""
+    """Beam's runner, which also prints where to watch the job. Beam requires this very name."""
 
     def run_pipeline(self, pipeline: Any, options: Any, pipeline_proto: Any = None) -> Any:
         """See PipelineRunner."""
@@ -65,7 +65,7 @@ class DataflowRunner(dataflow_runner.DataflowRunner):
 
 @contextmanager
 def launch(options: JsonlOptions) -> Iterator[list[str]]:
-    """Gives the arguments of a pipeline that runs on Dataflow; ``check`` is ``prepare``'s."""
+    """Yields the arguments of a pipeline on Dataflow; ``prepare`` has called ``check``."""
     yield dataflow_arguments(options)
 
 
@@ -120,7 +120,7 @@ def _job_name(command: str) -> str:
 
 
 def check(options: JsonlOptions) -> None:
-    """Raises UsageError with everything that would fail on Dataflow, or be seen where nobody should see it."""
+    """Raises UsageError with everything that would fail on Dataflow or expose a secret."""
     problems = [problem for find in _CHECKS for problem in find(options)]
     if problems:
         raise UsageError(problems)

@@ -15,5 +15,5 @@ ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direc
 
 @contextmanager
 def launch(_: RunOptions) -> Iterator[list[str]]:
-    """Gives the arguments of a pipeline that runs here; for bounded work: batches' timers fire at bundles' ends."""
+    """Yields the arguments of a pipeline that runs here; for bounded work: timers of batches fire as bundles end."""
     yield list(ARGUMENTS)

@@ -1,4 +1,4 @@
-"""The addresses that a process and its descendants listen on, read from /proc; and which of them are refused."""
+"""The addresses that a process and its descendants listen on, read from /proc, and a refusal of public ones."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def refuse_strangers(name: str, pid: int, remedy: str, *, allowed: bool) -> None
     Args:
         name: what the error calls it.
         remedy: how to get one that listens on loopback only, as an imperative.
-        allowed: whether such a server is wanted all the same: then there is a warning.
+        allowed: only warn.
 
-    Raises UsageError; without a word where ``can_look`` is false.
+    Raises UsageError. Does nothing where ``can_look`` is false.
     """
     if not can_look():
         return

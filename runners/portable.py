@@ -17,7 +17,7 @@ from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from llmdo.runners.servers import Endpoint
 
-# How long to wait for a connection to a server that has said it serves. Seconds.
+# For a connection to a server that has reported that it serves. Seconds.
 _CONNECT_TIMEOUT = 20
 _LOOPBACK = "127.0.0.1"
 
@@ -38,7 +38,7 @@ class PatientRunner(PortableRunner):
 
     @staticmethod
     def start_and_replace_loopback_environments(pipeline: Any, options: PipelineOptions) -> list[Callable[[], object]]:
-        """See PortableRunner: lets LOOPBACK environments run in this process, and gives what ends that."""
+        """See PortableRunner: lets LOOPBACK environments run in this process, and returns what ends that."""
         loopback = [
             environment
             for environment in pipeline.components.environments.values()
@@ -65,9 +65,9 @@ class PatientRunner(PortableRunner):
 def serve_pool(pool: BeamFnExternalWorkerPoolServicer, port: int = 0) -> tuple[str, Any]:
     """Serves as Beam's ``BeamFnExternalWorkerPoolServicer.start`` does, but on loopback only.
 
-    Gives the address, and the gRPC server. ``port`` 0 is a free one. Raises RuntimeError for one that is taken.
+    Returns the address, and the gRPC server. ``port`` 0 is a free one. Raises RuntimeError for one that is taken.
     """
-    # Runners may say nothing for long, and Beam pings all the same.
+    # Runners may be silent for long, and Beam keeps pinging.
     server = grpc.server(
         shared_unbounded_instance(),
         options=[

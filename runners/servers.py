@@ -1,4 +1,4 @@
-"""Processes that this one starts: each in its own session, and never alive for longer than this process."""
+"""Child processes, each in its own session, none of which outlives this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG_TAIL_LINES = 8
 
 
 class ServerDied(ToolError):
-    """A server ended while it was needed; the message has the end of its log."""
+    """A server ended while it was needed; the message has the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Endpoint:
 
     Attributes:
         address: host and port where it serves.
-        log: its log so far; gone once it is stopped.
+        log: its log so far; removed once it is stopped.
         pid: its process.
     """
 
@@ -77,7 +77,7 @@ def start_tied(
 
 
 def stop_tied(process: subprocess.Popen[bytes]) -> None:
-    """Stops what ``start_tied`` started, and what it has left behind; within 5 s, else it is killed."""
+    """Stops what ``start_tied`` started, and what that left behind; kills it after 5 s."""
     process.terminate()
     if not has_ended(process, _STOP_TIMEOUT):
         process.kill()
@@ -122,7 +122,7 @@ def running_server(
             try:
                 yield endpoint
             except Exception as error:
-                # A connection that broke is noticed a moment before the process is seen to be gone.
+                # A broken connection is noticed a moment before the end of the process.
                 if has_ended(process, within=1.0):
                     raise _died(name, process, log) from error
                 raise
@@ -161,6 +161,6 @@ def _died(name: str, process: subprocess.Popen[bytes], log: Path) -> ServerDied:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, each on a line of its own behind the sentence that announces them."""
+    """The last lines of a log, each on its own line, to follow a sentence that announces them."""
     lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines) or " (empty)"

@@ -40,14 +40,14 @@ def temporary_files() -> Iterator[None]:
 
 
 def kept_folder() -> Path:
-    """A folder that outlives this process: it goes with the first start of llmdo after ``KEPT_SECONDS``."""
+    """A folder that outlives this process: the first start of llmdo after ``KEPT_SECONDS`` removes it."""
     return Path(tempfile.mkdtemp(prefix=_KEPT))
 
 
 def remove_abandoned() -> None:
     """Removes what was left by processes of this user that have ended, and folders that were kept long enough.
 
-    What cannot be removed stays without a word: another start may try again.
+    What cannot be removed stays, silently: another start may try again.
     """
     with suppress(OSError):
         root = Path(tempfile.gettempdir())
@@ -60,12 +60,14 @@ def _make() -> tuple[Path, int]:
     """A new folder, and the descriptor that holds the lock on it; the system frees it when this process dies."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_HELD))
-        # Until it is locked, another process may take it for abandoned.
+        # Until it is locked, another process may think that it was abandoned.
         try:
             lock = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
             continue
-        with suppress(OSError):  # a file system without locks: nobody can take it either, and it stays after a kill
+        with suppress(
+            OSError
+        ):  # a file system without locks: no other process gets one either, and the folder stays after a kill
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             return folder, lock

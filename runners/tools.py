@@ -25,9 +25,9 @@ class ToolError(RuntimeError):
 
 
 def given_path(places: Mapping[str, str | None], check: Callable[[Path], Path], what: str) -> Path | None:
-    """The checked path that the user gave by the first of these options and variables, by name; None without one.
+    """The checked path of the first of these options and variables, by name, that is set; None if none is.
 
-    Raises what ``check`` raises, with the name before it and a remedy behind.
+    Raises what ``check`` raises, with the name in front and a remedy at the end.
     """
     for name, path in places.items():
         if path:
@@ -105,7 +105,7 @@ def run_tool(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command within ``timeout`` seconds; stdout has its stderr, too."""
+    """Runs a command within ``timeout`` seconds; its stderr goes to stdout."""
     return subprocess.run(  # noqa: S603  commands of this package, and programs that the user named
         command,
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Makes the parameters of a command from the options that a model declares, and the model's values from them."""
+"""Turns the options that a model declares into a command's parameters, and arguments into the model's values."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def takes(
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """As Typer reads it. What is not a number or a flag is text, which the model reads."""
+    """A parameter for Typer. What is neither a number nor a flag is text, which the model parses."""
     kind, default = _kind(option), option.info.get_default()
     if kind is list:
         kind, default = list[str] | None, None

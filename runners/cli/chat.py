@@ -35,7 +35,7 @@ _MANY = "--events"
 
 
 class _Chat(TyperGroup):
-    """Lets ``--events`` take several files, as a shell makes of ``--events *.jsonl``."""
+    """Lets ``--events`` take several files, as a shell expands ``--events *.jsonl``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spread(args))

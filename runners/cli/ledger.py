@@ -15,7 +15,7 @@ app = arg.command_app()
 
 @app.callback(no_args_is_help=True)
 def ledger() -> None:
-    """``llmdo ledger``, whose only command has a name all the same."""
+    """``llmdo ledger``: a group, even with only one command."""
 
 
 @app.command(epilog=PRUNE_EXAMPLES)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are. Each is in a module of its own, which is imported when it is called."""
+"""The command line. Each command has a module of its own, which is imported when it is called."""
 
 from __future__ import annotations
 

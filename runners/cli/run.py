@@ -1,4 +1,4 @@
-"""``llmdo run``; and how a command that answers files ends, or leaves where nothing is to be run."""
+"""``llmdo run``; and how commands that answer files end, or exit early because nothing is to be run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(
 
 
 def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
-    """Leaves where nothing is to be run: the lines are checked, or on Dataflow the job is built or made a template."""
+    """Exits if nothing is to be run: the lines are only checked, or the Dataflow job is built or made a template."""
     if options.runner == "dataflow":
         _without_sending(options, dry_run, as_json)
     elif dry_run:
@@ -83,7 +83,7 @@ def without_running(options: JsonlOptions, dry_run: bool, as_json: bool) -> None
 def _without_sending(options: JsonlOptions, dry_run: bool, as_json: bool) -> None:
     from llmdo.runners.dataflow import beam_option, check
 
-    # The launcher of a Flex Template wants the job there, and starts it itself.
+    # Set by the launcher of a Flex Template, which starts the job itself.
     if not dry_run and not beam_option(options.dataflow, "template_location"):
         return
     check(options)
@@ -102,7 +102,7 @@ def _without_sending(options: JsonlOptions, dry_run: bool, as_json: bool) -> Non
 
 
 def finish(summary: Summary, options: JsonlOptions, as_json: bool, samples: int | None) -> NoReturn:
-    """Prints how a run ended, and exits by it."""
+    """Prints how a run ended, and exits with its code."""
     if as_json:
         put(summary.as_json())
     else:

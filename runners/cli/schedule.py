@@ -21,7 +21,7 @@ from llmdo.settings.environment import default_queue
 if TYPE_CHECKING:
     from llmdo.runners.running.cron import Cron
 
-_ONLY_HERE = ("--cron", "--timezone")  # what no run has
+_ONLY_HERE = ("--cron", "--timezone")  # options that run does not have
 
 EXAMPLES = """
 Examples:
@@ -83,7 +83,7 @@ def schedule(
 
 
 def run_arguments(schedule: Sequence[str]) -> list[str]:
-    """The arguments of one run of a schedule: its own without what says when."""
+    """The arguments of one run of a schedule: the schedule's own without its times."""
     given, found = iter(schedule[1:]), ["run", "--json"]
     for word in given:
         if word == "--":

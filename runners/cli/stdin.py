@@ -1,4 +1,4 @@
-"""``llmdo run -``: what is piped in becomes a file, named by its content, so that a run that was stopped can go on."""
+"""``llmdo run -``: what is piped in becomes a file, named by its content, so that a stopped run can resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be found out about Flink before a job is sent: all that is wrong is said at once."""
+"""Checks of Flink before a job is sent: everything that is wrong is reported at once."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class FlinkPlan:
 
 
 def check(options: JsonlOptions) -> FlinkPlan:
-    """Looks at all that a job on Flink needs; warns of what may go wrong later.
+    """Checks all that a job on Flink needs; warns of what may go wrong later.
 
-    Raises UsageError for what the user must correct, FlinkError for a job server or a Java that cannot be had.
+    Raises UsageError for what the user must correct, FlinkError for a missing job server or Java.
     """
     flink = options.flink
     found, jar = java(), find_jar(flink.flink_job_server_jar)

@@ -1,4 +1,4 @@
-"""A real Flink cluster on this machine, with the pool of its Python workers: for trying things, and for tests.
+"""A real Flink cluster on this machine, with the pool of its Python workers: for development and tests.
 
 ``python -m llmdo.runners.flink.cluster`` keeps one up until Ctrl-C. Flink comes from PyPI: apache-flink-libraries is
 its distribution without the shell scripts.
@@ -30,7 +30,7 @@ from llmdo.settings.environment import cache_folder
 
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"
-# Of its source distribution; there is no other.
+# Of its source distribution, the only one.
 FLINK_SHA256 = "bb3115c1c63702f95c3f89d5d952e9d98e26fd35b980a265d139790a6ea2c2a2"
 _REGISTERED_TIMEOUT = 60.0  # seconds
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -43,7 +43,7 @@ _OPENED = (
     *("java.lang", "java.net", "java.io", "java.nio", "java.lang.reflect", "java.text", "java.time", "java.util"),
     *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch"),
 )
-# Its scripts compute the sizes from the machine's memory; a TaskManager that is started without them wants them said.
+# Its scripts compute the sizes from the machine's memory; a TaskManager started without them needs all of these.
 _SETTINGS = {
     "jobmanager.rpc.address": "localhost",
     "rest.address": "localhost",
@@ -109,8 +109,8 @@ class LocalCluster:
     """A cluster that ``running_cluster`` started. Each process is known by its id, and stopped by it.
 
     Attributes:
-        master: host and port of the JobManager's REST API, as ``--flink-master`` wants it; ``url`` is its URL.
-        pool: host and port of the worker pool, as ``--environment-config`` wants it.
+        master: host and port of the JobManager's REST API, as ``--flink-master`` takes it; ``url`` is its URL.
+        pool: host and port of the worker pool, as ``--environment-config`` takes it.
         task_managers: in the order in which they were started; killed ones stay.
     """
 
@@ -136,7 +136,7 @@ class LocalCluster:
         self.task_managers.append(self._flink("Flink's TaskManager", _TASK_MANAGER, _REGISTERED))
 
     def kill_task_manager(self, index: int) -> None:
-        """Kills one as a machine that goes dark does."""
+        """Kills one, as if its machine failed."""
         os.kill(self.task_managers[index].pid, signal.SIGKILL)
 
     def kill_pool(self) -> None:
@@ -169,7 +169,7 @@ class LocalCluster:
 
 @contextmanager
 def running_cluster(task_managers: int = 2, slots: int = 2) -> Iterator[LocalCluster]:
-    """Starts a cluster and its pool on free ports, and stops them at the end; all that they wrote goes, too.
+    """Starts a cluster and its pool on free ports, and stops them at the end; removes all that they wrote.
 
     ``slots`` are those of each TaskManager. Workers have this process's environment. Raises ToolError.
     """

@@ -19,12 +19,12 @@ from llmdo.runners.tools import ToolError, find_or_make, given_path, print_path,
 from llmdo.settings.environment import cache_folder
 
 JAR_VARIABLE = "LLMDO_FLINK_JAR"
-# What cluster the jars are for, ours and Beam's.
+# The version of clusters that the jars, ours and Beam's, are for.
 FLINK_VERSION = "1.19"
 # Flink 1.19 runs on Java 8, 11 and 17; Beam's classes of 2.70 and newer want 11.
 JAVA_AT_LEAST = 11
 _POM = Path(__file__).with_name("pom.xml")
-# Each Beam jar has it, whoever put the jar together.
+# In every jar of Beam, whoever built it.
 _PROPERTIES = "org/apache/beam/sdk/sdk.properties"
 _DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 # What Maven makes of the pom, see ``content_of``; the same with Maven 3.8 on Java 17 and 3.9 on Java 25.
@@ -35,7 +35,7 @@ _JAVA_TIMEOUT = 30.0  # seconds
 
 
 class FlinkError(ToolError):
-    """Flink, or what leads to it, is not there or does not work; the message has the remedy."""
+    """Flink, or what it needs, is missing or does not work; the message has the remedy."""
 
 
 def find_jar(location: str | None) -> Path:
@@ -60,7 +60,7 @@ def find_jar(location: str | None) -> Path:
 
 
 def checked_jar(jar: Path) -> Path:
-    """Gives ``jar`` back when it is a job server for Flink. Raises FlinkError."""
+    """Returns ``jar`` if it is a job server for Flink. Raises FlinkError."""
     beam_version_of(jar)
     return jar
 
@@ -82,7 +82,7 @@ def beam_version_of(jar: Path) -> tuple[int, ...]:
 
 
 def java() -> Path:
-    """The Java that JAVA_HOME or PATH name. Raises FlinkError where there is none, or an old one."""
+    """The Java that JAVA_HOME or PATH names. Raises FlinkError for none, or one that is too old."""
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=str(Path(home) / "bin") if home else None)
     remedy = f"Flink needs Java {JAVA_AT_LEAST} or 17: apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
@@ -121,7 +121,7 @@ def _built() -> Path:
 
 
 def content_of(jar: Path) -> str:
-    """SHA-256 of the names and contents of a jar that Maven built; of all but what is another one each time."""
+    """SHA-256 of the names and contents in a jar that Maven built, except for those that differ in each build."""
     whole = hashlib.sha256()
     with zipfile.ZipFile(jar) as content:
         for entry in sorted(content.infolist(), key=attrgetter("filename")):

@@ -23,12 +23,12 @@ _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 
 
 class AgentError(ToolError):
-    """The agent is not there and could not be had; the message has the remedy."""
+    """The agent is missing and could not be obtained; the message has the remedy."""
 
 
 def java_arguments(agent: Path) -> list[str]:
     """Arguments that come before ``-jar``."""
-    # Rules for Java's own classes need the agent where these are found.
+    # Rules for Java's own classes need the agent on the boot class path.
     return [f"-javaagent:{agent}=script:{_RULES},boot:{agent}"]
 
 

@@ -16,7 +16,7 @@ from llmdo.runners.flink.jar import FLINK_VERSION, FlinkError
 
 LOCAL = "[local]"
 _TIMEOUT = 10.0  # seconds
-# Jobs that do nothing any more, and never will.
+# States of jobs that have ended for good.
 _OVER = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
 
 
@@ -38,7 +38,7 @@ class Cluster:
 
     @property
     def grows(self) -> bool:
-        """Whether it starts TaskManagers when a job wants more slots than there are."""
+        """Whether it starts TaskManagers for jobs that need more slots than it has."""
         return "kubernetes.cluster-id" in self.configuration or "yarn.application.id" in self.configuration
 
     @property
@@ -95,7 +95,7 @@ def jobs(url: str, name: str) -> list[FlinkJob]:
 
 
 def cancel(url: str, job: FlinkJob) -> None:
-    """Has a job end; returns before it has. Raises FlinkError."""
+    """Cancels a job; returns before it has ended. Raises FlinkError."""
     try:
         httpx.patch(f"{url}/jobs/{job.id}?mode=cancel", timeout=_TIMEOUT).raise_for_status()
     except httpx.HTTPError as error:

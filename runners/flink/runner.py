@@ -46,7 +46,7 @@ _REMEDY = (
 
 
 class FlinkSettings(PipelineOptions):
-    """What the job server knows beside what Beam's Python SDK does; it would be warned of as unknown until then.
+    """Options of the job server that Beam's Python SDK does not have, and would warn of.
 
     Names: FlinkPipelineOptions of Beam's Flink runner.
     """
@@ -59,7 +59,7 @@ class FlinkSettings(PipelineOptions):
 
 @contextmanager
 def launch(options: JsonlOptions) -> Iterator[list[str]]:
-    """Gives the arguments of a pipeline that runs on Flink; the job ends where the context does.
+    """Yields the arguments of a pipeline that runs on Flink; the job ends with the context.
 
     A process that is killed leaves its job on the cluster behind, which continues. Raises UsageError and FlinkError for
     what ``check`` finds, what ``running_job_server`` does, and ServerDied for a job server that ended in the middle.
@@ -83,8 +83,8 @@ def job_name(options: JsonlOptions) -> str:
 def running_job_server(plan: FlinkPlan, *, allow_open: bool = False) -> AbstractContextManager[Endpoint]:
     """Starts a job server on free ports and stops it at the end; see ``running_server``.
 
-    All that it serves, now and once a job runs, is on loopback. Raises AgentError where that cannot be had, and
-    UsageError where the server listens on more all the same, unless ``allow_open``.
+    All that it serves, now and once a job runs, is on loopback. Raises AgentError if that is impossible, and
+    UsageError if the server listens on more after all, unless ``allow_open``.
     """
     closed = _closed(plan.jar, allow_open=allow_open)
 
@@ -132,11 +132,11 @@ def flink_arguments(options: JsonlOptions, plan: FlinkPlan, endpoint: Endpoint, 
         f"--environment_type={plan.environment}",
         *([f"--environment_config={plan.config}"] if plan.config else []),
         *(worker_arguments(()) if plan.environment in ("PROCESS", "DOCKER") else []),
-        # Of whatever comes to a stage: ranges of files, parcels of lines, answers.
+        # Elements of any kind: ranges of files, parcels of lines, answers.
         f"--max_bundle_size={flink.bundle_ranges or parcels_in_bundle(options.concurrency.calls)}",
         f"--max_bundle_time_mills={_milliseconds(flink.bundle_seconds)}",
         f"--checkpointing_interval={_milliseconds(flink.checkpoint_seconds)}",
-        # A checkpoint waits for bundles to end, and then they all begin anew.
+        # A checkpoint waits for all bundles to end, and then they all start again.
         f"--min_pause_between_checkpoints={_milliseconds(flink.checkpoint_seconds)}",
         *(["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints}"] if checkpoints else []),
         # It would also wait behind all lines that are on their way to a step: minutes of calls.
@@ -155,7 +155,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _end_jobs(url: str, name: str) -> None:
-    """Cancels what still runs, so that no job outlives the run that began it."""
+    """Cancels what still runs, so that no job outlives the run that started it."""
     try:
         for job in flink_rest.jobs(url, name):
             if not job.over:

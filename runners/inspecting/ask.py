@@ -1,4 +1,4 @@
-"""One question to one model: asked, tried again while nothing was said yet, and written as it comes."""
+"""One question to one model: asked, retried until the answer has begun, and written as it comes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAYS = ("content", "tool_use", "done")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """How it went: whether there was text or a tool call, and what is not as asked, in sentences."""
+    """How it went: whether there was text or a tool call, and sentences on what is not as requested."""
 
     answered: bool
     warnings: tuple[str, ...]
@@ -56,18 +56,18 @@ def ask(prompt: str, options: AskOptions, out: TextIO, *, stream: bool, as_json:
 
 
 def _ending(model: Model) -> tuple[str, ...]:
-    """The warning that the model is, or will be, switched off; asked when the answer is there, by a list of an hour."""
+    """A warning if the model is, or will be, switched off; looked up after the answer, in a list up to an hour old."""
     try:
         listed = model.list_models().models
     except (ModelError, MissingSettings):
-        return ()  # the answer is as good
+        return ()  # the answer is good without it
     info = next((info for info in listed if info.name == model.name), None)
     warning = deprecation(info, time.time())
     return (warning,) if warning else ()
 
 
 def _begun(model: Model, request: ChatRequest) -> Iterator[StreamChunk]:
-    """A stream that has said something: until then, trying it again repeats nothing."""
+    """A stream whose first words have come: until then, a retry repeats nothing."""
     chunks = model.execute_stream(request)
     first: list[StreamChunk] = []
     while not first or first[-1].kind not in _SAYS:

@@ -1,4 +1,4 @@
-"""``llmdo run --dry-run``: reads every line as a run would, and says what is wrong and what it may cost; no call."""
+"""``llmdo run --dry-run``: reads every line as a run would, and reports what is wrong and what it may cost; no call."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from llmdo.transforms.prompts.parse import parse_prompt
 
 # Problems that are kept and shown; the rest is counted.
 PROBLEMS_SHOWN = 20
-# What a call takes, where nothing but the number of calls in flight holds a run back. Seconds.
+# Duration of a call, where only the number of calls in flight limits a run. Seconds.
 ASSUMED_CALL_S = 3.0
 
 
 @dataclass(slots=True)
 class ModelPlan:
-    """What a run would ask of one model. ``output_tokens`` are the most that answers can have, and so is the cost.
+    """What a run would ask of one model. ``output_tokens`` and ``cost`` are maxima.
     ``texts`` are those to embed.
 
     ``seconds`` is the least that the limits allow, and ``limit`` names them; or it is ``assumed``.
@@ -70,7 +70,7 @@ class Plan:
         files: those that would be answered; ``files_done`` have a manifest already, and nothing is asked for them.
         broken: lines that would end as errors without a call; ``unreadable``: files that cannot be read to their end.
         problems: file, offset in bytes and a sentence for each of these, the first PROBLEMS_SHOWN.
-        notes: what is worth knowing and breaks nothing.
+        notes: what is worth knowing but breaks nothing.
         window: calls that are in flight at most.
     """
 
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def exit_code(self) -> int:
-        """0 where every line can be asked about, else 3."""
+        """0 if every line can be answered, else 3."""
         return EXIT_SOME_ERRORS if self.broken or self.unreadable else EXIT_ANSWERED
 
     @property
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long a run takes: models have limits of their own, and share the calls in flight."""
+        """Duration of a run: each model has its own limits, and all share the calls in flight."""
         limited = max((model.seconds for model in self.models.values() if not model.assumed), default=0.0)
         return max(limited, assumed_s(sum(model.calls for model in self.models.values() if model.assumed), self.window))
 
@@ -210,7 +210,7 @@ class _Planner:
                 raise too_long(tile)
             prompt = parse_prompt(tile.data, "", self._defaults, self._max_texts, tile.file.key)
             self._backends.get(prompt.provider).check(prompt.request)
-        except ModelError as error:  # a BadLine, a provider that is not there, or what it refuses without a call
+        except ModelError as error:  # a BadLine, a provider that is missing, or what it refuses without a call
             self._plan.broken += 1
             self._problem(f"{place}: {error.message}")
             return
@@ -266,12 +266,12 @@ class _Planner:
 
 
 def assumed_s(calls: int, window: int) -> float:
-    """How long calls take of which no more than ``window`` run at once. Seconds."""
+    """Duration of calls of which at most ``window`` run at once. Seconds."""
     return ASSUMED_CALL_S * -(-calls // window)
 
 
 def show_plan(plan: Plan) -> RenderableType:
-    """For people, as narrow as it must be: what each model is asked, then all of it, then what is wrong."""
+    """For people, in narrow lines: what each model is asked, then the totals, then what is wrong."""
     parts: list[RenderableType] = []
     for name, model in plan.models.items():
         parts.append(Text(name, "bold"))

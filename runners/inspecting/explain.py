@@ -39,7 +39,7 @@ STAGES = {
 }
 
 
-# Stages that others' clocks tell.
+# Stages by other machines' clocks.
 _ELSEWHERE = ("sent", "adopted")
 _LATE = (
     f" It is not pushed yet: its run tries for {PUSH_PATIENCE_S / 60:g} minutes; then the sweeps of the log do, every "
@@ -99,7 +99,7 @@ def explain(where: Location, message_id: str, conversation: str | None = None) -
 
 
 def exit_code(found: list[Explained]) -> int:
-    """1 if any has no answer, else 3 if any has an error for one, else 0."""
+    """1 if any has no answer, else 3 if any has an error instead, else 0."""
     codes = {one.exit_code for one in found}
     return next((code for code in (EXIT_FAILED, EXIT_SOME_ERRORS) if code in codes), EXIT_ANSWERED)
 
@@ -124,7 +124,7 @@ def _explained(found: Found, log: ChatLog, where: Location) -> Explained:
     stages = [("sent", message.created), ("received", message.arrived)]
     details: dict[str, Any] = {"role": message.role}
     if answer is not None:
-        # Of an answer that came as an event nothing is known but when its service says that it was made.
+        # Of an answer that came as an event, only its time is known, by its service's clock.
         adopted = answer.trace.keys() == {"answered"}
         stages += [("adopted" if adopted else name, at) for name, at in answer.trace.items() if name != "received"]
         details |= {
@@ -136,7 +136,7 @@ def _explained(found: Found, log: ChatLog, where: Location) -> Explained:
             "history": list(answer.history),
         }
     stages += found.trace.stages
-    # Other clocks may be wrong: whatever they say, what was sent stands first, and what was received before all else.
+    # Other clocks may be wrong: what was sent comes first in any case, and what was received before all else.
     ordered = (stages[0], *sorted(stages[1:], key=lambda stage: max(stage[1], message.arrived)))
     verdict, code = _verdict(found, log, where)
     return Explained(message.id, message.conversation, verdict, code, ordered, details)
@@ -172,7 +172,7 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
 
 
 def _at_work(where: Location) -> str:
-    """Whether anybody is there who could answer."""
+    """Whether a run is there that could answer."""
     beats = list(open_store(where.store_url).list(where.key + FOLDER))
     now = datetime.now(UTC)
     alive = [info for info in beats if (now - info.modified).total_seconds() < DEAD_SECONDS]
@@ -183,7 +183,7 @@ def _at_work(where: Location) -> str:
 
 
 def _dead_letters(where: Location, message_id: str) -> Iterator[str]:
-    """The reasons of the dead letters in which this id stands."""
+    """The reasons of the dead letters that contain this id."""
     store = open_store(where.store_url)
     for info in store.list(where.key + DEAD):
         body = store.read(info.key)[0]

@@ -73,7 +73,7 @@ def table(lists: Iterable[Listed]) -> Table:
 
 
 def problems(lists: Iterable[Listed]) -> list[str]:
-    """What is not as it should be, in sentences: providers that have no list, and lists that are old."""
+    """Sentences on what is not as it should be: providers that have no list, and lists that are old."""
     found = []
     for listed in lists:
         if listed.list is None:
@@ -85,7 +85,7 @@ def problems(lists: Iterable[Listed]) -> list[str]:
 
 
 def price_text(price: Price | None) -> str:
-    """Dollars in and out for a million tokens, or for what else is paid; "" where nobody tells."""
+    """Dollars in and out for a million tokens or another unit; "" if unknown."""
     if price is None:
         return ""
     told = [f"{dollars:g}" for dollars in (price.input, price.output) if dollars is not None]

@@ -1,6 +1,6 @@
 """Reads a source and the rows of its output the plain way, to compare what the pipeline made with what it was given.
 
-Deliberately apart from transforms/lines/cutting.py and transforms/answers/rows.py: the same mistake is not made twice.
+Deliberately shares no code with transforms/lines/cutting.py and transforms/answers/rows.py, nor their mistakes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zstandard
 from llmdo.storage.output.manifests import Kind, paid_usage
 
 _BOM = b"\xef\xbb\xbf"
-# Content of a longer line is not compared: it was over any sensible --max-line-bytes. Bytes.
+# The content of longer lines is not compared: they exceed any sensible --max-line-bytes. Bytes.
 LONGEST_COMPARED = 64 << 20
 _PIECE = 1 << 20  # bytes read at once
 _ERROR_FIELDS = {"class", "code", "status", "message", "retryable", "attempts", "offset", "length"}
@@ -39,7 +39,7 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """What of a shard's row can be compared: its place, ids of an answer, the whole row of a failure.
+    """The comparable parts of a shard's row: its place, ids of an answer, the whole row of a failure.
 
     ``key`` and ``etag`` are those that the row itself names; an error row names none.
     """
@@ -90,7 +90,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> ShardRow:
         raise UnreadableRow("is not a JSON object")
     place = document.get("source" if kind == "answers" else "error")
     try:
-        start, length = place["offset"], place["length"]  # type: ignore[index]  # what is no mapping raises TypeError
+        start, length = place["offset"], place["length"]  # type: ignore[index]  # anything but a mapping raises TypeError
     except (TypeError, KeyError):
         raise UnreadableRow("does not say which bytes it stands for") from None
     if not (isinstance(start, int) and isinstance(length, int) and start >= 0 and length > 0):
@@ -114,7 +114,7 @@ def parse_row(data: bytes, kind: Kind, shard: str) -> ShardRow:
 
 
 def differs(row: ShardRow, line: SourceLine, key: str) -> Iterator[str]:
-    """What a row has that its source line has not; both begin at the same byte."""
+    """How a row differs from its source line; both begin at the same byte."""
     if row.stop != line.stop:
         yield f"the row has {row.stop - row.start} bytes, and the line {line.stop - line.start}"
     if is_blank(line):
@@ -156,7 +156,7 @@ def _same(row: dict[str, Any], data: bytes) -> bool:
 
 
 def _without_error(data: bytes) -> bytes:
-    """The line that an error row stands for which was fed back; any other line as it is."""
+    """The original line of an error row that was fed back; any other line as it is."""
     document = _object(data) or {}
     former = document.get("error")
     if not (isinstance(former, dict) and former.keys() >= _ERROR_FIELDS):

@@ -36,7 +36,7 @@ class Verification:
         blank: blank lines of the sources; of a source that was not read, as its manifest says.
         in_work: files with a job record and no manifest.
         differences: one sentence each, with file and offset; the first 20 of a file, then how many more.
-        notes: what is worth knowing and no fault: files that could not be compared, shards that count nowhere.
+        notes: what is worth knowing but not a fault: files that could not be compared, shards that no manifest names.
     """
 
     files: int = 0
@@ -53,7 +53,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs. A file in work is a difference only where the inputs were named."""
+        """Whether nothing differs. A file in progress is a difference only if the inputs were named."""
         return not self.differences
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _unfinished(
 
 
 def render(verification: Verification) -> RenderableType:
-    """The counts as a table, what is in work, what to know, what differs, and the verdict."""
+    """The counts as a table, what is in progress, notes, differences, and the verdict."""
     table = Table(show_header=False)
     for name in ("files", "compared", "lines", "answered", "failed", "blank", "input_tokens", "output_tokens"):
         table.add_row(name.replace("_", " "), Text(f"{getattr(verification, name):,}", justify="right"))

@@ -205,7 +205,7 @@ class FileCheck:
     # The source, line by line beside the rows
 
     def _source(self, manifest: Manifest) -> Iterator[SourceLine] | None:
-        """The source's lines; None, with a note, where this version of it cannot be read."""
+        """The source's lines; None, with a note, if this version of it cannot be read."""
         file = self.sources.get(self.report.identity)
         if file is None and not manifest.bucket:
             self.report.notes.append(f"{self.name} was not compared with its source: name this version with --input")
@@ -281,6 +281,6 @@ class FileCheck:
 
 
 def _first(shard: ManifestShard) -> int:
-    """The offset in a shard's name; -1 where it has none."""
+    """The offset in a shard's name; -1 if it has none."""
     offset = shard.name.partition("-")[2].partition("-")[0]
     return int(offset) if offset.isdigit() else -1

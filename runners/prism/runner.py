@@ -28,10 +28,10 @@ _REMEDY = (
 
 @contextmanager
 def launch(options: RunOptions) -> Iterator[list[str]]:
-    """Gives the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
+    """Yields the arguments of a pipeline that runs on a Prism of its own, which is stopped afterwards.
 
-    Raises PrismError when no Prism can be had or started, UsageError for one that other machines may reach, unless the
-    options allow it, and ServerDied for one that ended in the middle.
+    Raises PrismError if no Prism can be found, built or started, UsageError for one that other machines may reach,
+    unless the options allow it, and ServerDied for one that ended in the middle.
     """
     binary = find_prism(options.prism_location, allow_open=options.allow_open_ports)
     with running_prism(binary, allow_open=options.allow_open_ports) as endpoint, _no_progress_reports():
@@ -64,8 +64,8 @@ def prism_arguments(endpoint: Endpoint) -> list[str]:
         *job_arguments(endpoint),
         "--environment_type=LOOPBACK",
         # Prism 2.77 splits every bundle that is silent for 0.2 s, those of keyed steps too, and forgets then that the
-        # keys of the part that goes on are in work: another bundle of the same key starts from old state, and what one
-        # of the two writes is lost. Ranges are split beforehand, and lanes share the work.
+        # keys of the remaining part are in use: another bundle of the same key starts from old state, and what one of
+        # the two writes is lost. Ranges are split beforehand, and lanes share the work.
         "--experiments=prism_disable_sdf_split",
     ]
 

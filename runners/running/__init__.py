@@ -1,1 +1,1 @@
-"""Runs from their checks to their ends."""
+"""What the commands that make runs do, from the first check to the summary."""

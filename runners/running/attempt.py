@@ -1,4 +1,4 @@
-"""One pipeline from its begin to its end, whatever ends it."""
+"""One pipeline from start to end, whatever ends it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ Options = TypeVar("Options", bound=RunOptions)
 # Puts a graph into a pipeline; the text is the run's id.
 Build = Callable[[beam.Pipeline, Options, str], Any]
 
-# runner → a context manager that starts what it needs and gives the pipeline's arguments. It takes the options of a run
-# that may have this runner: those of chats have neither Flink's nor Dataflow's.
+# runner → a context manager that starts what it needs and yields the pipeline's arguments. It takes the options of
+# runs that may use it: those of chats have neither Flink's nor Dataflow's.
 RUNNERS: dict[str, Callable[[Any], AbstractContextManager[list[str]]]] = {
     "direct": direct.launch,
     "prism": prism.launch,
@@ -103,7 +103,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
 def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
     """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, and engines.
 
-    Gives why the run stopped, if it did, and what held its calls back.
+    Returns why the run stopped, if it did, and what held its calls back.
     """
     for queue, count in close_acks(patient=patient).items():
         if patient:
@@ -148,7 +148,7 @@ def _summary(
 
 
 def _wait(result: PipelineResult, options: RunOptions, found: Following) -> None:
-    """Waits for a job's end; one on Flink that goes on until it is stopped does not end by itself."""
+    """Waits for a job's end. A continuous one on Flink has to be ended."""
     if options.runner == "flink" and options.continuous:
         with ended_when_stopped(result, found, options.drain_seconds):
             result.wait_until_finish()
@@ -159,13 +159,13 @@ def _wait(result: PipelineResult, options: RunOptions, found: Following) -> None
 
 
 def new_run_id() -> str:
-    """Names one run among all: host, process and a random part."""
+    """A unique name for a run: host, process and a random part."""
     host = re.sub("[^A-Za-z0-9.-]", "-", socket.gethostname())[:64].lstrip(".")
     return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def until_of(reason: BaseException | str | None) -> float | None:
-    """From when on a run can go on that stopped for this reason, Unix time in seconds."""
+    """When a run that stopped for this reason can resume, as Unix time in seconds."""
     if not isinstance(reason, llmdo.backends.errors.StopRun | llmdo.backends.errors.ModelUnusable):
         return None
     if reason.until is None and reason.retry_after is not None:
@@ -186,7 +186,7 @@ def sentence(error: BaseException) -> str:
 
 
 def is_passing_failure(error: BaseException) -> bool:
-    """Whether a pipeline failed since a service did not answer, which it may do later."""
+    """Whether a pipeline failed because a service did not answer, which may be over soon."""
     if isinstance(error, llmdo.storage.errors.StorageError):
         return llmdo.storage.errors.is_passing(error)
     found = _RAISED.findall(str(error))

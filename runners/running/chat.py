@@ -1,4 +1,4 @@
-"""``llmdo chat``: checks what can be checked before the first call, answers messages, and says how it ended."""
+"""``llmdo chat``: checks what can be checked before the first call, answers messages, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ChatSummary:
 
     Attributes:
         run: what happened in this run; of files it has none.
-        waiting: messages that have no answer yet, or whose answer is not pushed; None where the log does not tell.
+        waiting: messages that have no answer yet, or whose answer is not pushed; None if the log does not show it.
         responses: where the responses of all messages in the log are; "" for a run without an end.
         failed: the answers in the log that say that there is none.
     """
@@ -114,7 +114,7 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
 
 
 def prepare_chat(options: ChatOptions) -> ChatOptions:
-    """Looks at all that is needed; gives ids of queues for names, and the model's context where its provider tells it.
+    """Checks all that is needed; puts in the ids of queues, and the model's context if its provider lists it.
 
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
@@ -138,12 +138,12 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
 
 
 def context_tokens(model: str) -> int | None:
-    """What the model's context holds, where its provider's list tells."""
+    """Tokens that the model's context holds, if its provider lists them."""
     provider, _ = split_model(model)
     try:
         listed = list_of(provider).models
     except (ModelError, TimeoutError) as error:
-        _log.debug("no list of models: %s", error)  # a conversation that does not fit is shortened all the same
+        _log.debug("no list of models: %s", error)  # a conversation that does not fit is shortened anyway
         return None
     return next((one.context_tokens for one in listed if one.name == model), None)
 
@@ -159,7 +159,7 @@ def logged_answers(where: Location) -> Iterator[LoggedAnswer]:
 
 
 def _conversations(where: Location) -> Iterator[str]:
-    """Their ids, which one of their messages tells: a folder may be named by a hash."""
+    """Their ids, read from one message of each: a folder may be named by a hash."""
     store, seen = open_store(where.store_url), ""
     for info in store.list(where.key):
         folder, _, rest = info.key.removeprefix(where.key).partition("/")
@@ -207,7 +207,7 @@ def show_chat(summary: ChatSummary, console: Console) -> None:
 
 
 def _open_in(where: Location) -> int | None:
-    """How many messages are marked in a log; None where it does not tell, which is no reason for a run to fail."""
+    """Number of messages that are open in a log; None if it cannot be read, which must not fail a run."""
     try:
         return ChatLog(open_store(where.store_url), where.key).count_open()
     except StorageError as error:

@@ -36,7 +36,7 @@ _WRANGLER = "npx wrangler queues consumer"
 
 
 def prepare(options: JsonlOptions) -> JsonlOptions:
-    """Looks at all that a run needs, and puts the queue's id in the place of its name.
+    """Checks all that a run needs, and replaces the queue's name by its id.
 
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
@@ -107,7 +107,7 @@ def _is_there(name: str) -> bool:
 
 
 def of_gateway(options: JsonlOptions) -> list[str]:
-    """Calls that do not go by the AI Gateway that the run has, in sentences."""
+    """A sentence for each kind of call that bypasses the run's AI Gateway."""
     gateway = options.gateway or default_gateway()
     if not gateway:
         return []
@@ -121,7 +121,7 @@ def of_gateway(options: JsonlOptions) -> list[str]:
 
 
 def check_prices(options: RunOptions, prices: Prices) -> None:
-    """Raises UsageError for a --max-cost that cannot be kept: nobody tells the price of a model."""
+    """Raises UsageError for a --max-cost that cannot be kept, since the price of a model is unknown."""
     if options.max_cost is None:
         return
     unknown = [name for name in options.models if prices.of(*name.split("/", 1)) is None]
@@ -132,7 +132,7 @@ def check_prices(options: RunOptions, prices: Prices) -> None:
 
 
 def check_consumers(name: str, queue_id: str) -> None:
-    """Raises UsageError for a queue that cannot be pulled, and warns of one that may lose messages. QueueError too."""
+    """Warns of a queue that may lose messages. Raises UsageError for one that cannot be pulled, and QueueError."""
     with QueueClient(cloudflare_account(), queue_id) as client:
         consumers = client.consumers()
     pulls = [consumer for consumer in consumers if consumer.type == "http_pull"]
@@ -152,9 +152,9 @@ def check_consumers(name: str, queue_id: str) -> None:
 
 
 def check_folder(where: Location, option: str, *, private: bool = False) -> None:
-    """Makes a local folder where there is none, a ``private`` one for this user alone.
+    """Makes a missing local folder; a ``private`` one for this user alone.
 
-    Raises UsageError where nothing can be written; R2 says so later.
+    Raises UsageError where nothing can be written; R2 reports that later.
     """
     if not where.bucket:
         folder = Path(where.store_url) / where.key
@@ -162,7 +162,7 @@ def check_folder(where: Location, option: str, *, private: bool = False) -> None
 
 
 def check_ledger(paid: LedgerSettings) -> None:
-    """Opens and closes the ledger, so that what is wrong with it is said before any call.
+    """Opens and closes the ledger, so that what is wrong with it is reported before any call.
 
     Raises UsageError for a place where nothing can be written, and LedgerError.
     """
@@ -192,7 +192,7 @@ def _try_folder(folder: Path, option: str, make: Callable[[Path], None]) -> None
 
 
 def check_configuration(options: RunOptions, is_alive: Callable[[str], bool]) -> None:
-    """Raises UsageError where the output holds answers of another model, or by other parameters."""
+    """Raises UsageError if the output holds answers by another model or other parameters."""
     where = options.output_location
     try:
         other = agree(open_store(where.store_url), where.key, options.configuration, options.decisive, is_alive)

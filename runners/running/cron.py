@@ -17,8 +17,8 @@ _OVERLAP = timedelta(hours=3)
 class Cron:
     """Ticks as Debian's cron has them, in UTC; five fields, or six with seconds in front.
 
-    Where the clock is put forward, a time that there is not that day comes right after the gap; where it is put back, a
-    time that is there twice counts the first time. Expressions with a * or */N for minutes or hours follow the clock.
+    Where the clock is put forward, a time that is skipped that day comes right after the gap; where it is put back, a
+    time that occurs twice counts the first time. Expressions with a * or */N for minutes or hours follow the clock.
     Raises UsageError.
     """
 
@@ -50,7 +50,7 @@ class Cron:
 
     def latest(self, after: datetime, until: datetime) -> datetime | None:
         """The last tick of the time from ``after``, exclusive, to ``until``, inclusive."""
-        # While an hour is there for the second time, ticks of its first time have a later wall clock.
+        # During a repeated hour, ticks of its first occurrence have a later wall clock.
         start = until + (_OVERLAP if until.astimezone(self.zone).fold else timedelta()) + timedelta(seconds=1)
         tick = next((tick for tick in self._from(start, reverse=True) if tick <= until), None)
         return tick if tick is not None and tick > after else None

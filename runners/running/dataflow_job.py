@@ -1,4 +1,4 @@
-"""Dataflow jobs that are built and not run: looked at, or kept as a template. Needs the extra [gcp]."""
+"""Dataflow jobs that are built but not run: shown, or kept as a template. Needs the extra [gcp]."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def build_job(options: JsonlOptions, folder: Path) -> BuiltJob:
     pipeline = beam.Pipeline(options=PipelineOptions([*dataflow_arguments(options), "--dry_run=yes"]))
     jsonl.build(pipeline, options, new_run_id())
     job = pipeline.run().job
-    job.options.view_as(TestOptions).dry_run = False  # so that the job is the one that would be sent
+    job.options.view_as(TestOptions).dry_run = False  # as the job that would be sent has it
     _Unsent(job, folder).create_job_description(job)
     (folder / JOB_FILE).write_text(job.json(), encoding="utf-8")
     graph = job.proto_pipeline.components.transforms
@@ -94,7 +94,7 @@ def make_template(options: JsonlOptions) -> None:
 
 
 class _Unsent(apiclient.DataflowApplicationClient):
-    """Keeps what would be put into the bucket in a folder. It has no credentials, and asks nobody."""
+    """Keeps in a folder what would be put into the bucket. It has no credentials, and calls no service."""
 
     def __init__(self, job: Any, folder: Path) -> None:
         cloud = job.options.view_as(GoogleCloudOptions)

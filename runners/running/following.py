@@ -1,4 +1,4 @@
-"""Following a job whose end is not its runner's to tell, or whose steps are in other processes, and leading it out."""
+"""Follows a job whose runner does not report its end, or whose steps run in other processes, and ends it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from llmdo.transforms.run_state import RunState
 
 _log = logging.getLogger(__name__)
 
-# How often the processes of a run are asked what they have done. Seconds.
+# Between two looks at what the processes of a run have done. Seconds.
 ASK_SECONDS = 2.0
-# How long a job that has nothing left in flight must have been silent before it is ended. Seconds.
+# A job with nothing in flight is ended after this silence. Seconds.
 SILENT_SECONDS = 4.0
-# And how long after the time to drain it is ended anyway.
+# It is ended anyway this long after the time to drain. Seconds.
 LAST_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class Following:
-    """What the processes of a run tell, taken into ``state``; without ``notes`` they are this one."""
+    """What the processes of a run report, taken into ``state``; without ``notes`` this is the only one."""
 
     state: RunState
     notes: Members | None = None
@@ -43,7 +43,7 @@ class Following:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def ask(self) -> None:
-        """Reads what is new, and tells the others to stop where this run does. Raises StorageError."""
+        """Reads new reports, and stops the other processes if this run stops. Raises StorageError."""
         if self.notes is None:
             return
         reports = list(self.notes.reports().values())
@@ -61,19 +61,19 @@ class Following:
         return calls_in_flight() if self.notes is None else self._in_flight
 
     def silent(self) -> tuple[int, ...] | None:
-        """What has been done so far where no call is in flight; None while one is."""
+        """What has been done so far if no call is in flight; None while one is."""
         counts = self.state.counts
         done = (counts.answered, counts.failed, counts.lines_written, counts.files_done, counts.files_stale)
         return None if self.in_flight() else done
 
     def all_written(self) -> bool:
-        """Whether each outcome stands in a shard; never so after a runner has repeated some."""
+        """Whether each outcome is in a shard; never true once a runner has repeated some."""
         return self.state.counts.answered + self.state.counts.failed == self.state.counts.lines_written
 
 
 @contextmanager
 def following(state: RunState, notes: Members | None) -> Iterator[Following]:
-    """Asks again and again until the context ends, then once more; the notes are removed."""
+    """Asks repeatedly until the context ends, then once more; removes the notes."""
     found = Following(state, notes)
     thread = threading.Thread(target=_ask_on, args=(found,), name="llmdo-following", daemon=True)
     if notes is not None:
@@ -102,7 +102,7 @@ def _ask_on(found: Following) -> None:
 
 
 def left_open(state: RunState, notes: Members) -> None:
-    """Finds the files that this run opened and did not finish by their job records. Raises StorageError."""
+    """Finds, by their job records, the files that this run opened and did not finish. Raises StorageError."""
     for record in Jobs(notes.store, notes.prefix).sweep():
         if isinstance(record, JobRecord) and run_of(record.run_id) == notes.run_id:
             file = FileVersion(record.store_url, record.key, record.etag, record.size)
@@ -110,7 +110,7 @@ def left_open(state: RunState, notes: Members) -> None:
 
 
 def count_by_manifests(state: RunState) -> None:
-    """Corrects the numbers of lines where a runner has done some of them again: the output has each once.
+    """Corrects the numbers of lines if a runner has repeated some: the output has each once.
 
     Only where all files are settled, and all of them are known.
     """
@@ -156,7 +156,7 @@ def ended_when_stopped(
     thread.start()
     try:
         yield
-    except RuntimeError:  # Beam's word for every end but a good one
+    except RuntimeError:  # Beam raises it for every end but a good one
         if not cancelled.is_set():
             raise
     finally:

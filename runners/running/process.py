@@ -1,6 +1,6 @@
 """A run in a process of its own, so that what it leaks or breaks ends with it: this program's own command line.
 
-Its exit code and one JSON object on stdout are all that is known of it.
+All that it reports is its exit code and one JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from llmdo.runners.servers import has_ended, start_tied, stop_tied
 from llmdo.runners.showing.summary import EXIT_FAILED
 
-_LAST_THREADS = 60.0  # seconds that the process may take to go after its summary
+_LAST_THREADS = 60.0  # seconds that the process may take to exit after its summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class RunEnd:
 
 
 class RunProcess:
-    """A run that Ctrl-C in this terminal does not reach, and that dies with this process, however that ends.
+    """A run that Ctrl-C in this terminal does not reach, and that dies with this process, however this one ends.
 
     Nothing is lost then: the next run continues from the output.
     """
@@ -42,7 +42,7 @@ class RunProcess:
             arguments: of the command line: ``run … --json``.
         """
         self._out = TemporaryFile()  # noqa: SIM115  read when the process has ended
-        # The modules that this process has, and none of the working folder's.
+        # The modules of this process, and none of the working folder's.
         modules = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = start_tied([sys.executable, "-P", "-m", "llmdo", *arguments], self._out, None, modules)
         self._stopped = False

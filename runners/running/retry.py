@@ -1,4 +1,4 @@
-"""``llmdo retry``: tries the error lines of an output again, by the configuration that the output was answered by."""
+"""``llmdo retry``: tries the error lines of an output again, with the output's own configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.output import configuration
 
-# What stands in an output's configuration only if it was set → the option that it is.
+# Fields that an output's configuration has only if they were set → their options.
 _OPTIONS = {
     "prompt": "prompt",
     "line_parameters": "line_parameters",
@@ -32,7 +32,7 @@ _TOO_LONG = ": they were too long to keep; run the files again with a higher --m
 def retry_options(output: str, which: Literal["retryable", "all"], **given: Any) -> JsonlOptions:
     """The options of a retry: model, parameters and system prompt are the output's own.
 
-    Raises UsageError, also for an output that does not say what it was answered by, MissingSettings, StorageError.
+    Raises UsageError, also for an output without a configuration, MissingSettings, StorageError.
     """
     try:
         where = locate_folder(output)
@@ -57,7 +57,7 @@ def retry_options(output: str, which: Literal["retryable", "all"], **given: Any)
 
 
 def retry(options: JsonlOptions, watch: Watch) -> Summary:
-    """Tries again what can be; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
+    """Retries what can be retried; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
     return run(options, watch, pipeline.build)
 
 
@@ -75,7 +75,7 @@ def retry_json(summary: Summary) -> dict[str, Any]:
 
 
 def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> None:
-    """The files that were tried again, and in one sentence what became of their lines."""
+    """The files that were tried again, then the outcome of their lines in one sentence."""
     table = files_table(summary, "not merged: run llmdo retry again to resume")
     if table.row_count:
         console.print(table)

@@ -1,4 +1,4 @@
-"""``llmdo run``: checks what can be checked before the first call, runs the graph, and says how it ended."""
+"""``llmdo run``: checks what can be checked before the first call, runs the graph, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.
     with stop.on_signals():
         while True:
             summary = attempt(options, watch, stop, build, budget)
-            # Again and again without progress would help nobody.
+            # Without progress it would sleep again and again.
             if not summary.asleep or not summary.counts.shards or stop.asked:
                 break
             _log.warning("%s; resuming", summary.problem)
@@ -37,10 +37,10 @@ def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.
 
 
 def _backlog(queue_id: str) -> int | None:
-    """About how many messages a queue still holds, leased ones included; None where it does not tell."""
+    """About how many messages a queue still holds, leased ones included; None if it does not report that."""
     try:
         with QueueClient(cloudflare_account(), queue_id) as client:
             return client.backlog()
-    except QueueError as error:  # all that was pulled is done, whatever the queue holds
+    except QueueError as error:  # all pulled messages are done, whatever the queue holds
         _log.debug("%s", error)
         return None

@@ -1,4 +1,4 @@
-"""``llmdo schedule``: waits for ticks, and has one run at a time made for them, on whatever machine the others are."""
+"""``llmdo schedule``: waits for ticks, and starts one run at a time for them, on whatever machine the others are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AGAIN = timedelta(seconds=60)
 
 
 class Stopping:
-    """Whether SIGTERM or Ctrl-C came; a second one leaves at once, and the run in work with it."""
+    """Whether SIGTERM or Ctrl-C came; a second one exits at once, and the current run with it."""
 
     asked = False
 
@@ -50,12 +50,12 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a schedule needs of the world.
+    """What a schedule needs from outside.
 
     Attributes:
         start: starts a run.
-        waits: gets the next tick, once for each.
-        ended: gets how each run ended, as it stands in the output.
+        waits: is called with each next tick, once.
+        ended: is called with each run's summary, as the output has it.
     """
 
     start: Callable[[], RunProcess]
@@ -73,7 +73,7 @@ def schedule(
     waits: Callable[[datetime], None],
     ended: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Runs at each tick until SIGTERM or Ctrl-C, and gives the exit code of the last run; see ``Schedule``.
+    """Runs at each tick until SIGTERM or Ctrl-C, and returns the exit code of the last run; see ``Schedule``.
 
     Args:
         options: those of each run.
@@ -83,9 +83,9 @@ def schedule(
         waits: see Surroundings.
         ended: see Surroundings.
 
-    Raises UsageError and StorageError for what the first run would stop at anyway.
+    Raises UsageError and StorageError for what would stop the first run anyway.
     """
-    if not options.files:  # which may come later
+    if not options.files:  # they may come later
         prepare(options)
     if options.runner == "prism":
         with prism.launch(options):  # one that is refused would be refused at each tick
@@ -100,7 +100,7 @@ class Schedule:
     """The schedule of one output. A run that fails does not end it.
 
     Ticks that pass during a run, while another machine has the claim or while no process was there are made up
-    by one run, whose tick is the newest of them. A run that was cut short does not count: its tick is made up, too.
+    by one run, whose tick is the newest of them. A run that was cut short does not count: its tick is made up for, too.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Schedule:
                 continue
             try:
                 done = self._turn(tick, last, now)
-            except (StorageError, OSError) as error:  # of starting a process
+            except (StorageError, OSError) as error:  # if a process cannot be started
                 _log.warning("no run for the tick of %s yet: %s", _iso(tick), error)
                 done = None
             if done is None:
@@ -145,7 +145,7 @@ class Schedule:
             self._world.nap(min(_NAP, left))
 
     def _turn(self, tick: datetime, last: datetime, now: datetime) -> datetime | None:
-        """Runs for a tick, if it is our turn. Gives the newest tick that is done, or None: look again later."""
+        """Runs for a tick, if it is our turn. Returns the newest tick that is done, or None: look again later."""
         presence = Presence(self._store, self._prefix, new_run_id())
         try:
             match self._book.take(presence, tick, last, now):

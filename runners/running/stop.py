@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one drains the run, the second one leaves at once; neither loses anything."""
+"""Ctrl-C and SIGTERM: the first one drains the run, the second one exits at once; neither loses anything."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llmdo.transforms.run_state import RunState, run_state
 
 _log = logging.getLogger(__name__)
 
-# When the calls are over or cancelled: for the last shards and manifests. Seconds.
+# For the last shards and manifests, once calls have ended or were cancelled. Seconds.
 _LAST_WRITES = 60.0
 
 
 class Stop:
-    """Whether the user wants the run to end; one that is told so ends its calls within ``drain_seconds``."""
+    """Whether the user wants the run to end; its calls then end within ``drain_seconds``."""
 
     def __init__(self, drain_seconds: float) -> None:
         self._drain_seconds = drain_seconds
@@ -37,7 +37,7 @@ class Stop:
         return self._asked.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits so long, or until a signal comes; says whether one came."""
+        """Waits this long, or until a signal comes; returns whether one came."""
         return self._asked.wait(seconds)
 
     def apply(self, state: RunState) -> None:
@@ -49,7 +49,7 @@ class Stop:
     def drain(self) -> None:
         """Lets the calls in flight of a pipeline that has failed end, so that no answer is paid for again.
 
-        Ctrl-C exits at once. Other signals change nothing but that the run is over then.
+        Ctrl-C exits at once; another signal only ends the run afterwards.
         """
         self._draining = True
         try:
@@ -100,7 +100,7 @@ class Stop:
 
 @contextmanager
 def handling_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Calls ``handle`` with the number of each SIGINT and SIGTERM; outside the main thread nobody can."""
+    """Calls ``handle`` with the number of each SIGINT and SIGTERM; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -117,6 +117,6 @@ def handling_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once, and what it started."""
+    """Ends this process at once, with everything that it started."""
     kill_all()
     os._exit(code)

@@ -26,7 +26,7 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     """Answers what a queue announces until SIGTERM or Ctrl-C. The summary is the last pipeline's, with all counts.
 
     Gives up after ``max_restarts`` failures in a row without progress, not counting those of a service that does not
-    answer for a time, and at once for an error that would come again (a wrong token, the day's allowance). Raises what
+    answer for a time, and at once for an error that would recur (a wrong token, the day's allowance). Raises what
     ``prepare`` raises, and PrismError where there is no Prism.
     """
     if options.runner == "prism":
@@ -46,7 +46,7 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
 def again_and_again(
     once: Callable[[], Summary], stop: Stop, max_restarts: int, progress: Callable[[Counts], bool]
 ) -> Summary:
-    """Runs pipelines one after the other, until one ends by itself, or as ``stream`` says."""
+    """Runs pipelines one after the other until one ends by itself or ``stream``'s rules end them."""
     counts, restarts, in_vain, failures = Counts(), 0, 0, 0
     while True:
         summary = once()

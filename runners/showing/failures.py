@@ -1,4 +1,4 @@
-"""How a command ends that met an error: by which code, and what it says."""
+"""The exit code and the messages of a command that failed."""
 
 from __future__ import annotations
 

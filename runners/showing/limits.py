@@ -1,4 +1,4 @@
-"""What held a run's calls back, and when a run that was stopped can go on: for people, and as JSON."""
+"""What held a run's calls back, and when a stopped run can resume: for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def iso_time(at: float, timespec: str = "seconds") -> str:
 
 
 def until_text(at: float) -> str:
-    """When one can go on, in a sentence: a minute too late is better than one too early.
+    """A sentence on when a run can resume: a minute too late is better than one too early.
 
     >>> until_text(1_790_000_000.0)
     'It can resume from 2026-09-21 14:14 UTC: run the same command again then.'
@@ -83,7 +83,7 @@ def until_text(at: float) -> str:
 
 
 def _utc(at: float) -> datetime:
-    """The latest moment that there is for one after it: a service may ask for any number of seconds."""
+    """Capped at the latest date there is: a service may ask to wait any number of seconds."""
     return datetime.fromtimestamp(at, UTC) if at < _END_OF_TIME.timestamp() else _END_OF_TIME
 
 
@@ -98,9 +98,9 @@ def _change_json(change: Change) -> dict[str, Any]:
 
 
 def _is_slower(change: Change) -> bool:
-    return change.pause_s > 0  # what makes calls faster needs no pause
+    return change.pause_s > 0  # only slowing down needs a pause
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: what has no limit is null."""
+    """JSON has no infinity: no limit is null."""
     return None if value is None or math.isinf(value) else round(value, 3)

@@ -1,4 +1,4 @@
-"""Logs without secrets; a pipeline that fails is one sentence instead of everything that Beam logs about it."""
+"""Logs without secrets; a failed pipeline is one sentence instead of everything that Beam logs about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmdo.settings.secrets import without_secrets
 
 
 class _Format(logging.Formatter):
-    """Shows no secret: at DEBUG the HTTP libraries log what services send, and that may be what was sent to them."""
+    """Removes secrets: at DEBUG the HTTP libraries log replies, and those may repeat what was sent."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
@@ -24,7 +24,7 @@ def log_level() -> str:
 
 def quieten(level: str) -> None:
     """Sets the level of the logs; unless it shows INFO, what Beam and gRPC log of a failed pipeline is hidden, too."""
-    logging.basicConfig()  # Beam does the same at its import; whoever comes second changes nothing
+    logging.basicConfig()  # Beam does the same when it is imported; the second call changes nothing
     logging.getLogger().setLevel(level)
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
@@ -35,7 +35,7 @@ def quieten(level: str) -> None:
     others = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        # A thread of Beam's worker whose connection was there until the runner was stopped, or died.
+        # A thread of Beam's worker that lost its connection when the runner stopped or died.
         grpc = sys.modules.get("grpc")
         if grpc is None or not isinstance(args.exc_value, grpc.RpcError):
             others(args)

@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: lines, calls a second, tokens, errors, files."""
+"""Shows a run in progress: lines, calls a second, tokens, errors, files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from llmdo.runners.showing.limits import away_text
 from llmdo.runners.showing.summary import NOTHING_SPENT, dollars
 from llmdo.transforms.run_state import RunState
 
-# Without a terminal a line a while instead of a bar. Seconds.
+# Between two lines, which replace the bar where there is no terminal. Seconds.
 _PLAIN_EVERY = 5.0
 _RATE_SECONDS = 10.0
 
 
 class Rate:
-    """How many a second, over the last seconds, so that a slow start does not weigh on the figure for ever."""
+    """A rate per second over the last 10 s, so that a slow start does not distort it forever."""
 
     def __init__(self) -> None:
         self._seen = deque([(time.monotonic(), 0)])
 
     def __call__(self, count: int) -> float:
-        """Takes the count at this moment and gives the rate."""
+        """Takes the current count and returns the rate."""
         now = time.monotonic()
         self._seen.append((now, count))
         while len(self._seen) > 2 and self._seen[1][0] < now - _RATE_SECONDS:
@@ -62,13 +62,13 @@ def stream_line(state: RunState, rate: Rate) -> str:
 
 
 def _batched() -> str:
-    """How many requests wait in batches; nothing where none do."""
+    """Number of requests waiting in batches; "" if there are none."""
     waiting = requests_in_batches()
     return f"{waiting:,} in batches · " if waiting else ""
 
 
 def cost_text(state: RunState) -> str:
-    """What was spent; nothing where nothing costs anything."""
+    """What was spent; "" if nothing has a cost."""
     spent = state.budget.spent() if state.budget else NOTHING_SPENT
     return f" · {dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)}" if spent.cost_usd or spent.unpriced else ""
 
@@ -76,7 +76,7 @@ def cost_text(state: RunState) -> str:
 class ProgressDisplay:
     """Gives a run a context in which its state is shown on ``console``, four times a second in a terminal.
 
-    A run with an end has a bar for its bytes; one without has a ``line`` of what goes on now.
+    A bounded run has a bar for its bytes; a continuous one only its ``line``.
     """
 
     def __init__(self, console: Console, line: Callable[[RunState, Rate], str] = status_line) -> None:
@@ -122,5 +122,5 @@ class ProgressDisplay:
 
 
 def quiet(_: RunState) -> AbstractContextManager[None]:
-    """Shows nothing of a run while it goes on."""
+    """Shows nothing of a run in progress."""
     return nullcontext()

@@ -73,7 +73,7 @@ def files_table(summary: Summary, in_progress: str) -> Table:
 
 
 def show_spent(summary: Summary, console: Console) -> None:
-    """What the calls have used, where there were any, and what lost ones may have used besides."""
+    """What the calls have used, if there were any, and what lost ones may have used in addition."""
     spent = summary.spent
     if spent.calls or spent.lost_calls:
         cost = dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)
@@ -100,7 +100,7 @@ def show_limits(summary: Summary, console: Console) -> None:
 
 
 def _samples(summary: Summary, output: Location, most: int) -> Iterator[tuple[str, str]]:
-    """At most so many questions with their answers, each from another file, shortened to a line."""
+    """At most ``most`` questions with their answers, each from another file, shortened to a line."""
     shown = 0
     for settled in sorted(summary.settled, key=lambda s: -s.answered):
         if shown == most:
@@ -110,7 +110,7 @@ def _samples(summary: Summary, output: Location, most: int) -> Iterator[tuple[st
         try:
             pair = _first_answer(settled.file, output)
         except (StorageError, ValueError):
-            continue  # a sample is a courtesy: what is wrong with an output is verify's to say
+            continue  # only a sample: verify reports what is wrong with an output
         if pair is not None:
             shown += 1
             yield pair

@@ -57,7 +57,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all answered, or drained when told to; 3 finished, but some lines ended as errors or a file as stale; 1
+        """0 all answered, or drained on request; 3 finished, but some lines ended as errors or a file as stale; 1
         failed or stopped.
         """
         if self.continuous:
@@ -114,9 +114,9 @@ class Summary:
 
 
 def spent_json(spent: Spent) -> dict[str, Any]:
-    """What calls have used; ``cost_is_lower_bound``: what some of them cost is not known.
+    """What calls have used; ``cost_is_lower_bound``: the cost of some of them is unknown.
 
-    ``possibly``: what calls whose replies were lost may have used besides, at most.
+    ``possibly``: at most what calls whose replies were lost may have used in addition.
     """
     return {
         "calls": spent.calls,

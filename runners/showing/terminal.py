@@ -27,13 +27,13 @@ def put(result: object) -> None:
 
 
 def complain(*problems: str) -> None:
-    """A line for each problem, as it is: what a service says may hold brackets, which are no markup."""
+    """A line for each problem, verbatim: brackets in the words of a service are not markup."""
     for problem in problems:
         stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
 def note(sentence: str) -> None:
-    """A line that is worth knowing, and is not about a failure."""
+    """A line worth knowing that is not about a failure."""
     typer.echo(f"llmdo: {sentence}", err=True)
 
 

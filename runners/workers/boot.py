@@ -30,14 +30,14 @@ class BootError(RuntimeError):
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Becomes the worker that a runner asks for; exits with 1 where that cannot be."""
+    """Becomes the worker that a runner asks for; exits with 1 if it cannot."""
     parser = argparse.ArgumentParser(prog="llmdo-worker", description="Started by a Beam runner, not by hand.")
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
     for name in ("control", "logging", "artifact"):
         parser.add_argument(f"--{name}_endpoint", default="")
     given = parser.parse_args(argv)
-    worker = given.id.strip("'")  # Prism 2.77 quotes it as for a shell, and uses none
+    worker = given.id.strip("'")  # Prism 2.77 quotes it for a shell that it does not use
     try:
         info = _provision_info(given.provision_endpoint, worker)
         environment = {**os.environ, **worker_environment(info, given)}

@@ -38,12 +38,12 @@ def worker_arguments(env_from: tuple[str, ...]) -> list[str]:
 
 
 def set_environment(options: Mapping[str, Any]) -> None:
-    """Sets what a job's options say; what is set already stays. Raises MissingSettings: the worker cannot start."""
+    """Sets what a job's options name; what is already set stays. Raises MissingSettings: the worker cannot start."""
     for setting in options.get("llmdo_env") or ():
         name, _, value = setting.partition("=")
         os.environ.setdefault(name, value)
     take_secrets(options.get("llmdo_env_from") or ())
 
 
-# Only in a worker that was started for a job are there options at this moment.
+# Only a worker that was started for a job has options at this moment.
 set_environment(RuntimeValueProvider.runtime_options or {})

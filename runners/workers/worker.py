@@ -1,6 +1,6 @@
-"""The Python worker that ``llmdo-worker`` becomes: Beam's own, whose calls in flight end before it goes.
+"""The Python worker that ``llmdo-worker`` becomes: Beam's own, whose calls in flight end before it exits.
 
-A runner that gives a job up, or begins it again, hangs up on its workers or sends them SIGTERM, and SIGKILL some time
+A runner that gives up or restarts a job hangs up on its workers or sends them SIGTERM, and SIGKILL some time
 later: a pool after 10 s.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
     try:
         sdk_worker_main.main(sys.argv)
     finally:
-        _end_calls()  # here, since a ledger's threads cannot be used any more when the interpreter ends
+        _end_calls()  # not at exit, when a ledger's threads can no longer be used
         close_engines()
 
 
@@ -37,7 +37,7 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 
 def _leave(code: int) -> None:
-    """What waits for a call keeps waiting: a bundle must not succeed without its lines."""
+    """Whoever waits for a call keeps waiting: a bundle must not succeed without its lines."""
     _end_calls()
     os._exit(code)
 
