@@ -6,7 +6,7 @@ StorageError
 ├── AlreadyExists       a put-if-absent found an object there (412)
 ├── BucketNotFound      no such bucket: create it, or correct the URL
 ├── AccessDenied        wrong or missing credentials (401, 403): stop the run
-├── StorageUnavailable  still failing after the retries (429, 5xx, network): try again later
+├── StorageUnavailable  still fails after all retries (429, 5xx, network): try again later
 ├── InvalidLocation     not a usable r2:// URL or path
 ├── LedgerError         the ledger of paid answers cannot be read or written: stop the run
 └── QueueError          the Queues API refused; has status and code
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class StorageError(Exception):
-    """Base of all errors of this room; picklable, since Beam moves errors between processes. Shows no secret."""
+    """Base of all storage errors. Picklable, because Beam moves errors between processes. Shows no secret."""
 
     def __init__(self, message: str = "", *details: object) -> None:
         super().__init__(without_secrets(message), *details)
@@ -70,16 +70,16 @@ class InvalidLocation(StorageError):
 
 
 class LedgerError(StorageError):
-    """The ledger of paid answers cannot be opened, read or written; going on would pay again."""
+    """The ledger of paid answers cannot be opened, read or written; to continue would be to pay again."""
 
 
 class QueueError(StorageError):
     """The Queues API refused a call.
 
     Attributes:
-        status: HTTP status, 0 when there was no reply.
+        status: HTTP status, 0 if there was no reply.
         code: Cloudflare's error code, or None.
-        retry_after: seconds to wait, as the service asked, or None.
+        retry_after: seconds to wait that the service asked for, or None.
     """
 
     def __init__(

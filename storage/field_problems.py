@@ -54,7 +54,7 @@ _EXPECTED: Mapping[str, str] = {
 
 
 def expected(detail: ErrorDetails) -> str:
-    """What is expected of a field, as the rest of a sentence that begins with it: ``must be a string``."""
+    """What a field must be, as the end of a sentence that begins with its name: ``must be a string``."""
     context = detail.get("ctx", {})
     if detail["type"] == "string_too_short" and context.get("min_length") == 1:
         return "must not be empty"
@@ -64,15 +64,15 @@ def expected(detail: ErrorDetails) -> str:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first field that is wrong, and all that it may be: ``'args.id' is wrong: it must be a string``."""
+    """The first wrong field and everything it may be: ``'args.id' is wrong: it must be a string``."""
     details = error.errors(include_url=False)
     where = _field(details[0])
-    # A field that may be of several types has one error for each.
+    # A field that may have one of several types has an error for each of them.
     reasons = list(dict.fromkeys(expected(detail) for detail in details if _field(detail) == where))
     also = [reason.removeprefix("must be ") for reason in reasons[1:] if reason.startswith("must be ")]
-    said = " or ".join([reasons[0], *also])
-    said = f"it {said}" if said.startswith(("must ", "is ")) else said
-    return f"{where} is wrong: {said}" if where else said
+    reason = " or ".join([reasons[0], *also])
+    reason = f"it {reason}" if reason.startswith(("must ", "is ")) else reason
+    return f"{where} is wrong: {reason}" if where else reason
 
 
 def _field(detail: ErrorDetails) -> str:
@@ -83,5 +83,5 @@ def _field(detail: ErrorDetails) -> str:
 
 
 def _is_type(name: Any) -> bool:
-    """Whether a part of an error's place is one of a field's types, and not a field."""
+    """Whether a part of an error's location is one of the field's types, not a field."""
     return isinstance(name, str) and (name in {"str", "int", "float", "bool", "none"} or "[" in name)

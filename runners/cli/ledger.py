@@ -24,7 +24,7 @@ def prune(
     older_than_days: Annotated[float, typer.Option(help="Age in days of what goes.", min=0)],
 ) -> None:
     """Remove old answers from a ledger; runs may continue meanwhile."""
-    from llmdo.storage.ledger.opening import prune as prune_ledger
+    from llmdo.storage.ledger.opening import prune_ledger
 
     pruned = prune_ledger(url, older_than_days * 86_400)
     print(f"removed {pruned.entries:,} answers of {pruned.bytes:,} bytes")  # noqa: T201  this is the command's output

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from llmdo.storage.output.manifests import Kind, paid_usage
+from llmdo.storage.output.manifests import ShardKind, paid_usage
 
 _BOM = b"\xef\xbb\xbf"
 # The content of longer lines is not compared: they exceed any sensible --max-line-bytes. Bytes.
@@ -48,7 +48,7 @@ class ShardRow:
     start: int
     stop: int
     document: dict[str, Any]
-    kind: Kind
+    kind: ShardKind
     key: str | None = None
     etag: str | None = None
     input_tokens: int = 0
@@ -83,7 +83,7 @@ def is_blank(line: SourceLine) -> bool:
     return line.data is not None and not line.data.strip(b" \t\r")
 
 
-def parse_row(data: bytes, kind: Kind, shard: str) -> ShardRow:
+def parse_row(data: bytes, kind: ShardKind, shard: str) -> ShardRow:
     """Reads one row of a shard. Raises UnreadableRow."""
     document = _object(data)
     if document is None:

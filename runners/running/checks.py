@@ -142,7 +142,7 @@ def check_consumers(name: str, queue_id: str) -> None:
             has = f"its consumer is a {consumers[0].type}"
             remedy = f"run: {_WRANGLER} worker remove {name} SCRIPT, then: {_WRANGLER} http add {name}"
         raise UsageError([f"queue {name} cannot be pulled: {has}; {remedy}"])
-    if pulls[0].dead_letter_queue is None:
+    if not pulls[0].dead_letter_queue:
         tries = "some" if pulls[0].max_retries is None else str(pulls[0].max_retries)
         _log.warning(
             "queue %s has no dead-letter queue: a message that cannot be processed is deleted after %s tries; set one "

@@ -1,13 +1,14 @@
-"""The log of chats in R2 or a local folder: the truth about what was said, what was answered, and what is left to do.
+"""The log of chats in R2 or a local folder: which messages came, what was answered, and what is left to do.
 
     PREFIX<conversation>/messages/<message>.json   ChatMessage
           <conversation>/answers/<message>.json    LoggedAnswer
           <conversation>/_owner.json               who works on the conversation
-          _open/<conversation>/<message>.json      the message is not yet answered, or its answer not yet pushed
+          _open/<conversation>/<message>.json      the message has no answer yet, or one that is not pushed
           _traces/<conversation>/<message>.json    Trace
           _events/…  _dead/…                       events that are not messages; and what is not an event
 
-Order of writes: message → mark → ack; answer → push → mark removed. What is marked and has an answer is pushed again.
+Order of writes: message → mark → ack; answer → push → mark removed. If a marked message has an answer, it is pushed
+again.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, ObjectStore
 
 OPEN, TRACES, EVENTS, DEAD = "_open/", "_traces/", "_events/", "_dead/"
-# What ``add`` found: a message that was not known, one that is known and waits for its answer, or nothing to do.
+# What ``add`` found: a new message, a known one that waits for its answer, or nothing to do.
 Added = Literal["new", "open", "done"]
 
-_SWEPT_AT_ONCE = 256  # marked messages that are read before the first of them is given
-_STAGES = 100  # of a trace: a message that comes again and again does not make it grow for ever
+_SWEPT_AT_ONCE = 256  # marked messages that are read before the first one is yielded
+_STAGES = 100  # most stages of a trace, however often a message comes
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class _Owner(BaseModel):
 class ChatLog:
     """The log below a prefix (with '/' at its end, or empty). Thread-safe; every method may raise StorageError.
 
-    A record that cannot be read raises DamagedLog. Whoever takes conversations does so with one ChatLog for the whole
-    process: it is the owner, so that two processes of one run do not work on the same conversation.
+    A record that cannot be read raises DamagedLog. A process takes all its conversations with one ChatLog, which is
+    their owner: two processes of one run do not work on the same conversation.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
@@ -64,10 +65,10 @@ class ChatLog:
         self._conversations = ConversationReader(store, prefix)
 
     def add(self, message: ChatMessage, wanted: bool = True) -> Added:
-        """Logs a message, and marks it as open where it is a user's and its answer is ``wanted``.
+        """Logs a message, and marks it as open if it is a user's and its answer is ``wanted``.
 
-        Of two messages with one id the first stays. A known one that has no answer is marked again: whoever logged it
-        may have died before the mark.
+        Of two messages with one id the first stays. A known message without an answer is marked again: the process
+        that logged it may have died before it set the mark.
         """
         key, known = self._record_key(message.conversation, "messages", message.id), False
         try:
@@ -75,7 +76,7 @@ class ChatLog:
             etag = self._store.put_if_absent(key, body)
             self._conversations.wrote(message.conversation, key, Version(etag, message, len(body)))
         except AlreadyExists:
-            # A PUT that was repeated, since its reply was lost, finds its own object.
+            # A PUT that was retried after a lost reply finds its own object.
             known = read_record(self._store, key, ChatMessage) != message
             if known:
                 self.note(message, "duplicate", message.arrived)
@@ -89,9 +90,9 @@ class ChatLog:
         return "open" if known else "new"
 
     def open_messages(self, known: Container[str] = ()) -> Iterator[ChatMessage]:
-        """The messages that are marked; those whose ``mark_name`` is ``known`` are not read.
+        """The marked messages; those whose ``mark_name`` is ``known`` are not read.
 
-        One that cannot be read is left out, with a warning in the log of the run.
+        One that cannot be read is skipped, with a warning.
         """
         folder = self._prefix + OPEN
         names = (key.removeprefix(folder).removesuffix(".json") for key, _ in self._store.versions(folder))
@@ -112,13 +113,13 @@ class ChatLog:
         return sum(1 for _ in self._store.versions(self._prefix + OPEN))
 
     def conversation(self, conversation: str) -> Conversation:
-        """All messages and answers of a conversation: one listing, and a read for each object that is new in it."""
+        """All messages and answers of a conversation: one listing, and a read for each new object."""
         return self._conversations.look(conversation)
 
     def take(self, conversation: str, run_id: str, is_alive: Callable[[str], bool]) -> bool:
         """Whether the conversation is this ChatLog's now: it was free, or its owner's run is dead.
 
-        R2 takes one write a second to a key: keep what was taken for a while longer than that.
+        R2 takes one write a second to a key: keep a conversation for longer than that.
         """
         key, ours = self._owner_key(conversation), _Owner(run_id=run_id, nonce=self._nonce)
         body = ours.model_dump_json().encode()
@@ -140,7 +141,7 @@ class ChatLog:
             return True
 
     def release(self, conversation: str) -> None:
-        """Lets go of a conversation; nothing happens where it is another's by now."""
+        """Lets go of a conversation, unless it has another owner by now."""
         key = self._owner_key(conversation)
         with suppress(ObjectNotFound):
             owner = _owner(self._store.read(key)[0])
@@ -148,26 +149,26 @@ class ChatLog:
                 self._store.delete(key)
 
     def answer(self, answer: LoggedAnswer) -> LoggedAnswer:
-        """Logs the answer of a message; returns the one that counts, which is the first."""
+        """Logs the answer of a message; returns the first one, which counts."""
         key = self._record_key(answer.conversation, "answers", answer.message_id)
-        # Not pydantic's writer, which refuses what a model's metadata may hold: half a surrogate pair, NaN.
+        # Not pydantic's writer, which refuses what a model's metadata may hold: lone surrogates, NaN.
         body = json.dumps(answer.model_dump(mode="python")).encode()
         while True:
             try:
                 etag = self._store.put_if_absent(key, body)
             except AlreadyExists:
                 first = read_record(self._store, key, LoggedAnswer)
-                if first is None:  # removed in this moment
+                if first is None:  # removed a moment ago
                     continue
                 return first
             self._conversations.wrote(answer.conversation, key, Version(etag, answer, len(body)))
             return answer
 
     def adopt(self, response: LoggedAnswer, created: float) -> None:
-        """Takes note of a response event that came in: our own that comes back, or another service's.
+        """Logs a response event that came in: one of our own that comes back, or another service's.
 
-        It becomes its message's answer where there is none. One without ``message_id`` answers the last message before
-        ``created`` (Unix time in seconds) that has none, or else is a message by itself.
+        It becomes its message's answer, unless there is one. Without ``message_id`` it answers the last unanswered
+        message before ``created`` (Unix time in seconds), or becomes a message itself.
         """
         if not response.message_id:
             conversation = self.conversation(response.conversation)
@@ -205,7 +206,7 @@ class ChatLog:
                 return
 
     def keep(self, event: Mapping[str, Any]) -> None:
-        """Keeps an event that is not a message, as it came, and once however often it comes."""
+        """Keeps an event that is not a message, as it came, and once, however often it comes."""
         self._put_once(EVENTS, to_json(event))
 
     def bury(self, body: object, reason: str) -> None:
@@ -214,7 +215,7 @@ class ChatLog:
         self._put_once(DEAD, json.dumps({"reason": reason, "body": text}, default=repr).encode())
 
     def find(self, message_id: str, conversation: str | None = None) -> list[Found]:
-        """All that is known of the messages with this id: one of each conversation, or of the one that is named.
+        """Everything known about the messages with this id, in the named conversation or in all.
 
         Without a conversation it lists the whole log.
         """
@@ -272,7 +273,7 @@ _opening = threading.Lock()
 
 
 def open_log(place: Location) -> ChatLog:
-    """The process's log at a place: what one step writes there, another one need not read. Raises MissingSettings."""
+    """The process's log at a place; its steps share one, so none reads what another wrote. Raises MissingSettings."""
     key = place, r2_access() if place.bucket else None
     with _opening:
         if key not in _logs:
@@ -281,7 +282,7 @@ def open_log(place: Location) -> ChatLog:
 
 
 def mark_name(message: ChatMessage) -> str:
-    """Names a message among those that are marked as open."""
+    """Identifies a message among those that are marked as open."""
     return f"{safe(message.conversation)}/{safe(message.id)}"
 
 

@@ -1,4 +1,4 @@
-"""Reads what the log of chats holds: records one by one, and whole conversations, of which it keeps the last ones."""
+"""Reads the log of chats: single records, and whole conversations, of which it caches the last ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from llmdo.storage.errors import ObjectNotFound
 from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import ObjectStore
 
-# Conversations that were looked at last stay in memory, up to so much JSON in all; as Python objects it is several
-# times as much. Bytes.
+# Bytes of JSON of the conversations in the cache; as Python objects they take several times as much.
 CACHE_BYTES = 16 << 20
-_WRITTEN = 1_000  # conversations in which something was written since they were looked at, the last ones
-_AT_ONCE = 16  # reads of small objects, side by side
+_WRITTEN = 1_000  # most conversations whose writes since the last look are remembered
+_AT_ONCE = 16  # concurrent reads of small objects
 _KINDS: Mapping[str, type[ChatMessage | LoggedAnswer]] = {"messages": ChatMessage, "answers": LoggedAnswer}
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,7 +30,7 @@ _readers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-log")
 
 
 def read_record(store: ObjectStore, key: str, kind: type[M]) -> M | None:
-    """One record, or None where it does not exist. Raises DamagedLog and StorageError."""
+    """One record, or None if it does not exist. Raises DamagedLog and StorageError."""
     try:
         return understood(store, key, store.read(key)[0], kind)
     except ObjectNotFound:
@@ -46,19 +45,19 @@ def understood(store: ObjectStore, key: str, body: bytes, kind: type[M]) -> M:
     except ValueError as error:
         wrong = first_problem(error) if isinstance(error, ValidationError) else error
         raise DamagedLog(
-            f"{store.url}/{key} is no {kind.__name__} that this version can read ({wrong}): move it away"
+            f"{store.url}/{key} is not a {kind.__name__} that this version can read ({wrong}): move it away"
         ) from None
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What ``work`` gives for each item, in the items' order; the reads go on at the same time."""
+    """The result of ``work`` for each item, in the items' order; calls run concurrently."""
     items = list(items)
     return _readers.map(work, items) if len(items) > 1 else map(work, items)
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A record as it was read or written, and the bytes of its object."""
+    """A record as it was read or written, and the size of its object in bytes."""
 
     etag: str
     record: ChatMessage | LoggedAnswer
@@ -67,7 +66,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A conversation as it was read: the version of each key, and the bytes of all."""
+    """A conversation as it was read: the version of each key, and the size of all in bytes."""
 
     versions: Mapping[str, Version]
     conversation: Conversation
@@ -77,10 +76,10 @@ class _Look:
 class ConversationReader:
     """The conversations of one log (a prefix with '/' at its end, or empty). Thread-safe.
 
-    A look costs one listing, and a read for each object that is new in the conversation since the last look, unless
-    ``wrote`` told of it: a record is written once. In R2 one that was replaced nevertheless is read again; in a folder,
-    where that would cost a look at each file, not before it is forgotten. At most ``cache_bytes`` of objects are
-    remembered, and the conversation that was looked at last.
+    A look costs one listing, and a read of each object that is new since the last look and was not passed to ``wrote``:
+    records are written once. One that was replaced nevertheless is read again in R2, but in a folder, where noticing it
+    would cost a stat of each file, only when it has left the cache. The cache holds at most ``cache_bytes`` of objects,
+    but always the conversation that was looked at last.
     """
 
     def __init__(self, store: ObjectStore, prefix: str, cache_bytes: int = CACHE_BYTES) -> None:
@@ -88,9 +87,8 @@ class ConversationReader:
         self._prefix = prefix
         self._cache_bytes = cache_bytes
         self._looks: OrderedDict[str, _Look] = OrderedDict()
-        self._written: OrderedDict[str, dict[str, Version]] = (
-            OrderedDict()
-        )  # folder → what was written there since the last look
+        # By folder: what was written there since the last look.
+        self._written: OrderedDict[str, dict[str, Version]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -119,16 +117,16 @@ class ConversationReader:
         return look.conversation
 
     def wrote(self, conversation: str, key: str, version: Version) -> None:
-        """Takes note of an object that was written: the next look need not read it."""
+        """Remembers an object that was written, so that the next look need not read it."""
         folder = f"{self._prefix}{safe(conversation)}/"
         with self._lock:
             self._written.setdefault(folder, {})[key] = version
             self._written.move_to_end(folder)
-            if len(self._written) > _WRITTEN:  # nobody may ever look
+            if len(self._written) > _WRITTEN:  # there may never be another look
                 self._written.popitem(last=False)
 
     def _read(self, folder: str, key: str) -> Version | None:
-        """The version that is there now; None for one that was removed since it was listed."""
+        """The current version; None if it was removed since it was listed."""
         try:
             body, etag = self._store.read(key)
         except ObjectNotFound:

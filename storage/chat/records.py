@@ -1,4 +1,4 @@
-"""What the log of chats holds: messages, their answers, what happened to them later; and a conversation as a whole."""
+"""What the log of chats holds: messages, their answers, what happened to them later, and whole conversations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from llmdo.storage.errors import StorageError
 
 RESPONSE = "v1.LLMResponseReceived"  # the event that carries an answer's text
-Role = Literal["user", "assistant", "system"]
+ChatRole = Literal["user", "assistant", "system"]
 
 # Names that begin with "_" are the log's own folders.
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -24,14 +24,14 @@ class DamagedLog(StorageError):
 
 
 def safe(identity: str) -> str:
-    """A conversation's or message's id as a part of a key: itself where it is plain, else a hash of it."""
+    """A conversation's or message's id as a part of a key: the id itself if it is plain, else a hash of it."""
     if _SAFE.fullmatch(identity):
         return identity
     return "~" + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def cleaned(text: str) -> str:
-    """A text that can be written as UTF-8: halves of surrogate pairs, which models do send, joined or replaced."""
+    """A text that can be written as UTF-8: surrogates, which models do send, are joined or replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -40,10 +40,10 @@ class ChatMessage(BaseModel):
 
     Attributes:
         event: the whole envelope as it came.
-        id: of the message; unique in its store, as its sender made it.
+        id: the message's, from its sender; unique in its store.
         created: Unix time in seconds, by the sender's clock.
-        arrived: Unix time in seconds, by the clock of who logs it; lines of a file have rising ones.
-        context: what the sender's page shows, as JSON text; "" where it does not say.
+        arrived: Unix time in seconds, by the clock of the process that logs it; rises with the lines of a file.
+        context: what the sender's page shows, as JSON text; "" if it does not say.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,28 +53,28 @@ class ChatMessage(BaseModel):
     id: str
     conversation: str
     text: str
-    role: Role
+    role: ChatRole
     created: float
     arrived: float
     context: str = ""
 
     @property
     def order(self) -> tuple[float, float, str]:
-        """Messages of a conversation follow each other by this."""
+        """Sorts the messages of a conversation."""
         return self.created, self.arrived, self.id
 
 
 class LoggedAnswer(BaseModel):
-    """What a message got for an answer; there is one only, whoever made it.
+    """The one answer of a message, whoever made it.
 
     Attributes:
         message_id: of the message that is answered.
         events: the response events exactly as they are pushed, one of them a ``v1.LLMResponseReceived``.
-        history: ids of the messages that stood before it in the call, in order.
+        history: ids of the earlier messages in the call, in order.
         trace: stage → Unix time in seconds, up to the answer.
-        failed: the answer says that there is none.
-        error: why, for who runs the service; the events say it for the user.
-        usage: tokens and the like, as the event's metadata has them.
+        failed: no model answered; the events apologise to the user.
+        error: why, for whoever runs the service.
+        usage: tokens and the like, as in the event's metadata.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,7 +92,7 @@ class LoggedAnswer(BaseModel):
 
     @property
     def response(self) -> Mapping[str, Any]:
-        """The arguments of the event that carries the text; empty where there is none."""
+        """The arguments of the event that carries the text; empty if there is none."""
         found: Mapping[str, Any]
         for event in self.events:
             if event.get("name") == RESPONSE:
@@ -102,17 +102,17 @@ class LoggedAnswer(BaseModel):
 
     @property
     def response_id(self) -> str:
-        """The id of the response's row; "" where there is none."""
+        """The id of the response's row; "" if there is none."""
         return str(self.response.get("id", ""))
 
     @property
     def text(self) -> str | None:
-        """What the model said; None where it failed, or said nothing."""
+        """The model's text; None if it failed or answered nothing."""
         return None if self.failed else self.response.get("message") or None
 
 
 class Trace(BaseModel):
-    """What happened to a message after it was logged, beside its answer: (stage, Unix time in seconds), in order."""
+    """What else happened to a message after it was logged: (stage, Unix time in seconds), in order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -122,13 +122,13 @@ class Trace(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """All messages of one conversation in their order, and the answers by the ids of their messages."""
+    """All messages of a conversation in their order, and their answers by message id."""
 
     messages: tuple[ChatMessage, ...]
     answers: Mapping[str, LoggedAnswer]
 
     def before(self, message: ChatMessage) -> tuple[tuple[ChatMessage, str | None], ...]:
-        """The messages before this one, each with its answer's text; None where it has none, or a failed one."""
+        """The messages before this one, each with its answer's text; None if it has no answer, or a failed one."""
         return tuple((one, self._text(one)) for one in self.messages if one.order < message.order)
 
     @property
@@ -143,7 +143,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All that the log knows of one message. ``open``: it is not yet answered, or its answer not yet pushed."""
+    """Everything that the log knows about a message. ``open``: it has no answer yet, or one that is not pushed."""
 
     message: ChatMessage
     answer: LoggedAnswer | None

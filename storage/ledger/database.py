@@ -12,13 +12,13 @@ from llmdo.settings.private import make_database
 from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger.ledger import Pruned
 
-BUSY_S = 20.0  # how long a write waits for other processes'
-_CHECKED_BYTES = 1 << 30  # a larger file is not checked whole when it is opened: 0.6 s for this size when cached
-_PRUNE_ROWS = 500  # of one transaction, so that others can write between them
+BUSY_S = 20.0  # how long a write waits for other processes
+_CHECKED_BYTES = 1 << 30  # a larger file is not checked when it is opened; this size takes 0.6 s when cached
+_PRUNE_ROWS = 500  # of one transaction, so that others can write in between
 
 _APPLICATION_ID = 0x6C6C6D64  # "llmd"; distinguishes it from other programs' databases
 _VERSION = 1
-# The value is last, so that the other columns are read without it.
+# The value is last, so that the other columns can be read without it.
 _SCHEMA = f"""
     BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS answers (
@@ -35,11 +35,11 @@ _SCHEMA = f"""
 
 _ELSEWHERE = "or name another --ledger"
 _DAMAGED = f"the database is damaged; move it away (its answers are then paid again), {_ELSEWHERE}"
-# SQLite's primary result codes (sqlite.org/rescode.html): what it is, and what to do.
+# By SQLite's primary result code (sqlite.org/rescode.html): the problem and the remedy.
 _ERRORS = {
     sqlite3.SQLITE_BUSY: f"another program keeps the database locked; close it, {_ELSEWHERE}",
     sqlite3.SQLITE_LOCKED: f"another program keeps the database locked; close it, {_ELSEWHERE}",
-    sqlite3.SQLITE_NOTADB: f"this file is no SQLite database; move it away, {_ELSEWHERE}",
+    sqlite3.SQLITE_NOTADB: f"this file is not an SQLite database; move it away, {_ELSEWHERE}",
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_ERROR: _DAMAGED,
     sqlite3.SQLITE_CANTOPEN: f"the file cannot be opened; check its permissions and its folder's, {_ELSEWHERE}",
@@ -50,21 +50,21 @@ _ERRORS = {
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may write, to a database that was checked. Raises sqlite3.Error, OSError and LedgerError."""
+    """A connection for writing, to a database that was checked. Raises sqlite3.Error, OSError and LedgerError."""
     if not path.parent.is_dir():
         raise LedgerError(f"{path}: there is no folder {path.parent}; create it, {_ELSEWHERE}")
     if path.is_dir():
         raise LedgerError(f"{path}: this is a folder; name a file in it, {_ELSEWHERE}")
     make_database(path)
     end = time.monotonic() + BUSY_S
-    # No cached statements: each would keep a copy of the last values that it wrote.
+    # No cached statements: each would keep a copy of the last values it wrote.
     db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=0)
     try:
         while True:
             try:
                 _prepare(db, path)
             except sqlite3.OperationalError as error:
-                # SQLite does not itself wait where processes turn the log on at once.
+                # SQLite itself does not wait when several processes turn on the write-ahead log at once.
                 if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 db.rollback()
@@ -80,7 +80,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     def ask(pragma: str) -> object:
         return db.execute(f"PRAGMA {pragma}").fetchone()[0]
 
-    db.execute("BEGIN")  # one view: another process may be making it now
+    db.execute("BEGIN")  # a consistent view: another process may be creating the database
     owner, version = ask("application_id"), ask("user_version")
     is_new = not (owner or version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     db.rollback()
@@ -105,13 +105,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def primary_code(error: BaseException | None) -> int:
-    """SQLite's code of an error, without its finer distinctions; 0 where it is not SQLite's."""
+    """SQLite's primary result code; 0 for an error that is not SQLite's."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turns what SQLite and the disk raise into LedgerError."""
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns errors of SQLite and of the disk into LedgerError."""
     try:
         yield
     except sqlite3.Error as error:
@@ -122,11 +122,11 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def prune_database(path: Path, before: float) -> Pruned:
-    """See ledger.prune; ``before`` in Unix seconds. Gives the space back to the file system."""
+    """See opening.prune_ledger; ``before`` in Unix seconds. Returns the space to the file system."""
     if not path.is_file():
         raise LedgerError(f"{path}: there is no ledger to prune; check the path")
     entries = size = last = 0
-    with translated(path):
+    with sqlite_errors(path):
         db = connect(path)
         try:
             while True:

@@ -1,6 +1,6 @@
-"""The ledger: answers that were paid for, kept the moment they arrive, so that a kill repeats only calls in flight.
+"""The ledger: paid answers, kept as soon as they arrive, so that after a kill only calls in flight are repeated.
 
-It does not know models. Keys are sha256 digests in hexadecimal, values are bytes, in practice JSON of up to some MB.
+It does not know models. Keys are sha256 digests in hexadecimal; values are bytes, in practice JSON of up to some MB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class DamageLog:
-    """Warns of entries that are there but cannot be read, once for each ``problem``."""
+    """Warns of entries that cannot be read, once for each ``problem``."""
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
@@ -29,34 +29,34 @@ class DamageLog:
         """Warns of the first entry with this problem."""
         if problem not in self._warned:
             self._warned.add(problem)
-            _log.warning("%s: %s; its call is made again (more of this kind are not reported)", where, problem)
+            _log.warning("%s: %s; its call is made again (others like it are not reported)", where, problem)
 
 
 class Ledger(Protocol):
-    """Answers already paid for. Used from one asyncio loop, the one it is closed from; many processes may share it."""
+    """Paid answers. Used and closed on one asyncio loop; many processes may share a ledger."""
 
     async def get(self, key: str) -> bytes | None:
-        """The value of exactly this key. An entry that cannot be read is a miss, with a warning.
+        """The value of exactly this key. An entry that cannot be read counts as missing, with a warning.
 
-        Raises LedgerError when the ledger as a whole does not answer: a miss would then be paid again.
+        Raises LedgerError if the ledger as a whole cannot be read: a miss would be paid again.
         """
 
     async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:
-        """Keeps a value; it is durable when this returns. Raises LedgerError.
+        """Keeps a value, which is durable when this returns. Raises LedgerError.
 
-        It may wait up to ``patience_s`` seconds to be kept together with others, if more are to be expected.
+        It may wait up to ``patience_s`` seconds for other puts to share a commit, if more are to be expected.
 
-        Where the key has a readable value already, that one stays: it may have been delivered. An entry that ``get``
-        found damaged is replaced. A put that is cancelled may be kept or not.
+        A readable value that the key already has stays: it may have been delivered. An entry that ``get`` found damaged
+        is replaced. A cancelled put may or may not be kept.
         """
 
     async def aclose(self) -> None:
-        """Keeps what was put so far, then closes files and ends threads. May be called again."""
+        """Keeps what was put so far, then closes files and ends threads. May be called more than once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune removed: how many entries, and the bytes that they took."""
+    """What a prune removed: the number of entries and their bytes."""
 
     entries: int
     bytes: int
@@ -70,5 +70,5 @@ def check_key(key: str) -> str:
 
 
 def checksum(key: str, value: bytes) -> int:
-    """CRC-32 over key and value, so that a value under another's key does not pass either."""
+    """CRC-32 over key and value, so that a value under another key does not pass either."""
     return zlib.crc32(value, zlib.crc32(key.encode()))

@@ -1,7 +1,7 @@
 """The ledger of many machines: one object an answer, in R2 or in a local folder.
 
 An object's first line is a JSON header with format, key and checksum; the value follows, byte for byte.
-A million lines cost $0.36 for asking (a GET each, class B) and $4.50 for keeping (a PUT each, class A), after the free
+A million lines cost $0.36 for lookups (a GET each, class B) and $4.50 for keeping (a PUT each, class A), after the free
 10 million and 1 million a month (developers.cloudflare.com/r2/pricing).
 """
 
@@ -22,9 +22,9 @@ from llmdo.storage.errors import AlreadyExists, LedgerError, ObjectChanged, Obje
 from llmdo.storage.ledger.ledger import DamageLog, Pruned, check_key, checksum
 from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 
-THREADS = 32  # requests at once; the R2 client has more connections
+LEDGER_THREADS = 32  # concurrent requests; the R2 client has more connections
 _FORMAT = 1
-_PRUNE_OBJECTS = 1000  # at a time; the whole listing may be too long for memory
+_PRUNE_OBJECTS = 1000  # at a time: the whole listing may be too long for memory
 MARKER = "_ledger.json"  # marks the prefix as a ledger, and has its format
 _NAME = re.compile(r"(?P<first>[0-9a-f]{2})/(?P=first)[0-9a-f]{62}\.json")
 
@@ -47,9 +47,9 @@ class ObjectLedger:
         self._damage = DamageLog()
         self._store = store
         self._prefix = prefix
-        with _translated():
+        with _store_errors():
             _check_format(store, prefix, make=True)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="llmdo-ledger")
+        self._pool = ThreadPoolExecutor(LEDGER_THREADS, thread_name_prefix="llmdo-ledger")
         self._running: set[Future[Any]] = set()
         self._damaged: dict[str, str] = {}
 
@@ -65,7 +65,7 @@ class ObjectLedger:
         return value
 
     async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:  # noqa: ARG002  each has its own PUT
-        """See Ledger; one PUT, durable when R2 has answered it."""
+        """See Ledger; one PUT, durable when R2 has answered."""
         name, damaged = self._name(key), self._damaged.get(key)
         await self._in_thread(lambda: self._write(key, name, value, damaged))
         self._damaged.pop(key, None)
@@ -81,11 +81,11 @@ class ObjectLedger:
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         try:
             running = self._pool.submit(work)
-        except RuntimeError as error:  # also when the process ends
+        except RuntimeError as error:  # also while the process ends
             raise LedgerError(f"{self._store.url}/{self._prefix}: this ledger is closed; open it again") from error
         self._running.add(running)
         running.add_done_callback(self._running.discard)
-        with _translated():
+        with _store_errors():
             return await asyncio.wrap_future(running)
 
     def _read(self, key: str, name: str) -> bytes | None:
@@ -110,26 +110,26 @@ class ObjectLedger:
             else:
                 self._store.put_if_match(name, body, damaged)
         except AlreadyExists:
-            # The first value stays; it may be this one, if the first reply was lost. But a torn one does not.
+            # The first value stays (it may be this one, after a lost reply) unless it cannot be read.
             try:
                 if self._read(key, name) is None:
                     self._write(key, name, value, None)
-            except _Unreadable as torn:
-                self._write(key, name, value, torn.etag)
+            except _Unreadable as unreadable:
+                self._write(key, name, value, unreadable.etag)
         except ObjectChanged:
-            # Another process has put it right, or removed it.
+            # Another process has repaired or removed it.
             self._write(key, name, value, None)
 
 
 def prune_objects(store: ObjectStore, prefix: str, before: float) -> Pruned:
-    """See ledger.prune; ``before`` in Unix seconds, compared with the store's clock. Deletions are free in R2."""
+    """See opening.prune_ledger; ``before`` in Unix seconds, by the store's clock. Deletions are free in R2."""
 
     def remove(info: ObjectInfo) -> int:
         store.delete(info.key)
         return info.size
 
     entries = size = 0
-    with _translated(), ThreadPoolExecutor(THREADS) as pool:
+    with _store_errors(), ThreadPoolExecutor(LEDGER_THREADS) as pool:
         _check_format(store, prefix, make=False)
         old = (
             info
@@ -173,7 +173,7 @@ def _header(line: bytes) -> dict[str, object]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _store_errors() -> Iterator[None]:
     try:
         yield
     except LedgerError:

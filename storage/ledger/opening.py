@@ -20,12 +20,12 @@ _DATABASE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
 
 
 def open_ledger(url: str) -> Ledger | None:
-    """Opens a ledger, or makes a new one; blocks for some ms, and up to 20 s where another program locks it.
+    """Opens or creates a ledger; blocks for some ms, or up to 20 s while another program locks it.
 
     ``sqlite:///PATH`` is a database (four slashes for an absolute path), for processes of one machine;
     ``r2://BUCKET/PREFIX/`` or a local folder keeps one object an answer, for any number of machines; ``none`` is None.
-    Raises LedgerError when it cannot be read and written, before anything was paid; MissingSettings for r2:// without
-    credentials.
+    Raises LedgerError if it cannot be read and written, before anything is paid for, and MissingSettings for r2://
+    without credentials.
     """
     if url == NO_LEDGER:
         return None
@@ -34,10 +34,10 @@ def open_ledger(url: str) -> Ledger | None:
     return ObjectLedger(*_place(url))
 
 
-def prune(url: str, older_than_s: float) -> Pruned:
-    """Removes the entries that were kept at least ``older_than_s`` seconds ago; runs may go on meanwhile.
+def prune_ledger(url: str, older_than_s: float) -> Pruned:
+    """Removes entries that were kept at least ``older_than_s`` seconds ago, also while runs use the ledger.
 
-    Nothing but entries of a ledger is removed. Raises LedgerError, also where there is no ledger, and MissingSettings.
+    Removes nothing else. Raises LedgerError, also if there is no ledger, and MissingSettings.
     """
     if not older_than_s >= 0:
         raise LedgerError(f"{older_than_s} s is not an age; name 0 s or more")
@@ -57,7 +57,7 @@ def _database(url: str) -> Path:
 
 
 def _place(url: str) -> tuple[ObjectStore, str]:
-    """Where objects are kept, and the prefix there, which is empty or ends in '/'."""
+    """The store of a ledger's objects, and the prefix there, which is empty or ends in '/'."""
     if not url:
         raise LedgerError(f"the ledger has no name; {_REMEDY}")
     if not url.startswith(R2_SCHEME) and url.endswith(_DATABASE_SUFFIXES):
@@ -70,7 +70,7 @@ def _place(url: str) -> tuple[ObjectStore, str]:
     except InvalidLocation as error:
         raise LedgerError(f"{error}; as a ledger, {_REMEDY}") from error
     folder = Path(where.store_url)
-    if not where.bucket and (folder / MARKER).exists():  # earlier versions made it readable to others
+    if not where.bucket and (folder / MARKER).exists():  # earlier versions let others read it
         own_folder(folder)
     prefix = where.key.strip("/")
     return open_store(where.store_url, private=True), f"{prefix}/" if prefix else ""

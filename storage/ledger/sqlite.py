@@ -1,10 +1,10 @@
 """The ledger of one machine: an SQLite database that many processes may write at once.
 
-Write-ahead log with ``synchronous=FULL``: what is committed outlives kill -9, and a power cut too, as far as the disk
-keeps what it synced. (``NORMAL`` would do for kill -9; a power cut would take the last commits.) Puts share commits,
-and so the sync: all that come in one turn of the loop, while a commit runs, or while the first one has patience. Where
-the disk syncs within QUICK_S the loop commits itself: it is held up for less time than a thread would wait for Python's
-lock, twice. The file must be on a local disk: the log needs shared memory (sqlite.org/wal.html).
+Write-ahead log with ``synchronous=FULL``: a commit survives kill -9, and a power cut if the disk keeps what it synced.
+(``NORMAL`` would do for kill -9, but a power cut would take the last commits.) Puts share commits, and so the sync: all
+that come in one turn of the loop, while a commit runs, or while the first one has patience. If the disk syncs within
+QUICK_S, the loop itself commits, which blocks it for less time than a thread would wait for the GIL, twice. The file
+must be on a local disk: the log needs shared memory (sqlite.org/wal.html).
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from llmdo.storage.errors import LedgerError
-from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, translated
+from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, sqlite_errors
 from llmdo.storage.ledger.ledger import DamageLog, check_key, checksum
 
-QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # a commit on the loop takes no longer, in the mean, and is no larger
-# Rows committed in one turn of the loop when many answers arrive at once. The calls that follow the first of them are
-# then under way before the last is committed, so they spread, and the next answers do not arrive all at once.
+QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # longest mean time and largest size of a commit on the loop
+# Most rows of a commit on the loop when many answers arrive at once: the calls that follow the first of them are then
+# made before the last is committed, so they spread, and the next answers do not arrive all at once.
 QUICK_ROWS = 16
-_WEIGHT, _FORGET = 0.125, 0.98  # of one in a mean; of a commit's mean, with each commit that a thread makes
-# So many that came at once do not wait for others, nor do any where puts are so close: there they meet by themselves.
+# Weight of one value in a moving mean; and the decay of a commit's mean time, with each commit of the thread.
+_WEIGHT, _FORGET = 0.125, 0.98
+# Puts do not wait for others if _MANY came at once, or if their mean distance is below _CLOSE_S: they share commits
+# anyway then.
 _MANY, _CLOSE_S = 4, 0.001
-# Only while another process recovers the log of a killed one, some ms; it holds up the loop.
+# Blocks the loop, but only for the few ms in which another process recovers the log of a killed one.
 _READ_BUSY_S = 1.0
-_GROUP_ROWS, _GROUP_BYTES = 1000, 32 << 20  # of one commit, so that the log stays small
+_GROUP_ROWS, _GROUP_BYTES = 1000, 32 << 20  # most of one commit, so that the log stays small
 
 
 class _Put(NamedTuple):
@@ -52,9 +54,9 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         self._damage = DamageLog()
         self._path = path
-        with translated(path):
+        with sqlite_errors(path):
             self._writing = connect(path)
-            # Reads stay on the loop: about 15 µs each, less than a hop to a thread and back costs.
+            # Reads stay on the loop: each takes about 15 µs, less than a hop to a thread and back.
             self._reading = sqlite3.connect(path, _READ_BUSY_S, isolation_level=None, check_same_thread=False)
             self._reading.execute("PRAGMA query_only = ON")
         self._waiting: deque[_Put] = deque()
@@ -64,10 +66,10 @@ class SqliteLedger:
         self._idle.set()
         self._closed = False
         self._waits_s: float | None = None
-        self._takes_s = 0.0  # a commit on the loop, in the mean
-        self._apart_s, self._last_at = 1.0, 0.0  # how far puts are apart, in the mean; when the last one came
+        self._takes_s = 0.0  # mean time of a commit on the loop
+        self._apart_s, self._last_at = 1.0, 0.0  # mean time between puts; when the last one came
         self._ended: Future[None] = Future()
-        # No executor: Python ends those before atexit, where the engine that puts is closed.
+        # Not an executor: Python ends those before atexit, where the engine is closed, which puts.
         threading.Thread(target=self._write, name="llmdo-ledger", daemon=True).start()
 
     async def get(self, key: str) -> bytes | None:
@@ -75,7 +77,7 @@ class SqliteLedger:
         digest = bytes.fromhex(check_key(key))
         self._check_open()
         try:
-            with translated(self._path):
+            with sqlite_errors(self._path):
                 row = self._reading.execute("SELECT crc, value FROM answers WHERE key = ?", (digest,)).fetchone()
         except LedgerError as error:
             if primary_code(error.__cause__) != sqlite3.SQLITE_CORRUPT:
@@ -103,7 +105,7 @@ class SqliteLedger:
         self._last_at = now
         if self._idle.is_set():
             self._idle.clear()
-            loop.call_soon(self._gather, patience_s)  # not at once: what else this turn of the loop puts comes along
+            loop.call_soon(self._gather, patience_s)  # with all other puts of this turn of the loop
         await put.done
         self._damaged.pop(key, None)
 
@@ -137,7 +139,7 @@ class SqliteLedger:
         self._groups.put(group + self._some(_GROUP_ROWS - len(group), _GROUP_BYTES))
 
     def _some(self, rows: int, most_bytes: int) -> list[_Put]:
-        """The first waiting puts, up to these numbers of rows and bytes."""
+        """The first waiting puts, up to this number of rows and bytes."""
         group: list[_Put] = []
         size = 0
         while self._waiting and len(group) < rows and size < most_bytes:
@@ -146,21 +148,21 @@ class SqliteLedger:
         return group
 
     def _commit_at_once(self, group: Sequence[_Put]) -> bool:
-        """Commits. Leaves a large group, one that must wait for another process, and errors to the thread."""
+        """Whether the group was committed. The thread commits a large one, and one that fails or has to wait here."""
         if sum(len(put.value) for put in group) > QUICK_BYTES:
             return False
         begin = time.perf_counter()
         try:
             self._wait_for_others(0.0)
             self._commit(group)
-        except Exception:  # noqa: BLE001  whatever it is: the thread meets it again
+        except Exception:  # noqa: BLE001  the thread will meet the same error, whatever it is
             return False
         finally:
             self._takes_s += _WEIGHT * (time.perf_counter() - begin - self._takes_s)
         return True
 
     def _committed(self, group: Sequence[_Put], error: LedgerError | None) -> None:
-        # A callback and no task: who cancels all tasks at the loop's end does not cancel what others wait for.
+        # A callback, not a task: it must run even if all tasks are cancelled at the loop's end.
         for put in group:
             if put.done.cancelled():
                 continue
@@ -184,27 +186,28 @@ class SqliteLedger:
                     self._commit(group)
                 except LedgerError as known:
                     error = known
-                except Exception as surprise:  # noqa: BLE001  whoever waits for this put must not wait for ever
-                    error = LedgerError(f"{self._path}: unexpected {type(surprise).__name__} ({surprise}): report it")
-                with suppress(RuntimeError):  # the loop was closed, and nobody waits
+                except Exception as unexpected:  # noqa: BLE001  or whoever waits for this put would wait for ever
+                    kind = type(unexpected).__name__
+                    error = LedgerError(f"{self._path}: unexpected {kind} ({unexpected}): report it")
+                with suppress(RuntimeError):  # the loop is closed: nobody waits
                     group[0].done.get_loop().call_soon_threadsafe(self._committed, group, error)
             self._writing.close()  # the last connection of all moves the log into the database
         finally:
             self._ended.set_result(None)
 
-    # One of both at a time.
+    # Used by the loop and the thread, one at a time.
 
     def _wait_for_others(self, seconds: float) -> None:
         if seconds != self._waits_s:
-            with translated(self._path):
+            with sqlite_errors(self._path):
                 self._writing.execute(f"PRAGMA busy_timeout = {1000 * seconds:.0f}")
             self._waits_s = seconds
 
     def _commit(self, group: Sequence[_Put]) -> None:
-        # One statement is one transaction, and the GIL changes hands once and not once a row.
+        # One statement is one transaction, and the GIL changes hands once, not once for each row.
         rows = ",".join(["(?,?,?,?)"] * len(group))
         values = [column for put in group for column in put[:4]]
-        with translated(self._path):
+        with sqlite_errors(self._path):
             for put in group:
                 if put.damaged is not None:
                     self._writing.execute("DELETE FROM answers WHERE key = ? AND crc IS ?", (put.key, put.damaged))

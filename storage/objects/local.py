@@ -30,11 +30,11 @@ from llmdo.storage.objects.content import content_hash
 from llmdo.storage.objects.store import READ_CHUNK, ObjectInfo
 
 _TEMP_PREFIX, _TEMP_SUFFIX = ".llmdo-", ".tmp"
-# What no other process and no earlier file has; a forked process has another id.
+# In the names of temporary files, with the process id: unique among processes and over time.
 _nonce, _numbers = secrets.token_hex(8), itertools.count()
 _BY_TIME = re.compile(r"\d{1,20}-\d{1,20}")
 
-# What an errno means here, and what to do. Any other is a disk that does not work.
+# What an errno means here and what to do. Any other one means that the disk does not work.
 _ERRORS: dict[int, tuple[type[StorageError], str]] = {
     errno.ENOENT: (ObjectNotFound, "there is no such file; check the path"),
     errno.ENOTDIR: (ObjectNotFound, "a part of this path is a file, not a folder; choose another folder"),
@@ -51,16 +51,16 @@ _ERRORS: dict[int, tuple[type[StorageError], str]] = {
 class LocalStore:
     """An ObjectStore over a folder, which need not exist before the first put.
 
-    Small objects are read and written with as few system calls as possible: each lets another thread run, and in a
-    process with many threads that costs more than the call.
+    Small objects are read and written with as few system calls as possible: each call lets another thread run, which
+    costs more than the call itself in a process with many threads.
 
-    What a ``private`` store makes is for this user alone; the files and folders of another one follow the umask.
-    The etag is ``<size>-<mtime in ns>``; ``stream`` takes a ``content_etag`` as well, whatever the file's time is.
+    A ``private`` store makes files and folders for this user alone; otherwise they follow the umask.
+    The etag is ``<size>-<mtime in ns>``; ``stream`` also takes a ``content_etag``, whatever the file's time is.
     A put appears whole, after an fsync; metadata is dropped. ``put_if_absent`` is atomic. ``put_if_match`` is best
-    effort: calls of it exclude each other, in all processes of this machine, but a plain put or delete, or another
+    effort: its calls exclude each other in all processes of this machine, but a plain put or delete, or another
     program, may come between its check and its write. ``list`` does not follow links to folders, and skips names
-    that are not UTF-8, which cannot be keys. Every method raises InvalidLocation for a key that names no file below the
-    folder.
+    that are not UTF-8, which cannot be keys. Every method raises InvalidLocation for a key that does not name a file
+    below the folder.
     """
 
     keeps_metadata = False
@@ -71,7 +71,7 @@ class LocalStore:
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        with self._translated(key):
+        with self._os_errors(key):
             status = os.stat(self._path(key))
             if not stat.S_ISREG(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, "not a regular file")
@@ -79,10 +79,10 @@ class LocalStore:
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See ObjectStore."""
-        with self._translated(key):
+        with self._os_errors(key):
             handle = os.open(self._path(key), os.O_RDONLY)
             try:
-                # The etag from before: a file that another program changes meanwhile then shows as changed later.
+                # Before reading: if another program changes the file meanwhile, a later check notices it.
                 status = os.fstat(handle)
                 body = os.read(handle, status.st_size + 1)
                 if len(body) != status.st_size:  # it is being changed, is not a regular file, or is very large
@@ -95,14 +95,14 @@ class LocalStore:
     def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See ObjectStore; a file that another program changes in place is noticed with the next chunk."""
         path = self._path(key)
-        with self._translated(key), open(path, "rb", buffering=0) as file:
-            at, seen, is_it = file.seek(start), None, False
+        with self._os_errors(key), open(path, "rb", buffering=0) as file:
+            at, checked, matches = file.seek(start), None, False
             while True:
                 chunk = file.read(READ_CHUNK if stop is None else max(0, min(READ_CHUNK, stop - at)))
                 status = os.fstat(file.fileno())
-                if (looks := (status.st_size, status.st_mtime_ns, status.st_ctime_ns)) != seen:
-                    seen, is_it = looks, _is_version(path, status, etag)
-                if not is_it:
+                if (state := (status.st_size, status.st_mtime_ns, status.st_ctime_ns)) != checked:
+                    checked, matches = state, _is_version(path, status, etag)
+                if not matches:
                     raise ObjectChanged(f"{path}: changed since it was listed; run again to take the new version")
                 if not chunk:
                     return
@@ -110,19 +110,19 @@ class LocalStore:
                 yield chunk
 
     def content_etag(self, key: str) -> str:
-        """What names a file's content, wherever it lies and whatever its time is. Raises ObjectNotFound."""
-        with self._translated(key):
+        """Names a file's content, wherever the file is and whatever its time is. Raises ObjectNotFound."""
+        with self._os_errors(key):
             return content_hash(self._path(key))
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:  # noqa: ARG002  protocol
         """See ObjectStore."""
-        with self._translated(key, missing=InvalidLocation):
+        with self._os_errors(key, missing=InvalidLocation):
             return _replace(self._path(key), body, self._private)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore."""
         path = self._path(key)
-        with self._translated(key, missing=InvalidLocation):
+        with self._os_errors(key, missing=InvalidLocation):
             temp, etag = _write_beside(path, body, self._private)
             try:
                 os.link(temp, path)
@@ -135,20 +135,20 @@ class LocalStore:
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore; best effort, as the class says."""
         path = self._path(key)
-        with self._translated(key, missing=ObjectChanged), _locked(os.path.dirname(path)):
+        with self._os_errors(key, missing=ObjectChanged), _locked(os.path.dirname(path)):
             if _etag(os.stat(path)) != etag:
                 raise ObjectChanged(f"{path}: changed since it was read; read it again")
             return _replace(path, body, self._private)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
-        with suppress(ObjectNotFound), self._translated(key):
+        with suppress(ObjectNotFound), self._os_errors(key):
             os.unlink(self._path(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         for key, entry in self._entries(prefix):
-            with self._translated(prefix), suppress(FileNotFoundError):  # removed since the folder was read
+            with self._os_errors(prefix), suppress(FileNotFoundError):  # removed since the folder was read
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):  # no pipe, no link to a folder
                     yield _info(key, status)
@@ -161,7 +161,7 @@ class LocalStore:
         folder, slash, start = prefix.rpartition("/")
         if folder:
             self._path(folder)
-        with self._translated(prefix):
+        with self._os_errors(prefix):
             yield from self._walk(folder + slash, start)
 
     def _walk(self, folder: str, start: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -190,7 +190,7 @@ class LocalStore:
         return f"{self.url}/{key}"
 
     @contextmanager
-    def _translated(self, key: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
+    def _os_errors(self, key: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -200,7 +200,7 @@ class LocalStore:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name can be written down: bytes that are not UTF-8 are halves of surrogate pairs in Python's text."""
+    """Whether a name can be encoded: Python represents bytes that are not UTF-8 by lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -226,7 +226,7 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _replace(path: str, body: bytes, private: bool) -> str:
-    """Puts a whole file in the place of what is there; returns its etag."""
+    """Replaces what is there with a whole file; returns its etag."""
     temp, etag = _write_beside(path, body, private)
     try:
         os.replace(temp, path)
@@ -237,7 +237,7 @@ def _replace(path: str, body: bytes, private: bool) -> str:
 
 
 def _write_beside(path: str, body: bytes, private: bool) -> tuple[str, str]:
-    """A synced file in the same folder, which is made where it is missing, and its etag."""
+    """A synced file in the same folder, which is created if need be, and its etag."""
     temp = f"{os.path.dirname(path)}/{_TEMP_PREFIX}{os.getpid()}-{_nonce}-{next(_numbers)}{_TEMP_SUFFIX}"
     handle = _created(temp, private)
     try:
@@ -245,7 +245,7 @@ def _write_beside(path: str, body: bytes, private: bool) -> tuple[str, str]:
             left = memoryview(body)
             while left:
                 left = left[os.write(handle, left) :]
-            # The kernel's clock ticks every few ms: two versions of one size within a tick would have one etag.
+            # The kernel's clock ticks every few ms: two versions of equal size within a tick would have equal etags.
             now = time.time_ns()
             os.utime(handle, ns=(now, now))
             os.fsync(handle)

@@ -9,11 +9,10 @@ from llmdo.storage.objects.store import R2_SCHEME, ObjectStore
 
 
 def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
-    """The store of a bucket or folder; cheap to call again, clients are kept for the process.
+    """The store of a bucket or folder. Cheap: the process keeps its clients.
 
-    What is written to a ``private`` folder is for this user alone, else it follows the umask.
-
-    Raises MissingSettings when R2's credentials are not in the environment.
+    Files in a ``private`` folder are for this user alone; otherwise they follow the umask. Raises MissingSettings if
+    R2's credentials are not in the environment.
     """
     if store_url.startswith(R2_SCHEME):
         from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  boto3 takes 0.3 s to import

@@ -21,23 +21,23 @@ from llmdo.storage.errors import (
     StorageError,
     StorageUnavailable,
 )
-from llmdo.storage.objects.r2_client import s3_client, translated
+from llmdo.storage.objects.r2_client import r2_errors, s3_client
 from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, CopySourceTypeDef
 
-# Bytes. R2: parts of at least 5 MiB, all but the last of one size, at most 10,000 (so an upload ends at 80 GiB).
+# Bytes. R2 takes at most 10,000 parts (so an upload ends at 80 GiB) of at least 5 MiB, all but the last of one size.
 PART_SIZE = 8 << 20
 # CopyObject takes 5 GiB at once; larger objects are copied in parts.
 _COPY = TransferConfig(multipart_threshold=4 << 30, multipart_chunksize=1 << 30, use_threads=False)
-_BODY_TRIES = 6  # in a row, without a byte read
+_BODY_TRIES = 6  # in a row without reading a byte
 _BROKEN = (BotoCoreError, HTTPError, OSError)  # what reading a body raises when the connection breaks
 
 
 class R2Store:
-    """An ObjectStore over a bucket. Open it where it is used, it is cheap; it cannot be pickled."""
+    """An ObjectStore over a bucket. Cheap to open, so open it where it is used; it cannot be pickled."""
 
     keeps_metadata = True
 
@@ -48,7 +48,7 @@ class R2Store:
 
     @classmethod
     def open(cls, bucket: str) -> R2Store:
-        """A bucket at the environment's endpoint. Raises MissingSettings; asks R2 nothing yet."""
+        """A bucket at the environment's endpoint; makes no request. Raises MissingSettings."""
         return cls(bucket, s3_client(r2_access()))
 
     def __repr__(self) -> str:
@@ -57,17 +57,17 @@ class R2Store:
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         try:
-            with translated(self._where(key)):
+            with r2_errors(self._where(key)):
                 head = self._client.head_object(Bucket=self._bucket, Key=key)
         except ObjectNotFound:
             self._check_bucket()
             raise
-        metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # header names have no case
+        metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # they are header names
         return ObjectInfo(key, _etag(head), head["ContentLength"], head["LastModified"], metadata)
 
     def _check_bucket(self) -> None:
-        """Raises BucketNotFound; the 404 of a HEAD does not say what is missing."""
-        with translated(self.url):
+        """Raises BucketNotFound if that is why there is no object: the 404 of a HEAD does not say."""
+        with r2_errors(self.url):
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
@@ -80,7 +80,7 @@ class R2Store:
         """See ObjectStore."""
         failures = 0
         while True:
-            with translated(self._where(key)):
+            with r2_errors(self._where(key)):
                 reply = self._client.get_object(Bucket=self._bucket, Key=key)
             try:
                 with closing(reply["Body"]) as body:
@@ -111,7 +111,7 @@ class R2Store:
         part: dict[str, Any] = {}
         if start or stop is not None:  # a range would be refused for an empty object
             part["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        with translated(self._where(key)):
+        with r2_errors(self._where(key)):
             try:
                 reply = self._client.get_object(Bucket=self._bucket, Key=key, IfMatch=f'"{etag}"', **part)
             except ClientError as error:
@@ -132,14 +132,14 @@ class R2Store:
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
         """See ObjectStore; at most 5 GiB, metadata in ASCII and at most 8,192 bytes."""
-        with translated(self._where(key)):
+        with r2_errors(self._where(key)):
             reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, Metadata=metadata or {})
         return _etag(reply)
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own object, and raises AlreadyExists."""
         try:
-            with translated(self._where(key)):
+            with r2_errors(self._where(key)):
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
         except ObjectChanged as error:
             raise AlreadyExists(f"{self._where(key)}: there is an object already") from error
@@ -148,7 +148,7 @@ class R2Store:
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own version, and raises ObjectChanged."""
         try:
-            with translated(self._where(key)):
+            with r2_errors(self._where(key)):
                 reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=f'"{etag}"')
         except ObjectNotFound as error:
             raise ObjectChanged(f"{self._where(key)}: removed since it was read; read it again") from error
@@ -156,12 +156,12 @@ class R2Store:
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
-        with translated(self._where(key)):
+        with r2_errors(self._where(key)):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        with translated(self._where(prefix)):
+        with r2_errors(self._where(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
                 for found in page.get("Contents", ()):
                     yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
@@ -172,12 +172,12 @@ class R2Store:
 
     def copy(self, key: str, target: R2Store, target_key: str) -> None:
         """Copies an object inside R2, with its metadata up to 4 GiB. Raises ObjectNotFound."""
-        with translated(f"{self._where(key)} to {target._where(target_key)}"):
+        with r2_errors(f"{self._where(key)} to {target._where(target_key)}"):
             source: CopySourceTypeDef = {"Bucket": self._bucket, "Key": key}
             self._client.copy(source, target._bucket, target_key, Config=_COPY)
 
     def upload(self, key: str, content_type: str) -> R2Upload:
-        """Begins an object that is written piece by piece."""
+        """Starts an object that is written piece by piece."""
         return R2Upload(self._client, self._bucket, key, content_type)
 
     def _where(self, key: str) -> str:
@@ -189,9 +189,9 @@ def _etag(reply: Any) -> str:
 
 
 class R2Upload:
-    """An object of unknown size: one PUT up to PART_SIZE, beyond it a multipart upload. It shows after ``finish``.
+    """An object of unknown size: one PUT up to PART_SIZE, else a multipart upload. It appears with ``finish``.
 
-    A write that fails removes the parts sent so far, and every later call raises the same error.
+    A failed write removes the parts sent so far; every later call raises the same error.
     """
 
     def __init__(self, client: S3Client, bucket: str, key: str, content_type: str) -> None:
@@ -208,7 +208,7 @@ class R2Upload:
         """Takes the next bytes, and sends every part that is full. Raises as R2Store.put."""
         with self._guarded():
             self._pending += data
-            while len(self._pending) > PART_SIZE:  # one byte at least stays for the last part
+            while len(self._pending) > PART_SIZE:  # at least one byte stays for the last part
                 self._send(PART_SIZE)
 
     def finish(self) -> None:
@@ -225,10 +225,10 @@ class R2Upload:
 
     def _send(self, size: int) -> None:
         if not self._upload_id:
-            begun = self._client.create_multipart_upload(
+            created = self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=self._key, ContentType=self._content_type
             )
-            self._upload_id = begun["UploadId"]
+            self._upload_id = created["UploadId"]
         number = len(self._parts) + 1
         sent = self._client.upload_part(
             Bucket=self._bucket,
@@ -245,11 +245,11 @@ class R2Upload:
         if self._failure:
             raise self._failure
         try:
-            with translated(self._where):
+            with r2_errors(self._where):
                 yield
         except StorageError as error:
             self._failure = error
             if self._upload_id:
-                with suppress(ClientError, BotoCoreError):  # R2 removes the parts itself after 7 days
+                with suppress(ClientError, BotoCoreError):  # R2 removes the parts after 7 days anyway
                     self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload_id)
             raise

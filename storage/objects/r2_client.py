@@ -1,4 +1,4 @@
-"""The S3 client for R2: its settings, what it retries, and what its errors mean.
+"""The S3 client for R2: its settings, its retries, and what R2's errors mean.
 
 Limits and errors: developers.cloudflare.com/r2/platform/limits and /r2/api/error-codes.
 """
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 8  # waits about 3 s in all for 5xx and network errors, 35 s for 429 (one write a second to a key)
 
-# More than the threads that may have a call under way at once: for chats 64 of conversations, 32 of events, 16 of reads
-# of the log, 32 of a ledger in R2, and some of Beam's; for files 16 a step. Connections are made as they are needed.
+# More than all threads that may be in a call at once: with chats 64 for conversations, 32 for events, 16 that read the
+# log, 32 of a ledger in R2, and some of Beam's; with files 16 a step. Connections are opened as they are needed.
 CONNECTIONS = 256
 
 # At DEBUG these write key ids and signatures.
@@ -79,11 +79,11 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "EntityTooLarge": (StorageError, "R2 takes 5 GiB in one piece; write it in parts"),
     _NOT_R2: (StorageUnavailable, FOREIGN),
 }
-# Every success of these has an ETag; a listing ends with its last tag.
+# Every successful reply to these has an ETag; a listing ends with its closing tag.
 _WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
 _LISTING_ENDS = b"</ListBucketResult>"
 
-# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) are not R2's.
+# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) do not apply to R2.
 _NOT_AWS = {
     name: (None, None, default, convert) for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
 }
@@ -94,15 +94,15 @@ _clients_lock = threading.Lock()
 
 
 def s3_client(access: R2Access) -> S3Client:
-    """This process's client for an endpoint and keys, thread-safe; a forked child gets its own sockets.
+    """This process's client for an endpoint and keys. Thread-safe; a forked child gets its own sockets.
 
-    Raises InvalidLocation for an endpoint that is no URL.
+    Raises InvalidLocation for an endpoint that is not a URL.
     """
-    known = (os.getpid(), access)
+    key = (os.getpid(), access)
     with _clients_lock:
-        if known not in _clients:
-            _clients[known] = _new_client(access)
-        return _clients[known]
+        if key not in _clients:
+            _clients[key] = _new_client(access)
+        return _clients[key]
 
 
 def _new_client(access: R2Access) -> S3Client:
@@ -132,7 +132,7 @@ def _new_client(access: R2Access) -> S3Client:
         )
     except (ValueError, BotoCoreError) as error:
         raise InvalidLocation(f"R2_ENDPOINT_URL={access.endpoint} is not usable ({error}); set https://HOST") from error
-    # R2 never answers "100 Continue": each PUT would wait a second for it.
+    # R2 never sends "100 Continue", for which each PUT would wait a second.
     client.meta.events.unregister("before-call.s3", handlers.add_expect_header)
     client.meta.events.register_last("needs-retry.s3", _retry_client_disconnect)  # type: ignore[arg-type]  # see there
     for name in _WITH_ETAG:
@@ -142,9 +142,7 @@ def _new_client(access: R2Access) -> S3Client:
 
 
 def _proxies(endpoint: str) -> dict[str, str]:
-    """By scheme; where there is none an empty table: for None botocore would look for itself, and an empty address
-    would be a proxy, to which it sends whole URLs.
-    """
+    """Proxies by scheme. Not None, with which botocore would look for one itself."""
     proxy = proxy_for(endpoint)
     return dict.fromkeys(("http", "https"), proxy) if proxy else {}
 
@@ -158,21 +156,21 @@ def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[st
 
 
 def _check_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """An empty reply would pass for an empty bucket; what is no XML, botocore refuses by itself."""
+    """An empty reply would be taken for an empty bucket; botocore itself refuses what is not XML."""
     if response_dict["status_code"] < 300 and not response_dict["body"].rstrip().endswith(_LISTING_ENDS):
         _refuse(response_dict, customized_response_dict)
 
 
 def _refuse(response: dict[str, Any], parsed: dict[str, Any]) -> None:
-    """Makes an error of 500 of a success that is not R2's, so that botocore tries again."""
+    """Turns a success that did not come from R2 into a 500, so that botocore tries again."""
     response["status_code"], response["body"] = 500, b""
     parsed["Error"] = {"Code": _NOT_R2, "Message": "a success without what R2 sends"}
 
 
 def _retry_client_disconnect(response: Any, attempts: int, **_: object) -> float | None:
-    """Seconds to the next try where R2 lost the request on its way (10054, a 400); botocore knows no such code.
+    """Seconds until the next try if R2 lost the request on its way (10054, a 400), a code that botocore does not know.
 
-    Its endpoint takes the first answer to needs-retry that is not None, though the stubs say that there is none.
+    botocore takes the first handler's answer to needs-retry that is not None, although the stubs allow only None.
     """
     code = response[1].get("Error", {}).get("Code") if response else None
     if code != "ClientDisconnect" or attempts >= ATTEMPTS:
@@ -181,13 +179,13 @@ def _retry_client_disconnect(response: Any, attempts: int, **_: object) -> float
 
 
 def is_page(reply: Any) -> bool:
-    """Whether a reply is HTML, from a firewall, a proxy or a wrong endpoint; botocore reads that as an empty one."""
+    """Whether a reply is HTML, from a firewall, a proxy or a wrong endpoint; botocore takes that for an empty one."""
     return "html" in reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-type", "")
 
 
 @contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turns botocore's errors into this room's, naming ``where``. A 412 becomes ObjectChanged."""
+def r2_errors(where: str) -> Iterator[None]:
+    """Turns botocore's errors into StorageErrors that name ``where``. A 412 becomes ObjectChanged."""
     try:
         yield
     except ClientError as error:

@@ -32,10 +32,10 @@ K = TypeVar("K", str, tuple[str, str])
 class R2FileSystem(FileSystem):
     """R2 as a Beam FileSystem. Paths are ``r2://BUCKET/KEY``; there are no folders, and "/" in a key is a letter.
 
-    Reads are of the version that was there at ``open``; a file that changes meanwhile fails. Writes show whole, at
-    ``close``, so also those that end with an exception: write under a temporary name, as Beam's sinks do. Every failure
-    is a BeamIOError whose ``exception_details`` map the path to an exception of llmdo.storage.errors; MissingSettings
-    passes.
+    Reads are of the version that was there at ``open``, and fail if the object changes. A write appears whole at
+    ``close``, even if it ends with an exception: write under a temporary name, as Beam's sinks do. Every failure is a
+    BeamIOError whose ``exception_details`` map the path to an exception of llmdo.storage.errors, except for
+    MissingSettings.
     """
 
     @classmethod
@@ -55,7 +55,7 @@ class R2FileSystem(FileSystem):
         return (R2_SCHEME + head, tail) if head else (R2_SCHEME + tail, "")
 
     def mkdirs(self, path: str) -> None:
-        """Nothing to do: R2 has no folders."""
+        """Does nothing: R2 has no folders."""
 
     def has_dirs(self) -> bool:
         """False."""
@@ -73,7 +73,7 @@ class R2FileSystem(FileSystem):
         mime_type: str = "application/octet-stream",
         compression_type: str = CompressionTypes.AUTO,
     ) -> BinaryIO:
-        """A writable file; the object is there once it is closed. Multipart above 8 MiB, at most 80 GiB."""
+        """A writable file; the object appears when it is closed. Multipart above 8 MiB, at most 80 GiB."""
         compression = self._get_compression_type(path, compression_type)
         with _beam_errors("Create", path):
             store, key = _object(path)
@@ -86,7 +86,7 @@ class R2FileSystem(FileSystem):
         mime_type: str = "application/octet-stream",  # noqa: ARG002  FileSystem's signature
         compression_type: str = CompressionTypes.AUTO,
     ) -> BinaryIO:
-        """A readable, seekable file. Raises BeamIOError where no object is."""
+        """A readable, seekable file. Raises BeamIOError if there is no object."""
         compression = self._get_compression_type(path, compression_type)
         with _beam_errors("Open", path):
             store, key = _object(path)
@@ -98,7 +98,7 @@ class R2FileSystem(FileSystem):
         _each("Copy", _pairs(source_file_names, destination_file_names), _copy)
 
     def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        """Copies, then deletes: not atomic, and a second try after a failure is safe."""
+        """Copies, then deletes: not atomic, but safe to repeat after a failure."""
         _each("Rename", _pairs(source_file_names, destination_file_names), _move)
 
     def exists(self, path: str) -> bool:
@@ -111,11 +111,11 @@ class R2FileSystem(FileSystem):
                 return False
 
     def size(self, path: str) -> int:
-        """Bytes. Raises BeamIOError where no object is."""
+        """Bytes. Raises BeamIOError if there is no object."""
         return _stat(path).size
 
     def last_updated(self, path: str) -> float:
-        """Seconds since 1970. Raises BeamIOError where no object is."""
+        """Seconds since 1970. Raises BeamIOError if there is no object."""
         return _stat(path).modified.timestamp()
 
     def checksum(self, path: str) -> str:
@@ -123,12 +123,12 @@ class R2FileSystem(FileSystem):
         return _stat(path).etag
 
     def metadata(self, path: str) -> FileMetadata:
-        """Path, size and time of change. Raises BeamIOError where no object is."""
+        """Path, size and time of change. Raises BeamIOError if there is no object."""
         info = _stat(path)
         return FileMetadata(path, info.size, info.modified.timestamp())
 
     def delete(self, paths: list[str]) -> None:
-        """Deletes objects, and for a path that ends in "/" all that is below it; nothing happens where none is."""
+        """Deletes objects, and everything below a path that ends in "/"; a missing object is not an error."""
         _each("Delete", paths, _delete)
 
 

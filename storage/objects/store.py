@@ -50,30 +50,30 @@ class ObjectStore(Protocol):
     def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes [start, stop) of exactly this version, in chunks of at most READ_CHUNK.
 
-        A connection that breaks in the middle is taken up again at the same byte. ``start`` at or past the end
-        gives nothing. Raises ObjectNotFound (deleted) or ObjectChanged (overwritten), also in the middle.
+        Resumes at the same byte when a connection breaks. Yields nothing if ``start`` is at or past the end. Raises
+        ObjectNotFound (deleted) or ObjectChanged (overwritten), also in the middle.
         """
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
-        """Writes a whole object, replacing what is there; readers see the old one or the new one. Returns its etag."""
+        """Writes or replaces a whole object; readers see the old one or the new one. Returns its etag."""
 
     def put_if_absent(self, key: str, body: bytes) -> str:
-        """Writes only where nothing is. Returns the etag. Raises AlreadyExists.
+        """Writes an object unless there is one. Returns the etag. Raises AlreadyExists.
 
-        A reply that was lost can make an own success look like AlreadyExists: callers that care read back a nonce.
+        After a lost reply, a success may look like AlreadyExists: callers that care read back a nonce.
         """
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
-        """Replaces exactly this version. Returns the new etag. Raises ObjectChanged, also when it is gone."""
+        """Replaces exactly this version. Returns the new etag. Raises ObjectChanged, also if it was deleted."""
 
     def delete(self, key: str) -> None:
-        """Removes an object; nothing happens where none is."""
+        """Removes an object; a missing one is not an error."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix``, in the order of keys, paged behind the scenes."""
+        """Every object whose key starts with ``prefix``, in the order of keys, page by page."""
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """The keys that ``list`` gives with their etags, "" where a store would have to look at each object for it."""
+        """The keys that ``list`` finds, with their etags, or "" if the store would have to look at each object."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,6 @@ def locate(url: str) -> Location:
 
 
 def locate_folder(url: str) -> Location:
-    """Like ``locate``, for what has objects below it: the key ends in '/' or is empty."""
+    """Like ``locate``, for a folder: the key ends in '/' or is empty."""
     where = locate(url)
     return Location(where.store_url, where.key.rstrip("/") + "/" if where.key.strip("/") else "")

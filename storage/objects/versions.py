@@ -1,7 +1,7 @@
-"""Which version of an input is there: R2's etag, or a hash of a local file's content.
+"""Names the version of an input: R2's etag, or a hash of a local file's content.
 
-A local file's size and time are hints: two files may share them, and a copy or a ``touch`` changes them. Outputs of
-earlier versions of llmdo name local versions by them, ``<size>-<mtime in ns>``; such etags are still understood.
+A local file's size and time do not name a version: two files may share them, and a copy or a ``touch`` changes them.
+Earlier versions of llmdo used them, as ``<size>-<mtime in ns>``; such etags in an output are still understood.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmdo.storage.objects.store import R2_SCHEME, ObjectInfo
 
 
 def current_version(store_url: str, key: str, like: str = "") -> ObjectInfo:
-    """What is there now; its etag names the version, in the same way as ``like``, another etag of this key.
+    """The object as it is now, with an etag of the same kind as ``like``, another etag of this key.
 
     Raises ObjectNotFound and other StorageErrors.
     """
@@ -27,7 +27,7 @@ def current_version(store_url: str, key: str, like: str = "") -> ObjectInfo:
 
 
 def etag_by_time(store_url: str, key: str, etag: str) -> str | None:
-    """The etag that an earlier output would have for the local file that is there; None in R2, or where none is."""
+    """The etag that an earlier output would have for this local file; None in R2, or if there is no file."""
     if store_url.startswith(R2_SCHEME) or is_by_time(etag):
         return None
     try:

@@ -1,4 +1,4 @@
-"""One output, one configuration: what decides its answers is written down by the first run and kept by the others."""
+"""One output, one configuration: the first run records what determines the answers, and the others must agree."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def agree(
 ) -> Mapping[str, Any] | None:
     """Writes this run's configuration, or compares it with the one that is there.
 
-    One that has no answers yet, and no run that ``is_alive``, was a mistake, and is replaced. A run has its heartbeat,
-    with its configuration, before it asks: of two that begin together, one is refused. Returns None when they agree,
-    else what the other one says: model, parameters and so on. Raises StorageError, and ValueError for an object that is
-    no configuration.
+    One without answers and without a run that ``is_alive`` was a mistake, and is replaced. A run writes its heartbeat,
+    with its configuration, before it calls this: of two that start together, one is refused. Returns None if they
+    agree, else the other configuration: model, parameters and so on. Raises StorageError, and ValueError for an object
+    that is not a configuration.
     """
     key, ours = prefix + NAME, to_json({"fingerprint": fingerprint, **decisive}, indent=1)
     while True:
@@ -44,7 +44,7 @@ def agree(
                 if _in_use(store, prefix, there["fingerprint"], is_alive):
                     return there
                 etag = store.put_if_match(key, ours, etag)
-                # Whoever agreed with the old one just before has its heartbeat by now.
+                # A run that agreed with the old one a moment ago has its heartbeat by now.
                 if _in_use(store, prefix, there["fingerprint"], is_alive):
                     store.put_if_match(key, body, etag)
                     return there
@@ -54,7 +54,7 @@ def agree(
 
 
 def read(store: ObjectStore, prefix: str) -> Mapping[str, Any] | None:
-    """What decides the answers of an output, and its fingerprint; None where no run has begun.
+    """What determines the answers of an output, and its fingerprint; None if no run has started.
 
     Raises StorageError, and ValueError for an object that is not a configuration.
     """
@@ -77,8 +77,8 @@ def _read(body: bytes) -> dict[str, Any] | None:
 
 
 def _in_use(store: ObjectStore, prefix: str, fingerprint: str, is_alive: Callable[[str], bool]) -> bool:
-    """Whether a configuration has answers, or a living run that works by it."""
-    # A run says in its heartbeat what it works by, before it has a job record; one of an earlier version does not.
+    """Whether a configuration has answers, or a living run."""
+    # A heartbeat names the run's configuration, before there is a job record; one of an earlier version does not.
     if any(beat.configuration == fingerprint and is_alive(beat.run_id) for beat in runs.heartbeats(store, prefix)):
         return True
     working = any(

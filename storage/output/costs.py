@@ -1,4 +1,4 @@
-"""What answers cost, added up; a sum knows how many of its answers have no known cost."""
+"""What answers cost, added up. A sum knows how many of its answers have no known cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Cost:
     """What some answers cost.
 
     Attributes:
-        usd: US dollars, at list prices, of those whose cost is known; None where there are some and of none it is.
-        unpriced: how many have no known cost: unless 0, ``usd`` is a lower bound.
-        neurons: Workers AI's unit, the sum of those reported; None where none were.
+        usd: US dollars at list prices of the answers whose cost is known; None if there are answers but no known cost.
+        unpriced: how many answers have no known cost: unless 0, ``usd`` is a lower bound.
+        neurons: Workers AI's unit, the sum of those reported; None if none were.
     """
 
     usd: float | None = 0.0
@@ -28,7 +28,7 @@ NOTHING = Cost()
 
 
 def unknown(answers: int) -> Cost:
-    """The cost of answers for which none was reported."""
+    """The cost of answers for which no cost was reported."""
     return Cost(None if answers else 0.0, answers)
 
 
@@ -41,7 +41,7 @@ def total(costs: Iterable[Cost]) -> Cost:
     costs = list(costs)
     usd = _sum(cost.usd for cost in costs) or 0.0
     unpriced = sum(cost.unpriced for cost in costs)
-    # Where nothing that was priced cost anything, the rest may as well be all of it.
+    # If everything that was priced cost nothing, 0 is not a useful lower bound.
     return Cost(usd if usd or not unpriced else None, unpriced, _sum(cost.neurons for cost in costs))
 
 

@@ -32,7 +32,7 @@ class Intervals:
         return i + 1 < len(self._starts) and self._starts[i + 1] < stop
 
     def add(self, start: int, stop: int) -> None:
-        """Adds [start, stop). Raises ValueError when a byte of it is there already, or start > stop."""
+        """Adds [start, stop). Raises ValueError if a byte of it is already in the set, or start > stop."""
         if start > stop or start < 0:
             raise ValueError(f"[{start}, {stop}) is not a range")
         if start == stop:

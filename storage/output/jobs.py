@@ -1,4 +1,4 @@
-"""Job records: what is in work. One object a file version under ``_open/``, removed when its manifest exists."""
+"""Job records: the files in progress. One object a file version under ``_open/``, removed once it has a manifest."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llmdo.storage.objects.local import is_by_time
 from llmdo.storage.objects.store import R2_SCHEME, ObjectStore
 from llmdo.storage.runs.runs import Owner
 
-FOLDER = "_open/"
+_FOLDER = "_open/"
 
 
 class JobRecord(BaseModel):
-    """One file version that is in work, and all that is needed to go on with it without the queue.
+    """One file version in progress, and everything that is needed to continue it without the queue.
 
     ``notification`` is the whole message that announced it; ``configuration`` the fingerprint of model, prompt and
-    parameters; ``run_id`` the run that works on it, empty when nobody does; ``opened_at`` ISO 8601 in UTC.
-    ``failures`` counts the tries to open the file that failed, ``problem`` says why the last one did; a ``dead`` one is
-    in the dead letters, and is not swept up again.
+    parameters; ``run_id`` the run that works on it, or empty; ``opened_at`` ISO 8601 in UTC. ``failures`` counts failed
+    attempts to open the file, and ``problem`` says why the last one failed; a ``dead`` record is in the dead letters,
+    and a sweep ignores it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,7 +47,7 @@ class JobRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim found: the record that counts now, and the one that it replaced, if any."""
+    """The result of a claim: the record that counts now, and the one that it replaced, if any."""
 
     record: JobRecord
     before: JobRecord | None = None
@@ -61,10 +61,10 @@ class Jobs:
     prefix: str
 
     def claim(self, record: JobRecord, is_alive: Callable[[str], bool]) -> Claim:
-        """Writes the record, or takes over one whose owner ``is_alive`` denies, or that cannot be read.
+        """Writes the record, or takes over one whose owner is dead according to ``is_alive``, or that cannot be read.
 
-        The nonce of the result's record tells whose the file is: this claim's own, or that of another run, or of
-        another claim of this run. Failures are carried on, unless they ended in the dead letters. Raises StorageError.
+        The nonce of the resulting record says whose the file is: this claim's, another run's, or another claim's of
+        this run. Failures are carried over, unless the file ended in the dead letters. Raises StorageError.
         """
         key, ours = self._key(record), record.run_id
         while True:
@@ -75,7 +75,7 @@ class Jobs:
                 try:
                     found, etag = self.store.read(key)
                     before = _read(found)
-                    # A repeated PUT whose first reply was lost finds its own record, by the nonce.
+                    # A PUT that was retried after a lost reply finds its own record, by the nonce.
                     if before is not None and before.nonce == record.nonce:
                         return Claim(before)
                     if before is not None and before.run_id and (before.run_id == ours or is_alive(before.run_id)):
@@ -88,10 +88,7 @@ class Jobs:
             return Claim(record, before)
 
     def release(self, record: JobRecord) -> None:
-        """Writes what is known of a file that nobody works on now, unless the record is another claim's by now.
-
-        Raises StorageError.
-        """
+        """Frees a file for other runs, unless the record is another claim's by now. Raises StorageError."""
         key = self._key(record)
         try:
             found, etag = self.store.read(key)
@@ -102,24 +99,24 @@ class Jobs:
             return
 
     def read(self, record_key: tuple[str, str, str]) -> JobRecord | None:
-        """The record of (store_url, key, etag), or None where there is none that can be read."""
+        """The record of (store_url, key, etag), or None if there is none that can be read."""
         try:
-            return _read(self.store.read(self.prefix + FOLDER + record_name(*record_key))[0])
+            return _read(self.store.read(self.prefix + _FOLDER + record_name(*record_key))[0])
         except ObjectNotFound:
             return None
 
     def remove(self, record_key: tuple[str, str, str]) -> None:
-        """Removes the record of (store_url, key, etag); nothing happens where none is."""
-        self.store.delete(self.prefix + FOLDER + record_name(*record_key))
+        """Removes the record of (store_url, key, etag), if there is one."""
+        self.store.delete(self.prefix + _FOLDER + record_name(*record_key))
 
     def sweep(self, known: Container[str] = ()) -> Iterator[JobRecord | ValueError]:
-        """Every record of the output: the files that some run began and none has finished.
+        """Every record of the output: the files that some run has started and none has finished.
 
-        One that cannot be read comes as a ValueError that names it, so that the others still count. Those with a
+        One that cannot be read is yielded as a ValueError that names it, so that the others still count. Records with a
         ``known`` name (``record_name``) are not read.
         """
-        for info in self.store.list(self.prefix + FOLDER):
-            if info.key.removeprefix(self.prefix + FOLDER) in known:
+        for info in self.store.list(self.prefix + _FOLDER):
+            if info.key.removeprefix(self.prefix + _FOLDER) in known:
                 continue
             try:
                 body, _ = self.store.read(info.key)
@@ -133,11 +130,11 @@ class Jobs:
                 )
 
     def _key(self, record: JobRecord) -> str:
-        return self.prefix + FOLDER + record_name(record.store_url, record.key, record.etag)
+        return self.prefix + _FOLDER + record_name(record.store_url, record.key, record.etag)
 
 
 def record_name(store_url: str, key: str, etag: str) -> str:
-    """``<sha256 of the three>.json``; a local version by content is the same in every folder, as its shards are."""
+    """``<sha256 of the three>.json``; for a version by content without the folder, as for its shards."""
     if not store_url.startswith(R2_SCHEME) and not is_by_time(etag):
         store_url = ""
     return hashlib.sha256("\n".join((store_url, key, etag)).encode()).hexdigest() + ".json"
@@ -154,7 +151,7 @@ def new_record(
     run_id: str,
     nonce: str = "",
 ) -> JobRecord:
-    """A record of now; ``nonce`` names what asked for the file, the same when it asks again (else a fresh one)."""
+    """A record opened now. ``nonce`` is what asks for the file, the same when it asks again; by default a new one."""
     return JobRecord(
         store_url=store_url,
         key=key,

@@ -1,4 +1,4 @@
-"""Shards and manifests in the output: names, the tiles a shard covers, and when a file is done."""
+"""Shards and manifests in the output: their names, the tiles that a shard covers, and when a file is done."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ MANIFEST_NAME = "_manifest.json"
 MAX_KEY_BYTES = 1024  # R2: developers.cloudflare.com/r2/platform/limits
 MAX_LOCAL_NAME_BYTES = 255  # ext4, APFS, NTFS
 MAX_METADATA_BYTES = 8192  # R2: same page
-Kind = Literal["answers", "errors"]
-_PREFIXES: dict[Kind, str] = {"answers": "shard", "errors": "errors"}
+ShardKind = Literal["answers", "errors"]
+_PREFIXES: dict[ShardKind, str] = {"answers": "shard", "errors": "errors"}
 _SHARD_NAME = re.compile(r"(shard|errors)-\d{12,}-[0-9a-f]{16}\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """One object of answers or errors, and the bytes of the source that it stands for.
+    """One object of answers or errors, and the bytes of the source that it covers.
 
     Attributes:
         name: the last part of its key.
         tiles: delta-coded ranges of the source (``Intervals.encode``).
         lines: how many lines it holds.
-        cost: of its answers; not known of shards that were written before costs were.
+        cost: of its answers; unknown for shards of versions that did not record costs.
     """
 
     name: str
-    kind: Kind
+    kind: ShardKind
     tiles: str
     lines: int
     input_tokens: int = 0
@@ -57,7 +57,7 @@ class ManifestShard(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Kind
+    kind: ShardKind
     lines: int
     tiles: str
 
@@ -72,7 +72,7 @@ class Manifest(BaseModel):
 
     ``size`` is in bytes as stored, ``length`` in uncompressed bytes, ``created_at`` ISO 8601 in UTC; shards are in the
     order of their first line. ``folder`` is where a local file was, "" for R2's. ``cost_usd``, ``unpriced`` and
-    ``neurons`` are those of ``Cost``; a manifest that was written before costs were has none of them.
+    ``neurons`` are those of ``Cost``; manifests of versions that did not record costs have none of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -106,9 +106,9 @@ class Manifest(BaseModel):
 def file_folder(prefix: str, bucket: str, key: str, etag: str, *, hashed: bool = False) -> str:
     """Where a file version's shards go: ``PREFIX/<bucket>/<key>/<etag>/``.
 
-    The key's SHA-256 stands for a key that R2 or a local disk could not hold there: too long, or with a part that is
-    too long or no file's name; and for one that is to be ``hashed``. Both stores have the same rule, so that an output
-    can be moved from one to the other.
+    The key's SHA-256 replaces a key that R2 or a local disk could not hold there, because it is too long or a part of
+    it is too long or not a file name, and one that is to be ``hashed``. Both stores have the same rule, so that an
+    output can be moved from one to the other.
     """
     longest = f"{_PREFIXES['errors']}-{0:015d}-{'0' * 16}.jsonl"
     folder = "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part)
@@ -119,13 +119,13 @@ def file_folder(prefix: str, bucket: str, key: str, etag: str, *, hashed: bool =
     return "/".join(part for part in (prefix.strip("/"), bucket, key, etag) if part) + "/"
 
 
-def shard_name(kind: Kind, first: int, body: bytes) -> str:
+def shard_name(kind: ShardKind, first: int, body: bytes) -> str:
     """``shard-<first offset>-<hash>.jsonl``, or ``errors-…`` for lines without an answer."""
     return f"{_PREFIXES[kind]}-{first:012d}-{hashlib.sha256(body).hexdigest()[:16]}.jsonl"
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a name is exactly as ``shard_name`` makes them."""
+    """Whether ``shard_name`` makes names like this one."""
     return _SHARD_NAME.fullmatch(name) is not None
 
 
@@ -138,7 +138,7 @@ def counts_as_output(key: str) -> bool:
 def put_shard(
     store: ObjectStore,
     folder: str,
-    kind: Kind,
+    kind: ShardKind,
     rows: Iterable[tuple[int, int, bytes]],
     *,
     configuration: str,
@@ -146,7 +146,7 @@ def put_shard(
     output_tokens: int = 0,
     cost: Cost | None = None,
 ) -> ShardRecord:
-    """Writes rows (start, stop, JSON line), sorted by offset, as one object; a repeat writes the same one."""
+    """Writes rows (start, stop, JSON line), sorted by offset, as one object; a repeated call writes the same one."""
     ordered = sorted(rows)
     cost = cost or unknown(len(ordered) if kind == "answers" else 0)
     tiles = Intervals((start, stop) for start, stop, _ in ordered).encode()
@@ -162,16 +162,16 @@ def put_shard(
         **_cost_metadata(cost),
     }
     if sum(len("x-amz-meta-" + name) + len(value) for name, value in metadata.items()) > MAX_METADATA_BYTES:
-        del metadata["tiles"]  # read_shard then takes them from the body, where each row has its own
+        del metadata["tiles"]  # read_shard takes them from the rows then
     store.put(folder + shard.name, body, metadata)
     return shard
 
 
 def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
-    """What a shard in the output holds, from its metadata or else from its rows; None for a torn or foreign object."""
+    """What a shard holds, by its metadata or else by its rows; None for a torn or foreign object."""
     name = info.key.rpartition("/")[2]
     prefix, _, rest = name.partition("-")
-    kinds: dict[str, Kind] = {value: key for key, value in _PREFIXES.items()}
+    kinds: dict[str, ShardKind] = {value: key for key, value in _PREFIXES.items()}
     offset = rest.partition("-")[0]
     if prefix not in kinds or not name.endswith(".jsonl") or not offset.isdigit():
         return None
@@ -208,7 +208,7 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
 
 
 def paid_usage(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The usage that an answer's row counts for; None where another row counts it (``shared``)."""
+    """The usage that an answer's row counts for; None if another row counts it (``shared``)."""
     return None if row.get("shared") else row.get("usage") or {}
 
 
@@ -217,7 +217,7 @@ def _cost_metadata(cost: Cost) -> dict[str, str]:
     return {"unpriced": str(cost.unpriced)} | {k: repr(v) for k, v in known.items() if v is not None}
 
 
-def _cost_of(metadata: Mapping[str, str], kind: Kind, lines: int) -> Cost:
+def _cost_of(metadata: Mapping[str, str], kind: ShardKind, lines: int) -> Cost:
     if "unpriced" not in metadata:  # from before costs were written
         return unknown(lines if kind == "answers" else 0)
     usd, neurons = (float(metadata[name]) if name in metadata else None for name in ("cost-usd", "neurons"))
@@ -235,15 +235,15 @@ def _tile(place: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def counted_shards(store: ObjectStore, folder: str) -> tuple[list[ShardRecord], list[str]]:
-    """The shards right in a folder that may count, by first line: readable, and none overlapping another.
+    """The shards directly in a folder that may count, by first line: they are readable and do not overlap.
 
-    Of two that overlap, an answer counts before an error, then the one that begins first. The second list has the
-    names of the others: torn or foreign objects with a shard's name, and what overlaps.
+    Of two that overlap, answers win over errors, then the one that begins first. The second list has the names of the
+    others: torn or foreign objects with a shard's name, and those that overlap.
     """
     found, left = [], []
     for info in store.list(folder):
         name = info.key.removeprefix(folder)
-        # A key may go on where another's etag stands: that folder is another file's.
+        # Below this folder may be another file's, whose key is this file's key and more.
         if "/" in name or name == MANIFEST_NAME or not counts_as_output(name):
             continue
         shard = read_shard(store, info)

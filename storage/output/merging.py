@@ -1,4 +1,4 @@
-"""Merging: error shards in a manifest give way to the shards of what became of their lines later."""
+"""Merging: replaces error shards in a manifest by the shards of what became of their lines later."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest, ManifestShar
 
 
 class CannotMerge(Exception):
-    """The new shards do not stand for exactly the lines of the old ones."""
+    """The new shards do not cover exactly the lines of the old ones."""
 
 
 def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord], run_id: str) -> Manifest:
-    """The manifest with ``new`` in the place of its error shards with the ``replaced`` names; other names are ignored.
+    """The manifest with ``new`` in place of its error shards with the ``replaced`` names; other names are ignored.
 
-    Raises CannotMerge where the tiles or the number of lines are not the same.
+    Raises CannotMerge if the tiles or the number of lines differ.
     """
     new = sorted(new, key=lambda shard: shard.first)
     out = [shard for shard in old.shards if shard.kind == "errors" and shard.name in replaced]
@@ -47,11 +47,11 @@ def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord],
 
 
 def switch(store: ObjectStore, folder: str, manifest: Manifest, etag: str) -> bool:
-    """Replaces exactly this version of a file's manifest; False where another one is there by now."""
+    """Replaces exactly this version of a file's manifest; False if it has changed by now."""
     try:
         store.put_if_match(folder + MANIFEST_NAME, manifest.model_dump_json(indent=1).encode(), etag)
     except ObjectChanged:
-        # A repeated PUT whose first reply was lost finds its own manifest.
+        # A PUT that was retried after a lost reply finds its own manifest.
         return read_manifest(store, folder) == manifest
     return True
 

@@ -1,6 +1,6 @@
 """One call to Cloudflare's REST API for Queues: the envelope of its replies, and what its errors mean.
 
-Source: developers.cloudflare.com/queues/reference/error-codes, whose sample error says ``"success": true``: so the
+Source: developers.cloudflare.com/queues/reference/error-codes. Its sample of an error has ``"success": true``, so the
 status, the errors and the success flag must all be good.
 """
 
@@ -18,7 +18,7 @@ from llmdo.settings.network import CA_REMEDY, httpx_settings, is_untrusted
 from llmdo.storage.errors import QueueError, QueueNotFound, QueueUnauthorized, is_passing
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-_LONGEST_WAIT_S = 30.0  # a longer Retry-After is for the caller to wait out
+_LONGEST_WAIT_S = 30.0  # the caller waits out a longer Retry-After
 
 _TOKEN = "check CLOUDFLARE_API_TOKEN: it needs the account permission Queues: Edit"  # noqa: S105  a sentence
 _ROUTE = "check CLOUDFLARE_ACCOUNT_ID and the queue's id or name"
@@ -26,7 +26,7 @@ _QUEUE = "there is no such queue in this account; create it, or correct its id o
 
 WRONG_ACCOUNT = frozenset({7000, 7003})
 
-# By Cloudflare's error code: what it is, and what to do.
+# By Cloudflare's error code: the error and the remedy.
 _CODES: dict[int, tuple[type[QueueError], str]] = {
     7000: (QueueNotFound, _ROUTE),
     7003: (QueueNotFound, _ROUTE),
@@ -43,9 +43,9 @@ _CODES: dict[int, tuple[type[QueueError], str]] = {
     10252: (QueueError, "delivery is paused; resume it with: npx wrangler queues resume-delivery NAME"),
     10253: (QueueError, "the free plan's operations of the day are used up; wait for the next day in UTC, or pay"),
 }
-# Codes that a quick new try does not cure, with the seconds to wait.
+# Codes that a quick retry does not cure, with the seconds to wait.
 SLOW_CODES = {10251: 60.0, 10252: 60.0, 10253: 300.0}
-# By HTTP status, where the code is unknown.
+# By HTTP status, if the code is unknown.
 _STATUSES: dict[int, tuple[type[QueueError], str]] = {
     401: (QueueUnauthorized, _TOKEN),
     403: (QueueUnauthorized, _TOKEN),
@@ -63,7 +63,7 @@ class _Error(BaseModel):
 
 
 class Envelope(BaseModel):
-    """What every reply is wrapped in; ``result`` is as it came."""
+    """The wrapper of every reply; ``result`` is as it came."""
 
     success: bool | None = None
     errors: list[_Error] | None = None
@@ -92,9 +92,9 @@ class QueueApi:
         params: Mapping[str, Any] | None = None,
         tries: int,
     ) -> Envelope:
-        """One call, repeated while it fails transiently, ``tries`` in all: 1 where a repeat would do harm.
+        """One call, retried while it fails transiently, at most ``tries`` in all: 1 if a repeat would do harm.
 
-        ``what`` begins the error's sentence ("pull from queue 0123…"). Raises QueueError and its kinds.
+        ``what`` begins the error's sentence ("pull from queue 0123…"). Raises QueueError and its subclasses.
         """
         for attempt in range(1, tries + 1):
             try:
@@ -136,18 +136,18 @@ def _refusal(what: str, reply: httpx.Response, envelope: Envelope | None) -> Que
     status = reply.status_code
     errors = (envelope.errors if envelope else None) or [_Error()]
     code = errors[0].code
-    said = " ".join(str(part) for part in (status, code, (errors[0].message or "")[:200]) if part)
+    reply_text = " ".join(str(part) for part in (status, code, (errors[0].message or "")[:200]) if part)
     kind: type[QueueError] = QueueError
     if reply.headers.get("cf-mitigated") == "challenge":
         remedy = "a firewall of Cloudflare's stopped this host, not the token; call from another network"
     elif envelope is None and status < 400:
         remedy = "the reply is not the Queues API's; check CLOUDFLARE_BASE_URL and any proxy"
     elif status >= 500:
-        remedy = "Cloudflare's API fails at the moment; try again later"
+        remedy = "Cloudflare's API is failing; try again later"
     else:
         known = _CODES.get(code or 0) or _STATUSES.get(status)
         kind, remedy = known or (QueueError, "the Queues API refused this call")
-    return kind(f"{what}: {remedy} ({said})", status, code, _retry_after(reply))
+    return kind(f"{what}: {remedy} ({reply_text})", status, code, _retry_after(reply))
 
 
 def _retry_after(reply: httpx.Response) -> float | None:

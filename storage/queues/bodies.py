@@ -1,7 +1,7 @@
 """The body of a pulled message: base64, JSON or text, by its content type or by what senders really do.
 
-Source: developers.cloudflare.com/queues/configuration/pull-consumers, "Content types". Its own sample contradicts its
-text ("json" bodies are base64, yet the sample's is plain), so the header leads and the other readings follow.
+Source: developers.cloudflare.com/queues/configuration/pull-consumers, "Content types". Its sample contradicts its text
+("json" bodies are base64, but the sample's is plain), so the header is tried first and the other readings after it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pydantic_core import from_json
 
 
 class Decoded(NamedTuple):
-    """A body, and whether it could be read; where not, the body is as it came."""
+    """A body and whether it could be decoded; if not, it is as it came."""
 
     body: Any
     decodable: bool
 
 
 def decode_body(raw: Any, content_type: str) -> Decoded:
-    """Reads a body as it came in the pull's reply. Never raises.
+    """Decodes a body as it came in the pull's reply. Never raises.
 
-    ``json`` and unknown types give the JSON value; ``text`` gives text and ``bytes`` bytes, unless they hold a JSON
-    object or array; ``v8`` can be read in Workers only. A JSON string that holds an object or array is read once more.
+    ``json`` and unknown types become the JSON value; ``text`` becomes text and ``bytes`` bytes, unless they hold a JSON
+    object or array; only Workers can read ``v8``. A JSON string that holds an object or array is decoded once more.
     """
     if content_type == "v8" or raw is None:
         return Decoded(raw, False)

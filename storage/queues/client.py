@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from llmdo.settings.environment import CloudflareAccount
@@ -25,10 +25,10 @@ from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.bodies import decode_body
 
 MAX_BATCH = 100  # messages in a pull or push; leases in an ack, where the limit is not documented
-_OVERHEAD_BYTES = 100  # what Queues adds to a message, about
+_OVERHEAD_BYTES = 100  # about what Queues adds to a message
 MAX_MESSAGE_BYTES = 128_000 - _OVERHEAD_BYTES
 _MAX_PUSH_BYTES = 256_000
-# Enough to write 100 job records; after a crash the messages that had none come again after it.
+# Enough to write 100 job records. After a crash, messages without a record are delivered again after this time.
 _VISIBILITY_TIMEOUT_S = 120.0
 _TRIES = 4
 
@@ -37,22 +37,20 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class QueueMessage:
     """One leased message.
 
     Attributes:
-        id: not known to be the same at the next delivery.
+        id: may be another at the next delivery.
         lease_id: what ``settle`` takes.
-        attempts: deliveries so far, this one included.
-        timestamp_ms: when it was sent, ms since 1970; 0 if unknown.
-        body: the decoded body; where not ``decodable``, the same as ``raw``.
+        attempts: deliveries so far, including this one.
+        body: the decoded body; if not ``decodable``, the same as ``raw``.
         raw: the body as it came in the reply.
     """
 
     id: str
     lease_id: str
     attempts: int
-    timestamp_ms: int
     body: Any
     content_type: str
     decodable: bool
@@ -61,36 +59,26 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """One pull; ``backlog`` is about how many messages are not acked yet, leased ones included, or None."""
+    """One pull; ``backlog`` is about how many messages are not acked yet, including leased ones, or None."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[QueueMessage, ...]
     backlog: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What acks did; the messages of ``missing`` leases come again."""
+class Consumer(BaseModel):
+    """Who takes a queue's messages: ``type`` is "http_pull" or "worker"; None means unknown."""
 
-    acked: int = 0
-    missing: int = 0
-    warnings: tuple[str, ...] = ()
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """Who takes a queue's messages: ``type`` is "http_pull" or "worker". None is "unknown"."""
-
-    type: str
-    dead_letter_queue: str | None
-    max_retries: int | None
-    visibility_timeout_ms: int | None
+    type: str = ""
+    dead_letter_queue: str | None = None
+    max_retries: int | None = Field(default=None, validation_alias=AliasPath("settings", "max_retries"))
 
 
 class _Message(BaseModel):
     id: str | None = None
     lease_id: str
     attempts: float | None = None
-    timestamp_ms: float | None = None
     body: Any = None
     metadata: dict[str, Any] | None = None
 
@@ -109,24 +97,13 @@ class _Metrics(BaseModel):
     backlog_count: float = 0
 
 
-class _Settings(BaseModel):
-    max_retries: float | None = None
-    visibility_timeout_ms: float | None = None
-
-
-class _Consumer(BaseModel):
-    type: str = ""
-    dead_letter_queue: str | None = None
-    settings: _Settings | None = None
-
-
 class _Queue(BaseModel):
     queue_id: str
     queue_name: str
 
 
 def find_queue(account: CloudflareAccount, id_or_name: str, transport: httpx.BaseTransport | None = None) -> str:
-    """A queue's id. 32 hexadecimal characters are taken for an id without asking. Raises QueueNotFound, QueueError."""
+    """A queue's id. 32 hexadecimal characters are an id and not looked up. Raises QueueNotFound and QueueError."""
     if re.fullmatch(r"[0-9a-fA-F]{32}", id_or_name):
         return id_or_name
     what = f"look up queue {id_or_name!r}"
@@ -150,7 +127,7 @@ class QueueClient:
     """One queue over HTTP. Thread-safe; close it, or use it in a ``with``.
 
     Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run; for others, see
-    ``llmdo.storage.errors.is_passing``. Only calls that may be repeated without harm are tried again here.
+    ``llmdo.storage.errors.is_passing``. Only calls that may be repeated without harm are retried here.
     """
 
     def __init__(
@@ -164,13 +141,13 @@ class QueueClient:
         self._api = QueueApi(account, transport, sleep)
 
     def pull(self, batch_size: int = MAX_BATCH, visibility_timeout_s: float = _VISIBILITY_TIMEOUT_S) -> Pulled:
-        """Leases up to ``batch_size`` messages; returns at once, also with none.
+        """Leases up to ``batch_size`` messages; returns at once, even with none.
 
-        Never tried again here: a pull whose reply was lost has leased messages all the same, and each lease counts
-        towards the queue's max_retries. Messages without a lease id are skipped.
+        Never retried here: a pull whose reply was lost has leased its messages, and each lease counts towards the
+        queue's max_retries. Messages without a lease id are skipped.
         """
         what = f"pull from queue {self.queue_id}"
-        # Not "visibility_timeout", as some examples still have it.
+        # Not "visibility_timeout", which some examples still have.
         body = {"batch_size": batch_size, "visibility_timeout_ms": round(visibility_timeout_s * 1000)}
         reply = self._call("POST", "/messages/pull", what, body=body, tries=1)
         result = _checked(_Pull, reply or {}, what)
@@ -178,54 +155,47 @@ class QueueClient:
         backlog = result.message_backlog_count
         return Pulled(messages, None if backlog is None else int(backlog))
 
-    def settle(self, leases: Sequence[str], *, tries: int = _TRIES) -> Settlement:
-        """Acks leases, 100 in a call.
+    def settle(self, leases: Sequence[str], *, tries: int = _TRIES) -> None:
+        """Acks leases, 100 in a call; logs how many the queue did not take.
 
-        Tried ``tries`` times while it fails transiently: acking twice does no harm. Leases that the queue did not take
-        are counted and logged.
+        Each call is tried up to ``tries`` times while it fails transiently: acking twice does no harm.
         """
         what = f"ack to queue {self.queue_id}"
-        total = Settlement()
+        missing, warnings = 0, list[str]()
         for at in range(0, len(leases), MAX_BATCH):
             acks = [{"lease_id": lease} for lease in leases[at : at + MAX_BATCH]]
             reply = self._call("POST", "/messages/ack", what, body={"acks": acks, "retries": []}, tries=tries)
-            total = _add(total, _checked(_Ack, reply or {}, what), len(acks))
-        if total.missing or total.warnings:
+            ack = _checked(_Ack, reply or {}, what)
+            found = _warnings(ack.warnings or [])
+            warnings += found
+            # Without a count each warning stands for one lease.
+            missing += min(len(found), len(acks)) if ack.acked is None else max(0, len(acks) - int(ack.acked))
+        if missing or warnings:
             _log.warning(
-                "%s: %d of %d leases were not settled; their messages will come again. %s",
+                "%s: %d of %d leases were not settled; their messages will be delivered again. %s",
                 what,
-                total.missing,
+                missing,
                 len(leases),
-                "; ".join(total.warnings[:3]),
+                "; ".join(warnings[:3]),
             )
-        return total
 
-    def push_many(self, bodies: Iterable[Any]) -> int:
-        """Sends messages, 100 or 256 KB a call; returns how many. A retry may send some twice.
-
-        A str goes as text, any other JSON value as JSON.
-        """
-        what, sent = f"push to queue {self.queue_id}", 0
+    def push_many(self, bodies: Iterable[Any]) -> None:
+        """Sends messages, 100 or 256 KB a call: a str as text, any other value as JSON. A retry may send some twice."""
+        what = f"push to queue {self.queue_id}"
         for batch in _batches(_outgoing(what, body) for body in bodies):
             self._call("POST", "/messages/batch", what, body={"messages": batch}, tries=_TRIES)
-            sent += len(batch)
-        return sent
 
     def backlog(self) -> int:
-        """About how many messages are not acked yet, leased ones included."""
+        """About how many messages are not acked yet, including leased ones."""
         what = f"metrics of queue {self.queue_id}"
         return int(_checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what).backlog_count)
 
     def consumers(self) -> tuple[Consumer, ...]:
         """Who takes this queue's messages. Pulling needs one of type "http_pull"."""
         what = f"consumers of queue {self.queue_id}"
-        consumers = []
-        for item in self._call("GET", "/consumers", what, tries=_TRIES) or ():
-            found = _checked(_Consumer, item, what)
-            settings = found.settings or _Settings()
-            retries, timeout = _whole(settings.max_retries), _whole(settings.visibility_timeout_ms)
-            consumers.append(Consumer(found.type, found.dead_letter_queue or None, retries, timeout))
-        return tuple(consumers)
+        return tuple(
+            _checked(Consumer, item, what) for item in self._call("GET", "/consumers", what, tries=_TRIES) or ()
+        )
 
     def close(self) -> None:
         """Closes the connections."""
@@ -244,24 +214,24 @@ class QueueClient:
 class Pacer:
     """How long to wait before the next pull: not at all after a full batch, longer while the queue is idle.
 
-    An idle queue is asked once a second (or every ``poll_seconds``, if that is longer), since each empty pull is billed
-    as a read. The API would allow more: 5,000 messages a second and queue. It only computes; the caller waits.
+    An idle queue is pulled once a second (or every ``poll_seconds``, if that is longer), because each empty pull is
+    billed as a read. The API would allow 5,000 messages a second and queue. It only computes; the caller waits.
     """
 
-    def __init__(self, poll_seconds: float = 0.5) -> None:
+    def __init__(self, poll_seconds: float) -> None:
         self._poll = poll_seconds
         self._slowest = max(poll_seconds, 1.0)
         self._idle = 0
 
     def wait(self, messages: int, batch_size: int = MAX_BATCH) -> float:
-        """Seconds to wait after a pull that gave this number of messages."""
+        """Seconds to wait after a pull that returned this number of messages."""
         self._idle = 0 if messages else self._idle + 1
         if messages >= batch_size:
             return 0.0
         return min(self._poll * 2.0 ** min(max(0, self._idle - 1), 10), self._slowest)
 
 
-def _messages(found: Iterable[Any]) -> Iterator[Message]:
+def _messages(found: Iterable[Any]) -> Iterator[QueueMessage]:
     for item in found:
         try:
             message = _Message.model_validate(item)
@@ -270,25 +240,14 @@ def _messages(found: Iterable[Any]) -> Iterator[Message]:
             continue
         content_type = str((message.metadata or {}).get("CF-Content-Type") or "json").lower()
         body, decodable = decode_body(message.body, content_type)
-        yield Message(
-            message.id or "",
-            message.lease_id,
-            int(message.attempts or 1),
-            int(message.timestamp_ms or 0),
-            body,
-            content_type,
-            decodable,
-            message.body,
-        )
+        attempts = int(message.attempts or 1)
+        yield QueueMessage(message.id or "", message.lease_id, attempts, body, content_type, decodable, message.body)
 
 
-def _add(total: Settlement, reply: _Ack, acks: int) -> Settlement:
-    said = reply.warnings or []
-    pairs = [f"{lease[:16]}…: {text}" for lease, text in said.items()] if isinstance(said, dict) else map(str, said)
-    warnings = tuple(pairs)
-    # Without a count each warning stands for one lease.
-    acked = max(0, acks - len(warnings)) if reply.acked is None else int(reply.acked)
-    return Settlement(total.acked + acked, total.missing + max(0, acks - acked), total.warnings + warnings)
+def _warnings(given: dict[str, Any] | list[Any]) -> list[str]:
+    if isinstance(given, dict):
+        return [f"{lease[:16]}…: {text}" for lease, text in given.items()]
+    return [str(text) for text in given]
 
 
 def _outgoing(what: str, body: Any) -> dict[str, Any]:
@@ -319,7 +278,3 @@ def _checked(model: type[M], value: Any, what: str) -> M:
         raise QueueError(
             f"{what}: the reply is not as documented, {first_problem(error)}; update llmdo", 200
         ) from error
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)

@@ -1,4 +1,4 @@
-"""R2's event notifications: what a queue message contains, and whether it is about an input file.
+"""R2's event notifications: what a queue message says, and whether it is about an input file.
 
 Source: developers.cloudflare.com/r2/buckets/event-notifications.
 """
@@ -11,11 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import Location
 
 _CREATING = frozenset({"PutObject", "CopyObject", "CompleteMultipartUpload"})
-_DELETING = frozenset({"DeleteObject", "LifecycleDeletion"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +22,8 @@ class ObjectCreated:
 
     Attributes:
         key: literal, as R2 stores it; event notifications do not URL-encode.
-        etag: without quotes; None where the event has none.
-        size: bytes; None where the event has none.
+        etag: without quotes; None if the event has none.
+        size: bytes; None if the event has none.
         body: the whole notification.
     """
 
@@ -34,22 +32,6 @@ class ObjectCreated:
     etag: str | None
     size: int | None
     body: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectDeleted:
-    """An object was deleted, by a request or by a lifecycle rule."""
-
-    bucket: str
-    key: str
-    body: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class NotAnEvent:
-    """A message that says nothing of an object; ``reason`` completes "passed over: …"."""
-
-    reason: str
 
 
 class _Object(BaseModel):
@@ -67,41 +49,29 @@ class _Event(BaseModel):
     object: _Object
 
 
-def parse_notification(body: object) -> ObjectCreated | ObjectDeleted | NotAnEvent:
-    """Reads a decoded message body; anything may stand in a queue, so nothing raises."""
-    if not isinstance(body, Mapping):
-        return NotAnEvent(f"the body is {type(body).__name__}, not a JSON object")
-    if "action" not in body and "type" in body and "source" in body:
-        return NotAnEvent(f"{body['type']!r} is an event subscription's message, not an event of an object")
+def parse_notification(body: object) -> ObjectCreated | None:
+    """The new object of a decoded message body; None for a deletion, and for anything else that a queue may hold."""
     try:
-        event = _Event.model_validate(dict(body))
-    except ValidationError as error:
-        return NotAnEvent(f"not an event of an R2 object: {first_problem(error)}")
-    if event.action in _DELETING:
-        return ObjectDeleted(event.bucket, event.object.key, body)
-    if event.action not in _CREATING:
-        return NotAnEvent(f"the action {event.action!r} creates no object")
+        event = _Event.model_validate(body)
+    except ValidationError:
+        return None
+    if not isinstance(body, Mapping) or event.action not in _CREATING:
+        return None
     etag = (event.object.etag or "").strip('"') or None
     return ObjectCreated(event.bucket, event.object.key, etag, event.object.size, body)
 
 
 def is_hidden(below: str) -> bool:
-    """Whether a path below the folder that was named has a part that begins with a dot."""
+    """Whether a path, relative to the folder that was named, has a part that begins with a dot."""
     return any(part.startswith(".") for part in below.split("/") if part not in {".", ".."})
 
 
-def why_passed_over(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> str | None:
-    """None for an input file; else why it is skipped. No ``suffixes`` allow every key.
+def is_input(event: ObjectCreated, prefix: str, suffixes: Sequence[str], output: Location) -> bool:
+    """Whether an object is an input file: below ``prefix``, not hidden, with one of the ``suffixes`` in any case.
 
-    A key below ``output`` is never wanted: shards fire events too, and answering them would never end.
+    A key below ``output`` is never an input: shards cause events too, and answering them would never end.
     """
     folder = output.key.rstrip("/")
-    if event.bucket == output.bucket and (not folder or event.key.startswith(f"{folder}/")):
-        return f"{event.key!r} lies in the output, {output.store_url}/{folder}"
-    if is_hidden(event.key.removeprefix(prefix)):
-        return f"{event.key!r} is hidden"
-    if not event.key.startswith(prefix):
-        return f"{event.key!r} does not begin with {prefix!r}"
-    if suffixes and not event.key.lower().endswith(tuple(suffix.lower() for suffix in suffixes)):
-        return f"{event.key!r} does not end with {' or '.join(map(repr, suffixes))}"
-    return None
+    in_output = event.bucket == output.bucket and (not folder or event.key.startswith(f"{folder}/"))
+    named = event.key.startswith(prefix) and event.key.lower().endswith(tuple(suffixes))
+    return named and not in_output and not is_hidden(event.key.removeprefix(prefix))

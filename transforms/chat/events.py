@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from llmdo.backends.errors import ModelError
 from llmdo.backends.responses import ChatResponse
-from llmdo.storage.chat.records import RESPONSE, ChatMessage, LoggedAnswer, Role, cleaned
+from llmdo.storage.chat.records import RESPONSE, ChatMessage, ChatRole, LoggedAnswer, cleaned
 from llmdo.storage.field_problems import first_problem
 from llmdo.transforms.chat.failures import Reason
 from llmdo.transforms.prompts.line_json import BadLine, json_object
@@ -96,7 +96,7 @@ class _Sent(BaseModel):
     id: _Id
     conversation: _Id = Field(alias="conversationId")
     message: str
-    role: Role
+    role: ChatRole
     created: _Time = Field(alias="createdAt")
     context: str | dict[str, Any] | None = Field(None, alias="navigationContext")
 

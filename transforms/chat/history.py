@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.requests import ChatRequest, Message
-from llmdo.storage.chat.records import ChatMessage, Role
+from llmdo.storage.chat.records import ChatMessage, ChatRole
 
 _SEEN = "What the user has on the screen, as their application describes it:"
 
@@ -27,7 +27,7 @@ class _Part:
     """An earlier message as it is sent, with its answer."""
 
     id: str
-    role: Role
+    role: ChatRole
     messages: tuple[Message, ...]
 
 

@@ -17,7 +17,7 @@ from llmdo.storage.chat.log import ChatLog, open_log
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.queues.client import Message, Pacer, QueueClient
+from llmdo.storage.queues.client import Pacer, QueueClient, QueueMessage
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.chat.conversations import in_work
 from llmdo.transforms.chat.elements import WaitingMessage
@@ -140,7 +140,7 @@ class _QueuedEvents:
         self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
         self._acks = acks_of(queue_id)
         self._queue_outage, self._log_outage = Outage(f"queue {queue_id}"), Outage("the log")
-        self._held: list[Message] = []  # those that could not be logged so far
+        self._held: list[QueueMessage] = []  # those that could not be logged so far
 
     def look(self) -> tuple[Sequence[WaitingMessage], float]:
         began = time.monotonic()
@@ -163,7 +163,7 @@ class _QueuedEvents:
         self._intake.close()
         self._client.close()
 
-    def _pull(self) -> tuple[list[Message], float]:
+    def _pull(self) -> tuple[list[QueueMessage], float]:
         try:
             pulled = self._client.pull(visibility_timeout_s=VISIBILITY_TIMEOUT)
         except StorageError as error:
@@ -173,5 +173,5 @@ class _QueuedEvents:
         return list(pulled.messages), self._pacer.wait(len(pulled.messages))
 
 
-def _body(message: Message) -> Any:
+def _body(message: QueueMessage) -> Any:
     return message.body if message.decodable else message.raw

@@ -17,14 +17,8 @@ from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, 
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import R2_SCHEME
 from llmdo.storage.output.jobs import record_name
-from llmdo.storage.queues.client import Message, Pacer, QueueClient
-from llmdo.storage.queues.notifications import (
-    NotAnEvent,
-    ObjectCreated,
-    ObjectDeleted,
-    parse_notification,
-    why_passed_over,
-)
+from llmdo.storage.queues.client import Pacer, QueueClient, QueueMessage
+from llmdo.storage.queues.notifications import ObjectCreated, is_input, parse_notification
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files.listing import list_inputs, root_of
@@ -143,7 +137,7 @@ class Puller:
         self._acks = acks_of(source.queue_id)
         self._pacer = Pacer(source.poll_seconds)
         self._queue_outage, self._store_outage = Outage(f"queue {source.queue_id}"), Outage("R2")
-        self._held: list[Message] = []
+        self._held: list[QueueMessage] = []
         self.problem: StorageError | None = None
 
     @property
@@ -168,7 +162,7 @@ class Puller:
         notices, wait = self._understand(messages)
         return notices, len(messages), self._pacer.wait(len(messages)) if wait is None else wait
 
-    def _understand(self, messages: list[Message]) -> tuple[list[Notice], float | None]:
+    def _understand(self, messages: list[QueueMessage]) -> tuple[list[Notice], float | None]:
         """What some messages announce; the others are held, and the wait says how long."""
         notices, passed_over = [], []
         wait, self._held = None, []
@@ -193,7 +187,7 @@ class Puller:
         self._client.close()
 
 
-def understand(message: Message, source: Notifications, run: Run) -> Notice | None:
+def understand(message: QueueMessage, source: Notifications, run: Run) -> Notice | None:
     """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now.
 
     Raises StorageError.
@@ -203,10 +197,9 @@ def understand(message: Message, source: Notifications, run: Run) -> Notice | No
         run.state.add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if isinstance(event, NotAnEvent | ObjectDeleted) or why_passed_over(event, source.prefix, SUFFIXES, run.output):
+    if event is None or not is_input(event, source.prefix, SUFFIXES, run.output):
         run.state.add(messages_passed_over=1)
         return None
-    assert isinstance(event, ObjectCreated)  # noqa: S101  the third and last of its kinds
     try:
         file = version_of(event)
     except ObjectNotFound:  # deleted since, and its event says no version that could be read
@@ -219,12 +212,12 @@ def understand(message: Message, source: Notifications, run: Run) -> Notice | No
     return Notice(file, message.lease_id, dict(event.body))
 
 
-def needs_store(message: Message) -> bool:
+def needs_store(message: QueueMessage) -> bool:
     """Whether R2 is asked about it, or gets it as a dead letter."""
     if not message.decodable:
         return True
     event = parse_notification(message.body)
-    return isinstance(event, ObjectCreated) and (event.etag is None or event.size is None)
+    return event is not None and (event.etag is None or event.size is None)
 
 
 def version_of(event: ObjectCreated) -> FileVersion:
@@ -236,7 +229,7 @@ def version_of(event: ObjectCreated) -> FileVersion:
     return FileVersion(store_url, event.key, info.etag, info.size)
 
 
-def _bury(message: Message, run: Run, reason: str) -> None:
+def _bury(message: QueueMessage, run: Run, reason: str) -> None:
     letter: dict[str, Any] = {
         "reason": reason,
         "message": {"id": message.id, "attempts": message.attempts, "content_type": message.content_type},

@@ -16,7 +16,7 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.manifests import Kind, put_shard
+from llmdo.storage.output.manifests import ShardKind, put_shard
 from llmdo.transforms.elements import (
     Answer,
     Blank,
@@ -73,7 +73,7 @@ def shard_key(outcome: Outcome) -> str:
 
 def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
     """Writes one batch of outcomes that share a ``shard_key``: a shard of answers, one of errors, or both."""
-    rows: dict[Kind, list[Answer | Failure]] = {"answers": [], "errors": []}
+    rows: dict[ShardKind, list[Answer | Failure]] = {"answers": [], "errors": []}
     blanks: list[Blank] = []
     for outcome in batch:
         match outcome:
@@ -97,7 +97,7 @@ def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
             yield _put(run, kind, found)
 
 
-def _put(run: Run, kind: Kind, rows: Sequence[Answer | Failure]) -> Written:
+def _put(run: Run, kind: ShardKind, rows: Sequence[Answer | Failure]) -> Written:
     file = rows[0].file
     answers = [row for row in rows if isinstance(row, Answer)]
     put = partial(

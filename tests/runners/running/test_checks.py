@@ -86,7 +86,7 @@ def consumers(monkeypatch):
     [
         ((), "no consumer; run: npx wrangler queues consumer http add prompts$"),
         # A queue has one consumer at most: another one cannot be added beside it.
-        ((Consumer("worker", None, 3, None),), r"worker remove prompts SCRIPT, then: .* http add prompts$"),
+        ((Consumer(type="worker", max_retries=3),), r"worker remove prompts SCRIPT, then: .* http add prompts$"),
     ],
 )
 def test_a_queue_that_cannot_be_pulled_is_said_before_any_work(consumers, found, remedy):
@@ -96,11 +96,11 @@ def test_a_queue_that_cannot_be_pulled_is_said_before_any_work(consumers, found,
 
 
 def test_a_queue_without_dead_letters_is_warned_of(consumers, caplog):
-    consumers(Consumer("http_pull", None, 3, None))
+    consumers(Consumer(type="http_pull", max_retries=3))
     check_consumers("prompts", "id")
     assert "deleted after 3 tries" in caplog.text and "--dead-letter-queue" in caplog.text
     caplog.clear()
-    consumers(Consumer("http_pull", "prompts-dead", 3, None))
+    consumers(Consumer(type="http_pull", dead_letter_queue="prompts-dead", max_retries=3))
     check_consumers("prompts", "id")
     assert caplog.text == ""
 

@@ -151,7 +151,7 @@ def test_a_damaged_message_hides_no_other_one_from_the_sweep(log, place, caplog)
     place.put(key, b'{"version": 99}')
     assert [one.id for one in log.open_messages()] == ["m1", "m3"]
     assert key in caplog.text and "move it away" in caplog.text
-    with pytest.raises(DamagedLog, match=r"messages/m2\.json is no ChatMessage"):
+    with pytest.raises(DamagedLog, match=r"messages/m2\.json is not a ChatMessage"):
         ChatLog(place, key.removesuffix("c1/messages/m2.json")).conversation("c1")
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llmdo.storage.errors import LedgerError, StorageError
 from llmdo.storage.ledger.ledger import Pruned
-from llmdo.storage.ledger.opening import open_ledger, prune
+from llmdo.storage.ledger.opening import open_ledger, prune_ledger
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate
 
@@ -302,8 +302,8 @@ def test_kill_9_loses_no_put_that_returned(url):
 
 def test_prune_removes_what_is_old_enough(url):
     put_all(url, dict.fromkeys(range(20), b"x" * 100))
-    assert prune(url, 3600) == Pruned(0, 0)
-    removed = prune(url, 0)
+    assert prune_ledger(url, 3600) == Pruned(0, 0)
+    removed = prune_ledger(url, 0)
     assert removed.entries == 20
     assert 2000 <= removed.bytes < 8000
     assert set(get_all(url, range(20)).values()) == {None}
@@ -314,7 +314,7 @@ def test_prune_removes_what_is_old_enough(url):
 def test_prune_goes_on_beside_a_run(url):
     async def work(ledger):
         await asyncio.gather(*(ledger.put(key(n), b"x" * 100) for n in range(20)))
-        removed = await asyncio.to_thread(prune, url, 0)
+        removed = await asyncio.to_thread(prune_ledger, url, 0)
         assert removed.entries == 20
         assert await ledger.get(key(1)) is None
         await ledger.put(key(1), b"again")
@@ -325,11 +325,11 @@ def test_prune_goes_on_beside_a_run(url):
 
 def test_prune_touches_nothing_where_no_ledger_is(url):
     with pytest.raises(LedgerError, match="there is no ledger to prune; check the"):
-        prune(url, 0)
+        prune_ledger(url, 0)
     with pytest.raises(LedgerError, match="-1 s is not an age"):
-        prune(url, -1)
+        prune_ledger(url, -1)
     with pytest.raises(LedgerError, match="none is not a ledger"):
-        prune("none", 0)
+        prune_ledger("none", 0)
 
 
 def test_none_is_no_ledger():
@@ -360,7 +360,7 @@ def test_none_is_no_ledger():
 )
 def test_a_wrong_url_says_what_to_write(wrong, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for call in (lambda: open_ledger(wrong), lambda: prune(wrong, 0)):
+    for call in (lambda: open_ledger(wrong), lambda: prune_ledger(wrong, 0)):
         with pytest.raises(LedgerError, match=said):
             call()
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from llmdo.settings.environment import MissingSettings
 from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger import objects as ledger_objects
 from llmdo.storage.ledger.ledger import Pruned, checksum
-from llmdo.storage.ledger.objects import THREADS
-from llmdo.storage.ledger.opening import open_ledger, prune
+from llmdo.storage.ledger.objects import LEDGER_THREADS
+from llmdo.storage.ledger.opening import open_ledger, prune_ledger
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.r2 import R2Store
 from tests.storage.ledger.test_ledger import get_all, in_ledger, key, opened, put_all
@@ -78,7 +78,7 @@ def test_requests_run_side_by_side_but_not_all_at_once(tmp_path, monkeypatch):
         await asyncio.gather(*(ledger.get(key(n)) for n in range(200)))
 
     in_ledger(str(tmp_path), work)
-    assert 1 < most <= THREADS
+    assert 1 < most <= LEDGER_THREADS
 
 
 def test_a_put_whose_reply_is_lost_is_kept(server, url, waits):
@@ -123,7 +123,7 @@ def test_a_file_is_no_folder_to_keep_answers_in(tmp_path):
 @pytest.mark.parametrize("marker", [b'{"format": 2}', b"[]", b"{"])
 def test_a_ledger_of_another_format_is_refused(store, url, marker):
     store.put("paid/_ledger.json", marker)
-    for call in (lambda: open_ledger(url), lambda: prune(url, 0)):
+    for call in (lambda: open_ledger(url), lambda: prune_ledger(url, 0)):
         with pytest.raises(LedgerError, match=r"_ledger.json: has format \w+, this program reads 1"):
             call()
 
@@ -193,16 +193,16 @@ def test_prune_removes_entries_and_nothing_else(store, url, monkeypatch):
     entries = [name for name in names(store) if name != "paid/_ledger.json"]
     for name in others:
         store.put(name, b"not a ledger's")
-    assert prune(url, 3600) == Pruned(0, 0)
+    assert prune_ledger(url, 3600) == Pruned(0, 0)
     size = sum(store.stat(name).size for name in entries)
-    assert prune(url, 0) == Pruned(30, size)
+    assert prune_ledger(url, 0) == Pruned(30, size)
     assert sorted(names(store)) == sorted([*others, "paid/_ledger.json"])
 
 
 def test_where_no_ledger_was_made_prune_removes_nothing(store, bucket):
     store.put(NAME, b"looks like an entry")
     with pytest.raises(LedgerError, match=f"r2://{bucket}/: there is no ledger to prune; check the URL"):
-        prune(f"r2://{bucket}/", 0)
+        prune_ledger(f"r2://{bucket}/", 0)
     assert names(store) == [NAME]
 
 

@@ -14,7 +14,7 @@ from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger import database as ledger_database
 from llmdo.storage.ledger import sqlite as ledger_sqlite
 from llmdo.storage.ledger.ledger import Pruned
-from llmdo.storage.ledger.opening import open_ledger, prune
+from llmdo.storage.ledger.opening import open_ledger, prune_ledger
 from tests.storage.ledger.test_ledger import ROOT, get_all, in_ledger, key, opened, put_all
 
 # One of several processes that begin together on one new file; half of their keys are the same.
@@ -449,7 +449,7 @@ def a_folder(path):
 
 
 REFUSED = [
-    (no_database, "no SQLite database; move it away, or name another --ledger"),
+    (no_database, "not an SQLite database; move it away, or name another --ledger"),
     (another_programs, "another program's database; leave it, and name another --ledger"),
     (of_a_newer_version, "has version 2, this program reads 1; use the llmdo that wrote it"),
     (without_its_table, "the database is damaged; move it away"),
@@ -627,7 +627,7 @@ def test_prune_removes_by_age_and_gives_the_space_back(path, url, monkeypatch):
     db.commit()
     db.close()
     before = path.stat().st_size
-    assert prune(url, 3600) == Pruned(180, 180 * 5000)
+    assert prune_ledger(url, 3600) == Pruned(180, 180 * 5000)
     assert path.stat().st_size < before / 5
     assert list(get_all(url, range(200)).values()).count(bytes(5000)) == 20
 
@@ -636,5 +636,5 @@ def test_pruning_the_wrong_file_changes_nothing(path, url):
     another_programs(path)
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="another program's database"):
-        prune(url, 0)
+        prune_ledger(url, 0)
     assert path.read_bytes() == before

@@ -22,7 +22,7 @@ from llmdo.storage.errors import (
 )
 from llmdo.storage.ledger import objects as ledger_objects
 from llmdo.storage.objects.r2 import PART_SIZE, R2Store
-from llmdo.storage.objects.r2_client import ATTEMPTS, _new_client, s3_client, translated
+from llmdo.storage.objects.r2_client import ATTEMPTS, _new_client, r2_errors, s3_client
 from llmdo.storage.objects.store import READ_CHUNK
 from llmdo.transforms.chat import conversations
 from llmdo.transforms.chat import intake as chat_intake
@@ -36,7 +36,7 @@ def calls(server, method):
 
 
 def test_a_connection_is_kept_for_every_thread_that_may_have_a_call_under_way():
-    threads = conversations.BLOCKING_THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.THREADS
+    threads = conversations.BLOCKING_THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.LEDGER_THREADS
     client = s3_client(R2Access("https://r2.test", "id", "secret"))
     assert client.meta.config.max_pool_connections > threads
 
@@ -432,6 +432,6 @@ def test_every_kind_of_error_is_one_of_this_rooms():
     refusal = ClientError({"Error": {"Code": "Odd"}, "ResponseMetadata": {"HTTPStatusCode": 418}}, "PutObject")  # type: ignore[typeddict-item]
     with (
         pytest.raises(errors.StorageError, match=r"r2://b/k: R2 refused this request \(418 Odd: \)"),
-        translated("r2://b/k"),
+        r2_errors("r2://b/k"),
     ):
         raise refusal

@@ -15,7 +15,7 @@ from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageError, StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location, locate
-from llmdo.storage.queues.client import Message, Pulled, Settlement
+from llmdo.storage.queues.client import Pulled, QueueMessage
 from llmdo.transforms import acks
 from llmdo.transforms.acks import close_acks
 from llmdo.transforms.chat import read_events as chat_source
@@ -171,7 +171,7 @@ class _Client:
         if isinstance(found, Exception):
             raise found
         messages = tuple(
-            Message(str(i), f"lease of {event['args']['id']}", 1, 0, event, "json", True, event)
+            QueueMessage(str(i), f"lease of {event['args']['id']}", 1, event, "json", True, event)
             for i, event in enumerate(found)
         )
         return Pulled(messages, 7)
@@ -180,7 +180,6 @@ class _Client:
         if self.settling:
             raise self.settling.pop(0)
         self.acked += acks
-        return Settlement(len(acks))
 
     def close(self):
         pass

@@ -5,7 +5,7 @@ from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
 from llmdo.storage.output.jobs import Jobs, new_record
-from llmdo.storage.queues.client import Message, Pulled, Settlement
+from llmdo.storage.queues.client import Pulled, QueueMessage
 from llmdo.transforms import acks, outages
 from llmdo.transforms import run as runs
 from llmdo.transforms.acks import close_acks
@@ -25,11 +25,10 @@ def event(key, action="PutObject", bucket="bucket"):
 
 
 def message(body, decodable=True):
-    return Message(
+    return QueueMessage(
         id="m",
         lease_id="lease",
         attempts=1,
-        timestamp_ms=0,
         body=body,
         content_type="json",
         decodable=decodable,
@@ -162,7 +161,6 @@ class _Client:
         if self.settling:
             raise self.settling.pop(0)
         self.acked += acks
-        return Settlement(len(acks))
 
     def close(self):
         pass
@@ -185,7 +183,7 @@ def slept(monkeypatch):
 
 
 def leased(lease, body, decodable=True):
-    return Message(lease, lease, 1, 0, body, "json", decodable, body)
+    return QueueMessage(lease, lease, 1, body, "json", decodable, body)
 
 
 WANTED, UNWANTED = leased("wanted", event("input/a.jsonl")), leased("unwanted", event("other/a.jsonl"))
