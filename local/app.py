@@ -1,4 +1,4 @@
-"""Everything behind the port: from the call that came in to the service that its path names."""
+"""Everything behind the port: routes each call to the service that its path names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pydantic import ValidationError
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelError
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL
 from llmdo.backends.llama_cpp.files import prepare
 from llmdo.backends.providers import connect
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.api import ModelsApi
 from llmdo.local.ai.echo import Echo
-from llmdo.local.faults import Fault, Faults, Target, error_reply
+from llmdo.local.faults import Fault, Faults, FaultTarget, error_reply
 from llmdo.local.queues.api import QueuesApi
-from llmdo.local.queues.notifications import Event, Rules
+from llmdo.local.queues.notifications import ObjectEvent, Rules
 from llmdo.local.queues.notifications_api import NotificationsApi
 from llmdo.local.queues.queues import Queues
 from llmdo.local.r2.objects import Objects
@@ -29,17 +30,17 @@ from llmdo.storage.field_problems import expected
 
 ECHO = "echo"
 API = "/client/v4"
-MAX_RETRIES = 10  # of the default queue: the pipeline acknowledges early, what comes back so often is poison
-_SERVICES: dict[str, Target] = {"ai": "ai", "queues": "queue", "event_notifications": "queue"}
+MAX_RETRIES = 10  # of the default queue: the pipeline acks early, so what comes back this often is poison
+_SERVICES: dict[str, FaultTarget] = {"ai": "ai", "queues": "queue", "event_notifications": "queue"}
 
 _log = logging.getLogger(__name__)
 
 
 class Cloudflare:
-    """One local Cloudflare: takes calls, gives replies. ``clock`` gives the queues' seconds since 1970."""
+    """One local Cloudflare: answers calls. ``clock`` returns the queues' seconds since 1970."""
 
     def __init__(self, data: Path, own: Credentials, model: str, clock: Callable[[], float]) -> None:
-        rows = catalogue.ECHO if model == ECHO else catalogue.SMOLLM2
+        rows = catalogue.ECHO_MODELS if model == ECHO else catalogue.SMOLLM2_MODELS
         models = {row.name: row for row in rows}
         self._own = own
         self._clock = clock
@@ -65,9 +66,9 @@ class Cloudflare:
         self._queues.close()
 
     async def answer(self, call: HttpCall) -> HttpReply:
-        """One call to whichever service its path names."""
+        """Answers one call by the service that its path names."""
         parts = call.path.removeprefix(API).split("/")
-        target: Target | None = None
+        target: FaultTarget | None = None
         if call.path.startswith(f"/v1/{self._own.account_id}/"):
             target, parts = "ai", ["", "accounts", *parts[2:]]  # gateway.ai.cloudflare.com/v1/ACCOUNT/GATEWAY/…
         elif not call.path.startswith((f"{API}/", "/_faults", "/_stats")):
@@ -78,7 +79,7 @@ class Cloudflare:
             reply = await self._service(call, target, parts)
         except Refused as refused:
             reply = failure(refused.status, refused.code, refused.message)
-        except Exception:  # noqa: BLE001  a fault of this server is said, and the others go on
+        except Exception:  # noqa: BLE001  an error of this server is reported, and other calls continue
             _log.exception("%s %s failed", call.method, call.target)
             reply = error_reply(target or "queue", 500, 10001 if target == "r2" else 15000)
         if target:
@@ -86,7 +87,7 @@ class Cloudflare:
         reply.headers["cf-ray"] = f"{secrets.token_hex(8)}-LOC"
         return reply
 
-    async def _service(self, call: HttpCall, target: Target | None, parts: list[str]) -> HttpReply:
+    async def _service(self, call: HttpCall, target: FaultTarget | None, parts: list[str]) -> HttpReply:
         if target == "r2":
             return await self._faults.under("r2", (call.target,), lambda: self._objects.answer(call))
         if call.headers.get("Authorization") != f"Bearer {self._own.token}":
@@ -136,13 +137,13 @@ class Cloudflare:
                 raise no_route(call)
         return json_reply({"faults": [fault.model_dump(exclude_defaults=True) for fault in self._faults.active]})
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, event: ObjectEvent) -> None:
         self._rules.publish(event, self._own.account_id, self._clock())
 
 
 def check_model(model: str) -> None:
-    """Raises CannotServe for a model that cannot be had. The weights of the embedded one are fetched where need be."""
-    known = f"local/{catalogue.EMBEDDED_CHAT}"
+    """Raises CannotServe for a model that is not available. Fetches the weights of the embedded one if need be."""
+    known = f"local/{CHAT_MODEL}"
     if model == ECHO:
         return
     if model != known:

@@ -1,4 +1,4 @@
-"""Faults that a test or a benchmark asks for: errors, delays, lost replies, cut or empty bodies, rate limits."""
+"""Faults on demand, for tests and benchmarks: errors, delays, lost replies, cut or empty bodies, rate limits."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from llmdo.local.wire import HttpReply, failure, s3_failure
 
-Target = Literal["ai", "queue", "r2"]
+FaultTarget = Literal["ai", "queue", "r2"]
 
-# The code that each service gives with a status when a fault names none; and what the services say with a code.
+# The code that a service sends with a status if a fault names none, and the services' messages by code.
 # Sources: developers.cloudflare.com/workers-ai/platform/errors, …/queues/reference/error-codes, …/r2/api/error-codes.
-DEFAULT_CODES: dict[Target, dict[int, int]] = {
+DEFAULT_CODES: dict[FaultTarget, dict[int, int]] = {
     "ai": {400: 5006, 401: 10000, 403: 10000, 404: 3042, 408: 3046, 413: 3006, 429: 3040},
     "queue": {400: 10207, 401: 10000, 403: 10000, 404: 10104, 429: 10250, 500: 15000},
     "r2": {400: 10054, 401: 10002, 403: 10003, 404: 10007, 412: 10031, 416: 10039, 429: 10058, 500: 10001, 503: 10043},
@@ -79,23 +78,23 @@ class Fault(BaseModel):
     """One fault, as POST /_faults takes it.
 
     Attributes:
-        target: which service's calls it is for.
-        probability: of each matching call; ``seed`` makes the draws repeatable.
-        count: how often it strikes at most; None: no end.
+        target: the service whose calls it strikes.
+        probability: for each matching call; ``seed`` makes the draws repeatable.
+        count: how often it strikes at most; None: without end.
         match: only calls whose decoded path, or whose prompt, contains this.
-        status: answers with the service's own error shape instead of working.
+        status: the service's own error instead of an answer.
         code: the service's own error code; for R2 its number, or its name in XML.
-        retry_after: seconds, sent as Retry-After with the error.
-        latency_s: seconds before anything else happens; alone, the call is then answered normally.
-        drop: closes the connection without a reply, before the work, or ``after`` it: a lost reply, which is paid.
-        empty: answers 200 with nothing in it and no header of the service, before the work or ``after`` it.
-        page: a web page instead of a reply, as from a proxy or a firewall: with ``status``, else with 200.
-        truncate: sends half of the body under the whole Content-Length; a stream ends early, without its end mark.
-        rate_per_s: a token bucket, one second deep: what goes beyond it gets 429, at once but for its own latency_s.
+        retry_after: seconds in Retry-After, sent with the error.
+        latency_s: seconds before anything else happens; without another effect, the call is then answered as usual.
+        drop: closes the connection without a reply, before the work, or ``after`` it: a lost reply, which is paid for.
+        empty: answers 200 without a body or the service's headers, before the work or ``after`` it.
+        page: a web page instead of a reply, as from a proxy or a firewall, with ``status`` or 200.
+        truncate: sends half of the body with the Content-Length of the whole; a stream ends without its end mark.
+        rate_per_s: a token bucket, one second deep: calls beyond it get 429 at once, or after this fault's latency_s.
     """
 
     model_config = ConfigDict(extra="forbid")
-    target: Target
+    target: FaultTarget
     probability: float = Field(1.0, ge=0, le=1)
     count: int | None = Field(None, ge=1)
     match: str = ""
@@ -134,8 +133,8 @@ class Fault(BaseModel):
         """Whether it does more than delay."""
         return bool(self.status or self.drop or self.empty or self.page or self.truncate or self.rate_per_s)
 
-    def strikes(self, target: Target, texts: tuple[str, ...], now: float) -> bool:
-        """Draws for one call, and uses up one of ``count`` when it strikes."""
+    def strikes(self, target: FaultTarget, texts: tuple[str, ...], now: float) -> bool:
+        """Draws for one call; if it strikes, uses up one of ``count``."""
         if target != self.target or self.count == 0 or not any(self.match in text for text in texts):
             return False
         if self.rate_per_s is not None and self._within_rate(self.rate_per_s, now):
@@ -157,13 +156,13 @@ class Fault(BaseModel):
         return True
 
     def delay(self) -> float:
-        """Seconds to wait; a distribution is drawn from anew."""
+        """Seconds to wait; a distribution is drawn from each time."""
         if isinstance(self.latency_s, LogNormal):
             return self.latency_s.median * self._random.lognormvariate(0, self.latency_s.sigma)
         return self.latency_s or 0.0
 
     def error(self) -> HttpReply | None:
-        """The error reply of this fault, or None when it is none of that kind."""
+        """The error reply of this fault, or None if it has another effect."""
         if self.rate_per_s is not None:
             code = self.code or (3021 if self.target == "ai" else None)
             return error_reply(self.target, 429, code, self.retry_after)
@@ -172,45 +171,34 @@ class Fault(BaseModel):
         return error_reply(self.target, self.status, self.code, self.retry_after) if self.status else None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What happens to one call: the sum of all delays, and the first fault that is more than a delay."""
-
-    delay: float = 0.0
-    fault: Fault | None = None
-
-
-NOTHING = Verdict()
-
-
 class Faults:
-    """The faults that are set; later ones are asked after earlier ones."""
+    """The active faults, which are drawn in the order in which they were added."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.active: list[Fault] = []
 
-    def draw(self, target: Target, *texts: str) -> Verdict:
-        """Decides about one call; ``texts``: its decoded path, and its prompt."""
-        if not self.active:
-            return NOTHING
+    def draw(self, target: FaultTarget, *texts: str) -> tuple[float, Fault | None]:
+        """What strikes one call: all delays added up in seconds, and the first fault that is more than a delay.
+
+        ``texts``: its decoded path and its prompt.
+        """
         delay, chosen = 0.0, None
         for fault in self.active:
             if (chosen is None or not fault.effects) and fault.strikes(target, texts, self._clock()):
                 delay += fault.delay()
                 chosen = fault if fault.effects else chosen
         if chosen and chosen.rate_per_s is not None:
-            delay = chosen.delay()  # what is too much is refused at once, not after the work's time
-        return Verdict(delay, chosen)
+            delay = chosen.delay()  # calls beyond the rate are refused at once, not after the usual latency
+        return delay, chosen
 
     async def under(
-        self, target: Target, texts: tuple[str, ...], work: Callable[[], Awaitable[HttpReply]]
+        self, target: FaultTarget, texts: tuple[str, ...], work: Callable[[], Awaitable[HttpReply]]
     ) -> HttpReply:
-        """Does the work of one call, or what a fault makes of it."""
-        verdict = self.draw(target, *texts)
-        if verdict.delay:
-            await asyncio.sleep(verdict.delay)
-        fault = verdict.fault
+        """Answers one call, by its work or by a fault."""
+        delay, fault = self.draw(target, *texts)
+        if delay:
+            await asyncio.sleep(delay)
         if fault is None:
             return await work()
         error = fault.error()
@@ -225,8 +213,10 @@ class Faults:
         return reply
 
 
-def error_reply(target: Target, status: int, code: int | str | None, retry_after: float | None = None) -> HttpReply:
-    """An error in the service's own shape. A 5xx of the edge, without a code, is an HTML page, as from the real one."""
+def error_reply(
+    target: FaultTarget, status: int, code: int | str | None, retry_after: float | None = None
+) -> HttpReply:
+    """An error in the service's own shape. Like the real one, a 5xx of the edge, without a code, is an HTML page."""
     code = code or DEFAULT_CODES[target].get(status)
     if target == "r2":
         names = dict(S3_ERRORS.values())

@@ -1,7 +1,7 @@
 """Cloudflare on this machine, in one process: R2, event notifications, Queues, Workers AI, and faults on demand.
 
 It listens on 127.0.0.1 only and demands the credentials that it wrote to DIR/env. Objects, queues and credentials
-outlive a restart. aiohttp carries it, since a lost or cut reply needs the connection itself.
+survive a restart. The server is aiohttp's, because a lost or cut reply needs access to the connection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,18 @@ from multidict import CIMultiDict
 
 from llmdo.backends.errors import ModelError
 from llmdo.local.app import ECHO, Cloudflare, check_model
-from llmdo.local.faults import Target
+from llmdo.local.faults import FaultTarget
 from llmdo.local.settings import HOST, CannotServe, credentials, environment, write_environment
 from llmdo.local.wire import HttpCall, HttpReply
 
 SHUTDOWN_S = 0.5  # for calls in flight; a terminal or a supervisor expects the end within two seconds
-# R2 takes 8,192 bytes of metadata, which may stand in one header; keys have 1,024 bytes, three times that encoded.
+# R2 takes 8,192 bytes of metadata, possibly in one header, and keys of 1,024 bytes, three times that when encoded.
 _LIMITS: dict[str, Any] = {"max_field_size": 32_768, "max_line_size": 32_768, "auto_decompress": False}
 
 
 async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamResponse:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
-        # R2 itself does not answer 100, which costs default boto3 a second for each PUT; nothing here depends on it.
+        # R2 itself never sends it, which costs boto3 with its defaults a second for each PUT.
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     path, _, query = request.raw_path.partition("?")
     body = await request.content.read() if request.body_exists else b""
@@ -68,7 +69,7 @@ async def _stream(
             try:
                 async for piece in pieces:
                     await response.write(piece)
-            except (ModelError, ConnectionError):  # the model failed, or nobody listens any more
+            except (ModelError, ConnectionError):  # the model failed, or the client is gone
                 return _hang_up(request)
     await response.write_eof()
     return response
@@ -82,13 +83,13 @@ def _hang_up(request: web.BaseRequest) -> web.Response:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server in this process, as ``running`` gives it."""
+    """A server in this process, from ``running``."""
 
     url: str
     port: int
     env: dict[str, str] = field(repr=False)
 
-    def fault(self, target: Target, **effect: Any) -> None:
+    def fault(self, target: FaultTarget, **effect: Any) -> None:
         """Adds a fault: see ``faults.Fault``."""
         self._control("POST", "/_faults", {"target": target, **effect})
 
@@ -97,11 +98,11 @@ class Running:
         self._control("DELETE", "/_faults")
 
     def stats(self) -> dict[str, Any]:
-        """What was called and paid: see ``stats.Stats``."""
+        """Calls and paid answers: see ``stats.Stats``."""
         return self._control("GET", "/_stats")
 
     def reset_stats(self) -> None:
-        """Begins to count anew."""
+        """Resets all counts."""
         self._control("DELETE", "/_stats")
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class Running:
 
 
 def serve(data: Path, port: int, model: str) -> None:
-    """Serves until SIGTERM or SIGINT; writes DIR/env once it answers. Port 0: a free one. Raises CannotServe.
+    """Serves until SIGTERM or SIGINT; writes DIR/env once it is ready. Port 0: a free one. Raises CannotServe.
 
     ``model``: ``local/smollm2-135m-instruct``, or ``echo``, the stand-in for tests.
     """
@@ -131,42 +132,33 @@ def serve(data: Path, port: int, model: str) -> None:
 
 @contextmanager
 def running(data: Path, model: str = ECHO, port: int = 0, clock: Callable[[], float] = time.time) -> Iterator[Running]:
-    """Serves from a thread of this process, for tests. ``clock`` gives the queues' seconds since 1970.
+    """Serves from a thread of this process, for tests. ``clock`` returns the queues' seconds since 1970.
 
     Raises CannotServe.
     """
     check_model(model)
-    ready: list[Running] = []
-    failed: list[BaseException] = []
-    started = threading.Event()
+    started: Future[Running] = Future()
+    ended: Future[None] = Future()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
-    def announce(server: Running) -> None:
-        ready.append(server)
-        started.set()
-
     def run() -> None:
         try:
-            loop.run_until_complete(_serve(data, port, model, clock, announce, stop))
-        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
-            failed.append(error)
-        finally:
-            loop.close()
-            started.set()
+            with closing(loop):
+                loop.run_until_complete(_serve(data, port, model, clock, started.set_result, stop))
+            ended.set_result(None)
+        except BaseException as error:  # noqa: BLE001  raised in the caller's thread
+            ended.set_exception(error)
 
-    thread = threading.Thread(target=run, name="local-cloudflare", daemon=True)
-    thread.start()
-    started.wait()
-    if failed:
-        raise failed[0]
+    threading.Thread(target=run, name="local-cloudflare", daemon=True).start()
+    wait((started, ended), return_when=FIRST_COMPLETED)  # type: ignore[misc]  # of two kinds
+    if ended.done():
+        ended.result()
     try:
-        yield ready[0]
+        yield started.result()
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join()
-    if failed:
-        raise failed[0]
+        ended.result()
 
 
 async def _serve(
@@ -179,7 +171,7 @@ async def _serve(
 ) -> None:
     own = credentials(data)
     env_file = data / "env"
-    env_file.unlink(missing_ok=True)  # one left by a killed server would release a waiting script too early
+    env_file.unlink(missing_ok=True)  # a killed server's would release a waiting script too early
     app = Cloudflare(data, own, model, clock)
     try:
         http = web.Server(lambda request: _handle(request, app), access_log=None, **_LIMITS)
@@ -210,7 +202,7 @@ async def _serve(
 
 def _announce(data: Path, model: str) -> Callable[[Running], None]:
     def say(server: Running) -> None:
-        print(  # noqa: T201  the one line that a person who started it is waiting for
+        print(  # noqa: T201  whoever started it waits for this line
             f"Cloudflare on this machine at {server.url} (model: {model}); in another shell: source {data / 'env'}",
             flush=True,
         )

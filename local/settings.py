@@ -1,4 +1,4 @@
-"""Where one local Cloudflare keeps its data, and the credentials that it demands."""
+"""The data directory of a local Cloudflare, and the credentials that it demands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DEAD_LETTERS = "llmdo-input-dlq"
 
 
 class CannotServe(Exception):
-    """The server cannot start: the port is taken, or the data directory is not usable; the message names it."""
+    """The server cannot start: the port is taken, or the data directory cannot be used; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One account with one API token. As on R2, the S3 secret is the SHA-256 of the token, the key id the token's id
+    """One account with one API token. As on R2, the S3 secret is the SHA-256 of the token, and the key id its id
     (developers.cloudflare.com/r2/api/tokens).
     """
 
@@ -38,7 +38,7 @@ class Credentials:
 
 
 def credentials(data: Path) -> Credentials:
-    """The credentials of a data directory, made on first use and kept over restarts. Raises CannotServe."""
+    """The credentials of a data directory, created on first use and kept over restarts. Raises CannotServe."""
     path = data / "credentials.json"
     try:
         make_folder(data)
@@ -69,7 +69,7 @@ def environment(own: Credentials, url: str) -> dict[str, str]:
 
 
 def write_environment(data: Path, variables: dict[str, str]) -> Path:
-    """Writes DIR/env for ``source``, readable by its owner only; it appears whole or not at all."""
+    """Writes DIR/env for ``source``, readable by its owner only, as a whole."""
     path = data / "env"
     lines = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     write(path, "".join(lines).encode())

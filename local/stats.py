@@ -1,4 +1,4 @@
-"""What was called and what was paid, so that a test or a benchmark can distinguish a repeated call from a first one."""
+"""Counts calls and paid answers, so that a test or a benchmark can distinguish repeated calls from first ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def prompt_hash(text: str) -> str:
 class Stats:
     """Counts since the start, or since the last reset.
 
-    A paid call is one that the model answered, also when its reply was then dropped or cut.
+    A paid call is one that the model answered, even if its reply was then dropped or cut.
     An embedding call counts as one paid call, and once for each of its texts.
     """
 
@@ -26,7 +26,7 @@ class Stats:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but the calls that are in flight."""
+        """Forgets everything except the calls in flight."""
         self.calls: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.paid_calls = 0
         self.paid_prompts: Counter[str] = Counter()
@@ -35,7 +35,7 @@ class Stats:
         self.max_in_flight = self.in_flight
 
     def called(self, target: str, outcome: str) -> None:
-        """Counts one call; the outcome is a status, or what the fault made of it."""
+        """Counts one call; the outcome is a status, or the ending that a fault caused."""
         self.calls[target][outcome] += 1
 
     def paid(self, prompts: list[str], line: str | None) -> None:
@@ -46,7 +46,7 @@ class Stats:
             self.paid_lines[line] += 1
 
     def batch(self, what: str) -> None:
-        """Counts what the batch API did: ``submitted``, a batch that was taken in, or ``polled``."""
+        """Counts a use of the batch API: ``submitted``, a batch that was accepted, or ``polled``."""
         self.batches[what] += 1
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""One HTTP call and its reply, apart from the server that carries them, and the envelopes that Cloudflare uses.
+"""An HTTP call and its reply, independent of the server, and Cloudflare's envelopes.
 
-REST (Queues, Workers AI): ``{"success", "errors": [{"code", "message"}], "messages", "result"}``; the status tells
-success from failure. S3: ``<Error><Code/><Message/></Error>`` without xmlns and RequestId, as R2 writes it.
+REST (Queues, Workers AI): ``{"success", "errors": [{"code", "message"}], "messages", "result"}``, with a status of
+success or failure. S3: ``<Error><Code/><Message/></Error>`` without xmlns and RequestId, as R2 writes it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class HttpCall:
     """One request as it came in.
 
     Attributes:
-        path: still percent-encoded: signatures and the 7000 of an encoded model name depend on it.
-        query: still encoded, without the question mark.
+        path: percent-encoded: signatures, and the 7000 of an encoded model name, depend on it.
+        query: percent-encoded, without the question mark.
         headers: case-insensitive.
     """
 
@@ -53,7 +53,7 @@ class HttpCall:
 
 @dataclass(slots=True)
 class HttpReply:
-    """What goes back: a body, or pieces that are sent as they come; ``ending`` is what a fault makes of it."""
+    """A body, or pieces that are sent as they come. A fault may change ``ending``."""
 
     status: int
     body: bytes = b""
@@ -86,16 +86,14 @@ def json_reply(value: Any, status: int = 200) -> HttpReply:
 
 
 def success(result: Any, **extra: Any) -> HttpReply:
-    """Cloudflare's envelope around a result; ``extra`` stands beside it, as ``result_info`` does."""
+    """Cloudflare's envelope around a result, with ``extra`` beside it, such as ``result_info``."""
     return json_reply({"result": result, "success": True, "errors": [], "messages": [], **extra})
 
 
-def failure(status: int, code: int, message: str, **headers: str) -> HttpReply:
+def failure(status: int, code: int, message: str) -> HttpReply:
     """Cloudflare's envelope around one error."""
     errors = [{"code": code, "message": message}]
-    reply = json_reply({"result": None, "success": False, "errors": errors, "messages": []}, status)
-    reply.headers.update(headers)
-    return reply
+    return json_reply({"result": None, "success": False, "errors": errors, "messages": []}, status)
 
 
 def s3_failure(status: int, code: str, message: str, **fields: str) -> HttpReply:
@@ -109,7 +107,7 @@ def s3_failure(status: int, code: str, message: str, **fields: str) -> HttpReply
 
 
 def body_as(call: HttpCall, model: type[_Body]) -> _Body:
-    """The body, checked; an empty one counts as {}. Raises Refused with 10208 (no JSON) or 10207 (other fields)."""
+    """The validated body; an empty one counts as {}. Raises Refused with 10208 (not JSON) or 10207 (wrong fields)."""
     try:
         return model.model_validate_json(call.body or b"{}")
     except ValidationError as error:
@@ -138,5 +136,5 @@ def timestamp(ms: int) -> str:
 
 
 def no_route(call: HttpCall) -> Refused:
-    """The answer to a path, or a method on it, that does not exist."""
+    """The refusal of a path, or a method on it, that does not exist."""
     return Refused(400, 7000, f"No route for that URI: {call.method} {call.path}")

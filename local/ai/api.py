@@ -18,10 +18,10 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest
 from llmdo.backends.responses import EmbedResponse, StreamChunk
 from llmdo.backends.usage import Usage
 from llmdo.local.ai.batches import BatchStore
-from llmdo.local.ai.catalogue import CHAT, EMBEDDINGS, Model
+from llmdo.local.ai.catalogue import EMBEDDINGS, TEXT_GENERATION, LocalModel
 from llmdo.local.ai.gateway import HEADER as GATEWAY_HEADER
 from llmdo.local.ai.gateway import Gateways
-from llmdo.local.ai.inputs import bad_input, body_of, chat_request, embed_request, prompts_of
+from llmdo.local.ai.inputs import bad_input, chat_request, embed_request, json_body, prompts_of
 from llmdo.local.ai.replies import (
     chat_completion,
     native_chat,
@@ -37,7 +37,7 @@ from llmdo.local.stats import Stats
 from llmdo.local.wire import EVENT_STREAM, HttpCall, HttpReply, Refused, json_reply, no_route, page_of, success
 
 LINE_HEADER = "x-llmdo-line"
-# What a backend's error becomes: status and code of Workers AI. The first class that fits counts.
+# By class of a backend's error: Workers AI's status and code. The first match wins.
 _ERRORS: tuple[tuple[type[ModelError], int, int], ...] = (
     (ContextOverflow, 400, 5021),
     (ModelNotFound, 400, 5007),
@@ -46,13 +46,13 @@ _ERRORS: tuple[tuple[type[ModelError], int, int], ...] = (
     (Retryable, 429, 3040),
     (ModelError, 500, 5001),
 )
-_Answer = Callable[[dict[str, Any], Model], Awaitable[HttpReply]]
+_Answer = Callable[[dict[str, Any], LocalModel], Awaitable[HttpReply]]
 
 
 class ModelsApi:
-    """Answers what stands below ``/accounts/{account}/ai``."""
+    """Answers calls below ``/accounts/{account}/ai``."""
 
-    def __init__(self, backend: Backend, models: Mapping[str, Model], faults: Faults, stats: Stats) -> None:
+    def __init__(self, backend: Backend, models: Mapping[str, LocalModel], faults: Faults, stats: Stats) -> None:
         self._backend = backend
         self._models = models
         self._faults = faults
@@ -60,12 +60,12 @@ class ModelsApi:
         self._gateways = Gateways()
         self._batches = BatchStore(self._item)
         self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
-            ("chat", "completions"): (CHAT, self._chat_openai),
+            ("chat", "completions"): (TEXT_GENERATION, self._chat_openai),
             ("embeddings",): (EMBEDDINGS, self._embed_openai),
         }
 
     async def answer(self, call: HttpCall, rest: list[str], gateway: str = "") -> HttpReply:
-        """``rest``: the path below ``ai``, in parts that are still encoded; ``gateway``: the one whose address it was.
+        """``rest``: the path below ``ai``, in parts that are still encoded; ``gateway``: the one of the address.
 
         Raises Refused.
         """
@@ -86,25 +86,25 @@ class ModelsApi:
             raise no_route(call)
         if head == "v1" and tuple(tail) in self._openai:
             task, answer = self._openai[tuple(tail)]
-            body = body_of(call)
+            body = json_body(call)
             return await self._call(call, body, self._find(str(body.get("model") or ""), task), answer)
         if rest == ["run"]:
-            body = body_of(call)
+            body = json_body(call)
             model, given = self._find(str(body.get("model") or ""), None), body.get("input")
             if GATEWAY_HEADER not in call.headers or not isinstance(given, dict):
                 raise bad_input(f"Workers AI models need an object as 'input' and the header {GATEWAY_HEADER} here")
             return await self._call(call, given, model, self._run)
-        # The real router takes an encoded slash for part of one name, and has no such route.
+        # The real router takes an encoded slash for a part of a name, and finds no route.
         if head == "run" and tail and not any("%2f" in part.lower() for part in tail):
-            body, model = body_of(call), self._find(unquote("/".join(tail)), None)
+            body, model = json_body(call), self._find(unquote("/".join(tail)), None)
             if body.keys() == {"request_id"} or (call.parameter("queueRequest") == "true" and "requests" in body):
-                # A fault strikes one of the two by this mark.
+                # By this mark a fault can match one of the two.
                 texts = (call.target, "#batch-submit" if "requests" in body else "#batch-poll")
                 return await self._faults.under("ai", texts, lambda: self._queue(call, body, model))
             return await self._call(call, body, model, self._run)
         raise no_route(call)
 
-    async def _queue(self, call: HttpCall, body: dict[str, Any], model: Model) -> HttpReply:
+    async def _queue(self, call: HttpCall, body: dict[str, Any], model: LocalModel) -> HttpReply:
         if "requests" in body:
             reply = self._batches.submit(body, model, len(call.body))
             self._stats.batch("submitted")
@@ -112,12 +112,12 @@ class ModelsApi:
         self._stats.batch("polled")
         return self._batches.poll(body["request_id"], model)
 
-    async def _item(self, body: dict[str, Any], model: Model) -> HttpReply:
-        """One request of a batch; a fault strikes it by its prompt, or by ``#batch-item``."""
+    async def _item(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
+        """One request of a batch; a fault can match its prompt or ``#batch-item``."""
         with self._stats.flight():
             return await self._paid(body, model, self._run, f"/ai/run/{model.name}#batch-item", None)
 
-    async def _call(self, call: HttpCall, body: dict[str, Any], model: Model, answer: _Answer) -> HttpReply:
+    async def _call(self, call: HttpCall, body: dict[str, Any], model: LocalModel, answer: _Answer) -> HttpReply:
         with self._stats.flight():
             reply = await self._paid(body, model, answer, call.target, call.headers.get(LINE_HEADER))
         reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
@@ -126,9 +126,9 @@ class ModelsApi:
         return reply
 
     async def _paid(
-        self, body: dict[str, Any], model: Model, answer: _Answer, target: str, line: str | None
+        self, body: dict[str, Any], model: LocalModel, answer: _Answer, target: str, line: str | None
     ) -> HttpReply:
-        """The answer to one request: its fault drawn, counted when it was answered. Raises Refused."""
+        """Answers one request, under a fault that strikes it, and counts it as paid. Raises Refused."""
         prompts = prompts_of(body)
         named = line or body.get("custom_id")
 
@@ -143,7 +143,7 @@ class ModelsApi:
             status, code = next((s, c) for kind, s, c in _ERRORS if isinstance(error, kind))
             raise Refused(status, code, error.message) from error
 
-    async def _run(self, body: dict[str, Any], model: Model) -> HttpReply:
+    async def _run(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
         if model.task == EMBEDDINGS:
             response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
@@ -160,18 +160,18 @@ class ModelsApi:
         shape = chat_completion if model.openai_shape else native_chat
         return _metered(success(shape(answer, model)), usage_of(answer.usage, model)["neurons"])
 
-    async def _chat_openai(self, body: dict[str, Any], model: Model) -> HttpReply:
+    async def _chat_openai(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
         chat = chat_request(body, model)
         if body.get("stream"):
             with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
             return _event_stream(openai_stream(await self._begin(chat), model, with_usage=with_usage))
         return json_reply(chat_completion(await self._backend.execute(chat), model))
 
-    async def _embed_openai(self, body: dict[str, Any], model: Model) -> HttpReply:
+    async def _embed_openai(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
         return json_reply(openai_vectors(await self._embed(embed_request(body, model, ("input",))), model))
 
     async def _embed(self, request: EmbedRequest) -> EmbedResponse:
-        """Embeds in pieces that the backend takes, which may be fewer than the model's name promises."""
+        """Embeds in pieces of as many texts as the backend takes, which may be fewer than the named model does."""
         most = self._backend.max_texts(request.model)
         pieces = [
             await self._backend.embed(replace(request, texts=request.texts[start : start + most]))
@@ -181,10 +181,10 @@ class ModelsApi:
         return EmbedResponse(vectors, Usage(sum(piece.usage.input_tokens for piece in pieces)), request.model)
 
     async def _begin(self, chat: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Starts a stream and waits for its first chunk, so that an error still gets a status of its own."""
+        """Starts a stream and waits for its first chunk, so that an error before it gets a status of its own."""
         chunks = aiter(self._backend.execute_stream(chat))
         first = await anext(chunks)
-        while first.kind == "error":  # what is raised next
+        while first.kind == "error":  # which is raised next
             first = await anext(chunks)
 
         async def whole() -> AsyncIterator[StreamChunk]:
@@ -215,7 +215,7 @@ class ModelsApi:
         ]
         return success(**page_of(found, call))
 
-    def _find(self, name: str, task: str | None) -> Model:
+    def _find(self, name: str, task: str | None) -> LocalModel:
         model = self._models.get(name)
         if model is None or (task is not None and model.task != task):
             raise Refused(400, 5007, f"AiError: AiError: No such model {name} or task")

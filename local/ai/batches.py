@@ -1,9 +1,9 @@
-"""The asynchronous batch API: requests handed over with ``?queueRequest=true``, answered one after the other, and kept.
+"""The asynchronous batch API: requests submitted with ``?queueRequest=true``, answered one after the other, and kept.
 
-Each batch is queued at its first poll and running at its second, and done from the third on, once all its items are.
-Results stay as long as the server runs, so that a client that died finds them by the request id; no item is answered
-twice. Items fail on their own: what a fault makes of one becomes its error, and one that a fault drops is missing. A
-fault may name ``#batch-submit``, ``#batch-poll`` or ``#batch-item`` for its match.
+Each batch is queued at its first poll, running at its second, and done from the third on, once all its items are.
+Results are kept while the server runs, so that a client that died finds them by the request id; no item is answered
+twice. Items fail independently: a fault becomes the item's error, and a dropped item is missing. A fault may match
+``#batch-submit``, ``#batch-poll`` or ``#batch-item``.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from llmdo.local.ai.catalogue import Model
+from llmdo.local.ai.catalogue import LocalModel
 from llmdo.local.wire import HttpReply, Refused, success
 
 # developers.cloudflare.com/workers-ai/features/batch-api: less than 10 MB in all
 MAX_BYTES = 10_000_000
-CAPACITY = 200  # batches that are worked on; our own choice, since the real one is not published
+CAPACITY = 200  # most unfinished batches; our own choice, since the real limit is not published
 _POLLS = ("queued", "running")
 
-Answer = Callable[[dict[str, Any], Model], Awaitable[HttpReply]]
+_Answer = Callable[[dict[str, Any], LocalModel], Awaitable[HttpReply]]
 
 
 @dataclass(slots=True)
 class _Batch:
-    model: Model
+    model: LocalModel
     work: asyncio.Task[None]
     items: list[dict[str, Any]] = field(default_factory=list)
     polls: int = 0
 
 
 class BatchStore:
-    """All batches since the start. ``answer`` gives the reply of one item, or raises Refused."""
+    """All batches since the start. ``answer`` returns the reply of one item, or raises Refused."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: _Answer) -> None:
         self._answer = answer
         self._batches: dict[str, _Batch] = {}
 
-    def submit(self, body: Mapping[str, Any], model: Model, size: int) -> HttpReply:
-        """Takes requests in; ``size`` is the body's, in bytes. Raises Refused."""
+    def submit(self, body: Mapping[str, Any], model: LocalModel, size: int) -> HttpReply:
+        """Accepts requests; ``size`` is the body's, in bytes. Raises Refused."""
         requests = body["requests"]
         if not model.batch:
             raise Refused(400, 5006, "AiError: AiError: Bad input: Error: queueRequest is not supported by this model")
@@ -61,8 +61,8 @@ class BatchStore:
         self._batches[name] = _Batch(model, work, items)
         return success({"status": "queued", "request_id": name, "model": model.name})
 
-    def poll(self, name: object, model: Model) -> HttpReply:
-        """The state, or the results. Raises Refused where there is no such batch of this model."""
+    def poll(self, name: object, model: LocalModel) -> HttpReply:
+        """The state, or the results. Raises Refused if there is no such batch of this model."""
         batch = self._batches.get(str(name))
         if batch is None or batch.model.name != model.name:
             raise Refused(404, 5006, f"AiError: AiError: Bad input: Error: no such request_id {name}")
@@ -72,7 +72,7 @@ class BatchStore:
             return success({"status": status, "request_id": str(name)})
         return success(_results(batch))
 
-    async def _work(self, requests: list[dict[str, Any]], model: Model, items: list[dict[str, Any]]) -> None:
+    async def _work(self, requests: list[dict[str, Any]], model: LocalModel, items: list[dict[str, Any]]) -> None:
         for number, request in enumerate(requests):
             reference = request.get("external_reference")
             body = {name: value for name, value in request.items() if name != "external_reference"}
@@ -99,7 +99,7 @@ def _outcome(reply: HttpReply) -> dict[str, Any]:
 
 
 def _results(batch: _Batch) -> dict[str, Any]:
-    """The documented shape, not in order; models with OpenAI's answers have the other one, without references."""
+    """The documented shape, out of order; models with OpenAI's answers have another one, without references."""
     if batch.model.openai_shape:
         rows = [{name: item[name] for name in item if name not in ("id", "external_reference")} for item in batch.items]
         indexed = [{"index": item["id"], **row} for item, row in zip(batch.items, rows, strict=True)]

@@ -1,7 +1,7 @@
-"""The models that the local Workers AI has, as rows; prices and context windows as in Cloudflare's own catalogue.
+"""The models of the local Workers AI, with prices and context windows as in Cloudflare's catalogue.
 
-Names of real models are there so that a configuration for the real service runs here unchanged: what answers is the
-echo, or the embedded SmolLM2, and the description says so.
+They include names of real models, so that a configuration for the real service works unchanged. The answers are those
+of the echo or of the embedded SmolLM2, as the descriptions say.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-CHAT = "Text Generation"
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL, EMBEDDING_MODEL
+
+TEXT_GENERATION = "Text Generation"
 EMBEDDINGS = "Text Embeddings"
 CLASSIFICATION = "Text Classification"
 TRANSLATION = "Translation"
@@ -19,32 +21,29 @@ IMAGE_TO_TEXT = "Image-to-Text"
 IMAGE_CLASSIFICATION = "Image Classification"
 SPEECH = "Automatic Speech Recognition"
 TEXT_TO_IMAGE = "Text-to-Image"
-# What the embedded backend calls its two uses of the same weights.
-EMBEDDED_CHAT = "smollm2-135m-instruct"
-EMBEDDED_EMBED = "smollm2-135m-embed"
 # developers.cloudflare.com/workers-ai/platform/pricing: $0.011 for 1,000 neurons
 NEURONS_A_DOLLAR = 1000 / 0.011
 
 _TASK_IDS = {
-    CHAT: "c329a1f9-323d-4e91-b2aa-582dd4188d34",
+    TEXT_GENERATION: "c329a1f9-323d-4e91-b2aa-582dd4188d34",
     EMBEDDINGS: "0137cdcf-162a-4108-94f2-1ca59e8c65ee",
     IMAGE_TO_TEXT: "882a91d1-c331-4eec-bdad-834c919942a8",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class LocalModel:
     """One model.
 
     Attributes:
-        serves: the name that the backend knows it by.
-        dimensions: of an embedding; 0 for others, and where only the backend knows.
+        serves: the backend's name for it.
+        dimensions: of an embedding; 0 for others, or if only the backend knows.
         max_texts: in one embedding call.
         price: dollars for a million tokens, in and out.
         openai_shape: whether ``/ai/run`` answers as chat.completion, as newer models do.
-        batch: whether it takes the asynchronous batch API, in Cloudflare's catalogue.
+        batch: whether Cloudflare's catalogue lists it for the asynchronous batch API.
         able: properties that are "true" in the catalogue: function_calling, vision, reasoning …
-        deprecated: the date on which it is switched off, or was.
+        deprecated: the date on which it is, or was, switched off.
     """
 
     name: str
@@ -100,8 +99,8 @@ class Model:
         }
 
     def schema(self) -> dict[str, Any]:
-        """What ``/ai/models/schema`` answers: enough to distinguish the two kinds of text generation."""
-        fields = {CHAT: ("messages", "max_tokens", "temperature"), EMBEDDINGS: ("text",)}.get(self.task, ())
+        """The reply of ``/ai/models/schema``: enough to distinguish the two kinds of text generation."""
+        fields = {TEXT_GENERATION: ("messages", "max_tokens", "temperature"), EMBEDDINGS: ("text",)}.get(self.task, ())
         if self.openai_shape:
             fields += ("max_completion_tokens", "reasoning_effort")
         return {
@@ -110,37 +109,37 @@ class Model:
         }
 
 
-def _echo(name: str, task: str, context: int, **more: Any) -> Model:
-    return Model(name, task, "Answered by the local echo, a stand-in for tests.", name, context, **more)
+def _echo(name: str, task: str, context: int, **more: Any) -> LocalModel:
+    return LocalModel(name, task, "Answered by the local echo, a stand-in for tests.", name, context, **more)
 
 
-def _embedded(name: str, task: str, description: str) -> Model:
+def _embedded(name: str, task: str, description: str) -> LocalModel:
     if task == EMBEDDINGS:
-        return Model(name, task, description, EMBEDDED_EMBED, 2048, dimensions=576)
-    return Model(name, task, description, EMBEDDED_CHAT, 2048)
+        return LocalModel(name, task, description, EMBEDDING_MODEL, 2048, dimensions=576)
+    return LocalModel(name, task, description, CHAT_MODEL, 2048)
 
 
-ECHO = (
+ECHO_MODELS = (
     _echo(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
-        CHAT,
+        TEXT_GENERATION,
         24_000,
         price=(0.29, 2.25),
         batch=True,
         able=("function_calling",),
     ),
-    _echo("@cf/meta/llama-3.1-8b-instruct-fast", CHAT, 128_000, price=(0.045, 0.384)),
+    _echo("@cf/meta/llama-3.1-8b-instruct-fast", TEXT_GENERATION, 128_000, price=(0.045, 0.384)),
     _echo(
         "@cf/google/gemma-4-26b-a4b-it",
-        CHAT,
+        TEXT_GENERATION,
         256_000,
         price=(0.10, 0.30),
         openai_shape=True,
         batch=True,
         able=("function_calling", "reasoning", "vision"),
     ),
-    _echo("@cf/openai/gpt-oss-20b", CHAT, 128_000, price=(0.20, 0.30), openai_shape=True, batch=True),
-    _echo("@cf/echo/chat", CHAT, 1_000_000),
+    _echo("@cf/openai/gpt-oss-20b", TEXT_GENERATION, 128_000, price=(0.20, 0.30), openai_shape=True, batch=True),
+    _echo("@cf/echo/chat", TEXT_GENERATION, 1_000_000),
     _echo("@cf/baai/bge-m3", EMBEDDINGS, 60_000, dimensions=1024, price=(0.0118, 0.0), batch=True),
     _echo("@cf/baai/bge-base-en-v1.5", EMBEDDINGS, 512, dimensions=768, price=(0.067, 0.0), batch=True),
     _echo("@cf/baai/bge-small-en-v1.5", EMBEDDINGS, 512, dimensions=384, price=(0.02, 0.0), batch=True),
@@ -158,13 +157,15 @@ ECHO = (
     _echo("@cf/stabilityai/stable-diffusion-xl-base-1.0", TEXT_TO_IMAGE, 0, able=("beta",)),
 )
 _ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
-SMOLLM2 = (
-    _embedded("@cf/huggingface/smollm2-135m-instruct", CHAT, "SmolLM2 135M Instruct, running in this process."),
+SMOLLM2_MODELS = (
+    _embedded(
+        "@cf/huggingface/smollm2-135m-instruct", TEXT_GENERATION, "SmolLM2 135M Instruct, running in this process."
+    ),
     _embedded(
         "@cf/huggingface/smollm2-135m-embed",
         EMBEDDINGS,
         "Mean of SmolLM2 135M's last layer: distinguishes texts, no more.",
     ),
-    _embedded("@cf/meta/llama-3.3-70b-instruct-fp8-fast", CHAT, _ALIAS),
+    _embedded("@cf/meta/llama-3.3-70b-instruct-fp8-fast", TEXT_GENERATION, _ALIAS),
     _embedded("@cf/baai/bge-m3", EMBEDDINGS, _ALIAS),
 )

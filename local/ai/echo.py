@@ -1,8 +1,7 @@
-"""A stand-in for models, for tests and benchmarks: instant, deterministic, and it understands nothing.
+"""A stand-in for models, for tests and benchmarks: instant, deterministic, and without any understanding.
 
-Chat answers ``echo: `` and the last user message, in JSON or as a tool call where it must; an embedding is a unit
-vector made from the text's hash. Tokens are words. The real models are elsewhere; a run that should show real answers
-serves the embedded model instead.
+Chat answers ``echo: `` and the last user message, in JSON or as a tool call if required; an embedding is a unit vector
+made from the text's hash. Tokens are words. For real answers, serve the embedded model instead.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawReque
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import with_errors
 from llmdo.backends.usage import Usage
-from llmdo.local.ai.catalogue import EMBEDDINGS, Model
+from llmdo.local.ai.catalogue import EMBEDDINGS, LocalModel
 from llmdo.local.ai.json_mode import as_asked
 
 _WORD = re.compile(r"\S+\s*")
@@ -32,7 +31,7 @@ class Echo:
 
     name = "echo"
 
-    def __init__(self, catalogue: Mapping[str, Model]) -> None:
+    def __init__(self, catalogue: Mapping[str, LocalModel]) -> None:
         self._catalogue = catalogue
 
     async def execute(self, request: ChatRequest) -> ChatResponse:
@@ -50,11 +49,11 @@ class Echo:
         return EmbedResponse(tuple(vector(text, size) for text in request.texts), Usage(tokens), request.model)
 
     async def run(self, request: RawRequest) -> RawResponse:
-        """Nothing else can be echoed. Raises InvalidRequest."""
+        """Raises InvalidRequest: nothing else can be echoed."""
         raise InvalidRequest(f"{request.model}: the echo stand-in only chats and embeds", provider=self.name)
 
     def check(self, request: Request) -> None:
-        """There is nothing that it refuses before a call."""
+        """Accepts every request."""
 
     async def list_models(self) -> list[ModelInfo]:
         """The catalogue."""
@@ -66,7 +65,7 @@ class Echo:
         return row.max_texts if row and row.task == EMBEDDINGS else 1
 
     async def health(self) -> None:
-        """Always."""
+        """Always succeeds."""
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -82,7 +81,7 @@ class Echo:
             yield StreamChunk("tool_use", tool_call=call)
         yield StreamChunk("done", finish_reason=answer.finish_reason, usage=answer.usage)
 
-    def _find(self, model: str) -> Model:
+    def _find(self, model: str) -> LocalModel:
         if model not in self._catalogue:
             text = f"{model} is not a model of the echo stand-in: use one of {', '.join(self._catalogue)}"
             raise ModelNotFound(text, provider=self.name)
@@ -111,7 +110,7 @@ class Echo:
 
 
 def text_of(message: Message) -> str:
-    """A message's text; of parts, the texts among them."""
+    """A message's text, or the texts among its parts."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     return "\n".join(str(part.get("text", "")) for part in message.content if part.get("type") == "text")

@@ -16,28 +16,28 @@ HEADER = "cf-aig-gateway-id"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a gateway does: keep answers to equal requests, or want a token of its own."""
+class GatewayKind:
+    """Whether a gateway keeps answers for equal requests, and whether it requires a token."""
 
     caches: bool = False
     private: bool = False
 
 
-GATEWAYS = {"default": Kind(), "cached": Kind(caches=True), "private": Kind(private=True)}
+GATEWAYS = {"default": GatewayKind(), "cached": GatewayKind(caches=True), "private": GatewayKind(private=True)}
 
 
 class Gateways:
-    """The gateways of one account, with what they keep."""
+    """The gateways of one account, with the answers that they keep."""
 
     def __init__(self) -> None:
         self._kept: dict[str, HttpReply] = {}
 
     async def through(self, call: HttpCall, name: str, work: Callable[[], Awaitable[HttpReply]]) -> HttpReply:
-        """Does the work of one call, or takes its answer from the cache; streams are not kept."""
+        """Answers one call by its work or from the cache; streams are not cached."""
         kind = GATEWAYS.get(name)
         if kind is None:
             return _refusal(400, 2001, "Please configure AI Gateway in the Cloudflare dashboard")
-        # The account has one token, which is good for its gateways, too.
+        # The account has one token, which is also that of its gateways.
         if kind.private and call.headers.get("cf-aig-authorization") != call.headers.get("Authorization"):
             return _refusal(401, 2009, "Unauthorized")
         key = hashlib.sha256(f"{name} {call.path} ".encode() + call.body).hexdigest()

@@ -1,4 +1,4 @@
-"""What Workers AI takes as input, checked as it does: bodies of native runs and of the OpenAI routes."""
+"""Workers AI's inputs, checked as it checks them: bodies of native runs and of the OpenAI routes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from pydantic_core import from_json
 
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
-from llmdo.local.ai.catalogue import Model
+from llmdo.local.ai.catalogue import LocalModel
 from llmdo.local.wire import HttpCall, Refused
 
-DEFAULT_MAX_TOKENS = 256  # developers.cloudflare.com/workers-ai/models: every text generation model
+_MAX_TOKENS = 256  # developers.cloudflare.com/workers-ai/models: every text generation model
 _ROLES = ("system", "user", "assistant", "tool")
 # Everything else in a chat body is a parameter of the model.
 _NO_PARAMETERS = frozenset(
@@ -19,7 +19,7 @@ _NO_PARAMETERS = frozenset(
 )
 
 
-def body_of(call: HttpCall) -> dict[str, Any]:
+def json_body(call: HttpCall) -> dict[str, Any]:
     """The JSON object that was sent. Raises Refused with 3003."""
     try:
         body = from_json(call.body)
@@ -35,7 +35,7 @@ def bad_input(message: str) -> Refused:
     return Refused(400, 5006, f"AiError: AiError: Bad input: Error: {message}")
 
 
-def chat_request(body: Mapping[str, Any], model: Model) -> ChatRequest:
+def chat_request(body: Mapping[str, Any], model: LocalModel) -> ChatRequest:
     """A conversation from ``prompt`` or ``messages``. Raises Refused with 5006."""
     if "messages" in body:
         messages = _messages(body["messages"])
@@ -48,15 +48,15 @@ def chat_request(body: Mapping[str, Any], model: Model) -> ChatRequest:
         )
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is None:
-        limit = DEFAULT_MAX_TOKENS
+        limit = _MAX_TOKENS
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise bad_input("Type mismatch of '/max_tokens', 'integer' above 0 expected")
     parameters = {name: value for name, value in body.items() if name not in _NO_PARAMETERS and value is not None}
     return ChatRequest(model.serves, messages, {**parameters, "max_tokens": limit})
 
 
-def embed_request(body: Mapping[str, Any], model: Model, fields: tuple[str, ...]) -> EmbedRequest:
-    """Texts from the first of ``fields`` that is there: a string, or 1 to ``max_texts`` strings. Raises Refused."""
+def embed_request(body: Mapping[str, Any], model: LocalModel, fields: tuple[str, ...]) -> EmbedRequest:
+    """Texts from the first of ``fields`` in the body: a string, or 1 to ``max_texts`` strings. Raises Refused."""
     name = next((field for field in fields if field in body), None)
     if name is None:
         raise bad_input(f"required properties at '/' are '{fields[0]}'")
@@ -70,7 +70,7 @@ def embed_request(body: Mapping[str, Any], model: Model, fields: tuple[str, ...]
 
 
 def prompts_of(body: Mapping[str, Any]) -> list[str]:
-    """The texts that a call is about, for the counts and for the match of a fault: see ``stats.prompt_hash``."""
+    """The texts of a call, for the statistics and for the match of a fault: see ``stats.prompt_hash``."""
     messages, given = body.get("messages"), body.get("text", body.get("input", body.get("queries")))
     if isinstance(messages, list):
         return [

@@ -1,4 +1,4 @@
-"""JSON answers and tool calls of the echo, which has no grammar: the smallest value that fits the schema."""
+"""JSON answers and tool calls of the echo: the smallest value that fits the schema."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic_core import to_json
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse
 
-_DEPTH = 8  # of schemas that contain themselves
-_PARTS = 10_000  # of a value: short schemas can ask for billions
+_DEPTH = 8  # for schemas that contain themselves
+_PARTS = 10_000  # of a value: a short schema can require billions
 
 
 def as_asked(request: ChatRequest, answer: ChatResponse) -> ChatResponse:
-    """The answer, as a tool call where one is required, or as JSON where ``response_format`` asks for it."""
+    """The answer, as a tool call if one is required, or as JSON if ``response_format`` asks for it."""
     tool = _forced(request.parameters)
     if tool is not None:
         function = {"name": str(tool.get("name")), "arguments": to_json(smallest(tool.get("parameters"))).decode()}
@@ -37,7 +37,7 @@ def as_asked(request: ChatRequest, answer: ChatResponse) -> ChatResponse:
 def smallest(schema: Any, depth: int = 0, left: Iterator[int] | None = None) -> Any:
     """The smallest value that fits a schema of types, properties, items, enum, const and anyOf.
 
-    ``left``: counts its parts; where they would be more than _PARTS, the rest is left out.
+    ``left`` counts its parts; beyond _PARTS the rest is omitted.
     """
     left = iter(range(_PARTS)) if left is None else left
     if not isinstance(schema, dict) or depth > _DEPTH:
@@ -61,7 +61,7 @@ def smallest(schema: Any, depth: int = 0, left: Iterator[int] | None = None) -> 
 
 
 def _forced(parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The function that must be called: the named one, or the first where any is required."""
+    """The function that must be called: the named one, or the first if any will do."""
     choice = parameters.get("tool_choice")
     named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
     functions = [tool.get("function") or tool for tool in parameters.get("tools") or () if isinstance(tool, dict)]

@@ -1,4 +1,4 @@
-"""Answers in the shapes that Workers AI gives them: native, chat.completion, and as streams of server-sent events."""
+"""Answers in Workers AI's shapes: native, chat.completion, and as streams of server-sent events."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic_core import from_json, to_json
 
 from llmdo.backends.responses import ChatResponse, EmbedResponse, StreamChunk
 from llmdo.backends.usage import Usage
-from llmdo.local.ai.catalogue import Model
+from llmdo.local.ai.catalogue import LocalModel
 
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_of(usage: Usage, model: Model) -> dict[str, Any]:
-    """Tokens by OpenAI's names, and neurons, which the real service reports without documenting it."""
+def usage_of(usage: Usage, model: LocalModel) -> dict[str, Any]:
+    """Tokens by OpenAI's names, and neurons, which the real service reports without documenting them."""
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -26,8 +26,8 @@ def usage_of(usage: Usage, model: Model) -> dict[str, Any]:
     }
 
 
-def native_chat(response: ChatResponse, model: Model) -> dict[str, Any]:
-    """``{"response", "usage"}``: there is no finish reason in this shape."""
+def native_chat(response: ChatResponse, model: LocalModel) -> dict[str, Any]:
+    """``{"response", "usage"}``: this shape has no finish reason."""
     result: dict[str, Any] = {"response": response.text, "usage": usage_of(response.usage, model)}
     if response.tool_calls:
         result["tool_calls"] = [_flat(call) for call in response.tool_calls]
@@ -36,7 +36,7 @@ def native_chat(response: ChatResponse, model: Model) -> dict[str, Any]:
     return result
 
 
-def chat_completion(response: ChatResponse, model: Model) -> dict[str, Any]:
+def chat_completion(response: ChatResponse, model: LocalModel) -> dict[str, Any]:
     """OpenAI's chat.completion."""
     message: dict[str, Any] = {"role": "assistant", "content": response.text}
     if response.tool_calls:
@@ -57,7 +57,7 @@ def native_vectors(response: EmbedResponse, pooling: str) -> dict[str, Any]:
     return {"shape": [len(response.vectors), size], "data": response.vectors, "pooling": pooling}
 
 
-def openai_vectors(response: EmbedResponse, model: Model) -> dict[str, Any]:
+def openai_vectors(response: EmbedResponse, model: LocalModel) -> dict[str, Any]:
     """OpenAI's list of embeddings."""
     tokens = response.usage.input_tokens
     return {
@@ -71,7 +71,7 @@ def openai_vectors(response: EmbedResponse, model: Model) -> dict[str, Any]:
     }
 
 
-async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> AsyncGenerator[bytes, None]:
+async def native_stream(chunks: AsyncIterator[StreamChunk], model: LocalModel) -> AsyncGenerator[bytes, None]:
     """``data: {"response": "…"}``, then one with the usage, then ``[DONE]``."""
     async for chunk in chunks:
         if chunk.kind == "content":
@@ -84,9 +84,9 @@ async def native_stream(chunks: AsyncIterator[StreamChunk], model: Model) -> Asy
 
 
 async def openai_stream(
-    chunks: AsyncIterator[StreamChunk], model: Model, *, with_usage: bool
+    chunks: AsyncIterator[StreamChunk], model: LocalModel, *, with_usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """chat.completion.chunk events: role, pieces of content, finish reason, usage when asked for, ``[DONE]``."""
+    """chat.completion.chunk events: role, pieces of content, finish reason, usage if requested, ``[DONE]``."""
     head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model.name}
     calls = 0
     async for chunk in chunks:
@@ -99,7 +99,7 @@ async def openai_stream(
 
 
 def _deltas(chunk: StreamChunk, calls: int) -> list[dict[str, Any]]:
-    """What OpenAI's stream says of a chunk after so many calls; a call comes in two pieces, as from the real one."""
+    """OpenAI's deltas of a chunk that follows this number of tool calls; a call is split in two, as by the real one."""
     match chunk.kind:
         case "start":
             return [{"role": "assistant", "content": ""}]
@@ -108,9 +108,9 @@ def _deltas(chunk: StreamChunk, calls: int) -> list[dict[str, Any]]:
         case "tool_use" if chunk.tool_call:
             function = chunk.tool_call["function"]
             half = len(function["arguments"]) // 2
-            begun = {**function, "arguments": function["arguments"][:half]}
+            first = {**function, "arguments": function["arguments"][:half]}
             rest = {"index": calls, "function": {"arguments": function["arguments"][half:]}}
-            return [{"tool_calls": [{**chunk.tool_call, "index": calls, "function": begun}]}, {"tool_calls": [rest]}]
+            return [{"tool_calls": [{**chunk.tool_call, "index": calls, "function": first}]}, {"tool_calls": [rest]}]
         case "done":
             return [{}]
         case _:

@@ -1,6 +1,6 @@
-"""Models that neither chat nor embed, for tests: their inputs checked, and their results in the real ones' shapes.
+"""Models that neither chat nor embed, for tests: they check inputs and answer in the real ones' shapes.
 
-What they say means nothing: a translation is the text with the language before it, a picture is one pixel.
+The answers mean nothing: a translation is the text after its language, a picture is one pixel.
 Shapes: developers.cloudflare.com/workers-ai/models, and the official client's types.
 """
 
@@ -26,11 +26,11 @@ from llmdo.local.ai.catalogue import (
 from llmdo.local.ai.inputs import bad_input
 from llmdo.local.wire import Refused
 
-Answer = Callable[[dict[str, Any], str], Any]  # body and model; bytes are a picture, all else is JSON
+Task = Callable[[dict[str, Any], str], Any]  # of body and model; bytes are a picture, everything else is JSON
 
 
 def classify(body: dict[str, Any], _: str) -> Any:
-    """A sentiment; or scores of contexts for a query, best first, which are the shares of the query's words in them."""
+    """A sentiment; or contexts with their scores for a query, best first: the share of its words that they contain."""
     if "contexts" not in body:
         score = round(0.5 + _chance(_text(body, "text")) / 2, 6)
         return [{"label": "NEGATIVE", "score": round(1 - score, 6)}, {"label": "POSITIVE", "score": score}]
@@ -43,8 +43,8 @@ def classify(body: dict[str, Any], _: str) -> Any:
     return {"response": [{"id": number, "score": scores[number]} for number in order]}
 
 
-def translate(body: dict[str, Any], _: str) -> Any:
-    """The text, behind the language that was wanted."""
+def translate_text(body: dict[str, Any], _: str) -> Any:
+    """The text, after the requested language."""
     return {"translated_text": f"[{_text(body, 'target_lang')}] {_text(body, 'text')}"}
 
 
@@ -55,7 +55,7 @@ def summarise(body: dict[str, Any], _: str) -> Any:
 
 
 def describe(body: dict[str, Any], _: str) -> Any:
-    """How large the picture is."""
+    """The size of the picture."""
     return {"description": f"a picture of {len(_octets(body, 'image'))} bytes: {body.get('prompt', '')}".rstrip(": ")}
 
 
@@ -65,7 +65,7 @@ def label(body: dict[str, Any], _: str) -> Any:
 
 
 def transcribe(body: dict[str, Any], model: str) -> Any:
-    """How long the recording is. The turbo model takes base64, the others an array of bytes."""
+    """The size of the recording. The turbo model takes base64, the others an array of bytes."""
     sound = _decoded(body, "audio") if model.endswith("turbo") else _octets(body, "audio")
     words = f"a recording of {len(sound)} bytes".split()
     timed = [{"word": word, "start": float(at), "end": at + 1.0} for at, word in enumerate(words)]
@@ -75,14 +75,14 @@ def transcribe(body: dict[str, Any], model: str) -> Any:
 
 
 def paint(body: dict[str, Any], model: str) -> Any:
-    """One pixel, coloured by the prompt: as base64 from the newer models, as a picture from the older."""
+    """One pixel, coloured by the prompt: as base64 from newer models, as a picture from older ones."""
     picture = _pixel(hashlib.sha256(_text(body, "prompt").encode()).digest()[:3])
     return {"image": base64.b64encode(picture).decode()} if "flux" in model else picture
 
 
-TASKS: dict[str, Answer] = {
+TASKS: dict[str, Task] = {
     CLASSIFICATION: classify,
-    TRANSLATION: translate,
+    TRANSLATION: translate_text,
     SUMMARIES: summarise,
     IMAGE_TO_TEXT: describe,
     IMAGE_CLASSIFICATION: label,
@@ -116,7 +116,7 @@ def _decoded(body: dict[str, Any], name: str) -> bytes:
 
 
 def _chance(seed: str | bytes) -> float:
-    """A number of 0 to 1 that is the same for the same seed."""
+    """A number from 0 to 1, always the same for a seed."""
     digest = hashlib.sha256(seed.encode() if isinstance(seed, str) else seed).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
 

@@ -1,7 +1,7 @@
 """The REST API of Queues with HTTP pull consumers, as the official clients speak it.
 
 Shapes and error codes: developers.cloudflare.com/queues/configuration/pull-consumers, …/queues/reference/error-codes,
-and the types of the official Python client. Reading and settling needs no consumer here; on Cloudflare it does.
+and the types of the official Python client. Unlike on Cloudflare, pulling and settling works without a consumer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-from llmdo.local.queues.queues import Backlog, Consumer, ContentType, NewMessage, Queue, Queues
+from llmdo.local.queues.queues import ContentType, NewMessage, PullConsumer, Queue, Queues
 from llmdo.local.wire import HttpCall, HttpReply, Refused, body_as, no_route, page_of, success, timestamp
 
 # developers.cloudflare.com/queues/platform/limits; 1 KB is 1,000 bytes there.
@@ -79,7 +79,7 @@ class _ConsumerBody(BaseModel):
 
 
 class QueuesApi:
-    """Answers what stands below ``/accounts/{account}/queues``."""
+    """Answers calls below ``/accounts/{account}/queues``."""
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
@@ -88,7 +88,7 @@ class QueuesApi:
             ("PUT", ""): self._update,
             ("PATCH", ""): self._update,
             ("DELETE", ""): self._delete,
-            ("GET", "metrics"): lambda _, queue: success(_metrics(queues.backlog(queue))),
+            ("GET", "metrics"): lambda _, queue: success(queues.backlog(queue)),
             ("POST", "messages"): lambda call, queue: self._push(queue, [body_as(call, _Push)], None),
             ("POST", "messages/batch"): self._push_batch,
             ("POST", "messages/pull"): self._pull,
@@ -126,12 +126,13 @@ class QueuesApi:
             queue = self._queues.create(body.queue_name)
         except ValueError as error:
             raise Refused(409, 11009, f"Queue name '{body.queue_name}' is already taken") from error
-        self._queues.update(queue, body.settings.model_dump(exclude_none=True))
-        return success(self._queue_json(self.find(queue.queue_id)))
+        return self._set(queue, body)
 
     def _update(self, call: HttpCall, queue: Queue) -> HttpReply:
-        self._queues.update(queue, body_as(call, _QueueBody).settings.model_dump(exclude_none=True))
-        return success(self._queue_json(self.find(queue.queue_id)))
+        return self._set(queue, body_as(call, _QueueBody))
+
+    def _set(self, queue: Queue, body: _QueueBody) -> HttpReply:
+        return success(self._queue_json(self._queues.update(queue, body.settings.model_dump(exclude_none=True))))
 
     def _delete(self, _: HttpCall, queue: Queue) -> HttpReply:
         self._queues.delete(queue)
@@ -154,13 +155,13 @@ class QueuesApi:
         if sum(len(m.body) for m in messages) > MAX_BATCH_BYTES:
             raise Refused(400, 10205, f"A batch has at most {MAX_BATCH_BYTES} bytes")
         self._queues.push(queue, messages)
-        return success({"metadata": {"metrics": _metrics(self._queues.backlog(queue))}})
+        return success({"metadata": {"metrics": self._queues.backlog(queue)}})
 
     def _pull(self, call: HttpCall, queue: Queue) -> HttpReply:
         body = body_as(call, _Pull)
         if queue.delivery_paused:
             raise Refused(429, 10252, "Queue delivery is paused")
-        consumer = self._queues.consumer(queue) or Consumer()
+        consumer = self._queues.consumer(queue) or PullConsumer()
         size = consumer.batch_size if body.batch_size is None else body.batch_size
         if not 1 <= size <= MAX_BATCH:
             raise Refused(400, 10206, f"batch_size is 1 to {MAX_BATCH}, not {size}")
@@ -177,7 +178,7 @@ class QueuesApi:
             }
             for message in self._queues.pull(queue, size, timeout)
         ]
-        metrics = _metrics(self._queues.backlog(queue))
+        metrics = self._queues.backlog(queue)
         return success(
             {
                 "message_backlog_count": metrics["backlog_count"],
@@ -232,7 +233,7 @@ class QueuesApi:
             "settings": {
                 "delivery_delay": queue.delivery_delay,
                 "delivery_paused": bool(queue.delivery_paused),
-                "message_retention_period": queue.retention_s,
+                "message_retention_period": queue.message_retention_period,
             },
         }
 
@@ -253,25 +254,12 @@ def _check_delay(seconds: int | None) -> None:
         raise Refused(400, 10202, f"delay_seconds is 0 to {MAX_DELAY_S}, not {seconds}")
 
 
-def _metrics(backlog: Backlog) -> dict[str, int]:
-    return {
-        "backlog_count": backlog.count,
-        "backlog_bytes": backlog.size,
-        "oldest_message_timestamp_ms": backlog.oldest_ms,
-    }
-
-
-def _consumer_json(consumer: Consumer, queue: Queue) -> dict[str, Any]:
+def _consumer_json(consumer: PullConsumer, queue: Queue) -> dict[str, Any]:
     return {
         "consumer_id": consumer.consumer_id,
         "created_on": timestamp(consumer.created_ms),
         "type": "http_pull",
         "queue_name": queue.name,
         "dead_letter_queue": consumer.dead_letter_queue,
-        "settings": {
-            "batch_size": consumer.batch_size,
-            "max_retries": consumer.max_retries,
-            "retry_delay": consumer.retry_delay,
-            "visibility_timeout_ms": consumer.visibility_timeout_ms,
-        },
+        "settings": {name: getattr(consumer, name) for name in _ConsumerSettings.model_fields},
     }

@@ -1,4 +1,4 @@
-"""R2 event notifications: which events of which objects go to which queue, and the messages themselves.
+"""R2 event notifications: which events of which objects go to which queue, and their messages.
 
 Shapes: developers.cloudflare.com/r2/buckets/event-notifications and, for the configuration, wrangler's notification.ts.
 """
@@ -6,26 +6,26 @@ Shapes: developers.cloudflare.com/r2/buckets/event-notifications and, for the co
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
 from llmdo.local.queues.queues import NewMessage, Queue, Queues
 from llmdo.local.settings import QUEUE
-from llmdo.local.wire import timestamp
+from llmdo.local.wire import Refused, timestamp
 
 Action = Literal["PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject", "LifecycleDeletion"]
 CREATE_ACTIONS: tuple[Action, ...] = ("PutObject", "CompleteMultipartUpload", "CopyObject")
 ACTIONS: tuple[Action, ...] = (*CREATE_ACTIONS, "DeleteObject", "LifecycleDeletion")
 MAX_RULES = 100  # for a bucket: same page
-# Stands for every bucket that has no configuration of its own.
-ANY_BUCKET = "*"
+_CONFLICT = (409, 11020)  # wrangler expects the status; the code beside it is not documented
+ANY_BUCKET = "*"  # every bucket that has no rules of its own
 DEFAULT_RULES = (("input/", ".jsonl"), ("input/", ".jsonl.gz"))
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ObjectEvent:
     """Something that happened to an object. Deletions have neither size nor etag; only copies have a source."""
 
     action: Action
@@ -54,18 +54,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Events of these actions on keys with this prefix and suffix go to one queue."""
+    """A row of the table: events of these actions on keys with this prefix and suffix go to one queue."""
 
-    actions: tuple[Action, ...]
     rule_id: str
     bucket: str
     queue_id: str
     prefix: str
     suffix: str
+    actions: tuple[Action, ...]
     description: str
     created_ms: int
 
-    def fits(self, event: Event) -> bool:
+    def fits(self, event: ObjectEvent) -> bool:
         """Whether this rule sends the event on."""
         return event.action in self.actions and event.key.startswith(self.prefix) and event.key.endswith(self.suffix)
 
@@ -76,12 +76,8 @@ class Rule:
         return prefixes and suffixes and not set(self.actions).isdisjoint(other.actions)
 
 
-class RuleConflict(Exception):
-    """A rule overlaps another one of its bucket, or is one too many."""
-
-
 class Rules:
-    """The rules of all buckets, kept beside the queues."""
+    """The rules of all buckets, in the queues' database."""
 
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
@@ -96,43 +92,31 @@ class Rules:
     def set_defaults(self) -> None:
         """Sends new JSONL files below input/, in any bucket, to the default queue, unless that is set already."""
         if not self._of(ANY_BUCKET):
-            rules = [{"prefix": p, "suffix": s, "actions": CREATE_ACTIONS} for p, s in DEFAULT_RULES]
+            more = {"actions": CREATE_ACTIONS, "description": ""}
+            rules = [{"prefix": prefix, "suffix": suffix, **more} for prefix, suffix in DEFAULT_RULES]
             self.add(ANY_BUCKET, self._queues.ensure(QUEUE), rules, at=0)
 
     def add(self, bucket: str, queue: Queue, rules: list[dict[str, Any]], at: float) -> None:
-        """Adds rules to a bucket, all or none. Raises RuleConflict."""
-        own = self._of(bucket)
+        """Adds rules to a bucket, all or none. Raises Refused if one overlaps another, or there are too many."""
+        own, new = self._of(bucket), list[Rule]()
         for given in rules:
-            rule = Rule(
-                tuple(given["actions"]),
-                secrets.token_hex(16),
-                bucket,
-                queue.queue_id,
-                given.get("prefix") or "",
-                given.get("suffix") or "",
-                given.get("description") or "",
-                int(at * 1000),
-            )
-            if any(rule.overlaps(other) for other in own):
-                raise RuleConflict(
-                    f"a rule of bucket {bucket} covers some of the same events: give rules prefixes or suffixes apart"
+            rule = Rule(secrets.token_hex(16), bucket, queue.queue_id, created_ms=int(at * 1000), **given)
+            if any(rule.overlaps(other) for other in (*own, *new)):
+                message = (
+                    f"a rule of bucket {bucket} covers some of the same events: make prefixes or suffixes disjoint"
                 )
-            own.append(rule)
-        if len(own) > MAX_RULES:
-            raise RuleConflict(f"bucket {bucket} would have more than {MAX_RULES} rules")
-        known = {rule.rule_id for rule in self._all}
+                raise Refused(*_CONFLICT, message)
+            new.append(rule)
+        if len(own) + len(new) > MAX_RULES:
+            raise Refused(*_CONFLICT, f"bucket {bucket} would have more than {MAX_RULES} rules")
         self._db.executemany(
             "INSERT INTO rules VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (r.rule_id, bucket, r.queue_id, r.prefix, r.suffix, to_json(r.actions), r.description, r.created_ms)
-                for r in own
-                if r.rule_id not in known
-            ),
+            ((*astuple(rule)[:5], to_json(rule.actions), rule.description, rule.created_ms) for rule in new),
         )
         self._all = self._load()
 
-    def remove(self, bucket: str, queue: Queue, rule_ids: list[str] | None) -> int:
-        """Removes these rules of a bucket for a queue, or all of them; returns how many there were."""
+    def remove(self, bucket: str, queue: Queue, rule_ids: list[str] | None) -> None:
+        """Removes these rules of a bucket for a queue, or all of them."""
         gone = [
             (rule.rule_id,)
             for rule in self._of(bucket)
@@ -140,13 +124,12 @@ class Rules:
         ]
         self._db.executemany("DELETE FROM rules WHERE rule_id = ?", gone)
         self._all = self._load()
-        return len(gone)
 
     def of(self, bucket: str) -> list[Rule]:
-        """The rules that hold for a bucket: its own, or else those for any bucket."""
+        """The rules that apply to a bucket: its own, or else those for any bucket."""
         return self._of(bucket) or self._of(ANY_BUCKET)
 
-    def publish(self, event: Event, account_id: str, at: float) -> None:
+    def publish(self, event: ObjectEvent, account_id: str, at: float) -> None:
         """Puts the event into the queues whose rules it fits."""
         for rule in self.of(event.bucket):
             queue = self._queues.by_id(rule.queue_id) if rule.fits(event) else None
@@ -157,7 +140,5 @@ class Rules:
         return [rule for rule in self._all if rule.bucket == bucket]
 
     def _load(self) -> list[Rule]:
-        rows = self._db.execute(
-            "SELECT actions, rule_id, bucket, queue_id, prefix, suffix, description, created_ms FROM rules"
-        )
-        return [Rule(tuple(from_json(actions)), *rest) for actions, *rest in rows]
+        rows = self._db.execute("SELECT * FROM rules")
+        return [replace(Rule(*row), actions=tuple(from_json(row[5]))) for row in rows]

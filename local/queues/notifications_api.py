@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from llmdo.local.queues.notifications import ACTIONS, Action, RuleConflict, Rules
+from llmdo.local.queues.notifications import ACTIONS, Action, Rules
 from llmdo.local.queues.queues import Queue, Queues
-from llmdo.local.wire import HttpCall, HttpReply, Refused, body_as, no_route, success, timestamp
+from llmdo.local.wire import HttpCall, HttpReply, body_as, no_route, success, timestamp
 
 
 class _RuleBody(BaseModel):
     prefix: str = ""
     suffix: str = ""
-    actions: Annotated[list[Action], Field(min_length=1)] = list(ACTIONS)
+    actions: Annotated[tuple[Action, ...], Field(min_length=1)] = ACTIONS
     description: str = ""
 
 
@@ -28,9 +28,9 @@ class _RuleIds(BaseModel):
 
 
 class NotificationsApi:
-    """Answers what stands below ``/accounts/{account}/event_notifications/r2``.
+    """Answers calls below ``/accounts/{account}/event_notifications/r2``.
 
-    Buckets without rules of their own show, and follow, the default ones.
+    For buckets without rules of their own, the default ones are shown and apply.
     """
 
     def __init__(self, rules: Rules, queues: Queues, find: Callable[[str], Queue], clock: Callable[[], float]) -> None:
@@ -50,11 +50,7 @@ class NotificationsApi:
                 return success(found[0] if found else {"queueId": queue_id, "queueName": queue.name, "rules": []})
             case "PUT", [bucket, "configuration", "queues", queue_id]:
                 given = [rule.model_dump() for rule in body_as(call, _RulesBody).rules]
-                try:
-                    self._rules.add(bucket, self._find(queue_id), given, self._clock())
-                except RuleConflict as conflict:
-                    # 409 is what wrangler expects; the code beside it is documented nowhere.
-                    raise Refused(409, 11020, str(conflict)) from conflict
+                self._rules.add(bucket, self._find(queue_id), given, self._clock())
                 return success({})
             case "DELETE", [bucket, "configuration", "queues", queue_id]:
                 self._rules.remove(bucket, self._find(queue_id), body_as(call, _RuleIds).ruleIds)

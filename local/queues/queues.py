@@ -1,8 +1,8 @@
 """Queues in one SQLite file: leases, attempts, delays, retries, dead letters.
 
-A message is leased until its visibility timeout; acknowledged before it is delivered again, it is gone, even when the
-timeout has passed. The delivery whose number reaches the consumer's ``max_retries`` is the last one: after it the
-message goes to the dead letter queue, which is made on demand, or away
+A message is leased until its visibility timeout. An ack removes it even after that, unless it has been delivered again.
+The delivery whose number reaches the consumer's ``max_retries`` is the last one: after it the message is moved to the
+dead letter queue, which is created on demand, or deleted
 (developers.cloudflare.com/queues/configuration/pull-consumers). A queue without a consumer has no such limit.
 """
 
@@ -14,9 +14,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llmdo.settings.private import make_database
 
@@ -45,20 +45,20 @@ CREATE INDEX IF NOT EXISTS messages_by_lease ON messages (lease_id) WHERE lease_
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue; delays and retention in seconds, times in ms since 1970."""
+    """A row of the table: delay and retention in seconds, times in ms since 1970."""
 
     queue_id: str
     name: str
     created_ms: int
     modified_ms: int
-    delivery_delay: int
-    delivery_paused: bool
-    retention_s: int
+    delivery_delay: int = 0
+    delivery_paused: bool = False
+    message_retention_period: int = RETENTION_S
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
-    """The HTTP pull consumer of a queue; a queue without one has these defaults."""
+class PullConsumer:
+    """A row of the table: the HTTP pull consumer of a queue. Without one, these defaults hold."""
 
     consumer_id: str = ""
     queue_id: str = ""
@@ -97,15 +97,6 @@ class LeasedMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """What is not acknowledged, leased and delayed messages included."""
-
-    count: int
-    size: int
-    oldest_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class SettledLeases:
     """What became of acknowledgements; ``warnings`` by lease id."""
 
@@ -115,13 +106,13 @@ class SettledLeases:
 
 
 class Queues:
-    """All queues of a data directory. Used by one thread at a time; ``clock`` gives seconds since 1970."""
+    """All queues of a data directory. For one thread at a time; ``clock`` returns seconds since 1970."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         make_database(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # A killed server loses nothing with WAL; only a power cut could, which does not matter for a local stand-in.
+        # With WAL a killed server loses nothing; a power cut could, which does not matter in a local stand-in.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON; {_SCHEMA}")
 
     def close(self) -> None:
@@ -134,20 +125,17 @@ class Queues:
         return self._db
 
     def create(self, name: str) -> Queue:
-        """A new queue. Raises ValueError when the name is taken."""
+        """A new queue. Raises ValueError if the name is taken."""
         now = self._now()
-        queue = Queue(secrets.token_hex(16), name, now, now, 0, delivery_paused=False, retention_s=RETENTION_S)
+        queue = Queue(secrets.token_hex(16), name, now, now)
         try:
-            self._db.execute(
-                "INSERT INTO queues VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (queue.queue_id, name, now, now, queue.delivery_delay, queue.delivery_paused, queue.retention_s),
-            )
+            self._db.execute("INSERT INTO queues VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(queue))
         except sqlite3.IntegrityError as error:
             raise ValueError(name) from error
         return queue
 
     def ensure(self, name: str) -> Queue:
-        """The queue of this name, made when there is none."""
+        """The queue of this name, created if need be."""
         return self.by_name(name) or self.create(name)
 
     def queues(self) -> list[Queue]:
@@ -164,48 +152,32 @@ class Queues:
         row = self._db.execute("SELECT * FROM queues WHERE name = ?", (name,)).fetchone()
         return Queue(*row) if row else None
 
-    def update(self, queue: Queue, settings: Mapping[str, int]) -> None:
-        """Sets delivery_delay, delivery_paused, message_retention_period; the names left out stay as they are."""
+    def update(self, queue: Queue, settings: Mapping[str, Any]) -> Queue:
+        """Changes the fields of ``settings``."""
+        new = replace(queue, modified_ms=self._now(), **settings)
         self._db.execute(
-            "UPDATE queues SET delivery_delay = ?, delivery_paused = ?, retention_s = ?, modified_ms = ?"
+            "UPDATE queues SET modified_ms = ?, delivery_delay = ?, delivery_paused = ?, retention_s = ?"
             " WHERE queue_id = ?",
-            (
-                settings.get("delivery_delay", queue.delivery_delay),
-                settings.get("delivery_paused", queue.delivery_paused),
-                settings.get("message_retention_period", queue.retention_s),
-                self._now(),
-                queue.queue_id,
-            ),
+            (*astuple(new)[3:], new.queue_id),
         )
+        return new
 
     def delete(self, queue: Queue) -> None:
         """Removes a queue with its consumer and messages."""
         self._db.execute("DELETE FROM queues WHERE queue_id = ?", (queue.queue_id,))
 
-    def consumer(self, queue: Queue) -> Consumer | None:
+    def consumer(self, queue: Queue) -> PullConsumer | None:
         """The queue's HTTP pull consumer."""
         row = self._db.execute("SELECT * FROM consumers WHERE queue_id = ?", (queue.queue_id,)).fetchone()
-        return Consumer(*row) if row else None
+        return PullConsumer(*row) if row else None
 
-    def set_consumer(self, queue: Queue, dead_letter_queue: str, settings: Mapping[str, int]) -> Consumer:
-        """Makes the queue's HTTP pull consumer, or replaces its settings; its dead letter queue is made if need be."""
-        old = self.consumer(queue) or Consumer(secrets.token_hex(16), queue.queue_id, self._now())
+    def set_consumer(self, queue: Queue, dead_letter_queue: str, settings: Mapping[str, Any]) -> PullConsumer:
+        """Creates the queue's consumer and dead letter queue, or changes the consumer's fields of ``settings``."""
+        old = self.consumer(queue) or PullConsumer(secrets.token_hex(16), queue.queue_id, self._now())
         if dead_letter_queue:
             self.ensure(dead_letter_queue)
-        new = Consumer(
-            old.consumer_id,
-            queue.queue_id,
-            old.created_ms,
-            dead_letter_queue,
-            settings.get("batch_size", old.batch_size),
-            settings.get("max_retries", old.max_retries),
-            settings.get("retry_delay", old.retry_delay),
-            settings.get("visibility_timeout_ms", old.visibility_timeout_ms),
-        )
-        self._db.execute(
-            "INSERT OR REPLACE INTO consumers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            tuple(getattr(new, name) for name in Consumer.__slots__),
-        )
+        new = replace(old, dead_letter_queue=dead_letter_queue, **settings)
+        self._db.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(new))
         return new
 
     def delete_consumer(self, queue: Queue) -> None:
@@ -233,7 +205,7 @@ class Queues:
             )
 
     def pull(self, queue: Queue, batch_size: int, visibility_timeout_ms: int) -> list[LeasedMessage]:
-        """Leases up to ``batch_size`` visible messages; the oldest first. Does not wait."""
+        """Leases up to ``batch_size`` visible messages, the oldest first. Does not wait."""
         now = self._now()
         with self._transaction():
             self._sweep(now)
@@ -250,49 +222,49 @@ class Queues:
         return [message for _, message in leased]
 
     def settle(self, queue: Queue, acks: Iterable[str], retries: Iterable[tuple[str, int | None]]) -> SettledLeases:
-        """Removes acknowledged messages and gives others back, after a delay in seconds; None: the consumer's delay.
+        """Removes acknowledged messages and returns others after a delay in seconds; None: the consumer's delay.
 
-        A lease that is over counts while the message has not been delivered again.
+        An expired lease counts until the message is delivered again.
         """
-        now, warnings = self._now(), {}
-        consumer = self.consumer(queue) or Consumer()
-        acknowledged = retried = 0
+        now, warnings = self._now(), dict[str, str]()
+        consumer = self.consumer(queue) or PullConsumer()
+
+        def change(statement: str, lease_id: str, *values: int) -> int:
+            where = "WHERE lease_id = ? AND queue_id = ?"
+            changed = self._db.execute(f"{statement} {where}", (*values, lease_id, queue.queue_id)).rowcount
+            if not changed:
+                warnings[lease_id] = "lease is not known, or the message was delivered again"
+            return changed
+
         with self._transaction():
-            for lease_id in acks:
-                done = self._db.execute(
-                    "DELETE FROM messages WHERE lease_id = ? AND queue_id = ?", (lease_id, queue.queue_id)
-                ).rowcount
-                acknowledged += done
-                if not done:
-                    warnings[lease_id] = "lease is not known, or the message was delivered again"
-            for lease_id, delay in retries:
-                visible_ms = now + 1000 * (consumer.retry_delay if delay is None else delay)
-                done = self._db.execute(
-                    "UPDATE messages SET visible_ms = ?, lease_id = NULL WHERE lease_id = ? AND queue_id = ?",
-                    (visible_ms, lease_id, queue.queue_id),
-                ).rowcount
-                retried += done
-                if not done:
-                    warnings[lease_id] = "lease is not known, or the message was delivered again"
+            acknowledged = sum(change("DELETE FROM messages", lease_id) for lease_id in acks)
+            retried = sum(
+                change(
+                    "UPDATE messages SET visible_ms = ?, lease_id = NULL",
+                    lease_id,
+                    now + 1000 * (consumer.retry_delay if delay is None else delay),
+                )
+                for lease_id, delay in retries
+            )
             self._sweep(now)
         return SettledLeases(acknowledged, retried, warnings)
 
-    def backlog(self, queue: Queue) -> Backlog:
-        """Counts what is not acknowledged yet."""
+    def backlog(self, queue: Queue) -> dict[str, int]:
+        """Counts what is not acknowledged yet, including leased and delayed messages, by the API's names."""
         self._sweep(self._now())
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(min(created_ms), 0) FROM messages"
             " WHERE queue_id = ?",
             (queue.queue_id,),
         ).fetchone()
-        return Backlog(*row)
+        return dict(zip(("backlog_count", "backlog_bytes", "oldest_message_timestamp_ms"), row, strict=True))
 
     def _sweep(self, now: int) -> None:
-        """Moves exhausted messages to their dead letter queues, or away; drops what is past its retention."""
+        """Moves exhausted messages to their dead letter queues or deletes them, as it does expired ones."""
         for queue in self.queues():
             self._db.execute(
                 "DELETE FROM messages WHERE queue_id = ? AND created_ms <= ?",
-                (queue.queue_id, now - 1000 * queue.retention_s),
+                (queue.queue_id, now - 1000 * queue.message_retention_period),
             )
             consumer = self.consumer(queue)
             if consumer is None:

@@ -1,7 +1,7 @@
-"""What outlives a restart of the object store: every object with its properties, in one SQLite file.
+"""What survives a restart of the object store: every object with its properties, in one SQLite file.
 
-moto works in memory; this file is written with each change and read back at the start. What is not kept: checksums
-that a client sent along, and uploads in parts that were not completed, which R2 drops after seven days.
+moto works in memory; this file is written with each change and read at the start. Not kept are checksums that a client
+sent, and multipart uploads that were not completed, which R2 drops after seven days.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Stored:
 
 
 class ObjectFile:
-    """The file; used by one thread at a time."""
+    """The file, for one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         make_database(path)
@@ -68,7 +68,7 @@ class ObjectFile:
         self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
 
     def save(self, stored: Stored) -> None:
-        """Writes an object, in place of an older one."""
+        """Writes an object, or replaces it."""
         row = (stored.bucket, stored.key, stored.etag, stored.modified.timestamp(), to_json(stored.headers).decode())
         self._db.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)", (*row, stored.body))
 

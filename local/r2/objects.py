@@ -1,8 +1,8 @@
 """R2's S3 API: moto's S3 behind R2's authentication, wording and refusals, with an event for every change.
 
-moto is called directly, without its own server and without its mock of boto3. It works in memory, so every change
-is also written to a file, from which a restarted server takes its objects. Where R2 differs from S3, the difference is
-made here (developers.cloudflare.com/r2/api/s3/api and …/r2/api/error-codes).
+moto is called directly, without its own server and without its mock of boto3. It works in memory, so every change is
+also written to a file, from which a restarted server reads its objects. What R2 does differently from S3 is added here
+(developers.cloudflare.com/r2/api/s3/api and …/r2/api/error-codes).
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeBucket, S3Backend
 from moto.s3.responses import S3Response
 
-from llmdo.local.queues.notifications import Event
+from llmdo.local.faults import S3_ERRORS
+from llmdo.local.queues.notifications import ObjectEvent
 from llmdo.local.r2.object_file import ObjectFile, Stored
-from llmdo.local.r2.signatures import check
+from llmdo.local.r2.signatures import check_signature
 from llmdo.local.settings import Credentials
 from llmdo.local.wire import HttpCall, HttpReply, S3Refused, s3_failure
 
-_ACCOUNT = "000000000000"  # moto's idea of an account; never seen outside
+_ACCOUNT = "000000000000"  # an account for moto; never shown
 MAX_KEY_BYTES = 1024  # developers.cloudflare.com/r2/platform/limits
 MAX_METADATA_BYTES = 8192
-# R2's own wording, where it is not S3's.
-_WORDING = {
-    "NoSuchBucket": "The specified bucket does not exist.",
-    "PreconditionFailed": "At least one of the pre-conditions you specified did not hold.",
-}
-# Headers that moto adds and R2 does not, or that the server sends itself.
+# R2's own messages, by error code.
+_MESSAGES = dict(S3_ERRORS.values())
+# Headers that moto adds but R2 does not, or that the server itself sends.
 _DROPPED_HEADERS = frozenset(
     "server date connection transfer-encoding x-amzn-requestid x-amz-version-id x-amz-content-sha256"
     " x-amz-sdk-checksum-algorithm".split()
@@ -54,7 +52,7 @@ _REFUSED_HEADERS = ("x-amz-tagging", "x-amz-expected-bucket-owner", "x-amz-objec
 
 
 class _Backend(S3Backend):
-    """One server's buckets. moto's own are shared by the whole process, and found by any account."""
+    """One server's buckets. moto's own are shared by the whole process and all accounts."""
 
     def get_bucket(self, bucket_name: str) -> FakeBucket:
         if bucket_name not in self.buckets:
@@ -83,7 +81,7 @@ class Objects:
     in one thread of their own, so that conditional writes are atomic and nothing else waits for them.
     """
 
-    def __init__(self, path: Path, own: Credentials, publish: Callable[[Event], None]) -> None:
+    def __init__(self, path: Path, own: Credentials, publish: Callable[[ObjectEvent], None]) -> None:
         self._credentials = own
         self._publish = publish
         self._backend = _Backend("us-east-1", _ACCOUNT)
@@ -102,7 +100,7 @@ class Objects:
         self._file.close()
 
     def make_bucket(self, name: str) -> None:
-        """Makes a bucket unless it exists. Raises S3Refused."""
+        """Creates a bucket unless it exists. Raises S3Refused."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", name):
             raise S3Refused(400, "InvalidBucketName", "The specified bucket name is not valid.")
         if name not in self._backend.buckets:
@@ -122,8 +120,8 @@ class Objects:
             self._publish(event)
         return reply
 
-    def _answer(self, call: HttpCall) -> tuple[HttpReply, list[Event]]:
-        check(call, self._credentials)
+    def _answer(self, call: HttpCall) -> tuple[HttpReply, list[ObjectEvent]]:
+        check_signature(call, self._credentials)
         _check_request(call)
         bucket, _, key = (unquote(part) for part in call.path[1:].partition("/"))
         if bucket and not key and call.method == "PUT" and not call.query:
@@ -136,7 +134,7 @@ class Objects:
         if reply.status >= 300:
             return reply, []
         left = self._existing(bucket, doomed)
-        events = [Event("DeleteObject", bucket, name) for name in doomed if name not in left]
+        events = [ObjectEvent("DeleteObject", bucket, name) for name in doomed if name not in left]
         events += self._created(call, bucket, key)
         for event in events:
             self._remember(event)
@@ -144,7 +142,7 @@ class Objects:
             self._file.remove_bucket(bucket)
         return reply, events
 
-    def _remember(self, event: Event) -> None:
+    def _remember(self, event: ObjectEvent) -> None:
         if event.etag is None:
             self._file.remove(event.bucket, event.key)
             return
@@ -172,7 +170,7 @@ class Objects:
         return status, out, body.encode() if isinstance(body, str) else body
 
     def _range(self, call: HttpCall, bucket: str, key: str) -> HttpReply | None:
-        """A range of an object; moto would copy the whole object for each. None: leave it to moto."""
+        """A range of an object, for which moto would copy the whole object. None: leave it to moto."""
         if call.method != "GET" or not key or "Range" not in call.headers:
             return None
         status, headers, _ = self._moto(replace(call, method="HEAD"))
@@ -180,11 +178,11 @@ class Objects:
         if status != 206 or span is None:
             return None
         start, last = int(span[1]), int(span[2])
-        buffer = self._backend.buckets[bucket].keys[key]._value_buffer  # moto has no other way to a part
+        buffer = self._backend.buckets[bucket].keys[key]._value_buffer  # moto has no other access to a part
         buffer.seek(start)
         return _from_moto(call, status, headers, buffer.read(last + 1 - start))
 
-    def _created(self, call: HttpCall, bucket: str, key: str) -> Iterator[Event]:
+    def _created(self, call: HttpCall, bucket: str, key: str) -> Iterator[ObjectEvent]:
         query = parse_qs(call.query, keep_blank_values=True)
         copied = call.headers.get("x-amz-copy-source")
         if not key or call.method not in ("PUT", "POST") or "uploads" in query or "partNumber" in query:
@@ -192,19 +190,19 @@ class Objects:
         made = self._backend.buckets[bucket].keys[key]
         size, etag = made.contentsize, made.etag.strip('"')
         if call.method == "POST":
-            yield Event("CompleteMultipartUpload", bucket, key, size, etag)
+            yield ObjectEvent("CompleteMultipartUpload", bucket, key, size, etag)
         elif copied:
             source_bucket, _, source_key = unquote(copied.partition("?")[0]).lstrip("/").partition("/")
-            yield Event("CopyObject", bucket, key, size, etag, (source_bucket, source_key))
+            yield ObjectEvent("CopyObject", bucket, key, size, etag, (source_bucket, source_key))
         else:
-            yield Event("PutObject", bucket, key, size, etag)
+            yield ObjectEvent("PutObject", bucket, key, size, etag)
 
     def _existing(self, bucket: str, keys: list[str]) -> list[str]:
         held = self._backend.buckets.get(bucket)
         return [key for key in keys if held and key in held.keys]
 
     def _check_parts(self, call: HttpCall, bucket: str) -> None:
-        """R2 wants all parts but the last of one size; S3 does not care."""
+        """Unlike S3, R2 requires all parts but the last to be of one size."""
         upload = parse_qs(call.query).get("uploadId", [""])[0]
         if call.method != "POST" or upload not in self._backend.buckets[bucket].multiparts:
             return
@@ -234,14 +232,14 @@ def _check_request(call: HttpCall) -> None:
 
 def _from_moto(call: HttpCall, status: int, headers: dict[str, Any], body: bytes) -> HttpReply:
     if status == 404 and call.method == "PUT" and "If-Match" in call.headers:
-        # On R2 an object that is not there fails the condition; on S3 it is not found.
-        return s3_failure(412, "PreconditionFailed", _WORDING["PreconditionFailed"])
+        # On R2 a missing object fails the condition; on S3 it is not found.
+        return s3_failure(412, "PreconditionFailed", _MESSAGES["PreconditionFailed"])
     if status >= 400 and body:
         code = re.search(rb"<Code>(.*?)</Code>", body)
         message = re.search(rb"<Message>(.*?)</Message>", body, re.DOTALL)
         if code and message:
             name = code[1].decode()
-            return s3_failure(status, name, _WORDING.get(name, unescape(message[1].decode())))
+            return s3_failure(status, name, _MESSAGES.get(name, unescape(message[1].decode())))
     kept = {name: str(value) for name, value in headers.items() if name.lower() not in _DROPPED_HEADERS}
     return HttpReply(status, body, kept)
 

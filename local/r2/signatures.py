@@ -1,7 +1,9 @@
 """AWS Signature Version 4 as R2 checks it: in the Authorization header, or in the query of a presigned URL.
 
-The specification: docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html, where S3 signs
-the path as it stands. Order of the checks and wording are R2's, as workers-sdk's S3 emulator records them.
+The specification is docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html; S3 signs the
+path as it is. The order of the checks and their wording are R2's, as workers-sdk's S3 emulator records them.
+
+It is deliberately independent of botocore's signer, so that it would notice a mistake there.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ MAX_EXPIRES_S = 604_800
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
-def check(call: HttpCall, own: Credentials) -> None:
-    """Checks who sent an S3 request, and its body's hash. Raises S3Refused."""
+def check_signature(call: HttpCall, own: Credentials) -> None:
+    """Checks the sender of an S3 request, and its body's hash. Raises S3Refused."""
     query = dict(parse_qsl(call.query, keep_blank_values=True))
     authorization = call.headers.get("Authorization")
     if authorization is None:

@@ -18,7 +18,7 @@ from llmdo.backends.errors import (
     RateLimited,
     Unauthorized,
 )
-from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL, EMBEDDING_MODEL, LlamaCpp
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.openai.braintrust import service as braintrust_service
 from llmdo.backends.openai.requests import OPENAI_DIALECT
@@ -137,7 +137,7 @@ CLOUDFLARE_REFUSALS: dict[type[ModelError], tuple[int, Any]] = {
     ModelNotFound: cloudflare_error(400, 5007),
 }
 ACCOUNT = CloudflareAccount("0" * 32, SECRET)
-ROWS = {row.name: row for row in catalogue.ECHO}
+ROWS = {row.name: row for row in catalogue.ECHO_MODELS}
 
 SUBJECTS = (
     Subject(
@@ -195,4 +195,4 @@ SUBJECTS = (
     ),
     Subject("echo", "@cf/echo/chat", "@cf/echo/embed", lambda _: Echo(ROWS)),
 )
-EMBEDDED = Subject("local", CHAT, EMBED, lambda _: LlamaCpp())
+EMBEDDED = Subject("local", CHAT_MODEL, EMBEDDING_MODEL, lambda _: LlamaCpp())

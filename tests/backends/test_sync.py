@@ -18,7 +18,7 @@ from tests.backends.conformance import ANSWER
 from tests.backends.services import OPENAI_STREAM, openai_shape
 from tests.backends.wire import Wire
 
-ROWS = {row.name: row for row in catalogue.ECHO}
+ROWS = {row.name: row for row in catalogue.ECHO_MODELS}
 CHAT, EMBED = "@cf/echo/chat", "@cf/echo/embed"
 
 

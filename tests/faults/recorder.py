@@ -28,7 +28,7 @@ from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.local.queues.api import QueuesApi
-from llmdo.local.queues.notifications import Event
+from llmdo.local.queues.notifications import ObjectEvent
 from llmdo.local.queues.queues import NewMessage, Queues
 from llmdo.local.wire import HttpCall, Refused, failure
 from llmdo.pipelines.options import check_options
@@ -322,7 +322,7 @@ class World:
         """Puts input/NAME, and so many messages that announce it; returns its etag."""
         key = f"input/{name}"
         etag = self.put(key, body)
-        event = Event("PutObject", "llmdo", key, len(body), etag)
+        event = ObjectEvent("PutObject", "llmdo", key, len(body), etag)
         message = NewMessage(to_json(event.message(ACCOUNT, self.clock())))
         self._queues.push(self._queue, [message] * messages)
         return etag

@@ -13,7 +13,7 @@ from typing import Any
 
 import zstandard
 
-from llmdo.local.ai.catalogue import ECHO, Model
+from llmdo.local.ai.catalogue import ECHO_MODELS, LocalModel
 from llmdo.local.ai.echo import vector
 from llmdo.storage.output.intervals import Intervals
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
@@ -193,7 +193,7 @@ def _plain_row(tile: Line | TooLong | Blank) -> dict[str, Any] | None:
     document = json.loads(tile.data)
     by_key = [model for pattern, model in RULES.items() if tile.file.key.startswith(pattern.removesuffix("*"))]
     model = document.get("model", by_key[0] if by_key else MODEL)
-    body, usage = _plain_answer(document, next(row for row in ECHO if row.name == model))
+    body, usage = _plain_answer(document, next(row for row in ECHO_MODELS if row.name == model))
     identity = document.get("id", document.get("custom_id", f"{tile.file.key}:{tile.start}"))
     more = {k: v for k, v in document.items() if k not in ("id", "custom_id", "model", "prompt", "text")}
     return {
@@ -218,7 +218,7 @@ def _as_given(data: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {"raw": data.decode()}
 
 
-def _plain_answer(document: dict[str, Any], model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+def _plain_answer(document: dict[str, Any], model: LocalModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """The body and the usage."""
     if "text" in document:
         texts = document["text"] if isinstance(document["text"], list) else [document["text"]]
@@ -244,7 +244,7 @@ def _plain_answer(document: dict[str, Any], model: Model) -> tuple[dict[str, Any
     return body, _usage(model, read, said)
 
 
-def _usage(model: Model, read: int, said: int) -> dict[str, Any]:
+def _usage(model: LocalModel, read: int, said: int) -> dict[str, Any]:
     dollars = (read * model.price[0] + said * model.price[1]) / 1e6
     return {
         "input_tokens": read,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmdo.local.queues.notifications import Event, Rule
+from llmdo.local.queues.notifications import ObjectEvent, Rule
 from llmdo.local.server import Running, running
 from tests.local.clients import OURS, account, events, queue_id, rest, s3_client
 
@@ -129,9 +129,9 @@ def test_rules_overlap_when_one_event_could_fit_both(
     one: tuple[str, str], other: tuple[str, str], overlap: bool
 ) -> None:
     def rule(prefix: str, suffix: str, *actions: Any) -> Rule:
-        return Rule(actions or ("PutObject",), "id", "bucket", "queue", prefix, suffix, "", 0)
+        return Rule("id", "bucket", "queue", prefix, suffix, actions or ("PutObject",), "", 0)
 
     assert rule(*one).overlaps(rule(*other)) is overlap
     assert rule(*other).overlaps(rule(*one)) is overlap
     assert not rule(*one).overlaps(rule(*other, "DeleteObject"))
-    assert rule("", "").fits(Event("PutObject", "bucket", "any"))
+    assert rule("", "").fits(ObjectEvent("PutObject", "bucket", "any"))
