@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.json_mode.checks import problem_of_schema
+from llmdo.backends.json_mode.checks import schema_problem_now
 from llmdo.backends.providers import split_model
 from llmdo.settings.environment import MissingSettings, check_gateway, fits_a_header
 from llmdo.settings.secrets import check_header, header_values
@@ -83,7 +83,7 @@ def _line_models(value: str) -> str:
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
     if not _SCHEMA_WORDS & value.keys():
         raise ValueError(f"it is not a JSON Schema: it has none of {', '.join(sorted(_SCHEMA_WORDS))}")
-    problem = problem_of_schema(json.dumps(value))
+    problem = schema_problem_now(json.dumps(value))
     if problem:
         raise ValueError(f"answers cannot be checked by it: {problem}")
     return value

@@ -1,6 +1,6 @@
-"""Answers in JSON mode: whether one keeps to its ``response_format``, and what to ask when it does not.
+"""Answers in JSON mode: checks them against their ``response_format``, and asks again for one that does not fit.
 
-No provider's JSON mode is a promise, so every answer is checked here, and asked for once more (see ``in_format``).
+No provider's JSON mode guarantees the format, so every answer is checked here (see ``in_format``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmdo.backends.errors import BadReply, InvalidRequest, ModelError
-from llmdo.backends.json_mode.checks import TooMuchWork, answer_problem, problem_of_schema, schema_problem
+from llmdo.backends.json_mode.checks import TooMuchWork, answer_problem, schema_problem, schema_problem_now
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse
@@ -19,7 +19,7 @@ from llmdo.backends.usage import Usage, added
 
 _FENCE = "```"
 _FORMATS = ("text", "json_object", "json_schema")
-_QUOTED = 4000  # characters of a wrong answer that are shown to the model again
+_QUOTED = 4000  # characters of a wrong answer that the model is shown
 
 
 async def in_format(
@@ -28,12 +28,12 @@ async def in_format(
     provider: str,
     code: int | None = None,
 ) -> ChatResponse:
-    """The answer of ``answer``, which in JSON mode keeps to its ``response_format``.
+    """The response of ``answer(request, fresh)``, which in JSON mode fits its ``response_format``.
 
-    One that does not is shown to the model once, with what is wrong; the usage is that of both calls. The second call
-    of ``answer`` is told to take no answer from a cache. Tool calls and refusals are not checked, and by a schema that
-    nobody can check with, an answer must only be JSON. Raises BadReply where the second one does not keep to it either,
-    with ``code``, and what ``answer`` raises.
+    A response that does not fit is shown to the model once, with what is wrong; the usage is that of both calls. The
+    second call is ``fresh``: not from a cache. Tool calls and refusals are not checked; with a schema that cannot be
+    used for checking, the response must only be JSON. Raises BadReply with ``code`` if the second response does not fit
+    either, and what ``answer`` raises.
     """
     wanted: Any = request.parameters.get("response_format")
     response = await answer(request, False)
@@ -45,18 +45,18 @@ async def in_format(
         warning = f"the answer was not checked by its JSON Schema: {unusable}"
         response = replace(response, warnings=(*response.warnings, warning))
     response = without_fence(response)
-    problem = await problem_of_answer(response, wanted)
+    problem = await format_problem(response, wanted)
     if problem and response.finish_reason != "length":
         try:
             second = without_fence(await answer(asked_again(request, response, problem), True))
-        except ModelError as error:  # the first answer is paid all the same
+        except ModelError as error:  # the first answer is paid for anyway
             error.lost = maybe_billed(error)
             error.usage = added(response.usage, error.usage or Usage())
             raise
         warning = f"the model was asked twice, since {problem}"
         usage = added(response.usage, second.usage)
         response = replace(second, usage=usage, warnings=(*second.warnings, warning))
-        problem = await problem_of_answer(response, wanted)
+        problem = await format_problem(response, wanted)
         problem = problem and f"{problem}, also when asked again"
     if problem:
         raise BadReply(
@@ -75,7 +75,7 @@ def wants_json(response_format: Any) -> bool:
 
 
 def check_format(response_format: Any, model: str, provider: str) -> None:
-    """Raises InvalidRequest for a ``response_format`` by which no answer can be asked for; see check_schema."""
+    """Raises InvalidRequest for a ``response_format`` that cannot be requested; see also check_schema."""
     kind = response_format.get("type") if isinstance(response_format, Mapping) else None
     if kind not in _FORMATS:
         raise InvalidRequest(
@@ -86,15 +86,15 @@ def check_format(response_format: Any, model: str, provider: str) -> None:
 
 
 async def check_schema(response_format: Any, model: str, provider: str) -> None:
-    """Raises InvalidRequest for a JSON Schema by which no answer can be checked."""
+    """Raises InvalidRequest for a JSON Schema that cannot be used for checking."""
     if _has_schema(response_format):
         _refuse(await schema_problem(json.dumps(schema_of(response_format))), model, provider)
 
 
 def check_schema_now(response_format: Any, model: str, provider: str) -> None:
-    """The same, for who has no loop that must go on."""
+    """The same, outside of an event loop: it blocks."""
     if _has_schema(response_format):
-        _refuse(problem_of_schema(json.dumps(schema_of(response_format))), model, provider)
+        _refuse(schema_problem_now(json.dumps(schema_of(response_format))), model, provider)
 
 
 def _has_schema(response_format: Any) -> bool:
@@ -103,8 +103,9 @@ def _has_schema(response_format: Any) -> bool:
 
 def _refuse(problem: str | None, model: str, provider: str) -> None:
     if problem:
-        said = f"{model}: the JSON Schema of response_format cannot be used: {problem}"
-        raise InvalidRequest(said, provider=provider)
+        raise InvalidRequest(
+            f"{model}: the JSON Schema of response_format cannot be used: {problem}", provider=provider
+        )
 
 
 def _excerpt(value: Any) -> str:
@@ -113,8 +114,8 @@ def _excerpt(value: Any) -> str:
 
 
 def without_fence(response: ChatResponse) -> ChatResponse:
-    """The answer without the Markdown fence that some models put around JSON, and with a warning for it."""
-    # By hand: a regular expression looks at each blank of a long run of blanks again and again.
+    """The answer without the Markdown fence that some models put around JSON, and with a warning about it."""
+    # Not with a regular expression, which would take quadratic time for a long run of blanks.
     text = (response.text or "").strip()
     head, line, rest = text.partition("\n")
     fenced = head.rstrip(" \t").lower() in (_FENCE, f"{_FENCE}json") and line and rest.endswith(_FENCE)
@@ -124,11 +125,10 @@ def without_fence(response: ChatResponse) -> ChatResponse:
     return replace(response, text=inside, warnings=(*response.warnings, "a code fence around the JSON was removed"))
 
 
-async def problem_of_answer(response: ChatResponse, response_format: Any) -> str | None:
-    """What is wrong with an answer, in a clause; None where it fits, calls tools, is a refusal, or where no
-    JSON was asked for.
+async def format_problem(response: ChatResponse, response_format: Any) -> str | None:
+    """What is wrong with an answer, in a clause; None if it fits, calls tools or refuses, or if JSON was not requested.
 
-    Raises TooMuchWork where that takes too long to find out, with the answer's usage: it is paid.
+    Raises TooMuchWork if the check takes too long, with the answer's usage: it is paid for.
     """
     if not wants_json(response_format) or response.tool_calls or response.refused:
         return None
@@ -136,15 +136,15 @@ async def problem_of_answer(response: ChatResponse, response_format: Any) -> str
     try:
         problem = await answer_problem(response.text or "", schema)
     except TooMuchWork as error:
-        said = f"{response.model}: {error.message}: make the schema simpler"
-        raise TooMuchWork(said, usage=response.usage, request_id=response.request_id) from None
+        text = f"{response.model}: {error.message}: make the schema simpler"
+        raise TooMuchWork(text, usage=response.usage, request_id=response.request_id) from None
     if problem and response.finish_reason == "length":
         return f"the JSON is cut off at {response.usage.output_tokens} tokens: raise max_tokens"
     return problem
 
 
 def schema_of(response_format: Mapping[str, Any]) -> Any:
-    """The JSON Schema, bare or in OpenAI's wrapper ``{"name", "schema", "strict"}``; True, which all fits, without."""
+    """The JSON Schema, bare or in OpenAI's wrapper ``{"name", "schema", "strict"}``; else True, which allows all."""
     given = response_format.get("json_schema", True)
     wrapped = isinstance(given, dict) and isinstance(given.get("schema"), dict)
     return given["schema"] if wrapped else given
@@ -152,6 +152,6 @@ def schema_of(response_format: Mapping[str, Any]) -> Any:
 
 def asked_again(request: ChatRequest, response: ChatResponse, problem: str) -> ChatRequest:
     """The conversation with the wrong answer, and what is wrong with it."""
-    said = Message("assistant", (response.text or "")[:_QUOTED])
+    wrong = Message("assistant", (response.text or "")[:_QUOTED])
     text = f"This cannot be used: {problem}. Answer again, with nothing but JSON that fits."
-    return replace(request, messages=(*request.messages, said, Message("user", text)))
+    return replace(request, messages=(*request.messages, wrong, Message("user", text)))

@@ -1,9 +1,9 @@
-"""Checks of JSON Schemas, and of answers by them, in a process of their own.
+"""Checks JSON Schemas, and answers against them, in a child process.
 
-A line brings the schema and a model the answer; together they can ask for any amount of work, in native code that
-holds Python's lock and cannot be interrupted: references that double, long lists against long lists. So one child
-process does it all (``json_schema.serve``), within CHECK_CPU_S each time. It is started by the first check, knows no
-keys, and ends with this process, however that ends.
+The schema comes from a line and the answer from a model. Together they can demand any amount of work (references that
+double, long lists against long lists) in native code that holds the GIL and cannot be interrupted. So one child process
+does all checks (``schema.serve``), each within CHECK_CPU_S. It starts with the first check, has no keys in its
+environment, and ends with this process, however that ends.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pydantic_core import from_json
 
 from llmdo.backends.errors import BadReply, Retryable
 
-# CPU time for one check. An answer of 1 MB takes some 10 ms by an ordinary schema, the usual one 0.05 ms.
+# CPU time for one check. With an ordinary schema, an answer of 1 MB takes about 10 ms, and the usual one 0.05 ms.
 CHECK_CPU_S = 0.25
-KNOWN = 256  # schemas whose problem, or that they have none, is remembered
+KNOWN = 256  # most schemas whose check is remembered
 _SCRIPT = Path(__file__).with_name("schema.py")
 _VARIABLES = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "VIRTUAL_ENV")  # what Python needs to start
 
@@ -35,10 +35,10 @@ class TooMuchWork(BadReply):
     """A check was given up: it took more CPU time than CHECK_CPU_S, or too much memory."""
 
 
-def problem_of_schema(schema: str) -> str | None:
-    """Why values cannot be checked with a schema, as JSON, in a sentence; None where they can.
+def schema_problem_now(schema: str) -> str | None:
+    """Why a schema, as JSON, cannot be used for checking, in a sentence; None if it can.
 
-    Blocks, without Python's lock, for at most about CHECK_CPU_S. Raises Retryable where no process can be started.
+    Blocks, without the GIL, for at most about CHECK_CPU_S. Raises Retryable if no process can be started.
     """
     if schema not in _known:
         try:
@@ -56,15 +56,15 @@ async def schema_problem(schema: str) -> str | None:
     """The same, without blocking the loop."""
     if schema in _known:
         return _known[schema]
-    return await asyncio.get_running_loop().run_in_executor(_thread(), problem_of_schema, schema)
+    return await asyncio.get_running_loop().run_in_executor(_thread(), schema_problem_now, schema)
 
 
 async def answer_problem(answer: str, schema: str) -> str | None:
-    """What is wrong with an answer that must fit a schema, as JSON, or without one be an object; None where it fits.
+    """What is wrong with an answer that must fit a schema, as JSON, or without one be an object; None if it fits.
 
-    Raises TooMuchWork, and Retryable where no process can be started.
+    Raises TooMuchWork, and Retryable if no process can be started.
     """
-    # The answer may hold half of a surrogate pair, which is then no JSON.
+    # The answer may hold a lone surrogate, and is not JSON then.
     sent = (schema.encode("utf-8", "surrogatepass"), answer.encode("utf-8", "surrogatepass"))
     return await asyncio.get_running_loop().run_in_executor(_thread(), _checker.ask, *sent)
 
@@ -78,16 +78,16 @@ class _Checker:
 
     def ask(self, schema: bytes, answer: bytes | None) -> str | None:
         with self._lock:
-            for _ in range(2):  # it may have been killed by somebody else
+            for _ in range(2):  # it may have been killed from outside
                 process = self._process = self._process or _start()
                 try:
-                    said = _asked(process, schema, answer)
-                except BaseException:  # Ctrl-C: its answer must not be taken for the next one's
+                    reply = _asked(process, schema, answer)
+                except BaseException:  # Ctrl-C: the reply must not be taken for the next check's
                     self._process = None
                     process.kill()
                     raise
-                if said:
-                    return cast("str | None", from_json(said))
+                if reply:
+                    return cast("str | None", from_json(reply))
                 self._process = None
                 if process.wait() == -signal.SIGPROF:
                     break
@@ -97,11 +97,11 @@ class _Checker:
 def _start() -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-P", str(_SCRIPT)],  # -P: beside the script are modules named like the standard library's
+            [sys.executable, "-P", str(_SCRIPT)],  # -P: the script's folder may shadow the standard library
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
-            start_new_session=True,  # Ctrl-C is not for it: calls in flight end, and are checked
+            start_new_session=True,  # not for Ctrl-C: calls in flight are finished and checked
         )
     except OSError as error:
         raise Retryable(
@@ -110,20 +110,20 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _asked(process: subprocess.Popen[bytes], schema: bytes, answer: bytes | None) -> bytes:
-    """The child's line; empty where it ended."""
+    """The child's line; empty if it ended."""
     write, read = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-    said = b""
+    reply = b""
     with suppress(BrokenPipeError):
         write.write(b"%d %d %f\n" % (len(schema), -1 if answer is None else len(answer), CHECK_CPU_S))
         write.write(schema + (answer or b""))
         write.flush()
-        said = read.readline()
-    if not said.endswith(b"\n"):
+        reply = read.readline()
+    if not reply.endswith(b"\n"):
         with suppress(BrokenPipeError):
             write.close()
         read.close()
         return b""
-    return said
+    return reply
 
 
 _checker = _Checker()

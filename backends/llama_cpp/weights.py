@@ -1,4 +1,4 @@
-"""The embedded model's weights: loaded once for a process, freed with the last user; and threads to run it."""
+"""The embedded model's weights, loaded once for a process and freed with their last user, and threads to run them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any, Protocol, TypeVar, cast
 from llmdo.backends.errors import StopRun
 from llmdo.backends.llama_cpp.files import PROVIDER, library, prepare, weights
 
-# Tokens a second with 1, 4 and 8 slots on one thread: 49, 63, 68; on two threads of two idle cores: 42, 90, 125.
+# Tokens a second with 1, 4 and 8 slots: 49, 63 and 68 on one thread, 42, 90 and 125 on two threads of two idle cores.
 # Eight slots take about 0.5 GB.
 SLOTS = 8
-CONTEXT = 2048  # tokens for each slot: what the model was trained for
-LONGEST_GOODBYE_S = 5.0  # how long the process's end waits for running answers to notice it
+CONTEXT_TOKENS = 2048  # of each slot: what the model was trained for
+LONGEST_GOODBYE_S = 5.0  # how long the end of the process waits for running answers to notice it
 
 T = TypeVar("T")
 
 
 class Server(Protocol):
-    """llama.cpp's server, as far as it is used; safe from any thread."""
+    """The part of llama.cpp's server that is used here. Thread-safe."""
 
     def handle_chat_completions(self, body: dict[str, Any], callback: Callable[[dict[str, Any]], Any]) -> Any:
         """Answers in chunks; ends early when the callback returns True."""
@@ -49,12 +49,12 @@ class Weights:
             _users.add(self)
 
     def server(self, *, embedding: bool) -> Server:
-        """The server that chats, or the one that embeds; loads it (0.4 s) when it is the first time.
+        """The server that chats, or the one that embeds; the first call loads it (0.4 s) and may fetch the weights.
 
-        Where the weights are not there they are fetched before. Raises StopRun with the remedy.
+        Raises StopRun with the remedy.
         """
         if embedding not in _servers:
-            prepare()  # not with the lock: nobody who opens or closes Weights waits for a download
+            prepare()  # without the lock: opening and closing Weights must not wait for a download
         with _lock:
             if embedding not in _servers:
                 _servers[embedding] = _load(embedding)
@@ -69,10 +69,10 @@ class Weights:
 
 
 async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
-    """Runs ``work(cancelled)`` in a thread; ``cancelled()`` turns True when the awaiting task or the process ends.
+    """Runs ``work(cancelled)`` in a thread; ``cancelled()`` becomes true when the awaiting task or the process ends.
 
-    The threads are daemons, joined for a moment at exit: those of a ThreadPoolExecutor would hold the process until
-    the longest answer is complete.
+    The threads are daemons, joined for a moment at exit: those of a ThreadPoolExecutor would keep the process alive
+    until the longest answer is complete.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
@@ -81,9 +81,9 @@ async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
     def live() -> None:
         try:
             inside.set_result(work(lambda: outcome.cancelled() or _ending.is_set()))
-        except Exception as error:  # noqa: BLE001 - it belongs to the task that awaits
+        except Exception as error:  # noqa: BLE001 - raised in the task that awaits
             inside.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+        with contextlib.suppress(RuntimeError):  # the loop may have been closed
             loop.call_soon_threadsafe(_settle, outcome, inside)
         _threads.discard(threading.current_thread())
 
@@ -108,19 +108,19 @@ def _load(embedding: bool) -> Server:
     params = module.CommonParams()
     params.model.path = str(path)
     params.n_parallel = SLOTS
-    params.n_ctx = SLOTS * CONTEXT
+    params.n_ctx = SLOTS * CONTEXT_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads_to_use()
-    params.verbosity = -1  # no word on stderr
+    params.verbosity = -1  # silent
     params.warmup = False
     params.cache_ram_mib = 0  # else it keeps old prompts in up to 8 GB
     params.fit_params = False
-    # It listens on a port of 127.0.0.1, too, which nothing here uses: nobody else shall.
+    # It also listens on a port of 127.0.0.1, which is not used here and must not be used by others.
     params.api_keys = [secrets.token_hex(16)]
     params.ui = False
     if embedding:
         params.embedding = True
         params.pooling_type = module.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        params.n_ubatch = CONTEXT  # a text must fit one batch
+        params.n_ubatch = CONTEXT_TOKENS  # a text must fit one batch
     try:
         return cast(Server, module.Server(params))
     except RuntimeError as error:
@@ -130,8 +130,8 @@ def _load(embedding: bool) -> Server:
 
 
 def _threads_to_use() -> int:
-    """Half of the cores: llama.cpp's threads wait for each other by spinning, and where other work needs the cores too,
-    two threads on two cores made 5 to 14 tokens a second, one made 40.
+    """Half of the cores: llama.cpp's threads spin while they wait for each other. With other work on two cores, two
+    threads made 5 to 14 tokens a second, and one made 40.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2)

@@ -1,4 +1,4 @@
-"""How many tokens a call may use at most, before it is made."""
+"""The most tokens that a call may use, estimated before it is made."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmdo.backends.responses import Response
 from llmdo.backends.usage import Usage
 
 LONGEST_RESULT = 256  # of a model's own input without a limit: Workers AI's default
-# Of a short request most tokens are the template's, which says nothing of its text. Tokens.
+# Tokens. Most of a short request's are the template's, from which nothing is learnt about its text.
 _LONG_ENOUGH = 100
 
 
 class Estimates:
-    """Upper bounds, raised for each model by what was used: a byte is a quarter of a token, and one token at most."""
+    """Upper bounds, raised for each model by what it used: a byte counts as a quarter of a token, up to a whole one."""
 
     __slots__ = ("_input", "_output")
 
@@ -28,7 +28,7 @@ class Estimates:
         self._output: dict[str, int] = {}
 
     def most(self, request: Request) -> Usage:
-        """Tokens of input and output that a call may use."""
+        """The most input and output tokens that a call may use."""
         text, around = longest_input(request)
         bytes_a_token = self._input.get(request.model, CHARACTERS_A_TOKEN)
         given = around - int(-text // bytes_a_token)
@@ -36,12 +36,12 @@ class Estimates:
         if output is None:
             by_default = LONGEST_RESULT if isinstance(request, RawRequest) and not request.path else DEFAULT_MAX_TOKENS
             output = max(by_default * answers_wanted(request), self._output.get(request.model, 0))
-        if _asks_twice(request):  # the second time with the first answer
+        if _asks_twice(request):  # the second time the first answer is part of the input
             return Usage(2 * (given + output), 2 * output)
         return Usage(given, output)
 
     def learn(self, request: Request, response: Response) -> None:
-        """Takes note of what a call used."""
+        """Raises the bounds by what a call used."""
         used, model = response.usage, request.model
         if _asks_twice(request):
             return
@@ -53,5 +53,5 @@ class Estimates:
 
 
 def _asks_twice(request: Request) -> bool:
-    """Whether a backend may ask a second time by itself: in JSON mode, after an answer that does not keep to it."""
+    """Whether a backend may itself ask a second time: in JSON mode, after an answer that does not fit."""
     return isinstance(request, ChatRequest) and bool(request.parameters.get("response_format"))

@@ -1,4 +1,4 @@
-"""What a run has spent, and where it must stop."""
+"""What a run has spent, and when it must stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmdo.backends.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may spend: US dollars, and input and output tokens together. None: as much as it takes."""
+    """What a run may spend: US dollars, and input and output tokens together. None: no limit."""
 
     max_cost_usd: float | None = None
     max_tokens: int | None = None
@@ -28,15 +28,15 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What calls have used, as far as the providers told, and what lost ones may have used besides.
+    """What calls have used as reported by the providers, and what lost ones may have used besides.
 
     Attributes:
-        calls: those that were answered, or told what they used although they failed.
-        neurons: the sum of those told; None where none were.
-        cost_usd: of the calls whose cost is known; None where there were calls and of none it is.
+        calls: those with reported usage, answered or failed.
+        neurons: the sum of those reported; None if none were.
+        cost_usd: of the calls whose cost is known; None if there are calls but no known cost.
         unpriced: calls whose cost is not known: unless 0, the cost is a lower bound.
-        lost_calls: calls that may be billed though nobody told what they used: see ``maybe_billed``. The other ``lost``
-            amounts are the most that these may have used, by estimate; ``lost_cost_usd`` is None where a price is not
+        lost_calls: calls that may be billed although no usage was reported: see ``maybe_billed``. The other ``lost``
+            amounts are estimates of the most that these may have used; ``lost_cost_usd`` is None if a price is not
             known.
     """
 
@@ -53,13 +53,13 @@ class Spent:
 
 
 def lost_text(calls: int) -> str:
-    """For people."""
+    """How many calls were lost, in words."""
     return "1 call whose reply was lost" if calls == 1 else f"{calls:,} calls whose replies were lost"
 
 
 @dataclass(frozen=True, slots=True)
 class _Amount:
-    """What a call may use; ``usd`` is None where nobody tells its price."""
+    """What a call may use; ``usd`` is None if its price is not known."""
 
     usage: Usage
     usd: float | None
@@ -71,7 +71,7 @@ class _Amount:
 
 @dataclass(frozen=True, slots=True)
 class _Used:
-    """What a call used, or may have used if it was lost; till its provider's prices are there."""
+    """What a call used, or may have used if it was lost, until its provider's prices are known."""
 
     provider: str
     asked: str
@@ -81,11 +81,11 @@ class _Used:
 
 
 class Budget:
-    """Counts what is spent, and says before each call whether it still fits; the engine's hook. Thread-safe.
+    """Counts what is spent, and decides before each call whether it still fits. Used by the engine. Thread-safe.
 
-    A call reserves the most that it may use, by estimate, and gives back what it did not; a lost one, which may be
-    billed, gives nothing back. So the limits are not passed, however many calls are in flight, as long as the estimates
-    hold; they are raised by what comes (see Estimates).
+    A call reserves the most that it may use, by estimate, and releases what it did not use; a lost call, which may be
+    billed, releases nothing. So the limits hold, however many calls are in flight, as long as the estimates do; these
+    are raised by actual usage (see Estimates).
     """
 
     def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None) -> None:
@@ -109,8 +109,8 @@ class Budget:
     def before(self, provider: str, request: Request) -> ModelError | None:
         """Reserves what a call may use.
 
-        Returns BudgetSpent where that could pass a limit, and PriceUnknown for a model that no limit of cost can be
-        kept for. Waits while the provider's list is ``pending``.
+        Returns BudgetSpent if that could exceed a limit, and PriceUnknown for a model whose cost cannot be limited.
+        Waits while the provider's list is ``pending``.
         """
         self.prices.ask(provider)
         if self.limits == NO_LIMITS:
@@ -128,10 +128,9 @@ class Budget:
             return error
 
     def after(self, provider: str, request: Request, ended: Response | ModelError | None) -> None:
-        """Gives back what a call reserved, and counts what it used, which an error may tell too.
+        """Releases what a call reserved, and counts what it used, which an error may report too.
 
-        ``None``: it was cancelled, or nobody waits for its reply any more. What a lost call reserved is counted as if
-        it had been used.
+        ``None``: it was cancelled, or its reply is no longer awaited. What a lost call reserved is counted as used.
         """
         with self._lock:
             amount = self._give_back(request)
@@ -156,17 +155,17 @@ class Budget:
             self._settle()
 
     def give_back(self, request: Request) -> None:
-        """Gives back what was reserved for a call that was not made."""
+        """Releases what was reserved for a call that was not made."""
         with self._lock:
             self._give_back(request)
 
     def lose(self, provider: str, request: Request) -> None:
-        """Counts a call as lost that may be billed and is made again; what it reserved stays for the next one."""
+        """Counts a lost call that may be billed and is made again; its reservation stays for the next attempt."""
         with self._lock:
             self._lose(provider, request, None)
 
     def can_wait(self) -> bool:
-        """Whether calls in flight may yet give back what they reserved."""
+        """Whether calls in flight may still release what they reserved."""
         return bool(self._reserved)
 
     def spent(self) -> Spent:
@@ -199,7 +198,7 @@ class Budget:
         if not waiting:
             del self._reserved[id(request)]
         if not self._reserved:
-            self._held_tokens, self._held_usd = 0, 0.0  # what is left of sums and differences of fractions
+            self._held_tokens, self._held_usd = 0, 0.0  # without the rounding errors
         return amount
 
     def _lose(self, provider: str, request: Request, amount: _Amount | None) -> None:
@@ -211,7 +210,7 @@ class Budget:
         self._settle()
 
     def _settle(self) -> None:
-        """Adds the costs of the calls whose prices are there by now."""
+        """Adds the costs of the calls whose prices are known by now."""
         waiting, self._unsettled = self._unsettled, []
         for used in waiting:
             if not self.prices.ask(used.provider).done():

@@ -1,6 +1,6 @@
-"""What calls cost at the prices of the providers' own lists.
+"""What calls cost at the providers' list prices.
 
-Costs are list prices in US dollars: free allowances, discounts and taxes are not in them.
+Costs are in US dollars, without free allowances, discounts and taxes.
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ from llmdo.backends.responses import Models, Price, Response
 from llmdo.backends.usage import Usage, added
 
 NEURON_USD = 0.011 / 1000  # developers.cloudflare.com/workers-ai/platform/pricing
-DECIMALS = (
-    12  # sums are rounded to a millionth of a micro-dollar; one token of the cheapest model costs 10,000 of these
-)
+DECIMALS = 12  # of sums: a token of the cheapest model costs 10,000 of such units
 _TOKENS = Price().unit
 # The models that run in this process.
 FREE = frozenset({"local"})
 _NOTHING = Price(0.0, 0.0, 0.0)
 
-_LIST_S = 30.0  # a list that takes longer is given up: answers wait for their prices
+_LIST_S = 30.0  # timeout of a list: answers wait for their prices
 
 _log = logging.getLogger(__name__)
 
 
 def cost_usd(usage: Usage, price: Price | None) -> float | None:
-    """What tokens cost, or where their price is unknown what the neurons do; None where nobody tells.
+    """What tokens cost, or neurons if the tokens' price is not known; None if neither is.
 
-    A price for another unit than tokens says nothing here, nor does the price of a model that cost something and told
-    no tokens. Cached tokens are part of the input; more of them than of the input were counted beside it, and all of
-    the input is paid in full.
+    Prices for other units than tokens are ignored, and so is the price of a model that costs something but reported no
+    tokens. Cached tokens are part of the input. If there are more of them than of the input, they were counted beside
+    it, and all of the input is paid in full.
     """
     if price is not None and price.unit == _TOKENS:
         cached, output = usage.cached_tokens, usage.output_tokens
@@ -59,7 +57,7 @@ def counts_beside(usage: Usage) -> bool:
 
 
 def is_cached(response: Response) -> bool:
-    """Whether an AI Gateway had the answer in its cache, so that no model was called (ai-gateway/features/caching)."""
+    """Whether an AI Gateway answered from its cache, without calling a model (ai-gateway/features/caching)."""
     return response.details.get("cache_status") == "HIT"
 
 
@@ -78,22 +76,22 @@ def list_of(provider: str) -> Models:
 
 
 class Prices:
-    """Prices by provider and model, from the lists that ``list_of`` gives; each is read once. Thread-safe.
+    """Prices by provider and model, from the lists of ``list_of``, each of which is read once. Thread-safe.
 
-    A list that cannot be read, and a model whose cost nobody tells, is warned of once; their costs stay unknown. So is
-    a model that is, or will be, switched off.
+    Warns once of a list that cannot be read and of a model without a known price, whose costs stay unknown, and of a
+    model that is, or will be, switched off.
     """
 
     def __init__(self, list_of: Callable[[str], Models] = list_of) -> None:
         self._list_of = list_of
-        self._ending: dict[str, str] = {}  # by the models' full names; complete when the provider's list is there
+        self._ending: dict[str, str] = {}  # by the models' full names; complete once the provider's list is read
         self._problems: dict[str, str] = {}
         self._lists: dict[str, Future[dict[str, Price | None]]] = {}
         self._lock = threading.Lock()
         self._warned: set[str] = set()
 
     def ask(self, provider: str) -> Future[dict[str, Price | None]]:
-        """Begins to read a provider's list; does not wait for it. By the models' full names; empty if it failed."""
+        """The prices of a provider's list by the models' full names, empty if it cannot be read. Starts to read it."""
         with self._lock:
             found = self._lists.get(provider)
             if found is not None:
@@ -110,7 +108,7 @@ class Prices:
         return self._problems.get(provider, "")
 
     def of(self, provider: str, *models: str) -> Price | None:
-        """The price of the first of some models that has one; waits for the list."""
+        """The price of the first of these models that has one; waits for the list."""
         if provider in FREE:
             return _NOTHING
         prices = self.ask(provider).result()
@@ -121,14 +119,14 @@ class Prices:
         return None
 
     def lists(self, provider: str, model: str) -> bool:
-        """Whether a provider has a model, or does not tell; waits for the list."""
+        """Whether a provider has a model, or has no list; waits for the list."""
         models = self.ask(provider).result()
         return not models or f"{provider}/{model}" in models
 
     def cost(self, provider: str, asked: str, *parts: Response) -> float | None:
-        """What the parts of an answer cost, by the model that answered or else the one asked for; waits for the list.
+        """What the parts of an answer cost, at the price of the model that answered, or else of the one asked for.
 
-        None where nobody tells. What a gateway had in its cache cost nothing.
+        Waits for the list. None if the cost is not known. Answers from a gateway's cache cost nothing.
         """
         used: dict[str, Usage] = {}
         for part in parts:
@@ -139,7 +137,7 @@ class Prices:
         return round(sum(known), DECIMALS) if len(known) == len(costs) else None
 
     def cost_of(self, provider: str, asked: str, answered: str, usage: Usage) -> float | None:
-        """The same of what was used, also where nothing came of it."""
+        """The same for a usage, with or without an answer."""
         cost = cost_usd(usage, self.of(provider, answered, asked))
         if counts_beside(usage):
             self._warn_once(

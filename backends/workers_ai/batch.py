@@ -15,7 +15,7 @@ from typing import Any
 import pydantic_core
 
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
-from llmdo.backends.json_mode.answers import problem_of_answer
+from llmdo.backends.json_mode.answers import format_problem
 from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places
@@ -111,7 +111,7 @@ async def _checked(result: Response | ModelError, model: str, request: Request) 
     if not (isinstance(result, ChatResponse) and isinstance(request, ChatRequest)):
         return result
     try:
-        problem = await problem_of_answer(result, request.parameters.get("response_format"))
+        problem = await format_problem(result, request.parameters.get("response_format"))
     except ModelError as error:
         return error
     if not problem:

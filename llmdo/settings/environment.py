@@ -1,4 +1,4 @@
-"""The environment variables: each name stands here once. Secrets come from nowhere else."""
+"""All environment variables, each named once. Secrets come from nowhere else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmdo.settings.network import network_problems
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
 BRAINTRUST_API = "https://api.braintrust.dev/v1"
-# Not secret: these may stand in a job's description.
+# Not secret: these may be in a job's description.
 _PLAIN = (
     *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
     *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
@@ -24,7 +24,7 @@ _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
 
 class MissingSettings(Exception):
-    """Variables that the run needs are not set, or set to what cannot be right; names all of them at once."""
+    """Variables that the run needs are missing or wrong; names all of them at once."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -50,7 +50,7 @@ class CloudflareAccount:
 
 @dataclass(frozen=True)
 class AiGateway:
-    """An AI Gateway: its id, or the URL that the dashboard gives, and the token of one that wants its own."""
+    """An AI Gateway: its id, or the URL that the dashboard shows, and its own token if it requires one."""
 
     name: str
     token: str = field(repr=False, default="")
@@ -58,9 +58,9 @@ class AiGateway:
 
 @dataclass(frozen=True)
 class OpenAIAccess:
-    """Base URL and key of OpenAI, or of a server that speaks its API; the key may be empty there.
+    """Base URL and key of OpenAI, or of a server with its API, where the key may be empty.
 
-    ``organization``, ``project``: whose account and which project of it pays, by OpenAI's ids, or "".
+    ``organization``, ``project``: OpenAI's ids of the account and the project that pay, or "".
     """
 
     base_url: str = field(repr=False)
@@ -91,7 +91,7 @@ def cloudflare_account() -> CloudflareAccount:
     problems = _unusable("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_API_TOKEN")
     account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
     if account and not _is_account_id(account):
-        # An account id given as a token, or the reverse, otherwise ends as "7003 Could not route" much later.
+        # If account id and token are swapped, the error would otherwise be "7003 Could not route", and much later.
         problems.append("CLOUDFLARE_ACCOUNT_ID is not 32 hexadecimal characters: copy it from the dashboard's URL")
     base_url = os.environ.get("CLOUDFLARE_BASE_URL") or PUBLIC_API
     if "?" in base_url or "@" in base_url:
@@ -137,7 +137,7 @@ def ai_gateway(name: str | None = None) -> AiGateway | None:
 
 
 def openai_access() -> OpenAIAccess:
-    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (other servers may not want one), OPENAI_ORG_ID and
+    """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (optional for other servers), OPENAI_ORG_ID and
     OPENAI_PROJECT_ID, also by their older names OPENAI_ORGANIZATION and OPENAI_PROJECT. Raises MissingSettings.
     """
     base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).strip().rstrip("/")
@@ -155,7 +155,7 @@ def openai_access() -> OpenAIAccess:
 
 
 def is_openai_itself() -> bool:
-    """Whether OPENAI_BASE_URL names OpenAI's own API, or nothing."""
+    """Whether OPENAI_BASE_URL is unset, or OpenAI's own API."""
     return (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/") == OPENAI_API
 
 
@@ -187,12 +187,12 @@ def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
 
 
 def plain_settings() -> dict[str, str]:
-    """The settings of this process that are not secret, for workers on other machines."""
+    """This process's settings that are not secret, for workers on other machines."""
     return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
 
 
 def secret_manager_url() -> str | None:
-    """Another address of Secret Manager's API than the public one, by gcloud's own variable for it."""
+    """An address of Secret Manager's API other than the public one, by gcloud's variable for it."""
     return os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER", "").rstrip("/") or None
 
 
@@ -226,7 +226,7 @@ def _users_folder(variable: str, default: str) -> Path:
 
 
 def whole_path(path: str) -> Path:
-    """The absolute path, with ``~`` filled in. Raises MissingSettings where nobody has such a home folder."""
+    """The absolute path, with ``~`` expanded. Raises MissingSettings for an unknown home folder."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
@@ -245,7 +245,7 @@ def _unusable(*names: str) -> list[str]:
 
 
 def fits_a_header(text: str) -> bool:
-    """Whether a header may hold it: HTTP libraries refuse another one with an error that quotes it, secret and all."""
+    """Whether a header may hold it. HTTP libraries quote a value that they refuse, even a secret."""
     return all("!" <= c <= "~" for c in text)
 
 
@@ -257,7 +257,7 @@ def _is_account_id(text: str) -> bool:
     return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
 
 
-# What must not be seen anywhere: see llmdo.settings.secrets.
+# What must never be shown: see llmdo.settings.secrets.
 SECRETS_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
     cloudflare_account: ("CLOUDFLARE_API_TOKEN",),
     ai_gateway: ("CLOUDFLARE_AI_GATEWAY_TOKEN",),

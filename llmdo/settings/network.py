@@ -1,7 +1,7 @@
-"""How other machines are reached: proxies and certificates, by the variables that curl, requests and OpenSSL know.
+"""How other machines are reached: proxies and certificates, by the variables of curl, requests and OpenSSL.
 
-The libraries read them each in its own way (aiohttp and botocore know no CIDR in NO_PROXY, httpx no ports, and each
-another variable for certificates), so all of them are given what stands here.
+Each library reads them in its own way (in NO_PROXY, aiohttp and botocore do not support CIDR, nor httpx ports, and
+their variables for certificates differ), so all of them get what is determined here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
 _PROXY_SCHEMES = ("http", "https")
-# The first one that is set counts; SSL_CERT_FILE is OpenSSL's own.
+# The first one that is set counts; SSL_CERT_FILE is OpenSSL's.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 CA_REMEDY = "set SSL_CERT_FILE to a PEM file with the CA's certificate, such as that of your company's proxy"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def proxy_for(url: str) -> str | None:
-    """The HTTP proxy by which a URL is reached: HTTPS_PROXY or HTTP_PROXY by its scheme, else ALL_PROXY, in upper or
-    lower case; None for what NO_PROXY names. Raises ValueError, without the proxy's password, where it cannot be used.
+    """The HTTP proxy for a URL: HTTPS_PROXY or HTTP_PROXY by its scheme, else ALL_PROXY, in upper or lower case; None
+    for hosts in NO_PROXY. Raises ValueError, without the proxy's password, if it cannot be used.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -62,8 +62,8 @@ def is_loopback(url: str) -> bool:
 
 
 def ca_file() -> str | None:
-    """The file of the certificates that are trusted instead of the usual ones: SSL_CERT_FILE, REQUESTS_CA_BUNDLE,
-    CURL_CA_BUNDLE or AWS_CA_BUNDLE. Raises ValueError for one that cannot be read.
+    """The file of certificates to trust instead of the usual ones: SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE
+    or AWS_CA_BUNDLE. Raises ValueError for one that cannot be read.
     """
     for name in _CA_VARIABLES:
         place = os.environ.get(name, "").strip()
@@ -75,7 +75,7 @@ def ca_file() -> str | None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """What is trusted: the certificates of ``ca_file``, else those of the system. Raises ValueError."""
+    """Trusts the certificates of ``ca_file``, else those of the system. Raises ValueError."""
     place = ca_file()
     try:
         return ssl.create_default_context(cafile=place)
@@ -90,12 +90,12 @@ def httpx_settings(url: str) -> dict[str, Any]:
 
 
 def is_untrusted(reason: str) -> bool:
-    """Whether a library's words for a failed connection speak of a certificate that is not trusted."""
+    """Whether a library's message about a failed connection is about an untrusted certificate."""
     return "certificate verify failed" in reason.lower().replace("_", " ")
 
 
 def network_problems(url: str) -> list[str]:
-    """What is wrong with the settings by which a URL is reached, a sentence each."""
+    """Problems of the settings by which a URL is reached, one sentence each."""
     problems = []
     for look in (lambda: proxy_for(url), tls_context):
         try:

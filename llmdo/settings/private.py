@@ -1,4 +1,4 @@
-"""Files and folders for this user alone, with modes 0600 and 0700: they hold prompts, answers or keys."""
+"""Files and folders for this user alone, with modes 0600 and 0700, because they hold prompts, answers or keys."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _making = threading.Lock()
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it that are missing; one that is there stays as it is. Raises OSError."""
+    """Creates a folder and missing parents; existing ones stay as they are. Raises OSError."""
     for one in reversed([folder, *folder.parents]):
         if one == folder or not one.exists():
             one.mkdir(_FOLDER, exist_ok=True)
 
 
 def own_folder(folder: Path) -> None:
-    """Makes a folder that is llmdo's own, or closes one of an earlier version to others. Raises OSError."""
+    """Creates a folder of llmdo's own, or makes an existing one private. Raises OSError."""
     make_folder(folder)
     _tighten(folder)
 
 
 def make_database(path: Path) -> None:
-    """Makes the empty file of a database, or closes one that is there to others.
+    """Creates the empty file of a database, or makes an existing one private.
 
     SQLite gives the files beside it (-wal, -shm, -journal) the mode of the database. Raises OSError.
     """
-    path = Path(os.path.realpath(path))  # a link to nowhere names the file that SQLite would make
-    # A file that this process has open is never opened here: closing it would drop SQLite's locks on it (POSIX).
+    path = Path(os.path.realpath(path))  # a dangling link names the file that SQLite would create
+    # Never opens an existing file, which this process may have open: closing it would drop SQLite's locks (POSIX).
     with _making, suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE))
     for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
@@ -44,7 +44,7 @@ def make_database(path: Path) -> None:
 
 
 def write(path: Path, body: bytes) -> None:
-    """Writes a whole file in the place of what is there. Raises OSError."""
+    """Writes or replaces a whole file. Raises OSError."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE), "wb") as file:
@@ -69,5 +69,5 @@ def lock(folder: Path) -> IO[str]:
 def _tighten(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
-        with suppress(PermissionError):  # another user's, who lets this one use it
+        with suppress(PermissionError):  # it is another user's, who lets this one use it
             path.chmod(mode & ~_OTHERS)

@@ -1,4 +1,4 @@
-"""Settings that a process takes from Google Cloud's Secret Manager, by Google's own client, as its service account."""
+"""Settings from Google Cloud's Secret Manager, read by Google's own client as this machine's service account."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from llmdo.settings.environment import MissingSettings, secret_manager_url
 
-_TRY_FOR = 30.0  # a new machine's network and metadata server may come late. Seconds.
-_FIRST_WAIT = 0.5  # doubles, with a random part. Seconds.
+_TRY_FOR = 30.0  # seconds: a new machine's network and metadata server may be late
+_FIRST_WAIT = 0.5  # seconds, doubled each time, with a random part
 _METADATA = "the metadata server of Google Cloud"
 _REMEDY = {
     403: "give the workers' service account the role roles/secretmanager.secretAccessor for it",
@@ -18,10 +18,10 @@ _REMEDY = {
 
 
 def take_secrets(env_from: Sequence[str]) -> None:
-    """Sets each NAME of ``NAME=projects/…/versions/…`` in this process's environment to what the secret holds.
+    """Sets each NAME of ``NAME=projects/…/versions/…`` in this process's environment to the secret's value.
 
-    A NAME that is set already stays as it is. A line break at a secret's end, as an editor leaves it, is not taken.
-    Raises MissingSettings, which names all that could not be had.
+    A NAME that is already set stays as it is. A trailing line break, as editors leave it, is removed. Raises
+    MissingSettings, which names all secrets that could not be read.
     """
     wanted = [(name, place) for name, _, place in (one.partition("=") for one in env_from) if not os.environ.get(name)]
     if not wanted:
@@ -40,7 +40,7 @@ def take_secrets(env_from: Sequence[str]) -> None:
 
 def _client(names: str) -> Any:
     try:
-        # The extra [gcp] has them.
+        # From the extra [gcp].
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
         from google.cloud.secretmanager import SecretManagerServiceClient  # noqa: PLC0415
     except ImportError:
@@ -53,7 +53,7 @@ def _client(names: str) -> Any:
 
 
 def _text_of(client: Any, place: str) -> tuple[str, str]:
-    """What a secret holds, or "" and why it cannot be had: of what was answered the status alone."""
+    """A secret's value, or "" and why it cannot be read: of a reply the status alone."""
     from google.api_core import exceptions, retry  # noqa: PLC0415  see _client
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
 
@@ -62,7 +62,7 @@ def _text_of(client: Any, place: str) -> tuple[str, str]:
         payload = client.access_secret_version(name=place, retry=again).payload
         return payload.data.decode().rstrip("\r\n"), ""
     except UnicodeDecodeError:
-        return "", f"{place} holds no text: write the setting's value into it"
+        return "", f"{place} is not text: write the setting's value into it"
     except GoogleAuthError as error:
         return "", _unreachable(_METADATA, error)
     except exceptions.RetryError as error:
@@ -81,6 +81,6 @@ def _refusal(place: str, error: Any) -> str:
 
 def _unreachable(what: str, error: Any) -> str:
     return (
-        f"{what} cannot be reached ({type(error).__name__}): secrets are taken on machines of Google Cloud, or with "
+        f"{what} cannot be reached ({type(error).__name__}): secrets can be read on machines of Google Cloud, or with "
         "GOOGLE_APPLICATION_CREDENTIALS"
     )

@@ -1,4 +1,4 @@
-"""What must not be seen anywhere: the values of secret variables, of headers, and what URLs hold besides an address."""
+"""What must never be shown: the values of secret variables and headers, and what URLs hold besides an address."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from urllib.parse import quote, unquote
 
 from llmdo.settings.environment import SECRETS_READ_BY, MissingSettings
 
-# What must not be seen anywhere. The last ones are the user's own: llmdo reads none of them.
+# The last ones are the user's own: llmdo does not read them.
 SECRET_VARIABLES = (
     *(name for names in SECRETS_READ_BY.values() for name in names),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
-# Whose user, password and query may be secrets.
+# URLs whose user, password and query may be secrets.
 _URLS = (
     *("OPENAI_BASE_URL", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL"),
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
 )
 _USER_IN_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?([^/]+)@", re.IGNORECASE)
 _TELLTALE = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
-_header_variables: set[str] = set()  # those whose values this process has put into headers
+_header_variables: set[str] = set()  # variables whose values this process has put into headers
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What HTTP itself needs, and what a body is decoded by.
+# Headers of HTTP itself, which users must not set.
 _NOT_THEIRS = frozenset(
     """accept-encoding connection content-encoding content-length content-type expect host keep-alive te trailer
     transfer-encoding upgrade""".split()
 )
-_SHORTEST_SECRET = 8  # a shorter one is a placeholder, whose letters would be struck out of every other word
+_SHORTEST_SECRET = 8  # a shorter value is a placeholder, whose letters occur in ordinary words
 
 
 def check_header(text: str) -> tuple[str, str]:
@@ -46,9 +46,9 @@ def check_header(text: str) -> tuple[str, str]:
 
 
 def header_values(headers: Iterable[str]) -> dict[str, str]:
-    """Each header of ``NAME=VARIABLE`` with the variable's value, which is a secret from now on.
+    """The headers of ``NAME=VARIABLE`` with the variables' values, which are secrets from now on.
 
-    Raises ValueError, and MissingSettings.
+    Raises ValueError and MissingSettings.
     """
     found, problems = {}, []
     for name, variable in map(check_header, headers):
@@ -64,9 +64,9 @@ def header_values(headers: Iterable[str]) -> dict[str, str]:
 
 
 def without_secrets(text: str) -> str:
-    """A text with ``<NAME>`` for the value of each secret variable, also as a URL or JSON would write it.
+    """A text with ``<NAME>`` in place of the value of each secret variable, also as a URL or JSON would write it.
 
-    For messages of services: some echo a request with its headers, and error messages quote them.
+    For services' messages: some echo a request with its headers.
     """
     for name, secret in _hidden():
         if len(secret) >= _SHORTEST_SECRET:
@@ -76,7 +76,7 @@ def without_secrets(text: str) -> str:
 
 
 def secrets_in_url(url: str) -> tuple[str, ...]:
-    """What in a URL must not be seen: its user and password, also as a header holds them, and keys in its query."""
+    """The secrets in a URL: its user and password, also in the form of a header, and keys in its query."""
     found = []
     plain, _, query = url.partition("?")
     if user := _USER_IN_URL.match(plain):
@@ -91,7 +91,7 @@ def secrets_in_url(url: str) -> tuple[str, ...]:
 
 
 def _hidden() -> Iterator[tuple[str, str]]:
-    """The name and the value of all that must not be seen."""
+    """The name and the value of everything that must not be shown."""
     for name in SECRET_VARIABLES:
         yield name, os.environ.get(name, "")
     for name in sorted(_header_variables):

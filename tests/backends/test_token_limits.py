@@ -43,7 +43,7 @@ READERS = {
     "a compatible server": (openai_body, None),
     "Workers AI, native": (lambda p: body_of(chat(p))["max_tokens"], DEFAULT_MAX_TOKENS),
     "Workers AI, chat": (lambda p: body_of(chat(p), "chat")["max_tokens"], DEFAULT_MAX_TOKENS),
-    "the embedded model": (lambda p: llama_cpp._chat_body(chat(p))[0]["max_tokens"], llama_cpp.DEFAULT_MAX_TOKENS),
+    "the embedded model": (lambda p: llama_cpp._chat_body(chat(p))[0]["max_tokens"], llama_cpp._MAX_TOKENS),
     "the estimate": (lambda p: Estimates().most(chat(p)).output_tokens, DEFAULT_MAX_TOKENS),
     "the pace": (lambda p: Tokens().estimate(chat(p)) - len(TEXT) / 4, MODEST_OUTPUT),
     "anybody": (token_limit, None),

