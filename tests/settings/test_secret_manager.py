@@ -172,7 +172,7 @@ def test_elsewhere_than_on_google_cloud_that_is_said():
     [_, problems] = taken([f"{NAME}={PLACE}", f"OTHER={PLACE}"], "127.0.0.1:9")
     assert problems == [
         f"{NAME} and OTHER: the metadata server of Google Cloud cannot be reached (DefaultCredentialsError): secrets "
-        "are taken on machines of Google Cloud, or with GOOGLE_APPLICATION_CREDENTIALS"
+        "can be read on machines of Google Cloud, or with GOOGLE_APPLICATION_CREDENTIALS"
     ]
 
 

@@ -36,7 +36,9 @@ def calls(server, method):
 
 
 def test_a_connection_is_kept_for_every_thread_that_may_have_a_call_under_way():
-    threads = conversations.BLOCKING_THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.LEDGER_THREADS
+    threads = (
+        conversations.BLOCKING_THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.LEDGER_THREADS
+    )
     client = s3_client(R2Access("https://r2.test", "id", "secret"))
     assert client.meta.config.max_pool_connections > threads
 
