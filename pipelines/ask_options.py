@@ -20,13 +20,13 @@ class AskOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: ChosenModel = DEFAULT_MODEL
-    system: Annotated[str, Field(description="A system prompt, as text (run takes a file)."), MODEL] = ""
+    system: Annotated[str, MODEL("A system prompt, as text (run takes a file).")] = ""
     max_tokens: MaxTokens = None
     temperature: Temperature = None
     gateway: GatewayName = None
     header: Headers = ()
     call_timeout: Annotated[
-        float, Field(ge=1, allow_inf_nan=False, description="Seconds that the model may be silent."), ADVANCED
+        float, Field(ge=1, allow_inf_nan=False), ADVANCED("Seconds that the model may be silent.")
     ] = CALL_TIMEOUT_S
 
     @property

@@ -13,7 +13,7 @@ from llmdo.backends.engine.settings import SAME_MESSAGE
 from llmdo.backends.providers import access_of
 from llmdo.pipelines.option_types import Calls, Concurrency, check_header_models
 from llmdo.pipelines.run_options import ChosenModel, PollSeconds, RunOptions
-from llmdo.pipelines.shown import BUDGET, INPUT, MODEL, OUTPUT, RATE, Shown
+from llmdo.pipelines.shown import BUDGET, INPUT, MODEL, OUTPUT, RATE
 from llmdo.pipelines.usage import UsageError, checked
 from llmdo.settings.environment import cloudflare_account, default_store, r2_access
 from llmdo.storage.chat.records import safe
@@ -47,63 +47,46 @@ class ChatOptions(RunOptions):
 
     ENDLESS_PATIENCE_S = 60.0  # a person is waiting for the answer
 
-    events: Annotated[
-        tuple[str, ...], Field(description="Event logs, JSON lines: files, folders, patterns, r2:// prefixes."), INPUT
-    ] = ()
-    queue: Annotated[str | None, Field(description="Queue of events, id or name."), INPUT] = None
+    events: Annotated[tuple[str, ...], INPUT("Event logs, JSON lines: files, folders, patterns, r2:// prefixes.")] = ()
+    queue: Annotated[str | None, INPUT("Queue of events, id or name.")] = None
     since: Annotated[
         Annotated[float, BeforeValidator(_time)] | None,
-        Field(description="Messages sent before are logged, not answered: ISO 8601, or ms since 1970."),
-        Shown(INPUT.panel, as_text=True),
+        INPUT("Messages sent before are logged, not answered: ISO 8601, or ms since 1970.", as_text=True),
     ] = None
-    output: Annotated[
-        str | None, Field(description="Where log and responses of --events go: a folder, r2://…"), OUTPUT
-    ] = None
-    reply_queue: Annotated[str | None, Field(description="Queue that responses go to, id or name."), OUTPUT] = None
-    log: Annotated[
-        str | None, Field(description="Log of messages and answers (with --queue): r2://BUCKET/PREFIX/."), OUTPUT
-    ] = None
+    output: Annotated[str | None, OUTPUT("Where log and responses of --events go: a folder, r2://…")] = None
+    reply_queue: Annotated[str | None, OUTPUT("Queue that responses go to, id or name.")] = None
+    log: Annotated[str | None, OUTPUT("Log of messages and answers (with --queue): r2://BUCKET/PREFIX/.")] = None
     store: str | None = None
-    deltas: Annotated[bool, Field(description="Push the text while it is generated, too."), OUTPUT] = False
+    deltas: Annotated[bool, OUTPUT("Push the text while it is generated, too.")] = False
     model: ChosenModel = DEFAULT_CHAT_MODEL
-    system: Annotated[
-        str,
-        Field(description="File with the system prompt; default pipelines/system_prompt.md."),
-        Shown(MODEL.panel, file="text"),
-    ] = Field(default_factory=lambda: SYSTEM_PROMPT.read_text(encoding="utf-8"))
-    temperature: Annotated[float, Field(ge=0, le=5, description="0 to 5."), MODEL] = 0.7
-    max_tokens: Annotated[int, Field(ge=1, description="Tokens of an answer at most."), MODEL] = 1000
+    system: Annotated[str, MODEL("File with the system prompt; default pipelines/system_prompt.md.", file="text")] = (
+        Field(default_factory=lambda: SYSTEM_PROMPT.read_text(encoding="utf-8"))
+    )
+    temperature: Annotated[float, Field(ge=0, le=5), MODEL("0 to 5.")] = 0.7
+    max_tokens: Annotated[int, Field(ge=1), MODEL("Tokens of an answer at most.")] = 1000
     context_tokens: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="Tokens that the model's context holds, input and answer together; by default what its "
-            "provider publishes.",
+        Field(ge=1),
+        MODEL(
+            "Tokens that the model's context holds, input and answer together; by default what its provider publishes."
         ),
-        MODEL,
     ] = None
     max_cost: Annotated[
         float | None,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="US dollars at most. Before they could be exceeded, --events stops and leaves its messages "
-            "open; with --queue messages get an error event instead of an answer, without a call.",
+        Field(gt=0, allow_inf_nan=False),
+        BUDGET(
+            "US dollars at most. Before they could be exceeded, --events stops and leaves its messages "
+            "open; with --queue messages get an error event instead of an answer, without a call."
         ),
-        BUDGET,
     ] = None
-    concurrency: Annotated[Calls, Field(description="Answers being made at most: N, or fixed:N."), RATE] = Concurrency(
-        256
-    )
+    concurrency: Annotated[Calls, RATE("Answers being made at most: N, or fixed:N.")] = Concurrency(256)
     patience: Annotated[
         float | None,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds for which the model may answer nothing, while calls pause, before messages get an "
-            "error event (default 60), or with --events the run stops (default 600).",
+        Field(gt=0, allow_inf_nan=False),
+        RATE(
+            "Seconds for which the model may answer nothing, while calls pause, before messages get an "
+            "error event (default 60), or with --events the run stops (default 600)."
         ),
-        RATE,
     ] = None
     poll_seconds: PollSeconds = 0.25
     runner: Literal["direct", "prism"]

@@ -27,7 +27,7 @@ from llmdo.pipelines.option_types import (
 )
 from llmdo.pipelines.run_options import CallsInFlight, GatewayName, MaxTokens, PollSeconds, RunOptions, Temperature
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions
-from llmdo.pipelines.shown import ADVANCED, INPUT, LEDGER, MODEL, OUTPUT, RATE, Shown
+from llmdo.pipelines.shown import ADVANCED, INPUT, LEDGER, MODEL, OUTPUT, RATE
 from llmdo.pipelines.usage import checked
 from llmdo.settings.environment import cloudflare_account, r2_access
 from llmdo.storage.errors import InvalidLocation
@@ -64,98 +64,72 @@ class JsonlOptions(RunOptions):
     ENDLESS_PATIENCE_S = math.inf
 
     files: Annotated[
-        tuple[str, ...],
-        Field(description="Local files, folders or glob patterns; - is standard input."),
-        Shown(INPUT.panel, positional=True),
+        tuple[str, ...], INPUT("Local files, folders or glob patterns; - is standard input.", positional=True)
     ] = ()
-    input: Annotated[str | None, Field(description="r2://BUCKET/PREFIX/ to list."), INPUT] = None
-    queue: Annotated[str | None, Field(description="Queue of R2 events, id or name; default LLMDO_QUEUE."), INPUT] = (
-        None
-    )
-    prefix: Annotated[str, Field(description="Only objects below this prefix (with --queue)."), INPUT] = ""
+    input: Annotated[str | None, INPUT("r2://BUCKET/PREFIX/ to list.")] = None
+    queue: Annotated[str | None, INPUT("Queue of R2 events, id or name; default LLMDO_QUEUE.")] = None
+    prefix: Annotated[str, INPUT("Only objects below this prefix (with --queue).")] = ""
     retry: Literal["retryable", "all"] | None = None
-    output: Annotated[str, Field(description="Where answers go: r2://BUCKET/PREFIX/ or a folder."), OUTPUT]
-    model: Annotated[ModelName, Field(description="PROVIDER/MODEL for lines that name none."), MODEL] = DEFAULT_MODEL
-    prompt: Annotated[
-        Template, Field(description="What to ask of each line, with its fields: 'Summarise: {text}'."), MODEL
-    ] = ""
+    output: Annotated[str, OUTPUT("Where answers go: r2://BUCKET/PREFIX/ or a folder.")]
+    model: Annotated[ModelName, MODEL("PROVIDER/MODEL for lines that name none.")] = DEFAULT_MODEL
+    prompt: Annotated[Template, MODEL("What to ask of each line, with its fields: 'Summarise: {text}'.")] = ""
     system: Annotated[
-        str,
-        Field(description="File with a system prompt for lines that have none (ask takes its text)."),
-        Shown(MODEL.panel, file="text"),
+        str, MODEL("File with a system prompt for lines that have none (ask takes its text).", file="text")
     ] = ""
     model_for: Annotated[
         ModelRules,
-        Field(description="GLOB=MODEL for files whose key matches; may be repeated, the first match wins."),
-        Shown(MODEL.panel, unquoted=True),
+        MODEL("GLOB=MODEL for files whose key matches; may be repeated, the first match wins.", unquoted=True),
     ] = ()
     line_models: Annotated[
         LineModels,
-        Field(
-            description="Which models lines may name: same-provider (as the model that they would get), any, none, or "
+        MODEL(
+            "Which models lines may name: same-provider (as the model that they would get), any, none, or "
             "globs of PROVIDER/MODEL separated by commas, also together with same-provider."
         ),
-        MODEL,
     ] = SAME_PROVIDER
     line_parameters: Annotated[
-        bool,
-        Field(description="With --prompt, use a line's model, system and parameters, too; else they are its data."),
-        MODEL,
+        bool, MODEL("With --prompt, use a line's model, system and parameters, too; else they are its data.")
     ] = False
     response_schema: Annotated[
         JsonSchema | None,
-        Field(description="File with a JSON Schema that answers must match."),
-        Shown(MODEL.panel, name="--schema", file="json", unquoted=True),
+        MODEL("File with a JSON Schema that answers must match.", name="--schema", file="json", unquoted=True),
     ] = None
     max_tokens: MaxTokens = None
     temperature: Temperature = None
     concurrency: CallsInFlight = Concurrency(64)
     workers: Annotated[
-        int,
-        Field(ge=1, description="Number of processes sharing --rpm and --tpm; each uses an equal share."),
-        RATE,
+        int, Field(ge=1), RATE("Number of processes sharing --rpm and --tpm; each uses an equal share.")
     ] = 1
     mode: Annotated[
         Mode,
-        Field(
-            description="sync: one call a request; batch: the provider's asynchronous batch API, if it has one; auto: "
+        RATE(
+            "sync: one call a request; batch: the provider's asynchronous batch API, if it has one; auto: "
             "batch where it pays."
         ),
-        RATE,
     ] = "sync"
     deadline: Annotated[
         float,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds for which one request may be refused, or wait in a batch, before it is given up.",
-        ),
-        RATE,
+        Field(gt=0, allow_inf_nan=False),
+        RATE("Seconds for which one request may be refused, or wait in a batch, before it is given up."),
     ] = THREE_TRIES.deadline_s
     gateway: GatewayName = None
-    batch_size: Annotated[int, Field(ge=1, le=10_000, description="Lines in a shard at most."), OUTPUT] = (
-        DEFAULT_BATCHING.size
-    )
+    batch_size: Annotated[int, Field(ge=1, le=10_000), OUTPUT("Lines in a shard at most.")] = DEFAULT_BATCHING.size
     batch_seconds: Annotated[
-        float, Field(gt=0, description="Seconds after which a shard is written even if it is not full."), OUTPUT
+        float, Field(gt=0), OUTPUT("Seconds after which a shard is written even if it is not full.")
     ] = DEFAULT_BATCHING.seconds
-    range_bytes: Annotated[int, Field(ge=1, description="Bytes of a file that one worker reads."), ADVANCED] = 4 << 20
-    max_line_bytes: Annotated[
-        int, Field(ge=1, description="Bytes of a line at most; a longer one becomes an error."), INPUT
-    ] = 1 << 20
+    range_bytes: Annotated[int, Field(ge=1), ADVANCED("Bytes of a file that one worker reads.")] = 4 << 20
+    max_line_bytes: Annotated[int, Field(ge=1), INPUT("Bytes of a line at most; a longer one becomes an error.")] = (
+        1 << 20
+    )
     max_file_bytes: Annotated[
-        int | None,
-        Field(ge=1, description="Bytes of a file at most, uncompressed; a longer one is not answered."),
-        INPUT,
+        int | None, Field(ge=1), INPUT("Bytes of a file at most, uncompressed; a longer one is not answered.")
     ] = None
     poll_seconds: PollSeconds = 0.5
-    reuse: Annotated[
-        Reuse, Field(description="Whose answers may be reused: those of the same-line, or of the same-request."), LEDGER
-    ] = "same-line"
+    reuse: Annotated[Reuse, LEDGER("Whose answers may be reused: those of the same-line, or of the same-request.")] = (
+        "same-line"
+    )
     runner: Annotated[
-        Literal["direct", "prism", "flink", "dataflow"],
-        Field(description="direct, prism, flink or dataflow."),
-        ADVANCED,
+        Literal["direct", "prism", "flink", "dataflow"], ADVANCED("direct, prism, flink or dataflow.")
     ] = "direct"
     flink: FlinkOptions = FlinkOptions()
     dataflow: DataflowOptions = DataflowOptions()

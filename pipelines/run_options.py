@@ -15,41 +15,35 @@ from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.money import Limits
 from llmdo.pipelines.option_types import Calls, Gateway, Header, ModelName
-from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE, Shown
+from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE
 from llmdo.settings.environment import default_gateway, r2_access, state_folder
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.run import Run
 
-ChosenModel = Annotated[ModelName, Field(description="PROVIDER/MODEL."), MODEL]
-CallsInFlight = Annotated[
-    Calls, Field(description="Calls in flight at most: N, fewer while the service refuses; or fixed:N."), RATE
-]
-PollSeconds = Annotated[float, Field(ge=0.25, description="Seconds between pulls of the queue."), ADVANCED]
+ChosenModel = Annotated[ModelName, MODEL("PROVIDER/MODEL.")]
+CallsInFlight = Annotated[Calls, RATE("Calls in flight at most: N, fewer while the service refuses; or fixed:N.")]
+PollSeconds = Annotated[float, Field(ge=0.25), ADVANCED("Seconds between pulls of the queue.")]
 
-MaxTokens = Annotated[int | None, Field(ge=1, description="Tokens of an answer at most."), MODEL]
-Temperature = Annotated[float | None, Field(ge=0, le=5, description="0 to 5."), MODEL]
+MaxTokens = Annotated[int | None, Field(ge=1), MODEL("Tokens of an answer at most.")]
+Temperature = Annotated[float | None, Field(ge=0, le=5), MODEL("0 to 5.")]
 GatewayName = Annotated[
-    Gateway | None,
-    Field(description="AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY."),
-    ADVANCED,
+    Gateway | None, ADVANCED("AI Gateway for Workers AI, its id or its URL; default LLMDO_GATEWAY.")
 ]
 Headers = Annotated[
     tuple[Header, ...],
-    Field(
-        description="NAME=VARIABLE: a header for OPENAI_BASE_URL with the value of an environment variable; may be "
-        "repeated."
+    ADVANCED(
+        "NAME=VARIABLE: a header for OPENAI_BASE_URL with the value of an environment variable; may be repeated.",
+        near_secret=True,
     ),
-    Shown(ADVANCED.panel, near_secret=True),
 ]
 
 
 class RunOptions(BaseModel):
     """Options of a run. Sizes in bytes, times in seconds.
 
-    Every option is declared here or in a subclass, once: the command line is made from the fields that are marked
-    with ``Shown``, and shows their descriptions as help.
+    Every option is declared here or in a subclass, once: the command line is made from the fields that a Panel marks.
 
     Attributes:
         runner: a name in ``llmdo.runners.running.attempt.RUNNERS``.
@@ -66,74 +60,55 @@ class RunOptions(BaseModel):
     model: ChosenModel
     max_cost: Annotated[
         float | None,
-        Field(gt=0, allow_inf_nan=False, description="US dollars at most; the run stops before it could exceed them."),
-        BUDGET,
+        Field(gt=0, allow_inf_nan=False),
+        BUDGET("US dollars at most; the run stops before it could exceed them."),
     ] = None
     max_tokens_total: Annotated[
-        int | None, Field(ge=1, description="Tokens of all calls at most, in and out; likewise."), BUDGET
+        int | None, Field(ge=1), BUDGET("Tokens of all calls at most, in and out; likewise.")
     ] = None
     concurrency: CallsInFlight
     rpm: Annotated[
         float | None,
-        Field(
-            gt=0,
-            description="Requests a minute at most, to each model. By default what the provider publishes: at "
+        Field(gt=0),
+        RATE(
+            "Requests a minute at most, to each model. By default what the provider publishes: at "
             "Cloudflare's public API that of the model or its task (text generation: 300, frontier models 20); at "
-            "other addresses none.",
+            "other addresses none."
         ),
-        RATE,
     ] = None
-    tpm: Annotated[
-        float | None, Field(gt=0, description="Tokens a minute at most, in and out; no limit by default."), RATE
-    ] = None
+    tpm: Annotated[float | None, Field(gt=0), RATE("Tokens a minute at most, in and out; no limit by default.")] = None
     patience: Annotated[
         float | None,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds for which a service may answer nothing, while calls pause, before the run stops and "
-            "leaves the lines open; default 600, no limit for stream.",
+        Field(gt=0, allow_inf_nan=False),
+        RATE(
+            "Seconds for which a service may answer nothing, while calls pause, before the run stops and "
+            "leaves the lines open; default 600, no limit for stream."
         ),
-        RATE,
     ] = None
     call_timeout: Annotated[
         float,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds that one try of a call may take; after two tries that took longer the line becomes an "
-            "error.",
-        ),
-        RATE,
+        Field(gt=0, allow_inf_nan=False),
+        RATE("Seconds that one try of a call may take; after two tries that took longer the line becomes an error."),
     ] = CALL_TIMEOUT_S
     ledger: Annotated[
         str | None,
-        Field(
-            description="Where answers are kept as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."
-        ),
-        LEDGER,
+        LEDGER("Where answers are kept as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."),
     ] = None
     header: Headers = ()
     poll_seconds: PollSeconds
-    prism_location: Annotated[str | None, Field(description="Path of the Prism binary."), ADVANCED] = None
+    prism_location: Annotated[str | None, ADVANCED("Path of the Prism binary.")] = None
     allow_open_ports: Annotated[
-        bool,
-        Field(
-            description="Accept a runner that other machines can reach: whoever does can run any program on this one."
-        ),
-        ADVANCED,
+        bool, ADVANCED("Accept a runner that other machines can reach: whoever does can run any program on this one.")
     ] = False
     drain_seconds: Annotated[
-        float, Field(ge=0, description="Seconds that calls in flight may still take after Ctrl-C or SIGTERM."), ADVANCED
+        float, Field(ge=0), ADVANCED("Seconds that calls in flight may still take after Ctrl-C or SIGTERM.")
     ] = 60.0
     max_restarts: Annotated[
         int,
-        Field(
-            ge=0,
-            description="Failures in a row without progress before it gives up; while R2 is not answering, failures do "
-            "not count.",
+        Field(ge=0),
+        ADVANCED(
+            "Failures in a row without progress before it gives up; while R2 is not answering, failures do not count."
         ),
-        ADVANCED,
     ] = 5
 
     @property

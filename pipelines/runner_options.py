@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from llmdo.pipelines.shown import DATAFLOW, FLINK, Shown
+from llmdo.pipelines.shown import DATAFLOW, FLINK
 
 EnvironmentType = Literal["LOOPBACK", "EXTERNAL", "PROCESS", "DOCKER"]
 
@@ -34,54 +34,39 @@ class FlinkOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flink_master: Annotated[
-        str,
-        Field(description="[local] for a small cluster in the job server, or HOST:PORT of a JobManager's REST API."),
-        FLINK,
+        str, FLINK("[local] for a small cluster in the job server, or HOST:PORT of a JobManager's REST API.")
     ] = "[local]"
     flink_job_server_jar: Annotated[
-        str | None, Field(description="Path of Beam's job server; by default Maven builds one, once."), FLINK
+        str | None, FLINK("Path of Beam's job server; by default Maven builds one, once.")
     ] = None
     flink_sdf: Annotated[
-        bool,
-        Field(description="Experimental: splittable reading, as on other runners; needs a job server of Beam 2.77."),
-        FLINK,
+        bool, FLINK("Experimental: splittable reading, as on other runners; needs a job server of Beam 2.77.")
     ] = False
-    parallelism: Annotated[
-        int, Field(ge=1, description="Slots; those of a TaskManager share --concurrency."), FLINK
-    ] = 1
+    parallelism: Annotated[int, Field(ge=1), FLINK("Slots; those of a TaskManager share --concurrency.")] = 1
     environment_type: Annotated[
         EnvironmentType | None,
-        Field(
-            description="How the cluster starts Python: LOOPBACK (default with [local]), EXTERNAL (default otherwise), "
+        FLINK(
+            "How the cluster starts Python: LOOPBACK (default with [local]), EXTERNAL (default otherwise), "
             "PROCESS, DOCKER."
         ),
-        FLINK,
     ] = None
     environment_config: Annotated[
-        str | None,
-        Field(description="HOST:PORT of the pool (EXTERNAL), the image (DOCKER), or JSON (PROCESS)."),
-        FLINK,
+        str | None, FLINK("HOST:PORT of the pool (EXTERNAL), the image (DOCKER), or JSON (PROCESS).")
     ] = None
     # None: see llmdo.transforms.lines.planned.parcels_in_bundle
     bundle_ranges: Annotated[
         int | None,
-        Field(ge=1, description="Ranges, or parcels of 4 lines, in a bundle; by default chosen by --concurrency."),
-        FLINK,
+        Field(ge=1),
+        FLINK("Ranges, or parcels of 4 lines, in a bundle; by default chosen by --concurrency."),
     ] = None
     bundle_seconds: Annotated[
-        float,
-        Field(gt=0, description="Seconds after which a bundle takes nothing more; each of some six steps waits."),
-        FLINK,
+        float, Field(gt=0), FLINK("Seconds after which a bundle takes nothing more; each of some six steps waits.")
     ] = 0.2
-    checkpoint_seconds: Annotated[float, Field(gt=0, description="Seconds from one checkpoint to the next."), FLINK] = (
-        30.0
-    )
+    checkpoint_seconds: Annotated[float, Field(gt=0), FLINK("Seconds from one checkpoint to the next.")] = 30.0
     checkpoint_dir: Annotated[
-        str | None,
-        Field(description="Where checkpoints go, file:///… or s3://…; all machines of the cluster must see it."),
-        FLINK,
+        str | None, FLINK("Where checkpoints go, file:///… or s3://…; all machines of the cluster must see it.")
     ] = None
-    flink_restarts: Annotated[int, Field(ge=0, description="How often Flink restarts a failed job."), FLINK] = 10
+    flink_restarts: Annotated[int, Field(ge=0), FLINK("How often Flink restarts a failed job.")] = 10
 
     @property
     def environment(self) -> EnvironmentType:
@@ -94,31 +79,26 @@ class DataflowOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    project: Annotated[str | None, Field(description="Google Cloud project."), DATAFLOW] = None
-    region: Annotated[str | None, Field(description="Such as europe-west1."), DATAFLOW] = None
-    temp_location: Annotated[str | None, Field(description="gs://BUCKET/PREFIX."), DATAFLOW] = None
-    staging_location: Annotated[
-        str | None, Field(description="gs://BUCKET/PREFIX; default --temp-location."), DATAFLOW
-    ] = None
+    project: Annotated[str | None, DATAFLOW("Google Cloud project.")] = None
+    region: Annotated[str | None, DATAFLOW("Such as europe-west1.")] = None
+    temp_location: Annotated[str | None, DATAFLOW("gs://BUCKET/PREFIX.")] = None
+    staging_location: Annotated[str | None, DATAFLOW("gs://BUCKET/PREFIX; default --temp-location.")] = None
     container_image: Annotated[
-        str | None,
-        Field(description="Image of the workers, with llmdo and its requirements, as Dockerfile makes it."),
-        DATAFLOW,
+        str | None, DATAFLOW("Image of the workers, with llmdo and its requirements, as Dockerfile makes it.")
     ] = None
-    service_account: Annotated[str | None, Field(description="Account that the workers act as."), DATAFLOW] = None
-    subnetwork: Annotated[str | None, Field(description="regions/REGION/subnetworks/NAME."), DATAFLOW] = None
-    machine_type: Annotated[str | None, Field(description="Such as e2-standard-2."), DATAFLOW] = None
-    max_num_workers: Annotated[int, Field(ge=1, description="Machines at most."), DATAFLOW] = 4
+    service_account: Annotated[str | None, DATAFLOW("Account that the workers act as.")] = None
+    subnetwork: Annotated[str | None, DATAFLOW("regions/REGION/subnetworks/NAME.")] = None
+    machine_type: Annotated[str | None, DATAFLOW("Such as e2-standard-2.")] = None
+    max_num_workers: Annotated[int, Field(ge=1), DATAFLOW("Machines at most.")] = 4
     env_from: Annotated[
         tuple[Annotated[str, AfterValidator(_secret)], ...],
-        Field(
-            description="NAME=projects/P/secrets/S/versions/V: a setting of the environment that workers take from "
-            "Secret Manager; may be repeated."
+        DATAFLOW(
+            "NAME=projects/P/secrets/S/versions/V: a setting of the environment that workers take from "
+            "Secret Manager; may be repeated.",
+            near_secret=True,
         ),
-        Shown(DATAFLOW.panel, near_secret=True),
     ] = ()
     beam_options: Annotated[
         tuple[Annotated[str, AfterValidator(_beam_option)], ...],
-        Field(description="NAME or NAME=VALUE of Beam's own, such as no_use_public_ips; may be repeated."),
-        Shown(DATAFLOW.panel, name="--beam-option"),
+        DATAFLOW("NAME or NAME=VALUE of Beam's own, such as no_use_public_ips; may be repeated.", name="--beam-option"),
     ] = ()

@@ -1,4 +1,4 @@
-"""How a field of options appears on the command line, beside its type, default, limits and description."""
+"""How a field of options appears on the command line, beside its type, default and limits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Marks a field that users set on the command line. ``--help`` shows the field's description.
+    """Marks a field that users set on the command line; made by a Panel.
 
     Attributes:
         panel: the heading that ``--help`` lists it under.
+        help: what it does, for ``--help``.
         name: the option's name; by default the field's, with dashes.
         positional: an argument instead of an option.
         file: the value is in a file that the option names: as it stands there, or as a JSON object.
@@ -25,6 +26,7 @@ class Shown:
     """
 
     panel: str
+    help: str
     name: str | None = None
     positional: bool = False
     file: Literal["text", "json"] | None = None
@@ -33,11 +35,22 @@ class Shown:
     near_secret: bool = False
 
 
-INPUT, MODEL, BUDGET, RATE = Shown("Input"), Shown("Model & prompt"), Shown("Budget"), Shown("Rate")
-OUTPUT, LEDGER, ADVANCED = Shown("Output"), Shown("Ledger"), Shown("Advanced")
-FLINK, DATAFLOW = Shown("Runner flink"), Shown("Runner dataflow")
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A heading of ``--help``. Called with an option's help, it makes the mark of that option's field."""
+
+    title: str
+
+    def __call__(self, help: str, **how: Any) -> Shown:
+        """``how``: see Shown."""
+        return Shown(self.title, help, **how)
+
+
+INPUT, MODEL, BUDGET, RATE = Panel("Input"), Panel("Model & prompt"), Panel("Budget"), Panel("Rate")
+OUTPUT, LEDGER, ADVANCED = Panel("Output"), Panel("Ledger"), Panel("Advanced")
+FLINK, DATAFLOW = Panel("Runner flink"), Panel("Runner dataflow")
 # In the order of ``--help``.
-PANELS = tuple(one.panel for one in (INPUT, MODEL, BUDGET, RATE, OUTPUT, LEDGER, ADVANCED, FLINK, DATAFLOW))
+PANELS = tuple(one.title for one in (INPUT, MODEL, BUDGET, RATE, OUTPUT, LEDGER, ADVANCED, FLINK, DATAFLOW))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,14 @@ from llmdo.pipelines.usage import UsageError
 
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print the summary as JSON, and no progress.", rich_help_panel=OUTPUT.panel),
+    typer.Option("--json", help="Print the summary as JSON, and no progress.", rich_help_panel=OUTPUT.title),
 ]
 Samples = Annotated[
     int | None,
     typer.Option(
         min=0,
         help="Answers to print at the end; default 3 on a terminal, else none: a log would keep them.",
-        rich_help_panel=OUTPUT.panel,
+        rich_help_panel=OUTPUT.title,
     ),
 ]
 _AS_THEY_ARE = (bool, int, float, str)
@@ -77,7 +77,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         default = str(default)
     if option.info.is_required():
         default = inspect.Parameter.empty
-    words, panel = option.info.description, option.shown.panel
+    words, panel = option.shown.help, option.shown.panel
     marker = (
         typer.Argument(help=words)
         if option.shown.positional

@@ -67,7 +67,7 @@ def chat(
     given: dict[str, Any],
     context: typer.Context,
     runner: Annotated[
-        str | None, typer.Option(help="direct (default, with --events) or prism.", rich_help_panel=ADVANCED.panel)
+        str | None, typer.Option(help="direct (default, with --events) or prism.", rich_help_panel=ADVANCED.title)
     ] = None,
     as_json: arg.AsJson = False,
 ) -> None:

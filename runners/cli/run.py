@@ -47,7 +47,7 @@ def run(
         typer.Option(
             "--dry-run",
             help="Check every line, estimate tokens, cost and time; no call.",
-            rich_help_panel=OUTPUT.panel,
+            rich_help_panel=OUTPUT.title,
         ),
     ] = False,
     samples: arg.Samples = None,

@@ -46,15 +46,15 @@ def schedule(
         str,
         typer.Option(
             help="Minute, hour, day of month, month, day of week; with six fields seconds come first.",
-            rich_help_panel=INPUT.panel,
+            rich_help_panel=INPUT.title,
         ),
     ],
     timezone: Annotated[
-        str, typer.Option(help="Time zone of --cron: UTC, Europe/Berlin, ….", rich_help_panel=INPUT.panel)
+        str, typer.Option(help="Time zone of --cron: UTC, Europe/Berlin, ….", rich_help_panel=INPUT.title)
     ] = "UTC",
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print each run's summary as JSON, and no progress.", rich_help_panel=OUTPUT.panel),
+        typer.Option("--json", help="Print each run's summary as JSON, and no progress.", rich_help_panel=OUTPUT.title),
     ] = False,
 ) -> None:
     """``llmdo schedule``."""

@@ -31,10 +31,10 @@ app = arg.command_app()
 @arg.takes(JsonlOptions, without=("files", "input"))
 def stream(
     given: dict[str, Any],
-    runner: Annotated[str, typer.Option(help="prism, flink or dataflow.", rich_help_panel=ADVANCED.panel)] = "prism",
+    runner: Annotated[str, typer.Option(help="prism, flink or dataflow.", rich_help_panel=ADVANCED.title)] = "prism",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="With --runner dataflow: build the job only.", rich_help_panel=OUTPUT.panel),
+        typer.Option("--dry-run", help="With --runner dataflow: build the job only.", rich_help_panel=OUTPUT.title),
     ] = False,
     samples: arg.Samples = None,
     as_json: arg.AsJson = False,

@@ -74,7 +74,7 @@ def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_p
     for name, option in declared.items():
         if (command, name) == ("stream", "runner"):
             continue
-        assert parameters[name].help == option.info.description
+        assert parameters[name].help == option.shown.help
         if not option.shown.positional:
             assert parameters[name].opts == [option.name]
             assert parameters[name].rich_help_panel == option.shown.panel
@@ -83,7 +83,7 @@ def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_p
 @pytest.mark.parametrize("model", [JsonlOptions, ChatOptions, AskOptions])
 def test_every_option_has_words_and_a_panel_that_help_knows(model):
     for option in options_of(model).values():
-        assert option.info.description and option.info.description[-1] in ".…"
+        assert option.shown.help and option.shown.help[-1] in ".…"
         assert option.shown.panel in PANELS
 
 
