@@ -120,11 +120,17 @@ def serve(data: Path, port: int, model: str) -> None:
     ``model``: ``local/smollm2-135m-instruct``, or ``echo``, the stand-in for tests.
     """
 
+    def announce(server: Running) -> None:
+        print(  # noqa: T201  whoever started it waits for this line
+            f"Cloudflare on this machine at {server.url} (model: {model}); in another shell: source {data / 'env'}",
+            flush=True,
+        )
+
     async def until_signal() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await _serve(data, port, model, time.time, _announce(data, model), stop)
+        await _serve(data, port, model, time.time, announce, stop)
 
     check_model(model)  # not on the loop: fetching the weights takes a while, and SIGTERM ends that
     asyncio.run(until_signal())
@@ -198,13 +204,3 @@ async def _serve(
         await asyncio.gather(*left, return_exceptions=True)
     finally:
         await app.aclose()
-
-
-def _announce(data: Path, model: str) -> Callable[[Running], None]:
-    def say(server: Running) -> None:
-        print(  # noqa: T201  whoever started it waits for this line
-            f"Cloudflare on this machine at {server.url} (model: {model}); in another shell: source {data / 'env'}",
-            flush=True,
-        )
-
-    return say

@@ -37,7 +37,7 @@ __all__ = [
 class StorageError(Exception):
     """Base of all storage errors. Picklable, because Beam moves errors between processes. Shows no secret."""
 
-    def __init__(self, message: str = "", *details: object) -> None:
+    def __init__(self, message: str, *details: object) -> None:
         super().__init__(without_secrets(message), *details)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
-import contextlib
 import os
 import secrets
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, cast
 
 from llmdo.backends.errors import StopRun
@@ -74,33 +73,21 @@ async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
     The threads are daemons, joined for a moment at exit: those of a ThreadPoolExecutor would keep the process alive
     until the longest answer is complete.
     """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-    inside: concurrent.futures.Future[T] = concurrent.futures.Future()
+    inside: Future[T] = Future()
+    inside.set_running_or_notify_cancel()  # cancelling the awaiting task must not cancel it: it gets a result anyway
+    outcome = asyncio.wrap_future(inside)
 
-    def live() -> None:
+    def run() -> None:
         try:
             inside.set_result(work(lambda: outcome.cancelled() or _ending.is_set()))
         except Exception as error:  # noqa: BLE001 - raised in the task that awaits
             inside.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop may have been closed
-            loop.call_soon_threadsafe(_settle, outcome, inside)
         _threads.discard(threading.current_thread())
 
-    thread = threading.Thread(target=live, name="llmdo-llama", daemon=True)
+    thread = threading.Thread(target=run, name="llmdo-llama", daemon=True)
     _threads.add(thread)
     thread.start()
     return await outcome
-
-
-def _settle(outcome: asyncio.Future[T], inside: concurrent.futures.Future[T]) -> None:
-    if outcome.cancelled():
-        return
-    error = inside.exception()
-    if error is None:
-        outcome.set_result(inside.result())
-    else:
-        outcome.set_exception(error)
 
 
 def _load(embedding: bool) -> Server:

@@ -230,7 +230,7 @@ def whole_path(path: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
-        raise MissingSettings([f"{path}: the ~ is nobody's home folder here: write the whole path"]) from None
+        raise MissingSettings([f"{path}: this ~ does not name a home folder: write the whole path"]) from None
 
 
 def _unusable(*names: str) -> list[str]:

@@ -144,13 +144,11 @@ class Queues:
 
     def by_id(self, queue_id: str) -> Queue | None:
         """The queue of this id."""
-        row = self._db.execute("SELECT * FROM queues WHERE queue_id = ?", (queue_id,)).fetchone()
-        return Queue(*row) if row else None
+        return next((queue for queue in self.queues() if queue.queue_id == queue_id), None)
 
     def by_name(self, name: str) -> Queue | None:
         """The queue of this name."""
-        row = self._db.execute("SELECT * FROM queues WHERE name = ?", (name,)).fetchone()
-        return Queue(*row) if row else None
+        return next((queue for queue in self.queues() if queue.name == name), None)
 
     def update(self, queue: Queue, settings: Mapping[str, Any]) -> Queue:
         """Changes the fields of ``settings``."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
@@ -123,7 +123,7 @@ def find_queue(account: CloudflareAccount, id_or_name: str, transport: httpx.Bas
     raise QueueNotFound(f"{what}: there is no queue of this name, {there}; create it, or correct the name", 404)
 
 
-class QueueClient:
+class QueueClient(QueueApi):
     """One queue over HTTP. Thread-safe; close it, or use it in a ``with``.
 
     Methods raise QueueError: QueueNotFound and QueueUnauthorized end a run; for others, see
@@ -137,8 +137,8 @@ class QueueClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        super().__init__(account, transport, sleep)
         self.queue_id = queue_id
-        self._api = QueueApi(account, transport, sleep)
 
     def pull(self, batch_size: int = MAX_BATCH, visibility_timeout_s: float = _VISIBILITY_TIMEOUT_S) -> Pulled:
         """Leases up to ``batch_size`` messages; returns at once, even with none.
@@ -197,18 +197,8 @@ class QueueClient:
             _checked(Consumer, item, what) for item in self._call("GET", "/consumers", what, tries=_TRIES) or ()
         )
 
-    def close(self) -> None:
-        """Closes the connections."""
-        self._api.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _call(self, method: str, path: str, what: str, *, body: Any = None, tries: int) -> Any:
-        return self._api.call(method, f"/queues/{self.queue_id}{path}", what, body=body, tries=tries).result
+        return self.call(method, f"/queues/{self.queue_id}{path}", what, body=body, tries=tries).result
 
 
 class Pacer:
