@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from llmdo.storage.chat.log import ChatLog, mark_name
 from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, LoggedAnswer
@@ -23,7 +23,6 @@ from llmdo.transforms.chat.replies import Replies
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log is unreachable
 
 OnAnswered = Callable[[Answered], None]
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -135,8 +134,8 @@ class ConversationWorker:
         try:
             if not self._ours:
                 settings = self._settings
-                self._ours = await _in_thread(self._log.take, self.id, settings.run_id, settings.is_alive)
-            conversation = await _in_thread(self._log.conversation, self.id)
+                self._ours = await asyncio.to_thread(self._log.take, self.id, settings.run_id, settings.is_alive)
+            conversation = await asyncio.to_thread(self._log.conversation, self.id)
             self._finish_answered(conversation)
             if not self._ours and self._waiting:
                 await self._pause(self._settings.look_again_s)
@@ -171,7 +170,7 @@ class ConversationWorker:
                 return self._waiting[message.id]
             if message.id in self._working or message.id in self._skipped or self._settings.leaves_alone(message):
                 continue
-            found = await _in_thread(self._log.find, message.id, self.id)
+            found = await asyncio.to_thread(self._log.find, message.id, self.id)
             if found and found[0].open and found[0].answer is None:
                 return self._waiting.get(message.id) or self._work(message, [])
             self._skipped.add(message.id)
@@ -192,7 +191,7 @@ class ConversationWorker:
         first = None
         while first is None:
             try:
-                first = await _in_thread(self._log.answer, answer)
+                first = await asyncio.to_thread(self._log.answer, answer)
             except DamagedLog as error:  # an answer exists, and may have been pushed
                 _log.warning("%s", error)
                 self._finish(work, "left")
@@ -211,7 +210,7 @@ class ConversationWorker:
     async def _deliver_again(self, work: _Work, answer: LoggedAnswer) -> None:
         """Pushes an answer that was found in the log, unless it was pushed before."""
         with suppress(StorageError):
-            found = await _in_thread(self._log.find, work.message.id, self.id)
+            found = await asyncio.to_thread(self._log.find, work.message.id, self.id)
             if found and not found[0].open:
                 self._finish(work, _outcome(answer))
                 return
@@ -221,7 +220,7 @@ class ConversationWorker:
         replies = self._context.replies
         if replies is None or await replies.push(answer.events):
             try:
-                await _in_thread(self._log.close, work.message, time.time())
+                await asyncio.to_thread(self._log.close, work.message, time.time())
             except StorageError as error:
                 _log.warning("%s/%s will be pushed again: %s", self.id, work.message.id, error)
         self._finish(work, _outcome(answer))
@@ -240,7 +239,7 @@ class ConversationWorker:
         if self._ours:
             self._ours = False
             try:
-                await _in_thread(self._log.release, self.id)
+                await asyncio.to_thread(self._log.release, self.id)
             except StorageError as error:
                 _log.debug("conversation %s stays claimed until this run ends: %s", self.id, error)
             except Exception:  # noqa: BLE001 - the callbacks of its messages must still be called
@@ -278,10 +277,6 @@ class ConversationWorker:
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._context.stopped.wait(), seconds)
-
-
-async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, work, *arguments)
 
 
 def _order(work: _Work) -> tuple[float, float, str]:

@@ -11,7 +11,7 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 # Per conversation, without the message being answered and those accepted before.
 MOST_WAITING = 100
 LOOK_AGAIN_S = 1.0  # how often a conversation claimed by another run is checked
-IDLE_S = 2.0  # a conversation stays claimed this long after its last answer: R2 takes one write a second to a key
+KEEP_CLAIM_S = 2.0  # a conversation stays claimed this long after its last answer: R2 takes one write a second to a key
 
 # "answered" or "failed": its answer is in the log, written by this process or found there. "elsewhere": another run
 # answered it, and delivers the answer. "left": unanswered; its mark stays in the log for a later run.
@@ -68,7 +68,7 @@ class ConversationSettings:
     counted: Callable[[LoggedAnswer], None] = lambda answer: None  # noqa: ARG005
     over: Callable[[BaseException], None] = lambda error: None  # noqa: ARG005
     look_again_s: float = LOOK_AGAIN_S
-    linger_s: float = IDLE_S
+    linger_s: float = KEEP_CLAIM_S
 
     def leaves_alone(self, message: ChatMessage) -> bool:
         """Whether a message is too old to be answered."""

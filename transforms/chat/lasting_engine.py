@@ -67,10 +67,9 @@ class LastingEngine:
                 return engine
             self._engine = None
             try:
-                loop = asyncio.get_running_loop()
                 if engine is not None:
-                    await loop.run_in_executor(None, engine.close)
-                self._engine = await loop.run_in_executor(None, self._open_engine)
+                    await asyncio.to_thread(engine.close)
+                self._engine = await asyncio.to_thread(self._open_engine)
             except StorageError as error:  # the ledger cannot be opened
                 self._stop(StopRun(str(error)), now)
             return self._engine

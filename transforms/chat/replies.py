@@ -7,6 +7,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +89,9 @@ class Replies:
             wait = _wait_s(error, tries)
             if self._stopped.is_set() or loop.time() + wait > end:
                 return False
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), wait)
-            except TimeoutError:
-                continue
-            return False
+                return False
 
     def stop(self) -> None:
         """Lets nothing be retried from now on."""
@@ -106,13 +105,12 @@ class Replies:
             self._sender = loop.create_task(self._send_all())
 
     async def _send_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
             await self._call_is_due()
             parcels = self._next_call()
             error: Exception | None = None
             try:
-                await loop.run_in_executor(None, self._push_many, [one for parcel in parcels for one in parcel.events])
+                await asyncio.to_thread(self._push_many, [one for parcel in parcels for one in parcel.events])
             except Exception as problem:  # noqa: BLE001 - whatever it is, the events are in the log and are retried
                 error = problem
             self._log_change(error)
@@ -132,7 +130,7 @@ class Replies:
         self._full_at = max(self._full_at, now) + self._every_s
 
     def _next_call(self) -> list[_Parcel]:
-        parcels, count = [self._waiting.popleft()], 0
+        parcels = [self._waiting.popleft()]
         count = len(parcels[0].events)
         while self._waiting and count + len(self._waiting[0].events) <= MAX_BATCH:
             parcels.append(self._waiting.popleft())

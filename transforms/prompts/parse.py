@@ -19,7 +19,7 @@ from llmdo.backends.requests import Request
 from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, RequestTarget, metadata_of
 from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
 from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
-from llmdo.transforms.prompts.requests import templated_request
+from llmdo.transforms.prompts.requests import build_templated
 from llmdo.transforms.prompts.routes import batch_body, batch_builder, line_builder
 from llmdo.transforms.prompts.templates import fields_of
 
@@ -145,7 +145,7 @@ def _embeds(provider: str, model: str, defaults: Defaults, max_texts: Callable[[
 def _built(document: Mapping[str, Any], body: Mapping[str, Any] | None, target: RequestTarget) -> Built:
     """The request of a line or of a batch line's body. Raises BadLine."""
     if target.prompt:
-        return templated_request(document if body is None else body, target)
+        return build_templated(document if body is None else body, target)
     if body is None:
         return line_builder(document, target)(document, target)
     return batch_builder(document, target)(body, target)

@@ -18,7 +18,7 @@ Builder = Callable[[Mapping[str, Any], RequestTarget], Built]
 _SYSTEM_ROLES = ("system", "developer")
 
 
-def chat_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_chat(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A conversation, from ``messages``, or from ``prompt`` and ``system``. Raises BadLine."""
     if "messages" in body:
         return _conversation(read_messages(body["messages"]), "messages", body, target)
@@ -30,12 +30,12 @@ def chat_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     return _conversation(messages, "prompt", body, target)
 
 
-def input_chat_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_input_chat(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A conversation whose messages are in ``input``, as in OpenAI's evals. Raises BadLine."""
     return _conversation(read_messages(body["input"], "input"), "input", body, target)
 
 
-def templated_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_templated(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The run's template, filled in from a line, as a chat or as a text to embed. Raises BadLine."""
     text = _filled_in(target.prompt, body)
     if target.embeds:
@@ -49,7 +49,7 @@ def templated_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     return Built(built.request, built.used | target.fields)
 
 
-def embedding_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_embedding(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """Texts to embed. Token numbers, and texts for a model of an unknown kind, are passed on to the API as they are.
 
     Raises BadLine.
@@ -68,14 +68,14 @@ def embedding_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     return Built(RawRequest(target.model, given, target.request_id, path="embeddings"), used, warnings)
 
 
-def completion_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_completion(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The body of /v1/completions, as it is, with the run's limit and temperature. Raises BadLine."""
     if "prompt" not in body:
         raise BadLine("'body' has no prompt, which /v1/completions needs: add it, or use /v1/chat/completions")
     return _passed_on("completions", body, target, "max_tokens")
 
 
-def responses_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_responses(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The body of /v1/responses, as it is, with the run's limit, temperature and system prompt. Raises BadLine."""
     given = body.get("input")
     turns = given if isinstance(given, list) else []
@@ -85,7 +85,7 @@ def responses_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
     return _passed_on("responses", body, target, "max_output_tokens")
 
 
-def own_input_request(body: Mapping[str, Any], target: RequestTarget) -> Built:
+def build_own_input(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """A Workers AI model's own input, whatever its fields are called. Raises BadLine."""
     given = {name: value for name, value in body.items() if name not in IDS | {"model", "metadata", "error"}}
     if not given:

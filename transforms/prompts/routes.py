@@ -12,22 +12,22 @@ from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.messages import are_messages
 from llmdo.transforms.prompts.requests import (
     Builder,
-    chat_request,
-    completion_request,
-    embedding_request,
-    input_chat_request,
-    own_input_request,
-    responses_request,
+    build_chat,
+    build_completion,
+    build_embedding,
+    build_input_chat,
+    build_own_input,
+    build_responses,
 )
 from llmdo.transforms.prompts.templates import fields_of
 
 # The end of a batch line's URL → what its body is; the first match wins.
 _BY_URL: tuple[tuple[str, Builder | None], ...] = (
-    ("/chat/completions", chat_request),
+    ("/chat/completions", build_chat),
     ("/fim/completions", None),
-    ("/completions", completion_request),
-    ("/embeddings", embedding_request),
-    ("/responses", responses_request),
+    ("/completions", build_completion),
+    ("/embeddings", build_embedding),
+    ("/responses", build_responses),
 )
 # Only bodies of /v1/responses have these: fields, and kinds of parts in the messages of their ``input``.
 _OF_RESPONSES = frozenset({"instructions", "max_output_tokens", "previous_response_id"})
@@ -64,10 +64,10 @@ def batch_builder(document: Mapping[str, Any], target: RequestTarget) -> Builder
     if found is None:
         known = ", ".join(f"/v1{ending}" for ending, build in _BY_URL if build)
         raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use one of {known}")
-    if found is embedding_request and has_own_inputs(target.provider) and not target.embeds:
+    if found is build_embedding and has_own_inputs(target.provider) and not target.embeds:
         if chats(target.provider, target.model):
             raise BadLine(f"{target.provider}/{target.model} does not embed: name an embedding model")
-        return own_input_request
+        return build_own_input
     return found
 
 
@@ -76,16 +76,16 @@ def line_builder(line: Mapping[str, Any], target: RequestTarget) -> Builder:
     named = target.provider, target.model
     own = takes_own_input(*named) or not chats(*named)
     if "messages" in line:
-        return chat_request
+        return build_chat
     if "prompt" in line:
         # An image model's prompt is not a conversation.
-        return own_input_request if takes_own_input(*named) else chat_request
+        return build_own_input if takes_own_input(*named) else build_chat
     if target.embeds and ("text" in line or "input" in line):
-        return embedding_request
+        return build_embedding
     if own:
-        return own_input_request
+        return build_own_input
     if are_messages(line.get("input")) and not _is_for_responses(line):
-        return input_chat_request
+        return build_input_chat
     raise BadLine(_what_to_write(line, target))
 
 
