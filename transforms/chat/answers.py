@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from llmdo.backends.engine.jobs import Done
@@ -21,7 +22,7 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.transforms.answers.infer import RunAsleep
 from llmdo.transforms.chat.elements import ChatDefaults
 from llmdo.transforms.chat.events import completed, delta, failed, metadata, received, started
-from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, OVERFLOW, Reason, reason_of
+from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, Reason, reason_of
 from llmdo.transforms.chat.history import History, history
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import ResponseEventFields, fits
@@ -95,13 +96,11 @@ class Answers:
             _log.exception("%s/%s: unexpected error", message.conversation, message.id)
             return self._failed(made, reason_of(surprise), surprise)
 
-    def overflow(self, message: ChatMessage, trace: Mapping[str, float]) -> LoggedAnswer:
-        """The answer to a message that came when too many were waiting."""
-        return self._failed(_Made(message, dict(trace)), OVERFLOW)
-
-    def unreadable(self, message: ChatMessage, trace: Mapping[str, float], error: Exception) -> LoggedAnswer:
-        """The answer to a message whose conversation cannot be read."""
-        return self._failed(_Made(message, dict(trace)), reason_of(error), error)
+    def refuse(
+        self, message: ChatMessage, trace: Mapping[str, float], reason: Reason, error: Exception | None = None
+    ) -> LoggedAnswer:
+        """The error event for a message that is not sent to the model."""
+        return self._failed(_Made(message, dict(trace)), reason, error)
 
     async def _answer(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
         message, context = made.message, self._defaults.context_tokens
@@ -233,14 +232,14 @@ class Answers:
         )
 
 
+@dataclass(slots=True)
 class _Made:
     """An answer that is being made."""
 
-    def __init__(self, message: ChatMessage, trace: dict[str, float]) -> None:
-        self.message = message
-        self.trace = trace
-        self.attempts = 0
-        self.history: tuple[str, ...] = ()
+    message: ChatMessage
+    trace: dict[str, float]
+    attempts: int = 0
+    history: tuple[str, ...] = ()
 
 
 class _Pieces:

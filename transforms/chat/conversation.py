@@ -18,6 +18,7 @@ from llmdo.storage.chat.records import ChatMessage, Conversation, DamagedLog, Lo
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.transforms.chat.answers import Answers, NotNow
 from llmdo.transforms.chat.elements import MOST_WAITING, Answered, ConversationSettings, MessageOutcome, WaitingMessage
+from llmdo.transforms.chat.failures import OVERFLOW, reason_of
 from llmdo.transforms.chat.replies import Replies
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log is unreachable
@@ -90,9 +91,8 @@ class ConversationWorker:
             self._finish(work, "left")
         elif len(self._waiting) >= MOST_WAITING and not incoming.accepted:
             self._begin(work)
-            self._context.spawn(
-                self._safely(work, self._keep(work, self._context.answers.overflow(message, work.trace)))
-            )
+            refusal = self._context.answers.refuse(message, work.trace, OVERFLOW)
+            self._context.spawn(self._safely(work, self._keep(work, refusal)))
         else:
             self._waiting[message.id] = work
             self.wake()
@@ -144,7 +144,7 @@ class ConversationWorker:
             work = await self._first_unanswered(conversation)
         except DamagedLog as error:
             work = self._begin(min(self._waiting.values(), key=_order))
-            answer = self._context.answers.unreadable(work.message, work.trace, error)
+            answer = self._context.answers.refuse(work.message, work.trace, reason_of(error), error)
             await self._safely(work, self._keep(work, answer))
             return
         except StorageError as error:

@@ -43,22 +43,22 @@ def unwrapped(data: bytes) -> bytes:
             row = json_object(data)
         except BadLine:
             return data
-        if not is_error_row(row):
+        if not _is_error_row(row):
             return data
-        kept = line_of(row)
+        kept = _line_of(row)
         if not isinstance(kept, bytes):
             return to_json(kept)
         data = kept
     return data
 
 
-def is_error_row(document: Mapping[str, Any]) -> bool:
+def _is_error_row(document: Mapping[str, Any]) -> bool:
     """Whether an object is an error row, rather than a user's line with a field ``error``."""
     error = document.get("error")
     return isinstance(error, dict) and error.keys() >= _ERROR_FIELDS
 
 
-def line_of(row: Mapping[str, Any]) -> bytes | Mapping[str, Any]:
+def _line_of(row: Mapping[str, Any]) -> bytes | Mapping[str, Any]:
     """The line that an error row is about: its text, or its fields if it was kept as an object.
 
     Raises BadLine for damaged base64.
