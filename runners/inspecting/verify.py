@@ -13,9 +13,9 @@ from rich.text import Text
 
 from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileCheck, FileId, FileReport, identity
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import Location, ObjectStore, locate_folder
+from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.output.jobs import JobRecord, Jobs
-from llmdo.storage.output.manifests import MANIFEST_NAME
+from llmdo.storage.output.manifests import manifest_folders
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun
@@ -77,7 +77,7 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
     sources = {identity(file): file for files in listed.values() for file in files}
     records = [record for record in Jobs(store, output.key).sweep() if isinstance(record, JobRecord)]
     with ThreadPoolExecutor(FILES_AT_ONCE * SHARDS_AHEAD) as reads, ThreadPoolExecutor(FILES_AT_ONCE) as files:
-        folders = _folders(store, output)
+        folders = manifest_folders(store, output.key)
         reports = list(files.map(lambda folder: FileCheck(store, output.key, folder, sources, reads).run(), folders))
     in_work = {identity(r): r for r in records if identity(r) not in {report.identity for report in reports}}
     differences = [
@@ -96,14 +96,6 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
         notes=tuple(text for report in reports for text in report.notes),
         **sums,
     )
-
-
-def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
-    """The folder of each manifest, with '/' at its end."""
-    for info in store.list(output.key):
-        folder, _, name = info.key.rpartition("/")
-        if name == MANIFEST_NAME:
-            yield folder + "/"
 
 
 def _unfinished(

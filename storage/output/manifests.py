@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -261,6 +261,14 @@ def counted_shards(store: ObjectStore, folder: str) -> tuple[list[ShardRecord], 
             covered.add(*span)
         kept.append(shard)
     return sorted(kept, key=lambda shard: shard.first), left
+
+
+def manifest_folders(store: ObjectStore, prefix: str) -> Iterator[str]:
+    """The folder of each manifest below an output, with '/' at its end."""
+    for info in store.list(prefix):
+        folder, _, name = info.key.rpartition("/")
+        if name == MANIFEST_NAME:
+            yield folder + "/"
 
 
 def read_manifest(store: ObjectStore, folder: str) -> Manifest | None:

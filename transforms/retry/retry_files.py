@@ -12,13 +12,14 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from llmdo.storage.errors import ObjectNotFound
-from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore
+from llmdo.storage.objects.store import R2_SCHEME
 from llmdo.storage.output.jobs import JobRecord, Jobs, new_record, record_name
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,
     Manifest,
     ShardRecord,
     counts_as_output,
+    manifest_folders,
     put_shard,
     read_manifest,
     read_manifest_version,
@@ -99,18 +100,11 @@ def find_errors(run: Run) -> Iterator[str]:
     """The folders of manifests with error lines, and of those with a record of an earlier retry."""
     store = run.store
     claimed = {record_of(record) for record in retries(run).sweep() if isinstance(record, JobRecord)}
-    folders = _folders(store, run.output)
+    folders = manifest_folders(store, run.output.key)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="llmdo-find") as pool:
         while some := list(islice(folders, 4 * _AT_ONCE)):
             wanted = pool.map(partial(_is_wanted, run, claimed), some)
             yield from (folder for folder, is_wanted in zip(some, wanted, strict=True) if is_wanted)
-
-
-def _folders(store: ObjectStore, output: Location) -> Iterator[str]:
-    for info in store.list(output.key):
-        folder, _, name = info.key.rpartition("/")
-        if name == MANIFEST_NAME:
-            yield folder + "/"
 
 
 def _is_wanted(run: Run, claimed: set[str], folder: str) -> bool:

@@ -22,9 +22,9 @@ from llmdo.runners.inspecting.verify import Verification, render, verify
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.output.jobs import Jobs, new_record
 from llmdo.storage.output.manifests import (
-    Kind,
     Manifest,
     ManifestShard,
+    ShardKind,
     ShardRecord,
     file_folder,
     put_shard,
@@ -57,7 +57,7 @@ class Output:
     key: str = KEY
     lines: Sequence[bytes] = tuple(LINES)
     shard_lines: int = 2
-    rows: list[tuple[Kind, int, int, bytes]] = field(default_factory=list)
+    rows: list[tuple[ShardKind, int, int, bytes]] = field(default_factory=list)
     changes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Output:
         return verify(str(self.root / "out"), [str(self.root / "in")] if with_source else [])
 
 
-def row_of(line: Line) -> tuple[Kind, int, int, bytes]:
+def row_of(line: Line) -> tuple[ShardKind, int, int, bytes]:
     try:
         prompt = parse_prompt(line.data, "r", Defaults("workers-ai/@cf/a/b"), lambda *_: 1)
     except InvalidRequest as error:
