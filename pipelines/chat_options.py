@@ -103,9 +103,9 @@ class ChatOptions(RunOptions):
             said = "both given" if self.events else "none given"
             raise ValueError(f"name the events with exactly one of --events and --queue ({said})")
         if self.events and not (self.output and self.log is None and self.reply_queue is None and not self.deltas):
-            raise ValueError("--events goes with --output, and with none of --log, --reply-queue, --deltas")
+            raise ValueError("--events needs --output, and excludes --log, --reply-queue and --deltas")
         if self.queue is not None and not (self.reply_queue and self.log and self.output is None):
-            raise ValueError("--queue goes with --reply-queue and --log, and not with --output")
+            raise ValueError("--queue needs --reply-queue and --log, and excludes --output")
         if self.queue is not None and self.queue == self.reply_queue:
             raise ValueError("--reply-queue must differ from --queue, or its messages would come back")
         if self.queue is not None and self.runner == "direct":

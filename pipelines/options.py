@@ -143,9 +143,7 @@ class JsonlOptions(RunOptions):
         if self.continuous and (self.queue is None or self.runner == "direct"):
             raise ValueError("a continuous run needs --queue, and --runner prism: direct ends its batches with the run")
         if self.line_parameters and not self.prompt:
-            raise ValueError(
-                "--line-parameters goes with --prompt: without a template a line's parameters always count"
-            )
+            raise ValueError("--line-parameters needs --prompt: without a template a line's parameters always count")
         if self.apart and self.limits != NO_LIMITS:
             raise ValueError(
                 "--max-cost and --max-tokens-total are counted in one process, and the steps would run in others: "

@@ -144,7 +144,7 @@ def _process(config: str | None, here: bool) -> Iterator[str]:
     try:
         command = json.loads(config or "")["command"]
     except (ValueError, TypeError, KeyError):
-        yield f"--environment-config {config}: PROCESS wants JSON with a command, such as {example}"
+        yield f"--environment-config {config}: PROCESS needs JSON with a command, such as {example}"
         return
     if here and shutil.which(str(command)) is None:
         yield f"--environment-config: there is no program {command}; it is llmdo-worker, as in {example}"

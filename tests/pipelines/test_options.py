@@ -149,7 +149,7 @@ def test_whether_lines_have_parameters_beside_a_template_decides_an_answer_and_i
     assert "line_parameters" not in options.decisive and options.defaults.only_content
     counted = check_options(**given, line_parameters=True)
     assert counted.configuration != options.configuration and not counted.defaults.only_content
-    with pytest.raises(UsageError, match="--line-parameters goes with --prompt"):
+    with pytest.raises(UsageError, match="--line-parameters needs --prompt"):
         check_options(**LOCAL, line_parameters=True)
 
 

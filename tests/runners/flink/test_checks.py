@@ -188,7 +188,7 @@ def test_each_machines_own_pool_is_not_looked_for_here(cluster: FakeCluster) -> 
 def test_process_wants_json_with_a_command(config: str | None) -> None:
     (said,) = problems({"environment_type": "PROCESS", "environment_config": config})
     assert said == (
-        f"--environment-config {config or ''}: PROCESS wants JSON with a command, "
+        f"--environment-config {config or ''}: PROCESS needs JSON with a command, "
         'such as {"command": "/path/to/.venv/bin/llmdo-worker"}'
     ).replace("config :", "config None:")
 
