@@ -124,6 +124,17 @@ def test_every_broken_line_is_told_with_file_and_offset(tmp_path):
     assert "torn.jsonl.gz ends in the middle of its gzip data: upload it again" in found.problems[4]
 
 
+def test_a_file_that_a_run_would_refuse_as_too_large_is_named_with_the_remedy(tmp_path):
+    write(tmp_path, "a.jsonl", {"prompt": "x" * 100})
+    (tmp_path / "in" / "b.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n' * 50))
+    (tmp_path / "in" / "c.jsonl").write_bytes(b"")
+    found = plan_run(options(tmp_path, max_file_bytes=90))
+    assert (found.files, found.unreadable, found.blank, found.exit_code) == (3, 2, 0, 3)
+    for name, problem in zip(("a.jsonl", "b.jsonl.gz"), sorted(found.problems), strict=True):
+        place = tmp_path / "in" / name
+        assert problem == f"{place} holds more than 90 bytes: raise --max-file-bytes, or split the file"
+
+
 def test_a_line_that_may_not_choose_its_provider_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-that-is-there")
     write(tmp_path, "a.jsonl", {"prompt": "x"}, {"prompt": "x", "model": "openai/gpt-4o"})
