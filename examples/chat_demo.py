@@ -1,7 +1,7 @@
 """Chats on this machine: events into one queue, a real model's answers out of another. Run it with `make chat-demo`.
 
 Starts `llmdo local` with the embedded model and `llmdo chat` on Prism, sends the events of examples/chat/events.jsonl
-(5 conversations, interleaved), and shows the answers as they come. Everything it started is stopped at the end.
+(5 conversations, interleaved), and shows the answers as they arrive. It stops everything it started.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llmdo.storage.queues.client import QueueClient
 EVENTS = Path(__file__).parent / "chat" / "events.jsonl"
 LOG = "r2://llmdo/chat/"
 MESSAGE, RESPONSE = "v1.ChatMessageSent", "v1.LLMResponseReceived"
-TIMEOUT = 300.0  # seconds for all answers; the model takes about one for each, on two cores
+TIMEOUT = 300.0  # seconds for all answers; each takes the model about one, on two cores
 WIDTH = 100
 
 
@@ -69,11 +69,11 @@ def make_queue(name: str) -> QueueClient:
 
 
 def talk(queue: QueueClient, answers: QueueClient, chat: subprocess.Popen[bytes]) -> bool:
-    """Sends the events and shows what comes; returns whether every message of a user was answered."""
+    """Sends the events and shows the answers; returns whether every user's message was answered."""
     asked = questions_of(read_events())
     waiting = set(asked)
     queue.push_many(read_events())
-    print(f"sent the events of {EVENTS.name}, {len(waiting)} messages of users among them\n", flush=True)
+    print(f"sent the events of {EVENTS.name}, with {len(waiting)} messages of users\n", flush=True)
     deadline = time.monotonic() + TIMEOUT
     while waiting and chat.poll() is None and time.monotonic() < deadline:
         pulled = answers.pull().messages

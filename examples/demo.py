@@ -1,7 +1,7 @@
-"""The whole way of a line on this machine: upload, event, queue, model, shards, manifest. Run it with `make demo`.
+"""Answers files on this machine from end to end: upload, event, queue, model, shards, manifest. Run `make demo`.
 
 Starts `llmdo local` with the embedded model, uploads the example files with boto3, as one would to R2, and lets `llmdo
-run` answer what the queue announces. Everything it started is stopped at the end.
+run` answer what the queue announces. It stops everything it started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parent
 LLMDO = [sys.executable, "-m", "llmdo"]
 MODEL = "@cf/huggingface/smollm2-135m-instruct"
 START_TIMEOUT = 60.0  # seconds; loading the model takes about one
-SOME_LINES_FAILED = 3  # exit code of `llmdo run`: expected, since one example holds broken lines
+SOME_LINES_FAILED = 3  # exit code of `llmdo run`: expected, since one example has broken lines
 
 
 def main() -> int:
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def wait_for_env(path: Path, server: subprocess.Popen[bytes]) -> dict[str, str]:
-    """The variables that the server writes once it answers."""
+    """The variables that the server writes once it is ready."""
     deadline = time.monotonic() + START_TIMEOUT
     while not path.exists():
         if server.poll() is not None or time.monotonic() > deadline:

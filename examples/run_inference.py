@@ -24,7 +24,7 @@ REVIEWS = [
 
 
 def to_sentence(result: PredictionResult) -> str:
-    """What became of one review."""
+    """Describes the result for one review."""
     name, answer = result.example["id"], result.inference
     if isinstance(answer, ModelError):
         return f"{name}: no answer, {answer.message}"
@@ -32,7 +32,7 @@ def to_sentence(result: PredictionResult) -> str:
 
 
 def main(model: str = "local/smollm2-135m-instruct") -> None:
-    """Asks about each review and prints the results."""
+    """Asks the model about each review and prints the results."""
     handler = ModelHandler(model, prompt="Is this review happy or angry? Review: {text}", parameters={"max_tokens": 12})
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         _ = (
