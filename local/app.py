@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from llmdo.backends.backend import Backend
 from llmdo.backends.errors import ModelError
 from llmdo.backends.llama_cpp.backend import CHAT_MODEL
-from llmdo.backends.llama_cpp.files import prepare
+from llmdo.backends.llama_cpp.files import prepare_model
 from llmdo.backends.providers import connect
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.api import ModelsApi
@@ -149,6 +149,6 @@ def check_model(model: str) -> None:
     if model != known:
         raise CannotServe(f"--model {model} is not known here: choose {known} or {ECHO}")
     try:
-        prepare()
+        prepare_model()
     except ModelError as error:
         raise CannotServe(f"--model {model} cannot be used: {error}; or choose {ECHO}") from error

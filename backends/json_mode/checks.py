@@ -2,7 +2,7 @@
 
 The schema comes from a line and the answer from a model. Together they can demand any amount of work (references that
 double, long lists against long lists) in native code that holds the GIL and cannot be interrupted. So one child process
-does all checks (``schema.serve``), each within CHECK_CPU_S. It starts with the first check, has no keys in its
+does all checks (``schema.serve_checks``), each within CHECK_CPU_S. It starts with the first check, has no keys in its
 environment, and ends with this process, however that ends.
 """
 

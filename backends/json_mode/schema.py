@@ -4,7 +4,7 @@ A schema is of draft 2020-12, or of the draft that its ``$schema`` names. Keywor
 ``format``, are ignored, as the standard says, but OpenAI's and OpenAPI's ``nullable`` is not. Nothing is ever fetched:
 references lead to places in the schema. Patterns are matched in linear time.
 
-As a script, which ``checks`` starts as a child process, it answers checks on its standard input (see ``serve``).
+As a script, which ``checks`` starts as a child process, it answers checks on its standard input (see ``serve_checks``).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def problem_of_answer(text: bytes, schema: str) -> str | None:
     return f"the answer does not fit the JSON schema: {problem}" if problem else None
 
 
-def serve() -> None:
+def serve_checks() -> None:
     """Answers checks until standard input ends; one that takes too much CPU time or memory ends the process instead.
 
     A check is a line with three numbers (the bytes of the schema, those of the answer or -1 to check the schema, and
@@ -223,4 +223,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    serve()
+    serve_checks()

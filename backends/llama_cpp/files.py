@@ -36,7 +36,7 @@ _PIP = (
 _log = logging.getLogger(__name__)
 
 
-def prepare() -> None:
+def prepare_model() -> None:
     """Makes sure that the model can be loaded; fetching the weights may take a minute. Raises StopRun."""
     library()
     weights()

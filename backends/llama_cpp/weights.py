@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, cast
 
 from llmdo.backends.errors import StopRun
-from llmdo.backends.llama_cpp.files import PROVIDER, library, prepare, weights
+from llmdo.backends.llama_cpp.files import PROVIDER, library, prepare_model, weights
 
 # Tokens a second with 1, 4 and 8 slots: 49, 63 and 68 on one thread, 42, 90 and 125 on two threads of two idle cores.
 # Eight slots take about 0.5 GB.
@@ -53,7 +53,7 @@ class Weights:
         Raises StopRun with the remedy.
         """
         if embedding not in _servers:
-            prepare()  # without the lock: opening and closing Weights must not wait for a download
+            prepare_model()  # without the lock: opening and closing Weights must not wait for a download
         with _lock:
             if embedding not in _servers:
                 _servers[embedding] = _load(embedding)

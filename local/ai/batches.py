@@ -20,7 +20,7 @@ from llmdo.local.ai.catalogue import LocalModel
 from llmdo.local.wire import HttpReply, Refused, success
 
 # developers.cloudflare.com/workers-ai/features/batch-api: less than 10 MB in all
-MAX_BYTES = 10_000_000
+MAX_BATCH_BYTES = 10_000_000
 CAPACITY = 200  # most unfinished batches; our own choice, since the real limit is not published
 _POLLS = ("queued", "running")
 
@@ -47,7 +47,7 @@ class BatchStore:
         requests = body["requests"]
         if not model.batch:
             raise Refused(400, 5006, "AiError: AiError: Bad input: Error: queueRequest is not supported by this model")
-        if size >= MAX_BYTES:
+        if size >= MAX_BATCH_BYTES:
             raise Refused(413, 3006, "AiError: AiError: 3006: Request is too large")
         if not isinstance(requests, list) or not requests or not all(isinstance(one, dict) for one in requests):
             raise Refused(

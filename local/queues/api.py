@@ -17,16 +17,16 @@ from llmdo.local.queues.queues import ContentType, NewMessage, PullConsumer, Que
 from llmdo.local.wire import HttpCall, HttpReply, Refused, body_as, no_route, page_of, success, timestamp
 
 # developers.cloudflare.com/queues/platform/limits; 1 KB is 1,000 bytes there.
-MAX_MESSAGE_BYTES = 128_000
-MAX_BATCH_BYTES = 256_000
-MAX_BATCH = 100
-MAX_DELAY_S = 86_400
-MAX_VISIBILITY_MS = 43_200_000
+_MAX_MESSAGE_BYTES = 128_000
+_MAX_BATCH_BYTES = 256_000
+_MAX_BATCH = 100
+_MAX_DELAY_S = 86_400
+_MAX_VISIBILITY_MS = 43_200_000
 
 
 class _Pull(BaseModel):
     batch_size: int | None = None
-    visibility_timeout_ms: Annotated[int, Field(ge=0, le=MAX_VISIBILITY_MS)] | None = None
+    visibility_timeout_ms: Annotated[int, Field(ge=0, le=_MAX_VISIBILITY_MS)] | None = None
 
 
 class _Ack(BaseModel):
@@ -55,7 +55,7 @@ class _PushBatch(BaseModel):
 
 
 class _QueueSettings(BaseModel):
-    delivery_delay: Annotated[int, Field(ge=0, le=MAX_DELAY_S)] | None = None
+    delivery_delay: Annotated[int, Field(ge=0, le=_MAX_DELAY_S)] | None = None
     delivery_paused: bool | None = None
     message_retention_period: Annotated[int, Field(ge=60, le=1_209_600)] | None = None
 
@@ -66,10 +66,10 @@ class _QueueBody(BaseModel):
 
 
 class _ConsumerSettings(BaseModel):
-    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=_MAX_BATCH)] | None = None
     max_retries: Annotated[int, Field(ge=0, le=100)] | None = None
-    retry_delay: Annotated[int, Field(ge=0, le=MAX_DELAY_S)] | None = None
-    visibility_timeout_ms: Annotated[int, Field(ge=0, le=MAX_VISIBILITY_MS)] | None = None
+    retry_delay: Annotated[int, Field(ge=0, le=_MAX_DELAY_S)] | None = None
+    visibility_timeout_ms: Annotated[int, Field(ge=0, le=_MAX_VISIBILITY_MS)] | None = None
 
 
 class _ConsumerBody(BaseModel):
@@ -143,17 +143,17 @@ class QueuesApi:
         return self._push(queue, batch.messages, batch.delay_seconds)
 
     def _push(self, queue: Queue, pushed: list[_Push], delay_seconds: int | None) -> HttpReply:
-        if not 1 <= len(pushed) <= MAX_BATCH:
-            raise Refused(400, 10206, f"A batch has 1 to {MAX_BATCH} messages, not {len(pushed)}")
+        if not 1 <= len(pushed) <= _MAX_BATCH:
+            raise Refused(400, 10206, f"A batch has 1 to {_MAX_BATCH} messages, not {len(pushed)}")
         messages = []
         for one in pushed:
             delay = delay_seconds if one.delay_seconds is None else one.delay_seconds
             _check_delay(delay)
             messages.append(NewMessage(_encode(one), one.content_type, delay))
-        if max(len(m.body) for m in messages) > MAX_MESSAGE_BYTES:
-            raise Refused(400, 10204, f"A message has at most {MAX_MESSAGE_BYTES} bytes")
-        if sum(len(m.body) for m in messages) > MAX_BATCH_BYTES:
-            raise Refused(400, 10205, f"A batch has at most {MAX_BATCH_BYTES} bytes")
+        if max(len(m.body) for m in messages) > _MAX_MESSAGE_BYTES:
+            raise Refused(400, 10204, f"A message has at most {_MAX_MESSAGE_BYTES} bytes")
+        if sum(len(m.body) for m in messages) > _MAX_BATCH_BYTES:
+            raise Refused(400, 10205, f"A batch has at most {_MAX_BATCH_BYTES} bytes")
         self._queues.push(queue, messages)
         return success({"metadata": {"metrics": self._queues.backlog(queue)}})
 
@@ -163,8 +163,8 @@ class QueuesApi:
             raise Refused(429, 10252, "Queue delivery is paused")
         consumer = self._queues.consumer(queue) or PullConsumer()
         size = consumer.batch_size if body.batch_size is None else body.batch_size
-        if not 1 <= size <= MAX_BATCH:
-            raise Refused(400, 10206, f"batch_size is 1 to {MAX_BATCH}, not {size}")
+        if not 1 <= size <= _MAX_BATCH:
+            raise Refused(400, 10206, f"batch_size is 1 to {_MAX_BATCH}, not {size}")
         timeout = body.visibility_timeout_ms
         timeout = consumer.visibility_timeout_ms if timeout is None else timeout
         messages = [
@@ -250,8 +250,8 @@ def _encode(pushed: _Push) -> bytes:
 
 
 def _check_delay(seconds: int | None) -> None:
-    if seconds is not None and not 0 <= seconds <= MAX_DELAY_S:
-        raise Refused(400, 10202, f"delay_seconds is 0 to {MAX_DELAY_S}, not {seconds}")
+    if seconds is not None and not 0 <= seconds <= _MAX_DELAY_S:
+        raise Refused(400, 10202, f"delay_seconds is 0 to {_MAX_DELAY_S}, not {seconds}")
 
 
 def _consumer_json(consumer: PullConsumer, queue: Queue) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from llmdo.local.wire import Refused, timestamp
 Action = Literal["PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject", "LifecycleDeletion"]
 CREATE_ACTIONS: tuple[Action, ...] = ("PutObject", "CompleteMultipartUpload", "CopyObject")
 ACTIONS: tuple[Action, ...] = (*CREATE_ACTIONS, "DeleteObject", "LifecycleDeletion")
-MAX_RULES = 100  # for a bucket: same page
+_MAX_RULES = 100  # for a bucket: same page
 _CONFLICT = (409, 11020)  # wrangler expects the status; the code beside it is not documented
 ANY_BUCKET = "*"  # every bucket that has no rules of its own
 DEFAULT_RULES = (("input/", ".jsonl"), ("input/", ".jsonl.gz"))
@@ -107,8 +107,8 @@ class Rules:
                 )
                 raise Refused(*_CONFLICT, message)
             new.append(rule)
-        if len(own) + len(new) > MAX_RULES:
-            raise Refused(*_CONFLICT, f"bucket {bucket} would have more than {MAX_RULES} rules")
+        if len(own) + len(new) > _MAX_RULES:
+            raise Refused(*_CONFLICT, f"bucket {bucket} would have more than {_MAX_RULES} rules")
         self._db.executemany(
             "INSERT INTO rules VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             ((*astuple(rule)[:5], to_json(rule.actions), rule.description, rule.created_ms) for rule in new),

@@ -33,8 +33,8 @@ from llmdo.local.settings import Credentials
 from llmdo.local.wire import HttpCall, HttpReply, S3Refused, s3_failure
 
 _ACCOUNT = "000000000000"  # an account for moto; never shown
-MAX_KEY_BYTES = 1024  # developers.cloudflare.com/r2/platform/limits
-MAX_METADATA_BYTES = 8192
+_MAX_KEY_BYTES = 1024  # developers.cloudflare.com/r2/platform/limits
+_MAX_METADATA_BYTES = 8192
 # R2's own messages, by error code.
 _MESSAGES = dict(S3_ERRORS.values())
 # Headers that moto adds but R2 does not, or that the server itself sends.
@@ -220,10 +220,10 @@ def _check_request(call: HttpCall) -> None:
     if missing:
         raise S3Refused(501, "NotImplemented", f"{missing[0]} not implemented")
     key = unquote(call.path[1:].partition("/")[2])
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise S3Refused(400, "KeyTooLongError", f"Your key is longer than {MAX_KEY_BYTES} bytes.")
+    if len(key.encode()) > _MAX_KEY_BYTES:
+        raise S3Refused(400, "KeyTooLongError", f"Your key is longer than {_MAX_KEY_BYTES} bytes.")
     metadata = sum(len(n) - 11 + len(v) for n, v in call.headers.items() if n.lower().startswith("x-amz-meta-"))
-    if metadata > MAX_METADATA_BYTES:
+    if metadata > _MAX_METADATA_BYTES:
         raise S3Refused(400, "MetadataTooLarge", "Your metadata headers exceed the maximum allowed metadata size.")
     digest = call.headers.get("Content-MD5")
     if digest and base64.b64encode(hashlib.md5(call.body, usedforsecurity=False).digest()).decode() != digest:

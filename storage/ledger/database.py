@@ -49,7 +49,7 @@ _ERRORS = {
 }
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect_database(path: Path) -> sqlite3.Connection:
     """A connection for writing, to a database that was checked. Raises sqlite3.Error, OSError and LedgerError."""
     if not path.parent.is_dir():
         raise LedgerError(f"{path}: there is no folder {path.parent}; create it, {_ELSEWHERE}")
@@ -127,7 +127,7 @@ def prune_database(path: Path, before: float) -> Pruned:
         raise LedgerError(f"{path}: there is no ledger to prune; check the path")
     entries = size = last = 0
     with sqlite_errors(path):
-        db = connect(path)
+        db = connect_database(path)
         try:
             while True:
                 db.execute("BEGIN IMMEDIATE")

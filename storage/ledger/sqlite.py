@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from llmdo.storage.errors import LedgerError
-from llmdo.storage.ledger.database import BUSY_S, connect, primary_code, sqlite_errors
+from llmdo.storage.ledger.database import BUSY_S, connect_database, primary_code, sqlite_errors
 from llmdo.storage.ledger.ledger import DamageLog, check_key, checksum
 
 QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # longest mean time and largest size of a commit on the loop
@@ -55,7 +55,7 @@ class SqliteLedger:
         self._damage = DamageLog()
         self._path = path
         with sqlite_errors(path):
-            self._writing = connect(path)
+            self._writing = connect_database(path)
             # Reads stay on the loop: each takes about 15 µs, less than a hop to a thread and back.
             self._reading = sqlite3.connect(path, _READ_BUSY_S, isolation_level=None, check_same_thread=False)
             self._reading.execute("PRAGMA query_only = ON")

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmdo.local.ai.batches import MAX_BYTES
+from llmdo.local.ai.batches import MAX_BATCH_BYTES
 from llmdo.local.server import Running
 from tests.local.clients import rest
 
@@ -112,7 +112,7 @@ def test_a_slow_batch_runs_until_it_is_done(cloudflare: Running) -> None:
         (LLAMA, [], (400, 5006)),
         (LLAMA, ["a"], (400, 5006)),
         (LLAMA, {"prompt": "a"}, (400, 5006)),
-        (LLAMA, [{"prompt": "x" * MAX_BYTES}], (413, 3006)),
+        (LLAMA, [{"prompt": "x" * MAX_BATCH_BYTES}], (413, 3006)),
     ],
 )
 def test_what_is_no_batch_is_refused(cloudflare: Running, model: str, requests: Any, expected: tuple[int, int]) -> None:
