@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx
 from aiohttp import web
 from multidict import CIMultiDict
 
 from llmdo.backends.errors import ModelError
-from llmdo.local.app import ECHO, Cloudflare, check_model
-from llmdo.local.faults import FaultTarget
+from llmdo.local.app import Cloudflare, check_model
 from llmdo.local.settings import HOST, CannotServe, credentials, environment, write_environment
 from llmdo.local.wire import HttpCall, HttpReply
 
@@ -81,48 +76,15 @@ def _hang_up(request: web.BaseRequest) -> web.Response:
     return web.Response(status=503)  # goes nowhere
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A server in this process, from ``running``."""
-
-    url: str
-    port: int
-    env: dict[str, str] = field(repr=False)
-
-    def fault(self, target: FaultTarget, **effect: Any) -> None:
-        """Adds a fault: see ``faults.Fault``."""
-        self._control("POST", "/_faults", {"target": target, **effect})
-
-    def clear_faults(self) -> None:
-        """Removes all faults."""
-        self._control("DELETE", "/_faults")
-
-    def stats(self) -> dict[str, Any]:
-        """Calls and paid answers: see ``stats.Stats``."""
-        return self._control("GET", "/_stats")
-
-    def reset_stats(self) -> None:
-        """Resets all counts."""
-        self._control("DELETE", "/_stats")
-
-    def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"}
-        response = httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=30)
-        answer: dict[str, Any] = response.json()
-        if response.is_error:
-            raise ValueError(answer)
-        return answer
-
-
 def serve(data: Path, port: int, model: str) -> None:
     """Serves until SIGTERM or SIGINT; writes DIR/env once it is ready. Port 0: a free one. Raises CannotServe.
 
     ``model``: ``local/smollm2-135m-instruct``, or ``echo``, the stand-in for tests.
     """
 
-    def announce(server: Running) -> None:
+    def announce(url: str, _: Mapping[str, str]) -> None:
         print(  # noqa: T201  whoever started it waits for this line
-            f"Cloudflare on this machine at {server.url} (model: {model}); in another shell: source {data / 'env'}",
+            f"Cloudflare on this machine at {url} (model: {model}); in another shell: source {data / 'env'}",
             flush=True,
         )
 
@@ -130,51 +92,24 @@ def serve(data: Path, port: int, model: str) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await _serve(data, port, model, time.time, announce, stop)
+        await serve_until(stop, data, port, model, time.time, announce)
 
     check_model(model)  # not on the loop: fetching the weights takes a while, and SIGTERM ends that
     asyncio.run(until_signal())
 
 
-@contextmanager
-def running(data: Path, model: str = ECHO, port: int = 0, clock: Callable[[], float] = time.time) -> Iterator[Running]:
-    """Serves from a thread of this process, for tests. ``clock`` returns the queues' seconds since 1970.
-
-    Raises CannotServe.
-    """
-    check_model(model)
-    started: Future[Running] = Future()
-    ended: Future[None] = Future()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    def run() -> None:
-        try:
-            with closing(loop):
-                loop.run_until_complete(_serve(data, port, model, clock, started.set_result, stop))
-            ended.set_result(None)
-        except BaseException as error:  # noqa: BLE001  raised in the caller's thread
-            ended.set_exception(error)
-
-    threading.Thread(target=run, name="local-cloudflare", daemon=True).start()
-    wait((started, ended), return_when=FIRST_COMPLETED)  # type: ignore[misc]  # of two kinds
-    if ended.done():
-        ended.result()
-    try:
-        yield started.result()
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        ended.result()
-
-
-async def _serve(
+async def serve_until(
+    stop: asyncio.Event,
     data: Path,
     port: int,
     model: str,
     clock: Callable[[], float],
-    announce: Callable[[Running], None],
-    stop: asyncio.Event,
+    announce: Callable[[str, Mapping[str, str]], None],
 ) -> None:
+    """Serves until ``stop`` is set; passes the URL and the clients' variables to ``announce`` once it is ready.
+
+    ``clock`` returns the queues' seconds since 1970. Raises CannotServe.
+    """
     own = credentials(data)
     env_file = data / "env"
     env_file.unlink(missing_ok=True)  # a killed server's would release a waiting script too early
@@ -187,11 +122,10 @@ async def _serve(
             raise CannotServe(
                 f"port {port} on {HOST} is not free: choose another --port, or 0 for a free one"
             ) from error
-        bound: int = listener.sockets[0].getsockname()[1]
-        url = f"http://{HOST}:{bound}"
+        url = f"http://{HOST}:{listener.sockets[0].getsockname()[1]}"
         variables = environment(own, url)
         write_environment(data, variables)
-        announce(Running(url, bound, variables))
+        announce(url, variables)
         await stop.wait()
         env_file.unlink(missing_ok=True)
         listener.close()

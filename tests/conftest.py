@@ -11,7 +11,6 @@ import pytest
 
 pytest.register_assert_rewrite("tests.backends.conformance")  # before any module of tests is imported
 
-from llmdo.local.server import Running, running  # noqa: E402
 from llmdo.runners.flink import cluster, jar, loopback_agent  # noqa: E402
 from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
 from llmdo.runners.prism import binary  # noqa: E402
@@ -20,6 +19,7 @@ from llmdo.settings.environment import cache_folder  # noqa: E402
 from llmdo.settings.private import make_folder  # noqa: E402
 from llmdo.transforms.acks import close_acks  # noqa: E402
 from llmdo.transforms.run_state import reset_run_state  # noqa: E402
+from tests.local.cloudflare import Running, running  # noqa: E402
 from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 
 __all__ = ["pytest_pycollect_makeitem"]  # a hook

@@ -16,11 +16,11 @@ from typing import Any, get_args
 import pytest
 
 from llmdo.backends.engine.settings import Mode, Reuse
-from llmdo.local.server import Running
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import dataflow
 from llmdo.runners.cli.main import command_of
 from llmdo.runners.prism import binary as prism_binary
+from tests.local.cloudflare import Running
 from tests.runners.google_packages import google_packages, google_packages_or_skip
 
 ROOT = Path(__file__).parents[1]

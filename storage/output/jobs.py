@@ -23,9 +23,9 @@ class JobRecord(BaseModel):
     """One file version in progress, and everything that is needed to continue it without the queue.
 
     ``notification`` is the whole message that announced it; ``configuration`` the fingerprint of model, prompt and
-    parameters; ``run_id`` the run that works on it, or empty; ``opened_at`` ISO 8601 in UTC. ``failures`` counts failed
-    attempts to open the file, and ``problem`` says why the last one failed; a ``dead`` record is in the dead letters,
-    and a sweep ignores it.
+    parameters; ``run_id`` the run that works on it, or empty; ``nonce`` names what asked for the file, the same when it
+    asks again; ``opened_at`` ISO 8601 in UTC. ``failures`` counts failed attempts to open the file, and ``problem``
+    says why the last one failed; a ``dead`` record is in the dead letters, and a sweep ignores it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,8 +38,8 @@ class JobRecord(BaseModel):
     notification: dict[str, Any]
     configuration: str
     run_id: Owner
-    nonce: str
-    opened_at: str
+    nonce: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    opened_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     failures: int = Field(default=0, ge=0, lt=1 << 31)
     problem: str = ""
     dead: bool = False
@@ -138,31 +138,6 @@ def record_name(store_url: str, key: str, etag: str) -> str:
     if not store_url.startswith(R2_SCHEME) and not is_by_time(etag):
         store_url = ""
     return hashlib.sha256("\n".join((store_url, key, etag)).encode()).hexdigest() + ".json"
-
-
-def new_record(
-    store_url: str,
-    key: str,
-    etag: str,
-    size: int,
-    *,
-    notification: dict[str, Any],
-    configuration: str,
-    run_id: str,
-    nonce: str = "",
-) -> JobRecord:
-    """A record opened now. ``nonce`` is what asks for the file, the same when it asks again; by default a new one."""
-    return JobRecord(
-        store_url=store_url,
-        key=key,
-        etag=etag,
-        size=size,
-        notification=notification,
-        configuration=configuration,
-        run_id=run_id,
-        nonce=nonce or uuid.uuid4().hex,
-        opened_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-    )
 
 
 def _read(body: bytes) -> JobRecord | None:

@@ -17,7 +17,6 @@ from botocore import auth
 
 from llmdo.backends.limits import breaker
 from llmdo.backends.limits.retry import Retry
-from llmdo.local.server import running
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting.verify import verify
 from llmdo.settings.environment import cloudflare_account
@@ -27,6 +26,7 @@ from llmdo.storage.runs import runs
 from tests.fakes.clocks import AheadClock
 from tests.faults.recorder import HOUR, SOAK
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
+from tests.local.cloudflare import running
 
 pytestmark = pytest.mark.timeout(3600 if SOAK else 300)
 

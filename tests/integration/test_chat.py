@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.local.server import running
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.runners.inspecting.explain import explain
 from llmdo.runners.running.chat import chat
@@ -28,6 +27,7 @@ from llmdo.transforms.run_state import run_state
 from tests.fakes.loopback import Loopback, Reply
 from tests.integration.cloud import MODEL
 from tests.integration.test_end_to_end import wait_until
+from tests.local.cloudflare import running
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "chat" / "events.jsonl"
 LOG = "r2://llmdo/chat/"

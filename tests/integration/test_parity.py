@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from llmdo.local.server import running
 from llmdo.runners.inspecting.verify import verify
 from llmdo.storage.output.manifests import file_folder, read_manifest
 from tests.integration.cloud import Cloud
@@ -28,6 +27,7 @@ from tests.integration.parity import (
     plain_rows,
     without_messages,
 )
+from tests.local.cloudflare import running
 
 pytestmark = pytest.mark.timeout(900)
 ALL_S = 400  # at most, for all files on one runner

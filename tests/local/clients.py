@@ -12,7 +12,7 @@ from botocore.config import Config
 from cloudflare import Cloudflare
 from openai import OpenAI
 
-from llmdo.local.server import Running
+from tests.local.cloudflare import Running
 
 SESSION = boto3.session.Session()  # loads the models of the API once
 OURS = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")

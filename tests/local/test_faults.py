@@ -14,8 +14,8 @@ from botocore.exceptions import ConnectionClosedError as ClosedByServer
 from pydantic import ValidationError
 
 from llmdo.local.faults import Fault, Faults
-from llmdo.local.server import Running
 from tests.local.clients import queue_id, rest, s3_client
+from tests.local.cloudflare import Running
 
 MODEL = "@cf/echo/chat"
 

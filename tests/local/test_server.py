@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from llmdo.local.server import Running, running, serve
+from llmdo.local.server import serve
 from llmdo.local.settings import CannotServe
 from llmdo.settings.environment import cloudflare_account, default_queue, r2_access
 from tests.local.clients import queue_id, rest, s3_client
+from tests.local.cloudflare import Running, running
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_it_serves_until_a_signal_and_env_leads_to_it(
 def test_a_call_in_flight_does_not_hold_up_the_end(process: subprocess.Popen[str], tmp_path: Path) -> None:
     wait_for(tmp_path / "env")
     env = sourced(tmp_path / "env")
-    server = Running(env["R2_ENDPOINT_URL"], 0, env)
+    server = Running(env["R2_ENDPOINT_URL"], env)
     server.fault("ai", latency_s=60)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(

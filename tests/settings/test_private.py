@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from llmdo.settings import private
-from llmdo.storage.ledger.database import connect
+from llmdo.storage.ledger.database import connect_database
 from llmdo.storage.ledger.opening import open_ledger
 from llmdo.storage.objects.local import LocalStore
 
@@ -43,13 +43,13 @@ def open_to_all(folder):
 def test_a_database_and_the_files_beside_it_are_private_also_those_of_an_earlier_version(tmp_path):
     path = tmp_path / "ledger.sqlite"
     for _ in range(2):
-        writer = connect(path)
+        writer = connect_database(path)
         reader = sqlite3.connect(path)
         assert reader.execute("SELECT count(*) FROM answers").fetchone() == (0,)
         assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}-shm", f"{path.name}-wal"]
         assert modes(tmp_path) == ({0o600}, set())
         open_to_all(tmp_path)  # while they are open: a run of the old version that goes on
-        connect(path).close()
+        connect_database(path).close()
         assert modes(tmp_path) == ({0o600}, set())
         reader.close()
         writer.close()
@@ -58,7 +58,7 @@ def test_a_database_and_the_files_beside_it_are_private_also_those_of_an_earlier
 
 def test_a_link_to_nowhere_makes_a_private_database(tmp_path):
     (tmp_path / "link.sqlite").symlink_to(tmp_path / "there.sqlite")
-    connect(tmp_path / "link.sqlite").close()
+    connect_database(tmp_path / "link.sqlite").close()
     assert mode(tmp_path / "there.sqlite") == 0o600
 
 
@@ -77,7 +77,7 @@ def is_locked(path):
 
 def test_opening_a_database_again_keeps_the_locks_of_this_process(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    writer = connect(path)
+    writer = connect_database(path)
     assert is_locked(path)
     private.make_database(path)
     assert is_locked(path)

@@ -16,7 +16,7 @@ from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, 
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
+from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, record_name
 from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
 from llmdo.storage.queues.client import MAX_BATCH
 from llmdo.storage.runs.runs import owner_of, run_of
@@ -111,11 +111,11 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
             run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
             return Opening()
     claim = jobs.claim(
-        new_record(
-            file.store_url,
-            file.key,
-            file.etag,
-            file.size,
+        JobRecord(
+            store_url=file.store_url,
+            key=file.key,
+            etag=file.etag,
+            size=file.size,
             notification=dict(notice.body),
             configuration=run.configuration,
             run_id=owner,

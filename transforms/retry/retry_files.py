@@ -13,7 +13,7 @@ from apache_beam.pvalue import PCollection
 
 from llmdo.storage.errors import ObjectNotFound
 from llmdo.storage.objects.store import R2_SCHEME
-from llmdo.storage.output.jobs import JobRecord, Jobs, new_record, record_name
+from llmdo.storage.output.jobs import JobRecord, Jobs, record_name
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,
     Manifest,
@@ -156,11 +156,11 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
             return None
         manifest, etag = found
         file = file_of(manifest)
-        record = new_record(
-            file.store_url,
-            file.key,
-            file.etag,
-            file.size,
+        record = JobRecord(
+            store_url=file.store_url,
+            key=file.key,
+            etag=file.etag,
+            size=file.size,
             notification={_MANIFEST: etag},
             configuration=manifest.configuration,
             run_id=run.run_id,

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from llmdo.local.server import running
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import ChatMessage, Conversation, LoggedAnswer
@@ -29,6 +28,7 @@ from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from llmdo.transforms.chat.events import RESPONSE_IDS
 from tests.fakes.clocks import AheadClock
 from tests.integration.cloud import MODEL, Cloud
+from tests.local.cloudflare import running
 
 LOG, PREFIX = "r2://llmdo/chat/", "chat/"
 RECEIVED = "v1.LLMResponseReceived"

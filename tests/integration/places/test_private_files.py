@@ -8,10 +8,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from llmdo.local.server import running
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.runners.running.chat import chat
 from tests.integration.cloud import MODEL, Cloud, prompts
+from tests.local.cloudflare import running
 
 EVENT = (
     '{"name": "v1.ChatMessageSent", "args": {"id": "m", "conversationId": "c", "message": "hi", "role": "user", '

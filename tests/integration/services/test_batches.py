@@ -19,7 +19,6 @@ from llmdo.backends.engine import batch_work, batches
 from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.limits.retry import Retry
-from llmdo.local.server import Running
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
@@ -27,6 +26,7 @@ from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcom
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import reset_run_state
+from tests.local.cloudflare import Running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # its items come as `responses`, with references
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"  # as `results`, without

@@ -15,7 +15,7 @@ from llmdo.backends.json_mode.schema import problem_of_value
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, RawResponse, StreamChunk
 from llmdo.backends.workers_ai.backend import WorkersAI, open_backend
-from llmdo.local.server import Running
+from tests.local.cloudflare import Running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

@@ -12,8 +12,8 @@ import pytest
 from cloudflare import APIStatusError
 
 from llmdo.local.ai.json_mode import smallest
-from llmdo.local.server import Running, running
 from tests.local.clients import account, cloudflare_client, openai_client, rest
+from tests.local.cloudflare import Running, running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

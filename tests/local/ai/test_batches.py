@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from llmdo.local.ai.batches import MAX_BATCH_BYTES
-from llmdo.local.server import Running
 from tests.local.clients import rest
+from tests.local.cloudflare import Running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"

@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llmdo.local.server import Running
 from tests.local.clients import account, rest
+from tests.local.cloudflare import Running
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmdo.local.server import Running
 from tests.local.clients import rest
+from tests.local.cloudflare import Running
 
 RERANKER = "@cf/baai/bge-reranker-base"
 

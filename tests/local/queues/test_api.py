@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cloudflare import APIStatusError
 
-from llmdo.local.server import Running, running
 from tests.local.clients import account, cloudflare_client, queue_id, rest
+from tests.local.cloudflare import Running, running
 
 
 def error_of(server: Running, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, int]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmdo.local.queues.notifications import ObjectEvent, Rule
-from llmdo.local.server import Running, running
 from tests.local.clients import OURS, account, events, queue_id, rest, s3_client
+from tests.local.cloudflare import Running, running
 
 
 def put_rules(server: Running, bucket: str, *rules: dict[str, Any], queue: str = "llmdo-input") -> int:

@@ -15,8 +15,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from llmdo.local.server import Running
 from tests.local.clients import OURS, rest, s3_client
+from tests.local.cloudflare import Running
 
 ODD_KEYS = ("a b/c d.txt", "plus+and%25.txt", "per%2Fcent", "ünï/日本.jsonl", "a=b&c?d#e", "~tilde'(x)*!", "a//b", "x/")
 
@@ -163,7 +163,7 @@ def test_a_bucket_is_made_by_its_first_write_not_by_reading(s3: Any) -> None:
 
 
 def test_two_servers_share_no_bucket(cloudflare: Running, tmp_path: Any) -> None:
-    from llmdo.local.server import running
+    from tests.local.cloudflare import running
 
     s3_client(cloudflare).put_object(Bucket="llmdo", Key="a", Body=b"1")
     with running(tmp_path / "second") as second:

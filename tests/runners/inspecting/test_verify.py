@@ -20,7 +20,7 @@ from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 from llmdo.runners.inspecting.verify import Verification, render, verify
 from llmdo.storage.objects.local import LocalStore
-from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import (
     Manifest,
     ManifestShard,
@@ -355,7 +355,9 @@ def test_inputs_without_a_manifest_are_differences_that_say_whether_they_are_in_
     inputs = LocalStore(tmp_path / "in")
     inputs.put("new.jsonl", b"{}\n")
     etag = inputs.put("open.jsonl", b"{}\n")
-    record = new_record(inputs.url, "open.jsonl", etag, 3, notification={}, configuration="c", run_id="r")
+    record = JobRecord(
+        store_url=inputs.url, key="open.jsonl", etag=etag, size=3, notification={}, configuration="c", run_id="r"
+    )
     Jobs(output.store, "").claim(record, lambda run_id: False)
     result = output.check()
     assert result.in_work == (f"{inputs.url}/open.jsonl",)

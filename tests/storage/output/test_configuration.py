@@ -8,7 +8,7 @@ import pytest
 from llmdo.storage.errors import ObjectChanged
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.output.configuration import NAME, agree
-from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.runs.runs import Presence
 
 MODEL = {"model": "fake/m", "parameters": {"seed": 1}}
@@ -37,7 +37,15 @@ def fingerprint(store, prefix="out/"):
 
 
 def claim(store, configuration, run_id="other"):
-    record = new_record("r2://bucket", "a.jsonl", "e", 1, notification={}, configuration=configuration, run_id=run_id)
+    record = JobRecord(
+        store_url="r2://bucket",
+        key="a.jsonl",
+        etag="e",
+        size=1,
+        notification={},
+        configuration=configuration,
+        run_id=run_id,
+    )
     Jobs(store, "out/").claim(record, dead)
 
 

@@ -4,15 +4,15 @@ import pytest
 
 from llmdo.storage.errors import AlreadyExists
 from llmdo.storage.objects.local import LocalStore
-from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, new_record, record_name
+from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, record_name
 
 
 def record(run_id="run-1", etag="e1"):
-    return new_record(
-        "r2://bucket",
-        "input/ä b.jsonl",
-        etag,
-        10,
+    return JobRecord(
+        store_url="r2://bucket",
+        key="input/ä b.jsonl",
+        etag=etag,
+        size=10,
         notification={"action": "PutObject"},
         configuration="c",
         run_id=run_id,

@@ -5,7 +5,6 @@ import logging
 import httpx
 import pytest
 
-from llmdo.local.server import running
 from llmdo.settings.environment import CloudflareAccount, cloudflare_account
 from llmdo.storage.errors import (
     AccessDenied,
@@ -16,6 +15,7 @@ from llmdo.storage.errors import (
     is_passing,
 )
 from llmdo.storage.queues.client import Consumer, Pacer, Pulled, QueueClient, find_queue
+from tests.local.cloudflare import running
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
 QUEUE = "0123456789abcdef0123456789abcdef"

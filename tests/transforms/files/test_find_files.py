@@ -4,7 +4,7 @@ from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, St
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.queues.client import Pulled, QueueMessage
 from llmdo.transforms import acks, outages
 from llmdo.transforms import run as runs
@@ -87,8 +87,14 @@ def test_a_body_that_cannot_be_decoded_is_in_the_dead_letters_before_it_is_acked
 
 def recorded(folder, output, file):
     """What is left in work where a job record names this file, for a queue and for inputs."""
-    record = new_record(
-        file.store_url, file.key, file.etag, file.size, notification={}, configuration="c", run_id="another"
+    record = JobRecord(
+        store_url=file.store_url,
+        key=file.key,
+        etag=file.etag,
+        size=file.size,
+        notification={},
+        configuration="c",
+        run_id="another",
     )
     jobs = Jobs(open_store(str(folder / "bucket")), output.key)
     jobs.claim(record, lambda _: False)

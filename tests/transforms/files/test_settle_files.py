@@ -8,7 +8,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import MANIFEST_NAME, ShardRecord, read_manifest, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
@@ -26,8 +26,15 @@ def shard(start, stop, kind="answers", lines=1):
 @pytest.fixture
 def output(tmp_path):
     where = Location(str(tmp_path), "out/")
-    record = new_record(
-        FILE.store_url, FILE.key, FILE.etag, FILE.size, notification={}, configuration="c", run_id="run-1", nonce="n1"
+    record = JobRecord(
+        store_url=FILE.store_url,
+        key=FILE.key,
+        etag=FILE.etag,
+        size=FILE.size,
+        notification={},
+        configuration="c",
+        run_id="run-1",
+        nonce="n1",
     )
     Jobs(open_store(str(tmp_path)), where.key).claim(record, lambda run_id: False)
     return where
@@ -115,7 +122,16 @@ def test_a_version_that_was_gone_and_is_back_is_free_for_the_next_sweep(tmp_path
     source, where = open_store(str(tmp_path / "in")), Location(str(tmp_path), "out/")
     etag = source.put("a.jsonl", b"{}\n")
     file = FileVersion(source.url, "a.jsonl", etag, 3, opening="n1")
-    record = new_record(file.store_url, file.key, etag, 3, notification={}, configuration="c", run_id="r", nonce="n1")
+    record = JobRecord(
+        store_url=file.store_url,
+        key=file.key,
+        etag=etag,
+        size=3,
+        notification={},
+        configuration="c",
+        run_id="r",
+        nonce="n1",
+    )
     jobs = Jobs(open_store(str(tmp_path)), where.key)
     jobs.claim(record, lambda run_id: False)
     if content is None:

@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 from llmdo.backends.errors import InvalidRequest, Overloaded
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.jobs import Jobs, new_record
+from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,
     Manifest,
@@ -327,8 +327,14 @@ def test_only_objects_with_a_shards_name_right_in_the_folder_are_removed(output)
 
 def test_a_record_that_a_run_left_in_open_is_no_claim_on_a_retry(output):
     file, folder, _ = settled_file(output, [BUSY])
-    record = new_record(
-        file.store_url, file.key, file.etag, file.size, notification={}, configuration="c", run_id="run-0"
+    record = JobRecord(
+        store_url=file.store_url,
+        key=file.key,
+        etag=file.etag,
+        size=file.size,
+        notification={},
+        configuration="c",
+        run_id="run-0",
     )
     Jobs(open_store(output.store_url), output.key).claim(record, lambda run_id: False)
     run_state().presence = alive("run-0")
