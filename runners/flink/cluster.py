@@ -6,7 +6,6 @@ its distribution without the shell scripts.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -110,7 +109,7 @@ class LocalCluster:
 
     Attributes:
         master: host and port of the JobManager's REST API, as ``--flink-master`` takes it; ``url`` is its URL.
-        pool: host and port of the worker pool, as ``--environment-config`` takes it.
+        pool: host and port of the worker pool, as ``--environment-config`` takes it; ``pool_process`` serves there.
         task_managers: in the order in which they were started; killed ones stay.
     """
 
@@ -129,31 +128,22 @@ class LocalCluster:
         self.url = flink_rest.url_of(self.master)
         self.task_managers: list[Endpoint] = []
         self.pool = f"localhost:{free_port()}"
-        self._pool = self._start_pool()
+        self.start_pool()
 
     def start_task_manager(self) -> None:
         """Starts one more; returns when the JobManager knows it."""
         self.task_managers.append(self._flink("Flink's TaskManager", _TASK_MANAGER, _REGISTERED))
 
-    def kill_task_manager(self, index: int) -> None:
-        """Kills one, as if its machine failed."""
-        os.kill(self.task_managers[index].pid, signal.SIGKILL)
-
-    def kill_pool(self) -> None:
-        """Kills the pool, and with it the Python workers that it started."""
-        os.killpg(self._pool.pid, signal.SIGKILL)
-
-    def restart_pool(self) -> None:
-        """Starts a new pool at the old one's address."""
-        self._pool = self._start_pool()
-
     def free_slots(self) -> int:
         """How many subtasks could begin now. Raises FlinkError."""
         return flink_rest.look_at(self.url).free_slots
 
-    def _start_pool(self) -> Endpoint:
+    def start_pool(self) -> None:
+        """Starts the pool, in a process group with the Python workers that it starts; again if it was killed."""
         command = [sys.executable, "-m", "llmdo.runners.workers.pool", f"--service_port={self.pool.rpartition(':')[2]}"]
-        return self._stack.enter_context(running_server("the pool of Python workers", lambda _: command, _POOL))
+        self.pool_process = self._stack.enter_context(
+            running_server("the pool of Python workers", lambda _: command, _POOL)
+        )
 
     def _flink(self, name: str, main: str, serving: re.Pattern[bytes]) -> Endpoint:
         command: Sequence[str | Path] = [

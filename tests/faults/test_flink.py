@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -87,11 +89,11 @@ def test_a_killed_machine_and_killed_workers_cost_no_line_and_at_most_the_calls_
     assert not cloud.keys("output/llmdo/input/big.jsonl/_manifest.json")
     calls = paid(cloud)
     flink.start_task_manager()  # only now, so that the job is on the other one
-    flink.kill_task_manager(0)
+    os.kill(flink.task_managers[0].pid, signal.SIGKILL)
     wait_until(lambda: restarts(flink) > 0 and paid(cloud) > calls + BEFORE_A_KILL, process)
     calls, before = paid(cloud), restarts(flink)
-    flink.kill_pool()
-    flink.restart_pool()
+    os.killpg(flink.pool_process.pid, signal.SIGKILL)
+    flink.start_pool()
     wait_until(lambda: restarts(flink) > before and paid(cloud) > calls + 2 * WINDOW, process)
     cloud.no_faults()
     ends_well(process)

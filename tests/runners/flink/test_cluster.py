@@ -83,16 +83,16 @@ def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_cluster_has_its_slots_loses_those_of_a_dead_machine_and_leaves_nothing_behind() -> None:
     with running_cluster(task_managers=2, slots=2) as cluster:
         folder = cluster._folder
-        pids = [endpoint.pid for endpoint in cluster.task_managers] + [cluster._pool.pid]
+        pids = [endpoint.pid for endpoint in cluster.task_managers] + [cluster.pool_process.pid]
         assert cluster.free_slots() == 4
-        cluster.kill_task_manager(0)
+        os.kill(cluster.task_managers[0].pid, signal.SIGKILL)
         wait_for_slots(cluster, 2)
         cluster.start_task_manager()
         wait_for_slots(cluster, 4)
-        cluster.kill_pool()
+        os.killpg(cluster.pool_process.pid, signal.SIGKILL)
         assert gone(pids[-1], within=20)
-        cluster.restart_pool()
-        pids += [cluster._pool.pid, cluster.task_managers[-1].pid]
+        cluster.start_pool()
+        pids += [cluster.pool_process.pid, cluster.task_managers[-1].pid]
         assert all(alive(pid) for pid in pids[-2:])
     assert not any(alive(pid) for pid in pids)
     assert not folder.exists()
