@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+from llmdo.backends.errors import call_known
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 
@@ -43,8 +45,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class InProcessBackend(Protocol):
+    """A backend whose models run in this process, ``slots`` calls at a time: a call's time starts with its slot."""
+
+    slots: int
+
+
+@runtime_checkable
 class BatchBackend(Protocol):
-    """What a provider offers besides where requests can be handed over and answered later.
+    """What else a provider offers whose requests can be handed over and answered later.
 
     Of submit_batch a LineError says that the model, or this input, is not for batches. Of poll_batch a Retryable error
     says to poll again, and a LineError that nobody knows this batch.
@@ -63,3 +72,17 @@ class BatchBackend(Protocol):
         self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
     ) -> BatchState:
         """Looks whether a batch is done; ``requests`` are those that were handed over, or a part with its places."""
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def naming_provider(method: _Method) -> _Method:
+    """A backend's method, whose errors name its provider."""
+
+    @functools.wraps(method)
+    async def named(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with call_known(provider=self.name):
+            return await method(self, *args, **kwargs)
+
+    return cast(_Method, named)

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from llmdo.backends.backend import Backend
+from llmdo.backends.backend import Backend, InProcessBackend
 from llmdo.backends.errors import BadReply, ModelError, ProviderUnusable, StopRun, Unauthorized
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
 from llmdo.backends.responses import EmbedResponse, Response
@@ -28,7 +28,7 @@ class Connections:
         self._closed: dict[str, StopRun] = {}
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._turns: dict[str, contextlib.AbstractAsyncContextManager[None]] = {}
 
     def get(self, provider: str) -> Backend:
         """The provider's backend. Raises ModelNotFound, and Unauthorized where the environment lacks its settings."""
@@ -41,11 +41,8 @@ class Connections:
             return self._backends[provider]
 
     async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
-        """Makes the call. Raises what the backend raises, ProviderUnusable, and TimeoutError. A StopRun that leaves
-        open what it speaks of comes as it is.
-
-        A backend that works in this process says with ``slots`` how many calls it can do at once: the time that others
-        wait for their turn is not the call's.
+        """Makes the call, which may take ``timeout_s`` s. Raises what the backend raises, TimeoutError, and
+        ProviderUnusable in place of a StopRun of another provider than the run's, unless it may be about the line.
         """
         if provider in self._closed:
             raise _unusable(provider, request.model, self._closed[provider])
@@ -66,9 +63,11 @@ class Connections:
 
     async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
         backend = self.get(provider)
-        slots: int | None = getattr(backend, "slots", None)
-        turn = self._turns.setdefault(provider, asyncio.Semaphore(slots)) if slots else contextlib.nullcontext()
-        async with turn, asyncio.timeout(timeout_s):
+        if provider not in self._turns:
+            self._turns[provider] = (
+                asyncio.Semaphore(backend.slots) if isinstance(backend, InProcessBackend) else contextlib.nullcontext()
+            )
+        async with self._turns[provider], asyncio.timeout(timeout_s):
             if isinstance(request, ChatRequest):
                 return await (backend.execute(request) if request.listen is None else heard(backend, request))
             if isinstance(request, EmbedRequest):

@@ -33,6 +33,8 @@ ModelError                    what to do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from llmdo.backends.usage import Usage
@@ -261,7 +263,21 @@ class BadReply(LineError):
     """The reply has no shape that is documented."""
 
 
-def unusable_vector(model: str, provider: str | None, request_id: str | None, usage: Usage) -> BadReply:
+def unusable_vector(model: str, usage: Usage) -> BadReply:
     """The error of a text whose vector holds NaN or infinity."""
     text = f"{model} sent a vector with numbers that are none (NaN or infinity): change the text, or name another model"
-    return BadReply(text, request_id=request_id, provider=provider, usage=usage)
+    return BadReply(text, usage=usage)
+
+
+@contextmanager
+def call_known(
+    *, provider: str | None = None, request_id: str | None = None, usage: Usage | None = None
+) -> Iterator[None]:
+    """Adds what is known of a call to a ModelError that leaves the block, where the error does not have it."""
+    try:
+        yield
+    except ModelError as error:
+        error.provider = error.provider or provider
+        error.request_id = error.request_id or request_id
+        error.usage = usage if error.usage is None else error.usage
+        raise

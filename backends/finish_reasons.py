@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from llmdo.backends.errors import ContentFiltered, ModelError, Overloaded, Retryable
 from llmdo.backends.responses import FinishReason
-from llmdo.backends.usage import Usage
 
 _LONGEST = 80  # characters of a reason that are looked at
 
@@ -95,22 +94,18 @@ def finish_warning(said: Any) -> str | None:
     return None if known else f"the answer ended for an unknown reason ({str(said)[:_LONGEST]}): look at it"
 
 
-def finish_error(
-    said: Any, model: str, provider: str, request_id: str | None, usage: Usage | None, words: str = ""
-) -> ModelError | None:
+def finish_error(said: Any, model: str, words: str = "") -> ModelError | None:
     """The error of an answer that ended so: ContentFiltered, or Retryable where it failed; None where it is whole.
 
-    ``words``: what the service said about it. ``usage`` is paid although there is no answer.
+    ``words``: what the service said about it.
     """
     if finish_of(said) == "content_filter":
-        text = f"{model}: the filter withheld the answer (finish reason {said}): change the prompt"
-        return ContentFiltered(text, request_id=request_id, provider=provider, usage=usage)
+        return ContentFiltered(f"{model}: the filter withheld the answer (finish reason {said}): change the prompt")
     failure = None if said is None else FAILURES.get(_name(said))
     if failure is None:
         return None
     why = f"finish reason {said}: {words}" if words else f"finish reason {said}"
-    text = f"{model}: {failure.what} ({why}): try again later"
-    return failure.error(text, request_id=request_id, provider=provider, usage=usage)
+    return failure.error(f"{model}: {failure.what} ({why}): try again later")
 
 
 @functools.lru_cache(maxsize=256)

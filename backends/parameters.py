@@ -64,7 +64,7 @@ def translate(parameters: Mapping[str, Any], dialect: Dialect, model: str) -> tu
                 warnings.append(f"{name} was changed from {value} to {kept}: {model} takes no other")
             body[dialect.renamed.get(name, name)] = kept
     limits = {name: limit for name in TOKEN_LIMITS if (limit := count_of(parameters.get(name))) is not None}
-    if len(set(limits.values())) > 1 and (limit := checked_token_limit(parameters, "")):
+    if len(set(limits.values())) > 1 and (limit := checked_token_limit(parameters)):
         other = next(name for name, value in limits.items() if value != limit)
         warnings.append(f"{other} was left out: the answer has at most {limit} tokens by the other limit")
     return body, tuple(warnings)

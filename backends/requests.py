@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import pydantic_core
+
+from llmdo.backends.errors import InvalidRequest
 from llmdo.backends.responses import StreamChunk
 
 
@@ -98,6 +101,14 @@ class RawRequest:
 
 
 Request = ChatRequest | EmbedRequest | RawRequest
+
+
+def sent_json(model: str, body: object) -> bytes:
+    """A request's body. Raises InvalidRequest for what JSON cannot hold: half a surrogate pair."""
+    try:
+        return pydantic_core.to_json(body)
+    except ValueError as error:
+        raise InvalidRequest(f"{model}: the input cannot be written as JSON ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llmdo.backends.backend import Backend
 
 
-async def with_errors(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerator[StreamChunk, None]:
-    """The chunks. A ModelError comes as an ``error`` chunk first, and is then raised.
+async def with_errors(chunks: AsyncGenerator[StreamChunk, None], provider: str) -> AsyncGenerator[StreamChunk, None]:
+    """The chunks. A ModelError, which names the provider, comes as an ``error`` chunk first, and is then raised.
 
     A listener that stops early closes it, and ``chunks`` with it.
     """
@@ -29,6 +29,7 @@ async def with_errors(chunks: AsyncGenerator[StreamChunk, None]) -> AsyncGenerat
             async for chunk in chunks:
                 yield chunk
         except ModelError as error:
+            error.provider = error.provider or provider
             yield StreamChunk("error", error=error.message)
             raise
 

@@ -57,7 +57,7 @@ _PLACES = {
     "llmdo.backends.errors": ("LineError", "ModelError", "Retryable", "StopRun"),
     "llmdo.backends.requests": ("ChatRequest", "EmbedRequest", "Message", "RawRequest"),
     "llmdo.backends.responses": ("ChatResponse", "EmbedResponse", "RawResponse", "StreamChunk"),
-    "llmdo.backends": ("Model", "connect", "connect_async"),
+    "llmdo.backends.sync": ("Model", "connect"),
     "llmdo.backends.usage": ("Usage",),
     "llmdo.settings.environment": ("MissingSettings",),
     "llmdo.storage.errors": ("StorageError",),
@@ -66,6 +66,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "connect_async":
+        return importlib.import_module("llmdo.backends.providers").connect
     for place, names in _PLACES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(place), name)

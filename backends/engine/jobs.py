@@ -155,8 +155,6 @@ def each_of(
     if not (job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest)):
         return [(response, error)] * job.deliveries
     return [
-        (part, None)
-        if part.vectors != ((),)
-        else (None, unusable_vector(part.model, job.provider, part.request_id, part.usage))
+        (part, None) if part.vectors != ((),) else (None, unusable_vector(part.model, part.usage))
         for part in one_each(response, job.request.texts)
     ]

@@ -221,48 +221,45 @@ async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             ) from error
 
 
-async def stream_bytes(incoming: Opened, model: str, provider: str) -> AsyncIterator[bytes]:
+async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
     """The bytes of an opened reply. Raises StreamError where the connection breaks."""
     try:
         async for chunk in incoming.pieces:
             yield chunk
     except (aiohttp.ClientError, OSError) as error:
-        raise StreamError(f"{model}: the stream broke off ({error}): ask again", provider=provider) from error
+        raise StreamError(f"{model}: the stream broke off ({error}): ask again") from error
 
 
 @contextmanager
-def network_errors(provider: str, url: URL | str) -> Iterator[None]:
+def network_errors(url: URL | str) -> Iterator[None]:
     """Turns what aiohttp raises into CallTimeout or ConnectionFailed, which says whether anything was sent; and into
     StopRun where no call can get through: a certificate that is not trusted, a proxy that wants a password.
     """
     try:
         yield
-    except ModelError as error:
-        error.provider = error.provider or provider
-        raise
     except aiohttp.ClientConnectorCertificateError as error:
-        raise _untrusted(provider, url, error) from error
+        raise _untrusted(url, error) from error
     except aiohttp.ClientHttpProxyError as error:
-        raise _not_by_proxy(provider, url, error) from error
+        raise _not_by_proxy(url, error) from error
     except aiohttp.ClientProxyConnectionError as error:
         what = f"the proxy {error.host}:{error.port}, by which {_host(url)} is reached, does not answer"
         remedy = "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
-        raise ConnectionFailed(f"{what} ({error.strerror}): {remedy}", provider=provider, lost=False) from error
+        raise ConnectionFailed(f"{what} ({error.strerror}): {remedy}", lost=False) from error
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
         if "WRONG_VERSION_NUMBER" in str(error):
             text = f"{_host(url)} does not speak TLS there: write http:// in the base URL, or name another port"
-            raise StopRun(text, provider=provider) from error
-        raise ConnectionFailed(_sentence(url, "could not be reached", error), provider=provider, lost=False) from error
+            raise StopRun(text) from error
+        raise ConnectionFailed(_sentence(url, "could not be reached", error), lost=False) from error
     except TimeoutError as error:
         text = (
             f"{_host(url)} sent nothing for as long as a call may take: raise --call-timeout, or ask for fewer tokens"
         )
-        raise CallTimeout(text, provider=provider) from error
+        raise CallTimeout(text) from error
     except (aiohttp.ClientError, OSError) as error:
         # A kept connection that was closed meanwhile: the request did not go out whole, and cannot be billed.
         unsent = isinstance(error, aiohttp.ClientConnectionResetError) and "Cannot write" in str(error)
         text = _sentence(url, "broke the connection off", error)
-        raise ConnectionFailed(text, provider=provider, lost=False if unsent else None) from error
+        raise ConnectionFailed(text, lost=False if unsent else None) from error
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -290,23 +287,18 @@ def next_midnight_utc(now: float) -> float:
     return day.timestamp() + 86_400
 
 
-def _untrusted(provider: str, url: URL | str, error: aiohttp.ClientConnectorCertificateError) -> StopRun:
+def _untrusted(url: URL | str, error: aiohttp.ClientConnectorCertificateError) -> StopRun:
     inner = error.certificate_error
     why = getattr(inner, "verify_message", "") or str(inner)
-    return StopRun(
-        f"the certificate of {_host(url)} is not trusted ({why[:200]}): {CA_REMEDY}",
-        provider=provider,
-    )
+    return StopRun(f"the certificate of {_host(url)} is not trusted ({why[:200]}): {CA_REMEDY}")
 
 
-def _not_by_proxy(provider: str, url: URL | str, error: aiohttp.ClientHttpProxyError) -> ModelError:
+def _not_by_proxy(url: URL | str, error: aiohttp.ClientHttpProxyError) -> ModelError:
     if error.status == PROXY_WANTS_KEY:
-        refused = _refused_by_proxy()
-        refused.provider = provider
-        return refused
+        return _refused_by_proxy()
     text = f"the proxy does not connect to {_host(url)} (HTTP {error.status} {error.message[:200]})"
     remedy = "check that it may, or name the host in NO_PROXY"
-    return ConnectionFailed(f"{text}: {remedy}", provider=provider, lost=False)
+    return ConnectionFailed(f"{text}: {remedy}", lost=False)
 
 
 def _host(url: URL | str) -> str:

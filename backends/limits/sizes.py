@@ -102,15 +102,12 @@ def token_limit(parameters: Mapping[str, Any]) -> int | None:
     return min((limit for name in TOKEN_LIMITS if (limit := count_of(parameters.get(name)))), default=None)
 
 
-def checked_token_limit(parameters: Mapping[str, Any], provider: str) -> int | None:
+def checked_token_limit(parameters: Mapping[str, Any]) -> int | None:
     """The same for a call. Raises InvalidRequest where a limit is neither a whole number of at least 1 nor -1."""
     for name in TOKEN_LIMITS:
         limit = parameters.get(name)
         if limit is not None and not is_unlimited(limit) and count_of(limit) is None:
-            raise InvalidRequest(
-                f"{name} is {short(limit)}: write a whole number of at least 1, or leave it out",
-                provider=provider or None,
-            )
+            raise InvalidRequest(f"{name} is {short(limit)}: write a whole number of at least 1, or omit it")
     return token_limit(parameters)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from llmdo.backends.backend import naming_provider
 from llmdo.backends.errors import (
     BadReply,
     ContextOverflow,
@@ -90,6 +91,7 @@ class LlamaCpp:
         self._weights = Weights()
         self._turns = asyncio.Semaphore(SLOTS)
 
+    @naming_provider
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation; see in_format for JSON mode.
 
@@ -107,7 +109,7 @@ class LlamaCpp:
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation token by token, or in one piece in JSON mode."""
         in_json = wants_json(request.parameters.get("response_format"))
-        return with_errors(self._whole(request) if in_json else self._pieces(request))
+        return with_errors(self._whole(request) if in_json else self._pieces(request), self.name)
 
     async def _whole(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         for chunk in whole_answer(await self.execute(request)):
@@ -145,6 +147,7 @@ class LlamaCpp:
             finally:
                 generating.cancel()
 
+    @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds texts; each has 576 numbers. Raises InvalidRequest for an empty text."""
         async with self._turns:
@@ -155,6 +158,7 @@ class LlamaCpp:
         vectors = tuple(tuple(map(float, row["embedding"])) for row in reply["data"])
         return EmbedResponse(vectors, _usage(reply) or Usage(), request.model)
 
+    @naming_provider
     async def run(self, request: RawRequest) -> RawResponse:
         """Raises InvalidRequest: there is no native input here."""
         raise _no_input(request)
@@ -167,6 +171,7 @@ class LlamaCpp:
         if isinstance(request, ChatRequest):
             _chat_body(request)
 
+    @naming_provider
     async def list_models(self) -> list[ModelInfo]:
         """The two names."""
         return list(MODELS.values())
@@ -223,7 +228,7 @@ def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     body = {
         **DEFAULTS,
         **parameters,
-        "max_tokens": checked_token_limit(request.parameters, PROVIDER) or _MAX_TOKENS,
+        "max_tokens": checked_token_limit(request.parameters) or _MAX_TOKENS,
         "messages": [_message(message) for message in (*first, *request.messages)],
         "stream": True,  # only a stream can be stopped
         "stream_options": {"include_usage": True},

@@ -9,20 +9,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import pydantic_core
 from yarl import URL
 
-from llmdo.backends.errors import BadReply, InvalidRequest, ModelError
+from llmdo.backends.backend import naming_provider
+from llmdo.backends.errors import BadReply, InvalidRequest, ModelError, call_known
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors, stream_bytes
+from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors
+from llmdo.backends.http.reply_events import open_events, stray_events
 from llmdo.backends.http.reply_json import mapping
-from llmdo.backends.http.sse import read_events
-from llmdo.backends.http.stray_streams import stray_events
 from llmdo.backends.json_mode.answers import in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai.errors import is_refusal, refusal
@@ -34,7 +32,7 @@ from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, c
 from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors
 from llmdo.backends.openai.stream import StreamHead, read_stream
 from llmdo.backends.parameters import Dialect, translate
-from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request, sent_json
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.settings.environment import OPENAI_API, OpenAIAccess, openai_access
@@ -114,8 +112,9 @@ class OpenAI:
         paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
         self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
         self._transport = transport or Network(base.root)
-        self._reader = ReplyReader(self.name, "the base URL", is_refusal, self._refusal, _request_id)
+        self._reader = ReplyReader("the base URL", is_refusal, self._refusal, _request_id)
 
+    @naming_provider
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation; see in_format for JSON mode."""
         return await in_format(request, lambda asked, _: self._answer(asked), self.name)
@@ -125,19 +124,22 @@ class OpenAI:
 
         Raises StreamError when the stream ends before its end mark.
         """
-        return with_errors(self._stream(request))
+        return with_errors(self._stream(request), self.name)
 
+    @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts."""
         parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
         body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
         incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
         reply, request_id = self._reader.read(incoming, request.model, lambda _: None), _request_id(incoming.headers)
-        vectors = read_vectors(reply, request.model, len(request.texts), self.name, request_id)
+        with self._reader.reading(incoming, reply):
+            vectors = read_vectors(reply, request.model, len(request.texts))
         named = str(mapping(reply).get("model") or request.model)
         details = self._details(incoming)
         return EmbedResponse(vectors, read_usage(reply), named, request_id, warnings, details)
 
+    @naming_provider
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
         incoming = await self._send(self._raw(request))
@@ -145,29 +147,33 @@ class OpenAI:
         reply = self._reader.read(incoming, request.model, warnings.append)
         request_id, named = _request_id(incoming.headers), str(mapping(reply).get("model") or request.model)
         usage = read_usage(reply)
-        warnings += raw_warnings(reply, request.model, self.name, request_id)
-        reply = without_bad_vectors(reply, request.model, self.name, request_id, warnings.append)
+        with self._reader.reading(incoming, reply):
+            warnings += raw_warnings(reply, request.model)
+            reply = without_bad_vectors(reply, request.model, warnings.append)
         return RawResponse(reply, usage, named, request_id, tuple(warnings), self._details(incoming))
 
     def check(self, request: Request) -> None:
         """Builds the call. Raises InvalidRequest."""
-        if isinstance(request, ChatRequest):
-            self._post("chat/completions", self._chat_body(request)[0], request.model, request.request_id)
-        elif isinstance(request, RawRequest):
-            self._raw(request)
+        with call_known(provider=self.name):
+            if isinstance(request, ChatRequest):
+                self._post("chat/completions", self._chat_body(request)[0], request.model, request.request_id)
+            elif isinstance(request, RawRequest):
+                self._raw(request)
 
+    @naming_provider
     async def list_models(self) -> list[ModelInfo]:
         """All models of the service, by GET models."""
         entries = await self._get(self._base.at("models"), "the list of models")
         listed = mapping(entries).get("data", entries)
         if not isinstance(listed, list):
-            raise BadReply(f"{self._service.url}/models sent no list: check the base URL", provider=self.name)
+            raise BadReply(f"{self._service.url}/models sent no list: check the base URL")
         return [model_info(entry, self.name) for entry in listed if isinstance(entry, dict) and entry.get("id")]
 
     def max_texts(self, model: str) -> int:
         """See MAX_TEXTS; 1 for a model that embeds nothing, by its name."""
         return MAX_TEXTS if _EMBEDS.search(model) else 1
 
+    @naming_provider
     async def health(self) -> None:
         """Asks for the list of models, or what the service has instead: no call is paid."""
         asked = self._service.health
@@ -191,37 +197,29 @@ class OpenAI:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         model = request.model
         outgoing = self._post("chat/completions", body, model, request.request_id)
-        async with AsyncExitStack() as stack:
-            with network_errors(self.name, self._service.url):
-                incoming = await stack.enter_async_context(self._transport.open(outgoing))
-            head = incoming.head
-            if head.ok and head.content_type == "text/event-stream":
-                events = read_events(stream_bytes(incoming, model, self.name))
-                async for chunk in self._pieces(events, head, model, warnings):
+        async with open_events(self._transport, outgoing, model) as (reply, events):
+            if events is not None:
+                async for chunk in self._pieces(events, reply, model, warnings):
                     yield chunk
                 return
-            with network_errors(self.name, self._service.url):
-                whole = await incoming.read()
-        # Some servers ignore `stream` and send JSON.
-        for chunk in whole_answer(await self._completion(whole, model, warnings)):
+        for chunk in whole_answer(await self._completion(reply, model, warnings)):
             yield chunk
 
     def _pieces(
         self, events: AsyncIterator[str], head: Incoming, model: str, warnings: tuple[str, ...]
     ) -> AsyncIterator[StreamChunk]:
-        start = StreamHead(model, self.name, _request_id(head.headers), self._details(head), warnings)
+        start = StreamHead(model, _request_id(head.headers), self._details(head), warnings)
         return read_stream(events, start, partial(self._reader.refused, head, model=model))
 
     def _chat_body(self, request: ChatRequest, *, stream: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
         service = self._service
-        return chat_body(request, service.dialect, self.name, new_limit=service.is_openai, stream=stream)
+        return chat_body(request, service.dialect, new_limit=service.is_openai, stream=stream)
 
     def _raw(self, request: RawRequest) -> Call:
         if request.path not in RAW_PATHS:
             raise InvalidRequest(
                 f"{request.model}: {self.name} takes no input of a model's own ({', '.join(sorted(request.input))}): "
-                "give prompt, messages, or text for an embedding model",
-                provider=self.name,
+                "give prompt, messages, or text for an embedding model"
             )
         body = {**request.input, "model": request.model}
         return self._post(request.path, body, request.model, request.request_id)
@@ -231,17 +229,14 @@ class OpenAI:
         if events is not None:
             return await collected(self._pieces(events, incoming, model, warnings), model)
         told = list(warnings)
-        body, identity = self._reader.read(incoming, model, told.append), _request_id(incoming.headers)
-        response = read_completion(body, model, self.name, identity)
-        return replace(response, warnings=(*told, *response.warnings), details=self._details(incoming))
+        body = self._reader.read(incoming, model, told.append)
+        with self._reader.reading(incoming, body):
+            response = read_completion(body, model)
+        about, details = _request_id(incoming.headers), self._details(incoming)
+        return replace(response, request_id=about, warnings=(*told, *response.warnings), details=details)
 
     def _post(self, path: str, body: Mapping[str, Any], model: str, request_id: str) -> Call:
-        try:
-            content = pydantic_core.to_json(body)
-        except ValueError as error:
-            text = f"{model}: the input cannot be written as JSON ({error})"
-            raise InvalidRequest(text, provider=self.name) from error
-        call = replace(self._posts[path], content=content)
+        call = replace(self._posts[path], content=sent_json(model, body))
         if self._service.is_openai and _CLIENT_ID.fullmatch(request_id):
             call = replace(call, headers={**call.headers, "x-client-request-id": request_id})
         return call
@@ -251,7 +246,7 @@ class OpenAI:
         return self._reader.read(incoming, about, lambda _: None)
 
     async def _send(self, outgoing: Call) -> Incoming:
-        with network_errors(self.name, self._service.url):
+        with network_errors(self._service.url):
             return await self._transport.send(outgoing)
 
     def _refusal(self, incoming: Incoming, body: object, model: str) -> ModelError:

@@ -9,28 +9,27 @@ from llmdo.backends.errors import BadReply, ContentFiltered, ModelError, unusabl
 from llmdo.backends.finish_reasons import FAILURES, finish_error, finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.openai.messages import as_text
-from llmdo.backends.openai.shapes import failed_choice, first_choice, no_choice, read_usage, read_vector, told_usage
-from llmdo.backends.usage import Usage
+from llmdo.backends.openai.shapes import failed_choice, first_choice, no_choice, read_usage, read_vector
 
 # Statuses of a response that is still being made: it was asked for in the background.
 _UNFINISHED = frozenset({"in_progress", "queued"})
 
 
-def raw_warnings(body: Any, model: str, provider: str, request_id: str | None) -> tuple[str, ...]:
+def raw_warnings(body: Any, model: str) -> tuple[str, ...]:
     """What is not as asked about a ``response`` or a ``text_completion``; nothing about any other body.
 
-    Raises ContentFiltered, Retryable where the answer failed, and BadReply, all with the usage.
+    Raises ContentFiltered, Retryable where the answer failed, and BadReply.
     """
     fields = mapping(body)
     choice, reason = first_choice(fields), None
     if choice is not None:
         reason = choice.get("finish_reason")
-        ended = failed_choice(choice, model, provider, request_id, told_usage(fields))
+        ended = failed_choice(choice, model)
     elif is_response(fields):
         reason = response_reason(fields)
-        ended = failed_response(fields, model, provider, request_id, told_usage(fields))
+        ended = failed_response(fields, model)
     else:
-        ended = no_choice(fields, model, provider, request_id)
+        ended = no_choice(fields, model)
     if ended is not None:
         raise ended
     if finish_of(reason) == "length":
@@ -39,9 +38,7 @@ def raw_warnings(body: Any, model: str, provider: str, request_id: str | None) -
     return (odd,) if odd else ()
 
 
-def without_bad_vectors(
-    body: Any, model: str, provider: str, request_id: str | None, warn: Callable[[str], None]
-) -> Any:
+def without_bad_vectors(body: Any, model: str, warn: Callable[[str], None]) -> Any:
     """A list of embeddings in which a vector that holds NaN or infinity is null, with an ``error`` beside it.
 
     ``warn`` gets a sentence that names its place. Raises BadReply where no vector is left. Any other body is as it was.
@@ -51,7 +48,7 @@ def without_bad_vectors(
     bad = [number for number, row in enumerate(listed) if read_vector(mapping(row).get("embedding")) == ()]
     if not bad:
         return body
-    error = unusable_vector(model, provider, request_id, read_usage(body))
+    error = unusable_vector(model, read_usage(body))
     if len(bad) == len(listed):
         raise error
     said = {"embedding": None, "error": {"code": None, "message": error.message}}
@@ -71,9 +68,7 @@ def response_reason(body: Any) -> Any:
     return mapping(fields.get("incomplete_details")).get("reason") or fields.get("status")
 
 
-def failed_response(
-    body: Any, model: str, provider: str, request_id: str | None, usage: Usage | None
-) -> ModelError | None:
+def failed_response(body: Any, model: str) -> ModelError | None:
     """The error of a response that failed, was cancelled or filtered, or is not made yet; None for an answer.
 
     One that is incomplete for want of tokens is an answer that is cut off.
@@ -82,13 +77,14 @@ def failed_response(
     error, status = mapping(fields.get("error")), fields.get("status")
     words = as_text(error.get("message")) or ""
     if status in _UNFINISHED:
-        text = f"{model} has not answered yet (status {status}): omit background: llmdo does not ask again later"
-        return BadReply(text, request_id=request_id, provider=provider, usage=usage)
+        return BadReply(
+            f"{model} has not answered yet (status {status}): omit background: llmdo does not ask again later"
+        )
     code = str(error.get("code") or "")
     if "policy" in code or "safety" in code:
         text = f"{model}: the filter withheld the answer ({code}: {words}): change the prompt"
-        return ContentFiltered(text, code=code, request_id=request_id, provider=provider, usage=usage)
+        return ContentFiltered(text, code=code)
     reason = response_reason(fields)
     if error and reason not in FAILURES:
         reason = "failed"
-    return finish_error(reason, model, provider, request_id, usage, words)
+    return finish_error(reason, model, words)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from llmdo.backends.errors import ConnectionFailed, ModelError
+from llmdo.backends.errors import ConnectionFailed, ModelError, call_known
 from llmdo.backends.http.client import Incoming
 from llmdo.backends.http.reply_json import read_json
 from llmdo.backends.openai.shapes import choice_error, first_choice, told_usage
@@ -18,7 +19,6 @@ class ReplyReader:
     """Reads the replies of one service.
 
     Attributes:
-        provider: the provider's name.
         address: what names the base URL, for errors.
         is_refusal: whether a JSON body, or an event of a stream, is an error whatever its status.
         refusal: the error that a reply with this body means for a model.
@@ -26,7 +26,6 @@ class ReplyReader:
         unwrap: the result inside an envelope.
     """
 
-    provider: str
     address: str
     is_refusal: Callable[[object], bool]
     refusal: Callable[[Incoming, object, str], ModelError]
@@ -43,15 +42,17 @@ class ReplyReader:
             body = incoming.content.decode("utf-8", "replace")
         result = self.unwrap(body)
         if not incoming.ok or self.is_refusal(body):
-            refused = self.refusal(incoming, body, model)
+            refused: ModelError | None = self.refusal(incoming, body, model)
+        else:
+            refused = choice_error(first_choice(result), lambda said: self.refused(incoming, said, model))
+        if refused is not None:
             refused.usage = told_usage(result)  # a model may have worked before it failed
             raise refused
-        failed = choice_error(
-            first_choice(result), told_usage(result), lambda said: self.refused(incoming, said, model)
-        )
-        if failed is not None:
-            raise failed
         return result
+
+    def reading(self, incoming: Incoming, result: Any) -> AbstractContextManager[None]:
+        """While a result is read: errors get the call's id, and what the reply says that it used."""
+        return call_known(request_id=self.request_id(incoming.headers), usage=told_usage(result))
 
     def refused(self, incoming: Incoming, event: object, model: str) -> ModelError | None:
         """The error that an event of a stream, or the ``error`` of a choice, means; None where it is not one."""
@@ -66,4 +67,4 @@ class ReplyReader:
             text += quoted(incoming.content)
         # Another server's page in the place of the model's: what stands between may be gone in a moment.
         identity = self.request_id(incoming.headers)
-        return ConnectionFailed(text, status=incoming.status, request_id=identity, provider=self.provider)
+        return ConnectionFailed(text, status=incoming.status, request_id=identity)

@@ -34,7 +34,7 @@ _NEW_LIMIT = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-\d\d|chatgpt-|codex-)")
 
 
 def chat_body(
-    request: ChatRequest, dialect: Dialect, provider: str, *, new_limit: bool = False, stream: bool = False
+    request: ChatRequest, dialect: Dialect, *, new_limit: bool = False, stream: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The body of a conversation, and a sentence for each parameter that is left out or changed.
 
@@ -52,7 +52,7 @@ def chat_body(
         body["tools"] = [_tool(tool) for tool in body["tools"]]
     if "response_format" in body:
         body["response_format"] = _wrapped_schema(body["response_format"])
-    limit = checked_token_limit(request.parameters, provider)
+    limit = checked_token_limit(request.parameters)
     if limit is not None:
         # Of a model behind another name, such as a deployment's, only who wrote the line knows which one it takes.
         newer = new_limit or _NEW_LIMIT.search(request.model) or parameters.get("max_tokens") != limit

@@ -29,27 +29,25 @@ _SNAPSHOT = re.compile(r"(?:[-@](?:\d{4}-?\d{2}-?\d{2}|\d{4})|:latest|-latest)?"
 _READ = frozenset({"content", "reasoning_content", "role", "tool_calls"})
 
 
-def read_completion(body: Any, model: str, provider: str, request_id: str | None) -> ChatResponse:
+def read_completion(body: Any, model: str) -> ChatResponse:
     """Reads a chat.completion.
 
-    Raises ContentFiltered; Retryable, with the usage, where the answer failed or is not there; BadReply for anything
-    that is not a chat.completion.
+    Raises ContentFiltered; Retryable where the answer failed or is not there; BadReply for anything that is not a
+    chat.completion.
     """
     choice, usage = first_choice(body), read_usage(body)
     if choice is None:
-        raise no_choice(body, model, provider, request_id) or BadReply(
+        raise no_choice(body, model) or BadReply(
             f"{model} sent a reply that is not a chat completion ({excerpt(body)}): "
-            "check that the base URL ends before /chat/completions, and that the model chats",
-            request_id=request_id,
-            provider=provider,
+            "check that the base URL ends before /chat/completions, and that the model chats"
         )
-    error = failed_choice(choice, model, provider, request_id, usage if usage != Usage() else None)
+    error = failed_choice(choice, model)
     if error is not None:
         raise error
     response = read_choices(body)
     answered, substituted = answering_model(body, model)
     warnings = (*response.warnings, *warnings_of(response, usage.output_tokens), *substituted)
-    return replace(response, usage=usage, model=answered, request_id=request_id, warnings=warnings)
+    return replace(response, usage=usage, model=answered, warnings=warnings)
 
 
 def first_choice(body: Any) -> Mapping[str, Any] | None:
@@ -58,43 +56,38 @@ def first_choice(body: Any) -> Mapping[str, Any] | None:
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
-def no_choice(body: Any, model: str, provider: str, request_id: str | None) -> ModelError | None:
+def no_choice(body: Any, model: str) -> ModelError | None:
     """The error of a chat.completion without any choice, which is paid all the same; None for what is not one."""
-    fields, usage = mapping(body), told_usage(body)
-    if fields.get("choices", 0) not in ([], None) or not (usage or fields.get("object") == "chat.completion"):
+    fields = mapping(body)
+    if fields.get("choices", 0) not in ([], None) or not (
+        told_usage(body) or fields.get("object") == "chat.completion"
+    ):
         return None
-    text = f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
-    return Retryable(text, request_id=request_id, provider=provider, usage=usage)
+    return Retryable(
+        f"{model} sent an answer without any choice ({excerpt(body)}): try again later, or change the prompt"
+    )
 
 
-def choice_error(
-    choice: Mapping[str, Any] | None, usage: Usage | None, refused: Callable[[Any], ModelError | None]
-) -> ModelError | None:
+def choice_error(choice: Mapping[str, Any] | None, refused: Callable[[Any], ModelError | None]) -> ModelError | None:
     """What the ``error`` of a choice means by its code or words, as ``refused`` reads them in a reply's body.
 
     None where there is no error, or nothing is known of it; then see failed_choice.
     """
     said = (choice or {}).get("error")
     error = refused({"error": said}) if said else None
-    if error is None or isinstance(error, BadReply):
-        return None
-    error.usage = usage
-    return error
+    return None if isinstance(error, BadReply) else error
 
 
-def failed_choice(
-    choice: Mapping[str, Any], model: str, provider: str, request_id: str | None, usage: Usage | None
-) -> ModelError | None:
+def failed_choice(choice: Mapping[str, Any], model: str) -> ModelError | None:
     """The error of a choice that is not an answer: by its finish reason, its ``error``, or for want of a message."""
     said = choice.get("error")
     words = as_text(mapping(said).get("message") or said) or ""
     reason = choice.get("finish_reason")
-    error = finish_error(reason, model, provider, request_id, usage, words)
+    error = finish_error(reason, model, words)
     if error is None and said:
-        error = finish_error("error", model, provider, request_id, usage, words)
+        error = finish_error("error", model, words)
     if error is None and choice.get("message", 0) is None and not choice.get("text"):
-        text = f"{model} sent a choice without a message (finish reason {reason}): try again later"
-        error = Retryable(text, request_id=request_id, provider=provider, usage=usage)
+        error = Retryable(f"{model} sent a choice without a message (finish reason {reason}): try again later")
     return error
 
 
@@ -123,7 +116,7 @@ def read_choices(body: Mapping[str, Any], otherwise: Any = None) -> ChatResponse
 def _others_warnings(choices: list[Any]) -> Iterator[str]:
     """Of choices after the first one: the call is not made again for them."""
     for number, choice in enumerate(choices, 1):
-        error = failed_choice(mapping(choice), f"choice {number}", "", None, None)
+        error = failed_choice(mapping(choice), f"choice {number}")
         reason = mapping(choice).get("finish_reason")
         odd = "the answer is cut off: raise max_tokens" if finish_of(reason) == "length" else finish_warning(reason)
         if error or odd:
@@ -181,9 +174,7 @@ def _index(choice: Mapping[str, Any], position: int) -> int:
     return position if found is None else found
 
 
-def read_vectors(
-    body: Any, model: str, count: int, provider: str, request_id: str | None, neurons: float | None = None
-) -> tuple[tuple[float, ...], ...]:
+def read_vectors(body: Any, model: str, count: int, neurons: float | None = None) -> tuple[tuple[float, ...], ...]:
     """Reads ``{"data": [{"index", "embedding"}, …]}`` by ``index``, and Workers AI's ``{"data": [[…], …]}``.
 
     One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``.
@@ -197,13 +188,11 @@ def read_vectors(
             found[_index(mapping(row), position)] = vector
     if sorted(found) != list(range(count)):
         raise BadReply(
-            f"{model} sent {len(found)} vectors for {count} texts ({excerpt(body)}): name an embedding model",
-            request_id=request_id,
-            provider=provider,
+            f"{model} sent {len(found)} vectors for {count} texts ({excerpt(body)}): name an embedding model"
         )
     vectors = tuple(found[index] for index in range(count))
     if vectors == ((),):
-        raise unusable_vector(model, provider, request_id, read_usage(body, neurons))
+        raise unusable_vector(model, read_usage(body, neurons))
     return vectors
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmdo.backends.errors import BadReply, ModelError, StreamError
+from llmdo.backends.errors import BadReply, ModelError, StreamError, call_known
 from llmdo.backends.finish_reasons import finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping, read_json
 from llmdo.backends.openai.messages import as_text, read_content, tool_calls
@@ -39,7 +39,6 @@ class StreamHead:
 
     Attributes:
         model: the model that was asked for.
-        provider: the provider's name.
         request_id: the provider's id of the call.
         details: what else the reply's headers say, for the answer's details.
         warnings: what was changed in the request.
@@ -49,7 +48,6 @@ class StreamHead:
     """
 
     model: str
-    provider: str
     request_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -59,8 +57,7 @@ class StreamHead:
 
     def broken(self, what: str) -> StreamError:
         """The error of a stream that ended before its answer did."""
-        text = f"{self.model}: the stream {what}"
-        return StreamError(text, request_id=self.request_id, provider=self.provider)
+        return StreamError(f"{self.model}: the stream {what}", request_id=self.request_id)
 
 
 async def read_stream(
@@ -83,11 +80,10 @@ async def read_stream(
             raise _broken(error, head, said)
         for chunk in said.take(event):
             yield chunk
-    usage = said.usage if said.told else None
-    failed = choice_error(said.ending, usage, refused)
-    failed = failed or failed_choice(said.ending, head.model, head.provider, head.request_id, usage)
+    failed = choice_error(said.ending, refused) or failed_choice(said.ending, head.model)
     if failed is not None:
-        raise failed
+        with call_known(request_id=head.request_id, usage=said.usage if said.told else None):
+            raise failed
     if not said.is_whole:
         raise head.broken("ended before its end mark: ask again")
     for chunk in said.rest():

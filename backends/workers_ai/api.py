@@ -10,20 +10,21 @@ import functools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-import pydantic_core
 from yarl import URL
 
-from llmdo.backends.errors import InvalidRequest, ModelError, ModelNotFound
+from llmdo.backends.errors import ModelError, ModelNotFound
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Incoming, Network, Opened, Transport, network_errors
+from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors
+from llmdo.backends.http.reply_events import open_events
 from llmdo.backends.http.reply_json import amount
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.stream import StreamHead
+from llmdo.backends.requests import sent_json
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.shapes import Reply, unwrap
@@ -58,7 +59,7 @@ class Api:
         self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
         self._clock = clock
         self._transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
-        self.reader = ReplyReader(PROVIDER, "CLOUDFLARE_BASE_URL", is_refusal, self._refusal, request_id, unwrap)
+        self.reader = ReplyReader("CLOUDFLARE_BASE_URL", is_refusal, self._refusal, request_id, unwrap)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -85,21 +86,14 @@ class Api:
 
     async def send(self, outgoing: Call) -> Incoming:
         """The whole reply."""
-        with network_errors(PROVIDER, outgoing.url):
+        with network_errors(outgoing.url):
             return await self._transport.send(outgoing)
 
-    @asynccontextmanager
-    async def opened(self, outgoing: Call) -> AsyncIterator[Opened]:
-        """A reply whose body is read by its user: with ``read_rest``, or with stream_bytes."""
-        async with AsyncExitStack() as stack:
-            with network_errors(PROVIDER, outgoing.url):
-                incoming = await stack.enter_async_context(self._transport.open(outgoing))
-            yield incoming
-
-    async def read_rest(self, incoming: Opened) -> Incoming:
-        """Reads the body of an opened reply."""
-        with network_errors(PROVIDER, self._calls):
-            return await incoming.read()
+    def events(
+        self, outgoing: Call, model: str
+    ) -> AbstractAsyncContextManager[tuple[Incoming, AsyncIterator[str] | None]]:
+        """See open_events."""
+        return open_events(self._transport, outgoing, model)
 
     async def ask(self, outgoing: Call, model: str) -> Reply:
         """Sends, and reads the reply's result."""
@@ -117,11 +111,11 @@ class Api:
         details = {} if not self._gateway else _told(headers)
         return Reply(result, request_id(headers), _neurons(headers), details)
 
-    def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str] = ()) -> StreamHead:
+    def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str]) -> StreamHead:
         """What a stream's headers say, and what the call that it answers was."""
         reply, told = self.reply(incoming, None), tuple(warnings)
         return StreamHead(
-            *(model, PROVIDER, reply.request_id, reply.details, told),
+            *(model, reply.request_id, reply.details, told),
             native=True,
             neurons=reply.neurons,
             max_tokens=max_tokens,
@@ -131,18 +125,12 @@ class Api:
         return refusal(incoming.status, incoming.headers, body, model, self._clock())
 
     def _post(self, url: URL, body: object, model: str, about: str, *, fresh: bool) -> Call:
-        try:
-            content = pydantic_core.to_json(body)
-        except ValueError as error:
-            raise InvalidRequest(
-                f"{model}: the input cannot be written as JSON ({error})", provider=PROVIDER
-            ) from error
         headers = self._headers
         if self._gateway and about:
             headers = {**headers, "cf-aig-metadata": json.dumps({"request_id": about})}
         if self._gateway and fresh:
             headers = {**headers, "cf-aig-skip-cache": "true"}
-        return Call("POST", url, headers, content)
+        return Call("POST", url, headers, sent_json(model, body))
 
 
 def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
@@ -162,9 +150,7 @@ def _told(headers: Mapping[str, str]) -> dict[str, str]:
 @functools.lru_cache(maxsize=256)  # parsing a URL is a sixth of a call's CPU time
 def _run_url(root: str, model: str) -> URL:
     if not _MODEL.fullmatch(model):
-        raise ModelNotFound(
-            f"{model!r} is not the name of a model: write one such as @cf/baai/bge-m3", provider=PROVIDER
-        )
+        raise ModelNotFound(f"{model!r} is not the name of a model: write one such as @cf/baai/bge-m3")
     return _url(f"{root}/run/{model}")
 
 

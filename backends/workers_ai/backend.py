@@ -18,10 +18,10 @@ from typing import Any
 
 import pydantic_core
 
-from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError
-from llmdo.backends.http.client import Incoming, Transport, stream_bytes
-from llmdo.backends.http.sse import read_events
-from llmdo.backends.http.stray_streams import stray_events
+from llmdo.backends.backend import naming_provider
+from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, call_known
+from llmdo.backends.http.client import Incoming, Transport
+from llmdo.backends.http.reply_events import stray_events
 from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import deprecation, kept_models
@@ -75,6 +75,7 @@ class WorkersAI:
         self._shapes: dict[str, Shape] = {}
         self._looking_up = asyncio.Lock()
 
+    @naming_provider
     async def execute(self, request: ChatRequest) -> ChatResponse:
         """Answers a conversation.
 
@@ -85,16 +86,19 @@ class WorkersAI:
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
-        return with_errors(self._chunks(request))
+        return with_errors(self._chunks(request), self.name)
 
+    @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""
         model, warnings = request.model, self._warnings(request.model)
         body = embed_body(request, warnings.append)
         reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
         answered, substituted = answering_model(reply.result, model, native=True)
+        with reply.reading():
+            vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons)
         return EmbedResponse(
-            vectors=read_vectors(reply.result, model, len(request.texts), PROVIDER, reply.request_id, reply.neurons),
+            vectors=vectors,
             usage=read_usage(reply.result, reply.neurons),
             model=answered,
             request_id=reply.request_id,
@@ -102,6 +106,7 @@ class WorkersAI:
             details=reply.details,
         )
 
+    @naming_provider
     async def run(self, request: RawRequest) -> RawResponse:
         """Passes a model's own input on; images and audio come back as ``{"content_type": …, "base64": …}``.
 
@@ -111,7 +116,8 @@ class WorkersAI:
         outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
         reply = self._raw(await self._api.send(outgoing), model)
         answered, substituted = answering_model(reply.result, model, native=True)
-        odd = raw_warnings(reply.result, model, PROVIDER, reply.request_id)
+        with reply.reading():
+            odd = raw_warnings(reply.result, model)
         return RawResponse(
             result=reply.result,
             usage=read_usage(reply.result, reply.neurons),
@@ -123,12 +129,14 @@ class WorkersAI:
 
     def check(self, request: Request) -> None:
         """Builds the call. Raises InvalidRequest, and ModelNotFound for what is not a model's name."""
-        if isinstance(request, ChatRequest):
-            _must_chat(request.model)
-            check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
-        shape = models.shape_of(request.model) or "native"
-        self._api.call(request.model, body_of(request, shape), shape, about=request.request_id, fresh=False)
+        with call_known(provider=PROVIDER):
+            if isinstance(request, ChatRequest):
+                _must_chat(request.model)
+                check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
+            shape = models.shape_of(request.model) or "native"
+            self._api.call(request.model, body_of(request, shape), shape, about=request.request_id, fresh=False)
 
+    @naming_provider
     async def list_models(self) -> list[ModelInfo]:
         """All models of the account, deprecated ones too; a page that is not full is the last one."""
         listed: list[ModelInfo] = []
@@ -136,7 +144,7 @@ class WorkersAI:
             asked = self._api.get("models/search", page=page, per_page=PAGE, include_deprecated="true")
             entries = (await self._api.ask(asked, "the list of models")).result
             if not isinstance(entries, list):
-                raise BadReply("/ai/models/search sent no list: check CLOUDFLARE_BASE_URL", provider=PROVIDER)
+                raise BadReply("/ai/models/search sent no list: check CLOUDFLARE_BASE_URL")
             listed += [model_info(entry) for entry in entries if isinstance(entry, dict) and entry.get("name")]
             if len(entries) < PAGE:
                 break
@@ -147,6 +155,7 @@ class WorkersAI:
         """See workers_ai_models.MAX_TEXTS; 1 for a model that embeds nothing."""
         return models.max_texts(model)
 
+    @naming_provider
     async def health(self) -> None:
         """Asks for one entry of the list of models."""
         await self._api.ask(self._api.get("models/search", page=1, per_page=1), "the list of models")
@@ -160,12 +169,14 @@ class WorkersAI:
         info = self._catalogue.get(model)
         return "batch" in info.capabilities if info else models.takes_batches(model)
 
+    @naming_provider
     async def batch_share(self, request: Request) -> float:
         """The part of 10 MB that a request takes."""
         if isinstance(request, ChatRequest):
             await check_schema(request.parameters.get("response_format"), request.model, PROVIDER)
         return share_of_batch(request, models.shape_of(request.model) or "native")
 
+    @naming_provider
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
         """Hands requests over; below 10 MB in all, else InvalidRequest.
 
@@ -174,6 +185,7 @@ class WorkersAI:
         content = batch_content(model, requests, models.shape_of(model) or "native")
         return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
 
+    @naming_provider
     async def poll_batch(
         self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
     ) -> BatchState:
@@ -224,11 +236,13 @@ class WorkersAI:
         events = stray_events(whole)
         if events is None:
             return read_chat(self._api.read(whole, model), model, limit)
-        head, refused = (
-            self._api.stream_head(whole, model, limit),
-            partial(self._api.reader.refused, whole, model=model),
-        )
-        return await collected(read_stream(events, head, refused), model)
+        return await collected(self._pieces(events, whole, model, limit), model)
+
+    def _pieces(
+        self, events: AsyncIterator[str], head: Incoming, model: str, limit: int, warnings: Sequence[str] = ()
+    ) -> AsyncIterator[StreamChunk]:
+        start = self._api.stream_head(head, model, limit, warnings)
+        return read_stream(events, start, partial(self._api.reader.refused, head, model=model))
 
     async def _chunks(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):
@@ -253,17 +267,13 @@ class WorkersAI:
     ) -> AsyncGenerator[StreamChunk, None]:
         model = request.model
         outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
-        async with self._api.opened(outgoing) as incoming:
-            head = incoming.head
-            if head.ok and head.content_type == "text/event-stream":
-                events = read_events(stream_bytes(incoming, model, PROVIDER))
-                start = self._api.stream_head(head, model, body["max_tokens"], tuple(warnings))
-                async for chunk in read_stream(events, start, partial(self._api.reader.refused, head, model=model)):
+        async with self._api.events(outgoing, model) as (whole, events):
+            if events is not None:
+                async for chunk in self._pieces(events, whole, model, body["max_tokens"], warnings):
                     yield chunk
                 return
-            whole = await self._api.read_rest(incoming)
         reply = self._api.read(whole, model)
-        # Some models ignore `stream` and send JSON; the result can be empty then, and only a plain call answers.
+        # Of a model that ignores `stream` the result can be empty, and only a plain call answers.
         response = read_chat(reply, model, body["max_tokens"]) if reply.result else await self.execute(request)
         for chunk in whole_answer(replace(response, warnings=(*warnings, *response.warnings))):
             yield chunk
@@ -284,9 +294,7 @@ class WorkersAI:
 
 def _must_chat(model: str) -> None:
     if models.takes_own_input(model):
-        raise InvalidRequest(
-            f"{model} does not chat: name a text generation model, or send this model's own input", provider=PROVIDER
-        )
+        raise InvalidRequest(f"{model} does not chat: name a text generation model, or send this model's own input")
 
 
 def _by_name(listed: Iterable[ModelInfo]) -> Mapping[str, ModelInfo]:

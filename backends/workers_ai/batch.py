@@ -18,7 +18,7 @@ from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, Mod
 from llmdo.backends.json_mode.answers import format_problem
 from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
-from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places, sent_json
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse, Response
 from llmdo.backends.usage import Usage, share
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal
@@ -45,7 +45,6 @@ def batch_content(model: str, requests: Sequence[Request], shape: Shape) -> byte
             f"{model}: a batch of {len(requests)} requests has {len(content)} bytes, and at most {MAX_BYTES - 1} are"
             " taken: hand over fewer at once",
             code=3006,
-            provider=PROVIDER,
         )
     return content
 
@@ -63,7 +62,6 @@ def batch_name(reply: Reply, model: str) -> str:
         raise BadReply(
             f"{model} gave no request id for a batch: it does not take batches; use --mode sync",
             request_id=reply.request_id,
-            provider=PROVIDER,
         )
     return named
 
@@ -84,15 +82,13 @@ def batch_state(
         if status in _WORKING:
             return BatchState(None)
         if not status:
-            raise BadReply(f"{model} sent neither a batch's state nor its results: ask again later", provider=PROVIDER)
-        failed = Overloaded(f"{model}: the batch ended as {status!r}: ask for each alone", provider=PROVIDER)
+            raise BadReply(f"{model} sent neither a batch's state nor its results: ask again later")
+        failed = Overloaded(f"{model}: the batch ended as {status!r}: ask for each alone")
         return BatchState((failed,) * len(requests))
     places = places or batch_places(requests)
     found = _matched([item for item in items if isinstance(item, dict)], places)
     read = [
-        _item(found[place.number], reply, model, request, now)
-        if place.number in found
-        else Retryable(_LOST, provider=PROVIDER)
+        _item(found[place.number], reply, model, request, now) if place.number in found else Retryable(_LOST)
         for place, request in zip(places, requests, strict=True)
     ]
     others = max((place.count for place in places), default=0) - len(places)
@@ -104,6 +100,9 @@ async def checked(state: BatchState, model: str, requests: Sequence[Request]) ->
     if state.results is None:
         return state
     results = [await _checked(one, model, request) for one, request in zip(state.results, requests, strict=True)]
+    for one in results:
+        if isinstance(one, ModelError):
+            one.provider = PROVIDER
     return BatchState(tuple(results))
 
 
@@ -116,15 +115,11 @@ async def _checked(result: Response | ModelError, model: str, request: Request) 
         return error
     if not problem:
         return result
-    return Retryable(f"{model}: {problem}: ask for it alone", code=5024, provider=PROVIDER, usage=result.usage)
+    return Retryable(f"{model}: {problem}: ask for it alone", code=5024, usage=result.usage)
 
 
 def _content(request: Request, shape: Shape, reference: str) -> bytes:
-    try:
-        return pydantic_core.to_json({**body_of(request, shape), "external_reference": reference})
-    except ValueError as error:
-        text = f"{request.model}: the input cannot be written as JSON ({error})"
-        raise InvalidRequest(text, provider=PROVIDER) from error
+    return sent_json(request.model, {**body_of(request, shape), "external_reference": reference})
 
 
 def _matched(items: Sequence[Mapping[str, Any]], places: Sequence[BatchPlace]) -> Mapping[int, Mapping[str, Any]]:
@@ -157,7 +152,9 @@ def _item(item: Mapping[str, Any], reply: Reply, model: str, request: Request, n
         if is_refusal(candidate):
             return _alone(_refused(candidate, result, model, now), request)
     try:
-        return _read(Reply(result, reply.request_id), model, request)
+        of_item = Reply(result, reply.request_id)
+        with of_item.reading():
+            return _read(of_item, model, request)
     except ModelError as error:
         return error
 
@@ -167,7 +164,7 @@ def _refused(body: Any, result: Any, model: str, now: float) -> ModelError:
         body = {**body, **{name: result[name] for name in ("error", "errors", "message") if name in result}}
     error = refusal(200, {}, body, model, now)
     if isinstance(error, BadReply):  # the field with the reason is not documented
-        return Retryable(error.message, code=error.code, provider=PROVIDER)
+        return Retryable(error.message, code=error.code)
     return error
 
 
@@ -175,7 +172,7 @@ def _alone(error: ModelError, request: Request) -> ModelError:
     """Retryable where a call of its own makes the request fit: see WorkersAI.execute."""
     ours = isinstance(request, ChatRequest) and token_limit(request.parameters) is None
     if isinstance(error, ContextOverflow) and ours:
-        return Retryable(error.message, code=error.code, provider=PROVIDER)
+        return Retryable(error.message, code=error.code)
     return error
 
 
@@ -190,7 +187,7 @@ def _read(reply: Reply, model: str, request: Request) -> Response:
     warnings += substituted
     usage = read_usage(reply.result, None)
     if isinstance(request, EmbedRequest):
-        vectors = read_vectors(reply.result, model, len(request.texts), PROVIDER, reply.request_id, reply.neurons)
+        vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons)
         return EmbedResponse(vectors, usage, answered, reply.request_id, tuple(warnings))
     return RawResponse(reply.result, usage, answered, reply.request_id, tuple(warnings))
 

@@ -40,11 +40,11 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
 
     The limit goes by its old name max_tokens, which models of both shapes take.
     """
-    limit = checked_token_limit(request.parameters, PROVIDER) or DEFAULT_MAX_TOKENS
+    limit = checked_token_limit(request.parameters) or DEFAULT_MAX_TOKENS
     if (wanted := request.parameters.get("response_format")) is not None:
         check_format(wanted, request.model, PROVIDER)
     if shape == "chat":
-        body, changed = openai_request.chat_body(request, DIALECTS[shape], PROVIDER)
+        body, changed = openai_request.chat_body(request, DIALECTS[shape])
         del body["model"]
     else:
         body, changed = translate(request.parameters, DIALECTS[shape], request.model)
@@ -79,8 +79,7 @@ def raw_body(request: RawRequest) -> dict[str, Any]:
     if request.path:
         raise InvalidRequest(
             f"{request.model}: llmdo does not ask Workers AI by /v1/{request.path}: "
-            "write the url /v1/chat/completions, with messages",
-            provider=PROVIDER,
+            "write the url /v1/chat/completions, with messages"
         )
     body, wanted = dict(request.input), bytes_field(request.model)
     for name in _BYTES & body.keys():
@@ -166,15 +165,11 @@ def _text(message: Message) -> str:
 
 def _decoded(value: str, name: str, model: str) -> bytes:
     if value.startswith(("http://", "https://")):
-        raise InvalidRequest(
-            f"{model} takes no URL for {name}: give its bytes as base64, or as a data: URI", provider=PROVIDER
-        )
+        raise InvalidRequest(f"{model} takes no URL for {name}: give its bytes as base64, or as a data: URI")
     try:
         return base64.b64decode(_payload(value), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            f"{model}: {name} is not valid base64 ({error}): encode it again", provider=PROVIDER
-        ) from error
+        raise InvalidRequest(f"{model}: {name} is not valid base64 ({error}): encode it again") from error
 
 
 def _payload(value: str) -> str:

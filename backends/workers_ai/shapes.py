@@ -7,12 +7,13 @@ Text generation answers in one of three shapes, by model: native ``{"response": 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pydantic_core
 
-from llmdo.backends.errors import BadReply, ModelError
+from llmdo.backends.errors import BadReply, ModelError, call_known
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
 from llmdo.backends.http.reply_json import excerpt, mapping
 from llmdo.backends.openai.messages import as_text, tool_calls
@@ -27,7 +28,6 @@ from llmdo.backends.openai.shapes import (
 )
 from llmdo.backends.responses import ChatResponse, FinishReason
 from llmdo.backends.usage import Usage
-from llmdo.backends.workers_ai.errors import PROVIDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class Reply:
     neurons: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While the result is read: errors get the call's id, and what the reply says that it used."""
+        usage = read_usage(self.result, self.neurons)
+        return call_known(request_id=self.request_id, usage=None if usage == Usage() else usage)
 
 
 # Fields of a result that a ChatResponse has of its own, or that its row has by another name.
@@ -62,17 +67,8 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     """
     result = reply.result
     usage = read_usage(result, reply.neurons)
-    error = _failed(result, model, reply.request_id, usage if usage != Usage() else None)
-    if error is not None:
-        raise error
-    response = _shape(result) if isinstance(result, dict) else None
-    if response is None:
-        raise BadReply(
-            f"{model} sent a reply that is not a chat model's answer ({excerpt(result)}): "
-            "name a text generation model, or send this model's own input",
-            request_id=reply.request_id,
-            provider=PROVIDER,
-        )
+    with reply.reading():
+        response = _read_result(result, model)
     finish = response.finish_reason
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason
@@ -89,18 +85,29 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     )
 
 
-def _failed(result: Any, model: str, request_id: str | None, usage: Usage | None) -> ModelError | None:
+def _read_result(result: Any, model: str) -> ChatResponse:
+    if (error := _failed(result, model)) is not None:
+        raise error
+    response = _shape(result) if isinstance(result, dict) else None
+    if response is None:
+        raise BadReply(
+            f"{model} sent a reply that is not a chat model's answer ({excerpt(result)}): "
+            "name a text generation model, or send this model's own input"
+        )
+    return response
+
+
+def _failed(result: Any, model: str) -> ModelError | None:
     """The error of a result that is not an answer, though its shape is that of one."""
     fields = mapping(result)
     choices = fields.get("choices")
     if isinstance(choices, list) and choices:
         choice = mapping(choices[0])
         otherwise = {"text": fields.get("response")} if choice.get("message", 0) is None else {}
-        return failed_choice({**otherwise, **choice}, model, PROVIDER, request_id, usage)
+        return failed_choice({**otherwise, **choice}, model)
     if isinstance(fields.get("output"), list):
-        return failed_response(fields, model, PROVIDER, request_id, usage)
-    ended = finish_error(fields.get("finish_reason"), model, PROVIDER, request_id, usage)
-    return ended or no_choice(fields, model, PROVIDER, request_id)
+        return failed_response(fields, model)
+    return finish_error(fields.get("finish_reason"), model) or no_choice(fields, model)
 
 
 def _shape(result: Mapping[str, Any]) -> ChatResponse | None:

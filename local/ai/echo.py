@@ -40,7 +40,7 @@ class Echo:
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """The same, one word a chunk. Raises ContextOverflow."""
-        return with_errors(self._pieces(request))
+        return with_errors(self._pieces(request), self.name)
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """One unit vector a text, the same for the same text."""
@@ -94,7 +94,7 @@ class Echo:
         asked = next(
             (t for t, m in zip(reversed(texts), reversed(request.messages), strict=True) if m.role == "user"), ""
         )
-        limit = checked_token_limit(request.parameters, self.name) or 256
+        limit = checked_token_limit(request.parameters) or 256
         tokens, window = sum(len(text.split()) for text in texts), row.context_tokens
         if tokens + limit > window:
             raise ContextOverflow(

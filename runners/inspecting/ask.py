@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, TextIO, TypeVar
 
-from llmdo.backends import Model, connect
 from llmdo.backends.errors import ModelError, Retryable
 from llmdo.backends.limits.retry import THREE_TRIES
 from llmdo.backends.listing import deprecation
 from llmdo.backends.providers import unusual
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, StreamChunk
+from llmdo.backends.sync import Model, connect
 from llmdo.pipelines.ask_options import AskOptions
 from llmdo.settings.environment import MissingSettings
 

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from llmdo.backends import connect
 from llmdo.backends.errors import ModelError
 from llmdo.backends.providers import PROVIDERS
 from llmdo.backends.responses import ModelInfo, Models, Price
+from llmdo.backends.sync import connect
 from llmdo.settings.environment import MissingSettings
 
 

@@ -54,17 +54,17 @@ def test_a_service_with_a_list_of_its_own_takes_nothing_else():
     "given", [{"max_tokens": 5}, {"max_completion_tokens": 5}, {"max_tokens": None, "max_completion_tokens": 5}]
 )
 def test_the_limit_has_two_names(given):
-    assert checked_token_limit(given, "p") == 5
+    assert checked_token_limit(given) == 5
 
 
 def test_of_two_limits_the_lower_one_holds():
-    assert checked_token_limit({"max_tokens": 50, "max_completion_tokens": 2}, "p") == 2
+    assert checked_token_limit({"max_tokens": 50, "max_completion_tokens": 2}) == 2
     with pytest.raises(InvalidRequest, match="max_completion_tokens is 0"):
-        checked_token_limit({"max_tokens": 5, "max_completion_tokens": 0}, "p")
-    assert checked_token_limit({}, "p") is None
+        checked_token_limit({"max_tokens": 5, "max_completion_tokens": 0})
+    assert checked_token_limit({}) is None
 
 
 @pytest.mark.parametrize("limit", [0, -2, 1.5, "5", True, float("nan"), float("inf")])
 def test_a_limit_that_is_none_is_refused(limit):
     with pytest.raises(InvalidRequest, match="max_tokens"):
-        checked_token_limit({"max_tokens": limit}, "p")
+        checked_token_limit({"max_tokens": limit})

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.backends import connect_async, split_model
+from llmdo import connect_async
 from llmdo.backends.errors import ModelNotFound
-from llmdo.backends.providers import PROVIDERS, chats, passes_routes_on, takes_own_input
+from llmdo.backends.providers import PROVIDERS, chats, passes_routes_on, split_model, takes_own_input
 from llmdo.settings.environment import MissingSettings, secrets_of
 from llmdo.settings.secrets import SECRET_VARIABLES
 

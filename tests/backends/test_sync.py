@@ -8,7 +8,7 @@ import threading
 import httpx
 import pytest
 
-from llmdo.backends import Model, connect, connect_async
+from llmdo import Model, connect, connect_async
 from llmdo.backends.errors import InvalidRequest, ModelNotFound, Overloaded
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
@@ -193,7 +193,7 @@ def test_a_backend_over_http_is_called_from_plain_code():
 def test_a_program_that_closes_nothing_ends_without_a_word():
     script = """
 import http.server, threading
-from llmdo.backends import Model
+from llmdo import Model
 from llmdo.backends.openai.backend import OpenAI, Service
 
 class Answer(http.server.BaseHTTPRequestHandler):

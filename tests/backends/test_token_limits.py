@@ -24,7 +24,7 @@ def chat(parameters):
 
 def openai_body(parameters, **options):
     dialect = OPENAI_DIALECT if options else COMPATIBLE_DIALECT
-    body, _ = openai_request.chat_body(chat(parameters), dialect, "openai", **options)
+    body, _ = openai_request.chat_body(chat(parameters), dialect, **options)
     assert len({"max_tokens", "max_completion_tokens"} & body.keys()) <= 1
     return body.get("max_tokens", body.get("max_completion_tokens"))
 
@@ -77,7 +77,7 @@ def test_what_is_not_a_limit_sets_none_and_its_call_is_refused(reader, limit):
     assert read({"max_tokens": limit}) == without
     assert read({"max_tokens": limit, "max_completion_tokens": 100}) == 100
     with pytest.raises(InvalidRequest, match="max_tokens"):
-        checked_token_limit({"max_tokens": limit, "max_completion_tokens": 100}, "p")
+        checked_token_limit({"max_tokens": limit, "max_completion_tokens": 100})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def listed(*rows):
 
 
 def read(*rows, count):
-    return read_vectors(listed(*rows), "e", count, "openai", "r-1")
+    return read_vectors(listed(*rows), "e", count)
 
 
 def packed(*numbers):
@@ -67,7 +67,7 @@ def test_only_the_text_whose_vector_holds_nan_is_without_one():
 def test_a_text_alone_with_such_a_vector_is_a_bad_reply_that_is_paid():
     with pytest.raises(BadReply, match="NaN or infinity") as caught:
         read({"embedding": [NAN, NAN]}, count=1)
-    assert (caught.value.usage, caught.value.request_id) == (Usage(6), "r-1")
+    assert caught.value.usage == Usage(6)
     with pytest.raises(BadReply, match="NaN or infinity"):
         read([NAN], count=1)
 

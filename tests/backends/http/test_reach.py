@@ -432,7 +432,7 @@ def test_a_request_that_did_not_go_out_whole_is_not_counted_as_a_paid_call(messa
     """As a write to a kept connection ends that its server has closed."""
 
     async def scenario():
-        with network_errors("openai", "http://a.example"):
+        with network_errors("http://a.example"):
             if message:
                 raise aiohttp.ClientConnectionResetError(message)
             await StreamWriter(SimpleNamespace(transport=None), asyncio.get_running_loop()).write(b"{}")

@@ -104,7 +104,7 @@ def test_of_workers_ai_the_code_says_more_than_the_status(code, status, billed):
     ids=lambda value: type(value).__name__,
 )
 def test_a_connection_that_was_never_made_is_not_billed(raised, billed):
-    with pytest.raises((ConnectionFailed, CallTimeout, StopRun)) as caught, network_errors("p", "https://api.example"):
+    with pytest.raises((ConnectionFailed, CallTimeout, StopRun)) as caught, network_errors("https://api.example"):
         raise raised
     assert maybe_billed(caught.value) is billed
 
@@ -112,7 +112,7 @@ def test_a_connection_that_was_never_made_is_not_billed(raised, billed):
 async def failure_of(url):
     network = Network(url)
     try:
-        with pytest.raises((ConnectionFailed, CallTimeout)) as caught, network_errors("p", url):
+        with pytest.raises((ConnectionFailed, CallTimeout)) as caught, network_errors(url):
             await network.send(Call("POST", URL(url), {}, b"{}"))
     finally:
         await network.aclose()

@@ -18,6 +18,7 @@ from llmdo.backends.errors import (
     Overloaded,
     QuotaExhausted,
     RateLimited,
+    Retryable,
     StopRun,
     Unauthorized,
 )
@@ -330,6 +331,26 @@ def test_each_refusal_is_the_class_that_says_what_to_do(reply, kind, says):
     assert caught.value.provider == "openai"
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), vars(again)) == (kind, vars(caught.value))
+
+
+FAILED = {"object": "response", "status": "failed", "error": {"message": "why"}, "usage": USAGE}
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "body"),
+    [
+        ("execute", ChatRequest("gpt-4o", (Message("user", "Hi"),)), {"choices": [], "usage": USAGE}),
+        ("execute", ChatRequest("gpt-4o", (Message("user", "Hi"),)), {"output": [], "usage": USAGE}),
+        ("embed", EmbedRequest("text-embedding-3-small", ("a",)), {"data": [], "usage": USAGE}),
+        ("run", RawRequest("gpt-4o", {"input": "Hi"}, path="responses"), FAILED),
+    ],
+    ids=["without a choice", "no completion", "without a vector", "failed"],
+)
+def test_the_error_of_a_reply_knows_its_call_and_what_it_used(method, request_, body):
+    with pytest.raises((BadReply, Retryable)) as caught:
+        call(method, request_, reply=httpx.Response(200, json=body, headers={"x-request-id": "r-1"}))
+    error = caught.value
+    assert (error.provider, error.request_id, error.usage) == ("openai", "r-1", Usage(9, 3, 4, 1))
 
 
 @pytest.mark.parametrize(

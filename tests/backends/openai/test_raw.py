@@ -90,7 +90,7 @@ def embeddings(*vectors):
 
 def test_of_several_vectors_only_the_one_with_nan_is_an_error():
     warnings = []
-    body = without_bad_vectors(embeddings([1.0], [float("nan")]), "m", "openai", None, warnings.append)
+    body = without_bad_vectors(embeddings([1.0], [float("nan")]), "m", warnings.append)
     assert body["data"][0] == {"object": "embedding", "index": 0, "embedding": [1.0]}
     assert (body["data"][1]["embedding"], "NaN" in body["data"][1]["error"]["message"]) == (None, True)
     assert warnings[0].startswith("text 1 has no vector")
@@ -98,10 +98,10 @@ def test_of_several_vectors_only_the_one_with_nan_is_an_error():
 
 def test_vectors_that_are_all_of_nan_are_a_bad_reply_and_others_are_not_touched():
     with pytest.raises(BadReply, match="NaN") as caught:
-        without_bad_vectors(embeddings([float("inf")]), "m", "openai", "r", pytest.fail)
+        without_bad_vectors(embeddings([float("inf")]), "m", pytest.fail)
     assert caught.value.usage == Usage(8, 3)
     for body in (embeddings([1, 2]), {"data": 3}, [None], {"data": [None, {"embedding": []}]}):
-        assert without_bad_vectors(body, "m", "openai", None, pytest.fail) is body
+        assert without_bad_vectors(body, "m", pytest.fail) is body
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,5 @@ def test_vectors_that_are_all_of_nan_are_a_bad_reply_and_others_are_not_touched(
 def test_a_failed_response_is_judged_by_its_code(code, error):
     body = response("failed", error={"code": code, "message": "why"})
     with pytest.raises(ModelError, match="why") as caught:
-        raw_warnings(body, "m", "openai", "r")
-    assert (type(caught.value).__name__, caught.value.request_id) == (error, "r")
+        raw_warnings(body, "m")
+    assert type(caught.value).__name__ == error

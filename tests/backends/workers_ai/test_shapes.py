@@ -224,7 +224,7 @@ def test_neurons_come_from_the_header_where_the_body_has_none():
     ],
 )
 def test_vectors_are_read_in_order(result):
-    assert read_vectors(result, MODEL, 2, "workers-ai", None) == ((1.0, 2.5), (3.0, 4.0))
+    assert read_vectors(result, MODEL, 2) == ((1.0, 2.5), (3.0, 4.0))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_vectors_are_read_in_order(result):
 )
 def test_too_few_vectors_are_a_bad_reply(result):
     with pytest.raises(BadReply, match="for 2 texts"):
-        read_vectors(result, MODEL, 2, "workers-ai", None)
+        read_vectors(result, MODEL, 2)
 
 
 def test_only_the_envelope_is_taken_off():

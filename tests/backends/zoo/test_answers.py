@@ -169,7 +169,7 @@ def test_every_row_is_strict_json_whatever_a_completion_holds(message, choice, m
     warnings = []
     body = read_json(json.dumps(whole).encode(), warnings.append)
     try:
-        response = read_completion(body, "m", "openai", "r")
+        response = read_completion(body, "m")
     except ModelError:
         return
     first = row_of(replace(response, warnings=(*warnings, *response.warnings)))["response"]["body"]["choices"][0]

@@ -6,12 +6,11 @@ import json
 import httpx
 import pytest
 
-from llmdo.backends import connect
 from llmdo.backends.errors import InvalidRequest, Overloaded, StreamError
 from llmdo.backends.limits import retry
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.responses import ModelInfo
-from llmdo.backends.sync import Model
+from llmdo.backends.sync import Model, connect
 from llmdo.pipelines.ask_options import AskOptions
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import ask as ask_module
