@@ -439,7 +439,7 @@ def test_an_answer_in_json_mode_that_does_not_fit_is_shown_to_the_model_once(mod
 
 def test_an_answer_in_json_mode_that_never_fits_is_an_error_after_two_calls():
     service = Service(said("Paris"))
-    with pytest.raises(BadReply, match=r"no JSON.*also when asked again") as caught:
+    with pytest.raises(BadReply, match=r"is not valid JSON.*also when asked again") as caught:
         service.call("execute", ChatRequest(LLAMA, HELLO, AS_JSON))
     assert (caught.value.code, len(service.requests)) == (5024, 2)
     assert caught.value.usage == Usage(10, 6)  # of both
