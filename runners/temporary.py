@@ -6,14 +6,19 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 # Names of folders that a process holds the lock of, and of those that stay for the user to look at.
 _HELD, _KEPT = "llmdo-run-", "llmdo-kept-"
 KEPT_SECONDS = 24 * 3600.0
+
+_users: list[object] = []
+_shared = ExitStack()
+_changing = threading.Lock()
 
 
 @contextmanager
@@ -29,7 +34,25 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """Puts whatever this process asks ``tempfile`` for into a folder of its own; Beam leaves some behind."""
+    """Puts whatever this process asks ``tempfile`` for into a folder of its own; Beam leaves some behind.
+
+    Runs side by side in one process share the folder; it goes with the last of them.
+    """
+    with _changing:
+        if not _users:
+            _shared.enter_context(_own_tempdir())
+        _users.append(user := object())
+    try:
+        yield
+    finally:
+        with _changing:
+            _users.remove(user)
+            if not _users:
+                _shared.close()
+
+
+@contextmanager
+def _own_tempdir() -> Iterator[None]:
     before = tempfile.tempdir
     with temporary_folder() as folder:
         tempfile.tempdir = str(folder)

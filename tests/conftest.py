@@ -17,9 +17,8 @@ from llmdo.runners.prism import binary  # noqa: E402
 from llmdo.runners.tools import ToolError  # noqa: E402
 from llmdo.settings.environment import cache_folder  # noqa: E402
 from llmdo.settings.private import make_folder  # noqa: E402
-from llmdo.transforms.acks import close_acks  # noqa: E402
-from llmdo.transforms.run_state import reset_run_state  # noqa: E402
 from tests.local.cloudflare import Running, running  # noqa: E402
+from tests.states import forget_runs  # noqa: E402
 from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 
 __all__ = ["pytest_pycollect_makeitem"]  # a hook
@@ -71,9 +70,8 @@ def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_run() -> Iterator[None]:
     """Each test is a run of its own: where the one before has stopped its run, this one's reading would end at once."""
-    reset_run_state()
     yield
-    close_acks()
+    forget_runs()
 
 
 @pytest.fixture

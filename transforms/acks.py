@@ -12,7 +12,7 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.errors import StorageError, is_passing
 from llmdo.storage.queues.client import MAX_BATCH, QueueClient
 from llmdo.transforms.outages import FIRST_WAIT_S, Outage
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run_state import RunState
 
 # Longer than opening a full batch of messages takes; a message is acked within seconds. Seconds.
 VISIBILITY_TIMEOUT = 300.0
@@ -30,11 +30,11 @@ class Acks:
     pass stops the run.
     """
 
-    def __init__(self, client: QueueClient, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: QueueClient, state: RunState, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
-        self._state = run_state()
-        self._outage = Outage(f"ack to queue {client.queue_id}")
+        self._state = state
+        self._outage = Outage(state, f"ack to queue {client.queue_id}")
         self._changed = threading.Condition()
         self._left: dict[str, float] = {}  # by lease, when it ends
         self._calling = self._failing = self._closed = False
@@ -61,7 +61,7 @@ class Acks:
         ``patient``: waits for a queue that fails, until the last lease has ended or the run stops.
         """
         with self._changed:
-            while patient and self._left and not stopping():
+            while patient and self._left and not self._state.stopping:
                 self._changed.wait(0.25)
             self._changed.wait_for(self._tried, _LAST_CALL_S)
             self._closed = True
@@ -120,16 +120,9 @@ class Acks:
         return 0.0
 
 
-_acks: dict[str, Acks] = {}
-_lock = threading.Lock()
-
-
-def acks_of(queue_id: str) -> Acks:
-    """This process's acks to a queue, until ``close_acks``. Raises MissingSettings."""
-    with _lock:
-        if queue_id not in _acks:
-            _acks[queue_id] = Acks(QueueClient(cloudflare_account(), queue_id))
-        return _acks[queue_id]
+def acks_of(state: RunState, queue_id: str) -> Acks:
+    """A run's acks to a queue in this process, until ``close_acks``. Raises MissingSettings."""
+    return state.shared(Acks, lambda: Acks(QueueClient(cloudflare_account(), queue_id), state), queue_id)
 
 
 def not_acked(count: int) -> str:
@@ -137,12 +130,10 @@ def not_acked(count: int) -> str:
     return f"{count} message(s) could not be acked: they will come again, at no cost"
 
 
-def close_acks(*, patient: bool = False) -> dict[str, int]:
-    """Ends the acks of all queues; gives by queue how many messages come again since their acks failed."""
-    with _lock:
-        closed, left = dict(_acks), {}
-        _acks.clear()
-    for queue_id, acks in closed.items():
+def close_acks(state: RunState, *, patient: bool = False) -> dict[str, int]:
+    """Ends a run's acks; returns by queue how many messages come again since their acks failed."""
+    left = {}
+    for queue_id, acks in state.take(Acks).items():
         if count := acks.close(patient=patient):
             left[queue_id] = count
             _log.warning("queue %s: %s", queue_id, not_acked(count))

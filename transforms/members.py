@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import llmdo.backends.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.registry import calls_in_flight, stop_engines
+from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
@@ -29,7 +29,7 @@ from llmdo.storage.runs.members import Report, Stopped
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import Counts, RunState, reset_run_state, run_state
+from llmdo.transforms.run_state import Counts, RunState
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Member:
         state.presence = Presence(
             open_store(where.store_url), where.key, run.run_id, run.configuration, member=self._name
         )
-        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to go on"))
+        state.others_answered, state.stops_calls = self.others_answered, True
         self._telling = threading.Lock()
         self._told: Report | None = None
         self._told_at = [float("-inf")]  # by slot
@@ -85,7 +85,7 @@ class Member:
         return slot
 
     def others_answered(self) -> bool:
-        """See the function."""
+        """Whether other processes of this run have reported answers; False where that cannot be read."""
         try:
             return self._notes.others_answered(self._name)
         except StorageError as error:
@@ -93,7 +93,7 @@ class Member:
             return False
 
     def stop(self) -> None:
-        """For a process that goes on without this run."""
+        """Ends the heartbeat and the reports."""
         self._over.set()
         if self._state.presence is not None:
             self._state.presence.stop()
@@ -110,8 +110,6 @@ class Member:
 
 
 _settled = TypeAdapter(Settled)
-_joining = threading.Lock()
-_member: Member | None = None
 
 
 def join(run: Run) -> None:
@@ -119,27 +117,16 @@ def join(run: Run) -> None:
 
     Called by each step before it works. Raises StorageError.
     """
-    global _member  # noqa: PLW0603  one run a process at a time
-    if not run.remote:
-        return
-    with _joining:
-        presence = run_state().presence
-        if presence is not None and presence.run_id == run.run_id:
-            return
-        if _member is not None:
-            _member.stop()
-        _member = Member(run, reset_run_state())
+    state = run.state
+    if run.remote and state.presence is None:
+        state.shared(Member, lambda: Member(run, state))
 
 
 def tell_why(run: Run) -> None:
     """Where the run stops: reports at once, since this may be the last that this process does. Raises StorageError."""
-    if run.remote and _member is not None and run_state().stop_reason is not None:
-        _member.tell()
-
-
-def others_answered() -> bool:
-    """Whether other processes of this run have reported answers; False where that cannot be read."""
-    return _member is not None and _member.others_answered()
+    state = run.state
+    for member in state.find(Member) if state.stopping else ():
+        member.tell()
 
 
 class Tell(beam.DoFn):
@@ -158,9 +145,9 @@ class Tell(beam.DoFn):
 
     def finish_bundle(self) -> None:
         """Reports; where the store does not answer, the member's own thread does it later."""
-        if _member is not None:
+        for member in self._run.state.find(Member):
             try:
-                _member.tell()
+                member.tell()
             except StorageUnavailable as error:
                 _log.warning("what was settled is reported later: %s", error)
 
@@ -172,7 +159,7 @@ def report_of(state: RunState) -> Report:
     return Report(
         counts=asdict(state.counts),
         spent=asdict(state.budget.spent()) if state.budget else {},
-        in_flight=calls_in_flight(),
+        in_flight=calls_in_flight(state.run_id),
         settled=tuple(asdict(one) for one in settled),
         left=dict(state.left),
         others=dict(state.others),

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from llmdo.storage.errors import QueueError, StorageError, is_passing
 from llmdo.storage.queues.api import SLOW_CODES
-from llmdo.transforms.run_state import run_state, stopping
+from llmdo.transforms.run_state import RunState
 
 # Between two tries, doubling, where the service does not say how long to wait. Seconds.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
@@ -29,10 +29,12 @@ class Outage:
     A run warns when the first caller finds that it fails, and when one finds that it works again. Not thread-safe.
 
     Args:
+        state: the run's, which is told.
         what: names the service in the second warning, such as "R2".
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, state: RunState, what: str) -> None:
+        self._failing = state.failing
         self._what = what
         self._tries = 0
         self._began = 0.0
@@ -52,8 +54,8 @@ class Outage:
             raise error
         if not self._tries:
             self._began = time.monotonic()
-        if self._what not in run_state().failing:
-            run_state().failing.add(self._what)
+        if self._what not in self._failing:
+            self._failing.add(self._what)
             _log.warning("%s; trying again until it works", error)
         wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._tries, 10))
         if isinstance(error, QueueError):
@@ -67,39 +69,39 @@ class Outage:
         """The service works."""
         if not self._tries:
             return
-        if self._what in run_state().failing:
-            run_state().failing.discard(self._what)
+        if self._what in self._failing:
+            self._failing.discard(self._what)
             _log.warning("%s works again after %.0f s", self._what, self.lasted_s)
         self._tries, self._waited_s = 0, 0.0
 
 
-def pause(seconds: float) -> None:
-    """Waits so long, or until the run stops."""
-    while seconds > 0 and not stopping():
+def pause(state: RunState, seconds: float) -> None:
+    """Waits for some seconds, or until the run stops."""
+    while seconds > 0 and not state.stopping:
         step = min(_STEP_S, seconds)
         time.sleep(step)
         seconds -= step
 
 
-def patiently(work: Callable[[], T], what: str) -> T:
-    """What ``work`` gives, which is done again while R2 fails, for STORE_PATIENCE_S in all.
+def patiently(state: RunState, work: Callable[[], T]) -> T:
+    """What ``work`` returns, which is called again while R2 fails, for STORE_PATIENCE_S in all.
 
     Raises StorageError after that, and at once for an error that will not pass, or where the run stops.
     """
-    outage = Outage(what)
+    outage = Outage(state, "R2")
     while True:
         try:
             done = work()
         except StorageError as error:
-            _wait_out(outage, error)
+            _wait_out(state, outage, error)
         else:
             outage.over()
             return done
 
 
-def persistently(find: Callable[[], Iterator[T]], name: Callable[[T], str], what: str) -> Iterator[T]:
-    """What ``find`` gives, each ``name`` once; it is called again while R2 fails. Raises as ``patiently``."""
-    outage, seen = Outage(what), set[str]()
+def persistently(state: RunState, find: Callable[[], Iterator[T]], name: Callable[[T], str]) -> Iterator[T]:
+    """What ``find`` yields, each ``name`` once; it is called again while R2 fails. Raises as ``patiently``."""
+    outage, seen = Outage(state, "R2"), set[str]()
     while True:
         try:
             for one in find():
@@ -107,14 +109,14 @@ def persistently(find: Callable[[], Iterator[T]], name: Callable[[T], str], what
                     seen.add(name(one))
                     yield one
         except StorageError as error:
-            _wait_out(outage, error)
+            _wait_out(state, outage, error)
         else:
             outage.over()
             return
 
 
-def _wait_out(outage: Outage, error: StorageError) -> None:
+def _wait_out(state: RunState, outage: Outage, error: StorageError) -> None:
     wait = outage.wait_after(error)
-    if outage.lasted_s > STORE_PATIENCE_S or stopping():
+    if outage.lasted_s > STORE_PATIENCE_S or state.stopping:
         raise error
-    pause(wait)
+    pause(state, wait)

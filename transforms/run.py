@@ -8,7 +8,7 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, ObjectStore
 from llmdo.storage.output.jobs import Jobs
 from llmdo.storage.runs.members import Members
-from llmdo.transforms.run_state import RunState, run_state
+from llmdo.transforms.run_state import RunState, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Run:
     @property
     def state(self) -> RunState:
         """What this process has done for the run."""
-        return run_state()
+        return state_of(self.run_id)
 
     @property
     def store(self) -> ObjectStore:

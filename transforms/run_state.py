@@ -1,4 +1,4 @@
-"""What the steps of one process tell each other and the progress display: counts, settled files, and why to stop.
+"""What the steps of a run share within one process: counts, settled files, why to stop, connections.
 
 On the runners that use this process's threads (direct, Prism with LOOPBACK) the command line reads it too. Nothing that
 must be right depends on it: the truth is in the output.
@@ -9,13 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
+from llmdo.backends.engine.registry import stop_engines
+from llmdo.backends.errors import EngineClosed, StopRun
 from llmdo.backends.money.money import Budget, Limits
-from llmdo.storage.runs.runs import Presence, attempt_of, run_of
+from llmdo.storage.runs.runs import ASLEEP_SECONDS, Presence, attempt_of, run_of
 from llmdo.transforms.elements import FileVersion, Settled
 
 # Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
 KEPT = 10_000
+
+T = TypeVar("T")
+
+
+class RunAsleep(StopRun):
+    """The run sent no heartbeat for too long; a new one resumes its work."""
 
 
 @dataclass(slots=True)
@@ -50,6 +59,9 @@ class RunState:
     """One run in one process. Thread-safe.
 
     Attributes:
+        run_id: names the run.
+        stops_calls: whether engines make no more calls once the run stops, those of other steps of the run, too.
+        over: the run has ended in this process; what a failed pipeline left running opens nothing more.
         opened: the files in work, by id.
         settled: files that are done or stale, by id; the newest KEPT of them.
         left: what was left undone, and why.
@@ -58,8 +70,12 @@ class RunState:
         failing: services that fail at this moment, and are tried again; see llmdo.transforms.outages.
         stop_reason: why the run ends early, or None.
         budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
+        others_answered: whether other processes of the run have answered lines.
     """
 
+    run_id: str = ""
+    stops_calls: bool = False
+    over: bool = False
     counts: Counts = field(default_factory=Counts)
     opened: dict[str, FileVersion] = field(default_factory=dict)
     settled: dict[str, Settled] = field(default_factory=dict)
@@ -70,9 +86,11 @@ class RunState:
     presence: Presence | None = None
     budget: Budget | None = None
     stop_reason: BaseException | str | None = None
-    on_stop: Callable[[], None] = lambda: None
+    others_answered: Callable[[], bool] = lambda: False
     _budgets: dict[Limits, Budget] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _shared: dict[tuple[type, str], Any] = field(default_factory=dict)
+    _sharing: threading.Lock = field(default_factory=threading.Lock)  # held while something is opened
 
     def add(self, **amounts: int) -> None:
         """Adds to counts, by name."""
@@ -107,7 +125,11 @@ class RunState:
                 del self.settled[next(iter(self.settled))]
 
     def budget_within(self, limits: Limits) -> Budget:
-        """The run's budget; where it has other limits, one of their own for all steps that have these."""
+        """The run's budget; where it has other limits, one of their own for all steps that have these.
+
+        Raises EngineClosed when the run is over.
+        """
+        self._check_open()
         with self._lock:
             if self.budget is None:
                 self.budget = Budget(limits)
@@ -157,26 +179,70 @@ class RunState:
             first = self.stop_reason is None
             if first:
                 self.stop_reason = reason
-        if first:
-            self.on_stop()
+        if first and self.stops_calls:
+            error = StopRun("the run is being stopped: run the same command again to resume")
+            stop_engines(error, self.run_id)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run ends early: a signal, or an error after which no call can succeed."""
+        return self.stop_reason is not None
+
+    def asleep(self) -> StopRun | None:
+        """Why no further call may be made, where the run was silent for so long that others may have its files."""
+        if self.presence is None or not self.presence.asleep:
+            return None
+        frozen = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
+        return RunAsleep(f"{frozen}: run the same command again to resume")
+
+    def answered_before(self) -> bool:
+        """Whether earlier runs, or other processes of this one, have answered lines of this run's files."""
+        return self.counts.answered_before > 0 or self.others_answered()
+
+    def shared(self, kind: type[T], make: Callable[[], T], name: str = "") -> T:
+        """What the steps of the run share in this process, by kind and name; made when it is first asked for.
+
+        Raises EngineClosed when the run is over, and what ``make`` raises.
+        """
+        self._check_open()
+        with self._sharing:
+            if (kind, name) not in self._shared:
+                self._shared[kind, name] = make()
+            return cast(T, self._shared[kind, name])
+
+    def find(self, kind: type[T]) -> list[T]:
+        """All of a kind that was made by ``shared``."""
+        return [part for (of, _), part in list(self._shared.items()) if of is kind]
+
+    def take(self, kind: type[T]) -> dict[str, T]:
+        """All of a kind by name, which the caller closes: ``shared`` makes it anew."""
+        with self._sharing:
+            return {name: self._shared.pop((of, name)) for of, name in list(self._shared) if of is kind}
+
+    def _check_open(self) -> None:
+        if self.over:
+            raise EngineClosed(f"run {self.run_id} is over")
 
 
-# A module global: a class attribute of a DoFn would be pickled with it.
-_state = RunState()
+# Module globals: class attributes of a DoFn would be pickled with it. Of what is over only the names are kept.
+_states: dict[str, RunState] = {}
+_over: set[str] = set()
+_finding = threading.Lock()
 
 
-def run_state() -> RunState:
-    """The process's run."""
-    return _state
+def state_of(run_id: str) -> RunState:
+    """This process's state of a run, made when it is first asked for; one that is ``over`` after ``end_run``."""
+    state = _states.get(run_id)
+    if state is not None:
+        return state
+    with _finding:
+        if run_id in _over:
+            return RunState(run_id, over=True, stop_reason="the run is over")
+        return _states.setdefault(run_id, RunState(run_id))
 
 
-def reset_run_state() -> RunState:
-    """Begins a new run in this process."""
-    global _state  # noqa: PLW0603  one run a process at a time; the steps reach it without being handed it
-    _state = RunState()
-    return _state
-
-
-def stopping() -> bool:
-    """Whether the run ends early: a signal, or an error after which no call can succeed."""
-    return _state.stop_reason is not None
+def end_run(run_id: str) -> None:
+    """Forgets a run of this process, which begins no further work."""
+    with _finding:
+        _over.add(run_id)
+        _states.pop(run_id, None)

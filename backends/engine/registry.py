@@ -44,45 +44,45 @@ def get_engine(settings: CallSettings) -> Engine:
         return engine
 
 
-def limits_of_engines() -> list[ModelLimits]:
-    """What holds back the calls of the engines of get_engine, by model."""
+def _engines_of(run_id: str | None) -> list[Engine]:
+    """The engines that get_engine opened for a run; None: for anybody."""
     with _opening:
-        return [limits for engine in _engines.values() for limits in engine.limits()]
+        return [engine for settings, engine in _engines.items() if run_id in (None, settings.run_id)]
 
 
-def calls_made() -> int:
-    """Calls that the engines of get_engine have started."""
-    with _opening:
-        return sum(engine.stats().calls for engine in _engines.values())
+def limits_of_engines(run_id: str | None = None) -> list[ModelLimits]:
+    """What holds back the calls of a run's engines, by model."""
+    return [limits for engine in _engines_of(run_id) for limits in engine.limits()]
 
 
-def calls_in_flight() -> int:
-    """Calls of the engines of get_engine that run at this moment."""
-    with _opening:
-        return sum(engine.stats().in_flight for engine in _engines.values())
+def calls_made(run_id: str | None = None) -> int:
+    """Calls that a run's engines have started."""
+    return sum(engine.stats().calls for engine in _engines_of(run_id))
 
 
-def requests_in_batches() -> int:
-    """Requests of the engines of get_engine that wait in batches at this moment; they are not calls in flight."""
-    with _opening:
-        return sum(engine.stats().batched for engine in _engines.values())
+def calls_in_flight(run_id: str | None = None) -> int:
+    """Calls of a run's engines that are under way at this moment."""
+    return sum(engine.stats().in_flight for engine in _engines_of(run_id))
 
 
-def stop_engines(error: StopRun) -> None:
-    """Lets the engines of get_engine finish the calls in flight, and start none."""
-    with _opening:
-        for engine in _engines.values():
-            engine.stop(error)
+def requests_in_batches(run_id: str | None = None) -> int:
+    """Requests of a run's engines that wait in batches at this moment; they are not calls in flight."""
+    return sum(engine.stats().batched for engine in _engines_of(run_id))
 
 
-def drain_engines(seconds: float, waiting: Callable[[int], None]) -> int:
-    """Pauses the engines of get_engine, and waits at most ``seconds`` s until their calls in flight have ended.
+def stop_engines(error: StopRun, run_id: str | None = None) -> None:
+    """Lets a run's engines finish the calls in flight, and start none."""
+    for engine in _engines_of(run_id):
+        engine.stop(error)
+
+
+def drain_engines(seconds: float, waiting: Callable[[int], None], run_id: str | None = None) -> int:
+    """Pauses a run's engines, and waits at most ``seconds`` s until their calls in flight have ended.
 
     What these bring is in the ledger then. Engines without a ledger are not waited for: nobody takes their answers any
     more. ``waiting`` is told the number of calls, if there are any. Gives how many have not ended.
     """
-    with _opening:
-        engines = list(_engines.values())
+    engines = _engines_of(run_id)
     for engine in engines:
         engine.pause()
     kept, end, told = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
@@ -97,11 +97,11 @@ def drain_engines(seconds: float, waiting: Callable[[int], None]) -> int:
     return 0
 
 
-def close_engines() -> None:
-    """Closes all engines of get_engine."""
+def close_engines(run_id: str | None = None) -> None:
+    """Closes a run's engines, or all."""
     with _opening:
-        engines = list(_engines.values())
-        _engines.clear()
+        closed = [settings for settings in _engines if run_id in (None, settings.run_id)]
+        engines = [_engines.pop(settings) for settings in closed]
     for engine in engines:
         engine.close()
 

@@ -69,7 +69,7 @@ class CallSettings:
         call_timeout_s: seconds that one try may take.
         patience_s: how long a service may answer nothing before its calls are given up.
         answered_before: whether earlier runs had answers, so that few refusals are those of their lines.
-        run_id: apart from other runs of the process.
+        run_id: whose calls they are; other runs of the process have engines of their own.
     """
 
     window: int = 64

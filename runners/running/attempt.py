@@ -36,8 +36,8 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked
-from llmdo.transforms.answers.infer import RunAsleep
-from llmdo.transforms.run_state import RunState, reset_run_state
+from llmdo.transforms.chat.conversations import close_conversations
+from llmdo.transforms.run_state import RunAsleep, RunState, end_run, state_of
 
 _log = logging.getLogger(__name__)
 
@@ -62,9 +62,10 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     ``budget``: what earlier attempts of the same command have spent, and may spend all together.
     """
     spare_the_collector()
-    state = reset_run_state()
-    state.budget = budget or Budget(options.limits)
     run_id = new_run_id()
+    state = state_of(run_id)
+    state.budget = budget or Budget(options.limits)
+    stop.apply(state)
     problem: str | None = None
     passing = False
     where = options.output_location
@@ -75,7 +76,6 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         state.presence = presence
         if options.configuration:
             check_configuration(options, presence.is_alive)
-        stop.apply(state)
         notes = Members(open_store(where.store_url), where.key, run_id) if options.apart else None
         with (
             temporary_files(),
@@ -96,21 +96,24 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         reason, limits = _close(state, patient=problem is None and state.stop_reason is None)
         if presence is not None:
             presence.stop()
+        end_run(run_id)
     spent = state.budget.spent() if found is None or found.spent is None else found.spent
     return _summary(options, run_id, state, problem, reason, spent=spent, limits=limits, passing=passing)
 
 
 def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
-    """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, and engines.
+    """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, engines, and
+    conversations.
 
     Returns why the run stopped, if it did, and what held its calls back.
     """
-    for queue, count in close_acks(patient=patient).items():
+    for queue, count in close_acks(state, patient=patient).items():
         if patient:
             state.report_undone(f"queue {queue}", not_acked(count))
     reason = state.stop_reason  # before engines report their end to what may still run
-    limits = tuple(limits_of_engines())
-    close_engines()
+    limits = tuple(limits_of_engines(state.run_id))
+    close_engines(state.run_id)
+    close_conversations(state)
     return reason, limits
 
 

@@ -33,7 +33,7 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, locate_folder
-from llmdo.transforms.chat.conversations import close_conversations, open_conversations
+from llmdo.transforms.chat.conversations import open_conversations
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.source import Listing
 from llmdo.transforms.run_state import Counts, RunState
@@ -97,10 +97,7 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
     check_prices(options, budget.prices)
 
     def once() -> Summary:
-        try:
-            return attempt(options, watch, stop, pipeline.build, budget)
-        finally:
-            close_conversations()
+        return attempt(options, watch, stop, pipeline.build, budget)
 
     with stop.on_signals():
         if options.continuous:
@@ -176,8 +173,9 @@ def chat_line(state: RunState, rate: Rate) -> str:
     messages, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     waiting = "" if state.backlog is None else f" · {state.backlog:,} waiting"
     return (
-        f"{open_conversations():,} conversations open · {messages:,} messages, {rate(messages):,.1f}/s · "
-        f"{calls_in_flight():,} in flight · {tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors{waiting}"
+        f"{open_conversations(state):,} conversations open · {messages:,} messages, {rate(messages):,.1f}/s · "
+        f"{calls_in_flight(state.run_id):,} in flight · {tokens:,} tokens{cost_text(state)} · "
+        f"{counts.failed:,} errors{waiting}"
     )
 
 

@@ -58,7 +58,7 @@ class Following:
 
     def in_flight(self) -> int:
         """Calls of all processes at this moment."""
-        return calls_in_flight() if self.notes is None else self._in_flight
+        return calls_in_flight(self.state.run_id) if self.notes is None else self._in_flight
 
     def silent(self) -> tuple[int, ...] | None:
         """What has been done so far if no call is in flight; None while one is."""

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from llmdo.backends.engine.registry import close_engines, drain_engines, stop_engines
-from llmdo.backends.errors import StopRun
+from llmdo.backends.engine.registry import close_engines, drain_engines
 from llmdo.runners.servers import kill_all
-from llmdo.transforms.run_state import RunState, run_state
+from llmdo.transforms.run_state import RunState
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +25,7 @@ class Stop:
 
     def __init__(self, drain_seconds: float) -> None:
         self._drain_seconds = drain_seconds
+        self._state = RunState()
         self._asked = threading.Event()
         self._over = threading.Event()
         self._draining = False
@@ -41,8 +41,8 @@ class Stop:
         return self._asked.wait(seconds)
 
     def apply(self, state: RunState) -> None:
-        """Lets ``state`` end its engines' work when it stops; at once when a signal came before it began."""
-        state.on_stop = lambda: stop_engines(StopRun("the run is being stopped: run the same command again to resume"))
+        """From now on signals stop this run; one that came before does so at once."""
+        self._state, state.stops_calls = state, True
         if self.asked:
             state.stop(self._sentence())
 
@@ -53,7 +53,7 @@ class Stop:
         """
         self._draining = True
         try:
-            left = drain_engines(self._drain_seconds, self._say_what_for)
+            left = drain_engines(self._drain_seconds, self._say_what_for, self._state.run_id)
         finally:
             self._draining = False
         if left:
@@ -86,9 +86,9 @@ class Stop:
         return f"stopped by {self._signal}; run the same command again to resume"
 
     def _drain(self) -> None:
-        run_state().stop(self._sentence())
+        self._state.stop(self._sentence())
         steps: tuple[tuple[float, Callable[[], None]], ...] = (
-            (self._drain_seconds, close_engines),
+            (self._drain_seconds, lambda: close_engines(self._state.run_id)),
             (_LAST_WRITES, lambda: leave(1)),
         )
         for seconds, then in steps:

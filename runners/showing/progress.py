@@ -43,7 +43,7 @@ def status_line(state: RunState, rate: Rate) -> str:
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = counts.files_done + counts.files_stale
     return (
-        f"{lines:,} lines · {rate(calls_made()):,.1f} calls/s · {_batched()}{away_text(limits_of_engines())}"
+        f"{lines:,} lines · {rate(calls_made(state.run_id)):,.1f} calls/s · {_limits_text(state)}"
         f"{tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors · "
         f"{done:,}/{len(state.in_work()) + done:,} files"
     )
@@ -56,15 +56,15 @@ def stream_line(state: RunState, rate: Rate) -> str:
     waiting = "?" if state.backlog is None else f"{state.backlog:,}"
     return (
         f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
-        f"{calls_in_flight():,} in flight · {_batched()}{away_text(limits_of_engines())}"
+        f"{calls_in_flight(state.run_id):,} in flight · {_limits_text(state)}"
         f"{tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
 
 
-def _batched() -> str:
-    """Number of requests waiting in batches; "" if there are none."""
-    waiting = requests_in_batches()
-    return f"{waiting:,} in batches · " if waiting else ""
+def _limits_text(state: RunState) -> str:
+    """How many requests wait in batches, and which services do not answer; nothing where there is neither."""
+    waiting = requests_in_batches(state.run_id)
+    return (f"{waiting:,} in batches · " if waiting else "") + away_text(limits_of_engines(state.run_id))
 
 
 def cost_text(state: RunState) -> str:

@@ -181,11 +181,11 @@ class Slow:
 class CallAndFail(beam.DoFn):
     """Has calls in flight when it fails."""
 
-    def __init__(self, ledger):
-        self._paid = LedgerSettings(ledger)
+    def __init__(self, ledger, run_id):
+        self._calls = CallSettings(4, kept=LedgerSettings(ledger), run_id=run_id)
 
     def process(self, _):
-        engine = get_engine(CallSettings(4, kept=self._paid))
+        engine = get_engine(self._calls)
         for key in range(8):
             engine.submit("slow", ChatRequest("m", (), request_id=str(key)), lambda done: None)
         while engine.stats().in_flight < 4:
@@ -212,7 +212,7 @@ def test_the_calls_in_flight_of_any_failed_graph_end_within_the_time_to_drain(
     threading.Timer(3.0, provider.gate.set).start()
 
     def build(pipeline, options, run_id):
-        return pipeline | beam.Create([None]) | beam.ParDo(CallAndFail(ledger))
+        return pipeline | beam.Create([None]) | beam.ParDo(CallAndFail(ledger, run_id))
 
     summary = attempt(options_of(kind, tmp_path, drain), quiet, Stop(drain), build)
     assert "something else" in summary.problem

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.chat.events import RESPONSE_IDS
-from llmdo.transforms.run_state import run_state
 from tests.fakes.loopback import Loopback, Reply
 from tests.integration.cloud import MODEL
 from tests.integration.test_end_to_end import wait_until
@@ -375,10 +374,15 @@ def test_text_comes_in_numbered_pieces_before_its_answer(cloud, queues):
     text = "word " * 40
     queues.input.push_many([sent("a", text=text)])
     options = {"queue": "chat-in", "reply_queue": "chat-out", "log": LOG, "model": MODEL, "deltas": True}
-    stopper = threading.Thread(target=lambda: (wait_until(queues.received), run_state().stop("enough")))
-    stopper.start()
-    summary = chat(check_chat_options(**options), lambda state: nullcontext())
-    stopper.join()
+
+    @contextmanager
+    def watch(state):
+        stopper = threading.Thread(target=lambda: (wait_until(queues.received), state.stop("enough")))
+        stopper.start()
+        yield
+        stopper.join()
+
+    summary = chat(check_chat_options(**options), watch)
     assert summary.exit_code == 0
     names = [event["name"] for event in queues.replies()]
     assert (names[0], names[-2:]) == (STARTED, [RECEIVED, COMPLETED])

@@ -14,7 +14,7 @@ from llmdo.storage.errors import QueueNotFound, QueueUnauthorized
 from llmdo.storage.queues.client import QueueClient
 from llmdo.transforms import acks as acking
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, Acks
-from llmdo.transforms.run_state import run_state
+from tests.states import run_state
 
 ACCOUNT = CloudflareAccount("a" * 32, "token-of-the-tests", "https://api.test/client/v4")
 OK = httpx.Response(200, json={"success": True, "errors": [], "result": {}})
@@ -44,7 +44,7 @@ class Queue:
         self.calls = 0
         self.acked = []
         self.now = 1_000.0
-        self.acks = Acks(QueueClient(ACCOUNT, "q", httpx.MockTransport(self.answer)), lambda: self.now)
+        self.acks = Acks(QueueClient(ACCOUNT, "q", httpx.MockTransport(self.answer)), run_state(), lambda: self.now)
 
     def answer(self, request):
         self.calls += 1
@@ -193,9 +193,9 @@ def test_a_process_has_one_for_each_queue_until_it_closes_them_and_says_what_is_
     monkeypatch.setattr(acking, "QueueClient", lambda account, name: QueueClient(account, name, transport))
     transport = httpx.MockTransport(queue.answer)
     queue.faults = [TOO_MANY]
-    assert acking.acks_of("q") is acking.acks_of("q")
-    acking.acks_of("q").add(["a", "b"])
-    acking.acks_of("q").flush()
-    assert acking.close_acks() == {"q": 2}
+    assert acking.acks_of(run_state(), "q") is acking.acks_of(run_state(), "q")
+    acking.acks_of(run_state(), "q").add(["a", "b"])
+    acking.acks_of(run_state(), "q").flush()
+    assert acking.close_acks(run_state()) == {"q": 2}
     assert "queue q: 2 message(s) could not be acked: they will come again, at no cost" in caplog.text
-    assert acking.close_acks() == {}
+    assert acking.close_acks(run_state()) == {}

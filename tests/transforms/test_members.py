@@ -22,11 +22,11 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.runs.members import Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
-from llmdo.transforms.answers.infer import answered_before
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.members import SLOTS, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.members import SLOTS, Member, Tell, error_of, join, report_of, spent_by, take_in
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import RunState, reset_run_state, run_state
+from llmdo.transforms.run_state import RunState
+from tests.states import run_state
 
 
 @pytest.fixture
@@ -34,12 +34,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LISTEN_SECONDS", 0.02)
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 0.0)
-    reset_run_state()
-    yield Run("run-1", locate_folder(str(tmp_path)), "c", remote=True)
-    if module._member is not None:
-        module._member.stop()
-    monkeypatch.setattr(module, "_member", None)
-    reset_run_state()
+    return Run("run-1", locate_folder(str(tmp_path)), "c", remote=True)
 
 
 def wait_until(done):
@@ -47,6 +42,11 @@ def wait_until(done):
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def member_of(run):
+    (member,) = run.state.find(Member)
+    return member
 
 
 def file(name):
@@ -59,7 +59,7 @@ def test_a_process_that_joins_keeps_its_run_alive_without_the_one_that_began_it(
     other = Presence(store, run.output.key, "run-2")
     assert other.is_alive("run-1")
     assert not other.is_alive("run-3")
-    module._member.stop()
+    member_of(run).stop()
     other._known.clear()
     assert not other.is_alive("run-1")
     other.stop()
@@ -69,7 +69,7 @@ def test_joining_again_changes_nothing_and_where_the_run_began_nobody_joins(run)
     before = run_state()
     join(replace(run, remote=False))
     assert run_state() is before
-    assert run_state().presence is None
+    assert before.presence is None
     join(run)
     state = run_state()
     join(run)
@@ -94,17 +94,17 @@ def test_what_a_process_did_and_why_it_stopped_reaches_the_one_that_began_the_ru
 
 
 def test_what_other_processes_have_answered_counts_where_a_refusal_leaves_open_whom_it_is_about(run, monkeypatch):
-    assert not answered_before()
+    assert not run.state.answered_before()
     join(run)
     run_state().counts.answered = 5  # of this process, by another model: these say nothing
-    module._member.tell()
+    member_of(run).tell()
     notes = run.notes
     notes.report("another", Report(counts={"answered": 0, "failed": 2}, spent={}))
-    assert not answered_before()
+    assert not run.state.answered_before()
     notes.report("third", Report(counts={"answered": 1}, spent={}, number=2))
-    assert answered_before()
+    assert run.state.answered_before()
     monkeypatch.setattr(Members, "others_answered", Mock(side_effect=StorageUnavailable("away")))
-    assert not answered_before()
+    assert not run.state.answered_before()
 
 
 def test_a_run_that_is_told_to_stop_stops_in_each_process(run):
@@ -193,7 +193,7 @@ def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts
     join(run)
     for number in range(3 * SLOTS):
         run_state().add(answered=1)
-        module._member.tell()
+        member_of(run).tell()
         (report,) = run.notes.reports().values()
         assert report.counts["answered"] == number + 1
     assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == SLOTS
@@ -208,7 +208,7 @@ def test_a_store_that_does_not_answer_fails_no_bundle_and_its_files_are_reported
         outage.setattr(Members, "report", Mock(side_effect=StorageUnavailable("R2 sleeps")))
         tell.finish_bundle()
     assert "R2 sleeps" in caplog.text
-    module._member.tell()
+    member_of(run).tell()
     (report,) = run.notes.reports().values()
     assert [settled["file"]["key"] for settled in report.settled] == ["a"]
 
@@ -220,10 +220,10 @@ def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():
 
 def test_what_was_said_is_forgotten_with_the_run(run):
     join(run)
-    module._member.tell()
+    member_of(run).tell()
     notes = run.notes
     notes.stop("x")
-    module._member.stop()
+    member_of(run).stop()
     notes.forget()
     assert list(open_store(run.output.store_url).list(run.output.key)) == []
     assert Members(notes.store, notes.prefix, "run-9").stopped() is None

@@ -3,7 +3,7 @@ import pytest
 from llmdo.storage.errors import AccessDenied, QueueError, StorageUnavailable
 from llmdo.transforms import outages
 from llmdo.transforms.outages import STORE_PATIENCE_S, Outage, patiently, pause, persistently
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import fresh_state, run_state
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def slept(monkeypatch):
 
 
 def test_waits_grow_to_a_minute_and_begin_anew_when_the_service_works():
-    outage = Outage("R2")
+    outage = Outage(run_state(), "R2")
     waits = [outage.wait_after(StorageUnavailable("no")) for _ in range(9)]
     assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
     assert outage.lasted_s == sum(waits)
@@ -36,16 +36,16 @@ def test_waits_grow_to_a_minute_and_begin_anew_when_the_service_works():
     ],
 )
 def test_a_service_that_says_how_long_to_wait_is_obeyed(error, wait):
-    assert Outage("q").wait_after(error) == wait
+    assert Outage(run_state(), "q").wait_after(error) == wait
 
 
 def test_an_error_that_will_not_pass_is_raised():
     with pytest.raises(AccessDenied):
-        Outage("R2").wait_after(AccessDenied("wrong key"))
+        Outage(run_state(), "R2").wait_after(AccessDenied("wrong key"))
 
 
 def test_it_is_said_when_it_begins_and_when_it_is_over_and_not_in_between(caplog):
-    outage = Outage("R2")
+    outage = Outage(run_state(), "R2")
     outage.over()
     for _ in range(3):
         outage.wait_after(StorageUnavailable("R2 sleeps"))
@@ -58,24 +58,24 @@ def test_it_is_said_when_it_begins_and_when_it_is_over_and_not_in_between(caplog
 
 
 def test_callers_that_find_the_same_service_failing_say_it_once(caplog):
-    one, other = Outage("R2"), Outage("R2")
+    one, other = Outage(run_state(), "R2"), Outage(run_state(), "R2")
     for outage in (one, other):
         outage.wait_after(StorageUnavailable("R2 sleeps"))
     one.over()
     other.over()
     assert len(caplog.records) == 2
     other.wait_after(StorageUnavailable("R2 sleeps again"))
-    reset_run_state()  # the next pipeline says so, too
-    Outage("R2").wait_after(StorageUnavailable("R2 still sleeps"))
+    fresh_state()  # the next pipeline says so, too
+    Outage(run_state(), "R2").wait_after(StorageUnavailable("R2 still sleeps"))
     assert len(caplog.records) == 4
 
 
 def test_a_pause_ends_when_the_run_stops(slept):
-    pause(1.1)
+    pause(run_state(), 1.1)
     assert sum(slept) == pytest.approx(1.1)
     slept.clear()
     run_state().stop("SIGTERM")
-    pause(300.0)
+    pause(run_state(), 300.0)
     assert slept == []
 
 
@@ -87,11 +87,11 @@ def test_what_fails_for_now_is_done_again_and_what_will_not_pass_is_not(slept):
             raise errors.pop()
         return "done"
 
-    assert patiently(work, "R2") == "done"
+    assert patiently(run_state(), work) == "done"
     assert sum(slept) == pytest.approx(1.5)
     slept.clear()
     with pytest.raises(AccessDenied):
-        patiently(lambda: (_ for _ in ()).throw(errors[0]), "R2")
+        patiently(run_state(), lambda: (_ for _ in ()).throw(errors[0]))
     assert slept == []
 
 
@@ -104,7 +104,7 @@ def test_a_listing_that_breaks_is_taken_up_again_and_gives_each_thing_once(slept
             raise errors.pop()
         yield from "cd"
 
-    assert list(persistently(find, str, "R2")) == ["a", "b", "c", "d"]
+    assert list(persistently(run_state(), find, str)) == ["a", "b", "c", "d"]
     assert sum(slept) == pytest.approx(1.5)
 
 
@@ -114,10 +114,10 @@ def test_a_listing_that_never_works_fails_after_a_while_and_at_once_where_the_ru
         yield ""
 
     with pytest.raises(StorageUnavailable):
-        list(persistently(find, str, "R2"))
+        list(persistently(run_state(), find, str))
     assert STORE_PATIENCE_S / 2 < sum(slept) <= STORE_PATIENCE_S
     slept.clear()
     run_state().stop("SIGTERM")
     with pytest.raises(StorageUnavailable):
-        list(persistently(find, str, "R2"))
+        list(persistently(run_state(), find, str))
     assert slept == []

@@ -20,16 +20,14 @@ from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnus
 from llmdo.backends.requests import EmbedRequest, LineId
 from llmdo.backends.usage import Usage
 from llmdo.storage.output.costs import Cost
-from llmdo.storage.runs.runs import ASLEEP_SECONDS
 from llmdo.transforms.answers.metrics import InferMetrics
 from llmdo.transforms.answers.result_queue import ResultQueue
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded, LineTexts
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
-from llmdo.transforms.members import join, others_answered, tell_why
+from llmdo.transforms.members import join, tell_why
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import run_state
 
 # How often a waiting bundle checks for room that another bundle's calls freed. Seconds.
 _LOOK_AGAIN = 0.05
@@ -85,10 +83,16 @@ class _Infer(beam.DoFn):
     def setup(self) -> None:
         join(self.run)
         self._at_once = max(1, min(self.calls.window // _PARTS, _MOST))
-        self._budget = self.run.state.budget_within(self.calls.limits)
+        state = self.run.state
+        self._budget = state.budget_within(self.calls.limits)
         self._metrics = InferMetrics()
         calls = replace(
-            self.calls, own=self.defaults.providers, gate=asleep, budget=self._budget, answered_before=answered_before
+            self.calls,
+            own=self.defaults.providers,
+            gate=state.asleep,
+            budget=self._budget,
+            answered_before=state.answered_before,
+            run_id=self.run.run_id,
         )
         self._engine: Engine = get_engine(calls)
 
@@ -239,25 +243,6 @@ class _Infer(beam.DoFn):
         self._metrics.failure(error)
         self.run.state.add(failed=1, bytes_done=line.stop - line.start)
         return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
-
-
-def asleep() -> StopRun | None:
-    """Stops calls after a lapse of the run's heartbeat so long that another run may work on its files."""
-    presence = run_state().presence
-    if presence is None or not presence.asleep:
-        return None
-    return RunAsleep(
-        f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s: run the same command again to resume"
-    )
-
-
-def answered_before() -> bool:
-    """Whether earlier runs answered lines of this run's files, or other processes of this run answered any."""
-    return run_state().counts.answered_before > 0 or others_answered()
-
-
-class RunAsleep(StopRun):
-    """The run had no heartbeat for too long; a new run resumes its work."""
 
 
 def line_id(line: Line) -> LineId:

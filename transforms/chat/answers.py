@@ -19,13 +19,13 @@ from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
-from llmdo.transforms.answers.infer import RunAsleep
 from llmdo.transforms.chat.elements import ChatDefaults
 from llmdo.transforms.chat.events import completed, delta, failed, metadata, received, started
 from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, Reason, reason_of
 from llmdo.transforms.chat.history import History, history
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import ResponseEventFields, fits
+from llmdo.transforms.run_state import RunAsleep
 
 DELTAS_EVERY_S = 0.25  # the text that arrives in this time is sent as one event
 # A conversation that did not fit the model is shortened to this fraction, and sent once more.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import uvloop
@@ -16,6 +15,7 @@ from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversation import ChatContext, ConversationWorker, OnAnswered
 from llmdo.transforms.chat.elements import Answered, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.run_state import RunState
 
 BLOCKING_THREADS = 64  # for calls to the log and the queue
 CLOSE_S = 10.0  # how long close() waits for calls in flight
@@ -46,8 +46,6 @@ class Conversations:
         self._context = ChatContext(log, answers, replies, settings, asyncio.Event(), self._end, self._spawn)
         self._thread = threading.Thread(target=self._live, name="llmdo-conversations", daemon=True)
         self._thread.start()
-        with _registering:
-            _running.append(self)
 
     def submit(self, incoming: WaitingMessage, done: OnAnswered) -> None:
         """Takes a message; ``done`` is called on the loop's thread, and must be quick. From any thread."""
@@ -63,8 +61,6 @@ class Conversations:
         """Stops, and waits up to ``timeout_s`` for calls in flight; what is left then ends with its engine."""
         self.stop()
         self._thread.join(timeout_s)
-        with _registering, suppress(ValueError):
-            _running.remove(self)
 
     @property
     def open(self) -> int:
@@ -133,27 +129,22 @@ class Conversations:
         task.add_done_callback(self._tasks.discard)
 
 
-# A module global, as the engines are: the objects that are not closed.
-_running: list[Conversations] = []
-_registering = threading.Lock()
+class InWork:
+    """The ``mark_name``s of the messages that this process took for a run and has not finished."""
 
+    def __init__(self, state: RunState) -> None:
+        self._state = state
 
-class _InWork:
     def __contains__(self, name: object) -> bool:
-        return any(name in conversations for conversations in list(_running))
+        return any(name in conversations for conversations in self._state.find(Conversations))
 
 
-def in_work() -> Container[str]:
-    """The ``mark_name``s of the messages that were submitted in this process and are not finished."""
-    return _InWork()
+def open_conversations(state: RunState) -> int:
+    """A run's conversations in this process that have messages in work."""
+    return sum(conversations.open for conversations in state.find(Conversations))
 
 
-def open_conversations() -> int:
-    """Conversations of this process that have messages in work."""
-    return sum(conversations.open for conversations in list(_running))
-
-
-def close_conversations() -> None:
-    """Ends all conversations of this process: calls in flight get CLOSE_S; all other messages stay open in the log."""
-    for conversations in list(_running):
+def close_conversations(state: RunState) -> None:
+    """Ends a run's conversations in this process: calls in flight get CLOSE_S; the rest stays open in the log."""
+    for conversations in state.take(Conversations).values():
         conversations.close()

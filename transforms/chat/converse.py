@@ -20,14 +20,13 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import open_log
 from llmdo.storage.chat.records import LoggedAnswer
 from llmdo.storage.queues.client import QueueClient
-from llmdo.transforms.answers.infer import asleep
 from llmdo.transforms.chat.answers import Answers
-from llmdo.transforms.chat.conversations import Conversations, close_conversations
+from llmdo.transforms.chat.conversations import Conversations
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
+from llmdo.transforms.run_state import RunState
 
 MOST_OPEN = 10_000  # messages of all conversations; with more, a bundle waits
 _LOOK_AGAIN = 0.05  # how often a waiting bundle checks for a newer one, and for the end of the run. Seconds.
@@ -68,10 +67,11 @@ class Converse(beam.PTransform):
 
 
 class ConversationDesk:
-    """Takes messages from all bundles of a process, and hands out their results. Thread-safe."""
+    """Takes messages from all bundles of a run in a process, and hands out their results. Thread-safe."""
 
-    def __init__(self, conversations: Conversations) -> None:
+    def __init__(self, conversations: Conversations, state: RunState) -> None:
         self.conversations = conversations
+        self._state = state
         self._finished: SimpleQueue[WindowedValue] = SimpleQueue()
         self._lock = threading.Lock()
         self._open = self._newest = 0
@@ -97,7 +97,7 @@ class ConversationDesk:
             yield from self._some(wait=True)
 
     def _some(self, *, wait: bool) -> Iterator[WindowedValue]:
-        if stopping():
+        if self._state.stopping:
             self.conversations.stop()
         while True:
             try:
@@ -127,20 +127,11 @@ class _Converse(beam.DoFn):
         yield from self._desk.fetch_all()
 
 
-# By run id. A module global, as the engines are: all threads and all DoFn instances share it.
-_desks: dict[str, ConversationDesk] = {}
-_opening = threading.Lock()
-
-
 def _desk(step: Converse) -> ConversationDesk:
-    """The desk of a run in this process; that of an earlier run is closed."""
-    with _opening:
-        desk = _desks.get(step.run.run_id)
-        if desk is None:
-            close_conversations()
-            _desks.clear()
-            desk = _desks[step.run.run_id] = ConversationDesk(conversations_of(step))
-        return desk
+    """The run's desk in this process, which all threads and all DoFn instances share."""
+    state = step.run.state
+    conversations = state.shared(Conversations, lambda: conversations_of(step))
+    return state.shared(ConversationDesk, lambda: ConversationDesk(conversations, state))
 
 
 def _lasts() -> bool:
@@ -150,8 +141,8 @@ def _lasts() -> bool:
 
 def conversations_of(step: Converse) -> Conversations:
     """Makes the conversations of a step. Raises ModelNotFound, StorageError, MissingSettings."""
-    run = step.run
-    budget = run.state.budget_within(step.calls.limits)
+    run, state = step.run, step.run.state
+    budget = state.budget_within(step.calls.limits)
     budget.prices.ask(split_model(step.defaults.model)[0])  # starts reading prices before they are needed
     replies = None
     if step.replies is not None:
@@ -160,7 +151,7 @@ def conversations_of(step: Converse) -> Conversations:
         step.calls,
         first_window=step.calls.window,  # a window grows only when calls end, so slow ones would hold up others
         answered_before=never if step.stops else _lasts,
-        gate=asleep,
+        gate=state.asleep,
         budget=budget,
         run_id=run.run_id,
     )
@@ -170,14 +161,14 @@ def conversations_of(step: Converse) -> Conversations:
         tell=None if replies is None else replies.tell,
         deltas=step.deltas,
         stops=step.stops,
-        stopping=stopping,
+        stopping=lambda: state.stopping,
     )
     settings = ConversationSettings(
         run_id=run.run_id,
-        is_alive=run.state.is_alive,
+        is_alive=state.is_alive,
         since=step.since,
         counted=partial(_count, run),
-        over=run.state.stop,
+        over=state.stop,
     )
     return Conversations(open_log(run.output), answers, replies, settings)
 

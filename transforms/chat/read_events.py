@@ -19,7 +19,7 @@ from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.queues.client import Pacer, QueueClient, QueueMessage
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
-from llmdo.transforms.chat.conversations import in_work
+from llmdo.transforms.chat.conversations import InWork
 from llmdo.transforms.chat.elements import WaitingMessage
 from llmdo.transforms.chat.intake import EventIntake
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
@@ -29,7 +29,6 @@ from llmdo.transforms.files.source import Listing
 from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, cut
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 _PORTION = 500  # events of a file that are logged concurrently; a response finds the messages of its own portion
 _MAX_EVENT_BYTES = 1 << 20
@@ -92,13 +91,13 @@ class _Read(beam.DoFn):
         try:
             for file in list_inputs(Listing(self._files), None):
                 events = read_lines(file.file, log, self._run)
-                while not stopping() and (some := list(islice(events, _PORTION))):
+                while not self._run.state.stopping and (some := list(islice(events, _PORTION))):
                     for taken in intake.take(some):
                         if taken.error is not None:
                             raise taken.error
         finally:
             intake.close()
-        if not stopping():
+        if not self._run.state.stopping:
             yield from accepted(log.open_messages())
 
 
@@ -137,9 +136,9 @@ class _QueuedEvents:
         self._intake = EventIntake(self._log, run, since)
         self._client = QueueClient(cloudflare_account(), queue_id)
         self._pacer = Pacer(poll_seconds)
-        self._sweep = Sweep(lambda: accepted(self._log.open_messages(known=in_work())))
-        self._acks = acks_of(queue_id)
-        self._queue_outage, self._log_outage = Outage(f"queue {queue_id}"), Outage("the log")
+        self._sweep = Sweep(run, lambda: accepted(self._log.open_messages(known=InWork(run.state))))
+        self._acks = acks_of(run.state, queue_id)
+        self._queue_outage, self._log_outage = Outage(run.state, f"queue {queue_id}"), Outage(run.state, "the log")
         self._held: list[QueueMessage] = []  # those that could not be logged so far
 
     def look(self) -> tuple[Sequence[WaitingMessage], float]:

@@ -26,7 +26,6 @@ from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Sour
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 _log = logging.getLogger(__name__)
 
@@ -67,14 +66,15 @@ class _Look(beam.DoFn):
             yield replace(notice, attempt=attempt)
 
     def _look(self) -> Iterator[Notice]:
-        yield from persistently(lambda: left_in_work(self.run, self.source), _name, "R2")
+        state = self.run.state
+        yield from persistently(state, lambda: left_in_work(self.run, self.source), _name)
         if isinstance(self.source, Listing):
             listing = self.source
-            yield from persistently(lambda: list_inputs(listing, self.run.output), _name, "R2")
+            yield from persistently(state, lambda: list_inputs(listing, self.run.output), _name)
         else:
             yield from pull_notifications(self.source, self.run)
             if self.run.remote:  # nobody waits for the acks once this process has done its work
-                acks_of(self.source.queue_id).flush()
+                acks_of(state, self.source.queue_id).flush()
 
 
 def _name(notice: Notice) -> str:
@@ -111,7 +111,7 @@ def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
     Raises StorageError where the queue or the bucket cannot be used.
     """
     puller, empty = Puller(source, run), 0
-    while empty < _EMPTY_PULLS and not stopping():
+    while empty < _EMPTY_PULLS and not run.state.stopping:
         notices, messages, wait = puller.pull()
         yield from notices
         empty = empty + 1 if messages == 0 else 0
@@ -119,7 +119,7 @@ def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
             run.state.report_undone(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")
             break
         if empty < _EMPTY_PULLS:
-            pause(wait)
+            pause(run.state, wait)
     puller.close()
 
 
@@ -134,9 +134,10 @@ class Puller:
         self._source = source
         self._run = run
         self._client = QueueClient(cloudflare_account(), source.queue_id)
-        self._acks = acks_of(source.queue_id)
+        self._acks = acks_of(run.state, source.queue_id)
         self._pacer = Pacer(source.poll_seconds)
-        self._queue_outage, self._store_outage = Outage(f"queue {source.queue_id}"), Outage("R2")
+        self._queue_outage = Outage(run.state, f"queue {source.queue_id}")
+        self._store_outage = Outage(run.state, "R2")
         self._held: list[QueueMessage] = []
         self.problem: StorageError | None = None
 

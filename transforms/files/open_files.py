@@ -69,7 +69,7 @@ class OpenFiles(beam.PTransform):
                     prepare=partial(join, self.run),
                 )
             )
-            | "Ack messages" >> beam.ParDo(_Ack(self.queue, wait=self.run.remote))
+            | "Ack messages" >> beam.ParDo(_Ack(self.run, self.queue))
         )
 
 
@@ -84,14 +84,13 @@ class Opening:
 
 def open_each(run: Run, max_line_bytes: int, notice: Notice) -> Iterator[Opening]:
     """One Opening a notice, which knows the notice's lease."""
-    opening = patiently(lambda: open_file(run, notice, max_line_bytes), "R2")
+    opening = patiently(run.state, lambda: open_file(run, notice, max_line_bytes))
     yield replace(opening, lease_id=notice.lease_id)
 
 
 def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
     """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError."""
-    presence = run.state.presence
-    if presence is not None and presence.run_id != run.run_id:  # what is left of a pipeline that failed opens nothing
+    if run.state.over:  # what is left of a pipeline that failed opens nothing
         return Opening(ack=False)
     store = run.store
     jobs, problem, owner = run.jobs, "", owner_of(run.run_id, notice.attempt)
@@ -223,12 +222,12 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
 class _Ack(beam.DoFn):
     """Has acked what is open, and lets go on what is to be read.
 
-    ``wait``: a bundle ends when its messages are acked, or the queue has failed, since its process may end with it.
+    In a process that may end with its bundle, that ends when its messages are acked, or the queue has failed.
     """
 
-    def __init__(self, queue: str | None, *, wait: bool = False) -> None:
+    def __init__(self, run: Run, queue: str | None) -> None:
+        self.run = run
         self.queue = queue
-        self.wait = wait
 
     def start_bundle(self) -> None:
         self._leases: list[str] = []
@@ -244,10 +243,10 @@ class _Ack(beam.DoFn):
 
     def finish_bundle(self) -> None:
         self._ack()
-        if self.wait and self.queue is not None:
-            acks_of(self.queue).flush()
+        if self.run.remote and self.queue is not None:
+            acks_of(self.run.state, self.queue).flush()
 
     def _ack(self) -> None:
         if self._leases and self.queue is not None:
-            acks_of(self.queue).add(self._leases)
+            acks_of(self.run.state, self.queue).add(self._leases)
         self._leases, self._ack_at = [], float("inf")

@@ -24,7 +24,6 @@ from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 # How often it is looked whether the run stops, while a longer wait for the next look goes on. Seconds.
 LISTEN_SECONDS = 1.0
@@ -82,7 +81,7 @@ class Looks(Generic[Found_co]):
     def __init__(self, run: Run, looking: Looking[Found_co]) -> None:
         self._run = run
         self._looking = looking
-        self._outage = Outage("looking for work")
+        self._outage = Outage(run.state, "looking for work")
         self._next = float("-inf")
 
     @property
@@ -157,7 +156,7 @@ class LookAgain(beam.DoFn, RestrictionProvider):
         watermark: Any = _WATERMARK,
     ) -> Iterator[TimestampedValue]:
         """One look."""
-        if stopping():
+        if self._run.state.stopping:
             tracker.try_claim(_END)
             watermark.set_watermark(MAX_TIMESTAMP)
             return
@@ -172,9 +171,9 @@ class LookAgain(beam.DoFn, RestrictionProvider):
 class Sweep(Generic[T]):
     """What earlier runs left, looked for every SWEEP_SECONDS, and given in portions."""
 
-    def __init__(self, left: Callable[[], Iterator[T]]) -> None:
+    def __init__(self, run: Run, left: Callable[[], Iterator[T]]) -> None:
         self._left = left
-        self._outage = Outage("looking for what earlier runs left")
+        self._outage = Outage(run.state, "looking for what earlier runs left")
         self._next = float("-inf")
         self._rest: Iterator[T] = iter(())
 
@@ -197,7 +196,7 @@ class LookForFiles:
 
     def __init__(self, source: Notifications, run: Run) -> None:
         self._puller = Puller(source, run)
-        self._sweep = Sweep(lambda: left_in_work(run, source))
+        self._sweep = Sweep(run, lambda: left_in_work(run, source))
 
     def look(self) -> tuple[list[Notice], float]:
         """A portion of what was left, and one pull."""

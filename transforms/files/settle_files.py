@@ -80,7 +80,7 @@ def conclude(run: Run, concluded: Concluded) -> Iterator[Settled]:
         settled = settle(run, concluded)
     else:
         stale = partial(settle_stale, run, concluded.file, concluded.stale or "", concluded.gone)
-        settled = patiently(stale, "R2")
+        settled = patiently(run.state, stale)
     run.state.settle(settled)
     yield settled
 
@@ -123,11 +123,11 @@ def settle(run: Run, finished: Finished) -> Settled:
         neurons=cost.neurons,
         shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
     )
-    manifest = patiently(lambda: write_manifest(store, folder, ours), "R2")
+    manifest = patiently(run.state, lambda: write_manifest(store, folder, ours))
     if manifest == ours:
         for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
-            patiently(partial(store.delete, folder + name), "R2")
-    patiently(lambda: run.jobs.remove((file.store_url, file.key, file.etag)), "R2")
+            patiently(run.state, partial(store.delete, folder + name))
+    patiently(run.state, lambda: run.jobs.remove((file.store_url, file.key, file.etag)))
     return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
 
 

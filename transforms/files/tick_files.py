@@ -21,7 +21,6 @@ from llmdo.transforms.files.poll_files import WINDOW_SECONDS, LookForFiles, Look
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 # How often Flink is to ask whether it is time to look. Milliseconds.
 TICK_MS = 100
@@ -79,9 +78,9 @@ class _LookOnTick(beam.DoFn):
         self._looks.close()
 
     def process(self, _: tuple[int, int], seen: Any = beam.DoFn.StateParam(SEEN)) -> Iterator[TimestampedValue]:
-        if stopping() or self._looks.wait_s > 0:
-            return
         state, run_id = self._run.state, self._run.run_id
+        if state.stopping or self._looks.wait_s > 0:
+            return
         known = _seen.get(run_id)
         if known is None or seen.read() != known:
             known = _Seen(_PROCESS, 0, state.next_attempt())

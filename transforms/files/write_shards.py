@@ -111,7 +111,7 @@ def _put(run: Run, kind: ShardKind, rows: Sequence[Answer | Failure]) -> Written
         output_tokens=sum(row.output_tokens for row in answers),
         cost=total(row.cost for row in answers),
     )
-    shard = patiently(put, "R2")
+    shard = patiently(run.state, put)
     run.state.add(shards=1, lines_written=len(rows))
     return Written(file, shard=shard)
 

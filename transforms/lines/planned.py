@@ -20,7 +20,6 @@ from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadPlanned", "parcels_in_bundle"]
 
@@ -87,7 +86,7 @@ def plan(element: Opened, reading: Reading) -> Iterator[Planned]:
                 yield Planned(part, start, min(start + reading.range_bytes, last))
 
 
-def read_planned(planned: Planned, reading: Reading) -> Iterator[list[Read]]:
+def read_planned(planned: Planned, reading: Reading, run: Run) -> Iterator[list[Read]]:
     """What a range holds, in parcels; a Stale at the end where the file is gone, changed or corrupt."""
     element = planned.element
     if not isinstance(element, OpenFile):
@@ -100,7 +99,7 @@ def read_planned(planned: Planned, reading: Reading) -> Iterator[list[Read]]:
     try:
         for tiles in read_range(element, planned.start, planned.stop, reading):
             for parcel in parcels(tiles):
-                if stopping():
+                if run.state.stopping:
                     return
                 yield parcel
     except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
@@ -134,5 +133,5 @@ class _ReadParcels(beam.DoFn):
         self._dealt = count()
 
     def process(self, planned: Planned) -> Iterator[TaggedOutput]:
-        for parcel in read_planned(planned, self._reading):
+        for parcel in read_planned(planned, self._reading, self._run):
             yield TaggedOutput(f"lane {next(self._dealt) % self._reading.lanes}", parcel)

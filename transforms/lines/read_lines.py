@@ -21,7 +21,6 @@ from llmdo.transforms.lines.lanes import Lanes, ReadingTurn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 __all__ = ["ReadLines"]
 
@@ -51,7 +50,7 @@ class ReadLines(beam.PTransform):
         return (
             files
             | "One gap each" >> beam.FlatMap(one_gap_each)
-            | "Read ranges" >> beam.ParDo(_ReadRange(self.reading))
+            | "Read ranges" >> beam.ParDo(_ReadRange(self.reading, self.run))
             | "One line each" >> beam.FlatMap()
         )
 
@@ -138,15 +137,12 @@ def _claim(tracker: Any, tiles: list[Tile]) -> list[Tile]:
     return tiles
 
 
-# A module global: the limit holds for all bundles of the process, whichever instances of the DoFn run them.
-_lanes = Lanes()
-
-
 class _ReadRange(beam.DoFn, RestrictionProvider):
     """Reads the lines that begin in a range. Elements: known shards, and files with one gap or compressed."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, run: Run) -> None:
         self._reading = reading
+        self._run = run
         self._turn: ReadingTurn | None = None
         self._group = 1
 
@@ -171,7 +167,8 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
 
     def start_bundle(self) -> None:
         if self._reading.checkpoint_seconds is not None:
-            self._turn = ReadingTurn(_lanes, self._reading.lanes, self._reading.checkpoint_seconds)
+            lanes = self._run.state.shared(Lanes, Lanes)  # the limit holds for all bundles of the run in this process
+            self._turn = ReadingTurn(lanes, self._reading.lanes, self._reading.checkpoint_seconds)
         self._group = 1
 
     def process(
@@ -186,14 +183,14 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         if instead is not None:
             yield [instead]
             return
-        restriction = tracker.current_restriction()
+        restriction, state = tracker.current_restriction(), self._run.state
         small = restriction.seekable and restriction.stop - restriction.start <= SMALLEST_RANGE
         wait = self._turn.wait(restriction.fresh, small) if self._turn else None
-        if wait is not None and not stopping():
+        if wait is not None and not state.stopping:
             tracker.defer_remainder(Duration(wait))
             return
         batches = read_range(element, restriction.start, restriction.stop, self._reading)
-        while not stopping():
+        while not state.stopping:
             try:
                 tiles = next(batches, None)
             except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
@@ -202,7 +199,7 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
                 return
             if tiles is None:
                 break
-            while tiles and not stopping():
+            while tiles and not state.stopping:
                 group, tiles = tiles[: self._group], tiles[self._group :]
                 claimed = _claim(tracker, group)
                 begun = time.monotonic()

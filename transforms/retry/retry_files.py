@@ -29,7 +29,6 @@ from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Line, 
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.retry.error_lines import take_back
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import stopping
 
 # The records of files that are retried. Not beside those of open files: a run removes one whose file is settled.
 RETRY_FOLDER = "_retry/"
@@ -180,7 +179,7 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
 
 def read_errors(folder: str, run: Run, everything: bool = False) -> Iterator[RetriedElement]:
     """See ReadErrors; for one file. Raises StorageError."""
-    if stopping():
+    if run.state.stopping:
         return
     try:
         claimed = claim_file(run, folder)
@@ -217,7 +216,7 @@ def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterato
             yield KnownShard(file, kept)
         replaced.append(shard.name)
         for line in rows.again:
-            if stopping():
+            if run.state.stopping:
                 yield Leftovers(file, ())  # so that the file is finished, unmerged
                 return
             lines, size = lines + 1, size + line.stop - line.start

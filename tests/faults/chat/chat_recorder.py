@@ -40,13 +40,13 @@ from llmdo.transforms.acks import close_acks
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat import read_events as chat_source
-from llmdo.transforms.chat.conversations import Conversations, close_conversations
+from llmdo.transforms.chat.conversations import Conversations
 from llmdo.transforms.chat.converse import Converse, conversations_of
 from llmdo.transforms.chat.elements import ChatDefaults, ConversationSettings
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state
 from tests.faults.recorder import HOUR, Death, Died, Process, World, Write
+from tests.states import forget_runs
 
 MODEL = "@cf/test/model"
 PREFIX = "chat/"
@@ -190,26 +190,26 @@ class ChatWorld(World):
         with suppress(Died):
             given = {"ledger": self._ledger, "context_tokens": 10**6, "concurrency": "fixed:2"}
             summary = chat(check_chat_options(**options, **given), lambda _: nullcontext())
-        close_conversations()
+        forget_runs()
         return self._after(process, summary)
 
     def answer_queue(self, dies: Death | None = None) -> bool:
         """The steps of ``llmdo chat --queue``, by hand, until nothing is left to do; whether the process lived."""
         process = self._new_process(dies)
-        reset_run_state()
         where = Location("r2://llmdo", PREFIX)
         run = Run(f"run-{uuid.uuid4().hex}", where)
         calls = CallSettings(2, fixed=True, kept=LedgerSettings(self._ledger, SAME_MESSAGE))
         with suppress(Died):
             source = chat_source._QueuedEvents(self._queue.queue_id, run, None, 0.25)
-            conversations = conversations_of(Converse(ChatDefaults(MODEL), calls, run, self._out.queue_id))
+            step = Converse(ChatDefaults(MODEL), calls, run, self._out.queue_id)
+            conversations = run.state.shared(Conversations, lambda: conversations_of(step))
             try:
                 self._look_again_and_again(source, conversations)
             finally:
                 conversations.close()
                 close_engines()
                 source.close()
-                close_acks()
+                close_acks(run.state)
         return self._after(process, True) or False
 
     def _new_process(self, dies: Death | None) -> Process:

@@ -25,8 +25,8 @@ from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Failure, FileVersion, Line, Outcome
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state
 from tests.local.cloudflare import Running
+from tests.states import fresh_state
 
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"  # its items come as `responses`, with references
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"  # as `results`, without
@@ -59,7 +59,7 @@ def answer(
             "kept": LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite"),
             **settings,
         }
-        reset_run_state()
+        fresh_state()
         FOUND.clear()
         with TestPipeline(runner="FnApiRunner") as pipeline:
             _ = (

@@ -6,7 +6,8 @@ import pytest
 
 from llmdo.runners.running import stop as stopping
 from llmdo.runners.running.stop import Stop
-from llmdo.transforms.run_state import reset_run_state
+from llmdo.transforms import run_state
+from llmdo.transforms.run_state import RunState
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def wait_for(condition):
 
 
 def test_the_first_signal_stops_the_run_and_the_handlers_come_back(left):
-    state, before, stop = reset_run_state(), signal.getsignal(signal.SIGTERM), Stop(60)
+    state, before, stop = RunState(), signal.getsignal(signal.SIGTERM), Stop(60)
+    stop.apply(state)
     with stop.on_signals():
         assert not stop.wait(0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -37,7 +39,6 @@ def test_the_first_signal_stops_the_run_and_the_handlers_come_back(left):
 
 
 def test_a_second_signal_leaves_at_once(left):
-    reset_run_state()
     with Stop(60).on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -49,16 +50,15 @@ def test_a_run_that_begins_after_the_signal_stops_at_once(left):
     with stop.on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(5)
-    state = reset_run_state()
+    state = RunState()
     stop.apply(state)
     assert "SIGINT" in str(state.stop_reason)
 
 
 def test_calls_that_outlast_the_drain_are_cancelled_and_a_run_that_hangs_then_is_left(left, monkeypatch):
     cancelled = threading.Event()
-    monkeypatch.setattr(stopping, "close_engines", cancelled.set)
+    monkeypatch.setattr(stopping, "close_engines", lambda run_id: cancelled.set())
     monkeypatch.setattr(stopping, "_LAST_WRITES", 0.05)
-    reset_run_state()
     with Stop(0.05).on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: left)
@@ -68,12 +68,12 @@ def test_calls_that_outlast_the_drain_are_cancelled_and_a_run_that_hangs_then_is
 
 def test_engines_start_no_call_once_the_run_stops(left, monkeypatch):
     errors = []
-    monkeypatch.setattr(stopping, "stop_engines", errors.append)
-    state = reset_run_state()
+    monkeypatch.setattr(run_state, "stop_engines", lambda error, run_id: errors.append(run_id))
+    state = RunState("run-1")
     Stop(60).apply(state)
     state.stop("why")
     state.stop("again")
-    assert len(errors) == 1
+    assert errors == ["run-1"]
     assert state.stop_reason == "why"
 
 
@@ -82,7 +82,7 @@ def draining(monkeypatch):
     """A drain that goes on until ``over`` is set."""
     begun, over = threading.Event(), threading.Event()
 
-    def drain(seconds, waiting):
+    def drain(seconds, waiting, run_id):
         waiting(4)
         begun.set()
         # In short steps, as the real one: a signal that comes just before a wait does not end it.
@@ -99,7 +99,6 @@ def test_ctrl_c_leaves_the_drain_of_a_failed_pipeline_at_once_and_sigterm_does_n
     left, draining, caplog, number, codes
 ):
     begun, over = draining
-    reset_run_state()
     stop = Stop(60)
 
     def send():
@@ -121,7 +120,6 @@ def test_ctrl_c_leaves_the_drain_of_a_failed_pipeline_at_once_and_sigterm_does_n
 def test_a_signal_after_the_drain_is_a_first_one(left, draining):
     _, over = draining
     over.set()
-    reset_run_state()
     stop = Stop(60)
     with stop.on_signals():
         stop.drain()

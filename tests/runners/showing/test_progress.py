@@ -48,9 +48,9 @@ def test_the_status_line_has_lines_calls_tokens_errors_and_files():
 
 def test_requests_that_wait_in_batches_are_told_where_there_are_any(monkeypatch):
     for line in (status_line, stream_line):
-        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda: 0)
+        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda run_id: 0)
         assert "batches" not in line(RunState(), Rate())
-        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda: 1234)
+        monkeypatch.setattr("llmdo.runners.showing.progress.requests_in_batches", lambda run_id: 1234)
         assert " · 1,234 in batches · " in line(RunState(), Rate())
 
 

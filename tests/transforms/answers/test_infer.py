@@ -35,12 +35,12 @@ from llmdo.storage.output.costs import Cost
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers import infer
-from llmdo.transforms.answers.infer import Infer, asleep
+from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import fresh_state, run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 100_000)
 SIZE = 1000
@@ -100,7 +100,6 @@ def provider(monkeypatch):
     scripted = Scripted()
     monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted.connect(name))
     retry.set_instant(True)
-    reset_run_state()
     yield scripted
     retry.set_instant(False)
     close_engines()
@@ -340,7 +339,7 @@ def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget
     assert 0 < answered["two"] == len(gateways["two"].calls) < 30
     assert isinstance(run_state().stop_reason, BudgetSpent)
     close_engines()
-    reset_run_state()
+    fresh_state()
     limits["two"] = limits["one"]
     assert answer("workers-ai/@cf/chat") == {"one": 30, "two": 30}
     # The second pipeline paid only for what the second step's own ledger did not hold.
@@ -379,7 +378,7 @@ def test_lines_that_share_a_call_count_it_once_now_and_from_the_ledger(provider,
     paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite", "same-request")
     tiles, rows = [line(i, own | {"id": i}) for i in range(5)], []
     for window in (3, 4):  # another engine, and the tiles in another order
-        reset_run_state()
+        fresh_state()
         found = outcomes(tiles if window == 3 else tiles[::-1], window=window, kept=paid)
         rows = [json.loads(outcome.row) for outcome in found]
         assert [row.get("shared", False) for row in rows].count(False) == 1
@@ -483,10 +482,10 @@ def test_templates_and_the_models_of_keys_reach_the_calls(provider, listed):
 
 
 def test_a_frozen_run_says_what_is_true_whether_it_begins_again_by_itself_or_not():
-    reset_run_state().presence = SimpleNamespace(asleep=True)
-    try:
-        said = str(asleep())
-    finally:
-        reset_run_state()
-    assert said == "this run was frozen or cut off for over 90 s: run the same command again to resume"
-    assert asleep() is None
+    run_state().presence = SimpleNamespace(asleep=True)
+    assert (
+        str(run_state().asleep())
+        == "this run was frozen or cut off for over 90 s: run the same command again to resume"
+    )
+    run_state().presence = SimpleNamespace(asleep=False)
+    assert run_state().asleep() is None

@@ -22,7 +22,7 @@ from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000_000)
 SIZE = 1000
@@ -90,7 +90,6 @@ def provider(monkeypatch):
     monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
     monkeypatch.setattr(batches, "LINGER_S", 0.4)
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
-    reset_run_state()
     yield scripted
     close_engines()
 
@@ -183,7 +182,6 @@ def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_ha
     assert str(run_state().stop_reason) == "enough"
     close_engines()
     provider.open.set()
-    reset_run_state()
     found = outcomes(lines(1200), kept=paid)
     assert [said(outcome) for outcome in found] == [f"re: hello {i}" for i in range(1200)]
     assert (len(provider.handed_over), provider.called) == (2, [])

@@ -26,7 +26,6 @@ from llmdo.transforms.answers.metrics import METRICS_NAMESPACE
 from llmdo.transforms.elements import FileVersion, Line
 from llmdo.transforms.prompts.parse import Defaults
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state
 
 FILE = FileVersion("r2://bucket", "a.jsonl", "e1", 100_000)
 NO_LEDGER = LedgerSettings()
@@ -64,7 +63,6 @@ def engines(monkeypatch):
     monkeypatch.setattr(registry, "connect", lambda name, gateway: backend)
     monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: priced)))
     retry.set_instant(True)
-    reset_run_state()
     yield
     retry.set_instant(False)
     close_engines()

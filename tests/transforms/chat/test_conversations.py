@@ -27,7 +27,6 @@ from llmdo.backends.usage import Usage
 from llmdo.storage.chat.log import ChatLog, mark_name
 from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import AccessDenied, QueueError, StorageUnavailable
-from llmdo.transforms.answers.infer import RunAsleep
 from llmdo.transforms.chat import answers as chat_answers
 from llmdo.transforms.chat import conversation
 from llmdo.transforms.chat import lasting_engine as chat_engine
@@ -35,16 +34,18 @@ from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversations import (
     BLOCKING_THREADS,
     Conversations,
+    InWork,
     close_conversations,
-    in_work,
     open_conversations,
 )
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.events import response_id
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.run_state import RunAsleep
 from tests.fakes.ledger import MemoryLedger
 from tests.memory_store import MemoryStore
+from tests.states import run_state
 
 SOON = 30.0  # seconds until a test gives up waiting
 PREFIX = "chat/"
@@ -191,7 +192,9 @@ class Rig:
         )
         fields = {"look_again_s": 0.02, "linger_s": 0.05} | fields
         settings = ConversationSettings(run_id, counted=self.counted.append, over=self.over.append, **fields)
-        self.conversations = Conversations(self.log, answers, replies, settings)
+        self.conversations = run_state(run_id).shared(
+            Conversations, lambda: Conversations(self.log, answers, replies, settings), name=f"rig {id(self)}"
+        )
 
     def submit(self, *messages, accepted=False):
         for message in messages:
@@ -418,13 +421,13 @@ def test_a_message_that_is_submitted_again_while_it_is_in_work_is_answered_once_
     rig = rigs(store, provider)
     rig.say(message())
     until(lambda: provider.now == 1)
-    assert mark_name(message()) in in_work()
-    assert open_conversations() == 1
+    assert mark_name(message()) in InWork(run_state())
+    assert open_conversations(run_state()) == 1
     rig.submit(message(), message())
     gate.set()
     until(lambda: len(rig.dones["c1", "m1"]) == 3)
     assert provider.calls == {"c1/m1": 1}
-    assert mark_name(message()) not in in_work()
+    assert mark_name(message()) not in InWork(run_state())
 
 
 def test_what_has_an_answer_whose_push_is_open_is_pushed_again_and_what_is_pushed_is_not(rigs, store):
@@ -761,7 +764,7 @@ def test_a_stop_ends_what_only_waits(rigs, store):
     other.say(message("m1", "c2"))
     other.wait(1)
     until(lambda: queue.pushes == 2)
-    close_conversations()
+    close_conversations(run_state())
     assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered")}
     assert not rig.conversations._thread.is_alive()
     assert not other.conversations._thread.is_alive()
@@ -802,7 +805,7 @@ def test_a_closed_engine_is_no_answer(rigs, store):
     assert [one.outcome for one in rig.wait(2).values()] == ["left", "left"]
     assert queue.received == {}
     assert len(marks(store)) == 2
-    close_conversations()
+    close_conversations(run_state())
     assert not rig.conversations._thread.is_alive()
 
 

@@ -15,9 +15,9 @@ from apache_beam.utils.timestamp import Duration
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.backends.engine import registry
-from llmdo.backends.engine.registry import close_engines, stop_engines
+from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.engine.settings import SAME_MESSAGE, CallSettings
-from llmdo.backends.errors import InvalidRequest, QuotaExhausted, StopRun
+from llmdo.backends.errors import InvalidRequest, QuotaExhausted
 from llmdo.backends.limits import retry
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
@@ -29,11 +29,11 @@ from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
-from llmdo.transforms.chat.conversations import close_conversations, open_conversations
+from llmdo.transforms.chat.conversations import open_conversations
 from llmdo.transforms.chat.converse import ConversationDesk, Converse
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, WaitingMessage
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 SOON = 30.0  # seconds until a test gives up waiting
 # Module globals, since Beam pickles closures: what a step puts into a local list is never seen here.
@@ -65,15 +65,11 @@ def provider(monkeypatch):
     scripted = Provider()
     monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
     retry.set_instant(True)
-    reset_run_state()
-    run_state().on_stop = lambda: stop_engines(StopRun("the run is being stopped"))
     FOUND.clear()
     SENT.clear()
     yield scripted
     retry.set_instant(False)
     close_engines()
-    close_conversations()
-    converse._desks.clear()
 
 
 def message(identity="m1", conversation="c1", created=None):
@@ -143,7 +139,7 @@ def test_each_message_has_one_outcome_and_the_pipeline_ends_when_all_are_answere
     counts = run_state().counts
     assert (counts.answered, counts.failed, counts.input_tokens, counts.output_tokens) == (24, 0, 72, 48)
     assert list(log.open_messages()) == []
-    assert open_conversations() == 0
+    assert open_conversations(run_state()) == 0
 
 
 def test_twenty_conversations_with_slow_calls_do_not_keep_another_one_waiting(provider, tmp_path):
@@ -223,7 +219,6 @@ def test_a_run_that_is_stopped_leaves_what_is_not_under_way_and_the_next_one_ans
     found = answer(tmp_path, said)
     assert found == {("c1", "m1"): "answered"} | {("c1", f"m{n}"): "left" for n in range(2, 6)}
     assert [one.id for one in log.open_messages()] == ["m2", "m3", "m4", "m5"]
-    reset_run_state()
     FOUND.clear()
     assert set(answer(tmp_path, said, run_id="run-2").values()) == {"answered"}
     assert {len(calls) for calls in provider.calls.values()} == {1}
@@ -277,8 +272,7 @@ def fetching(desk):
 
 
 def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
-    reset_run_state()
-    desk = ConversationDesk(later := Later())
+    desk = ConversationDesk(later := Later(), run_state())
     context = WindowedValue(None, 0, ())
     desk.hand_in(WaitingMessage(message("m1")), context)
     first, one = fetching(desk)
@@ -296,20 +290,17 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
 
 
 def test_a_stop_reaches_a_bundle_that_waits():
-    reset_run_state()
-    desk = ConversationDesk(later := Later())
+    desk = ConversationDesk(later := Later(), run_state())
     desk.hand_in(WaitingMessage(message("m1")), WindowedValue(None, 0, ()))
     got, thread = fetching(desk)
     run_state().stop("stopped by SIGTERM")
     thread.join(SOON)
     assert (later.stopped, got) == (True, ["m1"])
-    reset_run_state()
 
 
 def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
-    reset_run_state()
     monkeypatch.setattr(converse, "MOST_OPEN", 2)
-    desk = ConversationDesk(later := Later())
+    desk = ConversationDesk(later := Later(), run_state())
     context = WindowedValue(None, 0, ())
     desk.hand_in(WaitingMessage(message("m1")), context)
     assert list(desk.fetch()) == []

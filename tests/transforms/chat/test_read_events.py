@@ -23,7 +23,7 @@ from llmdo.transforms.chat.intake import EventIntake
 from llmdo.transforms.chat.read_events import ReadEvents, read_lines
 from llmdo.transforms.elements import FileVersion
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 RUN = Run("run-1", Location("out", ""))
 
@@ -43,7 +43,6 @@ def answered(name, response="r", conversation="c", at=2000):
 
 @pytest.fixture
 def log(tmp_path):
-    reset_run_state()
     return ChatLog(LocalStore(tmp_path), "")
 
 
@@ -200,7 +199,7 @@ def queue(monkeypatch, tmp_path, log, now):
 
     def go(*pulls, since=None):
         client = _Client(*pulls)
-        close_acks()
+        close_acks(run_state())
         for module in (chat_source, acks):
             monkeypatch.setattr(module, "cloudflare_account", lambda: None)
             monkeypatch.setattr(module, "QueueClient", lambda account, queue_id: client)
@@ -273,13 +272,13 @@ def test_acks_that_fail_are_made_again_and_hold_nothing_up(queue):
     assert ids(looking.look())[0] == ["a"]
     assert ids(looking.look())[0] == ["b"]
     looking.look()
-    assert close_acks(patient=True) == {}
+    assert close_acks(run_state(), patient=True) == {}
     assert sorted(client.acked) == ["lease of a", "lease of b"]
 
 
 def test_what_other_runs_left_open_comes_out_and_not_what_is_in_work_here(queue, take, monkeypatch):
     take(sent("left"), sent("ours"))
-    monkeypatch.setattr(chat_source, "in_work", lambda: {"c/ours"})
+    monkeypatch.setattr(chat_source, "InWork", lambda state: {"c/ours"})
     looking, _ = queue([sent("a")])
     assert ids(looking.look())[0] == ["left", "a"]
     assert ids(looking.look())[0] == []  # until the next sweep

@@ -14,7 +14,7 @@ from llmdo.transforms.files import find_files as notices
 from llmdo.transforms.files.find_files import FindFiles, Puller, _Look, left_in_work, pull_notifications, understand
 from llmdo.transforms.files.source import Listing, Notifications
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 SOURCE = Notifications("q", "input/")
 
@@ -64,20 +64,20 @@ def test_an_event_for_an_input_is_a_notice_with_its_lease_and_whole_body(output)
     ],
 )
 def test_other_messages_are_counted_and_passed_over(output, body):
-    state = reset_run_state()
+    state = run_state()
     assert understand(message(body), SOURCE, Run("run-1", output)) is None
     assert (state.counts.messages_passed_over, state.counts.messages_undecodable) == (1, 0)
 
 
 def test_an_event_for_the_outputs_own_shards_is_passed_over():
     output = Location("r2://bucket", "input/answers/")
-    state = reset_run_state()
+    state = run_state()
     assert understand(message(event("input/answers/bucket/shard-1.jsonl")), SOURCE, Run("run-1", output)) is None
     assert state.counts.messages_passed_over == 1
 
 
 def test_a_body_that_cannot_be_decoded_is_in_the_dead_letters_before_it_is_acked(output):
-    state = reset_run_state()
+    state = run_state()
     assert understand(message("\x00garbage", decodable=False), SOURCE, Run("run-1", output)) is None
     assert state.counts.messages_undecodable == 1
     store = open_store(output.store_url)
@@ -124,7 +124,7 @@ def bucket(folder, monkeypatch):
 
 def test_a_record_in_a_bucket_that_names_a_file_of_this_machine_counts_only_where_that_is_an_input(folder, bucket):
     file = FileVersion(str(folder), "a.jsonl", "3-1", 3)
-    left, state = recorded(folder, bucket, file), reset_run_state()
+    left, state = recorded(folder, bucket, file), run_state()
     for source in (SOURCE, Listing(("r2://b/in/",)), Listing((str(folder / "sub"),))):
         assert left(source) == []
         assert f"name {folder} as an input" in state.left.pop(file.id)
@@ -205,9 +205,9 @@ def test_an_ack_that_is_refused_for_a_minute_loses_none_of_the_files_that_the_pu
     client.settling = [QueueError("too many calls", 429, None, 60.0)]
     found, number, _ = Puller(SOURCE, Run("run-1", output)).pull()
     assert (keys(found), number) == (["input/a.jsonl"], 2)
-    acks.acks_of("q").flush()
+    acks.acks_of(run_state(), "q").flush()
     assert (client.acked, run_state().stop_reason) == ([], None)
-    assert close_acks() == {"q": 1}
+    assert close_acks(run_state()) == {"q": 1}
 
 
 def test_while_r2_takes_no_dead_letter_its_message_is_held_and_the_other_files_go_on(client, output, monkeypatch):
@@ -221,7 +221,7 @@ def test_while_r2_takes_no_dead_letter_its_message_is_held_and_the_other_files_g
         assert client.pulled == 1  # nothing more meanwhile
     assert puller.pull()[:2] == ([], 1)
     assert keys(puller.pull()[0]) == ["input/b.jsonl"]
-    acks.acks_of("q").flush()
+    acks.acks_of(run_state(), "q").flush()
     assert (client.acked, run_state().counts.messages_undecodable) == (["unwanted", "unreadable"], 1)
     assert len(list(open_store(output.store_url).list("_dead/"))) == 1
 

@@ -23,7 +23,8 @@ from llmdo.transforms.files.open_files import SMALL_BYTES, TRIES, OpenFiles, Ope
 from llmdo.transforms.files.settle_files import Finished, settle
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state
+from llmdo.transforms.run_state import RunState
+from tests.states import run_state
 
 QUEUE = Notifications("q")
 CONTENT = b"x" * 99 + b"\n"
@@ -31,7 +32,7 @@ CONTENT = b"x" * 99 + b"\n"
 
 @pytest.fixture(autouse=True)
 def state():
-    return reset_run_state()
+    return run_state()
 
 
 @pytest.fixture
@@ -106,14 +107,14 @@ def test_torn_shards_are_named_so_that_the_winner_can_delete_them(output, file):
     assert found[0] == Leftovers(replace(file, opening="n1"), ("shard-000000000000-torn.jsonl",))
 
 
-def test_a_settled_file_is_not_opened_and_a_record_left_behind_goes(output, source, file, state):
+def test_a_settled_file_is_not_opened_and_a_record_left_behind_goes(output, source, file):
     open_file(Run("run-1", output, "c"), notice(file))
     settle(Run("run-1", output, "c"), Finished(file, 100, 0, ()))
     other = put(source, "input/b.jsonl")
     open_file(Run("run-1", replace(output), "c"), notice(other))
     assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
     assert [record.key for record in records(output)] == ["input/b.jsonl"]
-    assert state.settled[file.id].reason == "was done before"
+    assert run_state("run-2").settled[file.id].reason == "was done before"
 
 
 def test_what_this_run_works_on_is_not_opened_twice_but_a_repeated_bundle_opens_it_again(output, file):
@@ -130,11 +131,11 @@ def test_a_later_attempt_of_the_run_takes_over_what_an_earlier_one_lost_and_not_
     assert [record.run_id for record in records(output)] == ["run@100.5"]
 
 
-def test_what_a_living_run_works_on_is_left_to_it_and_the_message_goes(output, file, state, monkeypatch):
+def test_what_a_living_run_works_on_is_left_to_it_and_the_message_goes(output, file, monkeypatch):
     open_file(Run("run-1", output, "c"), notice(file))
-    monkeypatch.setattr(type(state), "is_alive", lambda self, run_id: True)
+    monkeypatch.setattr(RunState, "is_alive", lambda self, run_id: True)
     assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
-    assert state.others == {file.id: "run-1"}
+    assert run_state("run-2").others == {file.id: "run-1"}
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -145,22 +146,22 @@ def test_a_version_that_is_no_more_is_stale_and_leaves_no_record(output, source,
     assert state.settled[file.id].status == "stale"
 
 
-def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file, state):
+def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file):
     settle(Run("run-1", output, "another"), Finished(file, 100, 0, ()))
     assert open_file(Run("run-2", output, "c"), notice(file)) == Opening(ack=False)
-    assert "another configuration" in state.left[file.id]
+    assert "another configuration" in run_state("run-2").left[file.id]
 
 
-def test_half_a_file_of_another_configuration_is_never_mixed(output, file, state):
+def test_half_a_file_of_another_configuration_is_never_mixed(output, file):
     open_file(Run("run-1", output, "another"), notice(file))
     write(output, file, 0, 50)
     assert open_file(Run("run-2", output, "c"), notice(file, "n2")) == Opening()
-    assert "another configuration" in state.left[file.id]
+    assert "another configuration" in run_state("run-2").left[file.id]
     (record,) = records(output)
     assert (record.run_id, record.failures) == ("", 1)
 
 
-def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_record_says_so(output, file, state):
+def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_record_says_so(output, file):
     store = open_store(output.store_url)
     store.put(folder_of(output, file) + MANIFEST_NAME, b"torn")
     for failures in (1, 2, 3):
@@ -173,9 +174,10 @@ def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_
     assert "is not a manifest" in said["reason"] and "is not a manifest" in record.problem
     assert (said["tries"], said["message"]) == (3, {"action": "PutObject"})
     assert list(left_in_work(Run("run-1", output), QUEUE)) == []
+    assert list(run_state("run-3").left) == [file.id]
     store.delete(folder_of(output, file) + MANIFEST_NAME)
-    assert open_file(Run("run-4", output, "c"), notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
-    assert state.left == {}
+    assert open_file(Run("run-3", output, "c"), notice(file, "n4")).elements == (opened(file, (0, 100), nonce="n4"),)
+    assert run_state("run-3").left == {}
 
 
 def test_a_big_file_is_not_read_when_it_is_opened(output, source):
@@ -229,7 +231,7 @@ def run(output, notices, expected):
         found = pipeline | beam.Create(notices, reshuffle=False) | OpenFiles(Run("run-1", output, "c"), "q")
         keys = found | beam.Map(lambda element: element.file.key)
         assert_that(keys, equal_to(expected))
-    close_acks()
+    close_acks(run_state())
 
 
 def test_two_messages_for_one_version_open_it_once_and_both_are_acked_after_the_record(output, file, acked):

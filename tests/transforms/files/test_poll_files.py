@@ -18,7 +18,7 @@ from llmdo.transforms.files import poll_files as polling
 from llmdo.transforms.files.poll_files import PollFiles
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state
+from tests.states import run_state
 
 pytestmark = pytest.mark.prism
 
@@ -61,7 +61,7 @@ def poll(monkeypatch):
         _Puller.given = list(given)
         monkeypatch.setattr(polling, "Puller", _Puller)
         monkeypatch.setattr(polling, "left_in_work", sweeps)
-        state = reset_run_state()
+        state = run_state()
 
         def stop_later():
             end = time.monotonic() + 40

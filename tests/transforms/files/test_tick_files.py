@@ -11,7 +11,7 @@ from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files import tick_files as ticks
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 
 class State:
@@ -49,7 +49,6 @@ class Queue:
 
 @pytest.fixture
 def step(tmp_path, monkeypatch):
-    reset_run_state()
     Queue.found, Queue.error, Queue.begun = (), None, 0
     monkeypatch.setattr(ticks, "LookForFiles", Queue)
     monkeypatch.setattr(ticks, "_seen", {})
@@ -58,7 +57,6 @@ def step(tmp_path, monkeypatch):
     made = ticks._LookOnTick(Notifications("q"), Run("run-1", locate_folder(str(tmp_path))))
     made.setup()
     yield made
-    reset_run_state()
 
 
 def tick(step, state, *names):

@@ -35,6 +35,8 @@ from llmdo.storage.objects.local import LocalStore
 from llmdo.transforms.elements import FileVersion, Line, OpenFile, Stale, TooLong
 from llmdo.transforms.lines.read_lines import _Range, _ReadRange
 from llmdo.transforms.lines.reading import NO_END, Reading
+from llmdo.transforms.run import Run
+from llmdo.storage.objects.store import Location
 
 class Tracker:
     def current_restriction(self): return _Range(0, NO_END, seekable=False)
@@ -46,7 +48,7 @@ def peak():  # getrusage would give the parent's, if that is larger
 path, limit = Path(sys.argv[1]), json.loads(sys.argv[2])
 info = LocalStore(path.parent).stat(path.name)
 file = FileVersion(str(path.parent), path.name, info.etag, info.size)
-do_fn = _ReadRange(Reading(max_file_bytes=limit))
+do_fn = _ReadRange(Reading(max_file_bytes=limit), Run("run-1", Location(str(path.parent), "")))
 do_fn.start_bundle()
 element = OpenFile(file, ((0, None if file.compression else file.size),))
 before, lines, content, last = peak(), 0, 0, None

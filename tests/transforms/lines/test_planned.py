@@ -9,20 +9,23 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmdo.storage.objects.store import Location
 from llmdo.transforms.elements import Blank, Line, OpenFile, Stale
 from llmdo.transforms.lines import planned, reading
 from llmdo.transforms.lines.planned import PARCEL_LINES, parcels, parcels_in_bundle, plan, read_planned
 from llmdo.transforms.lines.reading import PLANNED_CONTENT, Reading
-from llmdo.transforms.run_state import reset_run_state, run_state
+from llmdo.transforms.run import Run
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
+from tests.states import run_state
 
+RUN = Run("run-1", Location("out", ""))
 readings = st.builds(Reading, range_bytes=st.integers(1, 200), max_line_bytes=limits, planned=st.just(True))
 
 
 def read(element: Any, how: Reading) -> list[list[Any]]:
     """The parcels of all ranges."""
-    return [parcel for part in plan(element, how) for parcel in read_planned(part, how)]
+    return [parcel for part in plan(element, how) for parcel in read_planned(part, how, RUN)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,15 +81,13 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_stale():
 
 
 def test_when_the_run_stops_the_rest_of_the_range_is_left_out():
-    reset_run_state()
     store = MemoryStore(chunk=80)
     file = store.add("a", b"0123456\n" * 100)
     with patch.object(reading, "open_store", lambda url: store):
-        groups = read_planned(next(iter(plan(OpenFile(file, ((0, 800),)), Reading()))), Reading(planned=True))
+        groups = read_planned(next(iter(plan(OpenFile(file, ((0, 800),)), Reading()))), Reading(planned=True), RUN)
         assert next(groups)
         run_state().stop("interrupted")
         assert list(groups) == []
-    reset_run_state()
 
 
 def test_what_is_compressed_may_hold_less_than_where_it_is_read_as_it_comes():

@@ -33,11 +33,12 @@ from llmdo.transforms.lines.lanes import Lanes, ReadingTurn
 from llmdo.transforms.lines.read_lines import ReadLines
 from llmdo.transforms.lines.reading import NO_END, Reading
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
 from tests.memory_store import MemoryStore
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
+from tests.states import run_state
 
 ROOT = Path(__file__).parents[3]
+RUN = Run("run-1", Location("out", ""))
 SHARD = ShardRecord("shard-000000000000-00.jsonl", "answers", "0+9", 1)
 
 
@@ -85,7 +86,7 @@ class RestlessTurn(ReadingTurn):
 
 def read_restlessly(element: OpenFile | KnownShard, reading: Reading, rng: random.Random) -> list[Any]:
     """Everything that comes out of an element, however it is split and deferred, in no particular order."""
-    do_fn = lines._ReadRange(reading)
+    do_fn = lines._ReadRange(reading, RUN)
     do_fn.start_bundle()
     coder = do_fn.restriction_coder()
     found: list[Any] = []
@@ -181,16 +182,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     return store
 
 
-@pytest.fixture(autouse=True)
-def fresh_run() -> Iterator[None]:
-    reset_run_state()
-    yield
-    reset_run_state()
-
-
 def process(file: FileVersion, reading: Reading | None = None) -> Iterator[list[Any]]:
     """The groups of one range over the whole file; the tracker must be done at the end."""
-    do_fn = lines._ReadRange(reading or Reading())
+    do_fn = lines._ReadRange(reading or Reading(), RUN)
     do_fn.start_bundle()
     element = OpenFile(file, ((0, file.size),))
     tracker = ThreadsafeRestrictionTracker(do_fn.create_tracker(do_fn.initial_restriction(element)))
@@ -210,7 +204,7 @@ def test_only_the_gaps_and_the_rest_of_their_last_lines_are_asked_for(store: Mem
 
 @pytest.mark.parametrize("size", [64, 65, 1000])
 def test_ranges_are_of_the_size_asked_for_and_none_is_tiny(size: int) -> None:
-    do_fn = lines._ReadRange(Reading(range_bytes=64))
+    do_fn = lines._ReadRange(Reading(range_bytes=64), RUN)
     file = FileVersion("r2://memory", "a", "e", size)
     element = OpenFile(file, ((0, size),))
     parts = list(do_fn.split(element, do_fn.initial_restriction(element)))
@@ -221,7 +215,7 @@ def test_ranges_are_of_the_size_asked_for_and_none_is_tiny(size: int) -> None:
 
 
 def test_a_compressed_file_is_not_split_but_can_be_deferred() -> None:
-    do_fn = lines._ReadRange(Reading(range_bytes=1))
+    do_fn = lines._ReadRange(Reading(range_bytes=1), RUN)
     element = OpenFile(FileVersion("r2://memory", "a.gz", "e", 1000), ((0, None),))
     (restriction,) = do_fn.split(element, do_fn.initial_restriction(element))
     tracker = do_fn.create_tracker(restriction)
@@ -236,7 +230,7 @@ def test_a_compressed_file_is_not_split_but_can_be_deferred() -> None:
 
 
 def test_a_tracker_says_so_when_lines_are_left(store: MemoryStore) -> None:
-    do_fn = lines._ReadRange(Reading())
+    do_fn = lines._ReadRange(Reading(), RUN)
     element = OpenFile(store.add("a", b"a\nb\n"), ((0, 4),))
     tracker = do_fn.create_tracker(do_fn.initial_restriction(element))
     assert tracker.try_claim((0, 2))
@@ -353,7 +347,7 @@ def test_when_the_run_stops_the_rest_of_the_range_is_left_out(store: MemoryStore
 def test_a_range_that_was_split_is_read_no_further(store: MemoryStore) -> None:
     store.chunk = 500
     element = OpenFile(store.add("a", b"line\n" * 10_000), ((0, 50_000),))
-    do_fn = lines._ReadRange(Reading())
+    do_fn = lines._ReadRange(Reading(), RUN)
     do_fn.start_bundle()
     tracker = ThreadsafeRestrictionTracker(do_fn.create_tracker(do_fn.initial_restriction(element)))
     read: list[int] = []
@@ -368,7 +362,7 @@ def test_a_range_that_was_split_is_read_no_further(store: MemoryStore) -> None:
 
 
 def test_a_reader_without_checkpoints_never_defers(store: MemoryStore) -> None:
-    do_fn = lines._ReadRange(Reading())
+    do_fn = lines._ReadRange(Reading(), RUN)
     element = OpenFile(store.add("a", b"line\n" * 1000), ((0, 5000),))
     do_fn.start_bundle()
     tracker = ThreadsafeRestrictionTracker(do_fn.create_tracker(do_fn.initial_restriction(element)))
@@ -382,13 +376,12 @@ def test_a_range_begins_with_one_line_so_that_a_slow_step_behind_leaves_the_rest
 
 
 def test_a_bundle_that_fails_gives_its_lane_back(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "_lanes", Lanes())
     monkeypatch.setattr(lines, "SMALLEST_RANGE", 1)  # else there is one lane more for it
     element = OpenFile(store.add("a", b"a\nb\n"), ((0, 4),))
     resumed = lines._Range(0, 4, fresh=False)
 
     def begin() -> tuple[Any, list[Any]]:
-        do_fn = lines._ReadRange(Reading(checkpoint_seconds=30.0, lanes=1))
+        do_fn = lines._ReadRange(Reading(checkpoint_seconds=30.0, lanes=1), RUN)
         do_fn.start_bundle()
         tracker = ThreadsafeRestrictionTracker(do_fn.create_tracker(resumed))
         return do_fn, list(do_fn.process(element, RestrictionTrackerView(tracker)))
@@ -403,12 +396,11 @@ def test_a_bundle_that_fails_gives_its_lane_back(store: MemoryStore, monkeypatch
 def test_a_small_file_is_read_while_large_ones_have_all_lanes(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "_lanes", Lanes())
     monkeypatch.setattr(lines, "SMALLEST_RANGE", 10)
     reading = Reading(checkpoint_seconds=30.0, lanes=1)
 
     def read(content: bytes, key: str = "a", fresh: bool = True) -> list[Any]:
-        do_fn = lines._ReadRange(reading)
+        do_fn = lines._ReadRange(reading, RUN)
         do_fn.start_bundle()
         file = store.add(key, content)
         element = OpenFile(file, ((0, None if file.compression else file.size),))
@@ -466,7 +458,7 @@ def run(request: pytest.FixtureRequest) -> Any:
             found = (
                 pipeline
                 | beam.Create(elements, reshuffle=False).with_output_types(OpenFile | KnownShard)
-                | ReadLines(reading, Run("run-1", Location("out", "")))
+                | ReadLines(reading, RUN)
             )
             assert_that(found, same_as(expected))
 

@@ -34,7 +34,7 @@ from llmdo.transforms.retry.retry_files import (
     retries,
 )
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import reset_run_state, run_state
+from tests.states import run_state
 
 BUSY, WRONG = Overloaded("out of capacity"), InvalidRequest("no")
 LINE = b'{"prompt": "x"}'
@@ -43,11 +43,6 @@ SIZE = len(LINE) + 1
 
 def run_of(output, run_id="run-1"):
     return Run(run_id, output, "c")
-
-
-@pytest.fixture(autouse=True)
-def state():
-    return reset_run_state()
 
 
 @pytest.fixture
@@ -207,7 +202,7 @@ def test_one_file_of_one_line_and_files_of_some_are_merged_by_beam(output):
 def test_a_file_in_work_by_a_living_retry_is_left_to_it_and_a_dead_ones_is_taken_over(output):
     _, folder, _ = settled_file(output, [BUSY])
     assert claim_file(run_of(output), folder).abandoned is False
-    state = reset_run_state()
+    state = run_state("run-2")
     state.presence = alive("run-1")
     assert list(read_errors(folder, run_of(output, "run-2"))) == []
     assert list(state.others.values()) == ["run-1"]
