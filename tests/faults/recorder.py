@@ -329,7 +329,7 @@ class World:
 
     def backlog(self) -> int:
         """Messages that are not acked."""
-        return self._queues.backlog(self._queue).count
+        return self._queues.backlog(self._queue)["backlog_count"]
 
     def kept(self) -> int:
         """Answers in the ledger. A process that dies may keep one without knowing it."""
