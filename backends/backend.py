@@ -55,8 +55,8 @@ class InProcessBackend(Protocol):
 class BatchBackend(Protocol):
     """What else a provider offers whose requests can be handed over and answered later.
 
-    Of submit_batch a LineError says that the model, or this input, is not for batches. Of poll_batch a Retryable error
-    says to poll again, and a LineError that nobody knows this batch.
+    A LineError of submit_batch means that the model, or this input, is not for batches. A Retryable error of poll_batch
+    means to poll again, and a LineError that the batch is unknown.
     """
 
     def takes_batches(self, model: str) -> bool:

@@ -18,8 +18,8 @@ from llmdo.settings.environment import MissingSettings
 class Connections:
     """The backends of an engine. Getting one is safe from any thread; calls are made on the engine's loop.
 
-    ``own``: the providers without which there is no run; None: all. What would stop the run is an error of the line at
-    any other, which is not called again: a line must not end a run that does well without it.
+    ``own``: the providers of the run itself; None: all. At any other provider, what would stop the run is an error of
+    the line, and that provider is not called again: a line must not end a run that can do without it.
     """
 
     def __init__(self, connect: Callable[[str], Backend], own: frozenset[str] | None = None) -> None:
@@ -55,7 +55,7 @@ class Connections:
             raise final from error
 
     def final(self, provider: str, model: str, error: ModelError) -> ModelError:
-        """What an error is that every call meets: of a provider that is not one of the run's, the lines' own."""
+        """What to raise for an error that every call meets: the lines' own at a provider that is not the run's."""
         if not isinstance(error, StopRun) or self._own is None or provider in self._own:
             return error
         self._closed[provider] = error

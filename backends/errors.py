@@ -7,20 +7,20 @@ ModelError                    what to do
 │   ├── CallTimeout           no reply in time (3007, 3046, 408)
 │   ├── ConnectionFailed      DNS, refused, reset
 │   └── StreamError           a stream cut off before its end mark
-├── StopRun                   no further call can succeed: stop, keep what is there, go on later
+├── StopRun                   no further call can succeed: stop, keep what there is, resume later
 │   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
 │   ├── BudgetSpent           --max-cost or --max-tokens-total is reached
 │   ├── EngineClosed          the engine was closed before the call ended
 │   ├── QuotaExhausted        the day's allocation is used (3036, 4006); ``until`` says when it comes back
 │   ├── WrongService          what answers at the base URL is not the API: a page, garbage, 405, 501
 │   └── AccountBlocked        3023, and a challenge by Cloudflare's bot protection
-└── LineError                 this line gets no answer; the others go on
+└── LineError                 this line gets no answer; the others continue
     ├── InvalidRequest        the input does not fit the model (400, 3003, 5004, 5006 …)
     ├── ModelUnusable         nor does any other line that names this model
     │   ├── ModelNotFound     no such model (5007, 3042), or not allowed to this account (5018, 5035)
     │   ├── LicenceNotAccepted  5016
     │   ├── PlanRequired      the model needs a paid plan
-    │   ├── PriceUnknown      --max-cost cannot be kept for a model whose price nobody tells
+    │   ├── PriceUnknown      --max-cost cannot be kept for a model whose price is unknown
     │   ├── ServiceAway       the service has answered nothing for ``--patience`` seconds
     │   ├── LimitReached      it asks to wait for longer than ``--deadline``; ``until`` says until when
     │   ├── ModelRetired      the model was switched off; the message names its successor where there is one
@@ -84,7 +84,7 @@ def short(value: object) -> str:
     return f"{text[: _EXCERPT - 3]}..." if cut else text
 
 
-# Whom a refusal speaks of; "account" includes the key and the model: everything that the other lines share.
+# What a refusal is about; "account" includes the key and the model: everything that all lines share.
 About = Literal["line", "account", "unclear"]
 
 
@@ -99,8 +99,8 @@ class ModelError(Exception):
         request_id: the provider's id of the call, or None.
         provider: the provider's name, as in ``workers-ai``.
         until: Unix time in seconds at which calls can succeed again, or None; set wherever ``retry_after`` is.
-        usage: what was used and is paid although there is no answer, or None where nobody tells.
-        lost: whether a call may be billed of which nobody tells what it used; None: the error's kind says it, see
+        usage: what was used, and is paid for although there is no answer; None if unknown.
+        lost: whether a call may be billed whose usage is unknown; None: it follows from the kind of error, see
             ``billing.maybe_billed``.
         about: "line" where only this request is refused, "account" where every call with this key and model is,
             "unclear" where the reply does not say (a bare 401, 402, 403, 404 or 451): then an error that would end the
@@ -123,7 +123,7 @@ class ModelError(Exception):
         lost: bool | None = None,
         about: About | None = None,
     ) -> None:
-        # What a service says may quote the request, with its headers; and it may say a book.
+        # A service's words may quote the request with its headers, and may be very long.
         message = without_secrets(message)
         self.message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
         super().__init__(self.message)
@@ -170,7 +170,7 @@ class StreamError(Retryable):
 
 
 class StopRun(ModelError):
-    """No further call can succeed; the run stops cleanly and a later one goes on."""
+    """No further call can succeed; the run stops cleanly and a later one resumes."""
 
     _about: ClassVar[About] = "account"
 
@@ -184,7 +184,7 @@ class BudgetSpent(StopRun):
 
 
 class EngineClosed(StopRun):
-    """The engine was closed before the call ended, or before it was asked: the run is over, a later one goes on."""
+    """The engine was closed before the call ended, or before the call: the run is over, and a later one resumes."""
 
 
 class QuotaExhausted(StopRun):
@@ -200,7 +200,7 @@ class WrongService(StopRun):
 
 
 class LineError(ModelError):
-    """This line gets no answer, however often it is tried; the other lines go on."""
+    """This line gets no answer, however often it is tried; the other lines continue."""
 
     _about: ClassVar[About] = "line"
 
@@ -210,7 +210,7 @@ class InvalidRequest(LineError):
 
 
 class ModelUnusable(LineError):
-    """Nobody gets an answer of this model, whatever is asked."""
+    """No request to this model can be answered."""
 
     _about = "account"
 
@@ -228,7 +228,7 @@ class PlanRequired(ModelUnusable):
 
 
 class PriceUnknown(ModelUnusable):
-    """Nobody tells the model's price, so that ``--max-cost`` cannot be kept."""
+    """The model's price is unknown, so ``--max-cost`` cannot be kept."""
 
 
 class ModelRetired(ModelUnusable):
@@ -236,7 +236,7 @@ class ModelRetired(ModelUnusable):
 
 
 class ServiceAway(ModelUnusable):
-    """The service has answered nothing for too long; a later run goes on."""
+    """The service has answered nothing for too long; a later run resumes."""
 
 
 class LimitReached(ModelUnusable):
@@ -244,7 +244,7 @@ class LimitReached(ModelUnusable):
 
 
 class ProviderUnusable(ModelUnusable):
-    """A provider that only lines name lacks its settings, or refuses all calls; the run's own goes on."""
+    """A provider that only lines name lacks its settings, or refuses all calls; the run's own providers continue."""
 
 
 class RequestRefused(LineError):

@@ -15,17 +15,17 @@ from llmdo.backends.responses import FinishReason
 _LONGEST = 80  # characters of a reason that are looked at
 
 
-class Failure(NamedTuple):
+class FinishFailure(NamedTuple):
     """A reason that is a failure: the error, and what happened, in a clause."""
 
     error: type[Retryable]
     what: str
 
 
-_FAILED = Failure(Retryable, "the service failed while it answered")
-_CANCELLED = Failure(Retryable, "the service broke the answer off")
-_BUSY = Failure(Overloaded, "the service ran out of capacity while it answered")
-_MALFORMED = Failure(Retryable, "the model wrote a tool call that cannot be read")
+_FAILED = FinishFailure(Retryable, "the service failed while it answered")
+_CANCELLED = FinishFailure(Retryable, "the service broke the answer off")
+_BUSY = FinishFailure(Overloaded, "the service ran out of capacity while it answered")
+_MALFORMED = FinishFailure(Retryable, "the model wrote a tool call that cannot be read")
 
 # Reason → OpenAI's; who sends it.
 FINISH_REASONS: Mapping[str, FinishReason] = {
@@ -60,23 +60,23 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "sensitive": "content_filter",  # Zhipu
     "spii": "content_filter",  # Gemini
 }
-FAILURES: Mapping[str, Failure] = {
+FAILURES: Mapping[str, FinishFailure] = {
     "abort": _CANCELLED,  # vLLM, SGLang
     "aborted": _CANCELLED,  # SGLang's router
     "cancelled": _CANCELLED,  # OpenAI's Responses, as status
     "engine_overloaded": _BUSY,  # Moonshot
     "error": _FAILED,  # OpenRouter, Mistral, vLLM, Cohere
     "error_limit": _BUSY,  # Cohere
-    "error_toxic": Failure(Retryable, "the service withheld what the model wrote"),  # Cohere
+    "error_toxic": FinishFailure(Retryable, "the service withheld what the model wrote"),  # Cohere
     "failed": _FAILED,  # OpenAI's Responses, as status
     "incomplete": _CANCELLED,  # OpenAI's Responses, as status, where no reason stands beside it
     "insufficient_system_resource": _BUSY,  # DeepSeek
     "malformed_function_call": _MALFORMED,  # Gemini, also as function_call_filter: MALFORMED_FUNCTION_CALL
     "malformed_model_output": _FAILED,  # Bedrock
     "malformed_tool_use": _MALFORMED,  # Bedrock
-    "network_error": Failure(Retryable, "the service lost its model while that answered"),  # Zhipu
+    "network_error": FinishFailure(Retryable, "the service lost its model while that answered"),  # Zhipu
     "server_error": _FAILED,  # OpenAI's Responses, as error.code
-    "timeout": Failure(Retryable, "the service ran out of time while it answered"),  # Cohere
+    "timeout": FinishFailure(Retryable, "the service ran out of time while it answered"),  # Cohere
     "unexpected_tool_call": _MALFORMED,  # Gemini
 }
 

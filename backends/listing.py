@@ -1,8 +1,8 @@
 """Lists of models, kept for an hour on this machine: a list costs a request, and some take many pages.
 
 $XDG_CACHE_HOME/llmdo/models-*.json, one file for each provider and account. When the provider cannot be asked, an older
-list is better than none, and says that it is old. Lists that nobody has renewed for a month are removed when another
-one is written. The list of a server on this machine is not kept: asking it costs nothing, and its port changes.
+list is better than none, and is marked as old. Lists that were not renewed for a month are removed when another one
+is written. The list of a server on this machine is not kept: asking it costs nothing, and its port changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmdo.settings.private import own_folder, write
 FRESH_S = 3600.0  # models, prices and dates change some times a month
 _OLDEST_S = 30 * 24 * 3600.0  # a list that is older is removed
 
-_FORM = 1  # of the file; another form is passed over
+_FORM = 1  # of the file; another form is ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def deprecation(info: ModelInfo | None, now: float) -> str | None:
 
 
 def _path(provider: str) -> Path | None:
-    """None for a provider that asks nobody, or only this machine: its list is at hand."""
+    """None for a provider without a service, or whose service is on this machine: its list costs nothing."""
     row = PROVIDERS.get(provider)
     if row is None or row.access is None:
         return None

@@ -1,4 +1,4 @@
-"""Parameters by OpenAI's names, and what a provider makes of them: nothing is left out without a word."""
+"""Parameters by OpenAI's names, and what a provider makes of them: nothing is left out without a warning."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def split_model(name: str) -> tuple[str, str]:
 
 
 def access_of(model: str) -> Callable[[], object] | None:
-    """What reads the settings that a model's provider needs: see Provider; None also for a name that nobody has."""
+    """What reads the settings that a model's provider needs: see Provider; None also for an unknown name."""
     try:
         provider, _ = split_model(model)
     except ModelNotFound:

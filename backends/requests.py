@@ -56,7 +56,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation to go on with.
+    """A conversation to continue.
 
     Attributes:
         model: the provider's own name, without the ``provider/`` prefix.
@@ -121,7 +121,7 @@ class BatchPlace:
 
 
 def batch_places(requests: Sequence[Request]) -> tuple[BatchPlace, ...]:
-    """The places of all requests of a batch. Their ids are the references where these tell them apart."""
+    """The places of all requests of a batch. Their ids are the references where these are distinct."""
     count = len(requests)
     ids = [request.request_id for request in requests]
     references = ids if all(ids) and len(set(ids)) == count else map(str, range(count))

@@ -20,11 +20,11 @@ class ChatResponse:
     Attributes:
         text: what the model said; None when it only called tools, or spent all its tokens on reasoning.
         tool_calls: in OpenAI's shape, arguments as JSON text; custom ones as they came.
-        finish_reason: None where the provider does not tell.
+        finish_reason: None if the provider sends none.
         model: the name that the provider says answered, which need not be the one asked for.
         warnings: sentences about what is not as asked: a parameter dropped or clamped, another model, cut by length,
             a model that will be switched off.
-        details: what the provider tells besides, to be kept: ``{"cache_status": …, "log_id": …}`` of a gateway.
+        details: what else the provider reports, to be kept: ``{"cache_status": …, "log_id": …}`` of a gateway.
         shared: another line's call brought the answer, and its usage counts there.
         body: the provider's chat.completion as it came, but for what the other fields hold: text, reasoning, tool calls
             and finish reason of its first choice.
@@ -89,14 +89,14 @@ Response = ChatResponse | EmbedResponse | RawResponse
 class StreamChunk:
     """One piece of a streamed answer: start; content, tool_use, metadata; done.
 
-    A stream that fails, or ends without its end mark, gives an ``error`` chunk and then raises that error: it never
-    passes for a short answer.
+    A stream that fails, or ends without its end mark, yields an ``error`` chunk and then raises that error: it
+    never passes for a short answer.
 
     Attributes:
         text: of content: what was added; reasoning is metadata.
         tool_call: of tool_use: one whole call in OpenAI's shape, arguments as JSON text.
         finish_reason, usage: of done.
-        details: of metadata: what the provider tells besides, ``{"reasoning": …}``, ``{"model": …}`` …
+        details: of metadata: what else the provider reports, ``{"reasoning": …}``, ``{"model": …}`` …
         error: of error: the sentence.
     """
 
@@ -126,10 +126,10 @@ class ModelInfo:
     Attributes:
         name: with the provider's prefix; it can be given to ``--model``.
         task: as the provider calls it: "Text Generation", "Text Embeddings" …
-        price: None where nobody tells.
+        price: None if unknown.
         capabilities: of "tools", "vision", "reasoning", "json", "batch", "paid plan only", "beta".
         deprecated: the date in ISO 8601 on which it is switched off, or was; "" where none is known.
-        properties: what else the provider tells, as it is.
+        properties: what else the provider reports, as it is.
     """
 
     name: str

@@ -74,10 +74,10 @@ async def collected(
             elif chunk.kind == "tool_use" and chunk.tool_call is not None:
                 calls.append(chunk.tool_call)
             elif chunk.kind == "metadata":
-                told = dict(chunk.details)
-                reasoning.append(told.pop("reasoning", ""))
-                warnings += told.pop("warnings", ())
-                details |= told
+                fields = dict(chunk.details)
+                reasoning.append(fields.pop("reasoning", ""))
+                warnings += fields.pop("warnings", ())
+                details |= fields
             elif chunk.kind == "done":
                 last = chunk
     return ChatResponse(
@@ -115,7 +115,7 @@ class _Call:
 class ToolCalls:
     """Joins the deltas of OpenAI's tool calls to whole calls.
 
-    A call is known by its ``index``; servers that leave it out, or send 0 for each, are told apart by the ``id``.
+    A call is known by its ``index``; servers that leave it out, or send 0 for each, are distinguished by their ``id``.
     """
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ class Model:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="llmdo-model", daemon=True)
         thread.start()
-        # Also at the end of the process, where connections that are left open would be complained of.
+        # Also at the end of the process: aiohttp warns of connections that are left open.
         self._finish = weakref.finalize(self, _close, backend, self._loop, thread)
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class Model:
         return self._call(self.backend.run(request))
 
     def list_models(self) -> Models:
-        """The provider's models; a list of the last hour is taken as it is: see ``llmdo.backends.listing``."""
+        """The provider's models; a list that is less than an hour old is reused: see ``llmdo.backends.listing``."""
         return self._call(list_models(self.backend))
 
     def health(self) -> None:
@@ -164,7 +164,7 @@ async def _next(chunks: Any) -> StreamChunk | None:
 def _close(backend: Backend, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     closing = asyncio.run_coroutine_threadsafe(backend.aclose(), loop)
     closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-    if threading.current_thread() is thread:  # collected there, and nobody waits
+    if threading.current_thread() is thread:  # collected there, with no one waiting
         return
     closing.result()
     thread.join()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request used, in tokens, over all its tries that the provider told of; ``neurons`` where Workers AI tells.
+    """What a request used, in tokens, over all its tries whose usage is known; ``neurons`` if Workers AI reports them.
 
     ``cached_tokens`` are part of the input, ``reasoning_tokens`` of the output.
     """

@@ -100,9 +100,9 @@ class BatchWork:
         """Hands a batch over; its name is durable then. Raises LineError where the provider refuses it, and NotStarted.
 
         Members for which the budget has no room are left to be called by themselves: they wait for their turn as calls
-        do, and stop the run. So are all where the batch cannot be handed over with the tries that a call has, or is
-        refused by what may be about one of them: their own calls tell, see Verdicts. Each try whose reply was lost may
-        have handed it over, and each member counts as lost then.
+        do, and stop the run. So are all members if the batch cannot be handed over with the tries that a call has, or
+        if its refusal may be about one of them: their own calls decide, see Verdicts. Each try whose reply was lost
+        may have handed it over, and each member counts as lost then.
         """
         await self._prices(batch.provider)
         if self.over.is_set():
@@ -118,12 +118,12 @@ class BatchWork:
                 spent_s = self.loop.time() - began
                 wait_s = self.retry.wait_s(error, tries[refused], self._random, spent_s)
                 if wait_s is None:
-                    _tell(batch, f"{len(batch.members)} requests could not be handed over", error)
+                    _warn(batch, f"{len(batch.members)} requests could not be handed over", error)
                     return self.release(batch)
             except (StopRun, ModelUnusable) as error:
                 if error.about != "unclear":
                     raise
-                _tell(batch, f"a batch of {len(batch.members)} requests was refused", error)
+                _warn(batch, f"a batch of {len(batch.members)} requests was refused", error)
                 return self.release(batch)
             await self._pause(wait_s)
         return None
@@ -131,7 +131,7 @@ class BatchWork:
     async def follow(self, batch: Batch) -> None:
         """Polls for a batch until all members have ended. Raises NotStarted.
 
-        Where nobody knows it, and after its deadline, they are left to be called by themselves, and count as lost. A
+        If the batch is unknown, and after its deadline, they are left to be called by themselves, and count as lost. A
         batch of an earlier run is looked at first, whatever the time. A refusal that may pass (a firewall's page) is
         believed at the BEFORE_ANSWERS-th poll in a row: what is handed over is paid.
         """
@@ -150,7 +150,7 @@ class BatchWork:
             except ModelError as refused:
                 failures, refusals = failures + 1, refusals + 1
                 if refused.about != "unclear" or refused.status == 404:
-                    _tell(batch, f"batch {batch.name} is not known", refused)
+                    _warn(batch, f"batch {batch.name} is not known", refused)
                     return self.release(batch)
                 if refusals >= BEFORE_ANSWERS:
                     raise self._ending(batch, refused) from refused
@@ -160,10 +160,10 @@ class BatchWork:
                     retry = batch.earlier and isinstance(result, ModelError)
                     if self._budget and not retry:
                         self._budget.after(batch.provider, member.request, result)
-                    self._tell_member(member, None if retry else result)
+                    self._end_member(member, None if retry else result)
                 del batch.members[: len(members)]
             elif self.loop.time() >= batch.until and not 0 < failures < self.retry.attempts:
-                _tell(batch, f"batch {batch.name} is not answered {self.retry.deadline_s:g} s after it was sent")
+                _warn(batch, f"batch {batch.name} is not answered {self.retry.deadline_s:g} s after it was sent")
                 return self.release(batch)
         return None
 
@@ -182,14 +182,14 @@ class BatchWork:
         batch.members.clear()
 
     def _end(self, batch: Batch, member: BatchMember) -> None:
-        """Ends a member without an answer; one that this run has handed over may be billed all the same."""
+        """Ends a member without an answer; one that this run has handed over may be billed nevertheless."""
         if self._budget and batch.name and not batch.earlier:
             self._budget.after(batch.provider, member.request, None)
         elif self._budget:
             self._budget.give_back(member.request)
-        self._tell_member(member, None)
+        self._end_member(member, None)
 
-    def _tell_member(self, member: BatchMember, ended: Response | ModelError | None) -> None:
+    def _end_member(self, member: BatchMember, ended: Response | ModelError | None) -> None:
         if not member.ended.done():  # as it is where its task was cancelled
             member.ended.set_result(ended)
 
@@ -228,7 +228,7 @@ class BatchWork:
                     self._stop(self.recall.broken)
 
     def _lose(self, batch: Batch) -> None:
-        """A batch may have been handed over, and nobody knows its name."""
+        """A batch may have been handed over whose name is unknown."""
         if self._budget:
             for member in batch.members:
                 self._budget.lose(batch.provider, member.request)
@@ -240,7 +240,7 @@ class BatchWork:
 
     @asynccontextmanager
     async def _call(self, batch: Batch, body: Mapping[str, Any]) -> AsyncIterator[None]:
-        """One call in the window. Raises NotStarted instead of a StopRun that speaks of the account: all are told."""
+        """One call in the window. Raises NotStarted instead of a StopRun about the account, which all requests get."""
         request = RawRequest(batch.model, body)
         call = await self._scheduler.take(batch.provider, request, again=True, paid=False)
         error: ModelError | None = None
@@ -283,6 +283,6 @@ def _own_refusals(results: Sequence[Response | ModelError]) -> Sequence[Response
     ]
 
 
-def _tell(batch: Batch, what: str, error: ModelError | None = None) -> None:
+def _warn(batch: Batch, what: str, error: ModelError | None = None) -> None:
     why = f" ({error.message})" if error else ""
     _log.warning("%s/%s: %s%s: its requests are called one by one", batch.provider, batch.model, what, why)

@@ -4,7 +4,7 @@
 so where there are many: AUTO_LEAST in a group; fewer are answered sooner by calls. A group is handed over when it is
 full, by MAX_ITEMS or by the provider's limit of bytes, and when no more has joined for LINGER_S s.
 
-The name of a batch is in the ledger before anybody asks for its answers, so that a run that was killed, or stopped,
+The name of a batch is in the ledger before its answers are asked for, so that a run that was killed, or stopped,
 can be resumed: the next one, in any mode, polls for what was handed over, and pays for nothing twice. Items that the
 provider loses or fails are called by themselves, like all tries after the first.
 
@@ -40,14 +40,14 @@ MAX_ITEMS = 1000
 # batches are answered side by side, and use up none of that rate.
 AUTO_LEAST = 500
 LINGER_S = 2.0
-LONGEST_LINGER_S = 30.0  # of a group that somebody joins again and again
+LONGEST_LINGER_S = 30.0  # of a group that requests keep joining
 _LIST_S = 30.0  # a list of models that takes longer is given up
 
 _log = logging.getLogger(__name__)
 
 
 class Batches:
-    """Collects requests in groups, hands each group over as one batch, and gives each request its answer.
+    """Collects requests in groups, hands each group over as one batch, and returns each request's answer.
 
     Used on the loop's thread.
 
@@ -147,7 +147,7 @@ class Batches:
         return None
 
     async def _is_listed(self, backend: Backend, provider: str, model: str) -> bool:
-        """Whether the list of models, or without it the backend, says that a model takes batches."""
+        """Whether the list of models, or without it the backend, reports that a model takes batches."""
         try:
             async with asyncio.timeout(_LIST_S):
                 listed = (await list_models(backend)).models
@@ -167,7 +167,7 @@ class Batches:
     # Groups.
 
     async def _join(self, provider: str, member: BatchMember, backend: BatchBackend) -> bool:
-        """Puts a request into a group; says whether there is one for it."""
+        """Puts a request into a group; returns whether there is one for it."""
         model = member.request.model
         try:
             share = await backend.batch_share(member.request)
@@ -211,7 +211,7 @@ class Batches:
         batch.joined = self._loop.time()
 
     def _begin_if_quiet(self, key: tuple[str, str, str], batch: Batch) -> None:
-        """Begins with a group that nobody has joined for a while."""
+        """Starts a group that no request has joined for a while."""
         if self._open_groups.get(key) is not batch:
             return
         due = min(batch.joined + LINGER_S, batch.began + LONGEST_LINGER_S)
@@ -240,10 +240,10 @@ class Batches:
         except NotStarted:
             self._work.send_away(batch)
         except LineError as refused:
-            nobody = self._batch_backends[batch.provider, batch.model] = self._loop.create_future()
-            nobody.set_result(None)
+            unusable = self._batch_backends[batch.provider, batch.model] = self._loop.create_future()
+            unusable.set_result(None)
             _log.warning("%s/%s: is called request by request from now on: %s", *key[:2], refused.message)
-        except Exception:  # noqa: BLE001 - whatever it is, nobody must be left waiting
+        except Exception:  # noqa: BLE001 - no request must be left waiting
             _log.exception("%s/%s: unexpected error of a batch", *key[:2])
         finally:
             self._work.release(batch)

@@ -21,7 +21,7 @@ from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.scheduler import NotStarted, Scheduler, TooManyTexts
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.stats import EngineStats
-from llmdo.backends.engine.verdicts import Held, Key, Verdicts, final_error
+from llmdo.backends.engine.verdicts import HeldJob, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.requests import Request
@@ -185,7 +185,7 @@ class Dispatcher:
                 error = final
             if self._verdicts.leaves_open(key, error) and not self.stopped:
                 self._lend(job.reservation)
-                self._verdicts.hold(key, Held(job, error, now, latency_s))
+                self._verdicts.hold(key, HeldJob(job, error, now, latency_s))
             else:
                 self._handle(job, error, latency_s)
         self._verdicts.ended(key)
@@ -280,17 +280,17 @@ class Dispatcher:
             self._deliver(job, None, error, latency_s)
 
     def _part(self, job: Job) -> None:
-        """Begins with an array anew, in parts that the service takes, as far as that is known."""
+        """Starts again with an array, in parts that the service takes, as far as that is known."""
         for part in parts(job, self.arrays.most(job.provider, job.request.model) or job.deliveries):
             self._begin(part)
 
     def _busy(self, key: Key) -> bool:
         return any((job.provider, job.request.model) == key for job in (*self._tasks, *self._waiting))
 
-    def _settle(self, held: Held, error: ModelError) -> None:
+    def _settle(self, held: HeldJob, error: ModelError) -> None:
         self._handle(held.job, error, held.latency_s)
 
-    def _condemn(self, key: Key, error: ModelError, held: Sequence[Held]) -> None:
+    def _condemn(self, key: Key, error: ModelError, held: Sequence[HeldJob]) -> None:
         error = self._connections.final(*key, error)
         if isinstance(error, StopRun):
             self.stop(error)
@@ -310,5 +310,5 @@ class Dispatcher:
             done = Done(part, problem, attempts, latency_s, spent_s)
             try:
                 job.deliver(job.first + position, done)
-            except Exception:  # noqa: BLE001 - the other jobs' deliveries go on
+            except Exception:  # noqa: BLE001 - the other jobs' deliveries must continue
                 _log.exception("%s: deliver() failed: a result is lost", job.request.model)

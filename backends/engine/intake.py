@@ -33,8 +33,8 @@ class Room:
 class Intake:
     """Holds jobs from ``take`` until all their deliveries are made. ``begin`` gets them, on the loop's thread.
 
-    ``usable`` says whether the engine is: else, EngineClosed is raised to whoever submits or waits. ``lock`` guards
-    what the submitters' threads and the loop's share.
+    While ``usable`` returns False, submitting and waiting raise EngineClosed. ``lock`` guards what the submitters'
+    threads and the loop's share.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Intake:
         self._loops_thread: int | None = None
 
     def take(self, job: Job, *, wait: bool) -> bool:
-        """Takes a job in, and waits for room or says that there is none. Raises EngineClosed."""
+        """Takes a job in. Without room it waits, or returns False. Raises EngineClosed."""
         if self._room.more:
             job.reservation.size = memory_size(job.request)
         with self.lock:
@@ -70,7 +70,7 @@ class Intake:
             return True
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until a job can be taken in, at most ``timeout_s`` s; says whether one can. Raises EngineClosed."""
+        """Waits until a job can be taken in, at most ``timeout_s`` s; returns whether one can. Raises EngineClosed."""
         with self.lock:
             return self._wait(timeout_s)
 

@@ -86,7 +86,7 @@ class Job:
         return self.tries > 0 or self.earlier > 0
 
     def count(self, error: ModelError) -> int:
-        """Counts a try that ended with this error; returns how many ended like it, those left out that are excused."""
+        """Counts a try that ended with this error; returns how many ended like it, without those that are excused."""
         if is_throttled(error):
             self.refusals += 1
             return self.refusals

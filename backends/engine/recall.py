@@ -24,14 +24,14 @@ from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, R
 
 MakeCall = Callable[[Request], Awaitable[Response]]
 
-# Part of every key. Raise it when an answer that this version kept could not be read, or would be read as another one,
-# by the code as it will be: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
+# Part of every key. Raise it when your change means that an answer kept so far cannot be read, or is read as another
+# one: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
 # without a default. What was kept before is then paid again; it is never taken for something else.
 FORMAT = 1
 # The same for what is kept of a request that was handed over in a batch.
 BATCH_FORMAT = 1
-# So much of the time since it was asked for may an answer wait to be kept together with others, and no more seconds
-# than that: at 300 answers a second, to keep each by itself would be a quarter of all the CPU time.
+# To be kept together with others, an answer may wait for this part of the time since its request, and at most this many
+# seconds: at 300 answers a second, keeping each by itself would take a quarter of the CPU time.
 PATIENCE, MOST_PATIENCE_S = 0.02, 0.02
 _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     ChatRequest: TypeAdapter(ChatResponse),
@@ -53,7 +53,7 @@ class Ledger(Protocol):
         """Returns when the value is durable; it may wait for others, to be kept together with them."""
 
     async def aclose(self) -> None:
-        """Lets go."""
+        """Closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ _HANDED_OVER = TypeAdapter(HandedOver)
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` says that the call was made now.
+    """An answer; ``payer`` is the line whose call brought it, or "", and ``new`` means that the call was made now.
 
     ``line``: whose it is, where each line has answers of its own.
     """
@@ -147,7 +147,7 @@ class Recall:
         values |= {_batches_key(provider, model): b"{}" for model in {request.model for request in requests}}
         try:
             await asyncio.gather(*(self._ledger.put(key, value, 0.0) for key, value in values.items()))
-        except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be kept must not be paid for
+        except Exception as error:  # noqa: BLE001 - what cannot be kept must not be paid for
             self.broken = StopRun(f"the ledger cannot keep a batch's name, and it would be paid again: {error}")
 
     async def aclose(self) -> None:
@@ -218,7 +218,7 @@ class Recall:
             part = replace(request, texts=tuple(request.texts[places[key]] for key in missing), line_ids=())
             began = time.monotonic()
             paid = await call(part)
-            assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend gives for an EmbedRequest
+            assert isinstance(paid, EmbedResponse)  # noqa: S101 - what a backend returns for an EmbedRequest
             for key, response in zip(missing, one_each(paid, part.texts), strict=True):
                 kept[key] = self._paid(response, lines[places[key]])
             good = {key: kept[key] for key in missing if _is_usable(kept[key])}
@@ -284,7 +284,7 @@ class Recall:
                     await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
             puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
             await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer that was paid for must get through
+        except Exception as error:  # noqa: BLE001 - the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
 
 

@@ -79,20 +79,20 @@ def stop_engines(error: StopRun, run_id: str | None = None) -> None:
 def drain_engines(seconds: float, waiting: Callable[[int], None], run_id: str | None = None) -> int:
     """Pauses a run's engines, and waits at most ``seconds`` s until their calls in flight have ended.
 
-    What these bring is in the ledger then. Engines without a ledger are not waited for: nobody takes their answers any
-    more. ``waiting`` is told the number of calls, if there are any. Gives how many have not ended.
+    Their answers are in the ledger then. Engines without a ledger are not waited for: their answers would be
+    lost. ``waiting`` gets the number of calls, if there are any. Returns how many have not ended.
     """
     engines = _engines_of(run_id)
     for engine in engines:
         engine.pause()
-    kept, end, told = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
+    kept, end, reported = [engine for engine in engines if engine.keeps_answers], time.monotonic() + seconds, False
     while not all(engine.idle for engine in kept):
         calls = sum(engine.stats().in_flight for engine in kept)
         if time.monotonic() >= end:
             return calls
-        if calls and not told:
+        if calls and not reported:
             waiting(calls)
-            told = True
+            reported = True
         time.sleep(_LOOK_S)
     return 0
 
@@ -107,7 +107,7 @@ def close_engines(run_id: str | None = None) -> None:
 
 
 def _goodbye() -> None:
-    """Keeps paid answers when somebody else's pipeline has failed, or its worker is asked to end."""
+    """Keeps paid answers when a pipeline that is not a command's has failed, or its worker is asked to end."""
     drain_engines(
         LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
     )

@@ -235,7 +235,7 @@ class Scheduler:
         if soonest < float("inf") and (self._alarm is None or soonest < self._alarm_at):
             if self._alarm:
                 self._alarm.cancel()
-            # uvloop's handle does not tell its time where that has come already.
+            # uvloop's handle does not know its time once that has come.
             self._alarm, self._alarm_at = self._loop.call_at(soonest, self._wake), soonest
 
     def _new_throttle(self, provider: str, model: str) -> Throttle:

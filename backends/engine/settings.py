@@ -46,7 +46,7 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """All that decides how a call is made. Callers with equal settings share one engine, others do not: see get_engine.
+    """Everything that decides how a call is made. Only callers with equal settings share an engine: see get_engine.
 
     The options of a run make it once, and it travels with the steps. What only the process that calls can know, a step
     adds there by ``replace``: ``own``, ``gate``, ``budget``, ``answered_before``.
@@ -56,7 +56,7 @@ class CallSettings:
         first_window: where the window of each model begins; ``window`` where one slow call must not hold others up.
         fixed: refusals lower neither window nor pace.
         retry: tries of one request, and the seconds that it may take.
-        rates: requests and tokens a minute; where it says nothing, what the provider publishes for the model.
+        rates: requests and tokens a minute; where None, what the provider publishes for the model.
         workers: processes that share the rates; each uses an equal part.
         mode: whether requests are handed over in batches.
         own: the providers whose refusals may stop the engine; None: all.
@@ -64,7 +64,7 @@ class CallSettings:
         gate: asked before calls are started; an error stops the engine.
         limits: what the caller may spend, by which it makes ``budget``.
         budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
-        gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        gateway: id or URL of the AI Gateway through which Workers AI is called; None: the environment's.
         headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
         call_timeout_s: seconds that one try may take.
         patience_s: how long a service may answer nothing before its calls are given up.

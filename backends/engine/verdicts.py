@@ -1,7 +1,7 @@
-"""Decides what a refusal speaks of that leaves it open: the line, or the account and so every line.
+"""Decides what an unclear refusal is about: the line, or the account and so every line.
 
 No status decides that alone: 401, 402, 403, 404 and 451 come for a line as well. So the job is held, without a place in
-the window and without a try more, until other calls with the same key and model tell.
+the window and without another try, until other calls with the same key and model decide.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from llmdo.backends.limits.retry import Retry, instant
 # Lines that must meet the same refusal one after the other, with no answer between. Before the first answer a wrong key
 # is likely, and each further call is in vain; after it, some lines of a kind may well stand together.
 BEFORE_ANSWERS, AFTER_ANSWERS = 5, 10
-QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could tell
+QUIET_S = 1.0  # without any call or job of the model: nothing else is to come that could decide
 _LOOK_S = 0.25
 _MOST = 4  # times as many refusals of several kinds
-_OF_LINES_TOO = (403, 404, 451)  # whatever the words: they may speak of the line alone
+_OF_LINES_TOO = (403, 404, 451)  # whatever their words, they may be about the line alone
 
 Key = tuple[str, str]  # provider, model
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldJob:
     """A job whose refusal is not decided yet. ``at``: when it came."""
 
     job: Job
@@ -52,13 +52,13 @@ class Verdicts:
     """Holds the jobs whose refusals are not decided yet; used on the loop's thread.
 
     An answer to a call that began after a refusal makes that the line's own error. The same refusal for
-    BEFORE_ANSWERS lines, or AFTER_ANSWERS once there were answers, stops the calls; those in flight may still tell.
+    BEFORE_ANSWERS lines, or AFTER_ANSWERS once there were answers, stops the calls; those in flight may still decide.
     Where nothing else is in work, the answers of this run decide, or those of earlier ones.
 
     Args:
         loop: the engine's event loop.
         scheduler: knows the calls in flight, and holds a model's calls back.
-        busy: whether any job of a model is in work, held ones left out.
+        busy: whether any job of a model is in work, other than held ones.
         settle: ends a held job with an error.
         condemn: ends all held jobs of a model with an error that holds for every call.
         answered_before: see CallSettings. It may take as long as a call, and is asked only where calls are about to
@@ -70,8 +70,8 @@ class Verdicts:
         loop: asyncio.AbstractEventLoop,
         scheduler: Scheduler,
         busy: Callable[[Key], bool],
-        settle: Callable[[Held, ModelError], None],
-        condemn: Callable[[Key, ModelError, list[Held]], None],
+        settle: Callable[[HeldJob, ModelError], None],
+        condemn: Callable[[Key, ModelError, list[HeldJob]], None],
         answered_before: Callable[[], bool],
     ) -> None:
         self._loop = loop
@@ -80,7 +80,7 @@ class Verdicts:
         self._settle = settle
         self._condemn = condemn
         self._answered_before = answered_before
-        self._held: defaultdict[Key, list[Held]] = defaultdict(list)
+        self._held: defaultdict[Key, list[HeldJob]] = defaultdict(list)
         self._streak: defaultdict[Key, Counter[tuple[object, ...]]] = defaultdict(Counter)  # refusals since an answer
         self._answered: set[Key] = set()
         self._condemned: set[Key] = set()  # whose errors need no further proof
@@ -100,7 +100,7 @@ class Verdicts:
             )
         return key not in self._answered and _is_no_api(error)
 
-    def hold(self, key: Key, held: Held) -> None:
+    def hold(self, key: Key, held: HeldJob) -> None:
         """Takes a job whose error leaves it open; ``ended`` is called next."""
         self._held[key].append(held)
         self._streak[key][_signature(held.error)] += 1
@@ -119,7 +119,7 @@ class Verdicts:
                     self._settle(one, as_lines_own(one.error))
 
     def ended(self, key: Key) -> None:
-        """A call has ended, whatever came."""
+        """A call has ended, with whatever result."""
         held = self._held.get(key)
         if not held:
             self._scheduler.hold(key, False)
@@ -139,11 +139,11 @@ class Verdicts:
         return streak[last] >= many or streak.total() >= _MOST * many
 
     def _may_be_lines(self, key: Key, error: ModelError, last: tuple[object, ...]) -> bool:
-        """Whether there were answers before this run, and there are too few refusals to be sure all the same."""
+        """Whether there were answers before this run, and there are too few refusals to be sure."""
         before = error.status != 401 and not self._is_enough(key, last, AFTER_ANSWERS)
         return before and self._answered_before()
 
-    def take_all(self) -> list[Held]:
+    def take_all(self) -> list[HeldJob]:
         """What is held, which is not any more."""
         held = [one for some in self._held.values() for one in some]
         self._held.clear()
@@ -177,7 +177,7 @@ class Verdicts:
             for one in held:
                 self._settle(one, as_lines_own(one.error))
         elif array := next((one for one in held if one.job.deliveries > 1), None):
-            held.remove(array)  # its halves tell more
+            held.remove(array)  # its halves show more
             self._settle(array, as_lines_own(array.error))
         else:
             self._stop(key, error)
@@ -194,7 +194,7 @@ class Verdicts:
 
 
 def as_lines_own(error: ModelError) -> ModelError:
-    """The error of a line to whom alone it speaks."""
+    """The error of a line that it is about alone."""
     if not isinstance(error, StopRun | ModelUnusable):
         return error
     return RequestRefused(
@@ -209,7 +209,7 @@ def as_lines_own(error: ModelError) -> ModelError:
 
 
 def _ends_all(error: ModelError) -> bool:
-    """Whether it speaks of the key or the account for certain, which may have been closed since the last answer."""
+    """Whether it is certainly about the key or the account, which may have been closed since the last answer."""
     return isinstance(error, StopRun) and error.about == "account"
 
 
@@ -245,7 +245,7 @@ def final_error(
             until=error.until or time.time() + wait_s,
         )
     elif breaker.given_up:
-        wait_s = 0.0  # whoever comes may be the one that finds the service back
+        wait_s = 0.0  # the next call may find the service back
         final = ServiceAway(
             f"{name} has answered nothing for --patience seconds: see that the service runs at its base URL, then run "
             f"the same command again ({error.message})",

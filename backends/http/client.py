@@ -36,7 +36,7 @@ from llmdo.settings.network import CA_REMEDY, ca_file, proxy_for, tls_context
 CONNECT_TIMEOUT_S = 10.0
 PROXY_WANTS_KEY = 407
 IDLE_S = 15.0  # a kept connection is closed before usual servers and proxies close it (60 s), else a POST meets its end
-# Bytes of a line of a reply's head, and its lines: services tell much about policies and limits there.
+# Bytes of a line of a reply's head, and its lines: services send much about policies and limits there.
 _LONGEST_HEADER, _MOST_HEADERS = 256 << 10, 1024
 _MOST_REDIRECTS = 3
 MOST_REPLY = 64 << 20  # bytes of a reply, decompressed: 256 vectors of the longest kind have 20 MB
@@ -100,7 +100,7 @@ class Transport(Protocol):
 class Network:
     """See Transport. For one service, the one at ``base_url``; proxies and certificates: see llmdo.settings.network.
 
-    A call goes on to where a 307 or 308 sends it on the same host; any other redirect is a StopRun, since the key is
+    A call follows a 307 or 308 to the same host; any other redirect is a StopRun, since the key is
     for this host. ``timeout_s``: how long a service may be silent. Raises Unauthorized for a proxy or for certificates
     that cannot be used.
     """
@@ -204,7 +204,7 @@ def _refused_by_proxy() -> Unauthorized:
 
 async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The pieces of a body, decompressed. Raises BadReply for one without an end, and StopRun for an answer in a coding
-    that nobody asked for; a refusal in such a coding has no words.
+    that was not requested; a refusal in such a coding has no words.
     """
     size, codings = 0, reply.headers.get("content-encoding", "")
     try:
@@ -232,7 +232,7 @@ async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
 
 @contextmanager
 def network_errors(url: URL | str) -> Iterator[None]:
-    """Turns what aiohttp raises into CallTimeout or ConnectionFailed, which says whether anything was sent; and into
+    """Turns what aiohttp raises into CallTimeout or ConnectionFailed, which states whether anything was sent; and into
     StopRun where no call can get through: a certificate that is not trusted, a proxy that wants a password.
     """
     try:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import aiohttp
 import zstandard
 
-ACCEPTED = "gzip, deflate"  # what is asked for; zstd is read all the same
+ACCEPTED = "gzip, deflate"  # what is asked for; zstd is read too
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _HEAD = 4  # bytes by which a coding is recognised
 _UNREADABLE = frozenset({"br", "compress", "x-compress", "dcb", "dcz"})

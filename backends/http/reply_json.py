@@ -82,14 +82,14 @@ _EXCERPT = 200  # characters of a reply that go into an error's sentence
 
 
 def whole_number(value: Any) -> int | None:
-    """A number, also one written as a text, as an int; None for what is none."""
+    """A number, also one written as a text, as an int; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
         return int(value)
     return int(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def excerpt(value: Any) -> str:
-    """The begin of a reply, for an error's sentence."""
+    """The beginning of a reply, for an error's sentence."""
     return pydantic_core.to_json(value).decode()[:_EXCERPT]
 
 
@@ -99,5 +99,5 @@ def amount(value: Any) -> float | None:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is an object; whatever else stands there says nothing."""
+    """The value where it is an object; else an empty one."""
     return value if isinstance(value, dict) else {}

@@ -9,7 +9,7 @@ _PAUSE = 256  # lines after which the loop may do something else
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Yields the data of each event; comments and other fields are passed over.
+    """Yields the data of each event; comments and other fields are skipped.
 
     Lines are split at line feeds of the bytes: ``str.splitlines`` would also split at U+2028 inside JSON strings.
     A last event without the blank line after it counts, so that what came is judged by its content. Bytes that are not

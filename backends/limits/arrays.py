@@ -41,8 +41,8 @@ _STATUS = re.compile(r"HTTP \d{3}")
 _SURE = 2  # arrays whose halves were both answered: one may have been refused by chance
 
 
-def told_limit(message: str, texts: Sequence[str]) -> int | None:
-    """The number of texts that a refusal of an array names as the most; None where it names none below the array's.
+def named_limit(message: str, texts: Sequence[str]) -> int | None:
+    """The limit of texts that a refusal of an array names; None if it names none below the array's length.
 
     What the message quotes of a text does not count.
     """
@@ -78,7 +78,7 @@ class ArrayLimits:
 
     def refused(self, provider: str, model: str, texts: Sequence[str], message: str) -> int | None:
         """Takes a refused array's message in; how many texts the next calls may have, or None where it does not say."""
-        number = told_limit(message, texts)
+        number = named_limit(message, texts)
         if number is None and len(texts) > 1 and _TOO_MANY.search(message) and not _OF_A_TEXT.search(message):
             number = len(texts) // 2
         if number is not None:

@@ -18,7 +18,7 @@ PATIENCE_S = 600.0
 # these bounds. Of several servers behind one address some may fail, and sooner than the others answer.
 FEWEST, MOST = 3, 16
 REQUESTS = 3  # that must be among them where requests may be to blame: one may crash the server again and again
-SHORT_S = 5.0  # an outage after which calls go on as before; after a longer one their number grows anew
+SHORT_S = 5.0  # an outage after which calls go on as before; after a longer one the window grows again from its start
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 WARN_EVERY_S = 300.0
 _KEPT = 100  # failed calls that are remembered
@@ -35,7 +35,7 @@ class Away:
 
 
 class Breaker:
-    """Of one model at one provider, ``name``. It is told of each call's start and end.
+    """Of one model at one provider, ``name``. It must hear of each call's start and end.
 
     It opens when some calls in a row have found the service away, and at the first one if nothing was ever answered and
     the request cannot be to blame. While it is open one call is made at a time, after pauses that double from 1 to 60 s
@@ -55,7 +55,7 @@ class Breaker:
         self._requests = requests
         self._answered = False  # ever
         self._failed: list[tuple[Started, bool]] = []  # in a row, and whether the request may be to blame
-        self._many = FEWEST  # so many of them are an outage
+        self._many = FEWEST  # failures that count as an outage
         self._since: float | None = None
         self._paused_s = 0.0
         self._waited_s = 0.0  # the pauses of this outage, which take no time where waits are instant
@@ -96,7 +96,7 @@ class Breaker:
     def ended(
         self, call: Started, response: Response | None, error: ModelError | None, now: float, in_flight: int = 1
     ) -> bool:
-        """Takes note of a call's end, one of ``in_flight``; says whether a long outage is over by it."""
+        """Takes note of a call's end, one of ``in_flight``; returns whether it ends a long outage."""
         was_probe, self._probe = call is self._probe, None if call is self._probe else self._probe
         if response or (error and not _is_away(error)):
             self._answered = self._answered or response is not None
@@ -170,7 +170,7 @@ class Breaker:
 
 
 def _is_away(error: ModelError) -> bool:
-    """Whether the service may be down, as far as one call can tell: it did not reply, or failed as a whole.
+    """Whether the service may be down, as far as one call can show: it did not reply, or failed as a whole.
 
     Where it counts the tokens of an answer that failed, it works.
     """

@@ -5,8 +5,8 @@ round of growth ends in refusals. So the starts are spaced, and the rate is meas
 it refuses, hence what it admitted between two refusals, divided by the time, is its rate, however deep it is.
 
 Others may call the same service. What is measured is then only our part of its rate, and would stay what it happens to
-be. So it is noticed, and answered with additive increase and multiplicative decrease: whoever is faster is refused more
-often, yet grows no faster, and the parts become alike.
+be. So company is detected, and answered with additive increase and multiplicative decrease: the faster caller is
+refused more often, yet grows no faster, and the shares converge.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ OPENING_DOUBLES_S = 0.2
 BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: taken to be a second's worth
 
 # After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
-# refusal in a cycle of so many calls is under a percent of them; in what the bucket saves meanwhile nothing is lost.
+# refusal in such a cycle is under a percent of its calls, and what the bucket saves meanwhile is not lost.
 CYCLE_CALLS = 110
 CYCLE_S = (2.0, 40.0)  # at least, at most
 MARGIN = 0.97
 SPAN = 0.075  # growth in a cycle
 REST = 0.008  # of a cycle, without starts, after a refusal
-DOUBT_S = 6.0  # in so many seconds the pace grows by the measurement's possible error
+DOUBT_S = 6.0  # seconds in which the pace grows by the measurement's possible error
 LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
 BOLD_PER_S = 0.06
 UNSURE = 0.15  # a doubt that calls for a longer rest
@@ -40,7 +40,7 @@ FAR = 1.2  # times the last measurement: grown so far, the pace before was not w
 HASTY_CUT = 0.8  # when refused again before anything could be measured
 
 # Alone, a call is refused only once the pace has passed what was measured. A refusal before that is a surprise. Those
-# in a row count once, as when a rate halves; two within so many cuts mean company, until as many pass without any. So
+# in a row count once, as when a rate halves; two within COMPANY cuts mean company, until as many pass without any. So
 # does a refusal of the very first calls: the service was used up when they came.
 COMPANY = 20
 FIRST_CALLS = 5
@@ -51,7 +51,7 @@ COMPANY_CALLS = 90  # since the last cut, until the pace grows as fast as at mos
 # Refusals that go on, though the pace was cut again and again, may be not about the pace: it is put back on trial, and
 # for as many refusals more it stays. The window answers them. If the trial fails, the next one comes much later.
 MARKS = 16
-# One refusal in many says little of the pace, whatever it is: so many are forgiven, as a part of the calls started. At
+# One refusal in many says little about the pace: this part of the calls started is forgiven. At
 # a slow pace fewer are, since a cut is cheap there and a bucket must be learned from few refusals.
 FORGIVEN = 0.02
 FORGIVEN_AT_PER_S = 80.0
@@ -164,7 +164,7 @@ class Pace:
         return self.starts
 
     def refused(self, index: int, at: float) -> bool:
-        """Takes note that the start with this number, made at ``at``, was refused; says whether the pace was cut.
+        """Takes note that the start with this number, made at ``at``, was refused; returns whether the pace was cut.
 
         Calls that were in flight at a cut do not cut again.
         """

@@ -15,17 +15,17 @@ MODEST_OUTPUT = 256  # tokens expected of an answer while none was measured and 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests and tokens (input and output together) a minute; None where nobody says, infinite for no limit."""
+    """Requests and tokens (input and output together) a minute; None if unknown, infinite for no limit."""
 
     rpm: float | None = None
     tpm: float | None = None
 
     def or_else(self, other: Rates) -> Rates:
-        """These, and the other's where these say nothing."""
+        """These, and the other's where these are None."""
         return Rates(other.rpm if self.rpm is None else self.rpm, other.tpm if self.tpm is None else self.tpm)
 
     def shared_by(self, workers: int) -> Rates:
-        """The part of one of several processes that call at the same time."""
+        """The share of one of several processes that call at the same time."""
         return Rates(self.rpm and self.rpm / workers, self.tpm and self.tpm / workers)
 
 

@@ -12,7 +12,7 @@ TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one thing
 # What a model's own input may call it besides: OpenAI's Responses API, and Workers AI's summaries.
 _OWN_LIMITS = (*TOKEN_LIMITS, "max_output_tokens", "max_length")
 # Of a chat that sets no limit; the Workers AI backend sends it, since the API's default of 256 cuts answers off without
-# a word. Three pages, which end within the 120 to 240 s that the service gives a call.
+# a warning. Three pages, which end within the 120 to 240 s that the service allows a call.
 DEFAULT_MAX_TOKENS = 2048
 
 CHARACTERS_A_TOKEN = 4  # of English; what a call really used corrects it

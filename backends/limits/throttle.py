@@ -24,7 +24,7 @@ from llmdo.backends.responses import Response
 LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
 NO_GROWTH_S = 5.0  # after a failure of the service's own, or a call without an end
 CHANGES = 200  # that are remembered
-WORTH_TELLING = 1.25  # times the window that was told last: growth is told in steps
+WORTH_RECORDING = 1.25  # times the window that was recorded last: growth is recorded in steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Throttle:
         self._throttled_s = self._waited_s = 0.0
         self._fixed = fixed
         self._limit = ConcurrencyLimit(ceiling, start=start, fixed=fixed)
-        self._told = self._limit.size
+        self._recorded = self._limit.size
         self._pace = None if fixed else Pace()
         self._requests = _meter(rates.rpm)
         self._per_token = _meter(rates.tpm)
@@ -125,7 +125,7 @@ class Throttle:
         return self._pace.per_s if self._pace else None
 
     def opens_at(self) -> float:
-        """From when on the next call may start; infinite while only the end of another one can tell."""
+        """From when on the next call may start; infinite while that depends on the end of another one."""
         if self.in_flight >= self.window:
             return float("inf")
         return max(self._times())
@@ -152,13 +152,13 @@ class Throttle:
         return call
 
     def ended(self, call: Started, response: Response | None, error: ModelError | None, now: float) -> None:
-        """Takes note of a call's end, whatever it was."""
+        """Takes note of a call's end."""
         full = self.in_flight >= self.window
         self._full = self._full or full
         outage = self.breaker.away(now)
         if self.breaker.ended(call, response, error, now, self.in_flight) and outage:
             self._limit = ConcurrencyLimit(self._ceiling, start=self._start, fixed=self._fixed)
-            self._tell("the service answers again", outage.for_s)
+            self._record("the service answers again", outage.for_s)
         self.in_flight -= 1
         if response:
             self._rests = 0
@@ -168,8 +168,8 @@ class Throttle:
                 self._per_token.correct(usage.input_tokens + usage.output_tokens - call.tokens)
             if full and not self._fixed and now >= self._no_growth_until:
                 self._limit.grow()
-                if self.window >= WORTH_TELLING * self._told:
-                    self._tell("the window was full of calls that were answered", 0.0)
+                if self.window >= WORTH_RECORDING * self._recorded:
+                    self._record("the window was full of calls that were answered", 0.0)
         elif isinstance(error, Retryable):
             self._failed(call, error, now)
 
@@ -204,7 +204,7 @@ class Throttle:
             self._no_growth_until = now + NO_GROWTH_S
         if asked and not retry.instant() and now + asked > self._pause_until + 1.0:
             self._pause(now, asked)
-            self._tell(f"{_in_short(error)}, which asked to wait", asked)
+            self._record(f"{_in_short(error)}, which asked to wait", asked)
         return None
 
     def _cut(self, pace: Pace, error: Retryable, asked: float, now: float) -> None:
@@ -217,15 +217,15 @@ class Throttle:
             rest_s = min(max(rest_s, 0.25 * 2.0**self._rests), LONGEST_REST_S)
         self._rests += 1
         self._pause(now, max(rest_s, asked))
-        self._tell(_in_short(error), max(rest_s, asked))
+        self._record(_in_short(error), max(rest_s, asked))
 
     def _pause(self, now: float, seconds: float) -> None:
         self._pause_until = max(self._pause_until, now + seconds)
         if self._pace:
             self._pace.pause_until(self._pause_until)
 
-    def _tell(self, reason: str, pause_s: float) -> None:
-        self._told = self._limit.size
+    def _record(self, reason: str, pause_s: float) -> None:
+        self._recorded = self._limit.size
         self.changes.append(Change(time.time(), self.window, self.per_s, pause_s, reason))
 
 

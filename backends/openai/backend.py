@@ -42,7 +42,7 @@ from llmdo.settings.secrets import header_values
 MAX_TEXTS = 256
 # Routes whose bodies are passed on as they are: what llmdo has no form of its own for.
 RAW_PATHS = ("embeddings", "completions", "responses")
-# Embedding models by name; an API does not tell.
+# Embedding models by name: the API does not list what a model does.
 _EMBEDS = re.compile(
     r"embed|(?:^|[/-])(?:labse|(?:bge|e5|gte|gtr-t5|all-minilm|all-mpnet|multi-qa|paraphrase|sentence-t5|voyage)-(?!.*rerank))",
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""A chat answer as the body that OpenAI's API would give, with all that its provider told."""
+"""A chat answer as the body that OpenAI's API would send, with all that its provider reported."""
 
 from __future__ import annotations
 

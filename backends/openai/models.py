@@ -1,4 +1,4 @@
-"""Entries of OpenAI's list of models, and of its relatives', which tell more: vLLM, llama.cpp, OpenRouter."""
+"""Entries of OpenAI's list of models, and of those of vLLM, llama.cpp and OpenRouter, which hold more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BY_PARAMETER = {"tools": "tools", "reasoning": "reasoning", "structured_outputs
 
 
 def model_info(entry: Mapping[str, Any], provider: str) -> ModelInfo:
-    """One entry of ``data``; context window, price and capabilities where a server tells them."""
+    """One entry of ``data``; context window, price and capabilities where a server lists them."""
     context = next((window for window in _windows(entry) if isinstance(window, int) and window > 0), None)
     return ModelInfo(
         name=f"{provider}/{entry['id']}",

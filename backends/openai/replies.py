@@ -10,7 +10,7 @@ from typing import Any
 from llmdo.backends.errors import ConnectionFailed, ModelError, call_known
 from llmdo.backends.http.client import Incoming
 from llmdo.backends.http.reply_json import read_json
-from llmdo.backends.openai.shapes import choice_error, first_choice, told_usage
+from llmdo.backends.openai.shapes import choice_error, first_choice, reported_usage
 from llmdo.backends.refusals.body import quoted
 
 
@@ -46,13 +46,13 @@ class ReplyReader:
         else:
             refused = choice_error(first_choice(result), lambda said: self.refused(incoming, said, model))
         if refused is not None:
-            refused.usage = told_usage(result)  # a model may have worked before it failed
+            refused.usage = reported_usage(result)  # a model may have worked before it failed
             raise refused
         return result
 
     def reading(self, incoming: Incoming, result: Any) -> AbstractContextManager[None]:
         """While a result is read: errors get the call's id, and what the reply says that it used."""
-        return call_known(request_id=self.request_id(incoming.headers), usage=told_usage(result))
+        return call_known(request_id=self.request_id(incoming.headers), usage=reported_usage(result))
 
     def refused(self, incoming: Incoming, event: object, model: str) -> ModelError | None:
         """The error that an event of a stream, or the ``error`` of a choice, means; None where it is not one."""

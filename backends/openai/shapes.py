@@ -57,10 +57,10 @@ def first_choice(body: Any) -> Mapping[str, Any] | None:
 
 
 def no_choice(body: Any, model: str) -> ModelError | None:
-    """The error of a chat.completion without any choice, which is paid all the same; None for what is not one."""
+    """The error of a chat.completion without any choice, which is paid for nevertheless; None for anything else."""
     fields = mapping(body)
     if fields.get("choices", 0) not in ([], None) or not (
-        told_usage(body) or fields.get("object") == "chat.completion"
+        reported_usage(body) or fields.get("object") == "chat.completion"
     ):
         return None
     return Retryable(
@@ -251,7 +251,7 @@ def answer_warnings(finish: FinishReason | None, tokens: int, answered: bool, *,
 def answering_model(body: Any, asked: str, *, native: bool = False) -> tuple[str, tuple[str, ...]]:
     """The model that a reply names, and a warning where it is not the one asked for.
 
-    ``native``: Workers AI, which leads a retired name to another model; a model's other names are not told there.
+    ``native``: Workers AI, where another model answers for a retired name, and a model's other names are not reported.
     """
     named = mapping(body).get("model")
     if not isinstance(named, str) or not named:
@@ -267,8 +267,8 @@ def is_same_model(asked: str, answered: str) -> bool:
     return answered.startswith(asked) and bool(_SNAPSHOT.fullmatch(answered, len(asked)))
 
 
-def told_usage(body: Any) -> Usage | None:
-    """The usage of a reply that is not an answer; None where it tells none."""
+def reported_usage(body: Any) -> Usage | None:
+    """The usage of a reply that is not an answer; None if it reports none."""
     usage = read_usage(body)
     return usage if usage != Usage() else None
 

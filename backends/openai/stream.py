@@ -44,7 +44,7 @@ class StreamHead:
         warnings: what was changed in the request.
         native: events may have Workers AI's own shape, in which fields that are not read mean nothing.
         neurons: by the headers, where the events have none.
-        max_tokens: the limit that was sent; native events have no finish reason that says that it was reached.
+        max_tokens: the limit that was sent; native events have no finish reason that shows that it was reached.
     """
 
     model: str
@@ -82,7 +82,7 @@ async def read_stream(
             yield chunk
     failed = choice_error(said.ending, refused) or failed_choice(said.ending, head.model)
     if failed is not None:
-        with call_known(request_id=head.request_id, usage=said.usage if said.told else None):
+        with call_known(request_id=head.request_id, usage=said.usage if said.reported else None):
             raise failed
     if not said.is_whole:
         raise head.broken("ended before its end mark: ask again")
@@ -91,13 +91,13 @@ async def read_stream(
 
 
 class _Said:
-    """What a stream has told so far."""
+    """What a stream has brought so far."""
 
     def __init__(self, head: StreamHead) -> None:
         self.finish: FinishReason | None = None
         self.ending: dict[str, Any] = {}  # what the choice says of its end
         self.usage = Usage(neurons=head.neurons)
-        self.told = False
+        self.reported = False
         self.warnings: list[str] = []
         self.answered = False
         self.ended = False
@@ -119,9 +119,9 @@ class _Said:
         return self.finish is not None or (self.ended and bool(self._head.native or self.answered or self.calls))
 
     def take(self, event: Mapping[str, Any]) -> Iterator[StreamChunk]:
-        """Takes one event in, and gives the chunks that it makes."""
+        """Takes one event in, and yields its chunks."""
         if event.get("usage"):
-            self.usage, self.told = read_usage(event, self._head.neurons), True
+            self.usage, self.reported = read_usage(event, self._head.neurons), True
         yield from self._names(event)
         self._keep(event, _EVENT)
         choice = first_choice(event) or (_native_choice(event) if self._head.native else None)

@@ -50,7 +50,7 @@ class Body:
     """A refusal's body.
 
     Attributes:
-        words: the service's own, on one line; of a body that has none, its begin.
+        words: the service's own, on one line; of a body that has none, its beginning.
         codes: strings and numbers, the most precise one first.
         status: the HTTP status that the body names, or None.
         waits: how long it asks to wait, as it writes that; ``headers``: those it quotes, by names in lower case.
@@ -66,7 +66,7 @@ class Body:
 def read_body(body: object) -> Body:
     """Reads parsed JSON, or the text of a body that is not JSON."""
     parts = list(islice(_parts(body, _DEPTH), _PARTS))
-    texts = (text for told in (_words, _more_words) for part in parts for text in told(part))
+    texts = (text for read in (_words, _more_words) for part in parts for text in read(part))
     words = "; ".join(_unique(texts))[:_READ]
     if not words and isinstance(body, dict | list) and any(parts):
         words = excerpt(body)
@@ -89,8 +89,8 @@ def is_envelope(body: object) -> bool:
 
 
 def page_text(page: str) -> str:
-    """The words of an HTML page, or of any text, on one line; of a long one, those of its begin."""
-    # By hand: a regular expression looks for the end of each tag anew, also where none has one.
+    """The words of an HTML page, or of any text, on one line; of a long one, those of its beginning."""
+    # By hand: a regular expression searches for the end of each tag again, even if no tag has one.
     page = page[:_PAGE]
     lower, words, at = page.lower(), [], 0
     while (opened := page.find("<", at)) >= 0 and (closed := page.find(">", opened)) >= 0:
@@ -104,13 +104,13 @@ def page_text(page: str) -> str:
 
 
 def quoted(content: bytes) -> str:
-    """The begin of a reply that is not JSON, for the end of an error's sentence; empty where it says nothing."""
+    """The beginning of a reply that is not JSON, for the end of an error's sentence; "" without words."""
     words = page_text(content[:_PAGE].decode("utf-8", "replace"))[:_SHORT]
     return f"; it says {words!r}" if words else ""
 
 
 def one_line(text: str) -> str:
-    """The words of a text with one blank between them; of a long one, those of its begin."""
+    """The words of a text with one blank between them; of a long one, those of its beginning."""
     return " ".join(text[:_PAGE].split())
 
 

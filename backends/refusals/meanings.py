@@ -21,7 +21,7 @@ SOON_S = 60.0  # a day's limit that leaves room again so soon is a rate
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a refusal is, in words, and the class that says how to go on.
+    """What a refusal is, in words, and the class that decides what follows.
 
     ``{key}`` and ``{provider}`` in the remedy are filled in. ``about``: see ModelError. ``ends``: when an
     allowance comes back: at a midnight, whatever wait the reply names, or after that wait.
@@ -31,7 +31,7 @@ class Meaning:
     what: str
     remedy: str
     about: About | None = None
-    ends: Literal["UTC", "Pacific", "told"] | None = None
+    ends: Literal["UTC", "Pacific", "stated"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ def make_error(
     key: str,
     lost: bool | None = None,
 ) -> ModelError:
-    """The error: what happened to which model, codes, the remedy, the provider's own words, and when to go on.
+    """The error: what happened to which model, codes, the remedy, the provider's own words, and when to resume.
 
     ``key``: the variable that holds the key. ``now``: Unix time in seconds.
     """
     wait = wait_s(headers, body, now)
-    if meaning.ends == "told" and wait is not None and wait <= SOON_S:
+    if meaning.ends == "stated" and wait is not None and wait <= SOON_S:
         meaning = replace(meaning, error=RateLimited)
     label = f"code {code}" if isinstance(code, int) else code
     numbers = f"{label}, HTTP {status}" if label is not None else f"HTTP {status}"

@@ -43,7 +43,7 @@ DAY = Meaning(
     QuotaExhausted,
     "the allowance of this day (or hour, or month) is used",
     "resume when it comes back, or raise the account's tier",
-    ends="told",
+    ends="stated",
 )
 UTC_DAY, PACIFIC_DAY = replace(DAY, ends="UTC"), replace(DAY, ends="Pacific")
 RATE = Meaning(RateLimited, "too many requests or tokens this minute", "lower --concurrency")

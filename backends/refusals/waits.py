@@ -46,12 +46,12 @@ def _asked(headers: Mapping[str, str], body: Body, now: float) -> Iterator[float
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         if (amount := _number(headers.get(name, ""))) is not None:
             yield amount / 1000
-    for told in (
+    for header in (
         headers.get("retry-after", ""),
         headers.get("x-ms-retry-after", ""),
         body.headers.get("retry-after", ""),
     ):
-        if (wait := retry_after_s({"retry-after": told}, now)) is not None:
+        if (wait := retry_after_s({"retry-after": header}, now)) is not None:
             yield wait
 
 
@@ -59,9 +59,9 @@ def words_s(words: str, now: float) -> float | None:
     """Seconds to wait by a sentence: "Please retry in 2.5s", "wait 35000 seconds", "regain access on 2026-12-01 …"."""
     for asks in _ASKS.finditer(words):
         rest = words[asks.end() : asks.end() + 80]
-        told = _DURATION.match(rest) or _CLOCKED.match(rest)
-        if told:
-            return duration_s(told[0])
+        amount = _DURATION.match(rest) or _CLOCKED.match(rest)
+        if amount:
+            return duration_s(amount[0])
     date = _DATE.search(words)
     return until_s(f"{date[1]}T{date[2]}:00+00:00", now) if date else None
 

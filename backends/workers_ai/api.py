@@ -50,7 +50,7 @@ class Api:
         timeout_s: float,
     ) -> None:
         self._root = base_url(PROVIDER, f"{account.url}/ai").root
-        # The dashboard gives a gateway's URL, which is a provider's address of its own; an id goes with the usual one.
+        # The dashboard shows a gateway's URL, a provider's address of its own; an id is used with the usual address.
         own = f"{gateway.name.rstrip('/')}/workers-ai" if gateway and "://" in gateway.name else ""
         self._gateway_url = own and base_url(PROVIDER, own).root
         self._calls = self._gateway_url or self._root
@@ -108,7 +108,7 @@ class Api:
     def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""
         headers = incoming.headers
-        details = {} if not self._gateway else _told(headers)
+        details = {} if not self._gateway else _gateway_details(headers)
         return Reply(result, request_id(headers), _neurons(headers), details)
 
     def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str]) -> StreamHead:
@@ -142,7 +142,7 @@ def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
     return headers
 
 
-def _told(headers: Mapping[str, str]) -> dict[str, str]:
+def _gateway_details(headers: Mapping[str, str]) -> dict[str, str]:
     told = {"cache_status": headers.get("cf-aig-cache-status"), "log_id": headers.get("cf-aig-log-id")}
     return {name: value for name, value in told.items() if value}
 

@@ -152,7 +152,7 @@ class WorkersAI:
         return listed
 
     def max_texts(self, model: str) -> int:
-        """See workers_ai_models.MAX_TEXTS; 1 for a model that embeds nothing."""
+        """See models.MAX_TEXTS; 1 for a model that embeds nothing."""
         return models.max_texts(model)
 
     @naming_provider
@@ -180,7 +180,7 @@ class WorkersAI:
     async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
         """Hands requests over; below 10 MB in all, else InvalidRequest.
 
-        A LineError says that the model, or this input, is not for batches: ask for each alone.
+        A LineError means that the model, or this input, is not for batches: ask for each alone.
         """
         content = batch_content(model, requests, models.shape_of(model) or "native")
         return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
@@ -189,7 +189,7 @@ class WorkersAI:
     async def poll_batch(
         self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
     ) -> BatchState:
-        """Looks whether a batch is done. A Retryable error: poll again; a LineError: nobody knows this batch."""
+        """Looks whether a batch is done. A Retryable error: poll again; a LineError: the batch is unknown."""
         content = pydantic_core.to_json({"request_id": batch})
         reply = await self._api.ask(self._api.queue(model, content), model)
         return await checked(batch_state(reply, model, requests, self._clock(), places), model, requests)

@@ -1,6 +1,6 @@
 """Workers AI's asynchronous batch API: requests handed over at once, and fetched when they are done.
 
-``POST …/ai/run/{model}?queueRequest=true`` with ``{"requests": […]}`` gives a request id, and with
+``POST …/ai/run/{model}?queueRequest=true`` with ``{"requests": […]}`` returns a request id, and with
 ``{"request_id": …}`` the state. Source: developers.cloudflare.com/workers-ai/features/batch-api; the second shape of a
 reply, ``results`` with ``index``, and that items can be missing, are users' reports.
 """
@@ -28,13 +28,13 @@ from llmdo.backends.workers_ai.shapes import Reply, read_chat
 
 MAX_BYTES = 10_000_000  # of one batch: "less than 10 MB"
 _AROUND = len('{"requests":[]}')
-_NUMBER = "00000000"  # what stands, with fewer digits, in place of an id that does not tell requests apart
+_NUMBER = "00000000"  # what stands, with fewer digits, in place of an id that is not distinct
 _WORKING = frozenset({"queued", "running", "pending", "processing"})
 _LOST = "the batch came back without this request: ask for it alone"
 
 
 def batch_content(model: str, requests: Sequence[Request], shape: Shape) -> bytes:
-    """The body that hands requests over. Raises InvalidRequest where it is too large, or is no JSON."""
+    """The body that hands requests over. Raises InvalidRequest where it is too large, or cannot be written as JSON."""
     items = [
         _content(request, shape, place.reference)
         for request, place in zip(requests, batch_places(requests), strict=True)
@@ -50,7 +50,7 @@ def batch_content(model: str, requests: Sequence[Request], shape: Shape) -> byte
 
 
 def share_of_batch(request: Request, shape: Shape) -> float:
-    """The part of the largest batch that a request takes. Raises InvalidRequest where it is no JSON."""
+    """The part of the largest batch that a request takes. Raises InvalidRequest where it cannot be written as JSON."""
     content = _content(request, shape, request.request_id + _NUMBER)
     return (len(content) + len(",")) / (MAX_BYTES - 1 - _AROUND)
 
@@ -125,19 +125,19 @@ def _content(request: Request, shape: Shape, reference: str) -> bytes:
 def _matched(items: Sequence[Mapping[str, Any]], places: Sequence[BatchPlace]) -> Mapping[int, Mapping[str, Any]]:
     """The items by the numbers of their requests; those of requests that stand elsewhere are left out.
 
-    References are not checked by the service, so that one that stands twice says nothing.
+    References are not checked by the service, so one that occurs twice is ignored.
     """
     numbers = {place.reference: place.number for place in places}
-    told = Counter(one for item in items if isinstance(one := item.get("external_reference"), str))
-    ours, whole = bool(told.keys() & numbers.keys()), all(place.count == len(items) for place in places)
+    seen = Counter(one for item in items if isinstance(one := item.get("external_reference"), str))
+    ours, whole = bool(seen.keys() & numbers.keys()), all(place.count == len(items) for place in places)
     found: dict[int, Mapping[str, Any]] = {}
     for position, item in enumerate(items):
         reference, number = item.get("external_reference"), None
         if isinstance(reference, str) and reference in numbers:
-            number = numbers[reference] if told[reference] == 1 else None
+            number = numbers[reference] if seen[reference] == 1 else None
         elif not (ours and isinstance(reference, str)):  # else it is of a request that is not asked for
             number = next((n for n in (item.get("id"), item.get("index")) if isinstance(n, int)), None)
-            # In the shape of Responses an item's id is text, and nothing tells them apart but their order.
+            # In the shape of Responses an item's id is text, and only their order distinguishes them.
             number = position if number is None and "success" not in item and whole else number
         if number is not None:
             found.setdefault(number, item)
@@ -195,14 +195,14 @@ def _read(reply: Reply, model: str, request: Request) -> Response:
 def _with_shares(
     read: Sequence[Response | ModelError], requests: Sequence[Request], others: int, whole: Usage
 ) -> Iterator[Response | ModelError]:
-    """The results; where only the batch tells its usage, each answer gets a share by the length of its input.
+    """The results; where only the batch reports its usage, each answer gets a share by the length of its input.
 
     ``others``: how many requests of the batch are not among these; they get theirs first, by their number.
     """
     answers = [number for number, one in enumerate(read) if not isinstance(one, ModelError)]
-    told = any(one.usage != Usage() for one in read if not isinstance(one, ModelError))
+    reported = any(one.usage != Usage() for one in read if not isinstance(one, ModelError))
     shares: dict[int, Usage] = {}
-    if answers and not told and whole != Usage():
+    if answers and not reported and whole != Usage():
         whole = share(whole, [len(answers), others])[0]
         lengths = [len(pydantic_core.to_json(body_of(requests[number]))) for number in answers]
         shares = dict(zip(answers, share(whole, lengths), strict=True))

@@ -53,7 +53,7 @@ _OTHER_TASKS = re.compile(
     r"|bart-large|distilbert|bge-reranker|resnet-50|detr-resnet|smart-turn|plamo-embedding)"
 )
 
-# Parameters of the two input schemas, with the values that they take; others are refused or passed over there.
+# Parameters of the two input schemas, with the values that they take; others are refused or ignored there.
 DIALECTS: Mapping[Shape, Dialect] = {
     "native": Dialect(
         known=frozenset(
@@ -97,14 +97,14 @@ _remembered = functools.lru_cache(maxsize=256)  # asked on every call, of few mo
 
 @_remembered
 def shape_of(model: str) -> Shape | None:
-    """How a text generation model wants its input, by its family; None where the name does not tell."""
+    """How a text generation model wants its input, by its family; None if the name does not show it."""
     if _CHAT.search(model):
         return "chat"
     return "native" if _NATIVE.search(model) else None
 
 
 def shape_of_schema(schema: object) -> Shape:
-    """The same from the model's input schema, as ``/ai/models/schema`` gives it."""
+    """The same from the model's input schema, as ``/ai/models/schema`` returns it."""
     return "chat" if "max_completion_tokens" in _names(schema) else "native"
 
 

@@ -3,7 +3,7 @@
 Source: developers.cloudflare.com/workers-ai/platform/limits (page of 2026-09-17), requests a minute by task, for
 each account and model. It publishes no token rate. Of the frontier text models (Kimi K2.6, Kimi K2.7 Code, GLM-5.2)
 Cloudflare's changelog of 2026-08-07 has 20 requests a minute, and 50 where AI Gateway credits pay for them, which
-nobody can see from here: whoever has them sets ``--rpm 50``.
+cannot be seen from here: with credits, set ``--rpm 50``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from llmdo.backends.limits.rates import Rates
 from llmdo.settings.environment import PUBLIC_API, MissingSettings, cloudflare_account
 
-# The first pattern found in the model's name counts: the list of models, which tells the task, costs a call.
+# The first pattern found in the model's name counts: the list of models, which names the task, costs a call.
 _WORKERS_AI: Sequence[tuple[re.Pattern[str], float]] = tuple(
     (re.compile(pattern), rpm)
     for pattern, rpm in (

@@ -1,6 +1,6 @@
 """Requests as Workers AI takes them: chats, embeddings and raw inputs, in either shape of a model's input.
 
-What a model does not take is left out, and a number beyond its range moved into it; ``warn`` is told each time.
+What a model does not take is left out, and a number beyond its range moved into it; ``warn`` gets a sentence each time.
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ def unwrap(body: Any) -> Any:
 
 
 def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
-    """Reads any shape of text generation. ``max_tokens``: what was sent, to tell a cut answer from a whole one.
+    """Reads any shape of text generation. ``max_tokens``: what was sent, to distinguish a cut answer from a whole one.
 
-    Raises ContentFiltered, and BadReply for anything that is none of the shapes.
+    Raises ContentFiltered, and BadReply for any other shape.
     """
     result = reply.result
     usage = read_usage(result, reply.neurons)
@@ -166,7 +166,7 @@ def _response(
     calls: tuple[Mapping[str, Any], ...],
     reasoning: str | None = None,
 ) -> ChatResponse:
-    # No words are no answer where the model called tools, or spent its tokens on reasoning.
+    # Empty text is not an answer where the model called tools, or spent its tokens on reasoning.
     text = None if not text and (calls or reasoning) else text
     return ChatResponse(
         text=text,
@@ -182,7 +182,7 @@ def _response(
 def _no_json(response: ChatResponse) -> Iterator[str]:
     for call in response.tool_calls:
         if "function" in call and not _is_json(call["function"]["arguments"]):
-            yield f"the arguments for {call['function']['name']} are no JSON"
+            yield f"the arguments for {call['function']['name']} are not valid JSON"
 
 
 def _is_json(text: str) -> bool:

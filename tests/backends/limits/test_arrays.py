@@ -8,7 +8,7 @@ import pytest
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest
-from llmdo.backends.limits.arrays import ArrayLimits, told_limit
+from llmdo.backends.limits.arrays import ArrayLimits, named_limit
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.sync import Model
@@ -52,7 +52,7 @@ NO_LIMIT = [
 
 @pytest.mark.parametrize(("said", "number"), [*SAID, *((said, None) for said in NO_LIMIT)])
 def test_the_number_in_a_refusal_is_read(said, number):
-    assert told_limit(f"embed-3-small: {said}", ["text"] * 256) == number
+    assert named_limit(f"embed-3-small: {said}", ["text"] * 256) == number
 
 
 class Provider:

@@ -138,7 +138,7 @@ def test_an_image_model_answers_with_a_description():
 
 def test_arguments_of_a_tool_call_that_are_no_json_are_warned_of():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}
-    assert read(chat({"tool_calls": [call]}, "tool_calls")).warnings == ("the arguments for f are no JSON",)
+    assert read(chat({"tool_calls": [call]}, "tool_calls")).warnings == ("the arguments for f are not valid JSON",)
 
 
 def test_what_a_gateway_tells_and_log_probabilities_are_kept():
