@@ -6,10 +6,12 @@ their variables for certificates differ), so all of them get what is determined 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -76,7 +78,10 @@ def ca_file() -> str | None:
 
 def tls_context() -> ssl.SSLContext:
     """Trusts the certificates of ``ca_file``, else those of the system. Raises ValueError."""
-    place = ca_file()
+    return _context_of(ca_file())
+
+
+def _context_of(place: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=place)
     except OSError as error:
@@ -97,12 +102,25 @@ def is_untrusted(reason: str) -> bool:
 def network_problems(url: str) -> list[str]:
     """Problems of the settings by which a URL is reached, one sentence each."""
     problems = []
-    for look in (lambda: proxy_for(url), tls_context):
+    checks: tuple[Callable[[], object], ...] = (lambda: proxy_for(url), _check_certificates)
+    for check in checks:
         try:
-            look()
+            check()
         except ValueError as error:
             problems.append(str(error))
     return problems
+
+
+def _check_certificates() -> None:
+    """Raises ValueError."""
+    if place := ca_file():
+        _read_once(place, Path(place).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_once(place: str, _changed_ns: int) -> None:
+    """Settings are checked for each file of a run, and reading the usual certificates takes 20 ms."""
+    _context_of(place)
 
 
 def _excepted(parts: SplitResult, no_proxy: str) -> bool:

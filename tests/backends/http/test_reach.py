@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
@@ -14,6 +16,7 @@ from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import network_errors
 from llmdo.backends.openai.backend import open_backend
 from llmdo.backends.requests import ChatRequest, Message
+from llmdo.settings import network
 from llmdo.settings.environment import CloudflareAccount, MissingSettings, R2Access, r2_access
 from llmdo.settings.network import proxy_for
 from llmdo.settings.secrets import check_header, header_values, secrets_in_url, without_secrets
@@ -382,6 +385,23 @@ def test_certificates_that_cannot_be_read_are_told_before_any_call(monkeypatch, 
     for read in (lambda: ask(monkeypatch, "https://a.example"), r2_access):
         with pytest.raises(MissingSettings, match=said):
             read()
+
+
+def test_a_file_of_certificates_is_read_once_however_often_the_settings_are(monkeypatch, tmp_path):
+    place, _ = authority(tmp_path)
+    read, read_context = [], network._context_of
+    monkeypatch.setattr(network, "_context_of", lambda place: (read.append(place), read_context(place)))
+    monkeypatch.setenv("SSL_CERT_FILE", place)
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", "r2-key-id")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "r2-secret")
+    monkeypatch.setenv("R2_ENDPOINT_URL", "https://r2.example")
+    for _ in range(3):
+        assert r2_access().endpoint == "https://r2.example"
+    assert read == [place]
+    Path(place).write_bytes(b"no PEM")
+    os.utime(place, (1, 1))
+    with pytest.raises(MissingSettings, match="holds no certificates"):
+        r2_access()
 
 
 # Redirects.
