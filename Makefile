@@ -4,6 +4,9 @@ BIN := .venv/bin
 # pip keeps its cache between runs; nothing is downloaded twice.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
+# Some hundred processes of a test run import the same modules: without bytecode each would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup setup-dev demo chat-demo test test-slow test-rest test-servers soak lint lock bench prism flink-cluster clean
 
 help: ## Show what there is

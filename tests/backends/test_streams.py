@@ -117,7 +117,7 @@ def test_each_try_of_the_engine_is_heard_from_its_start():
     engine = Engine(CallSettings(1), lambda _: stream)
     try:
         engine.submit("fake", ask(chunks.append), lambda each: (ended.append(each), done.set()))
-        assert done.wait(20.0)
+        assert done.wait(60.0)
     finally:
         engine.close()
         set_instant(False)

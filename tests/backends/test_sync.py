@@ -130,7 +130,7 @@ def test_a_model_that_is_forgotten_is_closed():
     model.execute("a")
     del model
     gc.collect()
-    assert closed.wait(10)
+    assert closed.wait(60)
 
 
 def test_many_threads_may_call_one_model(model):
@@ -175,7 +175,7 @@ def test_a_stream_that_is_left_gives_its_connection_back():
             if piece.text:
                 break
         gc.collect()
-        assert closed.wait(10)
+        assert closed.wait(60)
 
 
 def test_a_backend_over_http_is_called_from_plain_code():

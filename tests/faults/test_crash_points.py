@@ -74,7 +74,14 @@ def test_a_whole_run_writes_record_ack_shards_manifest_in_this_order(new_world):
 
 
 # Where a store keeps no metadata, as a folder does not, what a shard holds must be read from its rows.
-@pytest.mark.fast("*-before-False", "pull-after-True", "ack-after-True")
+@pytest.mark.fast(
+    "keep-before-False",
+    "ack-before-False",
+    "shard-before-False",
+    "manifest-before-False",
+    "record removed-before-False",
+    "pull-after-True",
+)
 @pytest.mark.parametrize(("moment", "keeps_metadata"), [("after", True), ("before", False)])
 @pytest.mark.parametrize("kind", EACH)
 def test_a_death_at_a_write_of_any_kind_loses_nothing_and_repeats_only_calls_in_flight(

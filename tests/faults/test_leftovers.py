@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.fast("prism")
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_a_run_leaves_nothing(cloud, place, runner):
     cloud.upload("a.jsonl", prompts(3))

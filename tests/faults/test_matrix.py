@@ -183,17 +183,11 @@ def shorten_waits(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fast(
     "ai-lost reply-*",
-    "ai-503-*",
-    "ai-empty success-*",
     "ai-page as success-*",
     "queue-dropped connection-*",
-    "queue-500-*",
     "queue-429 without-*",
-    "queue-empty success after the work-*",
     "r2-truncated body-*",
-    "r2-error page-*",
-    "r2-429 with Retry-After-*",
-    "r2-latency-*",
+    "r2-503-*",
 )
 @pytest.mark.parametrize("probability", PROBABILITIES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,7 +207,7 @@ def test_a_fault_is_outlived_or_stops_the_run_with_one_clear_sentence(matrix, ta
         assert matrix.paid <= CALLS
 
 
-@pytest.mark.fast("_open/-*", "_manifest.json-*")
+@pytest.mark.fast("_manifest.json-*")
 @pytest.mark.parametrize("kind", KINDS if SOAK else ["empty success after the work"])
 @pytest.mark.parametrize("what", OBJECTS)
 def test_one_kind_of_object_that_always_fails_stops_the_run_at_worst(matrix, what, kind):
@@ -226,7 +220,8 @@ def test_one_kind_of_object_that_always_fails_stops_the_run_at_worst(matrix, wha
     assert matrix.paid <= CALLS + WINDOW
 
 
-@pytest.mark.parametrize("source", [(), ("--input", INPUT)])
+@pytest.mark.fast("queue")
+@pytest.mark.parametrize("source", [(), ("--input", INPUT)], ids=["queue", "listing"])
 def test_a_listing_with_nothing_in_it_is_no_empty_bucket(matrix, source):
     matrix.cloud.fault(target="r2", match="list-type=2", empty=True)
     ended = matrix.run(*source)
@@ -235,7 +230,8 @@ def test_a_listing_with_nothing_in_it_is_no_empty_bucket(matrix, source):
     matrix.check_whole()
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.fast("*-ahead")
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["ahead", "back"])
 @pytest.mark.parametrize("asked", range(1, 20, 2) if SOAK else [10])
 def test_a_clock_that_jumps_loses_nothing_and_pays_nothing_twice(matrix, monkeypatch, seconds, asked):
     matrix.cloud.fault(target="ai", latency_s=0.05)
@@ -248,7 +244,8 @@ def test_a_clock_that_jumps_loses_nothing_and_pays_nothing_twice(matrix, monkeyp
     assert matrix.paid == CALLS
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.fast("back")
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["ahead", "back"])
 def test_a_clock_that_r2_refuses_is_said_and_nothing_is_paid_twice_when_it_is_right_again(matrix, monkeypatch, seconds):
     matrix.cloud.fault(target="ai", latency_s=0.05)
     with Jump(monkeypatch, seconds, asked=8, signing=True) as clocks:

@@ -200,6 +200,7 @@ def test_a_file_that_is_not_utf_8_ends_by_itself(cloud):
     assert cloud.keys("output/_open/") == []
 
 
+@pytest.mark.slow
 def test_all_hostile_lines_in_one_file_stay_apart(cloud):
     files = [(body, outcome) for name, (body, outcome) in bodies().items() if name not in LONG]
     whole = b"".join(body if body.endswith(b"\n") or not body else body + b"\n" for body, _ in files)

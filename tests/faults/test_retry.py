@@ -133,7 +133,7 @@ def test_a_whole_retry_writes_record_shards_manifest_and_only_then_deletes(new_w
     assert sorted(one_after_the_other, key=kinds.index) == list(one_after_the_other)
 
 
-@pytest.mark.fast("*-before-False", "record-after-True")
+@pytest.mark.fast("shard-before-False", "manifest-before-False", "errors removed-before-False", "record-after-True")
 @pytest.mark.parametrize(("moment", "keeps_metadata"), [("after", True), ("before", False)])
 @pytest.mark.parametrize("kind", EACH)
 def test_a_death_at_a_write_of_any_kind_leaves_a_true_manifest_and_costs_only_calls_in_flight(

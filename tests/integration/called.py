@@ -1,19 +1,22 @@
-"""``llmdo`` as a process over local files that asks a server of OpenAI's API on loopback, and what it leaves."""
+"""``llmdo``'s command line over local files, asking a server of OpenAI's API on loopback, and what it leaves."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
+from llmdo.runners.cli.main import main
 from tests.fakes.loopback import Asked, Loopback, Reply
 
 RUN = ("run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json")
@@ -35,22 +38,33 @@ def write_lines(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def called(folder: Path, url: str, command: Sequence[str] = RUN) -> Called:
-    """Ends within 2 minutes; rows hold no NaN and nothing else that is not JSON."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
-    env |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-test", "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-m", "llmdo", *command],
-        cwd=folder,
-        env=env | {"XDG_STATE_HOME": str(folder / "state")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout, done.stderr
+    """Runs a command in this process; rows hold no NaN and nothing else that is not JSON."""
+    code, out, said = in_this_process(folder, url, command)
+    assert out, said
     shards = [path for path in (folder / "out").rglob("*.jsonl") if path.is_file()]
     rows = [json.loads(line, parse_constant=pytest.fail) for path in shards for line in path.read_text().splitlines()]
-    return Called(done.returncode, json.loads(done.stdout), done.stderr, rows)
+    return Called(code, json.loads(out), said, rows)
+
+
+def in_this_process(folder: Path, url: str, command: Sequence[str]) -> tuple[int, str, str]:
+    """The exit code, stdout and stderr of a command in a folder, with an environment that names this one service."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
+    env |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-test", "XDG_STATE_HOME": str(folder / "state")}
+    out, err = io.StringIO(), io.StringIO()
+    logs = logging.StreamHandler(err)  # the root's own one has the stderr of whoever came first
+    logging.getLogger().addHandler(logs)
+    try:
+        with (
+            patch.dict(os.environ, env, clear=True),
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(list(command))
+    finally:
+        logging.getLogger().removeHandler(logs)
+    return ended.value.code, out.getvalue(), err.getvalue()
 
 
 Refusal = tuple[int, Any, Mapping[str, str]]  # status, body, headers

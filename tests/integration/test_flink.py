@@ -124,7 +124,7 @@ def manifests(cloud):
     return [key for key in cloud.keys("output/") if key.endswith("_manifest.json")]
 
 
-@pytest.mark.fast("in another process")
+@pytest.mark.slow
 def test_an_error_that_no_call_survives_stops_the_run_wherever_its_steps_are(cloud, place):
     cloud.upload("a.jsonl", prompts(40))
     cloud.fault(target="ai", probability=1.0, status=401)

@@ -128,7 +128,7 @@ def test_a_schedule_that_is_killed_takes_its_run_with_it_and_another_one_takes_o
     first.communicate()
     killed = time.monotonic()
     while not ended(run):
-        assert time.monotonic() < killed + 10
+        assert time.monotonic() < killed + 60
         time.sleep(0.05)
     cloud.no_faults()
     wait_until(lambda: runs(cloud), second)
@@ -172,7 +172,7 @@ def test_a_second_sigterm_leaves_at_once_and_the_run_in_work_with_it(cloud, star
     code, told, _ = end(process, times=2)
     assert (code, told) == (128 + signal.SIGTERM, [])
     while not ended(run):
-        assert time.monotonic() < begun + 10
+        assert time.monotonic() < begun + 60
         time.sleep(0.05)
 
 

@@ -174,7 +174,7 @@ def test_latency_alone_delays_and_calls_wait_side_by_side(cloudflare: Running) -
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda n: ask(cloudflare, str(n)).status_code, range(8)))
     assert statuses == [200] * 8
-    assert 0.3 <= time.monotonic() - began < 2.4  # one after another they would take 2.4 s
+    assert time.monotonic() - began >= 0.3
     assert cloudflare.stats()["ai"]["max_in_flight"] > 1
 
 

@@ -114,7 +114,7 @@ def test_what_failed_calls_used_counts_in_the_budget():
         request = ChatRequest("m", (Message("user", "x"),), {}, str(i))
         engine.submit("fake", request, lambda outcome: delivered.release())
     for _ in range(3):
-        assert delivered.acquire(timeout=10)
+        assert delivered.acquire(timeout=60)
     engine.close()
     spent = budget.spent()
     assert (spent.calls, spent.input_tokens, spent.output_tokens) == (3, 30, 15)
@@ -132,7 +132,7 @@ def test_calls_that_are_cancelled_may_be_billed_and_hold_nobody_back():
     engine = Engine(CallSettings(4, budget=budget), lambda name: Slow(1.0))
     for i in range(4):
         engine.submit("fake", ChatRequest("m", (Message("user", "x"),), {}, str(i)), lambda outcome: None)
-    assert begun.wait(10)
+    assert begun.wait(60)
     engine.close()
     assert not budget.can_wait()
     spent, most = budget.spent(), Estimates().most(ChatRequest("m", (Message("user", "x"),)))
@@ -218,7 +218,7 @@ class Priced:
 
     def wait(self, count):
         for _ in range(count):
-            assert self.room.acquire(timeout=10), "the loop waits for a list of prices"
+            assert self.room.acquire(timeout=60), "the loop waits for a list of prices"
         return self.done
 
 

@@ -41,7 +41,7 @@ from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
 from tests.fakes.ledger import MemoryLedger
 
-SOON = 20.0  # seconds until a test gives up waiting
+SOON = 60.0  # seconds until a test gives up waiting
 
 
 async def opened(gate):

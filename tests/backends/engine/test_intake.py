@@ -53,7 +53,7 @@ def test_more_are_taken_in_while_the_engine_looks_further_and_none_until_these_h
     woken = threading.Thread(target=intake.wait, args=(60.0,))
     woken.start()
     intake.look_further(2)
-    woken.join(10)
+    woken.join(60)
     assert not woken.is_alive()
     assert take_all(intake, "b", "c", "d") == [True, True, False]
     intake.look_further(0)
@@ -76,7 +76,7 @@ def test_who_waits_for_room_is_woken_for_an_eighth_of_it(monkeypatch):
     assert [thread.is_alive() for thread in waiting] == [True, True]
     intake.free(held[1].reservation)
     for thread in waiting:
-        thread.join(20)
+        thread.join(60)
     assert [thread.is_alive() for thread in waiting] == [False, False]
     assert not intake.wait(0)
 

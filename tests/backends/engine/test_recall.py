@@ -19,7 +19,7 @@ from llmdo.backends.usage import Usage
 from llmdo.storage.ledger.opening import open_ledger
 from tests.fakes.ledger import MemoryLedger
 
-SOON = 20.0  # seconds until a test gives up waiting
+SOON = 60.0  # seconds until a test gives up waiting
 ODD = "half a pair \ud800, \x00, ä, 😀"
 
 

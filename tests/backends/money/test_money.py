@@ -143,7 +143,7 @@ def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_pri
     gate = threading.Event()
 
     def slow(provider):
-        gate.wait(10)
+        gate.wait(60)
         return Models((ModelInfo("p/m", price=Price(1.0, 1.0)),))
 
     budget = Budget(prices=Prices(slow))
@@ -214,7 +214,7 @@ def test_prices_are_pending_only_for_a_limit_of_cost_and_until_the_list_is_there
     gate = threading.Event()
 
     def slow(provider):
-        gate.wait(10)
+        gate.wait(60)
         return Models((ModelInfo("p/m", price=CHEAP),))
 
     budget = Budget(limits, Prices(slow))

@@ -51,7 +51,7 @@ from tests.states import forget_runs
 MODEL = "@cf/test/model"
 PREFIX = "chat/"
 RECEIVED = "v1.LLMResponseReceived"
-_SOON_S = 30.0
+_SOON_S = 60.0
 
 Event = Mapping[str, Any]
 

@@ -53,14 +53,14 @@ def test_a_whole_run_writes_everything_once_and_in_its_order(new_world):
     assert world.calls == dict.fromkeys(MESSAGES, 1)
 
 
-@pytest.mark.fast("message", "ack", "keep", "answer", "push", "mark removed")
+@pytest.mark.fast("message", "answer", "push")
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_death_at_a_write_of_any_kind_loses_nothing_and_repeats_only_calls_in_flight(new_world, kind):
     die_at_each(new_world, "after", kind, ChatWorld.answer_queue, some=(1, 3) if kind in OF_EACH_MESSAGE else (1,))
     die_at_each(new_world, "before", kind, ChatWorld.answer_queue, some=(1,))
 
 
-@pytest.mark.fast("answer", "keep")
+@pytest.mark.fast("answer")
 @pytest.mark.parametrize("kind", sorted(KINDS_OF_FILES))
 def test_a_death_at_a_write_of_any_kind_of_a_run_over_files_loses_nothing(new_world, kind):
     die_at_each(new_world, "after", kind, ChatWorld.answer_files, some=(1,))

@@ -1,16 +1,11 @@
 """Lines as people have them, by the command, asked of a server with OpenAI's API on a port of this machine."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.fakes.loopback import Loopback, Reply
-
-OURS = ("OPENAI_", "BRAINTRUST_", "CLOUDFLARE_", "R2_", "LLMDO_")
+from tests.integration.called import in_this_process
 
 
 class Service:
@@ -61,22 +56,13 @@ def service():
 @pytest.fixture
 def llmdo(service, tmp_path):
     """Runs a command in a folder with the lines; returns its summary, the rows of answers and those of errors."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    env |= {"OPENAI_BASE_URL": service.url, "OPENAI_API_KEY": "not-a-secret-key", "PYTHONPATH": str(Path.cwd())}
 
     def run(lines, *options, command=("run", "in.jsonl", "--output", "out", "--model", "openai/m")):
         if lines is not None:
             text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
             (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "llmdo", *command, *options, "--json"],
-            cwd=tmp_path,
-            env=env,
-            check=False,
-            capture_output=True,
-            timeout=240,
-        )
-        assert done.returncode in (0, 3), done.stderr.decode()
+        code, out, said = in_this_process(tmp_path, service.url, [*command, *options, "--json"])
+        assert code in (0, 3), said
         rows = {
             kind: [
                 json.loads(row)
@@ -85,7 +71,7 @@ def llmdo(service, tmp_path):
             ]
             for kind in ("shard", "errors")
         }
-        return json.loads(done.stdout), rows["shard"], rows["errors"]
+        return json.loads(out), rows["shard"], rows["errors"]
 
     return run
 

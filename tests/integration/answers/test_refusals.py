@@ -37,6 +37,7 @@ def check_rest(cloud) -> None:
     cloud.check()
 
 
+@pytest.mark.fast("*-direct")
 @pytest.mark.parametrize(("code", "runner"), [(3036, "direct"), pytest.param(4006, "prism", marks=pytest.mark.prism)])
 def test_the_daily_allowance_stops_a_run_at_once_and_the_next_one_pays_only_for_the_rest(cloud, code, runner):
     cloud.upload("a.jsonl", halves())
@@ -132,7 +133,12 @@ def test_a_line_of_more_texts_than_a_call_takes_is_answered_by_as_many_as_it_nee
     assert [len(item["embedding"]) for item in row["response"]["body"]["data"]] == [1024] * 250
 
 
-@pytest.mark.parametrize("refused", [{"status": 403, "code": 5016}, {"status": 403, "code": 5018}, {"status": 410}])
+@pytest.mark.fast("5018")
+@pytest.mark.parametrize(
+    "refused",
+    [{"status": 403, "code": 5016}, {"status": 403, "code": 5018}, {"status": 410}],
+    ids=["5016", "5018", "410"],
+)
 def test_a_model_that_nobody_may_use_is_asked_once_for_a_hundred_texts(cloud, refused):
     lines = ({"text": f"text {i}", "model": BGE} for i in range(100))
     cloud.upload("a.jsonl", b"".join(json.dumps(line).encode() + b"\n" for line in lines))

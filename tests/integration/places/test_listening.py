@@ -45,7 +45,7 @@ def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Pop
         process.communicate()
 
 
-@pytest.mark.fast("run-direct", "stream")
+@pytest.mark.fast("stream")
 @pytest.mark.parametrize(
     ("command", "arguments", "ports"),
     [
@@ -65,7 +65,7 @@ def test_a_run_listens_on_loopback_only(cloud, command, arguments, ports):
 WORKER = json.dumps({"command": str(Path(sys.executable).with_name("llmdo-worker"))})
 
 
-@pytest.mark.fast("workers-in-the-process")
+@pytest.mark.slow
 @pytest.mark.flink
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(

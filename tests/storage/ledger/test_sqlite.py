@@ -47,13 +47,13 @@ loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
 
 def end():
-    asyncio.run_coroutine_threadsafe(ledger.put("b" * 64, b"last"), loop).result(20)
-    asyncio.run_coroutine_threadsafe(ledger.aclose(), loop).result(20)
+    asyncio.run_coroutine_threadsafe(ledger.put("b" * 64, b"last"), loop).result(60)
+    asyncio.run_coroutine_threadsafe(ledger.aclose(), loop).result(60)
     print("closed")
 
 atexit.register(end)
 ledger = open_ledger(sys.argv[1])
-asyncio.run_coroutine_threadsafe(ledger.put("a" * 64, b"first"), loop).result(20)
+asyncio.run_coroutine_threadsafe(ledger.put("a" * 64, b"first"), loop).result(60)
 """
 
 NEVER_CLOSES = """

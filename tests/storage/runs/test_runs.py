@@ -23,7 +23,7 @@ from llmdo.storage.runs.runs import (
 )
 from tests.fakes.clocks import Clock
 
-SOON = 20.0  # seconds until a test gives up waiting
+SOON = 60.0  # seconds until a test gives up waiting
 
 
 class Watched(LocalStore):

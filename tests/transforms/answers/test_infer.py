@@ -418,7 +418,7 @@ def open_the_gate(outcome):
 
 def prices_at_the_gate(provider):
     if provider == "openai":
-        WAITED.append(GATE.wait(20))
+        WAITED.append(GATE.wait(60))
     return Models((ModelInfo(f"{provider}/m", price=Price(1.0, 2.0)),))
 
 

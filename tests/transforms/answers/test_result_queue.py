@@ -7,7 +7,7 @@ import time
 
 from llmdo.transforms.answers.result_queue import ResultQueue
 
-SOON = 10.0
+SOON = 60.0  # seconds
 
 
 def taking(ended: ResultQueue[int], wanted: int, timeout_s: float) -> tuple[threading.Thread, list[list[int]]]:

@@ -103,10 +103,8 @@ def test_run_inference_answers_with_beams_own_transform(backend):
 
 
 def test_the_examples_of_a_batch_are_asked_at_the_same_time(backend):
-    begun = time.monotonic()
     infer(ModelHandler("@cf/chat", concurrency=40), *(f"p {i}" for i in range(40)))
     assert backend.most > 1
-    assert time.monotonic() - begun < 40 * 0.05
 
 
 def test_one_example_fails_alone_and_results_are_in_the_examples_order(backend):

@@ -2,6 +2,7 @@ import asyncio
 import random
 import threading
 import time
+import types
 from collections import Counter, defaultdict
 
 import pytest
@@ -43,11 +44,12 @@ from llmdo.transforms.chat.events import response_id
 from llmdo.transforms.chat.lasting_engine import LastingEngine
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run_state import RunAsleep
+from tests.fakes.clocks import Clock
 from tests.fakes.ledger import MemoryLedger
 from tests.memory_store import MemoryStore
 from tests.states import run_state
 
-SOON = 30.0  # seconds until a test gives up waiting
+SOON = 60.0  # seconds until a test gives up waiting
 PREFIX = "chat/"
 
 
@@ -241,6 +243,14 @@ def rigs():
 @pytest.fixture
 def store():
     return Store()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time by which an engine is replaced."""
+    clock = Clock(time.time())
+    monkeypatch.setattr(chat_engine, "time", types.SimpleNamespace(time=clock))
+    return clock
 
 
 def message(identity="m1", conversation="c1", created=None, text=None, role="user"):
@@ -542,7 +552,7 @@ def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
 
     async def script(request, calls):
         if not ended:
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(2.0)  # by which the second one has its turn
         ended.append(time.time())
 
     rig = rigs(store, Provider(script), window=1)
@@ -552,7 +562,7 @@ def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
         (logged(store, name).answers[one] for name, one in (("c1", "m1"), ("c2", "m2"))),
         key=lambda answer: answer.trace["answered"],
     )
-    assert first.trace["called"] < ended[0] - 0.3
+    assert first.trace["called"] < ended[0] - 1.9
     assert second.trace["begun"] < ended[0] - 0.1
     assert second.trace["called"] > ended[0] - 0.01  # the engine's clock shows whole ms
     assert second.response["metadata"]["latencyMs"] < 300
@@ -643,12 +653,11 @@ def test_a_message_that_does_not_fit_at_all_is_told_so(rigs, store):
 
 
 @pytest.mark.parametrize("error", [QuotaExhausted("used"), Unauthorized("wrong"), BudgetSpent("spent"), StopRun("no")])
-def test_an_error_that_stops_the_engine_is_an_answer_and_the_engine_is_replaced_later(rigs, store, monkeypatch, error):
+def test_an_error_that_stops_the_engine_is_an_answer_and_the_engine_is_replaced_later(rigs, store, clock, error):
     def script(request, calls):
         if request.messages[-1].content == "say m1":
             raise error
 
-    monkeypatch.setattr(chat_engine, "STOP_S", 0.3)
     provider = Provider(script)
     rig = rigs(store, provider, Queue())
     rig.say(message("m1"))
@@ -656,7 +665,7 @@ def test_an_error_that_stops_the_engine_is_an_answer_and_the_engine_is_replaced_
     rig.say(message("m2"))
     assert [one.outcome for one in rig.wait(2).values()] == ["failed", "failed"]
     assert len(provider.requests) == 1
-    time.sleep(0.35)
+    clock.now += chat_engine.STOP_S + 1
     rig.say(message("m3"))
     assert rig.wait(3)["m3"].outcome == "answered"
     assert len(rig.engines) == 2
@@ -696,12 +705,12 @@ def test_an_error_about_one_message_is_its_answer_in_any_run(rigs, store):
     assert (rig.wait(1)["m1"].outcome, rig.over) == ("failed", [])
 
 
-def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_run(rigs, store, monkeypatch):
+def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_run(rigs, store, clock, monkeypatch):
     gate = threading.Event()
 
     async def script(request, calls):
         if request.request_id == "c1/m1":
-            raise QuotaExhausted("used", until=time.time() + 0.3)
+            raise QuotaExhausted("used", until=clock.now + 60)
         while request.request_id == "slow/m1" and not gate.is_set():  # noqa: ASYNC110 - a thread opens it
             await asyncio.sleep(0.005)
 
@@ -714,7 +723,7 @@ def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_
     rig.wait(1)
     rig.say(message("m2"))
     rig.wait(2)
-    time.sleep(0.35)
+    clock.now += 61
     rig.say(message("m3"))
     assert [one.outcome for one in rig.wait(3).values()] == ["failed"] * 3
     gate.set()
@@ -728,7 +737,7 @@ def test_an_engine_is_not_replaced_before_the_error_says_so_nor_while_its_calls_
 def test_an_engine_is_not_replaced_before_the_time_that_the_error_names(rigs, store, monkeypatch):
     def script(request, calls):
         if request.request_id == "c1/m1":
-            raise QuotaExhausted("used", until=time.time() + 1.0)
+            raise QuotaExhausted("used", until=time.time() + 3_600.0)
 
     monkeypatch.setattr(chat_engine, "STOP_S", 0.0)
     rig = rigs(store, Provider(script))
@@ -737,18 +746,17 @@ def test_an_engine_is_not_replaced_before_the_time_that_the_error_names(rigs, st
     assert len(rig.engines) == 1
 
 
-def test_an_engine_that_was_stopped_for_long_is_replaced_now_and_then(rigs, store, monkeypatch):
+def test_an_engine_that_was_stopped_for_long_is_replaced_now_and_then(rigs, store, clock, monkeypatch):
     def script(request, calls):
         if request.request_id in ("c1/m1", "c1/m3"):
-            raise QuotaExhausted("used", until=time.time() + 3_600.0)
+            raise QuotaExhausted("used", until=clock.now + 3_600.0)
 
     monkeypatch.setattr(chat_engine, "STOP_S", 0.0)
-    monkeypatch.setattr(chat_engine, "LONGEST_STOP_S", 0.5)
     provider = Provider(script)
     rig = rigs(store, provider)
     outcomes = []
-    for n, wait in enumerate((0.0, 0.0, 0.6, 0.0, 0.6), 1):
-        time.sleep(wait)
+    for n, longer in enumerate((False, False, True, False, True), 1):
+        clock.now += longer * (chat_engine.LONGEST_STOP_S + 1)
         rig.say(message(f"m{n}"))
         outcomes.append(rig.wait(n)[f"m{n}"].outcome)
     assert outcomes == ["failed", "failed", "failed", "failed", "answered"]

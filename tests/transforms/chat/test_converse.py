@@ -35,7 +35,7 @@ from llmdo.transforms.chat.elements import Answered, ChatDefaults, WaitingMessag
 from llmdo.transforms.run import Run
 from tests.states import run_state
 
-SOON = 30.0  # seconds until a test gives up waiting
+SOON = 60.0  # seconds until a test gives up waiting
 # Module globals, since Beam pickles closures: what a step puts into a local list is never seen here.
 FOUND = []
 SENT = {}

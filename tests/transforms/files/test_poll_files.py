@@ -64,7 +64,7 @@ def poll(monkeypatch):
         state = run_state()
 
         def stop_later():
-            end = time.monotonic() + 40
+            end = time.monotonic() + 120
             while not until() and state.stop_reason is None and time.monotonic() < end:
                 time.sleep(0.02)
             state.stop("enough")
@@ -92,7 +92,7 @@ def test_what_is_found_comes_out_at_once_and_the_pipeline_ends_when_it_is_told_t
     given = [[notice("a")], [], [notice("b"), notice("c")], *[[]] * 20, [notice("d")]]
     poll(given, lambda: len(SEEN) == 4)
     assert names() == ["a", "b", "c", "d"]
-    assert SEEN[0][1] - PULLS[0] < 5.0
+    assert SEEN[0][1] < PULLS[-1]  # before the source had its last look
 
 
 def test_an_empty_queue_gives_nothing_and_ends_too(poll):
@@ -133,7 +133,7 @@ def test_a_run_that_stops_is_heard_while_a_long_wait_goes_on(poll):
     began = time.monotonic()
     poll([[notice("a")], error], lambda: len(PULLS) == 2)
     assert (names(), len(PULLS)) == (["a"], 2)
-    assert time.monotonic() - began < 40.0
+    assert time.monotonic() - began < 120.0
 
 
 def test_an_error_that_stays_stops_the_run_with_its_reason(poll):
