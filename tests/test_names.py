@@ -13,18 +13,15 @@ from tests.test_rooms import modules
 MEANT = {
     "a program's or a pipeline's entry": "app build launch main",
     "the examples of a command's help": "EXAMPLES",
-    "a command, and the function that does it": "ask chat explain prune retry run schedule stream verify",
+    "a command, and the function that does it": "ask chat explain retry run schedule stream verify",
     "type variables": "M R T",
     "what a provider's module has, and the table that finds it": "chats open_backend published_rates takes_own_input",
     "one step in two providers": "chat_body is_refusal model_info refusal request_id MAX_TEXTS PROVIDER",
-    "connects to a service: Python's DB-API has it, too": "connect",
+    "connects to a provider, with calls that wait or without": "connect",
     "a runner's own checks of its options": "check",
-    "a limit of Cloudflare's, and of its local stand-in": """MAX_BATCH MAX_BYTES MAX_KEY_BYTES MAX_MESSAGE_BYTES
-        MAX_METADATA_BYTES""",
 }
 # Two things by one name. A new thing gets a name of its own, so this list only shrinks.
-LEFT = """Done FLINK Failure Held KEPT LISTEN_SECONDS LONGEST Ledger Opened RATE SLOTS SLOW bounded checked prepare
-    serve"""
+LEFT = "Done FLINK KEPT LISTEN_SECONDS LONGEST Ledger Opened RATE SLOTS SLOW bounded checked"
 
 
 def names(tree: ast.Module) -> Iterator[str]:

@@ -241,7 +241,7 @@ def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
     file = written[0].file
     jobs = retries(run)
     record = jobs.read((file.store_url, file.key, file.etag))
-    if record is None or record.nonce != file.opening or _asleep(run):
+    if record is None or record.nonce != file.opening or run.state.asleep():
         run.state.report_undone(file.id, "another retry may have taken it over: retry again to see what is left")
         return
     shards = {one.shard.name: one.shard for one in written if one.shard is not None}
@@ -268,15 +268,10 @@ def _merge(run: Run, file: FileVersion, names: frozenset[str], shards: Iterable[
     if not switch(store, folder, manifest, etag):
         raise CannotMerge("its manifest was changed meanwhile: retry again to see what is left")
     for name in names.difference(shard.name for shard in manifest.shards):
-        if _asleep(run):  # another retry may have written, and counted, an equal shard by now
+        if run.state.asleep():  # another retry may have written, and counted, an equal shard by now
             break
         store.delete(folder + name)
     return manifest
-
-
-def _asleep(run: Run) -> bool:
-    presence = run.state.presence
-    return presence is not None and presence.asleep
 
 
 def _release(jobs: Jobs, file: FileVersion) -> None:
