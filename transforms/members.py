@@ -34,11 +34,11 @@ from llmdo.transforms.run_state import Counts, RunState
 _log = logging.getLogger(__name__)
 
 # How often a process looks whether it is to end, and how often it says what is new. Seconds.
-LISTEN_SECONDS, REPORT_SECONDS = 2.0, 5.0
+STOP_POLL_SECONDS, REPORT_SECONDS = 2.0, 5.0
 _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
 # Keys that a process reports under, each time the first one that may be written again. A report takes R2 over 30 ms, so
 # that these are never all in use. Each is one more object that the process that began the run reads every 2 s.
-SLOTS = 32
+REPORT_SLOTS = 32
 # So many of the files that it settled stand in a report, the newest.
 FILES_TOLD = 1_000
 
@@ -78,8 +78,8 @@ class Member:
         before = time.monotonic() - _SAME_KEY_SECONDS
         free = (slot for slot, told_at in enumerate(self._told_at) if told_at <= before)
         slot = next(free, len(self._told_at))
-        if slot == SLOTS:
-            return min(range(SLOTS), key=self._told_at.__getitem__)
+        if slot == REPORT_SLOTS:
+            return min(range(REPORT_SLOTS), key=self._told_at.__getitem__)
         if slot == len(self._told_at):
             self._told_at.append(float("-inf"))
         return slot
@@ -99,7 +99,7 @@ class Member:
             self._state.presence.stop()
 
     def _live(self) -> None:
-        while not self._over.wait(LISTEN_SECONDS):
+        while not self._over.wait(STOP_POLL_SECONDS):
             try:
                 if self._state.stop_reason is None and (reason := self._notes.stopped()) is not None:
                     self._state.stop(reason)

@@ -18,7 +18,7 @@ from llmdo.storage.runs.runs import ASLEEP_SECONDS, Presence, attempt_of, run_of
 from llmdo.transforms.elements import FileVersion, Settled
 
 # Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
-KEPT = 10_000
+SETTLED_KEPT = 10_000
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class RunState:
         stops_calls: whether engines make no more calls once the run stops, those of other steps of the run, too.
         over: the run has ended in this process; what a failed pipeline left running opens nothing more.
         opened: the files in work, by id.
-        settled: files that are done or stale, by id; the newest KEPT of them.
+        settled: files that are done or stale, by id; the newest SETTLED_KEPT of them.
         left: what was left undone, and why.
         others: files that other runs work on, with the run's id.
         backlog: about how many messages the queue holds, or None.
@@ -121,7 +121,7 @@ class RunState:
             self.counts.files_done += settled.status == "done"
             self.counts.files_stale += settled.status == "stale"
             self.counts.files_with_errors += bool(settled.failed)
-            if len(self.settled) > KEPT:
+            if len(self.settled) > SETTLED_KEPT:
                 del self.settled[next(iter(self.settled))]
 
     def budget_within(self, limits: Limits) -> Budget:

@@ -23,7 +23,7 @@ from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.runs.members import Members, Report, Stopped
 from llmdo.storage.runs.runs import REPORT, Presence
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.members import SLOTS, Member, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.members import REPORT_SLOTS, Member, Tell, error_of, join, report_of, spent_by, take_in
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import RunState
 from tests.states import run_state
@@ -31,7 +31,7 @@ from tests.states import run_state
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LISTEN_SECONDS", 0.02)
+    monkeypatch.setattr(module, "STOP_POLL_SECONDS", 0.02)
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
     monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 0.0)
     return Run("run-1", locate_folder(str(tmp_path)), "c", remote=True)
@@ -159,7 +159,7 @@ class Clock:
 
 
 def test_bundles_that_end_quickly_report_all_that_they_settled_and_do_not_wait_for_each_other(run, monkeypatch):
-    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    monkeypatch.setattr(module, "STOP_POLL_SECONDS", 60.0)
     monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 1.0)
     monkeypatch.setattr(module, "time", clock := Clock())
     written = []
@@ -187,20 +187,20 @@ def test_bundles_that_end_quickly_report_all_that_they_settled_and_do_not_wait_f
 
 
 def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts(run, monkeypatch):
-    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    monkeypatch.setattr(module, "STOP_POLL_SECONDS", 60.0)
     monkeypatch.setattr(module, "_SAME_KEY_SECONDS", 1.0)
     monkeypatch.setattr(module, "time", Clock())
     join(run)
-    for number in range(3 * SLOTS):
+    for number in range(3 * REPORT_SLOTS):
         run_state().add(answered=1)
         member_of(run).tell()
         (report,) = run.notes.reports().values()
         assert report.counts["answered"] == number + 1
-    assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == SLOTS
+    assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == REPORT_SLOTS
 
 
 def test_a_store_that_does_not_answer_fails_no_bundle_and_its_files_are_reported_later(run, monkeypatch, caplog):
-    monkeypatch.setattr(module, "LISTEN_SECONDS", 60.0)
+    monkeypatch.setattr(module, "STOP_POLL_SECONDS", 60.0)
     tell = Tell(run)
     tell.setup()
     run_state().settle(Settled(file("a"), "done", 1, 0))

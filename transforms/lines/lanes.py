@@ -18,9 +18,9 @@ RETRY = 0.5
 # Fresh ranges are dealt out to lanes this far apart, or they would come back as one bundle. Seconds.
 SPACING = 0.25
 # A turn goes on while no other bundle reads, up to so many times its length: what it has read stays in it so long.
-LONGEST = 2
+LONGEST_TURN = 2
 # The longest and shortest time that a group of lines should be on its way through the steps behind. Seconds.
-SLOW, FAST = 0.2, 0.05
+SLOW_S, FAST_S = 0.2, 0.05
 MAX_GROUP = 64
 
 
@@ -29,9 +29,9 @@ def next_group(lines: int, seconds: float) -> int:
 
     What is claimed can be neither split off nor deferred: few lines when the steps behind are slow, more when not.
     """
-    if seconds > SLOW:
+    if seconds > SLOW_S:
         return max(1, lines // 2)
-    return min(MAX_GROUP, lines * 2) if seconds < FAST else lines
+    return min(MAX_GROUP, lines * 2) if seconds < FAST_S else lines
 
 
 def end_of_turn(now: float, seconds: float, others: Iterable[float]) -> float:
@@ -125,7 +125,7 @@ class ReadingTurn:
         if self._end is None or now < self._end:
             return None
         pause = self._lanes.pause(now)
-        more = now < self._end + (LONGEST - 1) * self._seconds
+        more = now < self._end + (LONGEST_TURN - 1) * self._seconds
         return None if more and not pause and not self._lanes.others_read(self, now) else pause
 
     def finish(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.transforms.lines.lanes import FAST, MAX_GROUP, RETRY, SLOW, Lanes, ReadingTurn, end_of_turn, next_group
+from llmdo.transforms.lines.lanes import FAST_S, MAX_GROUP, RETRY, SLOW_S, Lanes, ReadingTurn, end_of_turn, next_group
 from tests.fakes.clocks import Clock
 
 T = 30.0
@@ -192,10 +192,10 @@ def test_a_turn_is_never_short_nor_much_too_long(now: float, seconds: float, oth
 def test_groups_grow_while_the_steps_behind_are_fast_and_shrink_when_they_are_slow() -> None:
     sizes = [1]
     for _ in range(10):
-        sizes.append(next_group(sizes[-1], FAST / 2))
+        sizes.append(next_group(sizes[-1], FAST_S / 2))
     assert sizes == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 64]
-    assert next_group(48, (FAST + SLOW) / 2) == 48
-    assert [next_group(n, SLOW * 2) for n in (64, 3, 1)] == [32, 1, 1]
+    assert next_group(48, (FAST_S + SLOW_S) / 2) == 48
+    assert [next_group(n, SLOW_S * 2) for n in (64, 3, 1)] == [32, 1, 1]
 
 
 def test_a_slow_step_behind_is_soon_given_groups_that_take_less_than_a_second() -> None:
