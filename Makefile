@@ -46,8 +46,8 @@ flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with
 TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"
 
-test: setup-dev ## Run the fast tests: a case of every promise (13 minutes on 2 busy cores)
-	$(TOOLS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+test: setup-dev ## Run the fast tests: a case of every promise
+	$(TOOLS) $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: test-rest test-servers ## Run all other tests: test-rest and test-servers
 

@@ -7,12 +7,14 @@ The fast tier kills a few times, the slow one 20 times; the long form ten times 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
 
 import pytest
 
+from llmdo.storage.runs import runs
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 SOAK = bool(os.environ.get("LLMDO_SOAK"))
@@ -22,9 +24,10 @@ WINDOW = 16
 LINES_A_KILL = 60
 
 
-def start(cloud, runner, *more, command="run"):
+def start(cloud, runner, *more, command="run", first=""):
     places = ["--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL]
-    return cloud.command(command, *places, "--concurrency", str(WINDOW), "--runner", runner, "--json", *more)
+    how = ["--concurrency", str(WINDOW), "--runner", runner, "--json", *more]
+    return cloud.command(command, *places, *how, first=first)
 
 
 def paid(cloud):
@@ -161,12 +164,23 @@ def test_equal_requests_share_one_call_if_that_is_asked_for(cloud):
 
 
 def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twice(cloud, monkeypatch, caplog):
-    monkeypatch.setattr("llmdo.storage.runs.runs.ASLEEP_SECONDS", 6.0)  # with beats every 60 s: asleep after each 6 s
+    asleep_s = runs.ASLEEP_SECONDS
+    monkeypatch.setattr(runs, "ASLEEP_SECONDS", 6.0)  # with beats every 60 s
+
+    class Awake(logging.Handler):
+        def emit(self, record):
+            runs.ASLEEP_SECONDS = asleep_s  # it may take as long as it needs from now on
+
     cloud.upload("a.jsonl", prompts(80))
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
-    with caplog.at_level("WARNING", logger="llmdo.runners.running.run"):
-        summary = cloud.run(concurrency=4)
-    assert "resuming" in caplog.text
+    warned = logging.getLogger("llmdo.runners.running.run")
+    warned.addHandler(awake := Awake())
+    try:
+        with caplog.at_level("WARNING", logger=warned.name):
+            summary = cloud.run(concurrency=4)
+    finally:
+        warned.removeHandler(awake)
+    assert caplog.text.count("resuming") == 1
     assert (summary.exit_code, summary.asleep) == (0, False)
     cloud.check()
     assert paid(cloud) == 80

@@ -30,8 +30,8 @@ def begin(cloud):
     """Starts llmdo, and leaves no process behind."""
     started = []
 
-    def go(command, runner, *more):
-        started.append(start(cloud, runner, "--batch-seconds", "1", *more, command=command))
+    def go(command, runner, *more, first=""):
+        started.append(start(cloud, runner, "--batch-seconds", "1", *more, command=command, first=first))
         return started[-1]
 
     yield go
@@ -82,10 +82,10 @@ def test_a_stream_whose_acks_fail_for_a_while_goes_on_and_acks_them_later(cloud,
     upload(cloud, "a")
     fail_acks(cloud)
     process = begin("stream", "prism", "--ledger", "none")
-    wait_until(lambda: settled(cloud, "a"), 60, process)
+    wait_until(lambda: settled(cloud, "a"), 120, process)
     upload(cloud, "b")  # comes through, whether acks work again or not
-    wait_until(lambda: settled(cloud, "b"), 60, process)
-    wait_until(lambda: cloud.backlog() == 0, 60, process)
+    wait_until(lambda: settled(cloud, "b"), 120, process)
+    wait_until(lambda: cloud.backlog() == 0, 120, process)
     process.terminate()
     summary, said = end(process)
     assert (summary["exit_code"], summary["problem"], summary["restarts"]) == (0, None, 0)
@@ -99,7 +99,7 @@ def test_a_stream_that_is_told_to_stop_while_the_queue_asks_to_wait_for_minutes_
     cloud.upload("a.jsonl", prompts(LINES))
     cloud.fault(target="queue", match=ACKS, status=429, retry_after=300)
     process = begin("stream", "prism")
-    wait_until(lambda: settled(cloud, "a"), 60, process)
+    wait_until(lambda: settled(cloud, "a"), 120, process)
     cloud.fault(target="queue", match="/messages/pull", status=429, retry_after=300)
     time.sleep(2.0)  # until it has been refused
     process.terminate()
@@ -110,13 +110,17 @@ def test_a_stream_that_is_told_to_stop_while_the_queue_asks_to_wait_for_minutes_
     cloud.check()
 
 
+# How long R2's calls are repeated before the pipeline fails, in seconds: by default it is a minute.
+QUICK = "import llmdo.transforms.outages; llmdo.transforms.outages.STORE_PATIENCE_S = 5.0; "
+
+
 @pytest.mark.prism
 def test_a_stream_that_loses_r2_for_longer_than_its_restarts_go_on_when_it_is_back(cloud, begin):
-    process = begin("stream", "prism", "--max-restarts", "0")
+    process = begin("stream", "prism", "--max-restarts", "0", first=QUICK)
     os.set_blocking(process.stderr.fileno(), False)
     said = bytearray()
     upload(cloud, "a")
-    wait_until(lambda: settled(cloud, "a"), 60, process)
+    wait_until(lambda: settled(cloud, "a"), 120, process)
     cloud.fault(target="r2", match="/output/", status=503)
     cloud.upload("b.jsonl", prompts(LINES, "b"))
 
@@ -124,10 +128,10 @@ def test_a_stream_that_loses_r2_for_longer_than_its_restarts_go_on_when_it_is_ba
         said.extend(process.stderr.read() or b"")
         return said.count(b"restarts in")
 
-    wait_until(lambda: restarts() >= 2, 90, process)
+    wait_until(lambda: restarts() >= 2, 120, process)
     cloud.no_faults()
     upload(cloud, "c")
-    wait_until(lambda: settled(cloud, "c"), 90, process)
+    wait_until(lambda: settled(cloud, "c"), 120, process)
     process.terminate()
     summary, _ = end(process)
     assert (summary["exit_code"], summary["problem"]) == (0, None)
@@ -161,7 +165,7 @@ def test_acks_that_are_refused_for_good_stop_a_stream_with_one_sentence(cloud, b
 def test_a_queue_that_is_deleted_stops_a_stream_with_one_sentence(cloud, begin):
     process = begin("stream", "prism")
     upload(cloud, "a")
-    wait_until(lambda: settled(cloud, "a") and cloud.backlog() == 0, 60, process)
+    wait_until(lambda: settled(cloud, "a") and cloud.backlog() == 0, 120, process)
     account = cloudflare_account()
     queue = find_queue(account, "llmdo-input")
     path = f"/client/v4/accounts/{os.environ['CLOUDFLARE_ACCOUNT_ID']}/queues/{queue}"

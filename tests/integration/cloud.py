@@ -69,10 +69,13 @@ class Cloud:
             given.setdefault("queue", "llmdo-input")
         return run(check_options(**given), lambda state: nullcontext())
 
-    def command(self, *arguments: str, stdout: int = subprocess.PIPE, **env: str) -> subprocess.Popen[bytes]:
-        """Runs llmdo in a process of its own."""
+    def command(
+        self, *arguments: str, stdout: int = subprocess.PIPE, first: str = "", **env: str
+    ) -> subprocess.Popen[bytes]:
+        """Runs llmdo in a process of its own; ``first``: a statement that its Python runs before."""
+        code = f"{first}from llmdo.runners.cli.main import main; main({[*arguments]!r})"
         return subprocess.Popen(
-            [sys.executable, "-m", "llmdo", *arguments],
+            [sys.executable, *(["-c", code] if first else ["-m", "llmdo", *arguments])],
             env=os.environ | self.env | env,
             stdout=stdout,
             stderr=subprocess.PIPE,

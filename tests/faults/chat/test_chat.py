@@ -164,7 +164,7 @@ def by_model(world):
 
 def test_a_model_that_fails_for_a_while_gives_error_events_and_the_stream_goes_on(world):
     asked = messages(4, 3)
-    world.start()
+    world.start("--patience", "5")  # by default it is a minute
     world.cloud.fault(target="ai", status=500)
     world.input.push_many(asked[:4])
     world.wait(lambda: len(by_model(world)[1]) == 4)
