@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +19,6 @@ from yarl import URL
 from llmdo.backends.errors import ModelError, ModelNotFound
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors
-from llmdo.backends.http.reply_events import open_events
 from llmdo.backends.http.reply_json import amount
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.stream import StreamHead
@@ -38,7 +36,7 @@ class Api:
     """One account's Workers AI. Every coroutine raises ModelError, and nothing else.
 
     With a gateway, all calls but batches and lists go through it. Its own retries are off: they would multiply ours.
-    ``reader`` reads the replies.
+    ``reader`` reads the replies that ``transport`` brings.
     """
 
     def __init__(
@@ -58,12 +56,12 @@ class Api:
         self._key = {"authorization": f"Bearer {account.token}"}
         self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
         self._clock = clock
-        self._transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
+        self.transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
         self.reader = ReplyReader("CLOUDFLARE_BASE_URL", is_refusal, self._refusal, request_id, unwrap)
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._transport.aclose()
+        await self.transport.aclose()
 
     def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> Call:
         """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache."""
@@ -87,13 +85,7 @@ class Api:
     async def send(self, outgoing: Call) -> Incoming:
         """The whole reply."""
         with network_errors(outgoing.url):
-            return await self._transport.send(outgoing)
-
-    def events(
-        self, outgoing: Call, model: str
-    ) -> AbstractAsyncContextManager[tuple[Incoming, AsyncIterator[str] | None]]:
-        """See open_events."""
-        return open_events(self._transport, outgoing, model)
+            return await self.transport.send(outgoing)
 
     async def ask(self, outgoing: Call, model: str) -> Reply:
         """Sends, and reads the reply's result."""

@@ -21,7 +21,7 @@ import pydantic_core
 from llmdo.backends.backend import naming_provider
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, call_known
 from llmdo.backends.http.client import Incoming, Transport
-from llmdo.backends.http.reply_events import stray_events
+from llmdo.backends.http.reply_events import open_events, stray_events
 from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import deprecation, kept_models
@@ -267,7 +267,7 @@ class WorkersAI:
     ) -> AsyncGenerator[StreamChunk, None]:
         model = request.model
         outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
-        async with self._api.events(outgoing, model) as (whole, events):
+        async with open_events(self._api.transport, outgoing, model) as (whole, events):
             if events is not None:
                 async for chunk in self._pieces(events, whole, model, body["max_tokens"], warnings):
                     yield chunk
