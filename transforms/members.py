@@ -1,7 +1,6 @@
-"""A process that works for a run which another one began: it is heard, tells what it does, and is told to end.
+"""Membership of a worker process in a run started elsewhere: heartbeat, progress reports, remote stop.
 
-Where a cluster starts the workers, each is one of these. What it keeps up by itself, a heartbeat and its reports, goes
-on when the process that began the run is gone.
+Heartbeat and reports continue when the process that started the run is gone.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from llmdo.transforms.run_state import Counts, RunState
 
 _log = logging.getLogger(__name__)
 
-# How often a process looks whether it is to end, and how often it says what is new. Seconds.
+# How often a process checks for a stop, and how often it reports. Seconds.
 STOP_POLL_SECONDS, REPORT_SECONDS = 2.0, 5.0
 _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
-# Keys that a process reports under, each time the first one that may be written again. A report takes R2 over 30 ms, so
-# that these are never all in use. Each is one more object that the process that began the run reads every 2 s.
+# Keys that a process reports under: each report takes the first one that may be written again. R2 needs over 30 ms for
+# a report, so they are never all in use. Each is one more object that the starting process reads every 2 s.
 REPORT_SLOTS = 32
-# So many of the files that it settled stand in a report, the newest.
+# The newest settled files, up to this number, are in a report.
 FILES_TOLD = 1_000
 
 
@@ -63,7 +62,7 @@ class Member:
         threading.Thread(target=self._live, name="llmdo-member", daemon=True).start()
 
     def tell(self) -> None:
-        """Writes what is new since it last did, at once. Raises StorageError."""
+        """Reports at once, if anything changed since the last report. Raises StorageError."""
         with self._telling:
             report = report_of(self._state)
             if report != self._told:
@@ -74,7 +73,7 @@ class Member:
                 self._told = report
 
     def _slot(self) -> int:
-        """A key that was not written within the last second; without one, that whose last write is longest ago."""
+        """A key that was not written within the last second, or the one written longest ago."""
         before = time.monotonic() - _SAME_KEY_SECONDS
         free = (slot for slot, told_at in enumerate(self._told_at) if told_at <= before)
         slot = next(free, len(self._told_at))
@@ -123,14 +122,14 @@ def join(run: Run) -> None:
 
 
 def tell_why(run: Run) -> None:
-    """Where the run stops: reports at once, since this may be the last that this process does. Raises StorageError."""
+    """Reports at once if the run stops: this process may not get another chance. Raises StorageError."""
     state = run.state
     for member in state.find(Member) if state.stopping else ():
         member.tell()
 
 
 class Tell(beam.DoFn):
-    """Lets settled files through; those of a bundle are reported before it ends, so that none is forgotten."""
+    """Passes settled files on; those of a bundle are reported before it ends, so that none is lost."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -144,7 +143,7 @@ class Tell(beam.DoFn):
         yield settled
 
     def finish_bundle(self) -> None:
-        """Reports; where the store does not answer, the member's own thread does it later."""
+        """Reports; if the store does not answer, the member's thread reports later."""
         for member in self._run.state.find(Member):
             try:
                 member.tell()
@@ -153,7 +152,7 @@ class Tell(beam.DoFn):
 
 
 def report_of(state: RunState) -> Report:
-    """What a process has done."""
+    """The report of what a process has done."""
     reason = state.stop_reason
     settled = list(state.settled.values())[-FILES_TOLD:]
     return Report(
@@ -176,7 +175,7 @@ def _stopped(reason: Exception) -> Stopped:
 
 
 def error_of(stopped: Stopped) -> Exception:
-    """Why a process stopped, as the error that it met, or one like it."""
+    """The error that stopped a process, or a StopRun with its message."""
     kind = getattr(llmdo.backends.errors, stopped.error, None)
     if isinstance(kind, type) and issubclass(kind, ModelError):
         return kind(stopped.message, until=stopped.until)
@@ -184,7 +183,7 @@ def error_of(stopped: Stopped) -> Exception:
 
 
 def take_in(state: RunState, reports: Iterable[Report]) -> int:
-    """Makes a state tell what all processes have done; gives how many calls they have in flight."""
+    """Sets a state to the sum of all reports; returns the number of calls in flight."""
     in_flight, counts = 0, Counts()
     for report in reports:
         in_flight += report.in_flight
@@ -202,7 +201,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
         if report.backlog is not None:
             state.backlog = report.backlog
     known = list(state.settled.values())
-    if len(known) < FILES_TOLD:  # then all are known, and one that two processes tell of counts once
+    if len(known) < FILES_TOLD:  # then all are known, and one that two processes report counts once
         counts.files_done = sum(one.status == "done" for one in known)
         counts.files_stale = sum(one.status == "stale" for one in known)
         counts.files_with_errors = sum(bool(one.failed) for one in known)
@@ -211,9 +210,9 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
 
 
 def spent_by(reports: Iterable[Report]) -> Spent:
-    """What all processes have spent; a cost that one of them does not know makes the sum a lower bound.
+    """The sum of what all processes have spent; a lower bound if one of them does not know a cost.
 
-    What lost calls may have cost is an upper bound: not known where one process does not know it.
+    The possible cost of lost calls is an upper bound, and unknown if one process does not know its own.
     """
     reports = list(reports)
     totals: dict[str, Any] = asdict(Spent())

@@ -1,4 +1,4 @@
-"""What a source and its acks do while a service fails: wait, try again, and say so once."""
+"""Waits and retries while a service fails, with one warning at the beginning and one at the end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Outage:
-    """A service that fails for a time, as one caller sees it: how long to wait before each try.
+    """How long one caller waits before each try while a service fails. Not thread-safe.
 
-    A run warns when the first caller finds that it fails, and when one finds that it works again. Not thread-safe.
+    A run warns once when the first caller finds the service failing, and once when one finds it working again.
 
     Args:
-        state: the run's, which is told.
+        state: notes for the whole run which services fail.
         what: names the service in the second warning, such as "R2".
     """
 

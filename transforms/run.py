@@ -1,4 +1,4 @@
-"""One run, as a value that its steps take with them to whatever process they work in. No Beam."""
+"""One run, as a value that its steps carry to the process that they work in. Without Beam."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmdo.transforms.run_state import RunState, state_of
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all steps of a run need to know of it.
+    """What all steps of a run need to know about it.
 
     Attributes:
         run_id: names the run among all others.
@@ -40,10 +40,10 @@ class Run:
 
     @property
     def jobs(self) -> Jobs:
-        """The job records of the files in work."""
+        """The job records of files in progress."""
         return Jobs(self.store, self.output.key)
 
     @property
     def notes(self) -> Members:
-        """What the processes of the run write to each other."""
+        """Reports and orders among the processes of the run."""
         return Members(self.store, self.output.key, self.run_id)

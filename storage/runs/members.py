@@ -79,11 +79,11 @@ class Members:
         return found
 
     def others_answered(self, member: str) -> bool:
-        """Whether a process other than ``member`` has reported answers; no more is read than shows it."""
+        """Whether a process other than ``member`` has reported answers; stops reading at the first one."""
         return any(report.counts.get("answered") for name, report in self._each() if name != member)
 
     def _each(self) -> Iterator[tuple[str, Report]]:
-        """The reports as they stand, each with its member, several of which one member may have."""
+        """Each report that is there with its member; a member may have several."""
         for info in self.store.list(self._folder):
             if not info.key.endswith(REPORT):
                 continue
@@ -92,11 +92,11 @@ class Members:
                 yield info.key.removeprefix(self._folder).partition(".")[0], report
 
     def stop(self, reason: str) -> None:
-        """Tells all processes to end."""
+        """Orders all processes to stop."""
         self.store.put(self._stop_key, _Stop(reason=reason).model_dump_json().encode())
 
     def stopped(self) -> str | None:
-        """Why all are to end, or None."""
+        """Why all processes must stop, or None."""
         try:
             return _Stop.model_validate_json(self.store.read(self._stop_key)[0]).reason
         except ObjectNotFound:
@@ -105,7 +105,7 @@ class Members:
             return f"{self.store.url}/{self._stop_key} orders this run to end, without a reason"
 
     def forget(self) -> None:
-        """Removes all that was said, and the heartbeats of processes that are gone."""
+        """Removes all reports and orders, and the heartbeats of processes that are gone."""
         for info in list(self.store.list(self._folder)):
             self.store.delete(info.key)
 

@@ -1,4 +1,4 @@
-"""Who is at work: one heartbeat object a run, ``_runs/<run_id>.json``, and whether another run is still alive."""
+"""Heartbeats: one object for each run, ``_runs/<run_id>.json``, which shows whether a run is alive."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 FOLDER = "_runs/"
 BEAT_SECONDS = 60.0  # R2 takes one write a second to a key; nothing else of a run is renewed
 DEAD_SECONDS = 180.0  # by the store's own clock, so that no machine's clock matters
-ASLEEP_SECONDS = 90.0  # a run that has not been heard for this long makes no new call: others may take over soon
-BEAT_AGAIN_SECONDS = 5.0  # after a beat that failed: with the next one in its turn the run would be asleep already
-_ASK_AGAIN_SECONDS = 10.0  # for how long what is known of another run is believed
-_FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the youngest is of a run that was killed long ago
+ASLEEP_SECONDS = 90.0  # without a heartbeat for this long, a run makes no new call: others may take over soon
+BEAT_AGAIN_SECONDS = 5.0  # after a failed beat; after BEAT_SECONDS the run would be asleep
+_ASK_AGAIN_SECONDS = 10.0  # for how long the last answer about another run holds
+_FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the newest belongs to a run killed long ago
 
 # What else is in the folder: a schedule's claim, and the summaries of its runs, named by ticks (see schedules).
 CLAIM = "_schedule.json"
@@ -39,11 +39,12 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat(BaseModel):
-    """What a run reports of itself.
+    """The content of a heartbeat.
 
-    ``host`` is its machine since boot; ``process_start`` tells its process from a later one that has its ``pid``, and
-    is empty where the system does not say; ``configuration`` is the fingerprint that it works by, empty in heartbeats
-    of earlier versions.
+    Attributes:
+        host: the run's machine since its boot.
+        process_start: distinguishes its process from a later one with the same ``pid``; "" if the system has no /proc.
+        configuration: fingerprint of the run's configuration; "" in heartbeats of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,13 +94,15 @@ def sweep(store: ObjectStore, prefix: str) -> None:
 
 
 class Presence:
-    """This run's heartbeat in one output, and what it knows of the others. Thread-safe; ``stop`` it at the end.
+    """This run's heartbeat in one output, and what it knows about other runs. Thread-safe; ``stop`` it at the end.
 
-    A run that was not heard for ASLEEP_SECONDS, since its process was frozen or the store could not be reached, is over
-    for good: ``asleep`` says so, and it beats no more, since another run may work on its files by now.
-    ``configuration`` is the fingerprint that the run works by: no other one is written into the output while it lives.
-    ``member`` names one of the processes of a run whose steps are not where it was begun: each has its own heartbeat,
-    and the run lives as long as any of them.
+    Without a heartbeat for ASLEEP_SECONDS, since its process was frozen or the store unreachable, the run is over for
+    good (``asleep``) and beats no more: another run may work on its files by now.
+
+    Args:
+        configuration: the run's fingerprint; no other one is written into the output while the run is alive.
+        member: names one of several processes of the run; each has its own heartbeat, and the run is alive as long as
+            one of them is.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class Presence:
         return self._asleep
 
     def store_time(self) -> float:
-        """What the store's clock shows, within a second or two: seconds since 1970."""
+        """The store's clock, to within a second or two: seconds since 1970."""
         ours, theirs = self._store_time
         return theirs.timestamp() + _now() - ours
 
@@ -142,7 +145,7 @@ class Presence:
         return alive
 
     def stop(self) -> None:
-        """Beats no more, and removes the heartbeat: what this run leaves open is free at once."""
+        """Ends and removes the heartbeat: others may take over at once what this run left open."""
         self._over.set()
         self._thread.join()
         try:
@@ -215,7 +218,7 @@ def _of_runs(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
 
 
 def is_beat(name: str) -> bool:
-    """Whether it is not one of the objects by which the processes of one run report to each other."""
+    """Whether an object is a heartbeat, not a report or an order to stop."""
     return not name.endswith((REPORT, STOP))
 
 
@@ -228,7 +231,7 @@ def _read(store: ObjectStore, key: str) -> Heartbeat | None:
 
 
 def _now() -> float:
-    """Seconds that also go on while the process, or the whole machine, sleeps."""
+    """Seconds on a clock that also runs while the process, or the whole machine, sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.time() if clock is None else time.clock_gettime(clock)
 
