@@ -24,7 +24,7 @@ from llmdo.backends.money.money import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.runs.members import Report, Stopped
+from llmdo.storage.runs.members import MemberReport, StopReason
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.run import Run
@@ -39,7 +39,7 @@ _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
 # a report, so they are never all in use. Each is one more object that the starting process reads every 2 s.
 REPORT_SLOTS = 32
 # The newest settled files, up to this number, are in a report.
-FILES_TOLD = 1_000
+FILES_REPORTED = 1_000
 
 
 class Member:
@@ -54,33 +54,33 @@ class Member:
             open_store(where.store_url), where.key, run.run_id, run.configuration, member=self._name
         )
         state.others_answered, state.stops_calls = self.others_answered, True
-        self._telling = threading.Lock()
-        self._told: Report | None = None
-        self._told_at = [float("-inf")]  # by slot
+        self._reporting = threading.Lock()
+        self._reported: MemberReport | None = None
+        self._reported_at = [float("-inf")]  # by slot
         self._number = 0
         self._over = threading.Event()
         threading.Thread(target=self._live, name="llmdo-member", daemon=True).start()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Reports at once, if anything changed since the last report. Raises StorageError."""
-        with self._telling:
+        with self._reporting:
             report = report_of(self._state)
-            if report != self._told:
+            if report != self._reported:
                 slot = self._slot()
-                self._told_at[slot] = time.monotonic()
+                self._reported_at[slot] = time.monotonic()
                 self._number += 1
                 self._notes.report(self._name, report.model_copy(update={"number": self._number}), slot)
-                self._told = report
+                self._reported = report
 
     def _slot(self) -> int:
         """A key that was not written within the last second, or the one written longest ago."""
         before = time.monotonic() - _SAME_KEY_SECONDS
-        free = (slot for slot, told_at in enumerate(self._told_at) if told_at <= before)
-        slot = next(free, len(self._told_at))
+        free = (slot for slot, reported_at in enumerate(self._reported_at) if reported_at <= before)
+        slot = next(free, len(self._reported_at))
         if slot == REPORT_SLOTS:
-            return min(range(REPORT_SLOTS), key=self._told_at.__getitem__)
-        if slot == len(self._told_at):
-            self._told_at.append(float("-inf"))
+            return min(range(REPORT_SLOTS), key=self._reported_at.__getitem__)
+        if slot == len(self._reported_at):
+            self._reported_at.append(float("-inf"))
         return slot
 
     def others_answered(self) -> bool:
@@ -102,8 +102,8 @@ class Member:
             try:
                 if self._state.stop_reason is None and (reason := self._notes.stopped()) is not None:
                     self._state.stop(reason)
-                if self._state.stop_reason is not None or time.monotonic() - max(self._told_at) >= REPORT_SECONDS:
-                    self.tell()
+                if self._state.stop_reason is not None or time.monotonic() - max(self._reported_at) >= REPORT_SECONDS:
+                    self.report()
             except StorageError as error:
                 _log.warning("%s", error)
 
@@ -121,14 +121,14 @@ def join(run: Run) -> None:
         state.shared(Member, lambda: Member(run, state))
 
 
-def tell_why(run: Run) -> None:
+def report_stop(run: Run) -> None:
     """Reports at once if the run stops: this process may not get another chance. Raises StorageError."""
     state = run.state
     for member in state.find(Member) if state.stopping else ():
-        member.tell()
+        member.report()
 
 
-class Tell(beam.DoFn):
+class ReportSettled(beam.DoFn):
     """Passes settled files on; those of a bundle are reported before it ends, so that none is lost."""
 
     def __init__(self, run: Run) -> None:
@@ -146,16 +146,16 @@ class Tell(beam.DoFn):
         """Reports; if the store does not answer, the member's thread reports later."""
         for member in self._run.state.find(Member):
             try:
-                member.tell()
+                member.report()
             except StorageUnavailable as error:
                 _log.warning("what was settled is reported later: %s", error)
 
 
-def report_of(state: RunState) -> Report:
+def report_of(state: RunState) -> MemberReport:
     """The report of what a process has done."""
     reason = state.stop_reason
-    settled = list(state.settled.values())[-FILES_TOLD:]
-    return Report(
+    settled = list(state.settled.values())[-FILES_REPORTED:]
+    return MemberReport(
         counts=asdict(state.counts),
         spent=asdict(state.budget.spent()) if state.budget else {},
         in_flight=calls_in_flight(state.run_id),
@@ -167,14 +167,14 @@ def report_of(state: RunState) -> Report:
     )
 
 
-def _stopped(reason: Exception) -> Stopped:
+def _stopped(reason: Exception) -> StopReason:
     until = getattr(reason, "until", None)
     if until is None and getattr(reason, "retry_after", None) is not None:
         until = time.time() + reason.retry_after  # type: ignore[attr-defined]  # asked for in the line above
-    return Stopped(error=type(reason).__name__, message=str(reason), until=until)
+    return StopReason(error=type(reason).__name__, message=str(reason), until=until)
 
 
-def error_of(stopped: Stopped) -> Exception:
+def error_of(stopped: StopReason) -> Exception:
     """The error that stopped a process, or a StopRun with its message."""
     kind = getattr(llmdo.backends.errors, stopped.error, None)
     if isinstance(kind, type) and issubclass(kind, ModelError):
@@ -182,7 +182,7 @@ def error_of(stopped: Stopped) -> Exception:
     return StopRun(stopped.message)
 
 
-def take_in(state: RunState, reports: Iterable[Report]) -> int:
+def add_reports(state: RunState, reports: Iterable[MemberReport]) -> int:
     """Sets a state to the sum of all reports; returns the number of calls in flight."""
     in_flight, counts = 0, Counts()
     for report in reports:
@@ -201,7 +201,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
         if report.backlog is not None:
             state.backlog = report.backlog
     known = list(state.settled.values())
-    if len(known) < FILES_TOLD:  # then all are known, and one that two processes report counts once
+    if len(known) < FILES_REPORTED:  # then all are known, and one that two processes report counts once
         counts.files_done = sum(one.status == "done" for one in known)
         counts.files_stale = sum(one.status == "stale" for one in known)
         counts.files_with_errors = sum(bool(one.failed) for one in known)
@@ -209,7 +209,7 @@ def take_in(state: RunState, reports: Iterable[Report]) -> int:
     return in_flight
 
 
-def spent_by(reports: Iterable[Report]) -> Spent:
+def spent_by(reports: Iterable[MemberReport]) -> Spent:
     """The sum of what all processes have spent; a lower bound if one of them does not know a cost.
 
     The possible cost of lost calls is an upper bound, and unknown if one process does not know its own.

@@ -18,7 +18,7 @@ from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import run_of
 from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.members import error_of, spent_by, take_in
+from llmdo.transforms.members import add_reports, error_of, spent_by
 from llmdo.transforms.run_state import RunState
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Following:
         if self.notes is None:
             return
         reports = list(self.notes.reports().values())
-        self._in_flight = take_in(self.state, reports)
+        self._in_flight = add_reports(self.state, reports)
         self.spent = spent_by(reports)
         for report in reports:
             if report.stopped is not None:

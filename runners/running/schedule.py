@@ -22,7 +22,7 @@ from llmdo.settings.secrets import without_secrets
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.runs import Presence
-from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
+from llmdo.storage.runs.schedules import ClaimBusy, ClaimHeld, Schedules, TickDone
 
 _log = logging.getLogger(__name__)
 
@@ -149,13 +149,13 @@ class Schedule:
         presence = Presence(self._store, self._prefix, new_run_id())
         try:
             match self._book.take(presence, tick, last, now):
-                case Done(newest):
+                case TickDone(newest):
                     _log.info("the tick of %s was run for by another process", _iso(tick))
                     return newest
-                case Busy(claim):
+                case ClaimBusy(claim):
                     self._skip(tick, claim.tick, claim.run_id)
                     return None
-                case Held() as held:
+                case ClaimHeld() as held:
                     return self._run(tick, held, presence)
         finally:
             presence.stop()
@@ -168,7 +168,7 @@ class Schedule:
         self._book.write_skipped(tick, {"tick": _iso(tick), "schedule": self._text, "skipped": why})
         self._skipped = tick
 
-    def _run(self, tick: datetime, held: Held, presence: Presence) -> datetime | None:
+    def _run(self, tick: datetime, held: ClaimHeld, presence: Presence) -> datetime | None:
         started = self._world.clock()
         how, cut_short = self._watch(self._world.start(), presence)
         self._exit_code = how.exit_code if how.exit_code in (EXIT_ANSWERED, EXIT_SOME_ERRORS) else EXIT_FAILED

@@ -23,7 +23,7 @@ Amount = Annotated[float, Field(ge=0, lt=1 << 53)]
 UnixTime = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # before the year 10000
 
 
-class Stopped(BaseModel):
+class StopReason(BaseModel):
     """Why a process stopped: the class of a model's error, what it says, and from when on calls can succeed again."""
 
     model_config = ConfigDict(frozen=True)
@@ -33,7 +33,7 @@ class Stopped(BaseModel):
     until: UnixTime | None = None
 
 
-class Report(BaseModel):
+class MemberReport(BaseModel):
     """What one process has done for its run so far; of its reports the one with the highest ``number`` counts.
 
     ``counts`` and ``spent`` are by name; ``settled`` are the newest files that it settled; ``left`` and ``others`` as
@@ -51,7 +51,7 @@ class Report(BaseModel):
     left: dict[str, str] = {}
     others: dict[str, str] = {}
     backlog: Count | None = None
-    stopped: Stopped | None = None
+    stopped: StopReason | None = None
 
 
 class _Stop(BaseModel):
@@ -66,13 +66,13 @@ class Members:
     prefix: str
     run_id: str
 
-    def report(self, member: str, report: Report, slot: int = 0) -> None:
+    def report(self, member: str, report: MemberReport, slot: int = 0) -> None:
         """Writes what a process has done so far. R2 takes one write a second to a key; each slot has its own."""
         self.store.put(f"{self._folder}{member}.{slot}{REPORT}", report.model_dump_json().encode())
 
-    def reports(self) -> dict[str, Report]:
+    def reports(self) -> dict[str, MemberReport]:
         """The last report of each process, by member; also of those that are gone."""
-        found: dict[str, Report] = {}
+        found: dict[str, MemberReport] = {}
         for member, report in self._each():
             if member not in found or report.number > found[member].number:
                 found[member] = report
@@ -82,13 +82,13 @@ class Members:
         """Whether a process other than ``member`` has reported answers; stops reading at the first one."""
         return any(report.counts.get("answered") for name, report in self._each() if name != member)
 
-    def _each(self) -> Iterator[tuple[str, Report]]:
+    def _each(self) -> Iterator[tuple[str, MemberReport]]:
         """Each report that is there with its member; a member may have several."""
         for info in self.store.list(self._folder):
             if not info.key.endswith(REPORT):
                 continue
             with suppress(ObjectNotFound, ValidationError):
-                report = Report.model_validate_json(self.store.read(info.key)[0])
+                report = MemberReport.model_validate_json(self.store.read(info.key)[0])
                 yield info.key.removeprefix(self._folder).partition(".")[0], report
 
     def stop(self, reason: str) -> None:

@@ -46,7 +46,7 @@ class ScheduleClaim(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ClaimHeld:
     """The claim is ours, as this version of the object."""
 
     claim: ScheduleClaim
@@ -54,14 +54,14 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class ClaimBusy:
     """Another one that lives is at work."""
 
     claim: ScheduleClaim
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class TickDone:
     """The tick's run has ended, or that of a later one: ``last``."""
 
     last: datetime
@@ -84,20 +84,22 @@ class Schedules:
             return now
         return there.last if self._says(there, now) else now
 
-    def take(self, presence: Presence, tick: datetime, last: datetime, now: datetime) -> Held | Busy | Done:
+    def take(
+        self, presence: Presence, tick: datetime, last: datetime, now: datetime
+    ) -> ClaimHeld | ClaimBusy | TickDone:
         """Tries to get the claim for a tick; ``last`` is what this process knows of."""
         while True:
             there, etag = self._read()
             ours = ScheduleClaim(schedule=self._schedule, last=last, run_id=presence.run_id, tick=tick)
             if there is not None:
                 if there.run_id == presence.run_id:  # the reply to our own write was lost
-                    return Held(there, etag)
+                    return ClaimHeld(there, etag)
                 if self._says(there, now):
                     if there.last >= tick:
-                        return Done(there.last)
+                        return TickDone(there.last)
                     ours = ours.model_copy(update={"last": there.last})
                 if there.run_id and presence.is_alive(there.run_id):
-                    return Busy(there)
+                    return ClaimBusy(there)
                 if there.run_id:
                     _log.warning("%s died while it worked on the tick of %s: continuing", there.run_id, there.tick)
             try:
@@ -106,9 +108,9 @@ class Schedules:
                 etag = self._store.put_if_absent(self._key, body) if there is None else put(self._key, body, etag)
             except (AlreadyExists, ObjectChanged):
                 continue
-            return Held(ours, etag)
+            return ClaimHeld(ours, etag)
 
-    def release(self, held: Held, *, done: bool) -> None:
+    def release(self, held: ClaimHeld, *, done: bool) -> None:
         """Lets others have the claim; ``done``: the tick needs no other run."""
         last = held.claim.tick if done and held.claim.tick else held.claim.last
         free = ScheduleClaim(schedule=held.claim.schedule, last=last)

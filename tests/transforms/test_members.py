@@ -20,10 +20,19 @@ from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
-from llmdo.storage.runs.members import Members, Report, Stopped
+from llmdo.storage.runs.members import MemberReport, Members, StopReason
 from llmdo.storage.runs.runs import REPORT, Presence
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.members import REPORT_SLOTS, Member, Tell, error_of, join, report_of, spent_by, take_in
+from llmdo.transforms.members import (
+    REPORT_SLOTS,
+    Member,
+    ReportSettled,
+    add_reports,
+    error_of,
+    join,
+    report_of,
+    spent_by,
+)
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import RunState
 from tests.states import run_state
@@ -85,7 +94,7 @@ def test_what_a_process_did_and_why_it_stopped_reaches_the_one_that_began_the_ru
     wait_until(lambda: any(report.stopped for report in run.notes.reports().values()))
     state = RunState()
     (report,) = run.notes.reports().values()
-    assert take_in(state, [report]) == 0
+    assert add_reports(state, [report]) == 0
     assert (state.counts.answered, state.counts.failed, state.counts.files_with_errors) == (3, 1, 1)
     assert state.settled[file("a").id] == Settled(file("a"), "done", 3, 1)
     error = error_of(report.stopped)
@@ -97,11 +106,11 @@ def test_what_other_processes_have_answered_counts_where_a_refusal_leaves_open_w
     assert not run.state.answered_before()
     join(run)
     run_state().counts.answered = 5  # of this process, by another model: these say nothing
-    member_of(run).tell()
+    member_of(run).report()
     notes = run.notes
-    notes.report("another", Report(counts={"answered": 0, "failed": 2}, spent={}))
+    notes.report("another", MemberReport(counts={"answered": 0, "failed": 2}, spent={}))
     assert not run.state.answered_before()
-    notes.report("third", Report(counts={"answered": 1}, spent={}, number=2))
+    notes.report("third", MemberReport(counts={"answered": 1}, spent={}, number=2))
     assert run.state.answered_before()
     monkeypatch.setattr(Members, "others_answered", Mock(side_effect=StorageUnavailable("away")))
     assert not run.state.answered_before()
@@ -121,7 +130,7 @@ def test_the_parts_of_several_processes_add_up_and_a_file_counts_once():
         state.settle(Settled(file("same"), "done", 4, 0))
     states[1].settle(Settled(file("other"), "stale", reason="gone"))
     total = RunState()
-    take_in(total, map(report_of, states))
+    add_reports(total, map(report_of, states))
     counts = total.counts
     assert (counts.answered, counts.input_tokens, counts.files_done, counts.files_stale) == (4, 10, 1, 1)
     assert spent_by(map(report_of, states)).calls == 0
@@ -138,7 +147,7 @@ def test_what_lost_calls_may_have_cost_adds_up_while_all_of_it_is_known(priced, 
         state.budget.prices.of("p", "m")
         state.budget.after("p", request, None)
         reports.append(report_of(state))
-    spent = spent_by(Report.model_validate_json(report.model_dump_json()) for report in reports)
+    spent = spent_by(MemberReport.model_validate_json(report.model_dump_json()) for report in reports)
     assert (spent.calls, spent.lost_calls, spent.lost_input_tokens, spent.lost_output_tokens) == (0, 2, 86, 6)
     assert spent.lost_cost_usd == usd
 
@@ -170,14 +179,14 @@ def test_bundles_that_end_quickly_report_all_that_they_settled_and_do_not_wait_f
         return put(store, key, body, metadata)
 
     monkeypatch.setattr(LocalStore, "put", noted)
-    tell = Tell(run)
+    tell = ReportSettled(run)
     tell.setup()
     written.clear()
     for number in range(100):
         run_state().settle(Settled(file(f"f{number}"), "done", 1, 0))
         tell.finish_bundle()
         state = RunState()
-        take_in(state, run.notes.reports().values())
+        add_reports(state, run.notes.reports().values())
         assert len(state.settled) == state.counts.files_done == number + 1
         clock.now += 0.04
     assert len(written) == 100
@@ -193,7 +202,7 @@ def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts
     join(run)
     for number in range(3 * REPORT_SLOTS):
         run_state().add(answered=1)
-        member_of(run).tell()
+        member_of(run).report()
         (report,) = run.notes.reports().values()
         assert report.counts["answered"] == number + 1
     assert sum(info.key.endswith(REPORT) for info in open_store(run.output.store_url).list("")) == REPORT_SLOTS
@@ -201,26 +210,26 @@ def test_a_process_never_has_more_than_so_many_keys_and_the_newest_report_counts
 
 def test_a_store_that_does_not_answer_fails_no_bundle_and_its_files_are_reported_later(run, monkeypatch, caplog):
     monkeypatch.setattr(module, "STOP_POLL_SECONDS", 60.0)
-    tell = Tell(run)
+    tell = ReportSettled(run)
     tell.setup()
     run_state().settle(Settled(file("a"), "done", 1, 0))
     with monkeypatch.context() as outage:
         outage.setattr(Members, "report", Mock(side_effect=StorageUnavailable("R2 sleeps")))
         tell.finish_bundle()
     assert "R2 sleeps" in caplog.text
-    member_of(run).tell()
+    member_of(run).report()
     (report,) = run.notes.reports().values()
     assert [settled["file"]["key"] for settled in report.settled] == ["a"]
 
 
 def test_an_error_of_a_kind_that_is_not_known_still_stops_the_run():
-    assert type(error_of(Stopped(error="RunAsleep", message="frozen"))) is StopRun
-    assert type(error_of(Stopped(error="AccessDenied", message="no"))) is StopRun
+    assert type(error_of(StopReason(error="RunAsleep", message="frozen"))) is StopRun
+    assert type(error_of(StopReason(error="AccessDenied", message="no"))) is StopRun
 
 
 def test_what_was_said_is_forgotten_with_the_run(run):
     join(run)
-    member_of(run).tell()
+    member_of(run).report()
     notes = run.notes
     notes.stop("x")
     member_of(run).stop()
@@ -270,21 +279,21 @@ def test_a_report_with_a_field_that_cannot_be_true_does_not_count(run, fields):
 def test_a_file_that_a_report_tells_wrongly_does_not_hide_the_others(run, one):
     good = {"file": asdict(file("a")), "status": "done", "answered": 1}
     state = RunState()
-    take_in(state, put_report(run, settled=[one, good]))
+    add_reports(state, put_report(run, settled=[one, good]))
     assert [settled.file for settled in state.settled.values()] == [file("a")]
 
 
 def test_what_a_report_names_and_nobody_knows_is_passed_over(run):
     reports = put_report(run, counts={"answered": 2, "miracles": 3}, spent={"calls": 2.0, "hope": 1.0})
     state = RunState()
-    take_in(state, reports)
+    add_reports(state, reports)
     assert state.counts.answered == 2
     assert spent_by(reports).calls == 2
 
 
 @pytest.mark.parametrize("name", ["annotations", "Any", "__doc__", "TYPE_CHECKING", "no_such_error"])
 def test_a_reason_to_stop_that_is_no_error_stops_all_the_same(name):
-    error = error_of(Stopped(error=name, message="over"))
+    error = error_of(StopReason(error=name, message="over"))
     assert type(error) is StopRun
     assert str(error) == "over"
 

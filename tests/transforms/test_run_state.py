@@ -23,7 +23,7 @@ from llmdo.transforms.files.open_files import Opening, open_file
 from llmdo.transforms.lines.lanes import Lanes
 from llmdo.transforms.lines.read_lines import _ReadRange
 from llmdo.transforms.lines.reading import Reading
-from llmdo.transforms.members import Member, Tell, join
+from llmdo.transforms.members import Member, ReportSettled, join
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import end_run
 
@@ -114,7 +114,7 @@ def test_bundles_take_turns_with_those_of_their_own_run_alone(runs):
 
 def test_a_process_is_a_member_of_each_run_and_reports_to_each_what_it_did_for_it(runs):
     for number, run in enumerate(runs, start=1):
-        tell = Tell(run)
+        tell = ReportSettled(run)
         tell.setup()
         run.state.settle(Settled(FILE, "done", number, 0))
         run.state.add(answered=number)

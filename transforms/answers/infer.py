@@ -25,7 +25,7 @@ from llmdo.transforms.answers.result_queue import ResultQueue
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded, LineTexts
 from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
-from llmdo.transforms.members import join, tell_why
+from llmdo.transforms.members import join, report_stop
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run import Run
 
@@ -135,7 +135,7 @@ class _Infer(beam.DoFn):
         while self._open:
             yield from self._results(wait=True)
         self._metrics.engine(self._engine, now=True)
-        tell_why(self.run)
+        report_stop(self.run)
 
     def _submit(self, job: _Job) -> Iterator[WindowedValue]:
         request = job.prompt.request

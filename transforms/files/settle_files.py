@@ -21,7 +21,7 @@ from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
-from llmdo.transforms.members import Tell, join
+from llmdo.transforms.members import ReportSettled, join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
@@ -50,7 +50,7 @@ class SettleFiles(beam.PTransform):
                 Settled
             )
         )
-        return settled | "Tell" >> beam.ParDo(Tell(self.run)) if self.run.remote else settled
+        return settled | "Tell" >> beam.ParDo(ReportSettled(self.run)) if self.run.remote else settled
 
 
 def _keyed(written: Written) -> tuple[str, Written]:

@@ -18,7 +18,7 @@ from llmdo.storage.errors import StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.runs import Presence
-from llmdo.storage.runs.schedules import Held, Schedules
+from llmdo.storage.runs.schedules import ClaimHeld, Schedules
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 MODEL = "local/smollm2-135m-instruct"
@@ -182,7 +182,7 @@ def other_claims(world, tick, run_id="other-host-1"):
     """Another schedule that lives; its claim is released by what is returned."""
     presence = Presence(open_store(str(world.output)), "", run_id)
     held = world.book().take(presence, clock(tick), NOON, clock(tick))
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
 
     def release(done=True):
         world.book().release(held, done=done)

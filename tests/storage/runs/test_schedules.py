@@ -11,7 +11,7 @@ from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.runs import runs, schedules
 from llmdo.storage.runs.runs import Presence, heartbeats, sweep
-from llmdo.storage.runs.schedules import Busy, Done, Held, Schedules
+from llmdo.storage.runs.schedules import ClaimBusy, ClaimHeld, Schedules, TickDone
 
 T0 = datetime(2026, 11, 21, 14, 0, tzinfo=UTC)
 T1, T2 = T0 + timedelta(minutes=15), T0 + timedelta(minutes=30)
@@ -60,25 +60,25 @@ def test_what_another_schedule_of_the_output_has_run_says_nothing(store, present
     other.begin(T0)
     other.release(other.take(present("other"), T1, T0, T1), done=True)
     assert book(store).begin(T2) == T2
-    assert isinstance(book(store).take(present(), T1, T0, T1), Held)
+    assert isinstance(book(store).take(present(), T1, T0, T1), ClaimHeld)
 
 
 def test_only_one_has_the_claim_while_it_lives(store, present):
     held = book(store).take(present("one"), T1, T0, T1)
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
     busy = book(store).take(present("two"), T1, T0, T1)
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, ClaimBusy)
     assert (busy.claim.run_id, busy.claim.tick) == ("one", T1)
-    assert isinstance(book(store, "another").take(present("three"), T1, T0, T1), Busy)
+    assert isinstance(book(store, "another").take(present("three"), T1, T0, T1), ClaimBusy)
     book(store).release(held, done=True)
-    assert book(store).take(present("two"), T1, T0, T1) == Done(T1)
-    assert isinstance(book(store).take(present("two"), T2, T0, T2), Held)
+    assert book(store).take(present("two"), T1, T0, T1) == TickDone(T1)
+    assert isinstance(book(store).take(present("two"), T2, T0, T2), ClaimHeld)
 
 
 def test_a_claim_that_was_given_back_undone_can_be_taken_for_the_same_tick(store, present):
     book(store).release(book(store).take(present("one"), T1, T0, T1), done=False)
     held = book(store).take(present("two"), T1, T0, T1)
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
     assert held.claim.last == T0
 
 
@@ -87,7 +87,7 @@ def test_the_claim_of_a_dead_process_is_taken_over_and_its_tick_is_not_done(stor
     book(store).take(dead, T1, T0, T1)
     dead.stop()  # its heartbeat is gone
     held = book(store).take(present(), T2, T0, T2)
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
     assert held.claim.last == T0
     assert "dead died while it worked" in caplog.text
 
@@ -104,8 +104,8 @@ def test_of_two_that_try_at_once_one_gets_the_claim(store, present):
             return super().put_if_absent(key, body)
 
     ours = book(Late(Path(store.url))).take(first, T1, T0, T1)
-    assert isinstance(found[0], Held)
-    assert isinstance(ours, Busy)
+    assert isinstance(found[0], ClaimHeld)
+    assert isinstance(ours, ClaimBusy)
 
 
 def test_a_write_whose_reply_was_lost_is_known_again(store, present):
@@ -121,9 +121,9 @@ def test_a_write_whose_reply_was_lost_is_known_again(store, present):
     lossy = book(Lost(Path(store.url)))
     presence = present()
     held = lossy.take(presence, T1, T0, T1)
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
     lossy.release(held, done=True)
-    assert isinstance(lossy.take(presence, T2, T0, T2), Held)
+    assert isinstance(lossy.take(presence, T2, T0, T2), ClaimHeld)
     assert book(store).begin(T2) == T1
 
 
@@ -144,7 +144,7 @@ def test_a_last_tick_far_in_the_future_was_written_by_a_wrong_clock(store, prese
     book(store).release(book(store).take(present("wrong"), ahead, T0, ahead), done=True)
     assert book(store).begin(T1) == T1
     held = book(store).take(present(), T1, T0, T1)
-    assert isinstance(held, Held)
+    assert isinstance(held, ClaimHeld)
     assert held.claim.last == T0
 
 
@@ -231,6 +231,6 @@ def test_a_claim_of_the_first_or_the_last_moment_that_there_is_stops_no_schedule
         last = book(store).begin(T2)
         assert last <= T2
         held = book(store).take(present(), T2, last, T2)
-        assert isinstance(held, Held)
+        assert isinstance(held, ClaimHeld)
         book(store).release(held, done=True)
         assert book(store).begin(T2) == T2
