@@ -1,4 +1,4 @@
-"""Slow work on elements, done side by side in threads."""
+"""Slow work on several elements at once, in threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, Generic, TypeVar
 
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
+
+from llmdo.transforms.members import join
+from llmdo.transforms.run import Run
 
 # An object's round trip to R2 takes tens of milliseconds and hardly any CPU.
 AT_ONCE = 16
@@ -21,18 +24,16 @@ class SideBySide(beam.DoFn, Generic[T, R]):
     """Does ``work`` for up to AT_ONCE elements at the same time, and emits what each gave, in the elements' order.
 
     The results of the last ones come with later elements, or at the end of the bundle. An error fails the bundle.
-    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one. ``prepare`` is called
-    once before it, in the process that works.
+    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one.
     """
 
-    def __init__(self, work: Callable[[T], Iterable[R]], prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, run: Run, work: Callable[[Run, T], Iterable[R]]) -> None:
+        self._run = run
         self._work = work
-        self._prepare = prepare
 
     def setup(self) -> None:
-        """Starts the threads."""
-        if self._prepare is not None:
-            self._prepare()
+        """Joins the run, and starts the threads."""
+        join(self._run)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="llmdo-side")
 
     def start_bundle(self) -> None:
@@ -43,7 +44,7 @@ class SideBySide(beam.DoFn, Generic[T, R]):
         self, element: T, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
         """See the class."""
-        future = self._pool.submit(lambda: list(self._work(element)))
+        future = self._pool.submit(lambda: list(self._work(self._run, element)))
         self._open.append((WindowedValue(None, timestamp, (window,)), future))
         while self._open and (self._open[0][1].done() or len(self._open) >= AT_ONCE):
             yield from self._results()

@@ -25,7 +25,6 @@ from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice
 from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun, folder_of
 from llmdo.transforms.files.reopening import has_readable, reopen
-from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
@@ -48,10 +47,12 @@ class CannotOpen(Exception):
 class OpenFiles(beam.PTransform):
     """Turns notices into files to read and the shards that count already.
 
-    A version that somebody works on, or that has a manifest, is not opened again; its message is acked. Else the job
-    record is written, then the message is acked, never the other way round. What fails to open three times goes to
-    ``OUTPUT/_dead/``. ``queue`` is the id of the queue that the messages are from. A file that is done is opened again
-    for lines that were too long once, and have no more than ``max_line_bytes``.
+    A version that another run works on, or that has a manifest, is not opened again; its message is acked. Otherwise
+    the job record is written before the message is acked. What fails to open three times goes to ``OUTPUT/_dead/``.
+
+    Args:
+        queue: id of the queue that the messages are from.
+        max_line_bytes: a finished file is opened again for lines that were too long earlier and now fit this limit.
     """
 
     run: Run
@@ -63,12 +64,7 @@ class OpenFiles(beam.PTransform):
         return (
             notices
             | "Write job records"
-            >> beam.ParDo(
-                SideBySide(
-                    partial(open_each, self.run, self.max_line_bytes),
-                    prepare=partial(join, self.run),
-                )
-            )
+            >> beam.ParDo(SideBySide(self.run, partial(open_each, max_line_bytes=self.max_line_bytes)))
             | "Ack messages" >> beam.ParDo(_Ack(self.run, self.queue))
         )
 
@@ -82,7 +78,7 @@ class Opening:
     lease_id: str | None = None
 
 
-def open_each(run: Run, max_line_bytes: int, notice: Notice) -> Iterator[Opening]:
+def open_each(run: Run, notice: Notice, max_line_bytes: int) -> Iterator[Opening]:
     """One Opening a notice, which knows the notice's lease."""
     opening = patiently(run.state, lambda: open_file(run, notice, max_line_bytes))
     yield replace(opening, lease_id=notice.lease_id)

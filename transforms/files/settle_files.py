@@ -21,7 +21,7 @@ from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
-from llmdo.transforms.members import ReportSettled, join
+from llmdo.transforms.members import ReportSettled
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
@@ -45,10 +45,7 @@ class SettleFiles(beam.PTransform):
             written
             | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
             | "Merge tiles" >> beam.ParDo(_Merge(self.run)).with_output_types(Concluded)
-            | "Write manifests"
-            >> beam.ParDo(SideBySide(partial(conclude, self.run), prepare=partial(join, self.run))).with_output_types(
-                Settled
-            )
+            | "Write manifests" >> beam.ParDo(SideBySide(self.run, conclude)).with_output_types(Settled)
         )
         return settled | "Tell" >> beam.ParDo(ReportSettled(self.run)) if self.run.remote else settled
 

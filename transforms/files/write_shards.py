@@ -29,7 +29,6 @@ from llmdo.transforms.elements import (
 )
 from llmdo.transforms.files.batching import DEFAULT_BATCHING, Batching
 from llmdo.transforms.files.folders import folder_of
-from llmdo.transforms.members import join
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
@@ -57,7 +56,7 @@ class WriteShards(beam.PTransform):
             outcomes
             | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
             | "Batch" >> beam.ParDo(_Batch(self.batching)).with_output_types(list[Outcome])
-            | "Put" >> beam.ParDo(SideBySide(partial(write_batch, self.run), prepare=partial(join, self.run)))
+            | "Put" >> beam.ParDo(SideBySide(self.run, write_batch))
         )
 
 
