@@ -12,7 +12,7 @@ import json
 import math
 import pickle
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -158,7 +158,9 @@ async def streams_what_it_would_answer(subject: Subject) -> None:
     assert {piece.kind for piece in pieces[1:-1]} <= {"content", "tool_use", "metadata"}
     assert "".join(piece.text for piece in pieces) == whole.text
     assert sum(piece.kind == "content" for piece in pieces) > 1
-    assert (pieces[-1].finish_reason, pieces[-1].usage) == (whole.finish_reason, whole.usage)
+    assert pieces[-1].finish_reason == whole.finish_reason
+    # How much of a prompt is in a cache depends on what was asked before.
+    assert replace(pieces[-1].usage, cached_tokens=0) == replace(whole.usage, cached_tokens=0)
 
 
 async def embeds_in_the_order_of_the_texts(subject: Subject) -> None:
