@@ -69,6 +69,7 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
 	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.limits
+	$(BIN)/python -m benchmarks.small_files
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.continuous
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.chat
 	$(BIN)/python -m benchmarks.flink

@@ -23,6 +23,7 @@ from llmdo.local.queues.notifications import ObjectEvent, Rules
 from llmdo.local.queues.notifications_api import NotificationsApi
 from llmdo.local.queues.queues import Queues
 from llmdo.local.r2.objects import Objects
+from llmdo.local.r2.operations import operation_of
 from llmdo.local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
 from llmdo.local.stats import Stats
 from llmdo.local.wire import HttpCall, HttpReply, Refused, failure, json_reply, no_route, success
@@ -89,6 +90,7 @@ class Cloudflare:
 
     async def _service(self, call: HttpCall, target: FaultTarget | None, parts: list[str]) -> HttpReply:
         if target == "r2":
+            self._stats.operation(operation_of(call))
             return await self._faults.under("r2", (call.target,), lambda: self._objects.answer(call))
         if call.headers.get("Authorization") != f"Bearer {self._own.token}":
             raise Refused(401, 10000, "Authentication error")

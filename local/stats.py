@@ -32,11 +32,16 @@ class Stats:
         self.paid_prompts: Counter[str] = Counter()
         self.paid_lines: Counter[str] = Counter()
         self.batches: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
         self.max_in_flight = self.in_flight
 
     def called(self, target: str, outcome: str) -> None:
         """Counts one call; the outcome is a status, or the ending that a fault caused."""
         self.calls[target][outcome] += 1
+
+    def operation(self, name: str) -> None:
+        """Counts one operation of R2, by the name that Cloudflare bills it under."""
+        self.operations[name] += 1
 
     def paid(self, prompts: list[str], line: str | None) -> None:
         """Counts one call that the model answered."""
@@ -60,10 +65,13 @@ class Stats:
             self.in_flight -= 1
 
     def as_json(self) -> dict[str, Any]:
-        """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), what was paid, batches."""
+        """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), those to R2 also by
+        operation, what was paid, batches.
+        """
         calls = {t: {"calls": self.calls[t].total(), "by_status": dict(self.calls[t])} for t in ("ai", "queue", "r2")}
         return {
             **calls,
+            "r2": {**calls["r2"], "by_operation": dict(self.operations)},
             "ai": {**calls["ai"], "in_flight": self.in_flight, "max_in_flight": self.max_in_flight},
             "paid": {
                 "calls": self.paid_calls,

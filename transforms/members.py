@@ -29,6 +29,7 @@ from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import Counts, RunState
+from llmdo.transforms.state_cache import measure_state_cheaply
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Member:
 
     def __init__(self, run: Run, state: RunState) -> None:
         spare_the_collector()
+        measure_state_cheaply()
         self._notes, self._state = run.notes, state
         self._name = uuid.uuid4().hex[:12]
         where = run.output

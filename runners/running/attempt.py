@@ -38,6 +38,7 @@ from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked
 from llmdo.transforms.chat.conversations import close_conversations
 from llmdo.transforms.run_state import RunAsleep, RunState, end_run, state_of
+from llmdo.transforms.state_cache import measure_state_cheaply
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
     ``budget``: what earlier attempts of the same command have spent, and may spend all together.
     """
     spare_the_collector()
+    measure_state_cheaply()
     run_id = new_run_id()
     state = state_of(run_id)
     state.budget = budget or Budget(options.limits)

@@ -257,3 +257,25 @@ def test_metadata_up_to_r2s_limit_fits_in_one_header(cloudflare: Running) -> Non
 
 def test_objects_do_not_answer_to_the_api_token(cloudflare: Running) -> None:
     assert rest(cloudflare, "GET", "/r2").json()["errors"][0]["code"] == 7000
+
+
+def test_each_operation_is_counted_by_its_name(cloudflare: Running, s3: Any) -> None:
+    cloudflare.reset_stats()
+    s3.put_object(Bucket="llmdo", Key="counted/a", Body=b"1")
+    s3.get_object(Bucket="llmdo", Key="counted/a")
+    s3.head_object(Bucket="llmdo", Key="counted/a")
+    s3.list_objects_v2(Bucket="llmdo", Prefix="counted/")
+    s3.copy_object(Bucket="llmdo", Key="counted/b", CopySource={"Bucket": "llmdo", "Key": "counted/a"})
+    s3.delete_object(Bucket="llmdo", Key="counted/b")
+    s3.delete_objects(Bucket="llmdo", Delete={"Objects": [{"Key": "counted/a"}]})
+    upload = s3.create_multipart_upload(Bucket="llmdo", Key="counted/c")["UploadId"]
+    part = s3.upload_part(Bucket="llmdo", Key="counted/c", UploadId=upload, PartNumber=1, Body=b"1")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    s3.complete_multipart_upload(Bucket="llmdo", Key="counted/c", UploadId=upload, MultipartUpload=parts)
+    s3.head_bucket(Bucket="llmdo")
+    counted = cloudflare.stats()["r2"]["by_operation"]
+    assert counted == dict.fromkeys(
+        "PutObject GetObject HeadObject ListObjects CopyObject DeleteObject DeleteObjects CreateMultipartUpload "
+        "UploadPart CompleteMultipartUpload HeadBucket".split(),
+        1,
+    )

@@ -1,0 +1,87 @@
+"""How many one-line files a second ``llmdo run`` answers, from the events in a queue to the manifests.
+
+    python -m benchmarks.small_files [--files 500 --files 5000] [--source queue]
+
+R2, the queue and the model are an ``llmdo local`` with the echo model, ``llmdo`` another process. Each run prints a
+JSON line. ``seconds`` are those of the whole command, its start included, and so is ``cpu_ms``, the CPU time a file of
+``llmdo`` alone. ``operations`` are R2's operations a file, by kind, with the few of the run itself (heartbeats,
+configuration).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from benchmarks.continuous import BUCKET, MODEL, local_cloudflare
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.output.manifests import manifest_folders
+
+SOURCES = ("queue", "listing")
+
+
+def main() -> None:
+    """Prints a JSON line for each number of files and each source."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, action="append", help="how many files; may be repeated")
+    parser.add_argument("--source", choices=SOURCES, help="only one of them")
+    arguments = parser.parse_args()
+    for files in arguments.files or (500, 5000):
+        for source in (arguments.source,) if arguments.source else SOURCES:
+            with local_cloudflare():
+                print(json.dumps(measure(files, source)), flush=True)
+
+
+def measure(files: int, source: str) -> dict[str, Any]:
+    """Uploads the files, runs ``llmdo`` once over all of them, and checks that each has its manifest."""
+    folder = "input" if source == "queue" else "listed"  # no event is sent about the second one
+    store = open_store(BUCKET)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: store.put(f"{folder}/{n:06d}.jsonl", b'{"prompt": "say %d"}\n' % n), range(files)))
+    given = ("--input", f"{BUCKET}/{folder}/") if source == "listing" else ("--queue", "llmdo-input")
+    output = f"{BUCKET}/output/"
+    stats("DELETE")
+    before, begun = cpu_s(), time.monotonic()
+    run = [sys.executable, "-m", "llmdo", "run", *given, "--output", output, "--model", MODEL, "--concurrency", "64"]
+    subprocess.run([*run, "--json"], check=True, stdout=subprocess.DEVNULL)
+    seconds, cpu = time.monotonic() - begun, cpu_s() - before
+    operations = stats("GET")["r2"]["by_operation"]
+    settled = sum(1 for _ in manifest_folders(store, "output/"))
+    assert settled == files, f"{settled} of {files} files are done"
+    return {
+        "benchmark": "small_files",
+        "source": source,
+        "files": files,
+        "seconds": round(seconds, 2),
+        "files_per_s": round(files / seconds, 1),
+        "operations": {kind: round(count / files, 3) for kind, count in sorted(operations.items())},
+        "operations_per_file": round(sum(operations.values()) / files, 3),
+        "cpu_ms": round(1000 * cpu / files, 2),
+    }
+
+
+def stats(method: str) -> dict[str, Any]:
+    """What ``llmdo local`` has counted; DELETE begins anew."""
+    root = os.environ["CLOUDFLARE_BASE_URL"].removesuffix("/client/v4")
+    headers = {"Authorization": f"Bearer {os.environ['CLOUDFLARE_API_TOKEN']}"}
+    counted: dict[str, Any] = httpx.request(method, f"{root}/_stats", headers=headers).raise_for_status().json()
+    return counted
+
+
+def cpu_s() -> float:
+    """CPU seconds of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
