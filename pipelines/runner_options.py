@@ -37,7 +37,7 @@ class FlinkOptions(BaseModel):
         str, FLINK("[local] for a small cluster in the job server, or HOST:PORT of a JobManager's REST API.")
     ] = "[local]"
     flink_job_server_jar: Annotated[
-        str | None, FLINK("Path of Beam's job server; by default Maven builds one, once.")
+        str | None, FLINK("Path of Beam's job server, Flink 1.19 to 2.2; by default Maven builds one for 1.19, once.")
     ] = None
     flink_sdf: Annotated[
         bool, FLINK("Experimental: splittable reading, as on other runners; needs a job server of Beam 2.77.")

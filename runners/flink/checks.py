@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +16,16 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.runner_options import EnvironmentType, FlinkOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.jar import FlinkError, beam_version_of, find_jar, java
+from llmdo.runners.flink.jar import (
+    FLINK_VERSION,
+    FLINK_VERSIONS,
+    FlinkError,
+    beam_version_of,
+    find_jar,
+    flink_version_of,
+    java,
+    way_to_jar,
+)
 from llmdo.runners.flink.rest import LOCAL, Cluster
 from llmdo.storage.ledger.ledger import SQLITE_SCHEME
 
@@ -50,17 +60,16 @@ def check(options: JsonlOptions) -> FlinkPlan:
     Raises UsageError for what the user must correct, FlinkError for a missing job server or Java.
     """
     flink = options.flink
-    found, jar = java(), find_jar(flink.flink_job_server_jar)
+    found = java()
     problems: list[str] = []
-    if flink.flink_sdf and (version := beam_version_of(jar))[:2] < SDF_SINCE:
-        has = ".".join(map(str, version))
-        problems.append(f"--flink-sdf needs a job server of Beam 2.77 or newer, and {jar} is {has}: omit it")
     cluster: Cluster | None = None
     try:
         if flink.flink_master != LOCAL:
             cluster = flink_rest.look_at(flink_rest.url_of(flink.flink_master))
     except FlinkError as error:
         problems.append(str(error))
+    jar = find_jar(flink.flink_job_server_jar, cluster.flink if cluster else FLINK_VERSION)
+    problems += _versions(jar, cluster, flink)
     environment = flink.environment
     config = flink.environment_config or (DEFAULT_POOL if environment == "EXTERNAL" else None)
     here = cluster is None or cluster.is_here
@@ -69,9 +78,26 @@ def check(options: JsonlOptions) -> FlinkPlan:
         problems += [*_slots(cluster, flink), *_places(options, cluster)]
     if problems:
         raise UsageError(problems)
-    for warning in _warnings(options, cluster):
-        _log.warning("%s", warning)
+    for warning in _warnings(options, cluster, flink_version_of(jar)):
+        _warn_once(warning)
     return FlinkPlan(found, jar, cluster, environment, config)
+
+
+@cache
+def _warn_once(warning: str) -> None:
+    # ``stream`` checks again whenever it restarts its pipeline.
+    _log.warning("%s", warning)
+
+
+def _versions(jar: Path, cluster: Cluster | None, flink: FlinkOptions) -> Iterator[str]:
+    if flink.flink_sdf and (version := beam_version_of(jar))[:2] < SDF_SINCE:
+        has = ".".join(map(str, version))
+        yield f"--flink-sdf needs a job server of Beam 2.77 or newer, and {jar} is {has}: omit it"
+    if cluster is not None and (made_for := flink_version_of(jar)) != cluster.flink:
+        yield (
+            f"the cluster at {cluster.url} is Flink {cluster.flink}, and {jar} is a job server for Flink {made_for}: "
+            f"{way_to_jar(cluster.flink)}"
+        )
 
 
 def _slots(cluster: Cluster, flink: FlinkOptions) -> Iterator[str]:
@@ -95,10 +121,15 @@ def _places(options: JsonlOptions, cluster: Cluster) -> Iterator[str]:
         yield f"the ledger {options.kept.ledger} is on this machine, {elsewhere}: use --ledger r2://BUCKET/PREFIX/"
 
 
-def _warnings(options: JsonlOptions, cluster: Cluster | None) -> Iterator[str]:
+def _warnings(options: JsonlOptions, cluster: Cluster | None, version: str) -> Iterator[str]:
+    if not FLINK_VERSIONS[version]:
+        yield (
+            f"llmdo is not tested on Flink {version}, only on {FLINK_VERSION}: try a small input first, and check its "
+            "answers with llmdo verify"
+        )
     if cluster is None:
         return
-    place = options.flink.checkpoint_dir or cluster.configuration.get("state.checkpoints.dir")
+    place = options.flink.checkpoint_dir or cluster.checkpoints
     if place is None:
         yield (
             "the cluster keeps checkpoints in the JobManager's memory, 5 MB a step at most; nothing is lost where one "

@@ -1,6 +1,7 @@
 """A Flink cluster's REST API, as far as a run needs it.
 
-Paths and fields: nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api.
+Paths and fields: nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api. Those used here
+are the same up to Flink 2.2.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 
 import httpx
 
-from llmdo.runners.flink.jar import FLINK_VERSION, FlinkError
+from llmdo.runners.flink.jar import FLINK_VERSIONS, SUPPORTED, FlinkError
 
 LOCAL = "[local]"
 _TIMEOUT = 10.0  # seconds
 # States of jobs that have ended for good.
 _OVER = frozenset({"FAILED", "CANCELED", "FINISHED", "SUSPENDED"})
+# The first is the name since Flink 1.20, which takes precedence there; the second is still read.
+_CHECKPOINT_KEYS = ("execution.checkpointing.dir", "state.checkpoints.dir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,14 @@ class Cluster:
 
     Attributes:
         url: of its REST API.
+        flink: its version, one of FLINK_VERSIONS.
         free_slots: how many subtasks could begin now.
         hosts: where it runs: the JobManager's, then each TaskManager's.
-        configuration: its own settings, such as ``state.checkpoints.dir``.
+        configuration: its own settings, such as ``rest.port``.
     """
 
     url: str
+    flink: str
     free_slots: int
     hosts: tuple[str, ...]
     configuration: dict[str, str]
@@ -40,6 +45,11 @@ class Cluster:
     def grows(self) -> bool:
         """Whether it starts TaskManagers for jobs that need more slots than it has."""
         return "kubernetes.cluster-id" in self.configuration or "yarn.application.id" in self.configuration
+
+    @property
+    def checkpoints(self) -> str | None:
+        """Where it keeps checkpoints of jobs that do not say; None is the JobManager's memory."""
+        return next((self.configuration[key] for key in _CHECKPOINT_KEYS if key in self.configuration), None)
 
     @property
     def is_here(self) -> bool:
@@ -71,17 +81,18 @@ def url_of(master: str) -> str:
 
 
 def look_at(url: str) -> Cluster:
-    """Asks a cluster about itself. Raises FlinkError for one that does not answer, or of another version."""
+    """Asks a cluster about itself. Raises FlinkError for one that does not answer, or whose version is not accepted."""
     version = str(_get(url, "/config").get("flink-version"))
-    if not version.startswith(f"{FLINK_VERSION}."):
+    flink = ".".join(version.split(".")[:2])
+    if flink not in FLINK_VERSIONS:
         raise FlinkError(
-            f"the cluster at {url} is Flink {version}, and the job server is for {FLINK_VERSION}: "
-            f"use a cluster of Flink {FLINK_VERSION}"
+            f"the cluster at {url} is Flink {version}, and llmdo runs on {SUPPORTED}: use a cluster of one of these"
         )
     managers = _get(url, "/taskmanagers")["taskmanagers"]
     settings = _get(url, "/jobmanager/config")
     return Cluster(
         url,
+        flink,
         int(_get(url, "/overview")["slots-available"]),
         (str(httpx.URL(url).host), *(_host_of(str(manager["path"])) for manager in managers)),
         {str(row["key"]): str(row["value"]) for row in settings},

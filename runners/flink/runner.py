@@ -30,10 +30,12 @@ _log = logging.getLogger(__name__)
 
 # Between a failure and Flink's next try. Milliseconds.
 _RESTART_DELAY = 5_000
+# Java's largest int, which is also what fail_on_checkpointing_errors=false sets.
+_UNLIMITED = 2**31 - 1
 _JOB_SERVER_OPTIONS = (
     *("max_bundle_size", "max_bundle_time_mills"),
     *("checkpointing_interval", "min_pause_between_checkpoints", "fail_on_checkpointing_errors"),
-    "unaligned_checkpoint_enabled",
+    *("unaligned_checkpoint_enabled", "tolerable_checkpoint_failure_number"),
     *("state_backend", "state_backend_storage_path"),
     *("number_of_execution_retries", "execution_retry_delay", "shutdown_sources_after_idle_ms"),
 )
@@ -141,8 +143,10 @@ def flink_arguments(options: JsonlOptions, plan: FlinkPlan, endpoint: Endpoint, 
         *(["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints}"] if checkpoints else []),
         # It would also wait behind all lines that are on their way to a step: minutes of calls.
         "--unaligned_checkpoint_enabled=true",
-        # A checkpoint that fails does not fail the job.
+        # A checkpoint that fails does not fail the job: the option's name in job servers for Flink 1, and for Flink 2.
+        # Each ignores what it does not know.
         "--fail_on_checkpointing_errors=false",
+        f"--tolerable_checkpoint_failure_number={_UNLIMITED}",
         f"--number_of_execution_retries={flink.flink_restarts}",
         f"--execution_retry_delay={_RESTART_DELAY}",
         # A source that has ended ends the job; by default it stays, idle, for the sake of checkpoints.

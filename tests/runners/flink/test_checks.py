@@ -25,7 +25,11 @@ ELSEWHERE = "192.0.2.1"  # an address for documentation, never this machine's (R
 
 @dataclass
 class FakeCluster:
-    """The replies of a JobManager's REST API, as Flink 1.19.0 gave them; and what was cancelled."""
+    """The replies of a JobManager's REST API, and what was cancelled.
+
+    They are as Flink 1.19.0 gave them. The fields that later versions add are those of the classes of 1.20.5 and 2.2.1
+    which make the replies (JobDetails, TaskManagerInfo, ClusterOverview); neither has run here.
+    """
 
     port: int = 0
     version: str = "1.19.0"
@@ -42,12 +46,39 @@ class FakeCluster:
     def reply(self, path: str) -> Any:
         paths = [f"pekko.tcp://flink@{host}:6122/user/rpc/taskmanager_0" for host in self.hosts]
         return {
-            "/config": {"flink-version": self.version, "flink-revision": "b7e7c9a"},
-            "/overview": {"slots-available": self.slots, "flink-version": self.version},
-            "/taskmanagers": {"taskmanagers": [{"id": path, "path": path} for path in paths]},
+            "/config": {
+                "refresh-interval": 3000,
+                "timezone-name": "Coordinated Universal Time",
+                "timezone-offset": 0,
+                "flink-version": self.version,
+                "flink-revision": "eaffd22 @ 2024-03-06T15:18:44+01:00",
+                "features": {"web-submit": True, "web-cancel": True, "web-rescale": False, "web-history": False},
+            },
+            "/overview": {
+                "taskmanagers": len(paths),
+                "slots-total": self.slots,
+                "slots-available": self.slots,
+                "jobs-running": 0,
+                "jobs-finished": 0,
+                "jobs-cancelled": 0,
+                "jobs-failed": 0,
+                "flink-version": self.version,
+                "flink-commit": "eaffd22",
+            },
+            "/taskmanagers": {
+                "taskmanagers": [
+                    {"id": path, "path": path, "dataPort": 6121, "jmxPort": -1, "slotsNumber": 2, "freeSlots": 2}
+                    for path in paths
+                ]
+            },
             "/jobmanager/config": [{"key": key, "value": value} for key, value in self.settings.items()],
-            "/jobs/overview": {"jobs": self.jobs},
+            "/jobs/overview": {"jobs": [{**job, **self.since_2} for job in self.jobs]},
         }.get(path)
+
+    @property
+    def since_2(self) -> dict[str, Any]:
+        """What 2.2's job overview has more than 1.20's."""
+        return {"pending-operators": 0} if self.version >= "2" else {}
 
 
 @pytest.fixture
@@ -128,13 +159,91 @@ def test_a_master_that_does_not_answer_or_is_none_is_refused() -> None:
     assert said == "--flink-master [auto]: write [local], or HOST:PORT of a JobManager's REST API"
 
 
-def test_another_version_of_flink_is_refused(cluster: FakeCluster) -> None:
-    cluster.version = "1.20.1"
+@pytest.mark.parametrize(
+    ("version", "settings"),
+    [
+        ("1.19.3", {"state.checkpoints.dir": "s3://bucket/checkpoints"}),
+        ("1.20.5", {"execution.checkpointing.dir": "s3://bucket/checkpoints"}),
+        ("1.20.0-amzn-1", {"state.checkpoints.dir": "s3://bucket/checkpoints"}),
+        ("2.0.2", {"execution.checkpointing.dir": "s3://bucket/checkpoints"}),
+        ("2.1.3", {"execution.checkpointing.dir": "s3://bucket/new", "state.checkpoints.dir": "file:///old"}),
+        ("2.2.1", {"state.checkpoints.dir": "s3://bucket/checkpoints"}),
+    ],
+)
+def test_a_cluster_of_each_accepted_version_takes_a_job_server_of_its_own_and_an_untested_one_is_warned_of_once(
+    cluster: FakeCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, version: str, settings: dict[str, str]
+) -> None:
+    cluster.version, cluster.settings, cluster.hosts = version, settings, (ELSEWHERE,)
+    cluster.jobs = [{"jid": "a1", "name": "llmdo-out-1", "state": "RUNNING"}]
+    flink = ".".join(version.split(".")[:2])
+    jar = fake_jar(tmp_path / "theirs.jar", "2.77.0", flink=version)
+    given = {"flink_master": cluster.master, "environment_type": "EXTERNAL", "flink_job_server_jar": str(jar)}
+    said = warnings(caplog, given)
+    plan = check(options(given))
+    assert plan.jar == jar
+    assert plan.cluster is not None
+    assert (plan.cluster.flink, plan.cluster.free_slots, plan.cluster.hosts) == (flink, 4, ("localhost", ELSEWHERE))
+    assert [job.id for job in flink_rest.jobs(plan.cluster.url, "llmdo-out-1")] == ["a1"]
+    assert said == (
+        []
+        if flink == "1.19"
+        else [
+            f"llmdo is not tested on Flink {flink}, only on 1.19: try a small input first, and check its answers with "
+            "llmdo verify"
+        ]
+    )
+    assert [record.message for record in caplog.records] == said
+
+
+def test_a_job_servers_own_cluster_of_an_untested_version_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jar = fake_jar(tmp_path / "theirs.jar", "2.77.0", flink="2.1.0")
+    (said,) = warnings(caplog, {"environment_type": "LOOPBACK", "flink_job_server_jar": str(jar)})
+    assert said.startswith("llmdo is not tested on Flink 2.1, only on 1.19: ")
+
+
+@pytest.mark.parametrize("version", ["1.18.1", "1.2.0", "2.3.0", "2.20.0", "2.2-SNAPSHOT"])
+def test_a_cluster_of_a_version_without_a_job_server_is_refused(cluster: FakeCluster, version: str) -> None:
+    cluster.version = version
     (said,) = problems({"flink_master": cluster.master, "environment_type": "LOOPBACK"})
     assert said == (
-        f"the cluster at http://{cluster.master} is Flink 1.20.1, and the job server is for 1.19: "
-        "use a cluster of Flink 1.19"
+        f"the cluster at http://{cluster.master} is Flink {version}, and llmdo runs on Flink 1.19, 1.20, 2.0, 2.1 and "
+        "2.2: use a cluster of one of these"
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "jar", "remedy"),
+    [
+        (
+            "1.20.1",
+            "1.19.0",
+            "get beam-runners-flink-1.20-job-server from Maven Central, and name it with --flink-job-server-jar or "
+            "LLMDO_FLINK_JAR; llmdo builds one for Flink 1.19 only",
+        ),
+        ("1.19.3", "2.2.1", "omit --flink-job-server-jar and LLMDO_FLINK_JAR, so that llmdo builds one"),
+    ],
+)
+def test_a_job_server_for_another_flink_than_the_clusters_is_refused(
+    cluster: FakeCluster, programs: Path, version: str, jar: str, remedy: str
+) -> None:
+    cluster.version = version
+    fake_jar(programs, flink=jar)
+    (said,) = problems({"flink_master": cluster.master, "environment_type": "LOOPBACK"})
+    assert said == (
+        f"the cluster at http://{cluster.master} is Flink {version[:4]}, and {programs} is a job server for Flink "
+        f"{jar[:-2]}: {remedy}"
+    )
+
+
+def test_no_job_server_is_built_for_a_cluster_that_it_would_not_fit(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.version = "2.0.0"
+    monkeypatch.delenv("LLMDO_FLINK_JAR")
+    with pytest.raises(FlinkError, match=r"^there is no job server for Flink 2\.0: get beam-runners-flink-2\.0-job-"):
+        check(options({"flink_master": cluster.master, "environment_type": "LOOPBACK"}))
 
 
 def test_too_few_slots_are_refused_unless_the_cluster_grows(cluster: FakeCluster) -> None:
@@ -230,6 +339,7 @@ def test_a_java_that_is_missing_is_said_before_all_else(monkeypatch: pytest.Monk
 
 def warnings(caplog: pytest.LogCaptureFixture, flink: dict[str, Any], **given: Any) -> list[str]:
     caplog.clear()
+    flink_checks._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="llmdo.runners.flink.checks"):
         check(options({"environment_type": "EXTERNAL", **flink}, **given))
     return [record.message for record in caplog.records]

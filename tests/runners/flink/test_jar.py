@@ -7,22 +7,33 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
 from llmdo.runners.flink import jar as flink_jar
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.flink.jar import FlinkError, cached_jar, content_of, find_jar, java
+from llmdo.runners.flink.jar import (
+    FLINK_VERSIONS,
+    FlinkError,
+    cached_jar,
+    content_of,
+    find_jar,
+    flink_version_of,
+    java,
+)
 from llmdo.runners.tools import ToolError, print_path
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 PROPERTIES = "org/apache/beam/sdk/sdk.properties"
+FLINK_PROPERTIES = ".flink-runtime.version.properties"
 
 
-def fake_jar(path: Path, version: str = "2.70.0", driver: str = DRIVER) -> Path:
-    """What tells a job server, and nothing that runs."""
+def fake_jar(path: Path, version: str = "2.70.0", driver: str = DRIVER, flink: str = "1.19.0") -> Path:
+    """What distinguishes a job server of these versions of Beam and Flink, and nothing that runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as content:
         content.writestr(driver, b"")
         content.writestr(PROPERTIES, f"# SDK source version\n\nversion={version}\nsdk_version={version}\n")
+        content.writestr(FLINK_PROPERTIES, f"# Licensed\n\nproject.version={flink}\nscala.binary.version=2.12\n")
     return path
 
 
@@ -76,6 +87,12 @@ def test_the_option_comes_before_the_environment_and_this_before_the_cache(
         (lambda path: path.write_bytes(b"no archive"), "is not a job server for Flink"),
         (lambda path: fake_jar(path, driver="another/Main.class"), "is not a job server for Flink"),
         (lambda path: fake_jar(path, version="${version}"), "does not have its Beam version"),
+        (lambda path: fake_jar(path, flink="${version}"), "does not have its Flink version"),
+        (
+            lambda path: fake_jar(path, flink="1.18.1"),
+            "is a job server for Flink 1.18, and llmdo runs on Flink 1.19, 1.20, 2.0, 2.1 and 2.2",
+        ),
+        (lambda path: fake_jar(path, flink="2.3.0"), "is a job server for Flink 2.3, and llmdo runs on Flink 1.19,"),
     ],
 )
 def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_path, make, said) -> None:
@@ -83,6 +100,30 @@ def test_a_jar_that_is_given_and_wrong_is_an_error_even_if_there_is_another(tmp_
     make(tmp_path / "given.jar")
     with pytest.raises(FlinkError, match=f"--flink-job-server-jar: .*{said}.*; give the path of a Beam job server"):
         find_jar(str(tmp_path / "given.jar"))
+
+
+@pytest.mark.parametrize("flink", FLINK_VERSIONS)
+def test_a_jar_that_is_given_may_be_for_each_flink_that_beam_has_a_runner_for(tmp_path: Path, flink: str) -> None:
+    given = fake_jar(tmp_path / "given.jar", "2.77.0", flink=f"{flink}.1")
+    assert find_jar(str(given), flink) == given
+    assert flink_version_of(given) == flink
+
+
+def test_versions_that_are_accepted_are_those_that_beam_publishes_job_servers_for_and_one_is_tested() -> None:
+    assert [*FLINK_VERSIONS] == FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    assert [flink for flink, tested in FLINK_VERSIONS.items() if tested] == [flink_jar.FLINK_VERSION]
+
+
+def test_none_is_built_for_a_flink_other_than_the_tested_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_maven(tmp_path, monkeypatch)
+    fake_jar(cached_jar())
+    with pytest.raises(FlinkError) as raised:
+        find_jar(None, "2.1")
+    assert str(raised.value) == (
+        "there is no job server for Flink 2.1: get beam-runners-flink-2.1-job-server from Maven Central, and name it "
+        "with --flink-job-server-jar or LLMDO_FLINK_JAR; llmdo builds one for Flink 1.19 only"
+    )
+    assert not (tmp_path / "calls").exists()
 
 
 def test_maven_builds_it_once_and_nothing_else_stays(

@@ -27,7 +27,7 @@ from tests.integration.flink_world import flink_cluster
 __all__ = ["flink_cluster"]  # a fixture
 
 ENDPOINT = Endpoint("localhost:8099", Path("/tmp/server/log"), 1)
-CLUSTER = Cluster("http://localhost:8081", 4, ("localhost", "localhost"), {})
+CLUSTER = Cluster("http://localhost:8081", "1.19", 4, ("localhost", "localhost"), {})
 
 
 def options(output: str = "out/", **flink: Any) -> JsonlOptions:
@@ -67,6 +67,7 @@ def test_a_job_streams_with_bundles_checkpoints_and_restarts_as_the_options_say(
         "min_pause_between_checkpoints": "45000",
         "unaligned_checkpoint_enabled": "true",
         "fail_on_checkpointing_errors": "false",
+        "tolerable_checkpoint_failure_number": "2147483647",
         "state_backend": "filesystem",
         "state_backend_storage_path": "s3://bucket/checkpoints",
         "number_of_execution_retries": "4",
