@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -101,12 +102,13 @@ def patiently(state: RunState, work: Callable[[], T]) -> T:
 
 def persistently(state: RunState, find: Callable[[], Iterator[T]], name: Callable[[T], str]) -> Iterator[T]:
     """What ``find`` yields, each ``name`` once; it is called again while R2 fails. Raises as ``patiently``."""
-    outage, seen = Outage(state, "R2"), set[str]()
+    outage, seen = Outage(state, "R2"), set[bytes]()  # of a million files 16 bytes each are enough
     while True:
         try:
             for one in find():
-                if name(one) not in seen:
-                    seen.add(name(one))
+                digest = hashlib.blake2b(name(one).encode(errors="surrogatepass"), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
                     yield one
         except StorageError as error:
             _wait_out(state, outage, error)

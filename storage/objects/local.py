@@ -10,7 +10,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -144,6 +144,11 @@ class LocalStore:
         """See ObjectStore."""
         with suppress(ObjectNotFound), self._os_errors(key):
             os.unlink(self._path(key))
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """See ObjectStore."""
+        for key in keys:
+            self.delete(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""

@@ -82,6 +82,7 @@ _ERRORS: dict[str, tuple[type[StorageError], str]] = {
 # Every successful reply to these has an ETag; a listing ends with its closing tag.
 _WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
 _LISTING_ENDS = b"</ListBucketResult>"
+_DELETION = b"<DeleteResult"
 
 # The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) do not apply to R2.
 _NOT_AWS = {
@@ -138,6 +139,7 @@ def _new_client(access: R2Access) -> S3Client:
     for name in _WITH_ETAG:
         client.meta.events.register(f"before-parse.s3.{name}", _check_etag)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _check_listing)
+    client.meta.events.register("before-parse.s3.DeleteObjects", _check_deletion)
     return client
 
 
@@ -158,6 +160,12 @@ def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[st
 def _check_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
     """An empty reply would be taken for an empty bucket; botocore itself refuses what is not XML."""
     if response_dict["status_code"] < 300 and not response_dict["body"].rstrip().endswith(_LISTING_ENDS):
+        _refuse(response_dict, customized_response_dict)
+
+
+def _check_deletion(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """An empty reply would be taken for the removal of all that was named."""
+    if response_dict["status_code"] < 300 and _DELETION not in response_dict["body"]:
         _refuse(response_dict, customized_response_dict)
 
 

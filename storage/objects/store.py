@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -68,6 +68,9 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Removes an object; a missing one is not an error."""
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Removes 1 to 1,000 objects, in R2 by one operation; missing ones are not an error."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object whose key starts with ``prefix``, in the order of keys, page by page."""

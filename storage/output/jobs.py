@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -108,6 +108,10 @@ class Jobs:
     def remove(self, record_key: tuple[str, str, str]) -> None:
         """Removes the record of (store_url, key, etag), if there is one."""
         self.store.delete(self.prefix + _FOLDER + record_name(*record_key))
+
+    def remove_many(self, record_keys: Sequence[tuple[str, str, str]]) -> None:
+        """Removes the records of up to 1,000 files, as ``remove`` does, with one operation where the store can."""
+        self.store.delete_many([self.prefix + _FOLDER + record_name(*record_key) for record_key in record_keys])
 
     def sweep(self, known: Container[str] = ()) -> Iterator[JobRecord | ValueError]:
         """Every record of the output: the files that some run has started and none has finished.

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -197,6 +197,10 @@ class RecordedStore:
     def delete(self, key: str) -> None:
         with self.process.writing("delete", key):
             self.inner.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:  # a process may die when R2 has removed some of them
+            self.delete(key)
 
 
 class RecordedQueues(httpx.BaseTransport):

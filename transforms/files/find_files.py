@@ -70,7 +70,10 @@ class _Look(beam.DoFn):
         yield from persistently(state, lambda: left_in_work(self.run, self.source), _name)
         if isinstance(self.source, Listing):
             listing = self.source
-            yield from persistently(state, lambda: list_inputs(listing, self.run.output), _name)
+            for notice in persistently(state, lambda: list_inputs(listing, self.run.output), _name):
+                if state.stopping:
+                    return
+                yield notice
         else:
             yield from pull_notifications(self.source, self.run)
             if self.run.remote:  # nobody waits for the acks once this process has done its work

@@ -64,12 +64,16 @@ def list_inputs(listing: Listing, output: Location | None, skipped: Skipped | No
     """
     found, seen = Skipped() if skipped is None else skipped, dict[tuple[str, str, str], str]()
     inodes: dict[tuple[int, int], str] = {}
+    # A bucket lists each key once: only several places, and links on a disk, can name a file twice.
+    once = len(listing.inputs) == 1 and listing.inputs[0].startswith(R2_SCHEME)
     for place in listing.inputs:
         of_place = _list_r2 if place.startswith(R2_SCHEME) else _LocalPlace(place, inodes).list
         for file in of_place(place, output, found):
             # Two files with one key and one content have one folder in the output, wherever they are.
             identity = (file.bucket, file.key, file.etag)
-            if identity not in seen:
+            if once:
+                yield Notice(file, None, {"listed": place})
+            elif identity not in seen:
                 seen[identity] = file.id
                 yield Notice(file, None, {"listed": place})
             elif seen[identity] != file.id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +18,14 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, record_name
-from llmdo.storage.output.manifests import ShardRecord, counted_shards, read_manifest
+from llmdo.storage.output.manifests import (
+    FolderListing,
+    Manifest,
+    ShardRecord,
+    counted_shards,
+    list_folder,
+    read_manifest,
+)
 from llmdo.storage.queues.client import MAX_BATCH
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
@@ -85,26 +93,21 @@ def open_each(run: Run, notice: Notice, max_line_bytes: int) -> Iterator[Opening
 
 
 def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
-    """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError."""
+    """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError.
+
+    What a message announces is nearly always new, so the manifest is looked for only once the file is claimed, in the
+    listing of its folder. A listing of inputs, and records that were left behind, name finished files as well: there
+    the manifest is read first.
+    """
     if run.state.over:  # what is left of a pipeline that failed opens nothing
         return Opening(ack=False)
-    store = run.store
-    jobs, problem, owner = run.jobs, "", owner_of(run.run_id, notice.attempt)
+    jobs, owner = run.jobs, owner_of(run.run_id, notice.attempt)
     file = as_begun(run.output, notice.file)
-    try:
-        manifest = read_manifest(store, folder_of(run.output, file))
-    except ValueError as error:
-        manifest, problem = None, str(error)
-    if manifest is not None:
-        if manifest.configuration != run.configuration:
-            run.state.report_undone(file.id, "it was answered by another configuration: use another --output")
-            return Opening(ack=False)
-        if not has_readable(store, folder_of(run.output, file), manifest, max_line_bytes):
-            # A run that died between the manifest and the record's removal left a record that nobody needs.
-            jobs.remove((file.store_url, file.key, file.etag))
-            was = "was done before"
-            run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
-            return Opening()
+    if notice.lease_id is None:
+        with suppress(ValueError):  # one that cannot be read is for the claim to report
+            manifest = read_manifest(run.store, folder_of(run.output, file))
+            if manifest is not None and (done := _done_before(run, file, manifest, max_line_bytes)):
+                return done
     claim = jobs.claim(
         JobRecord(
             store_url=file.store_url,
@@ -124,29 +127,64 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
             run.state.report_elsewhere(file, other)
         return Opening()
     try:
-        if problem:
-            raise CannotOpen(problem)
-        if manifest is not None:
-            reopen(store, folder_of(run.output, file), max_line_bytes)
+        listed = list_folder(run.store, folder_of(run.output, file))
+        if listed.manifest:
+            if done := _done_meanwhile(run, file, max_line_bytes):
+                return done
+            listed = list_folder(run.store, folder_of(run.output, file))
         file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
-        return Opening(tuple(_claimed(run, jobs, claim, file)))
+        return Opening(tuple(_claimed(run, claim, file, listed)))
     except CannotOpen as error:
         _fail(run, jobs, claim.record, str(error))
         return Opening()
 
 
-def _claimed(run: Run, jobs: Jobs, claim: Claim, file: FileVersion) -> Iterator[Opened]:
+def _done_before(run: Run, file: FileVersion, manifest: Manifest, max_line_bytes: int) -> Opening | None:
+    """What becomes of a notice whose file has a manifest; None where lines of it can be read that could not before."""
+    if manifest.configuration != run.configuration:
+        run.state.report_undone(file.id, "it was answered by another configuration: use another --output")
+        return Opening(ack=False)
+    if has_readable(run.store, folder_of(run.output, file), manifest, max_line_bytes):
+        return None
+    # A run that died between the manifest and the record's removal left a record that nobody needs.
+    run.jobs.remove((file.store_url, file.key, file.etag))
+    was = "was done before"
+    run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
+    return Opening()
+
+
+def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int) -> Opening | None:
+    """As ``_done_before``, for a file that this run has claimed; opens it again for lines that can be read now.
+
+    Raises CannotOpen for a manifest that cannot be read.
+    """
+    folder = folder_of(run.output, file)
+    try:
+        manifest = read_manifest(run.store, folder)
+    except ValueError as error:
+        raise CannotOpen(str(error)) from error
+    if manifest is None:
+        return None
+    done = _done_before(run, file, manifest, max_line_bytes)
+    if done is None:
+        reopen(run.store, folder, max_line_bytes)
+    elif not done.ack:
+        run.jobs.remove((file.store_url, file.key, file.etag))  # the claim was for nothing
+    return done
+
+
+def _claimed(run: Run, claim: Claim, file: FileVersion, listed: FolderListing) -> Iterator[Opened]:
     """What there is to do for a file that is this run's. Raises CannotOpen and StorageError."""
     try:
         file, content = _look_at(file)
     except (ObjectNotFound, ObjectChanged) as error:
-        jobs.remove((file.store_url, file.key, file.etag))
+        run.jobs.remove((file.store_url, file.key, file.etag))
         run.state.settle(Settled(file, "stale", reason=str(error)))
         return
-    shards, leftovers = counted_shards(jobs.store, folder_of(run.output, file))
+    shards, leftovers = counted_shards(run.store, listed.shards)
     problem = None if shards else wrong_format(file, head_of(file) if content is None else content)
     if problem is not None:
-        jobs.remove((file.store_url, file.key, file.etag))
+        run.jobs.remove((file.store_url, file.key, file.etag))
         run.state.settle(Settled(file, "stale", reason=problem))
         return
     if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:

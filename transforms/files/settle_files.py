@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,10 +29,16 @@ from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
+# A job record goes this long after its file's manifest, or when there are enough for one call.
+_REMOVE_AFTER_S, _RECORDS_AT_ONCE = 2.0, 100
+
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class SettleFiles(beam.PTransform):
     """Merges the tiles of each file version; when they cover it, writes its manifest and removes its job record.
+
+    Records are removed several at a time: with the next file that is done 2 s later, at the latest with the bundle. Of
+    a run that dies before, the next one finds records of files with a manifest, and removes them.
 
     Emits one Settled for each file that is done or stale. A file with a part missing stays open: its job record tells
     the next run. State for each open file: its merged tiles, usually few, and one entry a shard.
@@ -46,6 +53,7 @@ class SettleFiles(beam.PTransform):
             | "Key by file version" >> beam.Map(_keyed).with_output_types(tuple[str, Written])
             | "Merge tiles" >> beam.ParDo(_Merge(self.run)).with_output_types(Concluded)
             | "Write manifests" >> beam.ParDo(SideBySide(self.run, conclude)).with_output_types(Settled)
+            | "Remove job records" >> beam.ParDo(_RemoveRecords(self.run)).with_output_types(Settled)
         )
         return settled | "Tell" >> beam.ParDo(ReportSettled(self.run)) if self.run.remote else settled
 
@@ -93,7 +101,7 @@ def merge(covered: Intervals, written: Written) -> bool:
 
 
 def settle(run: Run, finished: Finished) -> Settled:
-    """Writes the manifest, or reads the one of whoever was first, then removes the job record.
+    """Writes the manifest, or reads the one of whoever was first; the job record may go then.
 
     Whoever was first also deletes the leftovers: only it knows which shards count.
     """
@@ -124,7 +132,6 @@ def settle(run: Run, finished: Finished) -> Settled:
     if manifest == ours:
         for name in finished.leftovers.difference(shard.name for shard in manifest.shards):
             patiently(run.state, partial(store.delete, folder + name))
-    patiently(run.state, lambda: run.jobs.remove((file.store_url, file.key, file.etag)))
     return Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
 
 
@@ -153,6 +160,34 @@ def _is_there(file: FileVersion) -> bool:
 
 def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
     return sum(shard.lines for shard in shards if shard.kind == kind)
+
+
+class _RemoveRecords(beam.DoFn):
+    """Removes the job records of files that have their manifest."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def start_bundle(self) -> None:
+        self._done: list[FileVersion] = []
+        self._remove_at = float("inf")
+
+    def process(self, settled: Settled) -> Iterator[Settled]:
+        if settled.status == "done":
+            self._done.append(settled.file)
+            self._remove_at = min(self._remove_at, time.monotonic() + _REMOVE_AFTER_S)
+        yield settled
+        if len(self._done) >= _RECORDS_AT_ONCE or time.monotonic() > self._remove_at:
+            self._remove()
+
+    def finish_bundle(self) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        records = [(file.store_url, file.key, file.etag) for file in self._done]
+        if records:
+            patiently(self._run.state, lambda: self._run.jobs.remove_many(records))
+        self._done, self._remove_at = [], float("inf")
 
 
 @dataclass(frozen=True, slots=True)

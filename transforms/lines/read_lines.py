@@ -47,11 +47,11 @@ class ReadLines(beam.PTransform):
         """See the class."""
         if self.reading.planned:
             return files | "Read as planned" >> ReadPlanned(self.reading, self.run)
+        gaps = files | "One gap each" >> beam.FlatMap(one_gap_each)
+        if self.reading.at_once:
+            return gaps | "Read gaps" >> beam.FlatMap(read_gap, self.reading, self.run)
         return (
-            files
-            | "One gap each" >> beam.FlatMap(one_gap_each)
-            | "Read ranges" >> beam.ParDo(_ReadRange(self.reading, self.run))
-            | "One line each" >> beam.FlatMap()
+            gaps | "Read ranges" >> beam.ParDo(_ReadRange(self.reading, self.run)) | "One line each" >> beam.FlatMap()
         )
 
 
@@ -60,6 +60,26 @@ def range_size(reading: Reading, length: int) -> int:
     if reading.checkpoint_seconds is None:
         return reading.range_bytes
     return min(reading.range_bytes, max(SMALLEST_RANGE, length // (RANGES_A_LANE * reading.lanes)))
+
+
+def read_gap(element: Opened, reading: Reading, run: Run) -> Iterator[Read]:
+    """What an element of ``one_gap_each`` holds; see ReadLines."""
+    if isinstance(element, KnownShard | Leftovers):
+        yield element
+        return
+    instead = unread(element, reading)
+    if instead is not None:
+        yield instead
+        return
+    start, stop = (0, NO_END) if element.file.compression else gap_of(element)
+    try:
+        for tiles in read_range(element, start, stop, reading):
+            for tile in tiles:
+                if run.state.stopping:
+                    return
+                yield tile
+    except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
+        yield Stale(element.file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Reading:
             elements through a bundle as they come needs no self-checkpoint, and is slower with one.
         lanes: how many bundles read at the same time in this process, where there is a self-checkpoint.
         planned: ranges are planned beforehand and read by plain DoFns, for a runner that runs no splittable ones.
+        at_once: a file is read as soon as it is open, by a plain DoFn in the bundle that found it: a runner with one
+            worker then holds few open files that it does not read yet.
     """
 
     range_bytes: int = 4 << 20
@@ -54,6 +56,7 @@ class Reading:
     lanes: int = 4
     max_file_bytes: int | None = None
     planned: bool = False
+    at_once: bool = False
 
     def content_limit(self, file: FileVersion) -> int:
         """How many bytes a file's content may have."""

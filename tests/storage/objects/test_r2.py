@@ -246,13 +246,50 @@ def test_a_page_of_html_in_place_of_r2_is_neither_nothing_nor_success(store, ser
 
 @pytest.mark.parametrize(
     "call",
-    [lambda s: list(s.list("")), lambda s: s.put("key", b"x"), lambda s: s.read("key"), lambda s: s.stat("key")],
+    [
+        lambda s: list(s.list("")),
+        lambda s: s.put("key", b"x"),
+        lambda s: s.read("key"),
+        lambda s: s.stat("key"),
+        lambda s: s.delete_many(["key"]),
+    ],
 )
 def test_a_success_with_nothing_in_it_is_neither_an_empty_bucket_nor_a_write(store, server, waits, call):
     server.answers.extend([(200, "")] * ATTEMPTS)
     with pytest.raises(StorageUnavailable, match="not R2's, but empty or a web page"):
         call(store)
     assert len(server.seen) == ATTEMPTS
+
+
+def test_many_objects_go_with_one_request(store, server):
+    keys = [f"a/{name}" for name in ("ü", "b & <c>", "d%20e")]
+    for key in keys:
+        store.put(key, b"x")
+    server.seen.clear()
+    store.delete_many([*keys, "a/never-there"])
+    assert [(seen.method, "delete" in seen.path) for seen in server.seen] == [("POST", True)]
+    assert list(store.list("a/")) == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidRequest")])
+def test_where_r2_does_not_remove_several_objects_at_once_they_go_one_by_one(store, server, status, code):
+    for key in ("one", "two"):
+        store.put(key, b"x")
+    server.refuse(status, code)
+    store.delete_many(["one", "two"])
+    assert list(store.list("")) == []
+
+
+def test_an_object_that_stays_when_others_go_is_removed_again_or_says_why(store, server):
+    store.put("one", b"x")
+    left = "<Error><Key>one</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+    server.answers.append((200, f"<DeleteResult>{left}</DeleteResult>"))
+    server.refuse(403, "AccessDenied")
+    with pytest.raises(AccessDenied, match="one"):
+        store.delete_many(["one", "two"])
+    server.answers.append((200, f"<DeleteResult>{left}</DeleteResult>"))
+    store.delete_many(["one", "two"])
+    assert list(store.list("")) == []
 
 
 TORN = '<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>ke'

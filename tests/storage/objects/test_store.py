@@ -32,6 +32,13 @@ def test_what_was_put_is_read_back(either):
     assert info.metadata == ({"tiles": "0+8"} if either.keeps_metadata else {})
 
 
+def test_many_objects_are_removed_and_missing_ones_are_no_error(either):
+    for name in ("a", "b", "c"):
+        either.put(f"many/{name}", b"x")
+    either.delete_many(["many/a", "many/none", "many/c"])
+    assert [info.key for info in either.list("many/")] == ["many/b"]
+
+
 def test_an_empty_object_is_an_object(either):
     etag = either.put("empty", b"")
     assert either.read("empty") == (b"", etag)

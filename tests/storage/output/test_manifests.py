@@ -23,6 +23,7 @@ from llmdo.storage.output.manifests import (
     ShardRecord,
     counted_shards,
     file_folder,
+    list_folder,
     put_shard,
     read_manifest,
     read_shard,
@@ -180,9 +181,9 @@ def test_a_torn_shard_does_not_count(local):
     for torn in (body[:-5], body.splitlines(keepends=True)[0], b"", b"\xff"):
         local.put(FOLDER + written.name, torn)
         assert shards_of(local) == [None]
-    assert counted_shards(local, FOLDER) == ([], [written.name])
+    assert counted_shards(local, list_folder(local, FOLDER).shards) == ([], [written.name])
     local.put(FOLDER + written.name, body)
-    assert counted_shards(local, FOLDER)[0] == [written]
+    assert counted_shards(local, list_folder(local, FOLDER).shards)[0] == [written]
 
 
 @pytest.mark.parametrize(
@@ -245,14 +246,14 @@ def test_a_shard_that_vanishes_after_the_listing_does_not_count(either):
 
 def test_shards_come_in_the_order_of_their_lines(either):
     wanted = [write(either, kind, (at, at + 5)) for at, kind in ((0, ERROR), (5, ANSWER), (10, ERROR), (15, ANSWER))]
-    assert counted_shards(either, FOLDER)[0] == wanted
+    assert counted_shards(either, list_folder(either, FOLDER).shards)[0] == wanted
 
 
 def test_of_two_that_overlap_the_answers_count(either):
     write(either, ERROR, (0, 5), (5, 10))
     answers = write(either, ANSWER, (5, 10), (10, 15))
     after = write(either, ERROR, (15, 20))
-    counted, left = counted_shards(either, FOLDER)
+    counted, left = counted_shards(either, list_folder(either, FOLDER).shards)
     assert counted == [answers, after]
     assert len(left) == 1 and left[0].startswith("errors-000000000000-")
 
@@ -262,7 +263,10 @@ def test_shards_of_a_file_further_down_are_not_this_files(either):
     write(either, ANSWER, (5, 9), folder=FOLDER + "etag-of-another-file/")
     for name in ("notes.jsonl", MANIFEST_NAME):
         either.put(FOLDER + name, b"{}\n")
-    assert counted_shards(either, FOLDER) == ([mine], [])
+    listed = list_folder(either, FOLDER)
+    assert listed.manifest
+    assert counted_shards(either, listed.shards) == ([mine], [])
+    assert not list_folder(either, FOLDER + "etag-of-another-file/").manifest
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20), st.sampled_from([ANSWER, ERROR])), max_size=8))
@@ -270,7 +274,7 @@ def test_the_counted_shards_never_overlap(tmp_path_factory, drawn):
     store = LocalStore(tmp_path_factory.mktemp("out"))
     for start, length, kind in drawn:
         write(store, kind, (start, start + length))
-    counted, left = counted_shards(store, FOLDER)
+    counted, left = counted_shards(store, list_folder(store, FOLDER).shards)
     spans = [span for shard in counted for span in Intervals.decode(shard.tiles).spans]
     assert all(one[1] <= other[0] for one, other in pairwise(spans))
     assert {shard.name for shard in counted} | set(left) == {

@@ -146,10 +146,33 @@ def test_a_version_that_is_no_more_is_stale_and_leaves_no_record(output, source,
     assert state.settled[file.id].status == "stale"
 
 
-def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file):
+@pytest.mark.parametrize("lease_id", [None, "lease"])
+def test_a_file_of_another_configuration_is_left_and_its_message_is_not_acked(output, file, lease_id):
     settle(Run("run-1", output, "another"), Finished(file, 100, 0, ()))
-    assert open_file(Run("run-2", output, "c"), notice(file)) == Opening(ack=False)
+    assert open_file(Run("run-2", output, "c"), notice(file, lease_id=lease_id)) == Opening(ack=False)
     assert "another configuration" in run_state("run-2").left[file.id]
+    assert records(output) == []
+
+
+def test_a_message_about_a_settled_file_opens_nothing_and_leaves_no_record(output, file):
+    settle(Run("run-1", output, "c"), Finished(file, 100, 0, (write(output, file, 0, 100),)))
+    assert open_file(Run("run-2", output, "c"), notice(file, "n2", "lease")) == Opening()
+    assert records(output) == []
+    assert run_state("run-2").settled[file.id].reason == "was done before"
+    assert run_state("run-2").in_work() == []
+
+
+def test_a_file_that_another_run_settles_right_before_the_claim_is_not_answered_again(output, file, monkeypatch):
+    """Its manifest appears after it was looked for, and its record is gone when the claim is made."""
+    claim = Jobs.claim
+
+    def late(jobs, record, is_alive):
+        settle(Run("run-1", output, "c"), Finished(file, 100, 0, (write(output, file, 0, 100),)))
+        return claim(jobs, record, is_alive)
+
+    monkeypatch.setattr(Jobs, "claim", late)
+    assert open_file(Run("run-2", output, "c"), notice(file)) == Opening()
+    assert records(output) == []
 
 
 def test_half_a_file_of_another_configuration_is_never_mixed(output, file):
@@ -161,11 +184,12 @@ def test_half_a_file_of_another_configuration_is_never_mixed(output, file):
     assert (record.run_id, record.failures) == ("", 1)
 
 
-def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_record_says_so(output, file):
+@pytest.mark.parametrize("lease_id", [None, "lease"])
+def test_a_file_that_fails_three_times_to_open_goes_to_the_dead_letters_and_its_record_says_so(output, file, lease_id):
     store = open_store(output.store_url)
     store.put(folder_of(output, file) + MANIFEST_NAME, b"torn")
     for failures in (1, 2, 3):
-        assert open_file(Run(f"run-{failures}", output, "c"), notice(file, f"n{failures}")) == Opening()
+        assert open_file(Run(f"run-{failures}", output, "c"), notice(file, f"n{failures}", lease_id)) == Opening()
         (record,) = records(output)
         assert (record.failures, record.dead, record.run_id) == (failures, failures == TRIES, "")
         assert len(list(store.list("out/_dead/"))) == (failures == TRIES)

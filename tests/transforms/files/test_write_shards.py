@@ -18,7 +18,7 @@ from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.prism.runner import prism_arguments, running_prism
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.manifests import ShardRecord, counted_shards
+from llmdo.storage.output.manifests import ShardRecord, list_folder
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
 from llmdo.transforms.files.batching import Batching
 from llmdo.transforms.files.folders import folder_of
@@ -74,7 +74,7 @@ def test_a_repeated_batch_writes_the_same_object(output, tmp_path):
     once = list(write_batch(Run("run-1", output, "c"), [answer(1), answer(2)]))
     again = list(write_batch(Run("run-1", output, "c"), [answer(2), answer(1)]))
     assert once == again
-    assert len(counted_shards(LocalStore(tmp_path), folder_of(output, FILE))[0]) == 1
+    assert len(list_folder(LocalStore(tmp_path), folder_of(output, FILE)).shards) == 1
 
 
 def test_what_needs_no_shard_is_told_without_one(output, tmp_path):

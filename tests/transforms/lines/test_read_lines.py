@@ -438,7 +438,7 @@ def same_as(expected: list[Any]) -> Any:
     return matches
 
 
-@pytest.fixture(params=["direct", "planned", pytest.param("prism", marks=pytest.mark.prism)])
+@pytest.fixture(params=["direct", "planned", "at_once", pytest.param("prism", marks=pytest.mark.prism)])
 def run(request: pytest.FixtureRequest) -> Any:
     """Reads elements on a runner and compares; on Prism with turns so short that ranges are deferred and resumed.
 
@@ -452,6 +452,7 @@ def run(request: pytest.FixtureRequest) -> Any:
             reading.max_line_bytes,
             checkpoint_seconds=0.05 if on_prism else None,
             planned=request.param == "planned",
+            at_once=request.param == "at_once",
         )
         root = TestPipeline(options=prism_options()) if on_prism else TestPipeline(runner="FnApiRunner")
         with root as pipeline:
@@ -465,12 +466,12 @@ def run(request: pytest.FixtureRequest) -> Any:
     return read
 
 
-@pytest.mark.fast("direct", "planned")
+@pytest.mark.fast("direct", "planned", "at_once")
 def test_no_files_give_nothing(run: Any) -> None:
     run([], [], Reading())
 
 
-@pytest.mark.fast("direct", "planned")
+@pytest.mark.fast("direct", "planned", "at_once")
 def test_every_kind_of_file_comes_out_as_a_plain_reading_of_it(run: Any, tmp_path: Path) -> None:
     limit = 200
     many = b"".join(b'{"id": %d, "prompt": "Translate: bonjour"}\n' % i for i in range(400))
@@ -509,7 +510,7 @@ def test_every_kind_of_file_comes_out_as_a_plain_reading_of_it(run: Any, tmp_pat
     run(elements, expected, Reading(range_bytes=1000, max_line_bytes=limit))
 
 
-@pytest.mark.fast("direct", "planned")
+@pytest.mark.fast("direct", "planned", "at_once")
 def test_a_file_that_goes_stale_leaves_the_others_alone(run: Any, store: MemoryStore) -> None:
     store.chunk = 512
     content = b'{"prompt": "Hi"}\n' * 200
