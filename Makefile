@@ -68,6 +68,7 @@ lint: setup-dev ## Check style and types
 bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
 	$(BIN)/python -m benchmarks.infer --rivals
+	$(BIN)/python -m benchmarks.vectors
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.small_files
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.continuous

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from llmdo.backends.usage import Usage
 
 # OpenAI's: stop, length, tool_calls, content_filter; another one is as the provider wrote it.
 FinishReason = str
+# How vectors are written: as numbers, or as 32-bit floats in base64; OpenAI's words.
+VectorFormat = Literal["float", "base64"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class EmbedResponse:
         parts: one response for each text where they do not come from one call; ``usage`` is that of those not shared.
     """
 
-    vectors: tuple[tuple[float, ...], ...]
+    vectors: tuple[Sequence[float], ...]
     usage: Usage
     model: str
     request_id: str | None = None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.errors import InvalidRequest, LineError
-from llmdo.backends.limits.arrays import ArrayLimits, joined
+from llmdo.backends.limits.arrays import ArrayLimits, as_tuples, joined
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import list_models
 from llmdo.backends.parameters import OURS
@@ -82,9 +82,10 @@ class Model:
         An EmbedRequest must fit into one call; ``parameters`` override its own.
         """
         if isinstance(texts, EmbedRequest):
-            return self._call(self.backend.embed(replace(texts, parameters={**texts.parameters, **parameters})))
+            asked = replace(texts, parameters={**texts.parameters, **parameters})
+            return as_tuples(self._call(self.backend.embed(asked)))
         texts = (texts,) if isinstance(texts, str) else tuple(texts)
-        return self._call(self._embed(self._named(), texts, parameters))
+        return as_tuples(self._call(self._embed(self._named(), texts, parameters)))
 
     def run(self, raw: RawRequest | Mapping[str, Any]) -> RawResponse:
         """Passes a model's own input on."""

@@ -1,5 +1,5 @@
 """An endpoint in a process of its own that answers every POST after a fixed or log-normal latency: Workers AI's native
-answer, or OpenAI's where a path ends in /chat/completions.
+answer, or OpenAI's where a path ends in /chat/completions or /embeddings.
 
 It stands in for the network and the model when only the caller is measured: it spends about 40 µs of CPU on a call, so
 that on two cores the caller is the limit. Nothing is checked. The n-th POST takes the n-th of ``latencies``, whoever
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import math
 import random
+import struct
 import subprocess
 import sys
 import time
@@ -45,6 +47,7 @@ def _http(body: bytes) -> bytes:
 
 
 _REPLY, _COMPLETION = (_http(json.dumps(answer).encode()) for answer in (ANSWER, COMPLETION))
+_VECTORS = 16  # different ones, which the texts get in turns
 _NO_LENGTH = b"HTTP/1.1 411 Length Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -71,12 +74,14 @@ def latencies(mean_s: float, sigma: float) -> Iterator[float]:
 
 
 @contextlib.contextmanager
-def fake_endpoint(latency_s: float, sigma: float = 0.0) -> Iterator[str]:
+def fake_endpoint(latency_s: float, sigma: float = 0.0, dimensions: int = 4, *, packs: bool = True) -> Iterator[str]:
     """Starts the endpoint; yields its base URL. It ends with this process, whatever happens.
 
-    With a ``sigma`` the latency is log-normal, and ``latency_s`` its mean.
+    With a ``sigma`` the latency is log-normal, and ``latency_s`` its mean. ``dimensions``: those of its vectors;
+    ``packs``: whether it heeds ``"encoding_format": "base64"``.
     """
     command = [sys.executable, str(Path(__file__).resolve()), "--latency", str(latency_s), "--sigma", str(sigma)]
+    command += ["--dimensions", str(dimensions), *(() if packs else ("--numbers",))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdin
@@ -101,11 +106,35 @@ def _get(url: str) -> Any:
         return json.load(reply)
 
 
+class _Embedding:
+    """Replies to /embeddings. Numbers are written as doubles, as Python's servers write the floats of a model."""
+
+    def __init__(self, dimensions: int, *, packs: bool) -> None:
+        chance = random.Random(_SEED)
+        self._packs = packs
+        self._rows: dict[bool, list[str]] = {False: [], True: []}
+        for _ in range(_VECTORS):
+            packed = struct.pack(f"<{dimensions}f", *(chance.gauss(0, 0.03) for _ in range(dimensions)))
+            self._rows[True].append(f'"{base64.b64encode(packed).decode()}"')
+            self._rows[False].append(json.dumps(struct.unpack(f"<{dimensions}f", packed)))
+
+    def reply(self, body: bytes) -> bytes:
+        asked = json.loads(body)
+        texts, rows = asked["input"], self._rows[self._packs and asked.get("encoding_format") == "base64"]
+        listed = ", ".join(
+            f'{{"object": "embedding", "index": {number}, "embedding": {rows[number % _VECTORS]}}}'
+            for number in range(len(texts))
+        )
+        usage = f'{{"prompt_tokens": {8 * len(texts)}, "total_tokens": {8 * len(texts)}}}'
+        return _http(f'{{"object": "list", "data": [{listed}], "model": "embed", "usage": {usage}}}'.encode())
+
+
 class _Notes:
     """The endpoint's memory, which all its connections share."""
 
-    def __init__(self, waits: Iterator[float]) -> None:
+    def __init__(self, waits: Iterator[float], embedding: _Embedding) -> None:
         self.waits = waits
+        self.embedding = embedding
         self.spans: list[Span] = []
         self.in_flight = 0
         self.cpu_before: float | None = None
@@ -161,11 +190,14 @@ class _Answering(asyncio.Protocol):
             size = end + 4 + int(length or 0)
             if len(self._data) < size:
                 return
-            self._data = self._data[size:]
+            body, self._data = self._data[end + 4 : size], self._data[size:]
             if method == b"get":
                 self._transport.write(_http(json.dumps(self._notes.told(path)).encode()))
             else:
-                reply = _COMPLETION if path.endswith(b"/chat/completions") else _REPLY
+                if path.endswith(b"/embeddings"):
+                    reply = self._notes.embedding.reply(body)
+                else:
+                    reply = _COMPLETION if path.endswith(b"/chat/completions") else _REPLY
                 begin, wait = self._loop.time(), self._notes.begin()
                 self._loop.call_at(begin + wait, self._answer, reply, begin, wait)
 
@@ -175,8 +207,8 @@ class _Answering(asyncio.Protocol):
             self._transport.write(reply)
 
 
-async def _serve(latency_s: float, sigma: float) -> None:
-    loop, notes = asyncio.get_running_loop(), _Notes(latencies(latency_s, sigma))
+async def _serve(waits: Iterator[float], embedding: _Embedding) -> None:
+    loop, notes = asyncio.get_running_loop(), _Notes(waits, embedding)
     server = await loop.create_server(lambda: _Answering(notes), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends when the parent closes it, or dies
@@ -186,5 +218,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--sigma", type=float, default=0.0)
+    parser.add_argument("--dimensions", type=int, default=4)
+    parser.add_argument("--numbers", action="store_true", help="send no base64")
     chosen = parser.parse_args()
-    asyncio.run(_serve(chosen.latency, chosen.sigma))
+    embedding = _Embedding(chosen.dimensions, packs=not chosen.numbers)
+    asyncio.run(_serve(latencies(chosen.latency, chosen.sigma), embedding))

@@ -34,11 +34,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise, product
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -130,10 +131,20 @@ def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
         return Measured(begun, spans[-cell.calls :], len(spans) - cell.calls, seen(url), used)
 
 
-def run_to_end(command: Sequence[str], folder: str) -> None:
-    """Runs a way to its end, without the user's settings and without access to the network. Raises NotMeasured."""
+def run_to_end(command: Sequence[str], folder: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Runs a way to its end, without the user's settings and without access to the network. Raises NotMeasured.
+
+    ``more``: variables for its environment.
+    """
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **nowhere}
+    own = {
+        "PATH": os.environ["PATH"],
+        "HOME": folder,
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+        **nowhere,
+        **more,
+    }
     log = Path(folder, "stderr")
     with log.open("w") as stderr:
         try:

@@ -16,6 +16,7 @@ from llmdo.backends.engine.settings import CallSettings, Mode, Reuse
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
 from llmdo.backends.money.money import NO_LIMITS
 from llmdo.backends.providers import access_of
+from llmdo.backends.responses import VectorFormat
 from llmdo.pipelines.option_types import (
     Concurrency,
     JsonSchema,
@@ -117,6 +118,10 @@ class JsonlOptions(RunOptions):
     batch_seconds: Annotated[
         float, Field(gt=0), OUTPUT("Seconds after which a shard is written even if it is not full.")
     ] = DEFAULT_BATCHING.seconds
+    vectors: Annotated[
+        VectorFormat,
+        OUTPUT("How vectors are written: float, as numbers, or base64, as 32-bit floats packed in base64."),
+    ] = "float"
     range_bytes: Annotated[int, Field(ge=1), ADVANCED("Bytes of a file that one worker reads.")] = 4 << 20
     max_line_bytes: Annotated[int, Field(ge=1), INPUT("Bytes of a line at most; a longer one becomes an error.")] = (
         1 << 20
@@ -267,6 +272,7 @@ class JsonlOptions(RunOptions):
             "line_parameters": self.line_parameters,
             "model_for": list(self.model_for),
             "schema": self.response_schema,
+            "vectors": "" if self.vectors == "float" else self.vectors,
         }
         return decisive | {name: value for name, value in later.items() if value}
 

@@ -22,7 +22,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
         root
         | "Find errors" >> FindErrors(run)
         | "Read errors" >> ReadErrors(run, everything=options.retry == "all")
-        | "Answer lines" >> Infer(options.defaults, options.calls, run)
+        | "Answer lines" >> Infer(options.defaults, options.calls, run, options.vectors)
         | "Write shards" >> WriteShards(run, options.batching)
         | "Merge files" >> MergeFiles(run)
     )

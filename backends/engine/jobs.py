@@ -155,6 +155,6 @@ def each_of(
     if not (job.apart and isinstance(response, EmbedResponse) and isinstance(job.request, EmbedRequest)):
         return [(response, error)] * job.deliveries
     return [
-        (part, None) if part.vectors != ((),) else (None, unusable_vector(part.model, part.usage))
+        (part, None) if all(part.vectors) else (None, unusable_vector(part.model, part.usage))
         for part in one_each(response, job.request.texts)
     ]

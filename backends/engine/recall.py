@@ -19,6 +19,7 @@ from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.engine.settings import SAME_MESSAGE, Reuse
 from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.arrays import joined, one_each
+from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 
@@ -38,7 +39,8 @@ _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     EmbedRequest: TypeAdapter(EmbedResponse),
     RawRequest: TypeAdapter(RawResponse),
 }
-_NOT_KEPT = {"shared", "parts"}  # fields of a response that depend on who asks
+# Fields of a response that depend on who asks; and vectors, which are written by themselves.
+_NOT_KEPT = {"shared", "parts", "vectors"}
 _PAYER = "paid_by"  # the line, beside a response's fields
 _log = logging.getLogger(__name__)
 
@@ -265,7 +267,7 @@ class Recall:
             payer = entry.pop(_PAYER, "") if isinstance(entry, dict) else ""
             if isinstance(entry, dict):
                 entry.pop(OWNER, None)
-            response: Response = _ANSWERS[type(request)].validate_python(entry)
+            response = _response(type(request), entry, value)
         except ValueError:
             _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
             return None
@@ -278,14 +280,30 @@ class Recall:
             # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
             values = {}
             for key, one in answers.items():
-                fields = kind.dump_python(one.response, exclude=_NOT_KEPT)
-                values[key] = json.dumps(fields | _payer(one)).encode()
+                values[key] = _entry(kind, one)
                 if len(answers) > 1:
                     await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
             puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
             await (puts[0] if len(puts) == 1 else asyncio.gather(*puts))
         except Exception as error:  # noqa: BLE001 - the answer that was paid for must get through
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
+
+
+def _entry(kind: TypeAdapter[Any], kept: _Kept) -> bytes:
+    fields = kind.dump_python(kept.response, exclude=_NOT_KEPT) | _payer(kept)
+    if not isinstance(kept.response, EmbedResponse):
+        return json.dumps(fields).encode()
+    vectors = kept.response.vectors
+    return filled_in(json.dumps({**fields, "vectors": [PLACE] * len(vectors)}).encode(), map(kept_json, vectors))
+
+
+def _response(kind: type[Request], entry: Any, text: bytes) -> Response:
+    """Raises ValueError for what is not a response to such a request."""
+    if kind is not EmbedRequest or not isinstance(entry, dict):
+        response: Response = _ANSWERS[kind].validate_python(entry)
+        return response
+    embedded: EmbedResponse = _ANSWERS[kind].validate_python({**entry, "vectors": ()})
+    return replace(embedded, vectors=kept_vectors(entry.get("vectors"), text))
 
 
 def _is_usable(kept: _Kept) -> bool:

@@ -116,6 +116,15 @@ def one_each(response: EmbedResponse, texts: Sequence[str]) -> list[EmbedRespons
     ]
 
 
+def as_tuples(response: EmbedResponse) -> EmbedResponse:
+    """A response whose vectors are plain tuples of numbers, whatever the provider's code made of its reply."""
+    return replace(
+        response,
+        vectors=tuple(tuple(vector) for vector in response.vectors),
+        parts=tuple(as_tuples(part) for part in response.parts),
+    )
+
+
 def joined(parts: Sequence[EmbedResponse]) -> EmbedResponse:
     """The vectors of several responses as one response; ``shared`` where all are. Model and ids are the first one's.
 

@@ -29,7 +29,7 @@ from llmdo.backends.openai.models import model_info
 from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, chat_body
-from llmdo.backends.openai.shapes import read_completion, read_usage, read_vectors
+from llmdo.backends.openai.shapes import are_packed, read_completion, read_usage, read_vectors
 from llmdo.backends.openai.stream import StreamHead, read_stream
 from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request, sent_json
@@ -47,7 +47,10 @@ _EMBEDS = re.compile(
     r"embed|(?:^|[/-])(?:labse|(?:bge|e5|gte|gtr-t5|all-minilm|all-mpnet|multi-qa|paraphrase|sentence-t5|voyage)-(?!.*rerank))",
     re.IGNORECASE,
 )
-_EMBEDDINGS = Dialect(known=frozenset({"dimensions", "user"}))
+_EMBEDDINGS = Dialect(known=frozenset({"dimensions", "encoding_format", "user"}))
+# How a service refuses an encoding that it does not know.
+_REFUSED = frozenset({400, 422})
+_OF_ENCODING = re.compile(r"encoding.?format|base64", re.IGNORECASE)
 _CLIENT_ID = re.compile(r"[!-~]{1,512}")  # what X-Client-Request-Id may hold
 
 
@@ -112,6 +115,7 @@ class OpenAI:
         paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
         self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
         self._transport = transport or Network(base.root)
+        self._packs: dict[str, bool] = {}  # by model: whether it sends vectors in base64
         self._reader = ReplyReader("the base URL", is_refusal, self._refusal, _request_id)
 
     @naming_provider
@@ -130,11 +134,10 @@ class OpenAI:
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts."""
         parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
-        body = {"model": request.model, "input": list(request.texts), "encoding_format": "float", **parameters}
-        incoming = await self._send(self._post("embeddings", body, request.model, request.request_id))
-        reply, request_id = self._reader.read(incoming, request.model, lambda _: None), _request_id(incoming.headers)
+        incoming, reply = await self._embeddings(request, parameters)
+        request_id = _request_id(incoming.headers)
         with self._reader.reading(incoming, reply):
-            vectors = read_vectors(reply, request.model, len(request.texts))
+            vectors = read_vectors(reply, request.model, len(request.texts), written=incoming.content)
         named = str(mapping(reply).get("model") or request.model)
         details = self._details(incoming)
         return EmbedResponse(vectors, read_usage(reply), named, request_id, warnings, details)
@@ -187,6 +190,29 @@ class OpenAI:
         body, warnings = self._chat_body(request)
         incoming = await self._send(self._post("chat/completions", body, request.model, request.request_id))
         return await self._completion(incoming, request.model, warnings)
+
+    async def _embeddings(self, request: EmbedRequest, parameters: Mapping[str, Any]) -> tuple[Incoming, Any]:
+        """Vectors packed in base64 have a quarter of the bytes; a model that refuses them is asked for numbers instead,
+        and from then on.
+        """
+
+        async def ask(encoding: str) -> tuple[Incoming, Any]:
+            body = {"model": model, "input": list(request.texts), "encoding_format": encoding, **parameters}
+            incoming = await self._send(self._post("embeddings", body, model, request.request_id))
+            return incoming, self._reader.read(incoming, model, lambda _: None)
+
+        model = request.model
+        packs = self._packs.get(model)
+        if packs is False or "encoding_format" in parameters:
+            return await ask("float")
+        try:
+            answer = await ask("base64")
+        except ModelError as error:
+            if packs or not (error.status in _REFUSED or _OF_ENCODING.search(error.message)):
+                raise
+            answer = await ask("float")
+        self._packs[model] = are_packed(answer[1])
+        return answer
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[StreamChunk, None]:
         if wants_json(request.parameters.get("response_format")):

@@ -9,7 +9,8 @@ from llmdo.backends.errors import BadReply, ContentFiltered, ModelError, unusabl
 from llmdo.backends.finish_reasons import FAILURES, finish_error, finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.openai.messages import as_text
-from llmdo.backends.openai.shapes import failed_choice, first_choice, no_choice, read_usage, read_vector
+from llmdo.backends.openai.shapes import failed_choice, first_choice, no_choice, read_usage
+from llmdo.backends.openai.vectors import read_vector
 
 # Statuses of a response that is still being made: it was asked for in the background.
 _UNFINISHED = frozenset({"in_progress", "queued"})

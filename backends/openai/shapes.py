@@ -6,20 +6,16 @@ compatible leave fields out, or send objects where OpenAI sends text.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
-from struct import error as StructError
-from struct import iter_unpack
 from typing import Any, NamedTuple
 
 from llmdo.backends.errors import BadReply, ModelError, Retryable, unusable_vector
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
-from llmdo.backends.http.reply_json import amount, excerpt, mapping, whole_number
+from llmdo.backends.http.reply_json import amount, excerpt, mapping, whole_number, without_preamble
 from llmdo.backends.openai.messages import as_text, read_content, tool_calls
+from llmdo.backends.openai.vectors import number_arrays, read_vector
 from llmdo.backends.responses import ChatResponse, FinishReason
 from llmdo.backends.usage import Usage
 
@@ -174,16 +170,20 @@ def _index(choice: Mapping[str, Any], position: int) -> int:
     return position if found is None else found
 
 
-def read_vectors(body: Any, model: str, count: int, neurons: float | None = None) -> tuple[tuple[float, ...], ...]:
+def read_vectors(
+    body: Any, model: str, count: int, neurons: float | None = None, written: bytes = b""
+) -> tuple[Sequence[float], ...]:
     """Reads ``{"data": [{"index", "embedding"}, …]}`` by ``index``, and Workers AI's ``{"data": [[…], …]}``.
 
-    One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``.
-    Raises BadReply for another number, and where the only vector cannot be used.
+    One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``;
+    ``written``: the reply's JSON, from which the vectors have their digits. Raises BadReply for another number, and
+    where the only vector cannot be used.
     """
     rows = mapping(body).get("data") or mapping(body).get("response")
-    found: dict[int, tuple[float, ...]] = {}
+    arrays = number_arrays(without_preamble(written))
+    found: dict[int, Sequence[float]] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else []):
-        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
+        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row, arrays)
         if vector is not None:
             found[_index(mapping(row), position)] = vector
     if sorted(found) != list(range(count)):
@@ -196,22 +196,10 @@ def read_vectors(body: Any, model: str, count: int, neurons: float | None = None
     return vectors
 
 
-def read_vector(numbers: Any) -> tuple[float, ...] | None:
-    """A list of numbers, or base64 of 32-bit floats; () where one of the numbers is NaN or beyond a float's range, and
-    None for what is not a vector.
-    """
-    if isinstance(numbers, str):
-        try:
-            numbers = [number for (number,) in iter_unpack("<f", base64.b64decode(numbers, validate=True))]
-        except (binascii.Error, ValueError, StructError):
-            return None
-    if not isinstance(numbers, list) or not numbers or not all(isinstance(x, int | float | None) for x in numbers):
-        return None
-    try:
-        vector = tuple(map(float, numbers))
-    except (TypeError, OverflowError):  # null is what reading has made of NaN
-        return ()
-    return vector if all(map(isfinite, vector)) else ()
+def are_packed(body: Any) -> bool:
+    """Whether a reply's vectors are in base64, rather than lists of numbers."""
+    rows = mapping(body).get("data")
+    return isinstance(rows, list) and bool(rows) and isinstance(mapping(rows[0]).get("embedding"), str)
 
 
 def read_usage(result: Any, neurons: float | None = None) -> Usage:

@@ -95,7 +95,7 @@ class Api:
         """The result of a whole reply; raises what the reply means otherwise."""
         warnings: list[str] = []
         result = self.reader.read(incoming, model, warnings.append)
-        return replace(self.reply(incoming, result), warnings=tuple(warnings))
+        return replace(self.reply(incoming, result), warnings=tuple(warnings), written=incoming.content)
 
     def reply(self, incoming: Incoming, result: Any) -> Reply:
         """A result with what the headers say."""

@@ -96,7 +96,7 @@ class WorkersAI:
         reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
         answered, substituted = answering_model(reply.result, model, native=True)
         with reply.reading():
-            vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons)
+            vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons, reply.written)
         return EmbedResponse(
             vectors=vectors,
             usage=read_usage(reply.result, reply.neurons),

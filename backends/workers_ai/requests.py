@@ -67,6 +67,8 @@ def embed_body(request: EmbedRequest, warn: Warn = lambda _: None) -> dict[str, 
     """The input of an embedding model."""
     known = {name for name, pattern in EMBEDDING_PARAMETERS if pattern.search(request.model)}
     body = {name: value for name, value in request.parameters.items() if name in known}
+    if request.parameters.get("encoding_format") == "base64":
+        known.add("encoding_format")  # rows are written so, however the service sends vectors
     _left_out(request.model, request.parameters.keys() - known, warn)
     return {**body, "text": list(request.texts)}
 

@@ -22,6 +22,7 @@ from llmdo.storage.output import configuration
 _OPTIONS = {
     "prompt": "prompt",
     "line_parameters": "line_parameters",
+    "vectors": "vectors",
     "model_for": "model_for",
     "schema": "response_schema",
 }

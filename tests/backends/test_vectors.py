@@ -1,13 +1,20 @@
-"""Vectors as services write them: read, or refused for the text that they belong to, and for no other."""
+"""Vectors as services write them: read, or refused for the text that they belong to, and for no other; and how they are
+written and kept.
+"""
 
 import base64
 import json
+import pickle
 import struct
 
+import numpy as np
 import pytest
 
 from llmdo.backends.errors import BadReply
-from llmdo.backends.openai.shapes import read_vector, read_vectors
+from llmdo.backends.http.reply_json import read_json
+from llmdo.backends.openai.shapes import read_vectors
+from llmdo.backends.openai.vectors import Vector, kept_json, kept_vectors, read_vector
+from llmdo.backends.openai.written_vectors import shortest_json, vector_json
 from llmdo.backends.usage import Usage
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -74,3 +81,78 @@ def test_a_text_alone_with_such_a_vector_is_a_bad_reply_that_is_paid():
 
 def test_what_python_writes_for_nan_is_read_so():
     assert read_vector(json.loads("[NaN, Infinity]")) == ()
+
+
+DIGITS = (b"[0.10000000149011612,-0.0,1E-2,7,0.123456789012345678901]", b"[3e-05,2.50,-1,0,1]")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b'{"data": [{"index": 1, "embedding": %s}, {"index": 0, "embedding": %s}]}' % (DIGITS[1], DIGITS[0]),
+        b'{"shape": [2, 5], "data": [%s, %s], "pooling": "[mean]"}' % DIGITS,
+        b' : a comment "\n{"id": "]][[1,2", "data": [{"embedding": %s}, {"tags": [0, 7], "embedding": %s}]}' % DIGITS,
+        b'{"data": [\r\n%s,\n%s]}' % tuple(digits.replace(b",", b" ,\r\n\t") for digits in DIGITS),
+    ],
+)
+def test_a_vector_keeps_the_digits_of_the_service_without_spaces_and_line_breaks(reply):
+    vectors = read_vectors(read_json(reply), "e", 2, written=reply)
+    assert tuple(map(vector_json, vectors)) == DIGITS
+    assert vectors == tuple(tuple(map(float, json.loads(digits))) for digits in DIGITS)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        rb'{"data": [{"text": "\"[0.5,x,0.25]", "embedding": [0.5,0.1,0.25]}]}',
+        b'{"data": [{"text": "[0.5,x,0.25]", "embedding": [0.5,0.1,0.25]}]}',
+        b'{"data": [{"text": ["[0.5,x,0.25]", 1], "embedding": [0.5,0.1,0.25]}]}',
+        b'{"others": [[0.5,NaN,0.25]], "data": [{"embedding": [0.5,0.1,0.25]}]}',
+        '{"data": [{"embedding": [0.5,0.1,0.25]}]}'.encode("utf-16"),
+    ],
+)
+def test_nothing_else_in_a_reply_is_taken_for_a_vectors_digits(reply):
+    (vector,) = read_vectors(read_json(reply), "e", 1, written=reply)
+    assert vector_json(vector) == b"[0.5,0.1,0.25]"
+
+
+def test_packed_vectors_are_written_with_the_fewest_digits_that_are_the_same_floats():
+    chance = np.random.default_rng(17)
+    for numbers in (
+        chance.normal(size=20_000) * 10.0 ** chance.integers(-13, 8, 20_000),
+        np.round(chance.normal(size=20_000), 3),
+        np.array([0.0, -0.0, 1.0, 0.1, 16777216.0, 0.3333333, 9.999999e-5, 999999.9]),
+    ):
+        floats = numbers.astype("<f4")
+        written = json.loads(shortest_json(floats.tobytes()))
+        assert [len(repr(number)) for number in written] == [len(repr(float(str(number)))) for number in floats]
+        assert np.array(written).astype("<f4").tobytes() == floats.tobytes()
+
+
+def test_any_packed_floats_are_read_as_the_same_floats_again():
+    floats = np.frombuffer(np.random.default_rng(7).bytes(80_000), "<f4")
+    floats = floats[np.isfinite(floats)]
+    written = json.loads(shortest_json(floats.tobytes()))
+    assert np.array(written).astype("<f4").tobytes() == floats.tobytes()
+
+
+@pytest.mark.parametrize("vector", [Vector(b"[0.1,2]"), Vector(packed=struct.pack("<2f", 0.5, 2)), (0.1, 2.0), ()])
+def test_a_vector_comes_back_from_the_ledger_and_from_a_pickle_as_it_was(vector):
+    entry = b'{"vectors": [%s]}' % kept_json(vector)
+    (again,) = kept_vectors(json.loads(entry)["vectors"], entry)
+    for copy in (again, pickle.loads(pickle.dumps(vector))):
+        assert (copy, len(copy), list(copy)) == (vector, len(vector), list(vector))
+        assert vector_json(copy) == vector_json(vector)
+
+
+@pytest.mark.parametrize("entry", [b"null", b"{}", b'["AAAA"]', b'["no base64!"]', b'[["0.5"]]', b"[7]", b"[null]"])
+def test_what_is_not_a_vector_in_an_entry_is_not_read_as_one(entry):
+    with pytest.raises(ValueError, match="vector"):
+        kept_vectors(json.loads(entry), entry)
+
+
+def test_as_base64_a_vector_has_its_32_bit_floats():
+    packed = struct.pack("<2f", 0.1, -2.0)
+    for vector in (Vector(b"[0.1,-2]"), Vector(packed=packed), (0.1, -2.0)):
+        assert base64.b64decode(json.loads(vector_json(vector, "base64"))) == packed
+    assert vector_json((), "base64") == b"null"

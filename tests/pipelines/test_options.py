@@ -142,6 +142,15 @@ BEFORE = {
 }
 
 
+def test_how_vectors_are_written_decides_only_where_it_is_not_as_numbers():
+    plain, packed = (check_options(**LOCAL, **given) for given in ({"vectors": "float"}, {"vectors": "base64"}))
+    assert (plain.configuration, plain.decisive) == (
+        check_options(**LOCAL).configuration,
+        check_options(**LOCAL).decisive,
+    )
+    assert (packed.decisive["vectors"], packed.configuration != plain.configuration) == ("base64", True)
+
+
 def test_whether_lines_have_parameters_beside_a_template_decides_an_answer_and_is_said_only_with_one():
     given = {**LOCAL, "prompt": "Say {text}"}
     options = check_options(**given)

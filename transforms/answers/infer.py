@@ -18,6 +18,7 @@ from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
 from llmdo.backends.requests import EmbedRequest, LineId
+from llmdo.backends.responses import VectorFormat
 from llmdo.backends.usage import Usage
 from llmdo.storage.output.costs import Cost
 from llmdo.transforms.answers.metrics import InferMetrics
@@ -49,11 +50,13 @@ class Infer(beam.PTransform):
         defaults: model, prompt and parameters, which lines may override.
         calls: how calls are made; the step adds what depends on the process and its run.
         run: the run that the step belongs to.
+        vectors: how they are written, unless a line's ``encoding_format`` is base64.
     """
 
     defaults: Defaults
     calls: CallSettings
     run: Run
+    vectors: VectorFormat = "float"
 
     def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
         """Read → Outcome."""
@@ -79,6 +82,7 @@ class _Infer(beam.DoFn):
         self.defaults = step.defaults
         self.calls = step.calls
         self.run = step.run
+        self.vectors = step.vectors
 
     def setup(self) -> None:
         join(self.run)
@@ -233,7 +237,7 @@ class _Infer(beam.DoFn):
             job.line.file,
             job.line.start,
             job.line.stop,
-            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors),
+            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors, self.vectors),
             usage.input_tokens,
             usage.output_tokens,
             cost,

@@ -12,7 +12,10 @@ from pydantic_core import to_json
 
 from llmdo.backends.errors import LimitReached, ModelError, Retryable, ServiceAway
 from llmdo.backends.openai.completion_body import completion_body
-from llmdo.backends.responses import ChatResponse, EmbedResponse, Response
+from llmdo.backends.openai.vectors import PLACE, filled_in
+from llmdo.backends.openai.written_vectors import vector_json
+from llmdo.backends.requests import EmbedRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Response, VectorFormat
 from llmdo.backends.usage import Usage
 from llmdo.transforms.elements import Line, TooLong
 from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
@@ -30,11 +33,12 @@ def answer_row(
     latency_s: float,
     cost_usd: float | None = None,
     errors: Mapping[int, ModelError] = MappingProxyType({}),
+    vectors: VectorFormat = "float",
 ) -> bytes:
     """One answer as JSON, without a line ending; ``source`` names the line's bytes, the latency is the last try's.
 
     A ``shared`` response is counted in another row, and costs nothing here. ``errors``: by index, why texts to embed
-    have no vector.
+    have no vector; ``vectors``: how they are written, unless the line has an ``encoding_format`` of its own.
     """
     place = f"{line.file.key}:{line.start}"  # the id of a line that has none
     row: dict[str, Any] = {
@@ -65,7 +69,12 @@ def answer_row(
         row["warnings"] = (*prompt.warnings, *response.warnings)
     if response.details:
         row["details"] = response.details
-    return _json(row)
+    if not isinstance(response, EmbedResponse):
+        return _json(row)
+    request = prompt.request
+    own = isinstance(request, EmbedRequest) and request.parameters.get("encoding_format")
+    form: VectorFormat = "base64" if own == "base64" else vectors
+    return filled_in(_json(row), (vector_json(vector, form) for vector in response.vectors))
 
 
 def _json(row: dict[str, Any]) -> bytes:
@@ -119,14 +128,16 @@ def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
 
 
 def response_body(response: Response, request_id: str, errors: Mapping[int, ModelError] = MappingProxyType({})) -> Any:
-    """The body in the format of OpenAI's API, with ``errors`` of texts; a raw response as the provider sent it."""
+    """The body in the format of OpenAI's API, with ``errors`` of texts, and a PLACE for each vector; a raw response as
+    the provider sent it.
+    """
     if isinstance(response, EmbedResponse):
         tokens = {
             "prompt_tokens": response.usage.input_tokens,
             "total_tokens": response.usage.input_tokens + response.usage.output_tokens,
         }
         data: list[dict[str, Any]] = [
-            {"object": "embedding", "index": i, "embedding": v or None} for i, v in enumerate(response.vectors)
+            {"object": "embedding", "index": i, "embedding": PLACE} for i in range(len(response.vectors))
         ]
         for index, error in errors.items():
             data[index]["error"] = {"code": error.code, "message": error.message}

@@ -17,11 +17,12 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.registry import LAST_CALLS_S, get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LineError, ModelError, StopRun
+from llmdo.backends.limits.arrays import as_tuples
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
-from llmdo.backends.responses import Response
+from llmdo.backends.responses import EmbedResponse, Response
 from llmdo.settings.secrets import check_header
 from llmdo.transforms.answers.texts import LineTexts
 from llmdo.transforms.prompts.line_json import BadLine
@@ -156,7 +157,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
                 raise outcome.error
             result = outcome.response or outcome.error
             assert result is not None  # noqa: S101  Done has exactly one of the two
-            results[index] = result
+            results[index] = as_tuples(result) if isinstance(result, EmbedResponse) else result
         return [PredictionResult(example, results[i], self._defaults.model) for i, example in enumerate(batch)]
 
     def get_metrics_namespace(self) -> str:

@@ -13,6 +13,8 @@ from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import InvalidRequest, Overloaded, StopRun
 from llmdo.backends.limits.retry import set_instant
+from llmdo.backends.openai.vectors import Vector
+from llmdo.backends.openai.written_vectors import vector_json
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
@@ -418,6 +420,34 @@ def test_an_answer_that_an_earlier_version_kept_without_its_body_is_not_paid_aga
     assert (answered(provider, "same-line", chat(), ledger=ledger), len(provider.calls)) == ([paid], 1)
 
 
+def test_a_vector_that_an_earlier_version_kept_is_not_paid_again_and_has_its_digits():
+    request = EmbedRequest("m", ("a",), {}, "1")
+    ledger, provider = MemoryLedger(), Provider()
+    answered(provider, "same-line", request, ledger=ledger)
+    before = (
+        b'{"vectors": [[0.10000000149011612, -2.50]], "usage": {"input_tokens": 1, "output_tokens": 0, '
+        b'"cached_tokens": 0, "reasoning_tokens": 0, "neurons": 1.5}, "model": "m", "request_id": null, '
+        b'"warnings": [], "details": {}}'
+    )
+    ledger.kept = dict.fromkeys(ledger.kept, before)
+    (again,) = answered(provider, "same-line", request, ledger=ledger)
+    assert (again.vectors, again.usage) == (((0.10000000149011612, -2.5),), Usage(1, neurons=1.5))
+    assert vector_json(again.vectors[0]) == b"[0.10000000149011612,-2.50]"
+    assert len(provider.calls) == 1
+
+
+def test_packed_vectors_are_kept_packed():
+    class Packs(Provider):
+        async def embed(self, request):
+            return replace(await super().embed(request), vectors=(Vector(packed=b"\0\0\0\x3f" * 1024),))
+
+    request, ledger, provider = EmbedRequest("m", ("a",), {}, "1"), MemoryLedger(), Packs()
+    first, again = answered(provider, "same-line", request, request, ledger=ledger)
+    assert first.vectors == again.vectors == ((0.5,) * 1024,)
+    ((value),) = ledger.kept.values()
+    assert (len(provider.calls), len(value) < 6000) == (1, True)
+
+
 def test_a_vector_that_cannot_be_used_is_not_kept(start):
     ledger, provider = MemoryLedger(), Provider()
     provider.embed = bad_vectors(provider.embed, "bad")
@@ -446,7 +476,7 @@ def test_the_shapes_of_answers_and_keys_are_those_of_the_format():
     digest = hashlib.sha256("\n".join(shape).encode()).hexdigest()[:8]
     ledger = MemoryLedger()
     answered(Provider(), "same-line", chat(seed=1), ledger=ledger)
-    assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "627a11cd", "7d0923b1")
+    assert (recall.FORMAT, digest, *(key[:8] for key in ledger.kept)) == (1, "f0b2c836", "7d0923b1")
 
 
 def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):

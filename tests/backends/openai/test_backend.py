@@ -397,9 +397,67 @@ def test_vectors_come_in_the_order_of_the_texts_whatever_the_order_of_the_reply(
     assert json.loads(sent.content) == {
         "model": "text-embedding-3-small",
         "input": ["a", "b"],
-        "encoding_format": "float",
+        "encoding_format": "base64",
         "dimensions": 2,
     }
+
+
+def encodings(reply, *requests):
+    """The encodings that were asked for, and what the requests' ends were."""
+    asked, ended = [], []
+
+    def answer(request):
+        asked.append(json.loads(request.content)["encoding_format"])
+        return reply(asked[-1])
+
+    async def scenario():
+        backend = OpenAI(SERVER, Wire(answer), clock=lambda: NOW)
+        for request in requests:
+            try:
+                ended.append((await backend.embed(request)).vectors)
+            except InvalidRequest as error:
+                ended.append(error.message)
+
+    asyncio.run(scenario())
+    return asked, ended
+
+
+def embedded(vector):
+    return httpx.Response(200, json={"data": [{"index": 0, "embedding": vector}]})
+
+
+TEXT = EmbedRequest("e", ("a",))
+
+
+def test_a_service_that_packs_vectors_is_always_asked_to():
+    asked, ended = encodings(lambda _: embedded("AAAAPwAAAMA="), TEXT, TEXT)
+    assert (asked, ended) == (["base64", "base64"], [((0.5, -2.0),)] * 2)
+
+
+def test_a_service_that_ignores_the_encoding_is_asked_for_numbers_from_then_on():
+    asked, ended = encodings(lambda _: embedded([0.5]), TEXT, TEXT)
+    assert (asked, ended) == (["base64", "float"], [((0.5,),)] * 2)
+
+
+@pytest.mark.parametrize("refusal", [failed(400), failed(422), failed(501, message="encoding_format is not supported")])
+def test_a_model_that_refuses_the_encoding_is_asked_for_numbers_once_and_for_all(refusal):
+    other = EmbedRequest("other", ("a",))
+    asked, ended = encodings(lambda how: refusal if how == "base64" else embedded([0.5]), TEXT, TEXT, other)
+    assert asked == ["base64", "float", "float", "base64", "float"]
+    assert ended == [((0.5,),)] * 3
+
+
+def test_a_text_that_is_refused_says_nothing_about_the_encoding():
+    replies = iter([failed(400), failed(400, message="empty text"), embedded("AAAAPw=="), failed(400)])
+    asked, ended = encodings(lambda _: next(replies), TEXT, TEXT, TEXT)
+    assert asked == ["base64", "float", "base64", "base64"]
+    assert "empty text" in ended[0] and ended[1] == ((0.5,),) and isinstance(ended[2], str)
+
+
+@pytest.mark.parametrize("own", ["base64", "float", "int8"])
+def test_an_encoding_of_the_users_own_is_sent_as_it_is(own):
+    asked, ended = encodings(lambda _: embedded([1]), EmbedRequest("e", ("a",), {"encoding_format": own}))
+    assert (asked, ended) == ([own], [((1.0,),)])
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_templates_schema_and_models_by_key_are_read_from_the_output_and_the_fin
         "system": "In {language}",
         "model_for": (f"x/*={MODEL}",),
         "response_schema": {"type": "object"},
+        "vectors": "base64",
     }
     first = check_options(files=("a.jsonl",), output="out/", model=MODEL, **given)
     options = retry_options(output(first.decisive), "all", max_cost=2.0)

@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from pydantic_core import from_json
 
 from llmdo.backends.errors import InvalidRequest, Overloaded
+from llmdo.backends.openai.vectors import Vector
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.transforms.answers.rows import answer_row, failure_row
@@ -137,3 +139,21 @@ def test_numbers_that_json_does_not_have_are_null_in_a_row_and_a_warning_says_so
     assert (row["response"]["body"]["scores"], len(row["warnings"])) == ([None, None, 1], 1)
     assert row["response"]["body"]["choices"][0]["message"]["content"] == "NaN"
     assert "warnings" not in json.loads(answer({"prompt": "Hi"}, replace(response, body={})))
+
+
+@pytest.mark.parametrize(("own", "vectors"), [({}, "base64"), ({"encoding_format": "base64"}, "float")])
+def test_vectors_are_written_as_base64_if_the_run_or_the_line_says_so(own, vectors):
+    line = line_of({"text": ["x", "y"], "model": BGE, **own})
+    prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 100)
+    response = EmbedResponse((Vector(b"[0.5]"), ()), Usage(2), BGE)
+    row = json.loads(answer_row(prompt, line, response, 1, 0.1, vectors=vectors))
+    assert [item["embedding"] for item in row["response"]["body"]["data"]] == ["AAAAPw==", None]
+
+
+def test_a_rows_vectors_have_the_digits_of_the_service_whatever_else_is_in_the_row():
+    line = line_of({"text": ["x", "y"], "model": BGE, "note": '"vector 0" [1,2]'})
+    prompt = parse_prompt(line.data, "req-1", DEFAULTS, lambda provider, model: 100)
+    response = EmbedResponse((Vector(b"[0.50,1E-7]"), Vector(b"[7]")), Usage(2), BGE)
+    row = answer_row(prompt, line, response, 1, 0.1)
+    assert b'"embedding":[0.50,1E-7]}' in row and b'"embedding":[7]}' in row
+    assert json.loads(row)["metadata"] == {"note": '"vector 0" [1,2]'}

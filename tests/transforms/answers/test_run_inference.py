@@ -24,6 +24,7 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.limits import retry
+from llmdo.backends.openai.vectors import Vector
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
 from llmdo.backends.usage import Usage
@@ -139,6 +140,15 @@ def test_texts_share_calls(backend):
     results = infer(ModelHandler(EMBED), *("x" * n for n in range(1, 26)))
     assert [r.inference.vectors for r in results] == [((float(n),),) for n in range(1, 26)]
     assert sorted(map(len, backend.calls)) == [5, 10, 10]
+
+
+def test_vectors_are_tuples_of_numbers_however_the_service_sent_them(backend, monkeypatch):
+    async def embed(request):
+        return EmbedResponse((Vector(b"[0.5,2]"), Vector(packed=b"\0\0\0\x3f")), Usage(1), request.model)
+
+    monkeypatch.setattr(backend, "embed", embed)
+    (result,) = infer(ModelHandler(EMBED), EmbedRequest("bge", ("a", "b")))
+    assert repr(result.inference.vectors) == "((0.5, 2.0), (0.5,))"
 
 
 def test_an_example_of_many_texts_has_one_result_and_shares_calls(backend):
