@@ -71,6 +71,7 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.vectors
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.small_files
+	$(BIN)/python -m benchmarks.start
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.continuous
 	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.chat
 	$(BIN)/python -m benchmarks.flink

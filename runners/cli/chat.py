@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from llmdo.pipelines.chat_options import ChatOptions, check_chat_options, log_of
 from llmdo.pipelines.shown import ADVANCED
 from llmdo.runners.cli import arguments as arg
+from llmdo.runners.lean_beam import import_beam
 from llmdo.runners.showing.terminal import exit_by, put, stderr
 from llmdo.settings.environment import default_store
 
@@ -75,6 +76,7 @@ def chat(
     if context.invoked_subcommand is not None:
         return
     options = check_chat_options(**given, runner=runner)
+    import_beam(options.runner)
     from llmdo.runners.running import chat as running
     from llmdo.runners.showing.progress import ProgressDisplay, quiet
 

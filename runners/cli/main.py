@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from llmdo import __version__
+from llmdo.backends.collector import THRESHOLDS
 from llmdo.runners.showing.logs import log_level, quieten
 from llmdo.runners.temporary import remove_abandoned
 
@@ -81,6 +83,7 @@ def _llmdo(
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; every expected error is one sentence on stderr, and with --json an object on stdout, too."""
+    gc.set_threshold(*THRESHOLDS)  # imports make hardly any garbage, and looking for it costs 60 ms
     quieten(log_level())
     remove_abandoned()
     try:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.cli import arguments as arg
+from llmdo.runners.lean_beam import import_beam
 from llmdo.runners.showing.terminal import exit_by, put, stderr
 
 EXAMPLES = """Example: llmdo retry r2://bucket/output/ --all
@@ -36,6 +37,7 @@ def retry(
     as_json: arg.AsJson = False,
 ) -> None:
     """``llmdo retry``."""
+    import_beam(str(JsonlOptions.model_fields["runner"].default))
     from llmdo.runners.running import retry as running
     from llmdo.runners.showing.progress import ProgressDisplay, quiet
 

@@ -12,6 +12,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.shown import OUTPUT
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.cli.stdin import with_stdin
+from llmdo.runners.lean_beam import import_beam
 from llmdo.runners.showing.terminal import exit_by, put, stderr
 from llmdo.settings.environment import default_queue
 
@@ -60,6 +61,7 @@ def run(
     given["files"] = tuple(with_stdin(given["files"], given["output"], keep=not dry_run))
     options = check_options(**given)
     without_running(options, dry_run, as_json)
+    import_beam(options.runner)
     from llmdo.runners.running.run import run as run_files
     from llmdo.runners.showing.progress import ProgressDisplay, quiet
 

@@ -10,6 +10,7 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.shown import ADVANCED, OUTPUT
 from llmdo.runners.cli import arguments as arg
 from llmdo.runners.cli.run import finish, without_running
+from llmdo.runners.lean_beam import import_beam
 from llmdo.runners.showing.terminal import stderr
 from llmdo.settings.environment import default_queue
 
@@ -43,6 +44,7 @@ def stream(
     given |= {"queue": given["queue"] or default_queue(), "runner": runner, "continuous": True}
     options = check_options(**given)
     without_running(options, dry_run, as_json)
+    import_beam(options.runner)
     from llmdo.runners.running.stream import stream as stream_files
     from llmdo.runners.showing.progress import ProgressDisplay, quiet, stream_line
 

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from llmdo.backends.collector import THRESHOLDS
+from llmdo.runners.lean_beam import OPTIONAL
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 FILES = {
@@ -279,12 +280,26 @@ def wait_until(condition, seconds=60):
 @pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
 def test_the_command_has_the_garbage_collector_to_itself(cloud, tmp_path, runner):
     (tmp_path / "a.jsonl").write_bytes(prompts(3))
+    command = ["run", str(tmp_path / "a.jsonl"), "--output", OUTPUT, "--model", MODEL, "--runner", runner, "--json"]
+    told = "left.code, gc.get_threshold(), gc.get_freeze_count() > 10_000, gc.get_stats()[2]['collections']"
+    assert at_the_end(cloud, command, told) == f"0 {THRESHOLDS} True 0"
+
+
+@pytest.mark.fast("direct")
+@pytest.mark.parametrize("runner", ["direct", pytest.param("prism", marks=pytest.mark.prism)])
+def test_a_run_without_r2_imports_none_of_beams_optional_packages(cloud, tmp_path, runner):
+    (tmp_path / "a.jsonl").write_bytes(prompts(3))
+    command = ["run", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out"), "--model", MODEL]
+    told = f"left.code, sorted({set(OPTIONAL)!r} & sys.modules.keys())"
+    assert at_the_end(cloud, [*command, "--runner", runner, "--json"], told) == "0 []"
+
+
+def at_the_end(cloud, command, told):
+    """What the process of a command prints of itself when the command has ended; ``left`` is its SystemExit."""
     script = (
         "import gc, sys\nfrom llmdo.runners.cli.main import main\n"
-        "try:\n    main(sys.argv[1:])\nexcept SystemExit as left:\n"
-        "    print(left.code, gc.get_threshold(), gc.get_freeze_count() > 10_000, file=sys.stderr)"
+        f"try:\n    main(sys.argv[1:])\nexcept SystemExit as left:\n    print({told}, file=sys.stderr)"
     )
-    command = ["run", str(tmp_path / "a.jsonl"), "--output", OUTPUT, "--model", MODEL, "--runner", runner, "--json"]
     ended = subprocess.run(
         [sys.executable, "-c", script, *command],
         env=os.environ | cloud.env,
@@ -293,4 +308,4 @@ def test_the_command_has_the_garbage_collector_to_itself(cloud, tmp_path, runner
         text=True,
         timeout=120,
     )
-    assert ended.stderr.splitlines()[-1] == f"0 {THRESHOLDS} True"
+    return ended.stderr.splitlines()[-1]

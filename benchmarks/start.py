@@ -1,0 +1,103 @@
+"""How long ``llmdo run`` takes from its start until its first call arrives. Prints one JSON line.
+
+    python -m benchmarks.start [--runs N]
+
+The command answers a file of one line, direct runner, local output folder and ledger, from an endpoint on this machine
+that answers at once. ``first_call_s``: from starting the process to the call's arrival; ``seconds``: to the process's
+end; ``cpu_s``: its CPU seconds, children included. Medians; ``first_call_s`` with all its values. The first run, which
+is not measured, fills the system's caches and Python's. ``python_s`` is what ``python -c pass`` takes, ``beam_s`` what
+``python -c "import apache_beam"`` takes, in turns with the command: the yardsticks of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.fake_endpoint import fake_endpoint, take_spans
+from benchmarks.measuring import MODEL
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "What is the capital of France?"
+GOAL_S = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One command, in seconds: until its first call arrived, until its end, and CPU."""
+
+    first_call: float
+    whole: float
+    cpu: float
+
+
+def start_once(url: str) -> Start:
+    """Answers one line in a new process."""
+    with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
+        prompts = Path(folder, "prompts.jsonl")
+        prompts.write_text(json.dumps({"id": "1", "prompt": PROMPT}) + "\n")
+        account = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "token", "CLOUDFLARE_BASE_URL": url}
+        own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", **account}
+        command = ["-m", "llmdo", "run", str(prompts), "--output", str(Path(folder, "out")), "--model", MODEL, "--json"]
+        begun = time.monotonic()
+        whole, cpu = timed(command, own)
+        ((first_call, _),) = take_spans(url)
+        return Start(first_call - begun, whole, cpu)
+
+
+def timed(arguments: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Wall and CPU seconds of this Python with these arguments. Raises CalledProcessError."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Starts the command and the yardsticks in turns."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=7)
+    runs: int = parser.parse_args().runs
+    starts: list[Start] = []
+    yardsticks: dict[str, list[float]] = {"pass": [], "import apache_beam": []}
+    with fake_endpoint(0.0) as url:
+        for number in range(runs + 1):
+            start = start_once(url)
+            taken = {code: timed(["-c", code], {"PATH": os.environ["PATH"]})[0] for code in yardsticks}
+            if number:
+                starts.append(start)
+                for code, seconds in taken.items():
+                    yardsticks[code].append(seconds)
+    result = {
+        "benchmark": "start",
+        "first_call_s": round(median(start.first_call for start in starts), 3),
+        "goal_s": GOAL_S,
+        "seconds": round(median(start.whole for start in starts), 3),
+        "cpu_s": round(median(start.cpu for start in starts), 3),
+        "python_s": round(median(yardsticks["pass"]), 3),
+        "beam_s": round(median(yardsticks["import apache_beam"]), 3),
+        "all_first_calls_s": [round(start.first_call, 3) for start in starts],
+        "load": round(os.getloadavg()[0], 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
