@@ -11,12 +11,16 @@ import asyncio
 import base64
 import hashlib
 import re
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC
 from html import unescape
+from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -52,7 +56,25 @@ _REFUSED_HEADERS = ("x-amz-tagging", "x-amz-expected-bucket-owner", "x-amz-objec
 
 
 class _Backend(S3Backend):
-    """One server's buckets. moto's own are shared by the whole process and all accounts."""
+    """One server's buckets. moto's own are shared by the whole process and all accounts.
+
+    ``names`` are the keys of each bucket in their order: moto would look at all of them for each listing.
+    """
+
+    names: defaultdict[str, list[str]]
+
+    def list_objects(self, bucket: FakeBucket, prefix: str | None, *rest: Any, **more: Any) -> Any:
+        names = self.names[bucket.name]
+        below = takewhile(lambda name: name.startswith(prefix or ""), names[bisect_left(names, prefix or "") :])
+        within: Any = SimpleNamespace(keys={name: bucket.keys[name] for name in below})
+        return super().list_objects(within, prefix, *rest, **more)
+
+    def keep_name(self, bucket: str, key: str, *, there: bool) -> None:
+        """A key came, or stays, or went."""
+        names = self.names[bucket]
+        at = bisect_left(names, key)
+        if there != (names[at : at + 1] == [key]):
+            names[at : at + (not there)] = [key] if there else []
 
     def get_bucket(self, bucket_name: str) -> FakeBucket:
         if bucket_name not in self.buckets:
@@ -85,6 +107,7 @@ class Objects:
         self._credentials = own
         self._publish = publish
         self._backend = _Backend("us-east-1", _ACCOUNT)
+        self._backend.names = defaultdict(list)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="r2")
         self._file = ObjectFile(path)
         for name in self._file.buckets():
@@ -92,6 +115,7 @@ class Objects:
         for stored in self._file.objects():
             key = self._backend.put_object(stored.bucket, stored.key, stored.body, etag=stored.etag)
             key.set_metadata(dict(stored.headers))
+            self._backend.keep_name(stored.bucket, stored.key, there=True)
             key.last_modified = stored.modified.replace(tzinfo=None)
 
     def close(self) -> None:
@@ -143,6 +167,7 @@ class Objects:
         return reply, events
 
     def _remember(self, event: ObjectEvent) -> None:
+        self._backend.keep_name(event.bucket, event.key, there=event.etag is not None)
         if event.etag is None:
             self._file.remove(event.bucket, event.key)
             return

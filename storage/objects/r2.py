@@ -49,7 +49,7 @@ class R2Store:
     @classmethod
     def open(cls, bucket: str) -> R2Store:
         """A bucket at the environment's endpoint; makes no request. Raises MissingSettings."""
-        return cls(bucket, s3_client(r2_access()))
+        return cls(bucket, s3_client(r2_access(way=False)))
 
     def __repr__(self) -> str:
         return f"R2Store({self.url!r})"

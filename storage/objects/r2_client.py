@@ -21,8 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
-from llmdo.settings.environment import R2Access
-from llmdo.settings.network import CA_REMEDY, ca_file, is_untrusted, proxy_for
+from llmdo.settings.environment import MissingSettings, R2Access
+from llmdo.settings.network import CA_REMEDY, ca_file, is_untrusted, network_problems, proxy_for
 from llmdo.storage.errors import (
     AccessDenied,
     BucketNotFound,
@@ -97,11 +97,13 @@ _clients_lock = threading.Lock()
 def s3_client(access: R2Access) -> S3Client:
     """This process's client for an endpoint and keys. Thread-safe; a forked child gets its own sockets.
 
-    Raises InvalidLocation for an endpoint that is not a URL.
+    Raises InvalidLocation for an endpoint that is not a URL, and MissingSettings for one that cannot be reached so.
     """
     key = (os.getpid(), access)
     with _clients_lock:
         if key not in _clients:
+            if problems := network_problems(access.endpoint):
+                raise MissingSettings(problems)
             _clients[key] = _new_client(access)
         return _clients[key]
 

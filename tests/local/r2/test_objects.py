@@ -259,6 +259,16 @@ def test_objects_do_not_answer_to_the_api_token(cloudflare: Running) -> None:
     assert rest(cloudflare, "GET", "/r2").json()["errors"][0]["code"] == 7000
 
 
+def test_a_listing_has_each_key_once_in_order_whatever_came_and_went(s3: Any) -> None:
+    for key in ("n/b", "n/ü", "n/a", "n/b", "n/c", "n/a/1", "m", "o"):
+        s3.put_object(Bucket="llmdo", Key=key, Body=b"1")
+    s3.delete_object(Bucket="llmdo", Key="n/c")
+    s3.delete_object(Bucket="llmdo", Key="n/never")
+    listed = s3.list_objects_v2(Bucket="llmdo", Prefix="n/")["Contents"]
+    assert [found["Key"] for found in listed] == ["n/a", "n/a/1", "n/b", "n/ü"]
+    assert s3.list_objects_v2(Bucket="llmdo", Prefix="n/c")["KeyCount"] == 0
+
+
 def test_each_operation_is_counted_by_its_name(cloudflare: Running, s3: Any) -> None:
     cloudflare.reset_stats()
     s3.put_object(Bucket="llmdo", Key="counted/a", Body=b"1")

@@ -7,7 +7,8 @@ from apache_beam.internal import pickler
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from llmdo.settings.environment import R2Access
+from llmdo.settings import environment
+from llmdo.settings.environment import MissingSettings, R2Access
 from llmdo.storage import errors
 from llmdo.storage.chat import reading as chat_reading
 from llmdo.storage.errors import (
@@ -21,6 +22,7 @@ from llmdo.storage.errors import (
     StorageUnavailable,
 )
 from llmdo.storage.ledger import objects as ledger_objects
+from llmdo.storage.objects import r2_client
 from llmdo.storage.objects.r2 import PART_SIZE, R2Store
 from llmdo.storage.objects.r2_client import ATTEMPTS, _new_client, r2_errors, s3_client
 from llmdo.storage.objects.store import READ_CHUNK
@@ -122,6 +124,24 @@ def test_one_client_serves_a_process_and_threads_share_it(server):
         thread.join()
     assert len(set(map(id, found))) == 1
     assert s3_client(R2Access(server.url, "other-key-id", "rotated")) is not found[0]
+
+
+def test_the_way_to_r2_is_checked_once_for_a_client_and_not_for_each_store(server, monkeypatch):
+    checked = []
+    monkeypatch.setattr(r2_client, "network_problems", lambda url: checked.append(url) or [])
+    monkeypatch.setattr(environment, "network_problems", lambda url: checked.append(url) or [])
+    monkeypatch.setenv("R2_ENDPOINT_URL", server.url)
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", "a-new-key")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "a-new-secret")
+    for _ in range(5):
+        R2Store.open("bucket")
+    assert checked == [server.url]
+
+
+def test_a_way_to_r2_that_is_not_usable_is_said_before_any_call(server, monkeypatch):
+    monkeypatch.setattr(r2_client, "network_problems", lambda _: ["the proxy is not one"])
+    with pytest.raises(MissingSettings, match="the proxy is not one"):
+        s3_client(R2Access(server.url, "yet-another-key", "secret"))
 
 
 def test_a_broken_connection_is_taken_up_at_the_same_byte(store, server, waits):
