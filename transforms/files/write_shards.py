@@ -15,12 +15,13 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
 from llmdo.storage.output.costs import total
-from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.intervals import Intervals, Span
 from llmdo.storage.output.manifests import ShardKind, put_shard
 from llmdo.transforms.elements import (
     Answer,
     Blank,
     Failure,
+    FileVersion,
     KnownShard,
     Leftovers,
     Outcome,
@@ -33,7 +34,8 @@ from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
 
-# A file's lines go to one key for each this many bytes of it, so that workers can write shards of a big file at once.
+# A file's lines go to one key for each slot, this many bytes of it, so that workers can write shards of a big file at
+# once.
 SLOT_BYTES = 64 << 20
 
 
@@ -42,7 +44,8 @@ class WriteShards(beam.PTransform):
     """Writes outcomes as JSONL objects of at most ``size`` lines, or what has come after ``seconds``.
 
     Answers and failures go to different shards; each shard's metadata holds the tiles of the source that it covers.
-    When all of a file is there, what is left of it is written at once: a small file does not wait for ``seconds``.
+    When all of a file is there, or of a slot of a big one, what is left of it is written at once: the end of a file
+    does not wait for ``seconds``.
     A retried bundle may write other shards for the same lines: the manifest, not the listing, says which ones count.
     Emits what was written, and what needs no shard: blanks, stale files, known shards.
     """
@@ -54,20 +57,55 @@ class WriteShards(beam.PTransform):
         """Outcome → Written."""
         return (
             outcomes
-            | "Key by file" >> beam.Map(_keyed).with_output_types(tuple[str, Outcome])
+            | "Key by file" >> beam.FlatMap(keyed).with_output_types(tuple[str, Outcome | Covered])
             | "Batch" >> beam.ParDo(_Batch(self.batching)).with_output_types(list[Outcome])
             | "Put" >> beam.ParDo(SideBySide(self.run, write_batch))
         )
 
 
-def _keyed(outcome: Outcome) -> tuple[str, Outcome]:
-    return shard_key(outcome), outcome
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Bytes of a slot that an outcome of another slot stands for."""
+
+    file: FileVersion
+    start: int
+    stop: int
+
+
+# Tuples: ``isinstance`` would build a union for each line.
+_TILES = (Answer, Failure, Blank)
+_RANGES = (*_TILES, Covered)
+
+
+def keyed(outcome: Outcome) -> Iterator[tuple[str, Outcome | Covered]]:
+    """An outcome with its ``shard_key``, and a Covered for each further slot that it reaches into."""
+    own = _slot_of(outcome)
+    yield _key(outcome.file, own), outcome
+    for start, stop in _spans(outcome):
+        for slot in range(start // SLOT_BYTES, -(-stop // SLOT_BYTES)):
+            if slot != own:
+                begin = slot * SLOT_BYTES
+                yield _key(outcome.file, slot), Covered(outcome.file, max(start, begin), min(stop, begin + SLOT_BYTES))
 
 
 def shard_key(outcome: Outcome) -> str:
     """Outcomes with the same key may be written together: one file, one stretch of it."""
-    start = outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
-    return f"{outcome.file.work_id}|{start // SLOT_BYTES}"
+    return _key(outcome.file, _slot_of(outcome))
+
+
+def _key(file: FileVersion, slot: int) -> str:
+    return f"{file.work_id}|{slot}"
+
+
+def _slot_of(outcome: Outcome) -> int:
+    return outcome.start // SLOT_BYTES if isinstance(outcome, _TILES) else 0
+
+
+def _spans(outcome: Outcome | Covered) -> Sequence[Span]:
+    """Which bytes of its file an outcome stands for."""
+    if isinstance(outcome, KnownShard):
+        return Intervals.decode(outcome.shard.tiles).spans
+    return ((outcome.start, outcome.stop),) if isinstance(outcome, _RANGES) else ()
 
 
 def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
@@ -115,7 +153,7 @@ def _put(run: Run, kind: ShardKind, rows: Sequence[Answer | Failure]) -> Written
     return Written(file, shard=shard)
 
 
-def part_of(outcome: Outcome) -> int:
+def part_of(outcome: Outcome | Covered) -> int:
     """0 for answers, 1 for errors, 2 for blanks: each fills batches of its own. None of these waits for others: 3."""
     match outcome:
         case Answer():
@@ -128,25 +166,34 @@ def part_of(outcome: Outcome) -> int:
             return 3
 
 
-def length_of(outcome: Outcome) -> int:
-    """How many bytes of its file an outcome stands for."""
-    if isinstance(outcome, KnownShard):
-        return sum(stop - start for start, stop in Intervals.decode(outcome.shard.tiles).spans)
-    return outcome.stop - outcome.start if isinstance(outcome, Answer | Failure | Blank) else 0
+def length_within(outcome: Outcome | Covered, slot: int) -> int:
+    """How many bytes of a slot an outcome stands for."""
+    begin, length = slot * SLOT_BYTES, 0
+    end = begin + SLOT_BYTES
+    for start, stop in _spans(outcome):
+        if start >= begin and stop <= end:
+            length += stop - start
+        else:
+            length += max(0, min(stop, end) - max(start, begin))
+    return length
 
 
-def length_of_file(outcome: Outcome, known: int) -> int:
-    """How many bytes the file has, or ``known`` where this outcome does not tell; -1 is "not yet"."""
+def length_of_slot(outcome: Outcome | Covered, slot: int, known: int) -> int:
+    """How many bytes the slot has, or ``known`` where this outcome does not tell; -1 is "not yet"."""
     if isinstance(outcome, Blank) and outcome.total is not None:
-        return outcome.total
-    return known if outcome.file.compression else outcome.file.size
+        size = outcome.total
+    elif outcome.file.compression:
+        return known
+    else:
+        size = outcome.file.size
+    return min(size - slot * SLOT_BYTES, SLOT_BYTES)
 
 
 class _Batch(beam.DoFn):
-    """Beam's GroupIntoBatches does not know when a file is whole, and keeps its last lines for ``seconds``."""
+    """Beam's GroupIntoBatches does not know when a slot is whole, and keeps its last lines for ``seconds``."""
 
     WAITING = BagStateSpec("waiting", PickleCoder())
-    # How many answers, errors and blanks wait; how many bytes of the file came by; how many there are, or -1.
+    # How many answers, errors and blanks wait; how many bytes of the slot came by; how many there are, or -1.
     COUNTS = ReadModifyWriteStateSpec("counts", TupleCoder([VarIntCoder()] * 5))
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
     WINDOW_END = TimerSpec("window-end", TimeDomain.WATERMARK)
@@ -156,22 +203,27 @@ class _Batch(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, Outcome],
+        element: tuple[str, Outcome | Covered],
         window: Any = beam.DoFn.WindowParam,
         waiting: Any = beam.DoFn.StateParam(WAITING),
         counts: Any = beam.DoFn.StateParam(COUNTS),
         due: Any = beam.DoFn.TimerParam(DUE),
         window_end: Any = beam.DoFn.TimerParam(WINDOW_END),
     ) -> Iterator[list[Outcome]]:
-        _, outcome = element
+        key, outcome = element
+        slot = int(key.rpartition("|")[2])
         *before, seen, total = counts.read() or (0, 0, 0, 0, -1)
-        seen, total = seen + length_of(outcome), length_of_file(outcome, total)
+        seen, total = seen + length_within(outcome, slot), length_of_slot(outcome, slot, total)
         part, parts = part_of(outcome), list(before)
-        whole, full, added = seen == total, False, [outcome]
-        if part == len(parts):
+        # Only the last slot of a compressed file is told its length, by the end mark.
+        whole, full = seen in (total, SLOT_BYTES), False
+        added: list[Outcome] = []
+        if isinstance(outcome, Covered):
+            pass
+        elif part == len(parts):
             yield [outcome]
-            added = []
         else:
+            added = [outcome]
             parts[part] += 1
             full = parts[part] >= self.batching.size
         if whole or full:

@@ -18,11 +18,21 @@ from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.prism.runner import prism_arguments, running_prism
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.manifests import ShardRecord, list_folder
+from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.manifests import ShardRecord, counted_shards, list_folder
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
+from llmdo.transforms.files import write_shards
 from llmdo.transforms.files.batching import Batching
 from llmdo.transforms.files.folders import folder_of
-from llmdo.transforms.files.write_shards import SLOT_BYTES, WriteShards, shard_key, write_batch
+from llmdo.transforms.files.write_shards import (
+    SLOT_BYTES,
+    WriteShards,
+    keyed,
+    length_of_slot,
+    length_within,
+    shard_key,
+    write_batch,
+)
 from llmdo.transforms.run import Run
 
 FILE = FileVersion("r2://bucket", "input/a.jsonl", "e1", 10_000)
@@ -127,6 +137,89 @@ def test_each_kind_fills_batches_of_its_own_also_when_they_alternate(output):
     ]
     expected = [("answers", 10), ("answers", 10), ("answers", 5), ("errors", 10), ("errors", 10), ("errors", 5)]
     written_by_beam(output, outcomes, Batching(size=10, seconds=60), [*expected, None, None, None])
+
+
+class _GivenAndWatched(beam.DoFn):
+    """Gives outcomes, then waits in the same bundle until their shards cover the file; FOUND holds what was there."""
+
+    def __init__(self, outcomes, output, lines):
+        self.outcomes, self.output, self.lines = outcomes, output, lines
+
+    def process(self, _):
+        yield from self.outcomes
+        folder, patience = folder_of(self.output, self.outcomes[-1].file), time.monotonic() + 5.0
+        while True:
+            store = LocalStore(Path(self.output.store_url))
+            shards, _ = counted_shards(store, list_folder(store, folder).shards)
+            FOUND[:] = sorted((shard.tiles, shard.lines) for shard in shards)
+            if sum(shard.lines for shard in shards) == self.lines or time.monotonic() > patience:
+                return
+            time.sleep(0.01)
+
+
+FOUND: list[tuple[str, int]] = []
+BIG = FileVersion("r2://bucket", "big.jsonl", "e", 260)
+PACKED = FileVersion("r2://bucket", "big.jsonl.gz", "e", 7)
+
+
+def lines_of(file, spans):
+    return [Answer(file, start, stop, row(start, stop)) for start, stop in spans]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        # A line that reaches into the next slot, an end of a slot that is an end of a line, and no order.
+        (
+            lines_of(BIG, [(220, 260), (90, 130), (0, 90), (200, 220), (130, 200)]),
+            [("0+130", 2), ("130+70", 1), ("200+60", 2)],
+        ),
+        # One line over a whole slot.
+        (lines_of(BIG, [(0, 30), (30, 210), (210, 260)]), [("0+210", 2), ("210+50", 1)]),
+        # What an earlier run wrote, over the ends of slots; the rest is the end of slot 0, and of slot 2.
+        (
+            [
+                KnownShard(BIG, ShardRecord("shard-aa.jsonl", "answers", Intervals([(0, 80), (110, 240)]).encode(), 9)),
+                *lines_of(BIG, [(80, 110), (240, 260)]),
+            ],
+            [("240+20", 1), ("80+30", 1)],
+        ),
+        # A compressed file's length is told at its end only.
+        (
+            [*lines_of(PACKED, [(0, 60), (60, 120), (120, 150)]), Blank(PACKED, 150, 150, total=150)],
+            [("0+120", 2), ("120+30", 1)],
+        ),
+        ([*lines_of(PACKED, [(0, 60), (60, 100)]), Blank(PACKED, 100, 100, total=100)], [("0+100", 2)]),
+    ],
+)
+def test_the_end_of_a_big_file_is_written_at_once_also_on_a_runner_whose_timers_fire_with_the_bundles_end(
+    output, monkeypatch, outcomes, expected
+):
+    monkeypatch.setattr(write_shards, "SLOT_BYTES", 100)
+    FOUND.clear()
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        (
+            pipeline
+            | beam.Impulse()
+            | beam.ParDo(_GivenAndWatched(outcomes, output, sum(lines for _, lines in expected)))
+            | WriteShards(Run("run-1", output, "c"), Batching(size=100, seconds=60))
+        )
+    assert expected == FOUND
+
+
+@given(st.lists(st.integers(1, 250), min_size=1, max_size=12))
+def test_slots_are_whole_when_all_lines_are_there_and_never_before(lengths):
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    file = FileVersion("r2://bucket", "a.jsonl", "e", ends[-1])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(write_shards, "SLOT_BYTES", 100)
+        seen: dict[int, int] = {}
+        for length, end in zip(lengths, ends, strict=True):
+            for key, part in keyed(Answer(file, end - length, end, b"")):
+                slot = int(key.rpartition("|")[2])
+                assert seen.get(slot, 0) < length_of_slot(part, slot, -1) == min(100, ends[-1] - 100 * slot)
+                seen[slot] = seen.get(slot, 0) + length_within(part, slot)
+        assert seen == {slot: min(100, ends[-1] - 100 * slot) for slot in range(-(-ends[-1] // 100))}
 
 
 # What came before the pipeline's last element; Beam would copy what a closure holds.
