@@ -46,7 +46,7 @@ flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with
 TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"
 
-test: setup-dev ## Run the fast tests: a case of every promise
+test: setup-dev ## Run the fast tests: a case of every promise (8 minutes on 2 cores)
 	$(TOOLS) $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: test-rest test-servers ## Run all other tests: test-rest and test-servers
@@ -69,6 +69,7 @@ bench: setup-dev ## Run the benchmarks; results as JSON lines
 	$(BIN)/python -m benchmarks.read_lines
 	$(BIN)/python -m benchmarks.infer --rivals
 	$(BIN)/python -m benchmarks.vectors
+	$(BIN)/python -m benchmarks.goodput
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.small_files
 	$(BIN)/python -m benchmarks.start

@@ -258,7 +258,8 @@ class Dispatcher:
         excused = isinstance(error, Retryable) and job.call is not None and job.call.excused
         postponed = excused and self._scheduler.throttle_of((job.provider, job.request.model)).breaker.is_open
         tries = job.tries if excused else tries
-        wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s, excused=excused)
+        paced = not self._settings.fixed
+        wait_s = self._settings.retry.wait_s(error, tries, self._random, spent_s, excused=excused, paced=paced)
         wait_s = 0.0 if postponed else wait_s
         splits = wait_s is None and can_split(job, error)
         if self.stopped and (splits or wait_s is not None or error.about == "unclear"):

@@ -13,6 +13,7 @@ class Started:
 
     Attributes:
         index: its number in the model's pace; ``tokens``: what was reserved of the tokens a minute.
+        others: calls of the model that were in flight when it started.
         job: number of the job that it is a try of.
         excused: it failed because the service was away, and does not count as a try.
         suspect: its job has failed before while others were answered: the service is not to blame for its failure.
@@ -23,6 +24,7 @@ class Started:
     index: int
     at: float
     tokens: float
+    others: int = 0
     job: int | None = None
     excused: bool = False
     suspect: bool = False

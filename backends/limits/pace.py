@@ -5,8 +5,11 @@ round of growth ends in refusals. So the starts are spaced, and the rate is meas
 it refuses, hence what it admitted between two refusals, divided by the time, is its rate, however deep it is.
 
 Others may call the same service. What is measured is then only our part of its rate, and would stay what it happens to
-be. So company is detected, and answered with additive increase and multiplicative decrease: the faster caller is
-refused more often, yet grows no faster, and the shares converge.
+be. So company is detected, and answered with multiplicative decrease at each refusal and growth by the clock: the
+faster caller is refused more often, yet grows no faster, and the shares converge.
+
+Some refusals come at any pace. Where refusals are frequent, a trial (see chance) measures how large their part is; that
+part is forgiven from then on.
 """
 
 from __future__ import annotations
@@ -15,27 +18,32 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from llmdo.backends.limits.chance import BURST_CALLS, BURST_CALLS_S, Chance, Trial
 from llmdo.backends.limits.rates import SLACK_S, Meter
 
 OPENING_PER_S = 40.0  # the first calls are spaced too: a service that refuses at once has then refused few
 OPENING_DOUBLES_S = 0.2
+LEAST_PER_S = 1 / 60  # slower than any published rate; a service that refuses everything is asked more rarely by rests
 BURST_S = 1.0  # before the first refusal a bucket's burst was admitted too: taken to be a second's worth
 
+MARKS = 16  # refusals that are remembered
+
 # After a refusal the pace is a little less than what was measured, then grows to a little more, until the next one. A
-# refusal in such a cycle is under a percent of its calls, and what the bucket saves meanwhile is not lost.
+# refusal in such a cycle is about a percent of its calls, and what the bucket saves meanwhile is not lost.
 CYCLE_CALLS = 110
 CYCLE_S = (2.0, 40.0)  # at least, at most
 MARGIN = 0.97
 SPAN = 0.075  # growth in a cycle
 REST = 0.008  # of a cycle, without starts, after a refusal
 DOUBT_S = 6.0  # seconds in which the pace grows by the measurement's possible error
-LONG = 1.5  # cycles without a refusal: the rate has changed, so grow by BOLD_PER_S instead
-BOLD_PER_S = 0.06
+LONG = 1.2  # cycles without a refusal: the rate has changed, so the pace doubles every BOLD_DOUBLES_S
+BOLD_DOUBLES_S = 2.0
 UNSURE = 0.15  # a doubt that calls for a longer rest
 UNSURE_REST_S = 0.25
 SURE_CALLS = (5, 20)  # admitted between two refusals, for a measurement that is worth something: in SURE_S, in less
 SURE_S = 1.0
 
+WINDOW_RAISE = 1.25  # so that the window, and not the pace, holds calls back
 FAR = 1.2  # times the last measurement: grown so far, the pace before was not what filled the bucket
 HASTY_CUT = 0.8  # when refused again before anything could be measured
 
@@ -45,26 +53,16 @@ HASTY_CUT = 0.8  # when refused again before anything could be measured
 COMPANY = 20
 FIRST_CALLS = 5
 COMPANY_CUT = 0.07
+COMPANY_GROWS = 0.03  # a second
 NEXT_CALLS = 2  # after a cut, which do not cut again in company: the others have yet to be refused
-COMPANY_CALLS = 90  # since the last cut, until the pace grows as fast as at most alone
 
-# Refusals that go on, though the pace was cut again and again, may be not about the pace: it is put back on trial, and
-# for as many refusals more it stays. The window answers them. If the trial fails, the next one comes much later.
-MARKS = 16
-# One refusal in many says little about the pace: this part of the calls started is forgiven. At
-# a slow pace fewer are, since a cut is cheap there and a bucket must be learned from few refusals.
-FORGIVEN = 0.02
-FORGIVEN_AT_PER_S = 80.0
+# A trial begins when OFTEN_CUTS cuts came within OFTEN_CALLS calls each, or in company. After one that chance did not
+# explain, the next one comes NEXT_TRIAL calls later, doubling; or once the pace is half of what it was then.
+OFTEN_CUTS = 5
+OFTEN_CALLS = 20
+NEXT_TRIAL = (500, 8000)
+SLACK = 1.25  # times the part by chance is forgiven
 MOST_FORGIVEN = 10.0  # at once
-OFTEN_CALLS = 25  # or less between two refusals, at half the pace
-OFTEN_BY_PACE = 12.0  # times the root of the pace, if that is less: in company slow callers are refused more often
-ALWAYS_CALLS = 4  # the same, at any
-BACK = 4.0  # times the pace, at most
-VAIN = 0.5
-ADMITTED = 0.75  # of the part that was admitted before a trial, at least
-REFUSED = 2.3  # times the part that was refused before it, at most
-TRIAL_CALLS = 1000  # after a failed trial, doubling
-MOST_FAILED = 7
 
 
 @dataclass(slots=True)
@@ -74,41 +72,20 @@ class _Mark:
     at: float
     index: int
     unused_s: float
-    per_s: float  # the pace until then
     refused: int = 0  # starts after this one that were refused
-
-
-@dataclass(slots=True)
-class _Trial:
-    """Whether refusals are about the pace: it was raised to see whether they become more.
-
-    Attributes:
-        index: of the last start before; ``per_s``: the pace until then; ``refused_part``: of the calls until then.
-        refused: starts since then that were refused.
-    """
-
-    index: int
-    per_s: float
-    refused_part: float
-    refused: int = 0
-
-    def failed(self, calls: int) -> bool:
-        """Whether more of these calls were refused than the pace before would explain."""
-        part = self.refused / max(calls, 1)
-        return 1 - part < ADMITTED * (1 - self.refused_part) or part > REFUSED * self.refused_part
 
 
 class Pace:
     """Spaces the starts of calls, all numbered; times are seconds of one clock.
 
-    Until the first refusal the pace doubles every OPENING_DOUBLES_S and is soon no limit. It grows only while it is
-    what holds calls back.
+    Until the first refusal, and after a trial that chance explains, the pace doubles every OPENING_DOUBLES_S and is
+    soon no limit. It grows only while it is what holds calls back.
     """
 
     __slots__ = (
-        *("_company", "_credit", "_cut_at", "_doubt", "_failed", "_last", "_marks", "_measured", "_meter", "_set"),
-        *("_surprised", "_trial", "_trial_from", "_unused_s", "_used_s"),
-        "starts",
+        *("_chance", "_company", "_credit", "_cut_at", "_cuts", "_doubt", "_last", "_marks", "_measured", "_meter"),
+        *("_opens", "_set", "_surprised", "_trial", "_trial_from", "_trial_gap", "_trial_per_s", "_unused_s"),
+        *("_used_s", "starts"),
     )
 
     def __init__(self) -> None:
@@ -121,13 +98,16 @@ class Pace:
         self._doubt = 1.0  # possible error of the last measurement, as a ratio
         self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
+        self._cuts: deque[int] = deque(maxlen=OFTEN_CUTS)  # since the last trial
         self._credit = 0.0  # refusals that are forgiven
         self._measured = 0.0  # admitted a second, by the last measurement
         self._surprised = False  # by the last cut
         self._company = 0  # what speaks for others who call the same service
-        self._trial: _Trial | None = None
-        self._trial_from = 0  # the start from which the next trial may begin
-        self._failed = 0  # trials in a row
+        self._opens = True
+        self._chance = Chance()
+        self._trial: Trial | None = None
+        self._trial_from, self._trial_gap = 0, NEXT_TRIAL[0]  # numbers of starts
+        self._trial_per_s = math.inf  # the pace before the last trial that chance did not explain
 
     @property
     def per_s(self) -> float | None:
@@ -144,11 +124,16 @@ class Pace:
         """How long to start nothing after a refusal; longer where nothing was measured, to have more to measure."""
         return REST * self._cycle_s if self._doubt < UNSURE else UNSURE_REST_S
 
+    @property
+    def in_company(self) -> bool:
+        """Whether others seem to call the same service."""
+        return self._company >= COMPANY
+
     def started(self, now: float, *, grows: bool) -> int:
         """Takes note of a start; returns its number. ``grows``: nothing speaks against a faster pace."""
         meter = self._meter
         if not self.starts:
-            self._marks.append(_Mark(now - BURST_S, 0, 0.0, meter.per_s))
+            self._marks.append(_Mark(now - BURST_S, 0, 0.0))
         elif (late_s := now - meter.due) <= 0:
             step_s = now - self._last
             self._used_s += step_s
@@ -157,50 +142,35 @@ class Pace:
         else:
             self._unused_s += late_s
         self._last = now
-        self._credit += FORGIVEN * min(1.0, meter.per_s / FORGIVEN_AT_PER_S)
-        self._credit = min(self._credit, MOST_FORGIVEN)
+        self._credit = min(self._credit + SLACK * self._chance.part, MOST_FORGIVEN)
+        if self._trial and (explained := self._trial.verdict(self._chance, now)) is not None:
+            self._end_trial(explained)
         self.starts += 1
-        meter.spend(1.0, now)
+        meter.spend(self._trial.started(now) if self._trial else 1.0, now)
         return self.starts
 
-    def refused(self, index: int, at: float) -> bool:
+    def refused(self, index: int, at: float, now: float) -> bool:
         """Takes note that the start with this number, made at ``at``, was refused; returns whether the pace was cut.
 
         Calls that were in flight at a cut do not cut again.
         """
         for mark in self._marks:
             mark.refused += index > mark.index
-        if self._trial and self._fails(self._trial, index):
-            self._cut(_Mark(at, index, self._unused_s, self._meter.per_s), MARGIN * self._trial.per_s)
-            self._trial = None
-            return True
-        if index <= self._cut_at + (NEXT_CALLS if self._in_company and self._doubt < 1.0 else 0):
+        if self._trial:
+            if index > self._trial.index:
+                self._trial.refused(index, at, now)
+            return False
+        if index <= self._cut_at + (NEXT_CALLS if self.in_company and self._doubt < 1.0 else 0):
             return False
         if self._credit >= 1.0:
             self._credit -= 1.0
             return False
-        here = _Mark(at, index, self._unused_s, self._meter.per_s)
-        rate, doubt, fresh = self._measure(here)
-        first, before = self._marks[0], self._meter.per_s
-        if len(self._marks) > 1:
-            self._look_for_company(before < self._measured)
-        if len(self._marks) == 1:
-            per_s, self._company = rate, 2 * COMPANY * (index <= FIRST_CALLS)
-        elif self._trial:
-            per_s = before
-        elif self._in_vain(here):
-            self._trial = _Trial(self.starts, before, first.refused / (index - first.index))
-            per_s = BACK * before
-        elif self._in_company:
-            per_s = (1 - COMPANY_CUT) * before
-        elif not fresh:
-            per_s = HASTY_CUT * before
-        else:
-            least = HASTY_CUT * before if before > FAR * self._set else 0.0
-            per_s = min(max(MARGIN * rate, least), before)
-        self._measured, self._doubt = rate, doubt
-        self._cut(here, per_s)
+        self._cut(_Mark(at, index, self._unused_s))
         return True
+
+    def raise_for_window(self) -> None:
+        """The window was too large, and not the pace too high."""
+        self._meter.per_s *= WINDOW_RAISE
 
     def pause_until(self, until: float) -> None:
         """No start before."""
@@ -211,34 +181,57 @@ class Pace:
     def _cycle_s(self) -> float:
         return min(max(CYCLE_CALLS / self._meter.per_s, CYCLE_S[0]), CYCLE_S[1])
 
-    @property
-    def _in_company(self) -> bool:
-        return self._company >= COMPANY
-
     def _look_for_company(self, surprised: bool) -> None:
         begins = surprised and not self._surprised
         self._company = min(2 * COMPANY, self._company + COMPANY) if begins else max(0, self._company - 1)
         self._surprised = surprised
 
-    def _cut(self, here: _Mark, per_s: float) -> None:
-        self._meter.per_s = self._set = per_s
+    def _cut(self, here: _Mark) -> None:
+        rate, doubt, fresh = self._measure(here)
+        before = self._meter.per_s
+        self._cuts.append(here.index)
+        if len(self._marks) > 1:
+            self._look_for_company(before < self._measured)
+        if len(self._marks) == 1:
+            per_s, self._company = rate, 2 * COMPANY * (here.index <= FIRST_CALLS)
+        elif self.in_company:
+            per_s = (1 - COMPANY_CUT) * before
+        elif not fresh:
+            per_s = HASTY_CUT * before
+        else:
+            far = before > FAR * self._set and not self._chance.part
+            per_s = min(max(MARGIN * rate, HASTY_CUT * before * far), before)
+        self._measured, self._doubt, self._opens = rate, doubt, False
+        self._credit = self._some_credit()
+        if self._may_be_chance(here.index):
+            self._trial = Trial(self.starts, max(BURST_CALLS, int(BURST_CALLS_S * per_s)))
+            self._trial_per_s = per_s
+        self._meter.per_s = self._set = max(per_s, LEAST_PER_S)
         self._marks.append(here)
         self._cut_at = self.starts
         self._used_s = 0.0
 
-    def _fails(self, trial: _Trial, index: int) -> bool:
-        """Whether the trial ends with this refusal because the pace did matter."""
-        if index <= trial.index:
+    def _some_credit(self) -> float:
+        return MOST_FORGIVEN / 2 if self._chance.part else 0.0
+
+    def _may_be_chance(self, index: int) -> bool:
+        if self.starts < self._trial_from and self._meter.per_s > self._trial_per_s / 2:
             return False
-        trial.refused += 1
-        if trial.refused < MARKS:
-            return False
-        if not trial.failed(index - trial.index):
-            self._trial, self._failed = None, 0
-            return False
-        self._trial_from = self.starts + TRIAL_CALLS * 2**self._failed
-        self._failed = min(self._failed + 1, MOST_FAILED)
-        return True
+        often = len(self._cuts) == OFTEN_CUTS and index - self._cuts[0] <= OFTEN_CUTS * OFTEN_CALLS
+        return often or self._chance.part > 0 or (self.in_company and len(self._cuts) == OFTEN_CUTS)
+
+    def _end_trial(self, explained: bool) -> None:
+        self._trial = None
+        self._cuts.clear()
+        if explained:
+            self._opens, self._credit, self._company = True, MOST_FORGIVEN, 0
+            self._trial_from, self._trial_gap = 0, NEXT_TRIAL[0]
+        else:
+            self._credit = self._some_credit()
+            self._trial_from = self.starts + self._trial_gap
+            self._trial_gap = min(2 * self._trial_gap, NEXT_TRIAL[1])
+            self._meter.per_s = max(self._trial_per_s * (1 - COMPANY_CUT * self.in_company), LEAST_PER_S)
+            self._used_s = 0.0
 
     def _measure(self, here: _Mark) -> tuple[float, float, bool]:
         """Calls admitted a second between an earlier refusal and this one, and how wrong that may be, as a ratio."""
@@ -251,21 +244,14 @@ class Pace:
         doubt = 2.0 if mark.index == 0 else 1.0 / max(admitted, 1) if fresh else UNSURE
         return max(admitted, 1) / seconds, doubt, fresh
 
-    def _in_vain(self, here: _Mark) -> bool:
-        """Whether the last MARKS refusals came as if the pace, which was lowered all the time, did not matter."""
-        first, calls = self._marks[0], here.index - self._marks[0].index
-        if len(self._marks) < MARKS or self.starts < self._trial_from:
-            return False
-        often = min(OFTEN_CALLS, OFTEN_BY_PACE * math.sqrt(here.per_s))
-        lowered = calls <= MARKS * often and here.per_s < VAIN * first.per_s
-        return lowered or calls <= MARKS * ALWAYS_CALLS
-
     def _growth(self, step_s: float) -> float:
-        if len(self._marks) == 1:
-            return 2.0 ** (step_s / OPENING_DOUBLES_S)
+        """At most the double, for one start."""
+        if self._opens or self._trial:
+            doubles_s = OPENING_DOUBLES_S if self._opens else BOLD_DOUBLES_S
+            return math.exp(min(step_s / doubles_s, 1.0) * math.log(2))
         cycle_s = self._cycle_s
-        if self._in_company:
-            probing = SPAN / CYCLE_S[0] * min(1.0, (self.starts - self._cut_at) / COMPANY_CALLS)
+        if self.in_company:
+            probing = COMPANY_GROWS
         else:
-            probing = BOLD_PER_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
-        return math.exp(step_s * max(probing, self._doubt / DOUBT_S))
+            probing = math.log(2) / BOLD_DOUBLES_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
+        return math.exp(min(step_s * max(probing, self._doubt / DOUBT_S), math.log(2)))

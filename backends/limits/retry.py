@@ -11,6 +11,8 @@ OUT_OF_CAPACITY = 3040  # Workers AI; comes with HTTP 429
 
 CALL_TIMEOUT_S = 600.0  # of one try, as OpenAI's own client has it: models that reason take 10 minutes
 
+PACED_TRIES = 8  # refusals of a request whose next try waits for the pace more than for its own back-off
+
 _instant = False
 
 
@@ -59,14 +61,22 @@ class Retry:
         return isinstance(error, Retryable) and (error.retry_after or 0.0) > self.deadline_s
 
     def wait_s(
-        self, error: ModelError, tries: int, rng: random.Random, spent_s: float = 0.0, *, excused: bool = False
+        self,
+        error: ModelError,
+        tries: int,
+        rng: random.Random,
+        spent_s: float = 0.0,
+        *,
+        excused: bool = False,
+        paced: bool = False,
     ) -> float | None:
         """Seconds to wait before the next try, or None when the error is final.
 
         ``tries`` counts those so far that ended like this one: refused, or failed. ``spent_s``: seconds since the first
         call. ``excused``: tries go on whatever their number, until the deadline. The wait is random in the upper half
         of the exponential back-off; with Retry-After it is the larger of both, spread a little so that the waiting
-        calls do not return all at once.
+        calls do not return all at once. ``paced``: calls are spaced by what the service admits, so that the first
+        PACED_TRIES refusals of a request call for half of the first wait only.
         """
         if not isinstance(error, Retryable) or (tries >= self._most(error) and not excused):
             return None
@@ -75,7 +85,8 @@ class Retry:
             return None
         if _instant:
             return 0.0
-        bound = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
+        doublings = max(tries - PACED_TRIES, 0) - 1 if paced and is_throttled(error) else tries - 1
+        bound = min(self.cap_s, self.base_s * 2.0 ** min(doublings, 30))
         jitter = rng.random()
         own = bound * (0.5 + jitter / 2)
         wait = max(own, asked + bound * jitter) if asked else own

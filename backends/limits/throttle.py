@@ -109,7 +109,6 @@ class Throttle:
         self._tokens = Tokens()
         self._pause_until = self._no_growth_until = float("-inf")
         self._rests = 0  # since a call was last admitted
-        self._full = False  # whether the window was, since its last cut
         self._held = 0  # ready calls
         self._looked_at = 0.0
         self.changes: deque[Change] = deque(maxlen=CHANGES)
@@ -147,14 +146,13 @@ class Throttle:
             tokens = self._tokens.estimate(request)
             self._per_token.spend(tokens, now)
         index = self._pace.started(now, grows=now >= self._no_growth_until) if self._pace else 0
-        call = Started(request, index, now, tokens, job, suspect=suspect)
+        call = Started(request, index, now, tokens, self.in_flight - 1, job, suspect=suspect)
         self.breaker.started(call)
         return call
 
     def ended(self, call: Started, response: Response | None, error: ModelError | None, now: float) -> None:
         """Takes note of a call's end."""
         full = self.in_flight >= self.window
-        self._full = self._full or full
         outage = self.breaker.away(now)
         if self.breaker.ended(call, response, error, now, self.in_flight) and outage:
             self._limit = ConcurrencyLimit(self._ceiling, start=self._start, fixed=self._fixed)
@@ -198,7 +196,7 @@ class Throttle:
             self.refused += 1
             if self._per_token:
                 self._per_token.correct(-call.tokens)
-            if self._pace and not retry.instant() and self._pace.refused(call.index, call.at):
+            if self._pace and not retry.instant() and self._is_too_fast(self._pace, call, now):
                 return self._cut(self._pace, error, asked, now)
         elif isinstance(error, Overloaded | CallTimeout):
             self._no_growth_until = now + NO_GROWTH_S
@@ -207,11 +205,16 @@ class Throttle:
             self._record(f"{_in_short(error)}, which asked to wait", asked)
         return None
 
+    def _is_too_fast(self, pace: Pace, call: Started, now: float) -> bool:
+        if self._limit.explains(call.others):
+            return False
+        too_fast = pace.refused(call.index, call.at, now)
+        if too_fast and not pace.in_company and self._limit.refused(call.others):
+            pace.raise_for_window()
+        return too_fast
+
     def _cut(self, pace: Pace, error: Retryable, asked: float, now: float) -> None:
         """One for all the calls that were in flight together."""
-        if self._full:
-            self._limit.cut()
-            self._full = False
         rest_s = pace.rest_s
         if self._rests:
             rest_s = min(max(rest_s, 0.25 * 2.0**self._rests), LONGEST_REST_S)

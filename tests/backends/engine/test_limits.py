@@ -6,135 +6,23 @@ from collections import Counter
 
 import pytest
 
-from llmdo.backends.connections import Connections
-from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
-from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import CallTimeout, InvalidRequest, Overloaded, QuotaExhausted, RateLimited
-from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
-from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.responses import EmbedResponse
 from llmdo.backends.usage import Usage
+from tests.backends.engine.limited import (
+    Bucket,
+    Capacity,
+    Capricious,
+    Service,
+    dispatch,
+    keep_busy,
+    keep_busy_together,
+)
 from tests.backends.fake_clock import run
-
-
-class Bucket:
-    """Admits ``rate(seconds since the first call)`` calls a second; one second deep unless said."""
-
-    def __init__(self, rate, deep_s=1.0):
-        self.rate, self.deep_s = rate, deep_s
-        self.last, self.left = 0.0, max(1.0, rate(0.0) * deep_s)
-
-    def admits(self, now):
-        rate = self.rate(now)
-        self.left = min(max(1.0, rate * self.deep_s), self.left + (now - self.last) * rate)
-        self.last = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-    def ended(self):
-        pass
-
-
-class Capacity:
-    """Runs so many calls at once."""
-
-    def __init__(self, most):
-        self.left = most
-
-    def admits(self, now):
-        if not self.left:
-            return False
-        self.left -= 1
-        return True
-
-    def ended(self):
-        self.left += 1
-
-
-class Capricious:
-    """Refuses a part of the calls, whatever is sent."""
-
-    def __init__(self, part):
-        self.part, self.random = part, random.Random(2)
-
-    def admits(self, now):
-        return self.random.random() >= self.part
-
-    def ended(self):
-        pass
-
-
-class Service:
-    """Stands for a provider: answers what its policy admits after ``latency()``, refuses others after ``refuses_s``."""
-
-    name = "fake"
-
-    def __init__(self, policy, latency=lambda: 0.2, refuses_s=0.005, error=lambda: Overloaded("full", code=3040)):
-        self.policy, self.latency, self.refuses_s, self.error = policy, latency, refuses_s, error
-        self.begin = None
-        self.starts, self.answered, self.refused = [], [], []
-        self.in_flight = self.most = 0
-
-    async def execute(self, request):
-        now = asyncio.get_running_loop().time()
-        self.begin = now if self.begin is None else self.begin
-        self.starts.append(now - self.begin)
-        if not self.policy.admits(now - self.begin):
-            await asyncio.sleep(self.refuses_s)
-            self.refused.append(asyncio.get_running_loop().time() - self.begin)
-            raise self.error()
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-        await asyncio.sleep(self.latency())
-        self.in_flight -= 1
-        self.policy.ended()
-        self.answered.append(asyncio.get_running_loop().time() - self.begin)
-        return ChatResponse("x", "stop", Usage(10, 5), request.model)
-
-    def answered_per_s(self, start, stop):
-        return sum(start <= moment < stop for moment in self.answered) / (stop - start)
-
-    @property
-    def refused_part(self):
-        return len(self.refused) / len(self.starts)
-
-
-def dispatch(service, loop, free, *, window=64, rates=NO_RATES, fixed=False, retry=None, gate=lambda: None):
-    retry = retry or Retry(refusals=1000)
-    settings = CallSettings(window, fixed=fixed, retry=retry, rates=rates, gate=gate, call_timeout_s=1e6)
-    made = Dispatcher(loop, Connections(lambda _: service), settings, None, free, lambda place: None, lambda jobs: None)
-    made._random.seed(1)  # else the waits between tries, and with them the figures, differ from run to run
-    return made
-
-
-REQUEST = ChatRequest("m", (Message("user", "x" * 400),))
-
-
-def keep_busy(service, seconds, request=REQUEST, window=64, **settings):
-    """Has 2 * window jobs waiting for ``seconds``; returns the dispatcher, as it was then."""
-
-    async def scenario():
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-
-        def free(place):
-            if loop.time() < end:
-                loop.call_soon(lambda: work.add([job()]))
-
-        def job():
-            return Job("fake", request, lambda *_: None, Reservation(1))
-
-        work = dispatch(service, loop, free, window=window, **settings)
-        work.add([job() for _ in range(2 * window)])
-        await asyncio.sleep(seconds)
-        await work.cancel()
-        return work
-
-    return run(scenario())
 
 
 def answer_all(service, requests, **settings):
@@ -166,8 +54,8 @@ def chats(count):
 def test_what_the_service_admits_is_used_and_found_again_within_10_s_when_it_halves(rate, half, refuses_s):
     service = Service(Bucket(lambda now: rate if now < half else rate / 2), refuses_s=refuses_s)
     keep_busy(service, 2 * half)
-    assert service.answered_per_s(10, half) >= 0.95 * rate
-    assert service.answered_per_s(half + 10, 2 * half) >= 0.95 * rate / 2
+    assert service.answered_per_s(10, half) >= 0.98 * rate
+    assert service.answered_per_s(half + 10, 2 * half) >= 0.98 * rate / 2
     assert service.refused_part <= (0.03 if refuses_s < 0.1 else 0.06)
 
 
@@ -177,40 +65,115 @@ def test_a_fixed_window_is_refused_far_more_often():
     assert service.refused_part > 0.1
 
 
-@pytest.mark.parametrize("deep_s", [0.1, 10])
-def test_the_depth_of_the_bucket_does_not_matter(deep_s):
-    service = Service(Bucket(lambda now: 20, deep_s))
+@pytest.mark.parametrize(("rate", "deep_s"), [(20, 0.1), (47, 0.1), (100, 0.1), (20, 10), (300, 1)])
+def test_the_depth_of_the_bucket_does_not_matter(rate, deep_s):
+    service = Service(Bucket(lambda now: rate, deep_s))
     keep_busy(service, 120)
-    assert service.answered_per_s(20, 120) >= 0.9 * 20
+    assert service.answered_per_s(20, 120) >= (0.95 if deep_s < 1 else 0.98) * rate
     assert service.refused_part <= 0.03
 
 
-def test_a_rate_that_grows_is_found_too():
-    service = Service(Bucket(lambda now: 10 if now < 60 else 40))
+@pytest.mark.parametrize("rate", [23, 40])
+def test_a_rate_that_is_four_times_as_high_is_found_within_10_s(rate):
+    service = Service(Bucket(lambda now: rate if now < 60 else 4 * rate))
+    keep_busy(service, 120)
+    assert service.answered_per_s(70, 80) >= 0.95 * 4 * rate
+    assert service.answered_per_s(80, 120) >= 0.98 * 4 * rate
+    assert service.refused_part <= 0.03
+
+
+@pytest.mark.parametrize("varies", [False, True], ids=["equal calls", "calls of any length"])
+@pytest.mark.parametrize("most", [6, 10, 40])
+def test_a_service_that_runs_few_calls_at_once_is_kept_busy(most, varies):
+    length = random.Random(7)
+    service = Service(Capacity(most), lambda: 0.2 * length.lognormvariate(-0.125, 0.5) if varies else 0.2)
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= 0.95 * most / 0.2
+    assert service.refused_part <= 0.03
+
+
+def test_a_service_that_runs_more_calls_at_once_than_before_is_kept_busy_again():
+    policy = Capacity(10)
+    service = Service(policy)
+    grown = []
+
+    def latency():
+        if not grown and asyncio.get_running_loop().time() - service.begin > 60:
+            grown.append(True)
+            policy.left += 30
+        return 0.2
+
+    service.latency = latency
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 60) >= 0.95 * 10 / 0.2
+    assert service.answered_per_s(75, 120) >= 0.95 * 40 / 0.2
+
+
+@pytest.mark.fast("0.01-64-1", "0.2-64-1", "0.4-12-1")
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("part", "window"), [(0.003, 64), *((part, window) for part in (0.01, 0.05, 0.2, 0.4) for window in (12, 64, 256))]
+)
+def test_refusals_by_chance_cost_no_more_than_themselves(part, window, seed):
+    service = Service(Capricious(part, seed))
+    seconds = 60 if window > 64 else 120
+    keep_busy(service, seconds, window=window, seed=seed)
+    assert service.answered_per_s(20, seconds) >= 0.9 * (1 - part) * window / 0.2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: RateLimited("slow down", status=429),
+        lambda: RateLimited("too many", status=429, code=3021),
+        lambda: Overloaded("full", status=429, code=3040),
+    ],
+    ids=["429", "3021", "3040"],
+)
+def test_refusals_by_chance_are_known_whatever_their_code(error):
+    service = Service(Capricious(0.2, 3), error=error)
+    keep_busy(service, 60)
+    assert service.answered_per_s(20, 60) >= 0.9 * 0.8 * 64 / 0.2
+
+
+@pytest.mark.parametrize(("part", "rate"), [(0.05, 40), (0.05, 100)])
+def test_a_rate_is_used_though_calls_are_refused_by_chance_too(part, rate):
+    service = Service(Capricious(part, 4, Bucket(lambda now: rate)))
+    keep_busy(service, 120)
+    assert service.answered_per_s(20, 120) >= 0.98 * rate
+    assert service.refused_part <= part + 0.1
+
+
+def test_when_a_rate_follows_refusals_by_chance_they_are_not_forgiven_for_ever():
+    chance, bucket = Capricious(0.2, 5), Bucket(lambda now: 40)
+    service = Service(chance)
+    service.policy.admits = lambda now: chance.random.random() >= 0.2 if now < 60 else bucket.admits(now)
     keep_busy(service, 180)
-    assert service.answered_per_s(120, 180) >= 0.9 * 40
+    assert service.answered_per_s(20, 60) >= 0.9 * 0.8 * 64 / 0.2
+    assert service.answered_per_s(80, 180) >= 0.98 * 40
+    late = [moment for moment in service.refused if moment > 120]
+    assert len(late) <= 0.05 * sum(moment > 120 for moment in service.starts)
 
 
-def test_a_service_that_runs_few_calls_at_once_is_kept_busy():
-    service = Service(Capacity(10))
+def test_a_storm_of_refusals_by_chance_is_outlived():
+    chance = Capricious(0.2, 6)
+    service = Service(chance)
+    service.policy.admits = lambda now: not 40 < now < 80 or chance.random.random() >= 0.2
     keep_busy(service, 120)
-    assert service.answered_per_s(20, 120) >= 0.8 * 10 / 0.2
-    assert service.refused_part <= 0.03
+    assert service.answered_per_s(10, 40) >= 0.99 * 64 / 0.2
+    assert service.answered_per_s(50, 80) >= 0.9 * 0.8 * 64 / 0.2
+    assert service.answered_per_s(90, 120) >= 0.99 * 64 / 0.2
 
 
-@pytest.mark.fast("0.01-0.97")
-@pytest.mark.parametrize(("part", "used"), [(0.003, 0.99), (0.01, 0.97), (0.02, 0.6)])
-def test_a_refusal_in_many_that_no_pace_prevents_costs_little(part, used):
-    service = Service(Capricious(part))
-    keep_busy(service, 120)
-    assert service.answered_per_s(20, 120) >= used * 64 / 0.2
-
-
-@pytest.mark.parametrize(("part", "least"), [(0.05, 10.0), (0.2, 5.0), (0.5, 0.5)])
-def test_refusals_that_no_pace_prevents_do_not_bring_the_run_to_a_halt(part, least):
-    service = Service(Capricious(part))
-    keep_busy(service, 120)
-    assert service.answered_per_s(20, 120) >= least
+@pytest.mark.parametrize("seed", [0, 2])
+def test_callers_of_one_service_share_its_rate(seed):
+    bucket = Bucket(lambda now: 40)
+    services = [Service(bucket) for _ in range(4)]
+    keep_busy_together(services, 240, seed)
+    parts = [service.answered_per_s(60, 240) / 10 for service in services]
+    assert sum(parts) >= 0.95 * 4
+    assert all(0.75 <= part <= 1.3 for part in parts)
+    assert sum(len(service.refused) for service in services) <= 0.05 * sum(len(service.starts) for service in services)
 
 
 def test_without_refusals_the_window_doubles_to_its_ceiling_and_stays():
@@ -236,8 +199,7 @@ def test_calls_in_flight_at_a_cut_do_not_cut_again():
     (limits,) = work.limits()
     assert limits.refused > 30
     cuts = [change for change in limits.changes if change.reason.startswith("Overloaded")]
-    assert [change.window for change in cuts][:1] == [int(0.8 * 64)]
-    assert len(cuts) <= 3
+    assert 1 <= len(cuts) <= 3
 
 
 def test_every_change_tells_its_reason():

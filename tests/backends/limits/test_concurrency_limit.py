@@ -1,6 +1,8 @@
+import pytest
+
 from llmdo.backends.errors import Overloaded
 from llmdo.backends.limits.breaker import Breaker
-from llmdo.backends.limits.concurrency_limit import START, ConcurrencyLimit
+from llmdo.backends.limits.concurrency_limit import ALIKE, HELD_ANSWERS, START, ConcurrencyLimit
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.limits.throttle import Throttle
@@ -20,17 +22,51 @@ def test_a_window_begins_where_it_is_told_and_never_above_its_ceiling():
     assert ConcurrencyLimit(256, start=30, fixed=True).size == 256
 
 
-def test_a_window_that_begins_at_its_ceiling_is_cut_and_grows_again_as_any_other():
-    window = ConcurrencyLimit(100, start=100)
-    window.grow()
-    assert window.size == 100
-    window.cut()
-    assert window.size == 80
-    window.grow()
-    assert window.size == 80 + 1 / 80
-    for _ in range(10_000):
+def test_a_window_doubles_in_each_round_of_answers_up_to_its_ceiling():
+    window = ConcurrencyLimit(100)
+    for _ in range(START):
+        window.grow()
+    assert window.size == 2 * START
+    for _ in range(200):
         window.grow()
     assert window.size == 100
+
+
+def test_refusals_with_the_same_number_of_others_each_time_say_how_many_calls_the_service_runs():
+    window = ConcurrencyLimit(100, start=100)
+    assert [window.refused(10) for _ in range(ALIKE)] == [False] * (ALIKE - 1) + [True]
+    assert window.size == 10
+    assert window.explains(10)
+
+
+@pytest.mark.parametrize("others", [[10, 10, 11, 10], [2, 2, 2, 2], [0, 0, 0, 0], [10, 10, 10]])
+def test_refusals_with_other_numbers_or_few_others_say_nothing(others):
+    window = ConcurrencyLimit(100, start=100)
+    assert not any(window.refused(number) for number in others)
+    assert window.size == 100
+
+
+def test_one_call_more_is_tried_after_some_answers_and_then_as_many_as_are_answered():
+    window = ConcurrencyLimit(100, start=100)
+    for _ in range(ALIKE):
+        window.refused(10)
+    for _ in range(HELD_ANSWERS + 1):
+        window.grow()
+    assert int(window.size) == 11
+    assert window.explains(10)
+    assert window.size == 10
+    for _ in range(2 * HELD_ANSWERS + 1 + 100):
+        window.grow()
+    assert window.size == 100
+
+
+def test_a_refusal_with_fewer_others_shows_that_it_was_something_else_and_more_evidence_is_needed_next_time():
+    window = ConcurrencyLimit(100, start=100)
+    for _ in range(ALIKE):
+        window.refused(10)
+    assert not window.explains(9)
+    assert not window.explains(10)
+    assert [window.refused(10) for _ in range(2 * ALIKE)] == [False] * (2 * ALIKE - 1) + [True]
 
 
 def in_flight(throttle, most):
@@ -49,12 +85,12 @@ def test_at_first_so_many_calls_may_be_in_flight_as_the_throttle_is_told():
     assert took_s > 0.3  # the pace of the first calls is the same
 
 
-def test_a_refusal_while_the_window_is_full_cuts_it_wherever_it_began():
+def test_a_refusal_lowers_the_pace_and_not_the_window():
     throttle = Throttle(50, NO_RATES, Breaker("m"), start=50)
     calls, now = in_flight(throttle, 50)
     assert is_throttled(REFUSAL)
     throttle.ended(calls[-1], None, REFUSAL, now + 0.1)
-    assert throttle.window == 40
+    assert throttle.window == 50
     for call in calls[:20]:
         throttle.ended(call, ANSWER, None, now + 1.0)
-    assert (throttle.window, throttle.opens_at() < float("inf")) == (40, True)
+    assert now + 0.1 < throttle.opens_at() < now + 2.0
