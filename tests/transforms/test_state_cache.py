@@ -10,13 +10,22 @@ from tests.faults.recorder import World
 FILE = FileVersion("r2://llmdo", "input/a.jsonl", "e1", 100)
 
 
+def beams_own(*objects):
+    return statecache.objsize.get_deep_size(
+        *objects,
+        get_size_func=statecache._size_func,
+        get_referents_func=statecache._get_referents_func,
+        filter_func=statecache._filter_func,
+    )
+
+
 @pytest.fixture
 def looked(monkeypatch):
     """How often objsize went through all loaded modules."""
     times = []
     through_modules = traverse._iter_modules_globals
     monkeypatch.setattr(traverse, "_iter_modules_globals", lambda: times.append(1) or through_modules())
-    monkeypatch.setattr(statecache, "get_deep_size", statecache.get_deep_size)  # back to Beam's own afterwards
+    monkeypatch.setattr(statecache, "get_deep_size", beams_own)  # another test's run may have replaced it
     measure_state_cheaply.cache_clear()
     yield times
     measure_state_cheaply.cache_clear()
