@@ -9,7 +9,7 @@ import pytest
 
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.limits.rates import NO_RATES, Rates
-from tests.backends.engine.test_limits import REQUEST, Bucket, Service, dispatch
+from tests.backends.engine.limited import REQUEST, Bucket, Service, dispatch
 from tests.backends.fake_clock import run
 
 RATE, PROCESSES = 40.0, 4
