@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 class Acks:
     """Acks leases of one queue. Thread-safe.
 
-    While the queue fails they are kept and acked later, and nobody waits for that. A lease that has ended meanwhile is
-    dropped: its message comes again, finds its job record or its manifest, and is acked then. An error that will not
-    pass stops the run.
+    While the queue fails they are kept and acked later, without anyone waiting. A lease that has expired meanwhile is
+    dropped: its message is delivered again, finds its job record or its manifest, and is acked then. An error that will
+    not pass stops the run.
     """
 
     def __init__(self, client: QueueClient, state: RunState, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class Acks:
             self._changed.wait_for(self._tried)
 
     def close(self, *, patient: bool) -> int:
-        """Tries what was not tried yet, and ends; gives how many messages come again since their acks failed.
+        """Tries what was not tried yet, and ends; returns the number of messages that come again since their acks failed.
 
         ``patient``: waits for a queue that fails, until the last lease has ended or the run stops.
         """
@@ -79,7 +79,7 @@ class Acks:
             try:
                 self._client.settle(leases, tries=1)
                 self._outage.over()
-            except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for this thread for ever
+            except Exception as error:  # noqa: BLE001  whatever it is, nothing may wait for this thread forever
                 wait = self._wait_after(error)
             with self._changed:
                 self._calling, self._failing, self._again_at = False, wait > 0, self._clock() + wait

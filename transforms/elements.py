@@ -59,19 +59,19 @@ class FileVersion:
 
     @property
     def work_id(self) -> str:
-        """Names one opening of this version, the key of every keyed step: one that went stale may come again."""
+        """Names one opening of this version, the key of every keyed step: one that went stale may be opened again."""
         return f"{self.id}#{self.opening}"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something says that a file is there: a queue message, a listing, or a job record that an earlier run left.
+    """The news of a file: a queue message, an entry of a listing, or a job record that an earlier run left.
 
     Attributes:
         lease_id: the queue's lease, to be acked once the job record exists; None for a listing or a record.
         body: the whole notification, kept in the job record.
-        nonce: tells this notice from others about the same version, also when a runner repeats the bundle.
-        attempt: which of a run's attempts found it, where a runner begins failed ones again by itself (``next_attempt``
+        nonce: distinguishes this notice from others about the same version, also when a runner repeats the bundle.
+        attempt: which of a run's attempts found it, where a runner restarts failed ones by itself (``next_attempt``
             of RunState); empty elsewhere.
     """
 
@@ -84,10 +84,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file that this run works on, and the ranges that no shard holds yet.
+    """A file that this run works on, and the ranges that are in no shard yet.
 
     ``gaps`` are in uncompressed bytes. For gzip and zstd, whose length is unknown before the end, the last gap's stop
-    is None: it goes to the end of the data. ``content`` is the whole file as stored, where it is small.
+    is None: it extends to the end of the data. ``content`` is the whole file as stored, where it is small.
     """
 
     file: FileVersion
@@ -97,7 +97,7 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class KnownShard:
-    """A shard that an earlier run wrote and that counts; goes through to SettleFiles as it is."""
+    """A shard that an earlier run wrote and that counts; passes through to SettleFiles unchanged."""
 
     file: FileVersion
     shard: ShardRecord
@@ -167,7 +167,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A line that gets no answer. ``row`` is the input line with its ``error`` object, JSON, without line ending."""
+    """A line without an answer. ``row`` is the input line with its ``error`` object, JSON, without line ending."""
 
     file: FileVersion
     start: int
@@ -182,7 +182,7 @@ Outcome = Answer | Failure | Blank | Stale | KnownShard | Leftovers  # what Infe
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What WriteShards says of one batch: a shard, or tiles that needed none (blanks), or a stale file.
+    """What WriteShards reports of one batch: a shard, or tiles that needed none (blanks), or a stale file.
 
     Attributes:
         shard: the object that was written, or was there before; None for blanks and stale files.

@@ -17,7 +17,7 @@ from llmdo.backends.money.money import Budget, Limits
 from llmdo.storage.runs.runs import ASLEEP_SECONDS, Presence, attempt_of, run_of
 from llmdo.transforms.elements import FileVersion, Settled
 
-# Files that are done stand in memory one by one up to this many, the newest; the counts hold all of them.
+# The newest finished files are kept one by one, up to this many; the counts cover all of them.
 SETTLED_KEPT = 10_000
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class RunAsleep(StopRun):
 
 @dataclass(slots=True)
 class Counts:
-    """Lines and files by what became of them, and tokens, since the run began.
+    """Lines and files by outcome, and tokens, since the run began.
 
     ``files_done`` and ``files_stale`` count those too that were so before; ``bytes_opened`` is the size of all opened;
     ``answered_before`` and ``failed_before`` are lines of opened files that earlier runs have written;
@@ -99,7 +99,7 @@ class RunState:
                 setattr(self.counts, name, getattr(self.counts, name) + amount)
 
     def open(self, file: FileVersion) -> None:
-        """A file is in work."""
+        """A file is being worked on."""
         with self._lock:
             self.opened[file.id] = file
             self.left.pop(file.id, None)
@@ -140,7 +140,7 @@ class RunState:
             return self._budgets[limits]
 
     def next_attempt(self) -> str:
-        """Begins anew where a runner has lost what was in work, and names the attempt; later ones are greater.
+        """Starts over where a runner has lost what was in work, and names the attempt; later ones are greater.
 
         What the job records of earlier attempts of this run name is free for this one (see ``is_held``).
         """
@@ -155,7 +155,7 @@ class RunState:
         return float(attempt_of(owner) or 0) >= float(attempt or 0)
 
     def in_work(self) -> list[FileVersion]:
-        """The files in work at this moment."""
+        """The files that are being worked on."""
         with self._lock:
             return list(self.opened.values())
 
@@ -169,12 +169,12 @@ class RunState:
             self.others[file.id] = run_id
 
     def report_undone(self, what: str, why: str) -> None:
-        """Notes what this run did not do, and why; shown at its end."""
+        """Records what this run did not do, and why; shown at its end."""
         with self._lock:
             self.left[what] = why
 
     def stop(self, reason: BaseException | str) -> None:
-        """Reading ends, calls in flight are finished, what is there is written. The first reason stays."""
+        """Stops reading; calls in flight end, and what is there is written. The first reason is kept."""
         with self._lock:
             first = self.stop_reason is None
             if first:
@@ -189,7 +189,7 @@ class RunState:
         return self.stop_reason is not None
 
     def asleep(self) -> StopRun | None:
-        """Why no further call may be made, where the run was silent for so long that others may have its files."""
+        """Why no further call may be made, if the run was silent for so long that others may have its files."""
         if self.presence is None or not self.presence.asleep:
             return None
         frozen = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
@@ -200,7 +200,7 @@ class RunState:
         return self.counts.answered_before > 0 or self.others_answered()
 
     def shared(self, kind: type[T], make: Callable[[], T], name: str = "") -> T:
-        """What the steps of the run share in this process, by kind and name; made when it is first asked for.
+        """What the steps of the run share in this process, by kind and name; made on first use.
 
         Raises EngineClosed when the run is over, and what ``make`` raises.
         """
@@ -224,14 +224,14 @@ class RunState:
             raise EngineClosed(f"run {self.run_id} is over")
 
 
-# Module globals: class attributes of a DoFn would be pickled with it. Of what is over only the names are kept.
+# Module globals: class attributes of a DoFn would be pickled with it. Of ended runs only the names are kept.
 _states: dict[str, RunState] = {}
 _over: set[str] = set()
 _finding = threading.Lock()
 
 
 def state_of(run_id: str) -> RunState:
-    """This process's state of a run, made when it is first asked for; one that is ``over`` after ``end_run``."""
+    """This process's state of a run, made on first use; after ``end_run``, one that is ``over``."""
     state = _states.get(run_id)
     if state is not None:
         return state
@@ -242,7 +242,7 @@ def state_of(run_id: str) -> RunState:
 
 
 def end_run(run_id: str) -> None:
-    """Forgets a run of this process, which begins no further work."""
+    """Forgets a run of this process, which starts no further work."""
     with _finding:
         _over.add(run_id)
         _states.pop(run_id, None)

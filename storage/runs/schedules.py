@@ -1,7 +1,7 @@
-"""What an output knows of its schedule: whose turn it is, which tick was the last, and how each run ended.
+"""An output's records of its schedule: who runs now, which tick was the last, and how each run ended.
 
-``_runs/_schedule.json`` is changed by conditional writes only, so that at most one scheduled run is at work on an
-output, on whatever machine. ``_runs/2026-11-21T14-15-00Z.json`` is the summary of the run for this tick, in UTC.
+``_runs/_schedule.json`` is changed by conditional writes only, so that at most one scheduled run works on an
+output, on any machine. ``_runs/2026-11-21T14-15-00Z.json`` is the summary of the run for this tick, in UTC.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class ScheduleClaim(BaseModel):
     """Who runs now, and what was run.
 
     Attributes:
-        schedule: what ticks, and what for; the ``last`` of another one says nothing about the ticks of this one.
+        schedule: the cron expression and the command; ``last`` of another schedule says nothing about these ticks.
         last: the newest tick whose run has ended; at first the time at which the schedule began.
-        run_id: the heartbeat of who runs now; "" nobody.
-        tick: what it runs for.
+        run_id: the heartbeat of who runs now; "" if nobody does.
+        tick: the tick that it runs for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,7 +55,7 @@ class ClaimHeld:
 
 @dataclass(frozen=True, slots=True)
 class ClaimBusy:
-    """Another one that lives is at work."""
+    """Another live run works on the output."""
 
     claim: ScheduleClaim
 

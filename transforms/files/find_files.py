@@ -29,13 +29,13 @@ from llmdo.transforms.run import Run
 
 _log = logging.getLogger(__name__)
 
-# A queue that gives nothing this many times in a row holds nothing for us now.
+# A queue that returns nothing this many times in a row is taken for empty.
 _EMPTY_PULLS = 2
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class FindFiles(beam.PTransform):
-    """Emits a Notice for each file to answer, first those that an earlier run left in work.
+    """Emits a Notice for each file to answer, beginning with those that an earlier run left unfinished.
 
     Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
     is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
@@ -85,7 +85,7 @@ def _name(notice: Notice) -> str:
 
 
 def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
-    """The files that the output's job records name: some run began them, and none has finished them.
+    """The files that the output's job records name: some run started them, and none has finished them.
 
     Not those that this process works on, nor those in the dead letters. Where the output is a bucket, others than this
     machine's user may have written a record: one that names a file of a machine's disk counts only for a run whose own
@@ -109,7 +109,7 @@ def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
 
 
 def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
-    """Messages until the queue is empty. What it holds is left to the next run where it, or R2, fails for too long.
+    """Messages until the queue is empty. Where the queue or R2 fails for too long, the rest is left to the next run.
 
     Raises StorageError where the queue or the bucket cannot be used.
     """
@@ -127,7 +127,7 @@ def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
 
 
 class Puller:
-    """Asks the queue for messages, one call after the other, and says how long to wait before the next one.
+    """Pulls messages from the queue, one call after another, and returns how long to wait before the next one.
 
     Messages for which R2 must be asked are kept while it fails, and nothing more is pulled: given back, they would use
     up the deliveries that a queue makes. ``problem`` is the last fault of the queue or of R2.
@@ -146,7 +146,7 @@ class Puller:
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the queue or R2 has failed for longer than a run that is to end waits."""
+        """Whether the queue or R2 has failed for longer than a run with an end waits."""
         return self._queue_outage.lasted_s > QUEUE_PATIENCE_S or self._store_outage.lasted_s > STORE_PATIENCE_S
 
     def pull(self) -> tuple[list[Notice], int | None, float]:
@@ -162,12 +162,12 @@ class Puller:
                 return [], None, self._queue_outage.wait_after(error)
             self._queue_outage.over()
             self._run.state.backlog = pulled.backlog
-            messages = sorted(pulled.messages, key=needs_store)  # so that a fault of R2 holds up no other message
+            messages = sorted(pulled.messages, key=needs_store)  # so that a failure of R2 delays no other message
         notices, wait = self._understand(messages)
         return notices, len(messages), self._pacer.wait(len(messages)) if wait is None else wait
 
     def _understand(self, messages: list[QueueMessage]) -> tuple[list[Notice], float | None]:
-        """What some messages announce; the others are held, and the wait says how long."""
+        """What some messages announce; the others are held for the returned wait."""
         notices, passed_over = [], []
         wait, self._held = None, []
         for at, message in enumerate(messages):
@@ -192,7 +192,7 @@ class Puller:
 
 
 def understand(message: QueueMessage, source: Notifications, run: Run) -> Notice | None:
-    """The file that a message announces; None when it announces none that is wanted, or is in the dead letters now.
+    """The file that a message announces; None if it announces none that is wanted, or has become a dead letter.
 
     Raises StorageError.
     """
@@ -206,18 +206,18 @@ def understand(message: QueueMessage, source: Notifications, run: Run) -> Notice
         return None
     try:
         file = version_of(event)
-    except ObjectNotFound:  # deleted since, and its event says no version that could be read
+    except ObjectNotFound:  # deleted since, and its event names no version that could be read
         run.state.add(messages_passed_over=1)
         return None
     except (AccessDenied, BucketNotFound, InvalidLocation) as error:
-        _bury(message, run, str(error))  # raises the same where it is this run's keys that are wrong
+        _bury(message, run, str(error))  # raises the same error where this run's own keys are wrong
         run.state.add(messages_undecodable=1)
         return None
     return Notice(file, message.lease_id, dict(event.body))
 
 
 def needs_store(message: QueueMessage) -> bool:
-    """Whether R2 is asked about it, or gets it as a dead letter."""
+    """Whether handling it needs R2: to look the object up, or to write a dead letter."""
     if not message.decodable:
         return True
     event = parse_notification(message.body)
@@ -225,7 +225,7 @@ def needs_store(message: QueueMessage) -> bool:
 
 
 def version_of(event: ObjectCreated) -> FileVersion:
-    """The version that an event announces, or, where it names none, the one that is there. Raises ObjectNotFound."""
+    """The version that an event announces, or the current one if it names none. Raises ObjectNotFound."""
     store_url = R2_SCHEME + event.bucket
     if event.etag is not None and event.size is not None:
         return FileVersion(store_url, event.key, event.etag, event.size)

@@ -1,4 +1,4 @@
-"""Names a file that is not JSONL by its first bytes, so that it ends with one sentence, not with one for each line."""
+"""Recognises a file that is not JSONL by its first bytes, for one error about it instead of one for each line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def head_of(file: FileVersion) -> bytes:
 
 
 def wrong_format(file: FileVersion, head: bytes) -> str | None:
-    """A sentence about a file that begins with ``head``, as stored, and is no JSONL; None where it may be some."""
+    """A sentence about a file that begins with ``head``, as stored, and is not JSONL; None if it may be."""
     name = file.place
     if file.compression:
         magic, ending = (_GZIP, ".gz") if file.compression == "gzip" else (_ZSTD, ".zst")
@@ -75,7 +75,7 @@ def wrong_format(file: FileVersion, head: bytes) -> str | None:
 def _unpacked(file: FileVersion, head: bytes) -> tuple[bytes, bool]:
     """The content's first bytes, and whether they are all of it."""
     content = bytearray()
-    with suppress(CorruptData):  # it was cut, or it is damaged, which reading it will say
+    with suppress(CorruptData):  # it was cut, or it is damaged, which reading it will report
         for chunk in DECOMPRESSORS[file.compression or ""]([head]):
             content += chunk
             if len(content) > HEAD_BYTES:
@@ -100,7 +100,7 @@ def _binary(head: bytes) -> tuple[str, str] | None:
     nuls = tuple(byte == 0 for byte in head[:4])
     if name := _WIDE.get(nuls):
         return f"{name} text", f"convert it: iconv -f {name} -t UTF-8"
-    # A broken line among others is for itself to say.
+    # A broken line among others has an error of its own.
     objects = any(line.lstrip(b" \t\r").startswith(b"{") for line in head.split(b"\n"))
     return ("binary data", _TO_JSONL) if 0 in head and not objects else None
 
@@ -124,7 +124,7 @@ def _text(text: bytes, *, whole: bool) -> tuple[str, str] | None:
 
 def _array(lines: list[bytes], *, whole: bool) -> tuple[str, str] | None:
     first, remedy = _parsed(lines[0]), "write one element a line: jq -c '.[]'"
-    if isinstance(first, list):  # a list in each line is for the lines' own errors to say
+    if isinstance(first, list):  # a list in each line is reported by the lines' own errors
         objects = bool(first) and all(isinstance(one, dict) for one in first)
         return ("a JSON array", remedy) if objects and len(lines) == 1 and whole else None
     return "a JSON array", remedy

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 # Where input from a pipe is kept, in an output or in the user's state folder.
 STDIN_FOLDER = "_stdin"
 _WILDCARDS = re.compile(r"[*?[]")
-# What an output has at its root besides the folders of files.
+# What an output has at its root beside the folders of files.
 _BOOKKEEPING = frozenset(("_open", "_retry", "_runs", "_dead", STDIN_FOLDER, configuration.NAME))
 
 HIDDEN = "hidden: name the file to answer it"
@@ -38,7 +38,7 @@ NO_NAME = "the name is not UTF-8, which no output could name: rename it"
 
 @dataclass(slots=True)
 class Skipped:
-    """What a listing does not take: the paths by the reason, of which the first one is named."""
+    """What a listing skips: the paths by reason; the first path of each is named."""
 
     paths: dict[str, list[str]] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ def root_of(place: str) -> Path:
 
 
 def is_pattern(place: str) -> bool:
-    """Whether there are wildcards in it."""
+    """Whether a path has wildcards."""
     return _WILDCARDS.search(place) is not None
 
 
@@ -129,7 +129,7 @@ class _LocalPlace:
         self._inodes = inodes
 
     def _real(self, path: Path) -> Path:
-        """A path below the root as it is compared with the output, which may have other names, as by a link."""
+        """A path below the root in the form in which it is compared with the output, which may be reached by a link."""
         return self._real_root / path.relative_to(self._root)
 
     def _is_of(self, output: Path | None, folder: Path) -> bool:
@@ -139,7 +139,7 @@ class _LocalPlace:
         return inside and (real == output or not _is_earlier_output(folder))
 
     def list(self, place: str, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
-        """The versions that are there: files in the order of their paths, then those behind links."""
+        """The existing versions: files in the order of their paths, then those behind links."""
         out = None if output is None or output.bucket else Path(output.store_url).resolve()
         if self._path.is_file():
             found = [self._path]
@@ -199,7 +199,7 @@ class _LocalPlace:
                 yield path
 
     def _wanted(self, path: Path, output: Path | None, skipped: Skipped) -> bool:
-        """Whether a file that is not named itself is taken."""
+        """Whether a file that is not named itself is an input."""
         named = path.name.lower().endswith(SUFFIXES)
         real = self._real(path)
         if output is not None and real.is_relative_to(output):
@@ -223,7 +223,7 @@ class _LocalPlace:
 def _version(root: Path, key: str) -> FileVersion:
     try:
         info = current_version(str(root), key)
-    except AccessDenied:  # opening it will say so, of this file alone
+    except AccessDenied:  # opening it will report that, for this file alone
         info = open_store(str(root)).stat(key)
     return FileVersion(str(root), key, info.etag, info.size)
 

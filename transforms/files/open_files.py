@@ -39,16 +39,16 @@ from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
-# A message whose file is open is acked after this long, or when there are enough for one call. Seconds.
+# A message whose file is open is acked after this long, or once there are enough for one call. Seconds.
 _ACK_AFTER = 2.0
-# A file of this size goes with its notice from step to step. Bytes.
+# A file of at most this size travels from step to step with its notice. Bytes.
 SMALL_BYTES = 16 << 10
-# A file that fails to open this many times goes to the dead letters.
+# A file that fails to open this many times becomes a dead letter.
 TRIES = 3
 
 
 class CannotOpen(Exception):
-    """This file cannot be opened, whatever happens to the others."""
+    """This file cannot be opened; others may be."""
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -79,7 +79,7 @@ class OpenFiles(beam.PTransform):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What became of a notice: what to read, and whether its message can go."""
+    """The outcome of a notice: what to read, and whether its message can be acked."""
 
     elements: tuple[Opened, ...] = ()
     ack: bool = True
@@ -93,18 +93,18 @@ def open_each(run: Run, notice: Notice, max_line_bytes: int) -> Iterator[Opening
 
 
 def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
-    """Claims one file version; nothing to read when it is done, stale, or in work already. Raises StorageError.
+    """Claims one file version; nothing to read if it is done, stale, or being worked on already. Raises StorageError.
 
     What a message announces is nearly always new, so the manifest is looked for only once the file is claimed, in the
     listing of its folder. A listing of inputs, and records that were left behind, name finished files as well: there
     the manifest is read first.
     """
-    if run.state.over:  # what is left of a pipeline that failed opens nothing
+    if run.state.over:  # what remains of a failed pipeline opens nothing
         return Opening(ack=False)
     jobs, owner = run.jobs, owner_of(run.run_id, notice.attempt)
     file = as_begun(run.output, notice.file)
     if notice.lease_id is None:
-        with suppress(ValueError):  # one that cannot be read is for the claim to report
+        with suppress(ValueError):  # one that cannot be read is reported by the claim
             manifest = read_manifest(run.store, folder_of(run.output, file))
             if manifest is not None and (done := _done_before(run, file, manifest, max_line_bytes)):
                 return done
@@ -140,13 +140,13 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
 
 
 def _done_before(run: Run, file: FileVersion, manifest: Manifest, max_line_bytes: int) -> Opening | None:
-    """What becomes of a notice whose file has a manifest; None where lines of it can be read that could not before."""
+    """The outcome of a notice whose file has a manifest; None if lines of it can be read that could not before."""
     if manifest.configuration != run.configuration:
         run.state.report_undone(file.id, "it was answered by another configuration: use another --output")
         return Opening(ack=False)
     if has_readable(run.store, folder_of(run.output, file), manifest, max_line_bytes):
         return None
-    # A run that died between the manifest and the record's removal left a record that nobody needs.
+    # A run that died between the manifest and the record's removal left a record that is not needed.
     run.jobs.remove((file.store_url, file.key, file.etag))
     was = "was done before"
     run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
@@ -169,12 +169,12 @@ def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int) -> Opening
     if done is None:
         reopen(run.store, folder, max_line_bytes)
     elif not done.ack:
-        run.jobs.remove((file.store_url, file.key, file.etag))  # the claim was for nothing
+        run.jobs.remove((file.store_url, file.key, file.etag))  # the claim was in vain
     return done
 
 
 def _claimed(run: Run, claim: Claim, file: FileVersion, listed: FolderListing) -> Iterator[Opened]:
-    """What there is to do for a file that is this run's. Raises CannotOpen and StorageError."""
+    """What is left to do for a file that this run has claimed. Raises CannotOpen and StorageError."""
     try:
         file, content = _look_at(file)
     except (ObjectNotFound, ObjectChanged) as error:
@@ -212,7 +212,7 @@ def _elements(
 
 
 def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
-    """The version as it is there, and its content where it is small: reading that is no more work than looking.
+    """The version as it exists, and its content if it is small: reading it costs no more than a look.
 
     Raises ObjectNotFound, ObjectChanged, CannotOpen where the file's own place refuses, and StorageError.
     """
@@ -231,7 +231,7 @@ def _look_at(file: FileVersion) -> tuple[FileVersion, bytes | None]:
 
 
 def _fail(run: Run, jobs: Jobs, record: JobRecord, problem: str) -> None:
-    """Writes down that a try to open failed; the sweep tries again, until the file goes to the dead letters."""
+    """Records that an attempt to open failed; the sweep tries again, until the file becomes a dead letter."""
     failures = record.failures + 1
     dead = failures >= TRIES
     record = record.model_copy(update={"failures": failures, "problem": problem, "dead": dead})
@@ -246,7 +246,7 @@ def _fail(run: Run, jobs: Jobs, record: JobRecord, problem: str) -> None:
 
 
 def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | None], ...]:
-    """The ranges that no shard holds; the last one of a compressed file is open, since its length is not known."""
+    """The ranges that are in no shard; the last one of a compressed file is open, since its length is not known."""
     if file.compression:
         end = covered.spans[-1][1] if len(covered) else 0
         return (*covered.gaps(end), (end, None))
@@ -254,7 +254,7 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
 
 
 class _Ack(beam.DoFn):
-    """Has acked what is open, and lets go on what is to be read.
+    """Acks the messages of open files, and passes on what is to be read.
 
     In a process that may end with its bundle, that ends when its messages are acked, or the queue has failed.
     """

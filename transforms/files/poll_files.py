@@ -1,4 +1,4 @@
-"""Finds work for as long as the run goes on: an endless source that looks again and again, here for files."""
+"""Finds work for as long as the run lasts: an unbounded source that polls, here for files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from llmdo.transforms.members import join
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run import Run
 
-# How often it is looked whether the run stops, while a longer wait for the next look goes on. Seconds.
+# How often a long wait for the next poll checks whether the run stops. Seconds.
 LISTEN_SECONDS = 1.0
-# How often the files that dead runs left in work are looked for. Seconds.
+# How often files that dead runs left unfinished are looked for. Seconds.
 SWEEP_SECONDS = 300.0
 _SWEEP_AGAIN_SECONDS = 30.0  # after one that failed
-# A sweep gives its files in portions, so that messages come through meanwhile.
+# A sweep emits its files in portions, so that messages get through meanwhile.
 _PORTION = 100
-# Files opened in the same stretch of this length share a window; the state of a window goes when all are done. Seconds.
+# Files opened within the same period of this length share a window, whose state is dropped when all are done. Seconds.
 WINDOW_SECONDS = 3600.0
 _END = 1 << 62
 _WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
@@ -43,7 +43,7 @@ Found_co = TypeVar("Found_co", covariant=True)
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class PollFiles(beam.PTransform):
-    """Emits a Notice for each file that a queue announces, and for those that dead runs left, until the run stops.
+    """Emits a Notice for each file that a queue announces and each that dead runs left, until the run stops.
 
     Each is in the window of the hour in which it was found: a runner slows down with keys that never go away, and those
     of a window go when its last file is done. The watermark waits for files in work, so none of them is late.
@@ -64,19 +64,19 @@ class PollFiles(beam.PTransform):
 
 
 class Looking(Protocol[Found_co]):
-    """What an endless source asks, from one thread, again and again."""
+    """What an unbounded source polls, from one thread."""
 
     def look(self) -> tuple[Sequence[Found_co], float]:
-        """What there is now, and after how many seconds to look again. A StorageError that it raises stops the run,
+        """What there is now, and the seconds until the next poll. A StorageError that it raises stops the run,
         unless it passes; what it has found is then not to be lost.
         """
 
     def close(self) -> None:
-        """Lets go of connections."""
+        """Closes connections."""
 
 
 class Looks(Generic[Found_co]):
-    """Looks when it is time to, waits while a service fails, and stops the run for an error that will not pass."""
+    """Polls when it is time, waits while a service fails, and stops the run for an error that will not pass."""
 
     def __init__(self, run: Run, looking: Looking[Found_co]) -> None:
         self._run = run
@@ -86,11 +86,11 @@ class Looks(Generic[Found_co]):
 
     @property
     def wait_s(self) -> float:
-        """Seconds until it is time."""
+        """Seconds until the next poll."""
         return max(0.0, self._next - time.monotonic())
 
     def look(self) -> Sequence[Found_co]:
-        """What there is now; nothing before it is time."""
+        """What there is now; nothing before the next poll is due."""
         if self.wait_s > 0:
             return ()
         found: Sequence[Found_co] = ()
@@ -107,7 +107,7 @@ class Looks(Generic[Found_co]):
         return found
 
     def close(self) -> None:
-        """Lets go of connections."""
+        """Closes connections."""
         self._looking.close()
 
 
@@ -117,7 +117,7 @@ class _Endless(OffsetRestrictionTracker):
 
 
 class LookAgain(beam.DoFn, RestrictionProvider):
-    """An endless source: emits what is found, at the time of finding it, until the run stops.
+    """An unbounded source: emits what is found, with the time it was found, until the run stops.
 
     A restriction's positions are looks. Past the last one there is no work, and the pipeline ends by itself.
     ``begin`` is pickled.
@@ -141,11 +141,11 @@ class LookAgain(beam.DoFn, RestrictionProvider):
         return OffsetRange(0, _END)
 
     def create_tracker(self, restriction: OffsetRange) -> _Endless:
-        """One that says that there is no end."""
+        """A restriction tracker without an end."""
         return _Endless(restriction)
 
     def restriction_size(self, _: bytes, restriction: OffsetRange) -> int:
-        """Nobody knows."""
+        """Unknown."""
         return 1 if restriction.start < restriction.stop else 0
 
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]  # Beam's decorators have no types
@@ -155,7 +155,7 @@ class LookAgain(beam.DoFn, RestrictionProvider):
         tracker: Any = beam.DoFn.RestrictionParam(),
         watermark: Any = _WATERMARK,
     ) -> Iterator[TimestampedValue]:
-        """One look."""
+        """One poll."""
         if self._run.state.stopping:
             tracker.try_claim(_END)
             watermark.set_watermark(MAX_TIMESTAMP)
@@ -169,7 +169,7 @@ class LookAgain(beam.DoFn, RestrictionProvider):
 
 
 class Sweep(Generic[T]):
-    """What earlier runs left, looked for every SWEEP_SECONDS, and given in portions."""
+    """What earlier runs left, looked for every SWEEP_SECONDS, and returned in portions."""
 
     def __init__(self, run: Run, left: Callable[[], Iterator[T]]) -> None:
         self._left = left
@@ -178,7 +178,7 @@ class Sweep(Generic[T]):
         self._rest: Iterator[T] = iter(())
 
     def portion(self) -> tuple[list[T], bool]:
-        """Some of it, and whether there may be more at once. A store that does not answer is asked again later."""
+        """A portion, and whether more may be ready at once. A store that does not answer is asked again later."""
         now = time.monotonic()
         if now > self._next:
             self._next, self._rest = now + SWEEP_SECONDS, self._left()
@@ -192,7 +192,7 @@ class Sweep(Generic[T]):
 
 
 class LookForFiles:
-    """The files that a queue announces, after those that were left in work; see Looking."""
+    """The files that a queue announces, after those that were left unfinished."""
 
     def __init__(self, source: Notifications, run: Run) -> None:
         self._puller = Puller(source, run)
@@ -205,5 +205,5 @@ class LookForFiles:
         return [*swept, *notices], 0.0 if more else wait
 
     def close(self) -> None:
-        """Lets the queue go."""
+        """Closes the queue's connection."""
         self._puller.close()

@@ -1,4 +1,4 @@
-"""Says that a file is done: when the tiles of its shards cover it, the manifest is written and the job record goes."""
+"""Settles files: when the tiles of its shards cover a file, its manifest is written and its job record removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
-# A job record goes this long after its file's manifest, or when there are enough for one call.
+# A job record is removed this long after its file's manifest, or when there are enough for one call.
 _REMOVE_AFTER_S, _RECORDS_AT_ONCE = 2.0, 100
 
 
@@ -76,7 +76,7 @@ class Finished:
     leftovers: frozenset[str] = frozenset()
 
 
-Concluded = Finished | Written  # a Written that says why its file is stale
+Concluded = Finished | Written  # a Written with the reason why its file is stale
 
 
 def conclude(run: Run, concluded: Concluded) -> Iterator[Settled]:
@@ -91,7 +91,7 @@ def conclude(run: Run, concluded: Concluded) -> Iterator[Settled]:
 
 
 def merge(covered: Intervals, written: Written) -> bool:
-    """Adds the tiles of ``written``; False, and nothing added, when one of them is covered already."""
+    """Adds the tiles of ``written``; returns False, and adds nothing, if one of them is covered already."""
     spans = [*written.blanks, *(Intervals.decode(written.shard.tiles).spans if written.shard else ())]
     if any(covered.overlaps(*span) for span in spans):
         return False
@@ -101,7 +101,7 @@ def merge(covered: Intervals, written: Written) -> bool:
 
 
 def settle(run: Run, finished: Finished) -> Settled:
-    """Writes the manifest, or reads the one of whoever was first; the job record may go then.
+    """Writes the manifest, or reads that of whoever was first; the job record may be removed then.
 
     Whoever was first also deletes the leftovers: only it knows which shards count.
     """
@@ -192,7 +192,7 @@ class _RemoveRecords(beam.DoFn):
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """What is known of a file so far, in one piece: each cell of state is a round trip to the runner.
+    """What is known of a file so far, in one value, since each cell of state is a round trip to the runner.
 
     Attributes:
         tiles: what is covered (``Intervals.encode``).
@@ -242,13 +242,13 @@ class _Merge(beam.DoFn):
 
 
 def _add(run: Run, before: _Merged, written: Written) -> tuple[_Merged, Finished | None]:
-    """What is known with ``written``; a Finished, still without its shards, when that is all of the file."""
+    """What is known with ``written`` added; a Finished, still without its shards, if that covers the file."""
     leftovers = before.leftovers.union(written.leftovers)
     covered = Intervals.decode(before.tiles)
     if not merge(covered, written):
         _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
         return replace(before, leftovers=leftovers.union([written.shard.name] if written.shard else ())), None
-    lines = sum(start < stop for start, stop in written.blanks)  # an end mark is no line
+    lines = sum(start < stop for start, stop in written.blanks)  # an end mark is not a line
     run.state.add(blank=lines)
     after = _Merged(
         covered.encode(),

@@ -1,4 +1,4 @@
-"""Finds files for as long as the run goes on, on Flink's streaming jobs, which run no splittable DoFn."""
+"""Finds files for as long as the run lasts, in Flink's streaming jobs, which run no splittable DoFn."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run
 
-# How often Flink is to ask whether it is time to look. Milliseconds.
+# How often Flink checks whether a poll is due. Milliseconds.
 TICK_MS = 100
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class TickFiles(beam.PTransform):
-    """Emits what PollFiles does. When the job begins again and has lost what was in work, that is a new attempt."""
+    """Emits what PollFiles does. A job that restarts and has lost what was in work counts as a new attempt."""
 
     source: Notifications
     run: Run
@@ -51,14 +51,14 @@ def _one_place(_: bytes) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the runner's state says of the looks so far: of which process they were, and how many."""
+    """The runner's state about the polls so far: whose process made them, and how many."""
 
     process: str
     looks: int
     attempt: str
 
 
-# Of this process. State that tells otherwise was set back, or is another process's: what came after it may be lost.
+# Of this process. State that differs was restored, or is another process's: what came after it may be lost.
 _PROCESS = uuid.uuid4().hex
 _seen: dict[str, _Seen] = {}
 

@@ -65,7 +65,7 @@ class WriteShards(beam.PTransform):
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Bytes of a slot that an outcome of another slot stands for."""
+    """Bytes of a slot that an outcome of another slot covers."""
 
     file: FileVersion
     start: int
@@ -89,7 +89,7 @@ def keyed(outcome: Outcome) -> Iterator[tuple[str, Outcome | Covered]]:
 
 
 def shard_key(outcome: Outcome) -> str:
-    """Outcomes with the same key may be written together: one file, one stretch of it."""
+    """Outcomes with the same key may be written together: those of one slot of a file."""
     return _key(outcome.file, _slot_of(outcome))
 
 
@@ -102,7 +102,7 @@ def _slot_of(outcome: Outcome) -> int:
 
 
 def _spans(outcome: Outcome | Covered) -> Sequence[Span]:
-    """Which bytes of its file an outcome stands for."""
+    """The bytes of its file that an outcome covers."""
     if isinstance(outcome, KnownShard):
         return Intervals.decode(outcome.shard.tiles).spans
     return ((outcome.start, outcome.stop),) if isinstance(outcome, _RANGES) else ()
@@ -167,7 +167,7 @@ def part_of(outcome: Outcome | Covered) -> int:
 
 
 def length_within(outcome: Outcome | Covered, slot: int) -> int:
-    """How many bytes of a slot an outcome stands for."""
+    """How many bytes of a slot an outcome covers."""
     begin, length = slot * SLOT_BYTES, 0
     end = begin + SLOT_BYTES
     for start, stop in _spans(outcome):
@@ -179,7 +179,7 @@ def length_within(outcome: Outcome | Covered, slot: int) -> int:
 
 
 def length_of_slot(outcome: Outcome | Covered, slot: int, known: int) -> int:
-    """How many bytes the slot has, or ``known`` where this outcome does not tell; -1 is "not yet"."""
+    """How many bytes the slot has, or ``known`` if this outcome does not tell; -1 is "not known yet"."""
     if isinstance(outcome, Blank) and outcome.total is not None:
         size = outcome.total
     elif outcome.file.compression:
@@ -193,7 +193,7 @@ class _Batch(beam.DoFn):
     """Beam's GroupIntoBatches does not know when a slot is whole, and keeps its last lines for ``seconds``."""
 
     WAITING = BagStateSpec("waiting", PickleCoder())
-    # How many answers, errors and blanks wait; how many bytes of the slot came by; how many there are, or -1.
+    # How many answers, errors and blanks wait; how many bytes of the slot have arrived; how many there are, or -1.
     COUNTS = ReadModifyWriteStateSpec("counts", TupleCoder([VarIntCoder()] * 5))
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
     WINDOW_END = TimerSpec("window-end", TimeDomain.WATERMARK)
@@ -227,7 +227,7 @@ class _Batch(beam.DoFn):
             parts[part] += 1
             full = parts[part] >= self.batching.size
         if whole or full:
-            # A bag that is known to be empty is not asked: that is a round trip to the runner.
+            # A bag that is known to be empty is not read: that is a round trip to the runner.
             found = [*waiting.read(), *added] if any(before) else added
             if found:
                 yield [other for other in found if whole or part_of(other) == part]
@@ -249,7 +249,7 @@ class _Batch(beam.DoFn):
         waiting: Any = beam.DoFn.StateParam(WAITING),
         counts: Any = beam.DoFn.StateParam(COUNTS),
     ) -> Iterator[list[Outcome]]:
-        """``seconds`` are over."""
+        """``seconds`` have passed."""
         yield from self._all(waiting, counts)
 
     @on_timer(WINDOW_END)  # type: ignore[untyped-decorator]  # as above
@@ -259,7 +259,7 @@ class _Batch(beam.DoFn):
         counts: Any = beam.DoFn.StateParam(COUNTS),
         due: Any = beam.DoFn.TimerParam(DUE),
     ) -> Iterator[list[Outcome]]:
-        """Nothing more can come."""
+        """Nothing more can arrive."""
         due.clear()  # or the runner waits for it
         yield from self._all(waiting, counts)
 

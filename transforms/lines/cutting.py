@@ -1,4 +1,4 @@
-"""A stream of bytes cut into lines, and gzip and zstd taken apart. In memory: a chunk and the longest line, no more."""
+"""Cuts a stream of bytes into lines, and unpacks gzip and zstd. In memory: a chunk and the longest line, no more."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ BOM = b"\xef\xbb\xbf"
 # Lines are made for one block at a time, so that a chunk of very short lines is not all objects at once. Bytes.
 BLOCK = 64 << 10
 GZIP_MAGIC = b"\x1f\x8b"
-# One step of gzip decompression gives at most this. Bytes.
+# The most that one step of gzip decompression returns. Bytes.
 GZIP_OUTPUT = 1 << 20
-# zstandard cannot limit a step's output; a 4-byte block may hold 128 KiB, so this much input gives 16 MiB. Bytes.
+# zstandard cannot limit a step's output; a 4-byte block may hold 128 KiB, so this much input makes 16 MiB. Bytes.
 ZSTD_INPUT = 512
 # What a line within its limit may have in front of and behind its data before its end is seen: a BOM and "\r". Bytes.
 _SLACK = len(BOM) + 1
@@ -39,11 +39,11 @@ _CR = ord("\r")
 
 
 class CorruptData(ValueError):
-    """The bytes are no gzip or zstd data, are damaged, or end in the middle. The message continues a sentence."""
+    """The bytes are not gzip or zstd data, are damaged, or end in the middle. The message continues a sentence."""
 
 
 class TooLarge(ValueError):
-    """There is more content than there may be. The message continues a sentence."""
+    """There is more content than is allowed. The message continues a sentence."""
 
 
 def cut(file: FileVersion, chunks: Iterable[bytes], start: int, stop: int, limit: int) -> Iterator[list[Tile]]:
@@ -125,7 +125,7 @@ def cut_spans(
 ) -> Iterator[list[Tile]]:
     """Yields the tiles of some spans of a stream that begins at offset 0, then the end mark with the stream's length.
 
-    Spans are sorted, do not overlap, begin and end between lines; those with start >= stop are passed over; a stop of
+    Spans are sorted, do not overlap, and begin and end between lines; those with start >= stop are skipped; a stop of
     None is the stream's end. See ``cut``.
     """
     source, at = iter(chunks), 0
@@ -152,7 +152,7 @@ def cut_spans(
 
 
 def bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    """The chunks as they are. Raises TooLarge in place of the one with which they would have over ``limit`` bytes."""
+    """The chunks, unchanged. Raises TooLarge in place of the one that would exceed ``limit`` bytes in all."""
     size = 0
     for chunk in chunks:
         size += len(chunk)
@@ -162,7 +162,7 @@ def bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpacks gzip, given and giving chunks. Any number of members; zeros behind a member are padding (RFC 1952).
+    """Unpacks gzip, from chunks to chunks. Any number of members; zeros behind a member are padding (RFC 1952).
 
     Raises CorruptData, perhaps after some chunks.
     """

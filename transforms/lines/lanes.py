@@ -1,7 +1,7 @@
-"""When a bundle reads, waits or ends its turn, on a runner that lets nothing out of a bundle before its end. No Beam.
+"""When a bundle reads, waits or ends its turn, on a runner that emits nothing of a bundle before its end. No Beam.
 
-There a reader must defer what is left after some seconds, so that answers come out. While the bundle then drains it
-submits no calls; so several bundles, the lanes, read at the same time, and their turns end at different times.
+There a reader must defer what is left after some seconds, so that answers get out. While a bundle drains, it submits
+no calls; so several bundles, the lanes, read at the same time, and their turns end at different times.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 __all__ = ["Lanes", "ReadingTurn", "end_of_turn", "next_group"]
 
-# A bundle that finds all lanes taken looks again after this. Seconds.
+# A bundle that finds all lanes taken tries again after this. Seconds.
 RETRY = 0.5
 # Fresh ranges are dealt out to lanes this far apart, or they would come back as one bundle. Seconds.
 SPACING = 0.25
-# A turn goes on while no other bundle reads, up to so many times its length: what it has read stays in it so long.
+# A turn lasts while no other bundle reads, up to this many times its length; what it has read stays in it that long.
 LONGEST_TURN = 2
-# The longest and shortest time that a group of lines should be on its way through the steps behind. Seconds.
+# The longest and shortest time that a group of lines should take through the steps behind. Seconds.
 SLOW_S, FAST_S = 0.2, 0.05
 MAX_GROUP = 64
 
@@ -37,7 +37,7 @@ def next_group(lines: int, seconds: float) -> int:
 def end_of_turn(now: float, seconds: float, others: Iterable[float]) -> float:
     """When a turn that begins now should end: after ``seconds``, or earlier, farthest from the ends of the others.
 
-    Each of the others is taken to go on in turns of ``seconds``, so what counts is the phase.
+    Each of the others is assumed to continue in turns of ``seconds``, so what counts is the phase.
     """
     phases = sorted({(end - now) % seconds for end in others})
     if not phases:
@@ -58,9 +58,9 @@ class Lanes:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, turn: ReadingTurn, count: int, now: float, seconds: float) -> float | None:
-        """Takes one of ``count`` lanes and says when the turn ends, or None when all are taken."""
+        """Takes one of ``count`` lanes and returns when the turn ends, or None if all are taken."""
         with self._lock:
-            # Past its end a bundle reads no more. One that hangs, or died with its runner, must not keep the lane.
+            # Past its end a bundle reads no more. One that hangs, or died with its runner, must not hold the lane.
             self._ends = {other: end for other, end in self._ends.items() if end > now}
             if len(self._ends) >= count:
                 self._refused = now
@@ -80,7 +80,7 @@ class Lanes:
             self._ends.pop(turn, None)
 
     def pause(self, now: float) -> float:
-        """How long a bundle whose turn is over must wait, in seconds: no time, unless others wait for a lane."""
+        """Seconds that a bundle whose turn is over must wait: none, unless others wait for a lane."""
         with self._lock:
             return 2 * RETRY if now - self._refused < 2 * RETRY else 0.0
 
@@ -97,12 +97,12 @@ class ReadingTurn:
         self._end: float | None = None
 
     def wait(self, fresh: bool, small: bool = False) -> float | None:
-        """For how many seconds a range must be deferred, unclaimed, before it is looked at again; None: read it now.
+        """Seconds for which a range must be deferred, unclaimed, before it is tried again; None: read it now.
 
         A ``fresh`` range, one that was never deferred, is dealt to a lane: it comes back together with the others of
         this bundle that go there. A ``small`` one, of some 100 lines at most, does not wait behind large ones: it is
-        not dealt, there is one lane more for it, and it is begun even when time has just run out, since a range that
-        was read before it in this bundle may be so again, until that one is through.
+        not dealt, has one more lane, and starts even if time has just run out, since a range that was read before it in
+        this bundle may be first again, until that one is finished.
         """
         if fresh and not small:
             lane = self._dealt % self._count
@@ -116,10 +116,10 @@ class ReadingTurn:
         return self.rest()
 
     def rest(self) -> float | None:
-        """None while the turn goes on; then for how many seconds all ranges of the bundle must be deferred.
+        """None while the turn lasts; then the seconds for which all ranges of the bundle must be deferred.
 
-        It goes on longer while no other bundle reads: all that is left to read may be with this one and with bundles
-        that wait for a slow call, and nothing would be submitted before the first of them is through.
+        It lasts longer while no other bundle reads: all that is left to read may be in this one and in bundles that
+        wait for a slow call, and nothing would be submitted before the first of them has ended.
         """
         now = self._clock()
         if self._end is None or now < self._end:

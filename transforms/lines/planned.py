@@ -1,8 +1,8 @@
 """Reads files on a runner that runs no splittable DoFn, and has one bundle of a stage at a time in each slot: Flink.
 
-A bundle there ends when it has so many elements, and the next one waits until its last call has ended. So lines travel
-in parcels of a few, that a bundle may be so many lines; and what follows is several stages side by side, the lanes,
-each with a bundle of its own: while one waits for its last calls, the others fill the window.
+A bundle there ends when it has a set number of elements, and the next one waits until its last call has ended. So lines
+travel in parcels of a few, which makes bundles larger; and what follows is several stages side by side, the lanes, each
+with a bundle of its own: while one waits for its last calls, the others fill the window.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmdo.transforms.run import Run
 
 __all__ = ["ReadPlanned", "parcels_in_bundle"]
 
-# A parcel has this many lines, or fewer that have about so many bytes together.
+# A parcel has this many lines, or fewer once they have about this many bytes together.
 PARCEL_LINES = 4
 PARCEL_BYTES = 256 << 10
 
@@ -31,8 +31,8 @@ PARCEL_BYTES = 256 << 10
 def parcels_in_bundle(window: int) -> int:
     """How many parcels a bundle should have, for ``window`` calls in flight that eight lanes share.
 
-    Long bundles keep answers back, short ones are all draining: a bundle of two windows of lines takes its lane some 16
-    times as long as a call. Files of one line have parcels of one line: the lanes together then hold four windows.
+    Long bundles hold answers back, short ones mostly drain: a bundle of two windows of lines occupies its lane some 16
+    times as long as a call. Files of one line make parcels of one line: the lanes together then hold four windows.
     """
     return max(2, -(-window // 2))
 
@@ -41,7 +41,7 @@ def parcels_in_bundle(window: int) -> int:
 class ReadPlanned(beam.PTransform):
     """Reads as ReadLines does; the tiles come out of ``reading.lanes`` stages, and what follows is fused to each.
 
-    A compressed file is one range, and nothing of a range leaves before it is read whole: it is in memory.
+    A compressed file is one range, and nothing of a range is emitted before all of it is read: it is in memory.
     """
 
     reading: Reading

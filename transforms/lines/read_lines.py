@@ -25,19 +25,19 @@ from llmdo.transforms.run import Run
 __all__ = ["ReadLines"]
 
 _THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
-# Where bundles take turns, a gap gives each lane so many ranges at least, as long as they have some 100 lines. Bytes.
+# Where bundles take turns, a gap is split into at least this many ranges a lane, if they have some 100 lines. Bytes.
 RANGES_A_LANE = 4
 SMALLEST_RANGE = 16 << 10
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadLines(beam.PTransform):
-    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; the rest goes through.
+    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; other elements pass through.
 
     The tiles of a file cover its gaps without gap or overlap, however the runner splits. An empty file and a compressed
-    one end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt gives a
-    Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the run stops
-    early, the rest of the ranges is left out.
+    one end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt yields
+    a Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the run
+    stops early, the rest of the ranges is left out.
     """
 
     reading: Reading

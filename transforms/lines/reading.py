@@ -1,4 +1,4 @@
-"""Reads ranges of files as tiles, whoever says which ranges: a splittable DoFn, or a plan. No Beam."""
+"""Reads ranges of files as tiles, for a splittable DoFn or for planned ranges. No Beam."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["NO_END", "Reading", "gap_of", "one_gap_each", "read_range", "unread"
 
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
-# How much is asked for at first, behind a range, to complete its last line; then twice as much, and so on. Bytes.
+# How much is requested at first, behind a range, to complete its last line; doubles with each request. Bytes.
 OVERHANG = 64 << 10
-# What a compressed file may hold unless it is said: 1 MB of zstd can be 32 GB of lines, each of them a call that is
+# What a compressed file may hold by default: 1 MB of zstd can be 32 GB of lines, each of them a call that is
 # paid. As much as this, in lines of 1 KB, keeps 64 calls of a second in flight for three days. Bytes.
 COMPRESSED_CONTENT = 16 << 30
 # The same where ranges are planned: it is all in memory, of Python and of the runner. Bytes.
@@ -69,7 +69,7 @@ class Reading:
 
 
 def one_gap_each(element: Opened) -> Iterator[Opened]:
-    """A file for each of its gaps. Compressed and empty files have nothing that could be read apart."""
+    """One element for each gap of a file. Compressed and empty files cannot be divided."""
     if isinstance(element, KnownShard | Leftovers) or not element.file.size or element.file.compression:
         yield element
     else:
@@ -84,7 +84,7 @@ def gap_of(element: OpenFile) -> tuple[int, int]:
 
 
 def unread(element: OpenFile, reading: Reading) -> Blank | Stale | None:
-    """What comes of a file that is empty or too large; None where there is something to read."""
+    """The outcome of a file that is empty or too large; None if there is something to read."""
     if not element.file.size:
         return Blank(element.file, 0, 0, total=0)
     if reading.refuses(element.file):
