@@ -56,7 +56,7 @@ class Acks:
             self._changed.wait_for(self._tried)
 
     def close(self, *, patient: bool) -> int:
-        """Tries what was not tried yet, and ends; returns the number of messages that come again since their acks failed.
+        """Tries what was not tried yet, and ends; returns the number of messages whose acks failed: they come again.
 
         ``patient``: waits for a queue that fails, until the last lease has ended or the run stops.
         """

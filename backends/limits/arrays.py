@@ -59,25 +59,25 @@ def named_limit(message: str, texts: Sequence[str]) -> int | None:
 
 @dataclass(slots=True, eq=False)
 class Halved:
-    """An array that was refused and is asked in halves: how many texts of it have been answered with their half."""
+    """An array that was refused and is sent in halves: how many of its texts have been answered with their half."""
 
     size: int
     answered: int = 0
 
 
 class ArrayLimits:
-    """What was learnt, by provider and model. Written by one thread, read by any."""
+    """Limits that were learned, by provider and model. Written by one thread, read by any."""
 
     def __init__(self) -> None:
         self._most: dict[tuple[str, str], int] = {}
         self._halved: Counter[tuple[str, str]] = Counter()
 
     def most(self, provider: str, model: str) -> int | None:
-        """How many texts one call takes; None where nothing was learnt."""
+        """The most texts of one call; None if nothing was learned."""
         return self._most.get((provider, model))
 
     def refused(self, provider: str, model: str, texts: Sequence[str], message: str) -> int | None:
-        """Takes a refused array's message in; how many texts the next calls may have, or None where it does not say."""
+        """Learns from a refused array's message; returns the most texts of the next calls, or None if it does not say."""
         number = named_limit(message, texts)
         if number is None and len(texts) > 1 and _TOO_MANY.search(message) and not _OF_A_TEXT.search(message):
             number = len(texts) // 2
@@ -86,7 +86,7 @@ class ArrayLimits:
         return number
 
     def answered(self, provider: str, model: str, size: int, halved: Halved | None) -> None:
-        """Takes in that an array of ``size`` was answered, perhaps half of one that was refused.
+        """Learns that an array of ``size`` was answered, perhaps half of one that was refused.
 
         Where both halves are, none of the texts was to blame. What is answered above the limit shows that it is none.
         """

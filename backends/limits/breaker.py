@@ -1,4 +1,4 @@
-"""Pauses the calls of a model while its service is away, and asks from time to time whether it is back.
+"""Pauses the calls of a model during an outage of its service, and makes one call now and then to see if it is over.
 
 Times are seconds of one clock, which the caller brings.
 """
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """An outage that lasts: for how long so far, and in how many seconds the next call is made (0: it is under way)."""
+    """An ongoing outage: its length so far, and the seconds until the next call (0: one is under way)."""
 
     for_s: float
     next_try_s: float
@@ -71,7 +71,7 @@ class Breaker:
         return self._since is not None
 
     def opens_at(self) -> float:
-        """From when on a call may start; infinite while one that looks whether the service is back is under way."""
+        """From when on a call may start; infinite while a probing call is under way."""
         if self._since is None:
             return float("-inf")
         if self._probe:
@@ -79,7 +79,7 @@ class Breaker:
         return float("-inf") if instant() else self._next_at
 
     def away(self, now: float) -> Away | None:
-        """The outage that lasts, or None."""
+        """The ongoing outage, or None."""
         if self._since is None:
             return None
         return Away(now - self._since, 0.0 if self._probe else max(0.0, self._next_at - now))
@@ -113,7 +113,7 @@ class Breaker:
         return False
 
     def try_once(self, now: float) -> None:
-        """After ``given_up``: the outage lasts, and the next call looks at once whether it is over."""
+        """After ``given_up``: the outage lasts, and the next call may be made at once."""
         self.given_up, self._next_at = None, now
 
     def _forget(self) -> None:

@@ -1,4 +1,4 @@
-"""The log of chats in R2 or a local folder: which messages came, what was answered, and what is left to do.
+"""The log of chats in R2 or a local folder: messages, their answers, and what is left to do.
 
     PREFIX<conversation>/messages/<message>.json   ChatMessage
           <conversation>/answers/<message>.json    LoggedAnswer
