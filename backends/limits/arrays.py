@@ -77,7 +77,7 @@ class ArrayLimits:
         return self._most.get((provider, model))
 
     def refused(self, provider: str, model: str, texts: Sequence[str], message: str) -> int | None:
-        """Learns from a refused array's message; returns the most texts of the next calls, or None if it does not say."""
+        """Learns from a refused array's message; returns the most texts of later calls, or None if it does not say."""
         number = named_limit(message, texts)
         if number is None and len(texts) > 1 and _TOO_MANY.search(message) and not _OF_A_TEXT.search(message):
             number = len(texts) // 2
