@@ -114,7 +114,8 @@ def test_nothing_is_imported_by_a_bare_name():
 
 def test_a_folder_is_a_room_and_a_module_is_one_thing():
     folders = defaultdict(list)
-    for path in modules().values():
+    tests = [path for top in ("tests", "benchmarks", "examples") for path in (ROOT / top).rglob("*.py")]
+    for path in (*modules().values(), *tests):
         folders[path.parent].append(path)
     assert {str(folder): len(files) for folder, files in folders.items() if len(files) > MOST_FILES} == {}
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}

@@ -23,7 +23,7 @@ from llmdo.runners.prism import binary as prism_binary
 from tests.local.cloudflare import Running
 from tests.runners.google_packages import google_packages, google_packages_or_skip
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "examples" / "deploy" / "dataflow"
 DOCKERFILES = (ROOT / "Dockerfile", TEMPLATE / "Dockerfile")
 METADATA: dict[str, Any] = json.loads((TEMPLATE / "metadata.json").read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ from llmdo.settings.secrets import SECRET_VARIABLES
 from llmdo.transforms.run_state import Counts
 from tests.integration.test_end_to_end import wait_until
 
-DEPLOY = Path(__file__).parents[1] / "examples" / "deploy"
+DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 # file → commands of llmdo in it; what is below dataflow/ has tests of its own.
 FILES: dict[str, list[str]] = {
     "crontab": ["run"],

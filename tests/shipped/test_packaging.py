@@ -16,7 +16,7 @@ from apache_beam.runners.portability.stager import Stager
 
 import llmdo
 from tests.company_network import Service, listening, rows
-from tests.packages import ROOT, call, copy_of_the_checkout, files_of_the_product, new_environment
+from tests.shipped.packages import ROOT, call, copy_of_the_checkout, files_of_the_product, new_environment
 
 # The newest first; the one that runs this test is the last resort.
 PYTHONS = (*(path for name in ("3.13", "3.12") if (path := shutil.which(f"python{name}"))), sys.executable)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROOMS = ("backends", "local", "pipelines", "runners", "storage", "transforms")
 _FILES = ("setup.py", "pyproject.toml", "requirements.txt", "MANIFEST.in", "LICENSE")
 
