@@ -46,6 +46,7 @@ class QueueMessage:
         attempts: deliveries so far, including this one.
         body: the decoded body; if not ``decodable``, the same as ``raw``.
         raw: the body as it came in the reply.
+        timestamp_ms: when it was sent, in ms since 1970; 0 if unknown.
     """
 
     id: str
@@ -55,6 +56,7 @@ class QueueMessage:
     content_type: str
     decodable: bool
     raw: Any
+    timestamp_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class _Message(BaseModel):
     lease_id: str
     attempts: float | None = None
     body: Any = None
+    timestamp_ms: Any = None
     metadata: dict[str, Any] | None = None
 
 
@@ -231,7 +234,10 @@ def _messages(found: Iterable[Any]) -> Iterator[QueueMessage]:
         content_type = str((message.metadata or {}).get("CF-Content-Type") or "json").lower()
         body, decodable = decode_body(message.body, content_type)
         attempts = int(message.attempts or 1)
-        yield QueueMessage(message.id or "", message.lease_id, attempts, body, content_type, decodable, message.body)
+        sent_ms = int(message.timestamp_ms) if isinstance(message.timestamp_ms, int | float) else 0
+        yield QueueMessage(
+            message.id or "", message.lease_id, attempts, body, content_type, decodable, message.body, sent_ms
+        )
 
 
 def _warnings(given: dict[str, Any] | list[Any]) -> list[str]:

@@ -76,7 +76,7 @@ def test_a_pull_asks_for_what_is_documented_and_reads_the_reply():
     assert pulled.backlog == 10
     assert (message.id, message.lease_id, message.attempts) == ("id-1", "lease-1", 1)
     assert (message.body, message.decodable, message.content_type) == ({"number": 1}, True, "json")
-    assert message.raw == wire()["body"]
+    assert (message.raw, message.timestamp_ms) == (wire()["body"], 1689615013586)
 
 
 @pytest.mark.parametrize("result", [None, {}, {"messages": None}, {"messages": []}])
@@ -86,11 +86,12 @@ def test_an_empty_queue_gives_nothing(result):
 
 def test_a_pull_takes_what_is_missing_lightly(caplog):
     bare = {"lease_id": "bare", "body": "hello", "id": None, "attempts": None, "timestamp_ms": None, "metadata": None}
-    odd = wire(2, metadata={"CF-Content-Type": "V8"})
+    odd = wire(2, metadata={"CF-Content-Type": "V8"}, timestamp_ms="yesterday")
     pulled = Api(ok({"messages": [bare, odd, wire(3, lease_id=None), "nonsense", wire(4)]})).client().pull()
     assert [message.lease_id for message in pulled.messages] == ["bare", "lease-2", "lease-4"]
     first, second, _ = pulled.messages
     assert (first.id, first.attempts, first.content_type, first.decodable) == ("", 1, "json", False)
+    assert first.timestamp_ms == second.timestamp_ms == 0
     assert (second.content_type, second.decodable, second.body) == ("v8", False, odd["body"])
     assert caplog.text.count("without a usable lease") == 2
 
