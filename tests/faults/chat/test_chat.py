@@ -184,9 +184,10 @@ def test_a_model_that_fails_for_a_while_gives_error_events_and_the_stream_goes_o
 # The day's allowance ends at midnight; here after some seconds.
 SOON = """
 import time
-import llmdo.backends.refusals.meanings, llmdo.transforms.chat.lasting_engine
-llmdo.backends.refusals.meanings.next_midnight_utc = lambda now: time.time() + 2.0
-llmdo.transforms.chat.lasting_engine.AGAIN_S = 2.0
+import llmdo.backends.refusals.meanings as meanings, llmdo.transforms.chat.lasting_engine as lasting_engine
+assert meanings.next_midnight_utc and lasting_engine.STOP_S
+meanings.next_midnight_utc = lambda now: time.time() + 2.0
+lasting_engine.STOP_S = 2.0
 """
 
 
