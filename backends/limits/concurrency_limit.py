@@ -6,9 +6,9 @@ from collections import deque
 
 START = 20
 
-# A service that runs a number of calls at once refuses while exactly as many others are in flight; so many refusals in
-# a row, with the same number each time, say that it is one. If that proves wrong, twice as many must say so. Where few
-# calls are in flight, their number is often the same by chance, and the pace does as well.
+# A service with a limit of concurrent calls refuses a call while exactly that number of others is in flight. ALIKE
+# refusals in a row, with the same number each time, are taken for such a limit. If that proves wrong, twice as many are
+# needed next time. With few calls in flight their number is often equal by chance, and the pace does as well.
 ALIKE = 4
 LEAST_HELD = 4
 HELD_ANSWERS = 110  # with a full window, until one more call tries whether the service takes it by now
@@ -27,7 +27,7 @@ class ConcurrencyLimit:
 
     def __init__(self, ceiling: int, *, start: int = START, fixed: bool = False) -> None:
         self._ceiling = ceiling
-        self._held: int | None = None  # with so many others in flight, calls are refused
+        self._held: int | None = None  # the number of others in flight at which calls are refused
         self._others: deque[int] = deque(maxlen=ALIKE)
         self.size = float(ceiling if fixed else min(start, ceiling))
 

@@ -37,7 +37,7 @@ class Bucket:
 
 
 class Capacity:
-    """Runs so many calls at once."""
+    """Runs at most ``most`` calls at once."""
 
     def __init__(self, most):
         self.left = most
