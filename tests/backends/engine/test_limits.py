@@ -87,9 +87,12 @@ def test_a_rate_that_is_four_times_as_high_is_found_within_10_s(rate):
 def test_a_service_that_runs_few_calls_at_once_is_kept_busy(most, varies):
     length = random.Random(7)
     service = Service(Capacity(most), lambda: 0.2 * length.lognormvariate(-0.125, 0.5) if varies else 0.2)
-    keep_busy(service, 120)
+    (limits,) = keep_busy(service, 120).limits()
     assert service.answered_per_s(20, 120) >= 0.95 * most / 0.2
     assert service.refused_part <= 0.03
+    # Once the window is known to be the limit, refusals no longer lower the pace.
+    assert sum(change.reason.startswith("Overloaded") for change in limits.changes) <= 20
+    assert limits.window in (most, most + 1)
 
 
 def test_a_service_that_runs_more_calls_at_once_than_before_is_kept_busy_again():

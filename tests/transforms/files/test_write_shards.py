@@ -126,9 +126,11 @@ def written_by_beam(output, outcomes, batching, expected):
 
 
 @pytest.mark.parametrize(("lines", "sizes"), [(0, []), (1, [1]), (5, [5]), (25, [10, 10, 5])])
-def test_every_line_is_written_also_when_no_batch_is_ever_full(output, lines, sizes):
+def test_every_line_is_written_also_when_no_batch_is_ever_full(output, lines, sizes, tmp_path):
     answers = [answer(i) for i in range(lines)]
     written_by_beam(output, answers, Batching(size=10, seconds=60), [("answers", size) for size in sizes])
+    shards = [path.read_bytes() for path in tmp_path.rglob("shard-*.jsonl")]
+    assert sorted(shard.count(b"\n") for shard in shards) == sorted(sizes)
 
 
 def test_each_kind_fills_batches_of_its_own_also_when_they_alternate(output):
