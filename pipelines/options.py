@@ -231,7 +231,7 @@ class JsonlOptions(RunOptions):
         return self.concurrency.calls * slots
 
     @property
-    def processes(self) -> int:
+    def rates_shared_by(self) -> int:
         """Number of processes that share the rates; on Dataflow at least its maximum of machines."""
         return max(self.workers, self.dataflow.max_num_workers) if self.runner == "dataflow" else self.workers
 
@@ -253,7 +253,7 @@ class JsonlOptions(RunOptions):
             calls,
             window=self.calls_in_flight,
             retry=Retry(deadline_s=self.deadline),
-            workers=self.processes,
+            workers=self.rates_shared_by,
             mode=self.mode,
             gateway=self.gateway or calls.gateway,
         )

@@ -204,9 +204,9 @@ def test_two_jobs_have_two_names_unless_one_is_given() -> None:
 
 
 def test_each_machine_keeps_to_its_part_of_the_rates() -> None:
-    assert options({"max_num_workers": 6}).processes == 6
-    assert options({"max_num_workers": 6}, workers=10).processes == 10
-    assert JsonlOptions(input="r2://bucket/in/", output="r2://bucket/out/", workers=2).processes == 2
+    assert options({"max_num_workers": 6}).rates_shared_by == 6
+    assert options({"max_num_workers": 6}, workers=10).rates_shared_by == 10
+    assert JsonlOptions(input="r2://bucket/in/", output="r2://bucket/out/", workers=2).rates_shared_by == 2
 
 
 def test_a_template_is_asked_for_by_its_launcher() -> None:
