@@ -27,6 +27,7 @@ class FileVersion:
         size: bytes, as stored (compressed).
         opening: the nonce of the job record under which it is worked on; empty before it is opened.
         resumed: an earlier run had it in work, perhaps one of a version that kept answers by ``id`` and offset.
+        stretch: the number of the Stretch that an element belongs to; None where files are not dealt out in stretches.
     """
 
     store_url: str
@@ -35,6 +36,7 @@ class FileVersion:
     size: int
     opening: str = ""
     resumed: bool = field(default=False, compare=False)
+    stretch: int | None = field(default=None, compare=False)
 
     @property
     def bucket(self) -> str:
@@ -175,9 +177,30 @@ class Failure:
     row: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StretchRead:
+    """All of a stretch has been read; it comes after the last of its tiles, but perhaps before their outcomes.
+
+    ``length`` is that of its tiles together, in bytes: 0 where no line begins in the stretch. ``file.stretch`` is its
+    number.
+    """
+
+    file: FileVersion
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """There is nothing to read at the moment: each step emits what it has ready, as it would with another line.
+
+    Infer sends its started arrays of texts, too. So it is emitted again and again, but only after a moment of waiting.
+    """
+
+
 Opened = OpenFile | KnownShard | Leftovers  # what OpenFiles emits
 Read = Line | TooLong | Blank | Stale | KnownShard | Leftovers  # what ReadLines emits
 Outcome = Answer | Failure | Blank | Stale | KnownShard | Leftovers  # what Infer emits
+Mark = StretchRead | Idle  # what passes through Infer, too, where files are dealt out in stretches
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +213,7 @@ class Written:
         total: the file's length in uncompressed bytes, where the batch had the end mark.
         stale: why the file ends without a manifest, or None; ``gone``: it was deleted or overwritten.
         leftovers: shards that do not count.
+        stretch_length: as in StretchRead, in the last element of ``file.stretch``; earlier ones may still come after.
     """
 
     file: FileVersion
@@ -199,6 +223,7 @@ class Written:
     total: int | None = None
     stale: str | None = None
     gone: bool = False
+    stretch_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from llmdo.transforms.answers.metrics import InferMetrics
 from llmdo.transforms.answers.result_queue import ResultQueue
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded, LineTexts
-from llmdo.transforms.elements import Answer, Blank, Failure, Line, Outcome, Read, TooLong
+from llmdo.transforms.elements import Answer, Blank, Failure, Idle, Line, Mark, Outcome, Read, TooLong
 from llmdo.transforms.members import join, report_stop
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run import Run
@@ -39,7 +39,7 @@ _PARTS, _MOST = 8, 16
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class Infer(beam.PTransform):
-    """Turns each line into its answer or its failure; blanks, stale files and known shards pass through unchanged.
+    """Turns each line into its answer or its failure; blanks, marks, stale files and known shards pass through.
 
     At most ``calls.window`` calls are in flight in a process, however many bundles run; what waits in a batch is not a
     call in flight. A line never fails a bundle: one that cannot be answered becomes a Failure. The run stops after an
@@ -109,7 +109,7 @@ class _Infer(beam.DoFn):
         self._open = 0
 
     def process(
-        self, tile: Read, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self, tile: Read | Mark, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         if isinstance(tile, TooLong):
             yield self._failure(tile, too_long(tile), attempts=0)
@@ -117,6 +117,9 @@ class _Infer(beam.DoFn):
         if not isinstance(tile, Line):
             if isinstance(tile, Blank):
                 self.run.state.add(bytes_done=tile.stop - tile.start)
+            elif isinstance(tile, Idle):
+                yield from self._submit_arrays()
+                yield from self._results(wait=True)
             yield tile
             return
         try:
@@ -133,9 +136,7 @@ class _Infer(beam.DoFn):
         yield from self._results(wait=False)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for array in self._arrays.values():
-            yield from self._submit_array(array)
-        self._arrays.clear()
+        yield from self._submit_arrays()
         while self._open:
             yield from self._results(wait=True)
         self._metrics.engine(self._engine, now=True)
@@ -159,6 +160,12 @@ class _Infer(beam.DoFn):
             finished.put(((job, 0), done))
 
         yield from self._when_taken(1, lambda: self._engine.submit(provider, request, keep, wait=False))
+
+    def _submit_arrays(self) -> Iterator[WindowedValue]:
+        """Sends the arrays that are not full."""
+        started, self._arrays = self._arrays, {}
+        for array in started.values():
+            yield from self._submit_array(array)
 
     def _submit_array(self, array: list[_Text]) -> Iterator[WindowedValue]:
         requests = [cast(EmbedRequest, job.prompt.request) for job, _ in array]

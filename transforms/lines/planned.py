@@ -14,10 +14,18 @@ from itertools import count
 import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
-from llmdo.storage.errors import ObjectChanged, ObjectNotFound
-from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read, Stale
-from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
-from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
+from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read
+from llmdo.transforms.lines.cutting import Tile
+from llmdo.transforms.lines.reading import (
+    NO_END,
+    UNREADABLE,
+    Reading,
+    gap_of,
+    one_gap_each,
+    read_range,
+    stale_by,
+    unread,
+)
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run
 
@@ -102,8 +110,8 @@ def read_planned(planned: Planned, reading: Reading, run: Run) -> Iterator[list[
                 if run.state.stopping:
                     return
                 yield parcel
-    except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
-        yield [Stale(element.file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))]
+    except UNREADABLE as error:
+        yield [stale_by(element.file, error)]
 
 
 def parcels(tiles: Iterable[Tile]) -> Iterator[list[Read]]:

@@ -14,12 +14,20 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from llmdo.storage.errors import ObjectChanged, ObjectNotFound
-from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read, Stale
-from llmdo.transforms.lines.cutting import CorruptData, Tile, TooLarge
+from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read
+from llmdo.transforms.lines.cutting import Tile
 from llmdo.transforms.lines.lanes import Lanes, ReadingTurn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
-from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each, read_range, unread
+from llmdo.transforms.lines.reading import (
+    NO_END,
+    UNREADABLE,
+    Reading,
+    gap_of,
+    one_gap_each,
+    read_range,
+    stale_by,
+    unread,
+)
 from llmdo.transforms.run import Run
 
 __all__ = ["ReadLines"]
@@ -78,8 +86,8 @@ def read_gap(element: Opened, reading: Reading, run: Run) -> Iterator[Read]:
                 if run.state.stopping:
                     return
                 yield tile
-    except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
-        yield Stale(element.file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))
+    except UNREADABLE as error:
+        yield stale_by(element.file, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +221,9 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
         while not state.stopping:
             try:
                 tiles = next(batches, None)
-            except (ObjectNotFound, ObjectChanged, CorruptData, TooLarge) as error:
+            except UNREADABLE as error:
                 tracker.try_claim(_THE_REST)
-                yield [Stale(element.file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))]
+                yield [stale_by(element.file, error)]
                 return
             if tiles is None:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llmdo.storage.errors import ObjectChanged
+from llmdo.storage.errors import ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import ObjectStore
 from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Stale
@@ -20,10 +20,12 @@ from llmdo.transforms.lines.cutting import (
     skip_to_line,
 )
 
-__all__ = ["NO_END", "Reading", "gap_of", "one_gap_each", "read_range", "unread"]
+__all__ = ["NO_END", "UNREADABLE", "Reading", "gap_of", "one_gap_each", "read_range", "stale_by", "unread"]
 
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
+# What ``read_range`` raises of a file that cannot be read as it is; see ``stale_by``.
+UNREADABLE = (ObjectNotFound, ObjectChanged, CorruptData, TooLarge)
 # How much is requested at first, behind a range, to complete its last line; doubles with each request. Bytes.
 OVERHANG = 64 << 10
 # What a compressed file may hold by default: 1 MB of zstd can be 32 GB of lines, each of them a call that is
@@ -92,10 +94,15 @@ def unread(element: OpenFile, reading: Reading) -> Blank | Stale | None:
     return None
 
 
+def stale_by(file: FileVersion, error: Exception) -> Stale:
+    """The outcome of a file whose reading raised one of UNREADABLE."""
+    return Stale(file, str(error), isinstance(error, ObjectNotFound | ObjectChanged))
+
+
 def read_range(element: OpenFile, start: int, stop: int, reading: Reading) -> Iterator[list[Tile]]:
     """The tiles that begin in [start, stop) of the only gap of a file, or of the gaps of a compressed one.
 
-    Raises ObjectNotFound, ObjectChanged, CorruptData, TooLarge (for compressed files) and other StorageErrors.
+    Raises UNREADABLE, TooLarge only for compressed files, and other StorageErrors.
     """
     file, limit = element.file, reading.max_line_bytes
     store = open_store(file.store_url)
