@@ -119,21 +119,15 @@ def test_nothing_else_in_a_reply_is_taken_for_a_vectors_digits(reply):
 def test_packed_vectors_are_written_with_the_fewest_digits_that_are_the_same_floats():
     chance = np.random.default_rng(17)
     for numbers in (
+        np.frombuffer(chance.bytes(80_000), "<f4"),
         chance.normal(size=20_000) * 10.0 ** chance.integers(-13, 8, 20_000),
         np.round(chance.normal(size=20_000), 3),
-        np.array([0.0, -0.0, 1.0, 0.1, 16777216.0, 0.3333333, 9.999999e-5, 999999.9]),
+        np.array([0.0, -0.0, 1.0, 0.1, 16777216.0, 0.3333333, 9.999999e-5, 999999.9, 1e-45, 3.4028235e38]),
     ):
-        floats = numbers.astype("<f4")
+        floats = numbers[np.isfinite(numbers)].astype("<f4")
         written = json.loads(shortest_json(floats.tobytes()))
         assert [len(repr(number)) for number in written] == [len(repr(float(str(number)))) for number in floats]
         assert np.array(written).astype("<f4").tobytes() == floats.tobytes()
-
-
-def test_any_packed_floats_are_read_as_the_same_floats_again():
-    floats = np.frombuffer(np.random.default_rng(7).bytes(80_000), "<f4")
-    floats = floats[np.isfinite(floats)]
-    written = json.loads(shortest_json(floats.tobytes()))
-    assert np.array(written).astype("<f4").tobytes() == floats.tobytes()
 
 
 @pytest.mark.parametrize("vector", [Vector(b"[0.1,2]"), Vector(packed=struct.pack("<2f", 0.5, 2)), (0.1, 2.0), ()])
