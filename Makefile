@@ -65,17 +65,8 @@ lint: setup-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup-dev ## Run the benchmarks; results as JSON lines
-	$(BIN)/python -m benchmarks.read_lines
-	$(BIN)/python -m benchmarks.infer --rivals
-	$(BIN)/python -m benchmarks.vectors
-	$(BIN)/python -m benchmarks.goodput
-	$(BIN)/python -m benchmarks.limits
-	$(BIN)/python -m benchmarks.small_files
-	$(BIN)/python -m benchmarks.start
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.continuous
-	LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" $(BIN)/python -m benchmarks.chat
-	$(BIN)/python -m benchmarks.flink
+bench: setup-dev ## Run the benchmarks: each figure with its goal (50 minutes; QUICK=1: a small run of each, 6 minutes)
+	$(TOOLS) $(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 # The set of packages that is tested, with hashes: what workers need, what `llmdo local` needs besides, and all.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml

@@ -16,7 +16,6 @@ middle half of the time; ``from_the_start`` is the share of the 256 from the fir
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -38,6 +37,7 @@ import httpx
 
 from benchmarks import continuous
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.read_lines import PROMPT
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
@@ -49,6 +49,11 @@ from llmdo.storage.queues.client import QueueClient
 POLL_S = 0.25
 MEMORY = Path("/dev/shm")
 TIMEOUT_S = 600.0
+GOALS = {
+    "delay: median": at_most(0.5),
+    "delay: 99 % within": at_most(1.5),
+    "full: of the calls a second that are possible": Goal(0.9),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,20 +234,32 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
     for name, measure in PARTS.items():
         if only in (None, name):
             with continuous.local_cloudflare():
-                figures = {"benchmark": "chat", "part": name, "latency_s": scale.latency_s} | measure(scale)
-            print(json.dumps(figures), flush=True)
-            results.append(figures)
+                row = {"benchmark": "chat", "part": name, "latency_s": scale.latency_s} | measure(scale)
+            print(json.dumps(row), flush=True)
+            results.append(row)
     return results
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a small run, to see that it runs")
+    parser = command_line(__doc__, "chat")
     parser.add_argument("--seconds", type=float, default=Scale().seconds, help="of messages, for delay")
     parser.add_argument("--only", choices=PARTS, help="one part")
     chosen = parser.parse_args()
-    run(QUICK if chosen.quick else replace(Scale(), seconds=chosen.seconds), chosen.only)
+    scale = QUICK if chosen.quick else replace(Scale(), seconds=chosen.seconds)
+    report("chat", figures(run(scale, chosen.only)), GOALS, quick=chosen.quick)
+
+
+def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+    """What is judged."""
+    for row in results:
+        if row["part"] == "delay":
+            yield Figure("delay: median", row["p50_s"], "s")
+            yield Figure("delay: 99 % within", row["p99_s"], "s")
+            yield Figure("delay: longest", row["max_s"], "s")
+        else:
+            yield Figure("full: of the calls a second that are possible", row["of_limit"])
+            yield Figure("full: CPU a call", row["cpu_ms_per_call"], "ms")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ lower still when the machine is busy with other work; ``in_flight`` suffers less
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -39,6 +38,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.read_lines import PROMPT, write_prompts
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
@@ -48,6 +48,12 @@ CHECKPOINT_MEANS = 15  # llmdo.pipelines.options.PRISM_CHECKPOINT, 30 s, for a m
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 BUCKET = "r2://llmdo"
 TIMEOUT_S = 900.0
+GOALS = {
+    "direct: window in use, at the endpoint": Goal(0.97),
+    "prism: window in use, at the endpoint": Goal(0.93),
+    "prism: one-line file meanwhile, longest": at_most(15),
+    "idle: upload to shard, median": at_most(3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,7 @@ def llmdo(scale: Scale, url: str, *arguments: str) -> Iterator[subprocess.Popen[
     """A running ``llmdo`` whose model is at ``url``. It is drained at the end, and must end well."""
     checkpoint = str(CHECKPOINT_MEANS * scale.mean)
     options = ["--model", MODEL, "--concurrency", str(scale.window), "--json"]
-    command = [sys.executable, "-m", "benchmarks.launch", checkpoint, url, str(samples()), *arguments, *options]
+    command = [sys.executable, "-m", "benchmarks.ways.launch", checkpoint, url, str(samples()), *arguments, *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -243,7 +249,7 @@ def in_flight(spans: Sequence[Span], window: int) -> float:
 
 
 def samples() -> Path:
-    """What ``benchmarks.launch`` writes."""
+    """What ``benchmarks.ways.launch`` writes."""
     return Path(os.environ["XDG_STATE_HOME"]) / "samples.json"
 
 
@@ -262,10 +268,10 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
     with local_cloudflare():
         for name, measure in PARTS.items():
             if only in (None, name) or name == "limit":
-                figures = measure(scale)
-                if name != "limit" and "share" in figures:
-                    figures["of_limit"] = round(figures["share"] / results["limit"]["share"], 3)
-                results[name] = {"benchmark": "continuous", "part": name, "mean_s": scale.mean} | figures
+                row = measure(scale)
+                if name != "limit" and "share" in row:
+                    row["of_limit"] = round(row["share"] / results["limit"]["share"], 3)
+                results[name] = {"benchmark": "continuous", "part": name, "mean_s": scale.mean} | row
                 print(json.dumps(results[name]), flush=True)
     return list(results.values())
 
@@ -288,13 +294,32 @@ def local_cloudflare() -> Iterator[None]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a small run, to see that it runs")
+    parser = command_line(__doc__, "continuous")
     parser.add_argument("--mean", type=float, default=Scale().mean, help="the model's mean latency in seconds")
     parser.add_argument("--lines", type=int, default=Scale().lines, help="of the big file")
     parser.add_argument("--only", choices=PARTS, help="one part, and the limit")
     chosen = parser.parse_args()
-    run(QUICK if chosen.quick else replace(Scale(), mean=chosen.mean, lines=chosen.lines), chosen.only)
+    scale = QUICK if chosen.quick else replace(Scale(), mean=chosen.mean, lines=chosen.lines)
+    report("continuous", figures(run(scale, chosen.only)), GOALS, quick=chosen.quick)
+
+
+def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+    """What is judged, and what it is compared with."""
+    parts = {row["part"]: row for row in results}
+    for part, row in parts.items():
+        if "share" in row:
+            yield Figure(f"{part}: window in use, at the endpoint", row["share"])
+        if "in_flight" in row:
+            yield Figure(f"{part}: window in use, in the engine", row["in_flight"])
+            yield Figure(f"{part}: of the bare loop", row["of_limit"])
+            yield Figure(f"{part}: CPU a call", row["cpu_ms_per_call"], "ms")
+    if "prism" in parts:
+        files = parts["prism"]["one_line_files"]
+        yield Figure("prism: one-line file meanwhile, median", files["p50_s"], "s")
+        yield Figure("prism: one-line file meanwhile, longest", files["max_s"], "s")
+    if "idle" in parts:
+        yield Figure("idle: upload to shard, median", parts["idle"]["p50_s"], "s")
+        yield Figure("idle: upload to shard, longest", parts["idle"]["max_s"], "s")
 
 
 if __name__ == "__main__":

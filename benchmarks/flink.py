@@ -14,7 +14,6 @@ possible since calls mostly wait; a machine that is busy with other work shows l
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -27,9 +26,15 @@ from unittest.mock import patch
 from benchmarks import continuous
 from benchmarks.continuous import BUCKET, MODEL, local_cloudflare, upload
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.figures import Figure, Goal, command_line, report
 from llmdo.runners.flink.cluster import running_cluster
 
 LATENCY_S = 0.3
+GOALS = {
+    "window: window in use, in the engine": Goal(0.9),
+    "2 slots: times one slot's calls": Goal(1.8),
+    "4 slots: times one slot's calls": Goal(3.4),
+}
 LONG_TAIL = continuous.Scale(mean=0.5, lines=10_000, limit_calls=4_000)
 
 
@@ -113,21 +118,33 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
     with local_cloudflare():
         for name, measure in PARTS.items():
             if only in (None, name):
-                for figures in measure(scale):
-                    results.append({"benchmark": "flink"} | figures)
+                for row in measure(scale):
+                    results.append({"benchmark": "flink"} | row)
                     print(json.dumps(results[-1]), flush=True)
     return results
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a small run, to see that it runs")
+    parser = command_line(__doc__, "flink")
     parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--mean", type=float, default=LONG_TAIL.mean, help="the model's mean latency in seconds")
     chosen = parser.parse_args()
-    scale = QUICK if chosen.quick else Scale()
-    run(scale if chosen.quick else replace(scale, window=replace(LONG_TAIL, mean=chosen.mean)), chosen.only)
+    scale = QUICK if chosen.quick else Scale(window=replace(LONG_TAIL, mean=chosen.mean))
+    report("flink", figures(run(scale, chosen.only)), GOALS, quick=chosen.quick)
+
+
+def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+    """What is judged, and what it is compared with."""
+    for row in results:
+        if row["part"] == "scale":
+            yield Figure(f"{row['slots']} slots: calls", row["per_s"], "/s")
+            yield Figure(f"{row['slots']} slots: times one slot's calls", row["ratio"])
+        else:
+            yield Figure(f"{row['part']}: window in use, at the endpoint", row["share"])
+        if row["part"] == "window":
+            yield Figure("window: window in use, in the engine", row["in_flight"])
+            yield Figure("window: of the bare loop", row["of_limit"])
 
 
 if __name__ == "__main__":

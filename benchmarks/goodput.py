@@ -1,6 +1,6 @@
 """What the limits make of services that refuse calls, on a fake clock. Prints one JSON object a line.
 
-    python -m benchmarks.goodput [--seeds 20] [--only bucket]
+    python -m benchmarks.goodput [--quick] [--seeds 20] [--only bucket]
 
 The engine's dispatcher, with its real limits and retries, always has a call ready; calls take 0.2 s, refusals 5 ms. A
 service is a token bucket, or runs a number of calls at once, or refuses a part of the calls by chance. ``worst`` and
@@ -10,7 +10,6 @@ window could do without refusals). ``goal`` is what the worst seed has to reach,
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -18,7 +17,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from tests.backends.engine.limited import Bucket, Capacity, Capricious, Service, keep_busy, keep_busy_together
 
 LATENCY_S = 0.2
@@ -111,25 +112,31 @@ def cases() -> Iterator[Case]:
         yield Case(f"4 processes on 40/s, {what}", partial(shared, 4, 40, what), goal, 0.05)
 
 
+GOALS = {case.name: Goal(round(case.goal, 3)) for case in cases()} | {
+    f"{case.name}: refused": at_most(case.most_refused) for case in cases() if case.most_refused < 1
+}
+
+
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, "goodput")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each case (20)")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     arguments = parser.parse_args()
+    seeds, step = (1, 4) if arguments.quick else (arguments.seeds, 1)
+    figures = []
     with ProcessPoolExecutor() as pool:
-        for case in cases():
+        for case in islice(cases(), 0, None, step):
             if arguments.only in case.name:
-                shares, refused = zip(*pool.map(case.run, range(arguments.seeds)), strict=True)
-                reached = min(shares) >= case.goal and max(refused) <= case.most_refused
-                figures = {
+                shares, refused = zip(*pool.map(case.run, range(seeds)), strict=True)
+                row = {
                     "worst": round(min(shares), 3),
                     "median": round(statistics.median(shares), 3),
-                    "goal": round(case.goal, 3),
                     "refused": round(max(refused), 4),
-                    "reached": reached,
                 }
-                print(json.dumps({"case": case.name, **figures}), flush=True)
+                print(json.dumps({"benchmark": "goodput", "case": case.name, "seeds": seeds, **row}), flush=True)
+                figures += [Figure(case.name, row["worst"]), Figure(f"{case.name}: refused", row["refused"])]
+    report("goodput", figures, GOALS, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """How much of an endpoint's speed each way of calling it reaches. Prints one JSON object a line, and a table on stderr.
 
-    python -m benchmarks.infer [--quick] [--rivals] [--only WAY] [--repeat N]
+    python -m benchmarks.infer [--quick] [--rivals] [--rounds 5] [--only WAY]
 
 An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers after 0.2 s, or after a log-normal time
-with that mean and sigma 1; the n-th call takes the same time for all. For each latency and concurrency the ways take
-turns, each in a process of its own with an endpoint of its own, from the same file of prompts. All but httpx make
-10,000 calls. The engine has its window from the start, as the others do (``--concurrency fixed:N``), and so has Beam;
-"engine, learning" is the default, which starts with 20 calls at once and doubles.
+with that mean and sigma 1, or with 1,000 in flight after 1 s; the n-th call takes the same time for all. For each
+latency and concurrency the ways take turns, each in a process of its own with an endpoint of its own, from the same
+file of prompts. With ``--rounds`` bare aiohttp and "llmdo run" are measured that often, the others once; the figures
+are medians. Plain httpx makes 1,000 calls, all others 5,000 (64 in flight) or 10,000. The engine has its window from
+the start, as the others do (``--concurrency fixed:N``), and so has "llmdo run"; "engine, learning" is the default,
+which starts with 20 calls at once and doubles.
 
 ``seconds``: from the first call's arrival at the endpoint to its last answer. It cannot be less than the sum of the
 calls' latencies divided by ``concurrency``; ``share`` is that divided by ``seconds``. Filling and emptying the window
@@ -27,7 +29,6 @@ minutes). They use the endpoint's OpenAI route, and reach nothing but this machi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -45,10 +46,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contestants import RIVALS, WAYS, YARDSTICK, Way
 from benchmarks.fake_endpoint import Seen, Span, fake_endpoint, latencies, seen, take_spans
-from benchmarks.measuring import MEASURED, Used
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.rivals.installing import CannotInstall, python_with
+from benchmarks.ways.contestants import LLMDO_RUN, RIVALS, WAYS, YARDSTICK, Way
+from benchmarks.ways.measuring import MEASURED, Used
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900.0
@@ -84,9 +86,26 @@ class Cell:
         """For people."""
         return "log-normal" if self.sigma else "fixed"
 
+    @property
+    def name(self) -> str:
+        """In the names of figures."""
+        return f"{self.latency} {self.mean_s:g} s, {self.concurrency:,} in flight"
 
-CELLS = tuple(Cell(sigma, concurrency) for sigma in (0.0, 1.0) for concurrency in (64, 256))
+
+CELLS = (
+    Cell(0.0, 64, calls=5_000),
+    Cell(0.0, 256),
+    Cell(1.0, 64, calls=5_000),
+    Cell(1.0, 256),
+    Cell(0.0, 1_000, mean_s=1.0),
+)
 QUICK = (Cell(1.0, concurrency=8, calls=80, mean_s=0.05),)
+
+
+GOALS = {
+    **{f"{LLMDO_RUN.name}, {cell.name}: ratio": Goal(0.97 if cell.concurrency < 1_000 else 0.95) for cell in CELLS},
+    **{f"{LLMDO_RUN.name}, {cell.name}: CPU a call": at_most(0.6) for cell in CELLS},
+}
 
 
 class NotMeasured(Exception):
@@ -214,12 +233,17 @@ def check_endpoint(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def rows(ways: Sequence[Way], cells: Sequence[Cell], repeat: int) -> Iterator[dict[str, Any]]:
-    """Measures all ways in each cell, in turns. Our own ways must work; a rival that does not gets a reason."""
+def rows(
+    ways: Sequence[Way], cells: Sequence[Cell], rounds: int, again: Sequence[Way] = ()
+) -> Iterator[dict[str, Any]]:
+    """Measures all ways in each cell, in turns; in further rounds those of ``again``.
+
+    Our own ways must work; a rival that does not gets a reason.
+    """
     pythons, reasons = install(ways)
-    for cell, number in product(cells, range(1, repeat + 1)):
+    for cell, number in product(cells, range(1, rounds + 1)):
         yardstick = 0.0
-        for way in ways:
+        for way in ways if number == 1 else again:
             row: dict[str, Any] = {
                 "benchmark": "infer",
                 "way": way.name,
@@ -274,12 +298,13 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def run(ways: Sequence[Way], cells: Sequence[Cell], repeat: int = 1) -> list[dict[str, Any]]:
-    """Measures and prints."""
+def run(ways: Sequence[Way], cells: Sequence[Cell], rounds: int = 1) -> list[dict[str, Any]]:
+    """Measures and prints. The yardstick, "llmdo run" and a way that was chosen alone are measured in each round."""
+    again = [way for way in ways if way in (YARDSTICK, LLMDO_RUN)] if len(ways) > 2 else ways
     endpoint = check_endpoint(cells)
     print(json.dumps(endpoint), flush=True)
     results = []
-    for row in rows(ways, cells, repeat):
+    for row in rows(ways, cells, rounds, again):
         print(json.dumps(row), flush=True)
         results.append(row)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
@@ -293,15 +318,28 @@ def run(ways: Sequence[Way], cells: Sequence[Cell], repeat: int = 1) -> list[dic
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few calls, to see that it runs")
+    parser = command_line(__doc__, "infer")
     parser.add_argument("--rivals", action="store_true", help="install other tools, and measure them too")
     parser.add_argument("--only", choices=[way.name for way in WAYS + RIVALS], help="one way, and bare aiohttp")
-    parser.add_argument("--repeat", type=int, default=1, help="rounds")
+    parser.add_argument("--rounds", type=int, default=1, help="of bare aiohttp and llmdo run")
     chosen = parser.parse_args()
     wanted = [way for way in WAYS + RIVALS if chosen.only in (None, way.name) or way is YARDSTICK]
     ways = [way for way in wanted if not way.requirements or chosen.rivals or chosen.only]
-    run(ways, QUICK if chosen.quick else CELLS, chosen.repeat)
+    results = run(ways, QUICK if chosen.quick else CELLS, chosen.rounds)
+    report("infer", ratios(results), GOALS, quick=chosen.quick)
+
+
+def ratios(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+    """The medians of what each way reached in each cell."""
+    measured: dict[str, list[dict[str, Any]]] = {}
+    for row in results:
+        if "ratio" in row:
+            cell = Cell(float(row["latency"] != "fixed"), row["concurrency"], mean_s=row["mean_s"])
+            measured.setdefault(f"{row['way']}, {cell.name}", []).append(row)
+    for name, rounds in measured.items():
+        if not name.startswith(YARDSTICK.name):
+            yield Figure(f"{name}: ratio", round(median(row["ratio"] for row in rounds), 3))
+        yield Figure(f"{name}: CPU a call", round(median(row["cpu_ms_per_call"] for row in rounds), 3), "ms")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.settings import CallSettings
@@ -52,6 +53,18 @@ RATES = (5, 20, 100)
 SHARED_PER_S = 40.0
 PROCESSES = 4
 READY = "ready\n"
+LEARNING, DIVIDED = (
+    f"{PROCESSES} processes on {SHARED_PER_S:g}/s, {how}" for how in ("each learning", "rates divided")
+)
+GOALS = {
+    **{f"engine, {rate}/s: answered": Goal(0.98) for rate in RATES},
+    **{f"engine, {rate}/s: answered at half the rate": Goal(0.95) for rate in RATES},
+    **{f"engine, {rate}/s: refused": at_most(0.03) for rate in RATES},
+    f"{LEARNING}: answered": Goal(0.95),
+    f"{LEARNING}: refused": at_most(0.05),
+    f"{LEARNING}: smallest part": Goal(0.8),
+    f"{LEARNING}: largest part": at_most(1.25),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +246,7 @@ def run(rates: Sequence[float], seconds: float, ways: Sequence[Way] = WAYS) -> l
 def run_shared(seconds: float) -> list[dict[str, Any]]:
     """Measures processes that share a limit, and prints the results."""
     results = []
-    for name, rpm in (("4 processes, each learning", None), ("4 processes, --rpm 2400 --workers 4", 60 * SHARED_PER_S)):
+    for name, rpm in ((LEARNING, None), (DIVIDED, 60 * SHARED_PER_S)):
         results.append(share(name, seconds, rpm=rpm))
         print(json.dumps(results[-1]), flush=True)
     return results
@@ -241,9 +254,8 @@ def run_shared(seconds: float) -> list[dict[str, Any]]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a few seconds at one rate, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=90.0, help="at each rate, and again at its half")
+    parser = command_line(__doc__, "limits")
+    parser.add_argument("--seconds", type=float, default=60.0, help="at each rate, and again at its half")
     parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)  # what the processes of `share` are told
     parser.add_argument("--rpm", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -253,8 +265,23 @@ def main() -> None:
         sys.stdin.readline()
         print(json.dumps(work(chosen.seconds, rates)))
         return
-    run(RATES[1:2] if chosen.quick else RATES, 3.0 if chosen.quick else chosen.seconds)
-    run_shared(6.0 if chosen.quick else 3 * chosen.seconds)
+    alone = run(RATES[1:2] if chosen.quick else RATES, 3.0 if chosen.quick else chosen.seconds)
+    shared = run_shared(6.0 if chosen.quick else 2 * chosen.seconds)
+    report("limits", figures(alone, shared), GOALS, quick=chosen.quick)
+
+
+def figures(alone: Sequence[dict[str, Any]], shared: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+    """The fractions that were answered, and the parts that were refused."""
+    for row in alone:
+        name = f"{row['name']}, {row['admitted_per_s']:g}/s"
+        yield Figure(f"{name}: answered", row["warm"])
+        yield Figure(f"{name}: answered at half the rate", row["found"])
+        yield Figure(f"{name}: refused", row["refused"])
+    for row in shared:
+        yield Figure(f"{row['name']}: answered", row["warm"])
+        yield Figure(f"{row['name']}: refused", row["refused"])
+        yield Figure(f"{row['name']}: smallest part", min(row["shares"]))
+        yield Figure(f"{row['name']}: largest part", max(row["shares"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """ReadLines against Beam's own ReadAllFromText, on FnApiRunner, over one local file.
 
+    python -m benchmarks.read_lines [--quick] [--lines 500000] [--runs 3]
+
 Prints JSON lines: one for each run, and at the end the medians and their ratio. Each run is a process of its own, so
-that its peak memory is its own; the two readers take turns. ``python -m benchmarks.read_lines [--lines N] [--runs K]``
+that its peak memory is its own; the two readers take turns.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from benchmarks.figures import Figure, at_most, command_line, report
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.elements import FileVersion, OpenFile
@@ -31,6 +34,8 @@ from llmdo.transforms.lines.read_lines import ReadLines
 from llmdo.transforms.lines.reading import Reading
 from llmdo.transforms.run import Run
 
+RATIO = "time of ReadLines, by that of ReadAllFromText"
+GOALS = {RATIO: at_most(1.0)}
 READERS = ("ReadLines", "ReadAllFromText")
 PROMPT = (
     "Classify the sentiment of this customer's review in one word: "
@@ -90,7 +95,7 @@ def run_reader(reader: str, path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Runs both readers in turn and prints the ratio of their median times, ours to theirs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "read_lines")
     parser.add_argument("--lines", type=int, default=500_000)
     parser.add_argument("--runs", type=int, default=3, help="of each reader")
     parser.add_argument("--reader", choices=READERS, help=argparse.SUPPRESS)  # one run, in a process of its own
@@ -99,11 +104,12 @@ def main() -> None:
     if arguments.reader:
         print(json.dumps(run_reader(arguments.reader, arguments.file)))
         return
+    lines, runs = (20_000, 1) if arguments.quick else (arguments.lines, arguments.runs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prompts.jsonl"
-        write_prompts(path, arguments.lines)
+        write_prompts(path, lines)
         results: dict[str, list[dict[str, Any]]] = {reader: [] for reader in READERS}
-        for _ in range(arguments.runs):
+        for _ in range(runs):
             for reader in READERS:
                 command = [sys.executable, "-m", "benchmarks.read_lines", "--reader", reader, "--file", str(path)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -118,6 +124,12 @@ def main() -> None:
             "ratio": round(ours / theirs, 3),
         }
         print(json.dumps(summary))
+    figures = [
+        Figure(RATIO, summary["ratio"]),
+        *(Figure(f"{reader}: peak memory", peak, "MB") for reader, peak in summary["peak_rss_mb"].items()),
+        *(Figure(f"{reader}: lines", round(lines / took), "/s") for reader, took in summary["seconds"].items()),
+    ]
+    report("read_lines", figures, GOALS, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How many one-line files a second ``llmdo run`` answers, from the events in a queue to the manifests.
 
-    python -m benchmarks.small_files [--files 500 --files 5000] [--source queue]
+    python -m benchmarks.small_files [--quick] [--files 500 --files 2000] [--source queue]
 
 R2, the queue and the model are an ``llmdo local`` with the echo model, ``llmdo`` another process. Each run prints a
 JSON line. ``seconds`` are those of the whole command, its start included, and so is ``cpu_ms``, the CPU time a file of
@@ -10,7 +10,6 @@ configuration).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -18,27 +17,38 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import httpx
 
 from benchmarks.continuous import BUCKET, MODEL, local_cloudflare
+from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import manifest_folders
 
 SOURCES = ("queue", "listing")
+GOALS = {"500 files, queue: files": Goal(300), "500 files, queue: operations of R2 a file": at_most(5)}
 
 
 def main() -> None:
     """Prints a JSON line for each number of files and each source."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "small_files")
     parser.add_argument("--files", type=int, action="append", help="how many files; may be repeated")
     parser.add_argument("--source", choices=SOURCES, help="only one of them")
     arguments = parser.parse_args()
-    for files in arguments.files or (500, 5000):
-        for source in (arguments.source,) if arguments.source else SOURCES:
-            with local_cloudflare():
-                print(json.dumps(measure(files, source)), flush=True)
+    numbers, figures = [20] if arguments.quick else arguments.files or [500, 2_000], []
+    for files, source in product(numbers, (arguments.source,) if arguments.source else SOURCES):
+        with local_cloudflare():
+            row = measure(files, source)
+        print(json.dumps(row), flush=True)
+        name = f"{files:,} files, {source}"
+        figures += [
+            Figure(f"{name}: files", row["files_per_s"], "/s"),
+            Figure(f"{name}: operations of R2 a file", row["operations_per_file"]),
+            Figure(f"{name}: CPU a file", row["cpu_ms"], "ms"),
+        ]
+    report("small_files", figures, GOALS, quick=arguments.quick)
 
 
 def measure(files: int, source: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How long ``llmdo run`` takes from its start until its first call arrives. Prints one JSON line.
 
-    python -m benchmarks.start [--runs N]
+    python -m benchmarks.start [--quick] [--runs 7]
 
 The command answers a file of one line, direct runner, local output folder and ledger, from an endpoint on this machine
 that answers at once. ``first_call_s``: from starting the process to the call's arrival; ``seconds``: to the process's
@@ -11,7 +11,6 @@ is not measured, fills the system's caches and Python's. ``python_s`` is what ``
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -25,11 +24,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.fake_endpoint import fake_endpoint, take_spans
-from benchmarks.measuring import MODEL
+from benchmarks.figures import Figure, at_most, command_line, report
+from benchmarks.ways.measuring import MODEL
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "What is the capital of France?"
-GOAL_S = 1.5
+GOALS = {"first call after": at_most(1.5)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,10 @@ def timed(arguments: Sequence[str], environment: dict[str, str]) -> tuple[float,
 
 def main() -> None:
     """Starts the command and the yardsticks in turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "start")
     parser.add_argument("--runs", type=int, default=7)
-    runs: int = parser.parse_args().runs
+    chosen = parser.parse_args()
+    runs: int = 1 if chosen.quick else chosen.runs
     starts: list[Start] = []
     yardsticks: dict[str, list[float]] = {"pass": [], "import apache_beam": []}
     with fake_endpoint(0.0) as url:
@@ -88,7 +89,6 @@ def main() -> None:
     result = {
         "benchmark": "start",
         "first_call_s": round(median(start.first_call for start in starts), 3),
-        "goal_s": GOAL_S,
         "seconds": round(median(start.whole for start in starts), 3),
         "cpu_s": round(median(start.cpu for start in starts), 3),
         "python_s": round(median(yardsticks["pass"]), 3),
@@ -97,6 +97,13 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 2),
     }
     print(json.dumps(result))
+    figures = [
+        Figure("first call after", result["first_call_s"], "s"),
+        Figure("fastest first call after", min(result["all_first_calls_s"]), "s"),
+        Figure("CPU of the command", result["cpu_s"], "s"),
+        Figure("python -c 'import apache_beam'", result["beam_s"], "s"),
+    ]
+    report("start", figures, GOALS, quick=chosen.quick)
 
 
 if __name__ == "__main__":

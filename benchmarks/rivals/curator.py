@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.fake_endpoint import TEXT
-from benchmarks.measuring import Task, run, stay_on_this_machine
+from benchmarks.ways.measuring import Task, run, stay_on_this_machine
 
 
 def call_all(task: Task) -> int:

@@ -8,7 +8,7 @@ import polars  # type: ignore[import-not-found]  # in a Python of its own
 from polar_llama import inference_async, string_to_message  # type: ignore[import-not-found]  # as above
 
 from benchmarks.fake_endpoint import TEXT
-from benchmarks.measuring import Task, run
+from benchmarks.ways.measuring import Task, run
 
 
 def call_all(task: Task) -> int:

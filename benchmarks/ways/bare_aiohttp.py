@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 
 from benchmarks.fake_endpoint import TEXT
-from benchmarks.measuring import MODEL, Task, native_body, run
+from benchmarks.ways.measuring import MODEL, Task, native_body, run
 
 
 async def call_all(task: Task) -> int:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import MODEL, Task, run
+from benchmarks.ways.measuring import MODEL, Task, run
 from llmdo.runners.cli import main as cli
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest

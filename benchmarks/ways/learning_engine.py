@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.measuring import run
 from benchmarks.ways.engine import call_all
+from benchmarks.ways.measuring import run
 
 if __name__ == "__main__":
     run(partial(call_all, fixed=False))

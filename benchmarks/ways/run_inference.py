@@ -16,7 +16,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from benchmarks.fake_endpoint import TEXT
-from benchmarks.measuring import MODEL, Task, native_body, run
+from benchmarks.ways.measuring import MODEL, Task, native_body, run
 
 
 class _Session:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Task, run
 from benchmarks.ways.beam import figures
+from benchmarks.ways.measuring import Task, run
 from llmdo.runners.cli import main as cli
 
 OPTIONS = "LLMDO_BENCHMARK_OPTIONS"

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import chat
+from tests.benchmarks.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,8 @@ def test_the_command_prints_the_figures_of_both_parts() -> None:
     command = [sys.executable, "-m", "benchmarks.chat", "--quick"]
     env = {**os.environ, "LLMDO_PRISM": binary}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=env, cwd=ROOT)
-    delay, full = map(json.loads, ended.stdout.splitlines())
+    delay, full = measured(ended.stdout)
+    assert goals(ended.stdout).keys() == chat.GOALS.keys()
     quick = chat.QUICK
     assert (delay["part"], full["part"]) == ("delay", "full")
     assert 0.3 < delay["messages"] / (quick.per_s * quick.seconds) < 3.0

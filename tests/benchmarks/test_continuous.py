@@ -1,5 +1,4 @@
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 
 from benchmarks import continuous
 from benchmarks.fake_endpoint import fake_endpoint, take_spans
+from tests.benchmarks.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,8 @@ def test_the_command_prints_the_figures_of_every_part() -> None:
     command = [sys.executable, "-m", "benchmarks.continuous", "--quick"]
     env = {**os.environ, "LLMDO_PRISM": binary}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=env, cwd=ROOT)
-    parts = {figures["part"]: figures for figures in map(json.loads, ended.stdout.splitlines())}
+    parts = {figures["part"]: figures for figures in measured(ended.stdout)}
+    assert goals(ended.stdout).keys() == continuous.GOALS.keys()
     assert list(parts) == list(continuous.PARTS)
     quick = continuous.QUICK
     assert parts["limit"]["calls"] == quick.limit_calls

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import flink
+from tests.benchmarks.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,8 @@ def test_the_rate_is_that_of_the_middle_of_the_calls() -> None:
 def test_the_command_prints_the_figures_of_every_part() -> None:
     command = [sys.executable, "-m", "benchmarks.flink", "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=800, check=True, cwd=ROOT)
-    limit, window, two = map(json.loads, ended.stdout.splitlines())
+    limit, window, two = measured(ended.stdout)
+    assert goals(ended.stdout).keys() == {"window: window in use, in the engine", "2 slots: times one slot's calls"}
     quick = flink.QUICK
     assert (limit["part"], limit["calls"]) == ("limit", quick.window.limit_calls)
     assert (window["part"], window["calls"]) == ("window", quick.window.lines)

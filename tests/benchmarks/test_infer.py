@@ -13,11 +13,12 @@ import aiohttp
 import pytest
 
 from benchmarks import infer
-from benchmarks.contestants import WAYS, YARDSTICK, Way
 from benchmarks.fake_endpoint import TEXT, Seen, fake_endpoint, latencies, seen, take_spans
-from benchmarks.measuring import Task, Used
 from benchmarks.rivals import installing
 from benchmarks.ways import bare_aiohttp
+from benchmarks.ways.contestants import WAYS, YARDSTICK, Way
+from benchmarks.ways.measuring import Task, Used
+from tests.benchmarks.printed import measured
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ CELL = infer.Cell(1.0, concurrency=4, calls=12, mean_s=0.02)
 
 def test_the_quick_form_measures_all_ways_that_need_no_installing():
     ended = command("--quick")
-    endpoint, *rows = map(json.loads, ended.stdout.splitlines())
+    endpoint, *rows = measured(ended.stdout)
     assert endpoint["calls_per_s"] > 0
     assert [row["way"] for row in rows] == [way.name for way in WAYS]
     (cell,) = infer.QUICK
@@ -41,14 +42,12 @@ def test_the_quick_form_measures_all_ways_that_need_no_installing():
         assert 5 < row["peak_rss_mb"] < 2000
         assert row["start_s"] > row["start_cpu_s"] / (os.cpu_count() or 1) > 0
         assert row["way"] in ended.stderr
-    (beam,) = (row for row in rows if row["way"] == "beam")
-    assert {"shards", "shards_s", "lines_per_s"} <= beam.keys()
+    (llmdo,) = (row for row in rows if row["way"] == "llmdo run")
+    assert {"shards", "shards_s", "lines_per_s"} <= llmdo.keys()
 
 
 def test_one_way_is_measured_beside_the_yardstick():
-    rows = [
-        json.loads(line) for line in command("--quick", "--only", "engine", "--repeat", "2").stdout.splitlines()[1:]
-    ]
+    _, *rows = measured(command("--quick", "--only", "engine", "--rounds", "2").stdout)
     assert [(row["round"], row["way"]) for row in rows] == [
         (1, "bare aiohttp"),
         (1, "engine"),
@@ -155,7 +154,7 @@ def test_a_way_that_gets_wrong_answers_is_not_measured(monkeypatch, tmp_path):
     wrong = tmp_path / "benchmarks" / "ways" / "wrong.py"
     wrong.parent.mkdir(parents=True)
     wrong.write_text(module.read_text().replace("== TEXT", "== 'Lyon'"))
-    for name in ("measuring.py", "fake_endpoint.py"):
+    for name in ("ways/measuring.py", "fake_endpoint.py"):
         (tmp_path / "benchmarks" / name).write_text((ROOT / "benchmarks" / name).read_text())
     monkeypatch.setattr(infer, "ROOT", tmp_path)
     with pytest.raises(infer.NotMeasured, match="0 of 12 prompts got the right answer"):
@@ -164,7 +163,7 @@ def test_a_way_that_gets_wrong_answers_is_not_measured(monkeypatch, tmp_path):
 
 def test_a_rival_reaches_this_machine_only():
     code = (
-        "import socket; from benchmarks.measuring import stay_on_this_machine as stay; stay()\n"
+        "import socket; from benchmarks.ways.measuring import stay_on_this_machine as stay; stay()\n"
         "try: socket.socket().connect(('203.0.113.1', 9))\n"
         "except PermissionError as error: print(error)\n"
         "try: socket.getaddrinfo('example.org', 80)\n"

@@ -1,6 +1,6 @@
 """``llmdo`` with settings that a benchmark needs and a user does not have.
 
-    python -m benchmarks.launch CHECKPOINT URL SAMPLES ARGUMENTS…
+    python -m benchmarks.ways.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
 CHECKPOINT replaces PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: it is scaled down like the latencies.
 URL is that of the model, which is separate from the queue, so that neither slows the other. SAMPLES is a file that

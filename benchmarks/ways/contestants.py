@@ -10,7 +10,7 @@ class Way:
     """One way to call.
 
     Attributes:
-        module: runs in a process of its own; see ``benchmarks.measuring``.
+        module: runs in a process of its own; see ``benchmarks.ways.measuring``.
         most_calls: fewer for a way that would take many minutes.
         requirements: of a rival, for an environment of its own; ``build``: variables for installing them.
     """
@@ -23,12 +23,13 @@ class Way:
 
 
 YARDSTICK = Way("bare aiohttp", "ways.bare_aiohttp")
+LLMDO_RUN = Way("llmdo run", "ways.beam")
 WAYS = (
     YARDSTICK,
+    LLMDO_RUN,
     Way("engine", "ways.engine"),
     Way("engine, learning", "ways.learning_engine"),
-    Way("beam", "ways.beam"),
-    Way("plain httpx", "ways.plain_httpx", most_calls=2_000),
+    Way("plain httpx", "ways.plain_httpx", most_calls=1_000),
     Way("Beam RunInference", "ways.run_inference"),
 )
 RIVALS = (
@@ -51,6 +52,6 @@ RIVALS = (
     Way(
         "async-batch-llm",
         "rivals.async_batch_llm",
-        requirements=("async-batch-llm==0.28.0", "openai==3.52.0"),
+        requirements=("async-batch-llm==0.28.0", "openai==3.57.0"),
     ),
 )
