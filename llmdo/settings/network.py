@@ -1,7 +1,7 @@
 """How other machines are reached: proxies and certificates, by the variables of curl, requests and OpenSSL.
 
-Each library reads them in its own way (in NO_PROXY, aiohttp and botocore do not support CIDR, nor httpx ports, and
-their variables for certificates differ), so all of them get what is determined here.
+Each library reads them in its own way (in NO_PROXY, aiohttp does not support CIDR, nor httpx ports, and their
+variables for certificates differ), so all of them get what is determined here.
 """
 
 from __future__ import annotations

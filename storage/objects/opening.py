@@ -15,7 +15,7 @@ def open_store(store_url: str, *, private: bool = False) -> ObjectStore:
     R2's credentials are not in the environment.
     """
     if store_url.startswith(R2_SCHEME):
-        from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  boto3 takes 0.3 s to import
+        from llmdo.storage.objects.r2 import R2Store  # noqa: PLC0415  a run on folders needs no HTTP of it
 
         return R2Store.open(store_url.removeprefix(R2_SCHEME))
     return LocalStore(Path(store_url), private=private)

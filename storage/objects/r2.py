@@ -1,15 +1,19 @@
-"""A bucket of Cloudflare R2, through its S3 API, as an object store; and uploads in parts of one size."""
+"""A bucket of Cloudflare R2, through its S3 API, as an object store."""
 
 from __future__ import annotations
 
 import random
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from hashlib import md5
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
-from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from llmdo.settings.environment import r2_access
@@ -18,22 +22,17 @@ from llmdo.storage.errors import (
     BucketNotFound,
     ObjectChanged,
     ObjectNotFound,
-    StorageError,
     StorageUnavailable,
 )
-from llmdo.storage.objects.r2_client import r2_errors, s3_client
+from llmdo.storage.objects.r2_client import R2Client, any_success, elements, has_etag, holds, r2_client
+from llmdo.storage.objects.r2_errors import NOT_R2, R2Refused, r2_errors
+from llmdo.storage.objects.r2_parts import R2Upload, copy_object
 from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, CopySourceTypeDef, ObjectIdentifierTypeDef
-
-# Bytes. R2 takes at most 10,000 parts (so an upload ends at 80 GiB) of at least 5 MiB, all but the last of one size.
-PART_SIZE = 8 << 20
-# CopyObject takes 5 GiB at once; larger objects are copied in parts.
-_COPY = TransferConfig(multipart_threshold=4 << 30, multipart_chunksize=1 << 30, use_threads=False)
 _BODY_TRIES = 6  # in a row without reading a byte
-_BROKEN = (BotoCoreError, HTTPError, OSError)  # what reading a body raises when the connection breaks
+_BROKEN = (HTTPError, OSError)  # what reading a body raises when the connection breaks
+_METADATA = "x-amz-meta-"
+_LISTING, _DELETION = holds("ListBucketResult"), holds("DeleteResult")
 
 
 class R2Store:
@@ -41,7 +40,7 @@ class R2Store:
 
     keeps_metadata = True
 
-    def __init__(self, bucket: str, client: S3Client) -> None:
+    def __init__(self, bucket: str, client: R2Client) -> None:
         self.url = R2_SCHEME + bucket
         self._bucket = bucket
         self._client = client
@@ -49,7 +48,7 @@ class R2Store:
     @classmethod
     def open(cls, bucket: str) -> R2Store:
         """A bucket at the environment's endpoint; makes no request. Raises MissingSettings."""
-        return cls(bucket, s3_client(r2_access(way=False)))
+        return cls(bucket, r2_client(r2_access(way=False)))
 
     def __repr__(self) -> str:
         return f"R2Store({self.url!r})"
@@ -58,33 +57,34 @@ class R2Store:
         """See ObjectStore."""
         try:
             with r2_errors(self._where(key)):
-                head = self._client.head_object(Bucket=self._bucket, Key=key)
+                head = self._client.call(_has_properties, "HEAD", self._bucket, key).headers
         except ObjectNotFound:
             self._check_bucket()
             raise
-        metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # they are header names
-        return ObjectInfo(key, _etag(head), head["ContentLength"], head["LastModified"], metadata)
+        metadata = {n.lower().removeprefix(_METADATA): v for n, v in head.items() if n.lower().startswith(_METADATA)}
+        modified = parsedate_to_datetime(head["last-modified"])
+        return ObjectInfo(key, head["etag"].strip('"'), int(head["content-length"]), modified, metadata)
 
     def _check_bucket(self) -> None:
         """Raises BucketNotFound if that is why there is no object: the 404 of a HEAD does not say."""
         with r2_errors(self.url):
             try:
-                self._client.head_bucket(Bucket=self._bucket)
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                self._client.call(any_success, "HEAD", self._bucket)
+            except R2Refused as refused:
+                if refused.status == 404:
                     raise BucketNotFound(
                         f"{self.url}: there is no such bucket; create it, or correct the URL"
-                    ) from error
+                    ) from refused
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See ObjectStore."""
         failures = 0
         while True:
             with r2_errors(self._where(key)):
-                reply = self._client.get_object(Bucket=self._bucket, Key=key)
+                reply = self._client.call(has_etag, "GET", self._bucket, key)
             try:
-                with closing(reply["Body"]) as body:
-                    return body.read(), _etag(reply)
+                with closing(reply):
+                    return reply.read(), _etag(reply)
             except _BROKEN as error:
                 failures += 1
                 self._after_break(key, failures, error)
@@ -93,12 +93,12 @@ class R2Store:
         """See ObjectStore."""
         at, failures = start, 0
         while stop is None or at < stop:
-            body = self._body(key, etag, at, stop)
-            if body is None:
+            reply = self._part(key, etag, at, stop)
+            if reply is None:
                 return
             try:
-                with closing(body):
-                    for chunk in body.iter_chunks(READ_CHUNK):
+                with closing(reply):
+                    for chunk in reply.stream(READ_CHUNK, decode_content=False):
                         at, failures = at + len(chunk), 0
                         yield chunk
                 return
@@ -106,22 +106,22 @@ class R2Store:
                 failures += 1
                 self._after_break(key, failures, error)
 
-    def _body(self, key: str, etag: str, start: int, stop: int | None) -> Any:
-        """The open body of one GET, or None where ``start`` is at or past the end."""
-        part: dict[str, Any] = {}
+    def _part(self, key: str, etag: str, start: int, stop: int | None) -> BaseHTTPResponse | None:
+        """A GET whose body is not read yet, or None where ``start`` is at or past the end."""
+        headers = {"if-match": f'"{etag}"'}
         if start or stop is not None:  # a range would be refused for an empty object
-            part["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+            headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         with r2_errors(self._where(key)):
             try:
-                reply = self._client.get_object(Bucket=self._bucket, Key=key, IfMatch=f'"{etag}"', **part)
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
+                reply = self._client.call(has_etag, "GET", self._bucket, key, headers=headers)
+            except R2Refused as refused:
+                if refused.status == 416:
                     return None
                 raise
-        if part and "ContentRange" not in reply:
-            reply["Body"].close()
+        if "range" in headers and "content-range" not in reply.headers:
+            reply.close()
             raise StorageUnavailable(f"{self._where(key)}: the reply ignores the range; check proxies before R2")
-        return reply["Body"]
+        return reply
 
     def _after_break(self, key: str, failures: int, error: Exception) -> None:
         if failures >= _BODY_TRIES:
@@ -132,53 +132,67 @@ class R2Store:
 
     def put(self, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
         """See ObjectStore; at most 5 GiB, metadata in ASCII and at most 8,192 bytes."""
+        headers = {_METADATA + name.lower(): value.strip() for name, value in (metadata or {}).items()}
         with r2_errors(self._where(key)):
-            reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, Metadata=metadata or {})
-        return _etag(reply)
+            return _etag(self._client.call(has_etag, "PUT", self._bucket, key, headers=headers, body=body))
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own object, and raises AlreadyExists."""
+        headers = {"if-none-match": "*"}
         try:
             with r2_errors(self._where(key)):
-                reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
+                return _etag(self._client.call(has_etag, "PUT", self._bucket, key, headers=headers, body=body))
         except ObjectChanged as error:
             raise AlreadyExists(f"{self._where(key)}: there is an object already") from error
-        return _etag(reply)
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         """See ObjectStore. A retry after a lost reply finds this call's own version, and raises ObjectChanged."""
+        headers = {"if-match": f'"{etag}"'}
         try:
             with r2_errors(self._where(key)):
-                reply = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=f'"{etag}"')
+                return _etag(self._client.call(has_etag, "PUT", self._bucket, key, headers=headers, body=body))
         except ObjectNotFound as error:
             raise ObjectChanged(f"{self._where(key)}: removed since it was read; read it again") from error
-        return _etag(reply)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with r2_errors(self._where(key)):
-            self._client.delete_object(Bucket=self._bucket, Key=key)
+            self._client.call(any_success, "DELETE", self._bucket, key)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """See ObjectStore. Where R2 refuses to remove several at once, they are removed one by one."""
         left = list(keys)
         with r2_errors(self._where(keys[0])):
             try:
-                objects: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys]
-                reply = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
-                left = [error["Key"] for error in reply.get("Errors", ())]
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 501):
+                left = self._delete_at_once(keys)
+            except R2Refused as refused:
+                if refused.status not in (400, 501):
                     raise
         for key in left:  # each says by itself what is wrong
             self.delete(key)
 
+    def _delete_at_once(self, keys: Sequence[str]) -> list[str]:
+        """The keys that are left: refused, or with characters that XML cannot hold."""
+        named = [key for key in keys if all(character >= " " for character in key)]
+        objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in named)
+        body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
+        headers = {"content-md5": b64encode(md5(body, usedforsecurity=False).digest()).decode()}
+        left = [key for key in keys if key not in named]
+        if named:
+            reply = self._client.call(_DELETION, "POST", self._bucket, None, {"delete": ""}, headers, body)
+            left += [error.findtext("Key", "") for error in elements(reply).iter("Error")]
+        return left
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        with r2_errors(self._where(prefix)):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                for found in page.get("Contents", ()):
-                    yield ObjectInfo(found["Key"], found["ETag"].strip('"'), found["Size"], found["LastModified"])
+        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
+        while True:
+            with r2_errors(self._where(prefix)):
+                found, following = _page(self._client.call(_LISTING, "GET", self._bucket, None, query))
+            yield from found
+            if not following:
+                return
+            query["continuation-token"] = following
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """See ObjectStore."""
@@ -187,8 +201,7 @@ class R2Store:
     def copy(self, key: str, target: R2Store, target_key: str) -> None:
         """Copies an object inside R2, with its metadata up to 4 GiB. Raises ObjectNotFound."""
         with r2_errors(f"{self._where(key)} to {target._where(target_key)}"):
-            source: CopySourceTypeDef = {"Bucket": self._bucket, "Key": key}
-            self._client.copy(source, target._bucket, target_key, Config=_COPY)
+            copy_object(self._client, (self._bucket, key), (target._bucket, target_key))
 
     def upload(self, key: str, content_type: str) -> R2Upload:
         """Starts an object that is written piece by piece."""
@@ -198,72 +211,29 @@ class R2Store:
         return f"{self.url}/{key}"
 
 
-def _etag(reply: Any) -> str:
-    return str(reply["ETag"]).strip('"')
+def _has_properties(reply: BaseHTTPResponse) -> str | None:
+    names = ("etag", "content-length", "last-modified")
+    return None if all(name in reply.headers for name in names) else NOT_R2
 
 
-class R2Upload:
-    """An object of unknown size: one PUT up to PART_SIZE, else a multipart upload. It appears with ``finish``.
+def _page(reply: BaseHTTPResponse) -> tuple[list[ObjectInfo], str]:
+    """The objects of one page of a listing, and what asks for the next page, or ""."""
+    page = elements(reply)
+    encoded = page.findtext("EncodingType") == "url"  # XML cannot hold all characters of a key
+    found = []
+    try:
+        for child in page.iter("Contents"):
+            field = {element.tag: element.text or "" for element in child}
+            key = unquote(field["Key"]) if encoded else field["Key"]
+            modified = datetime.fromisoformat(field["LastModified"])
+            found.append(ObjectInfo(key, field["ETag"].strip('"'), int(field["Size"]), modified))
+    except (KeyError, ValueError) as error:
+        raise R2Refused(500, NOT_R2, f"a listing without {error}") from error
+    following = page.findtext("NextContinuationToken", "") if page.findtext("IsTruncated") == "true" else ""
+    if page.findtext("IsTruncated") == "true" and not following:
+        raise R2Refused(500, NOT_R2, "a listing that cannot be continued")
+    return found, following
 
-    A failed write removes the parts sent so far; every later call raises the same error.
-    """
 
-    def __init__(self, client: S3Client, bucket: str, key: str, content_type: str) -> None:
-        self._client = client
-        self._bucket, self._key = bucket, key
-        self._content_type = content_type
-        self._where = f"{R2_SCHEME}{bucket}/{key}"
-        self._pending = bytearray()
-        self._upload_id = ""
-        self._parts: list[CompletedPartTypeDef] = []
-        self._failure: Exception | None = None
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Takes the next bytes, and sends every part that is full. Raises as R2Store.put."""
-        with self._guarded():
-            self._pending += data
-            while len(self._pending) > PART_SIZE:  # at least one byte stays for the last part
-                self._send(PART_SIZE)
-
-    def finish(self) -> None:
-        """Sends the rest; the object is there, whole. Raises as R2Store.put."""
-        with self._guarded():
-            if not self._upload_id:
-                body = bytes(self._pending)
-                self._client.put_object(Bucket=self._bucket, Key=self._key, Body=body, ContentType=self._content_type)
-                return
-            self._send(len(self._pending))
-            self._client.complete_multipart_upload(
-                Bucket=self._bucket, Key=self._key, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
-            )
-
-    def _send(self, size: int) -> None:
-        if not self._upload_id:
-            created = self._client.create_multipart_upload(
-                Bucket=self._bucket, Key=self._key, ContentType=self._content_type
-            )
-            self._upload_id = created["UploadId"]
-        number = len(self._parts) + 1
-        sent = self._client.upload_part(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=self._upload_id,
-            PartNumber=number,
-            Body=bytes(self._pending[:size]),
-        )
-        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
-        del self._pending[:size]
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        if self._failure:
-            raise self._failure
-        try:
-            with r2_errors(self._where):
-                yield
-        except StorageError as error:
-            self._failure = error
-            if self._upload_id:
-                with suppress(ClientError, BotoCoreError):  # R2 removes the parts after 7 days anyway
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload_id)
-            raise
+def _etag(reply: BaseHTTPResponse) -> str:
+    return reply.headers["etag"].strip('"')

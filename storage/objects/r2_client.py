@@ -1,101 +1,180 @@
-"""The S3 client for R2: its settings, its retries, and what R2's errors mean.
-
-Limits and errors: developers.cloudflare.com/r2/platform/limits and /r2/api/error-codes.
-"""
+"""R2's S3 API over HTTP: signed requests, retries, and whether a reply is R2's."""
 
 from __future__ import annotations
 
-import logging
 import os
 import random
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+from xml.etree import ElementTree
 
-import boto3
-from botocore import handlers
-from botocore.config import Config
-from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-from botocore.parsers import ResponseParserError
-from botocore.session import Session
+import certifi
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager, ProxyManager, Retry, Timeout, make_headers
+from urllib3.exceptions import HTTPError
 
 from llmdo.settings.environment import MissingSettings, R2Access
-from llmdo.settings.network import CA_REMEDY, ca_file, is_untrusted, network_problems, proxy_for
-from llmdo.storage.errors import (
-    AccessDenied,
-    BucketNotFound,
-    InvalidLocation,
-    ObjectChanged,
-    ObjectNotFound,
-    StorageError,
-    StorageUnavailable,
-)
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+from llmdo.settings.network import ca_file, network_problems, proxy_for, tls_context
+from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.objects.r2_errors import NOT_R2, TORN, R2Refused, Unaskable, Unreachable
+from llmdo.storage.objects.sigv4 import Signer, encode_query
 
 ATTEMPTS = 8  # waits about 3 s in all for 5xx and network errors, 35 s for 429 (one write a second to a key)
+_MAX_WAIT = 20.0  # seconds
+_TRANSIENT = (429, 500, 502, 503, 504)
+_TRANSIENT_CODES = ("ClientDisconnect", "RequestTimeout", NOT_R2, TORN)  # R2 lost the request on its way, or the reply
+_TIMEOUT = Timeout(connect=10, read=60)  # seconds
 
 # More than all threads that may be in a call at once: with chats 64 for conversations, 32 for events, 16 that read the
 # log, 32 of a ledger in R2, and some of Beam's; with files 16 a step. Connections are opened as they are needed.
 CONNECTIONS = 256
 
-# At DEBUG these write key ids and signatures.
-_TELLTALE_LOGGERS = ("botocore.auth", "botocore.endpoint", "botocore.hooks")
+_BUCKET = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
+_HOST = re.compile(r"[a-zA-Z0-9.\-_:]+")  # also an address of IPv6
+_HEADER = re.compile(r"[ -~]*")
+_PORTS = {"http": 80, "https": 443}
+_NOTHING: Mapping[str, str] = {}
+_NO_RETRIES = Retry(total=False)
 
-_KEYS = "check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, and that this token may read and write in the bucket"
-_NO_OBJECT = "there is no such object; it was deleted, or the key is wrong (keys are literal, never URL-encoded)"
-_CLOCK = "this machine's clock is wrong; set it"
-_BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
-FOREIGN = "the reply is not R2's, but empty or a web page; check R2_ENDPOINT_URL and any firewall or proxy"
-_NOT_R2 = "NotR2"  # a code of our own
-_LATER = "R2 kept failing after every retry; run again later"
-
-# By R2's error code, or by the status of a reply without a body (to HEAD): what it is, and what to do.
-_ERRORS: dict[str, tuple[type[StorageError], str]] = {
-    "NoSuchBucket": (BucketNotFound, "there is no such bucket at this endpoint; create it, or correct the URL"),
-    "NoSuchKey": (ObjectNotFound, _NO_OBJECT),
-    "404": (ObjectNotFound, _NO_OBJECT),
-    "PreconditionFailed": (ObjectChanged, "another version is there by now; read it again"),
-    "412": (ObjectChanged, "another version is there by now; read it again"),
-    "Unauthorized": (AccessDenied, _KEYS),
-    "InvalidAccessKeyId": (AccessDenied, _KEYS),
-    "AccessDenied": (AccessDenied, _KEYS),
-    "401": (AccessDenied, _KEYS),
-    "403": (AccessDenied, _KEYS),
-    "SignatureDoesNotMatch": (AccessDenied, "R2_SECRET_ACCESS_KEY is not R2_ACCESS_KEY_ID's; copy both again"),
-    "ExpiredRequest": (AccessDenied, _CLOCK),
-    "RequestTimeTooSkewed": (AccessDenied, _CLOCK),
-    "NotEntitled": (AccessDenied, "R2 is not enabled for this account; enable it in the dashboard"),
-    "ObjectLockedByBucketPolicy": (AccessDenied, "a bucket lock forbids it; write below another prefix"),
-    "InvalidObjectName": (InvalidLocation, _BAD_KEY),
-    "KeyTooLongError": (InvalidLocation, _BAD_KEY),
-    "InvalidBucketName": (InvalidLocation, "this is not a valid bucket name; write r2://BUCKET/PREFIX"),
-    "TooManyRequests": (StorageUnavailable, "R2 takes one write a second to a key; write it from one process only"),
-    "ClientDisconnect": (StorageUnavailable, _LATER),
-    "MetadataTooLarge": (StorageError, "R2 takes 8,192 bytes of metadata; shorten it"),
-    "EntityTooLarge": (StorageError, "R2 takes 5 GiB in one piece; write it in parts"),
-    _NOT_R2: (StorageUnavailable, FOREIGN),
-}
-# Every successful reply to these has an ETag; a listing ends with its closing tag.
-_WITH_ETAG = ("GetObject", "HeadObject", "PutObject", "UploadPart")
-_LISTING_ENDS = b"</ListBucketResult>"
-_DELETION = b"<DeleteResult"
-
-# The user's settings for AWS (profiles, files, AWS_ENDPOINT_URL, AWS_USE_FIPS_ENDPOINT …) do not apply to R2.
-_NOT_AWS = {
-    name: (None, None, default, convert) for name, (_, _, default, convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
-}
-_NOT_AWS |= dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
-
-_clients: dict[tuple[int, R2Access], S3Client] = {}
+_clients: dict[tuple[int, R2Access], R2Client] = {}
 _clients_lock = threading.Lock()
 
+# What a success must be like, or the code of what it is.
+Check = Callable[[BaseHTTPResponse], str | None]
 
-def s3_client(access: R2Access) -> S3Client:
-    """This process's client for an endpoint and keys. Thread-safe; a forked child gets its own sockets.
+
+def has_etag(reply: BaseHTTPResponse) -> str | None:
+    """The replies to reads and writes of objects, and of parts."""
+    return None if "etag" in reply.headers else NOT_R2
+
+
+def holds(name: str) -> Check:
+    """The replies whose body is an XML element of this name."""
+    start, whole = f"<{name}".encode(), re.compile(rf"(</{name}>|<{name}[^>]*/>)\s*\Z".encode())
+
+    def check(reply: BaseHTTPResponse) -> str | None:
+        if whole.search(reply.data):
+            return None
+        return TORN if start in reply.data else NOT_R2
+
+    return check
+
+
+def any_success(reply: BaseHTTPResponse) -> str | None:
+    """The replies to which R2 adds nothing but a status."""
+    return NOT_R2 if _is_page(reply) else None
+
+
+class R2Client:
+    """Calls one endpoint with one key. Thread-safe; makes no request before the first call.
+
+    Raises InvalidLocation for an endpoint that is not a URL, and ValueError for settings of proxies or certificates
+    that cannot be used. The settings of AWS's own tools (profiles, files, AWS_… variables) do not apply to R2.
+    """
+
+    def __init__(self, access: R2Access) -> None:
+        parts = _usable(access.endpoint)
+        host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
+        if parts.port and parts.port != _PORTS[parts.scheme]:
+            host += f":{parts.port}"
+        self._endpoint = f"{parts.scheme}://{host}"  # without a user or a password
+        self._root = quote(unquote(parts.path.rstrip("/")), safe="/~")
+        proxy = proxy_for(access.endpoint)
+        self._pool = _pool(self._endpoint, proxy)
+        # A proxy for plain HTTP is asked for a whole URL.
+        self._before_path = self._endpoint if proxy and parts.scheme == "http" else ""
+        self._signer = Signer(access.key_id, access.secret, host)
+
+    def call(
+        self,
+        check: Check,
+        method: str,
+        bucket: str,
+        key: str | None = None,
+        query: Mapping[str, str] = _NOTHING,
+        headers: Mapping[str, str] = _NOTHING,
+        body: bytes = b"",
+    ) -> BaseHTTPResponse:
+        """Makes a call until it succeeds, ATTEMPTS times at most. The body of a GET of an object is not read yet.
+
+        Args:
+            check: tells a success from what only looks like one.
+            key: None for the bucket itself.
+            query: parameters, not encoded.
+            headers: with names in lower case.
+
+        Raises R2Refused, Unaskable and Unreachable.
+        """
+        path = self._path(bucket, key)
+        parameters = encode_query(query)
+        if not all(_HEADER.fullmatch(value) for value in headers.values()):
+            raise Unaskable("metadata has to be printable ASCII")
+        attempt = 1
+        while True:
+            try:
+                return self._once(
+                    check, method, path, parameters, headers, body, streamed=method == "GET" and bool(key)
+                )
+            except R2Refused as refused:
+                scale = 1.0 if refused.status == 429 else 0.05
+                if attempt == ATTEMPTS or not _passes(refused):
+                    raise
+            except HTTPError as error:
+                scale = 0.05
+                if attempt == ATTEMPTS:
+                    raise Unreachable(f"{self._endpoint}: {error}") from error
+            time.sleep(random.random() * min(scale * 2.0 ** (attempt - 1), _MAX_WAIT))  # noqa: S311  jitter, no secret
+            attempt += 1
+
+    def _once(
+        self,
+        check: Check,
+        method: str,
+        path: str,
+        parameters: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        streamed: bool,
+    ) -> BaseHTTPResponse:
+        reply = self._pool.urlopen(
+            method,
+            f"{self._before_path}{path}?{parameters}" if parameters else f"{self._before_path}{path}",
+            body,
+            self._signer.headers(method, path, parameters, headers, body),
+            retries=_NO_RETRIES,
+            redirect=False,
+            assert_same_host=False,
+            timeout=_TIMEOUT,
+            preload_content=not streamed,
+            decode_content=False,
+        )
+        problem = check(reply) if reply.status < 300 else ""
+        if problem is None:
+            return reply
+        if problem:
+            reply.close()  # a stream holds a connection
+            raise R2Refused(500, problem, "a success without what R2 sends", page=_is_page(reply))
+        raise _refusal(reply)
+
+    def _path(self, bucket: str, key: str | None) -> str:
+        if not _BUCKET.fullmatch(bucket):
+            raise Unaskable(f"{bucket!r} cannot be a bucket's name")
+        if key is None:
+            return f"{self._root}/{bucket}"
+        if not key:
+            raise Unaskable("an object's key is not empty")
+        try:
+            return f"{self._root}/{bucket}/{quote(key, safe='/~')}"
+        except UnicodeEncodeError as error:
+            raise Unaskable(f"the key {key!r} is not UTF-8") from error
+
+
+def r2_client(access: R2Access) -> R2Client:
+    """This process's client for an endpoint and keys; a forked child gets its own sockets.
 
     Raises InvalidLocation for an endpoint that is not a URL, and MissingSettings for one that cannot be reached so.
     """
@@ -104,114 +183,63 @@ def s3_client(access: R2Access) -> S3Client:
         if key not in _clients:
             if problems := network_problems(access.endpoint):
                 raise MissingSettings(problems)
-            _clients[key] = _new_client(access)
+            _clients[key] = R2Client(access)
         return _clients[key]
 
 
-def _new_client(access: R2Access) -> S3Client:
-    for name in _TELLTALE_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)
-    config = Config(
-        region_name="auto",
-        signature_version="s3v4",
-        s3={"addressing_style": "path"},
-        # boto3's default since 1.36, when_supported, sends aws-chunked bodies: R2 answers them with 401 or 501.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=CONNECTIONS,
-        proxies=_proxies(access.endpoint),
-        connect_timeout=10,
-        read_timeout=60,
-    )
-    try:
-        client = boto3.session.Session(botocore_session=Session(session_vars=_NOT_AWS)).client(
-            "s3",
-            endpoint_url=access.endpoint,
-            aws_access_key_id=access.key_id,
-            aws_secret_access_key=access.secret,
-            config=config,
-            verify=ca_file() or True,
-        )
-    except (ValueError, BotoCoreError) as error:
-        raise InvalidLocation(f"R2_ENDPOINT_URL={access.endpoint} is not usable ({error}); set https://HOST") from error
-    # R2 never sends "100 Continue", for which each PUT would wait a second.
-    client.meta.events.unregister("before-call.s3", handlers.add_expect_header)
-    client.meta.events.register_last("needs-retry.s3", _retry_client_disconnect)  # type: ignore[arg-type]  # see there
-    for name in _WITH_ETAG:
-        client.meta.events.register(f"before-parse.s3.{name}", _check_etag)
-    client.meta.events.register("before-parse.s3.ListObjectsV2", _check_listing)
-    client.meta.events.register("before-parse.s3.DeleteObjects", _check_deletion)
-    return client
+def elements(reply: BaseHTTPResponse) -> ElementTree.Element:
+    """The XML of a body, without namespaces: R2's documents have one, those of some servers like it have none.
 
-
-def _proxies(endpoint: str) -> dict[str, str]:
-    """Proxies by scheme. Not None, with which botocore would look for one itself."""
-    proxy = proxy_for(endpoint)
-    return dict.fromkeys(("http", "https"), proxy) if proxy else {}
-
-
-def _check_etag(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    if response_dict["status_code"] < 300 and "etag" not in response_dict["headers"]:
-        body = response_dict["body"]
-        if not isinstance(body, bytes):  # a stream, which holds a connection
-            body.close()
-        _refuse(response_dict, customized_response_dict)
-
-
-def _check_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """An empty reply would be taken for an empty bucket; botocore itself refuses what is not XML."""
-    if response_dict["status_code"] < 300 and not response_dict["body"].rstrip().endswith(_LISTING_ENDS):
-        _refuse(response_dict, customized_response_dict)
-
-
-def _check_deletion(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """An empty reply would be taken for the removal of all that was named."""
-    if response_dict["status_code"] < 300 and _DELETION not in response_dict["body"]:
-        _refuse(response_dict, customized_response_dict)
-
-
-def _refuse(response: dict[str, Any], parsed: dict[str, Any]) -> None:
-    """Turns a success that did not come from R2 into a 500, so that botocore tries again."""
-    response["status_code"], response["body"] = 500, b""
-    parsed["Error"] = {"Code": _NOT_R2, "Message": "a success without what R2 sends"}
-
-
-def _retry_client_disconnect(response: Any, attempts: int, **_: object) -> float | None:
-    """Seconds until the next try if R2 lost the request on its way (10054, a 400), a code that botocore does not know.
-
-    botocore takes the first handler's answer to needs-retry that is not None, although the stubs allow only None.
+    Raises R2Refused.
     """
-    code = response[1].get("Error", {}).get("Code") if response else None
-    if code != "ClientDisconnect" or attempts >= ATTEMPTS:
-        return None
-    return random.uniform(0.0, 0.05 * 2.0**attempts)  # noqa: S311  jitter, not a secret
-
-
-def is_page(reply: Any) -> bool:
-    """Whether a reply is HTML, from a firewall, a proxy or a wrong endpoint; botocore takes that for an empty one."""
-    return "html" in reply["ResponseMetadata"].get("HTTPHeaders", {}).get("content-type", "")
-
-
-@contextmanager
-def r2_errors(where: str) -> Iterator[None]:
-    """Turns botocore's errors into StorageErrors that name ``where``. A 412 becomes ObjectChanged."""
     try:
-        yield
-    except ClientError as error:
-        if is_page(error.response):
-            raise StorageUnavailable(f"{where}: {FOREIGN}") from error
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        text = str(error.response.get("Error", {}).get("Message", ""))[:200]
-        transient = status == 429 or status >= 500
-        unknown = (StorageUnavailable, _LATER) if transient else (StorageError, "R2 refused this request")
-        kind, remedy = _ERRORS.get(code) or _ERRORS.get(str(status)) or unknown
-        raise kind(f"{where}: {remedy} ({status} {code}: {text})") from error
-    except ParamValidationError as error:
-        raise InvalidLocation(f"{where}: R2 cannot be asked for this; {error}") from error
-    except ResponseParserError as error:
-        raise StorageUnavailable(f"{where}: {FOREIGN}") from error
-    except BotoCoreError as error:
-        remedy = CA_REMEDY if is_untrusted(str(error)) else "check the network and R2_ENDPOINT_URL"
-        raise StorageUnavailable(f"{where}: R2 cannot be reached; {remedy} ({error})") from error
+        root = ElementTree.fromstring(reply.data)  # noqa: S314  expat bounds how far entities may grow
+    except ElementTree.ParseError as error:
+        raise R2Refused(500, TORN, f"not XML: {error}", page=_is_page(reply)) from error
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def _usable(endpoint: str) -> SplitResult:
+    try:
+        parts = urlsplit(endpoint)
+        if parts.scheme in _PORTS and parts.hostname and _HOST.fullmatch(parts.hostname) and parts.port != 0:
+            return parts
+        reason = "it is not a URL"
+    except ValueError as error:
+        reason = str(error)
+    raise InvalidLocation(f"R2_ENDPOINT_URL={endpoint} is not usable ({reason}); set https://HOST")
+
+
+def _pool(endpoint: str, proxy: str | None) -> HTTPConnectionPool:
+    """Connections to an endpoint, by a proxy or not, with the certificates that are to be trusted."""
+    settings: dict[str, Any] = {"maxsize": CONNECTIONS}
+    if endpoint.startswith("https"):
+        own = ca_file() or os.environ.get("SSL_CERT_DIR")
+        settings |= {"ssl_context": tls_context()} if own else {"ca_certs": certifi.where()}
+    if not proxy:
+        return PoolManager(**settings).connection_from_url(endpoint)
+    parts = urlsplit(proxy)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    secret = make_headers(proxy_basic_auth=f"{user}:{password}") if parts.username else None
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return ProxyManager(plain, proxy_headers=secret, **settings).connection_from_url(endpoint)
+
+
+def _passes(refused: R2Refused) -> bool:
+    return refused.status in _TRANSIENT or refused.code in _TRANSIENT_CODES
+
+
+def _is_page(reply: BaseHTTPResponse) -> bool:
+    return "html" in reply.headers.get("content-type", "")
+
+
+def _refusal(reply: BaseHTTPResponse) -> R2Refused:
+    """What an error says; the reply to a HEAD has a status only."""
+    try:
+        error = elements(reply)
+    except R2Refused:
+        return R2Refused(reply.status, str(reply.status), reply.reason or "", page=_is_page(reply))
+    code, message = error.findtext("Code"), error.findtext("Message")
+    return R2Refused(reply.status, code or str(reply.status), message or "", page=_is_page(reply))

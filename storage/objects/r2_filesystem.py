@@ -20,7 +20,8 @@ from apache_beam.io.filesystem import BeamIOError, CompressedFile, CompressionTy
 from apache_beam.io.filesystemio import Downloader, DownloaderStream, Uploader, UploaderStream
 
 from llmdo.storage.errors import BucketNotFound, InvalidLocation, ObjectNotFound, StorageError
-from llmdo.storage.objects.r2 import R2Store, R2Upload
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.r2_parts import R2Upload
 from llmdo.storage.objects.store import R2_SCHEME, ObjectInfo, locate
 
 _READ_BUFFER = 8 << 20  # bytes; each refill is one GET, billed alike whatever its size

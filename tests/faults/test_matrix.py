@@ -10,16 +10,16 @@ import json
 import signal
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
-from botocore import auth
 
 from llmdo.backends.limits import breaker
 from llmdo.backends.limits.retry import Retry
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting.verify import verify
 from llmdo.settings.environment import cloudflare_account
+from llmdo.storage.objects import sigv4
 from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.storage.runs import runs
@@ -269,14 +269,14 @@ class Jump:
         self.jumped = False
         self._seconds, self._signing = seconds, signing
         self._left = iter(range(asked))
-        self._date = auth.get_current_datetime
         self._context = patch.context()
 
     def __enter__(self) -> Jump:
         patch = self._context.__enter__()
         patch.setattr(runs, "time", self)
         if self._signing:
-            patch.setattr(auth, "get_current_datetime", lambda: self._date() + timedelta(seconds=self._ahead))
+            ahead = {"time": lambda: time.time() + self._ahead}
+            patch.setattr(sigv4, "time", SimpleNamespace(**{**vars(time), **ahead}))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -85,7 +85,7 @@ def test_what_is_built_works_in_a_project_with_rooms_of_the_same_names(kind, pyt
     shutil.rmtree(checkout)
     (package,) = (tmp_path / "dist").iterdir()
     # Newer than those that are tested elsewhere, where there are newer ones.
-    call(here, "-m", "pip", "install", "-q", package, "boto3", "pydantic", "--upgrade", cwd=tmp_path)
+    call(here, "-m", "pip", "install", "-q", package, "urllib3", "pydantic", "--upgrade", cwd=tmp_path)
     top = call(
         here, "-c", "import importlib.metadata as m; print(*{f.parts[0] for f in m.files('llm.do')})", cwd=tmp_path
     )

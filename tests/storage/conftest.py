@@ -15,7 +15,7 @@ from llmdo.local.settings import Credentials
 from llmdo.local.wire import HttpCall
 from llmdo.settings.environment import r2_access
 from llmdo.storage.objects.r2 import R2Store
-from llmdo.storage.objects.r2_client import s3_client
+from llmdo.storage.objects.r2_client import any_success, r2_client
 
 CREDENTIALS = Credentials("0" * 32, "key-id-of-the-tests", "token-of-the-tests")
 
@@ -25,6 +25,7 @@ class Seen(NamedTuple):
     path: str
     headers: dict[str, str]
     size: int
+    client: tuple[str, int]
 
 
 class _HTTP(ThreadingHTTPServer):
@@ -68,7 +69,7 @@ class Server:
         path, _, query = request.path.partition("?")
         body = request.rfile.read(int(request.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append(Seen(request.command, request.path, headers, len(body)))
+        self.seen.append(Seen(request.command, request.path, headers, len(body), request.client_address))
         if self.answers:
             status, text = self.answers.popleft()
             kind = "text/html" if text.startswith("<!DOCTYPE") else "application/xml"
@@ -118,7 +119,7 @@ def server(_server, monkeypatch):
 def bucket(server):
     """A new bucket's name."""
     name = f"bucket-{secrets.token_hex(4)}"
-    s3_client(r2_access()).create_bucket(Bucket=name)
+    r2_client(r2_access()).call(any_success, "PUT", name)
     server.seen.clear()
     return name
 
@@ -132,8 +133,7 @@ def store(bucket):
 def waits(monkeypatch):
     """The seconds that would have been waited between tries."""
     waited = []
-    monkeypatch.setattr("botocore.endpoint.time", types.SimpleNamespace(sleep=waited.append))
-    monkeypatch.setattr("llmdo.storage.objects.r2.time", types.SimpleNamespace(sleep=waited.append))
-    # Tests share a client, whose quota of retries (a hundred, and more for each success) is not what they are about.
-    monkeypatch.setattr("botocore.retries.quota.RetryQuota.acquire", lambda quota, amount: True)
+    for module in ("r2_client", "r2"):
+        fake = types.SimpleNamespace(sleep=waited.append)
+        monkeypatch.setattr(f"llmdo.storage.objects.{module}.time", fake)
     return waited

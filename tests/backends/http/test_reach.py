@@ -22,7 +22,7 @@ from llmdo.settings.network import proxy_for
 from llmdo.settings.secrets import check_header, header_values, secrets_in_url, without_secrets
 from llmdo.storage.errors import QueueError, StorageUnavailable
 from llmdo.storage.objects.r2 import R2Store
-from llmdo.storage.objects.r2_client import s3_client
+from llmdo.storage.objects.r2_client import r2_client
 from llmdo.storage.queues.client import QueueClient
 from tests.company_network import Proxy, Service, authority, clean, completion, listening
 
@@ -349,7 +349,7 @@ def test_a_companys_own_ca_is_trusted_for_models_queues_and_r2_alike(monkeypatch
         assert ask(monkeypatch, f"{url}/v1") == "ok"
         with QueueClient(account, "1" * 32) as queue:
             assert queue.consumers() == ()
-        assert list(R2Store("bucket", s3_client(R2Access(url, "key-id-1", "secret-1"))).list("x/")) == []
+        assert list(R2Store("bucket", r2_client(R2Access(url, "key-id-1", "secret-1"))).list("x/")) == []
     assert [method for method, *_ in service.seen] == ["POST", "GET", "GET"]
     asked = {(method, path, key) for method, path, key in at_proxy.seen}
     assert asked == ({("CONNECT", url[8:], WANTED)} if by_proxy else set())
@@ -361,7 +361,7 @@ def test_r2_over_http_is_asked_for_a_path_and_a_proxy_for_a_whole_url(monkeypatc
     with listening(Service, reply=lambda *_: (200, {}, xml)) as (url, service), listening(Proxy) as (proxy, at_proxy):
         if by_proxy:
             monkeypatch.setenv("HTTP_PROXY", proxy)
-        assert list(R2Store("bucket", s3_client(R2Access(url, "key-id-3", "secret-3"))).list("x/")) == []
+        assert list(R2Store("bucket", r2_client(R2Access(url, "key-id-3", "secret-3"))).list("x/")) == []
     assert [path.partition("?")[0] for _, path, *_ in service.seen] == ["/bucket"]
     assert [path.partition("?")[0] for _, path, _ in at_proxy.seen] == ([f"{url}/bucket"] if by_proxy else [])
 
@@ -370,7 +370,7 @@ def test_r2_says_that_a_certificate_is_not_trusted(monkeypatch, tmp_path):
     _, tls = authority(tmp_path)
     monkeypatch.setattr("llmdo.storage.objects.r2_client.ATTEMPTS", 1)
     with listening(Service, tls) as (url, _), pytest.raises(StorageUnavailable, match="set SSL_CERT_FILE to a PEM"):
-        list(R2Store("bucket", s3_client(R2Access(url, "key-id-2", "secret-2"))).list("x/"))
+        list(R2Store("bucket", r2_client(R2Access(url, "key-id-2", "secret-2"))).list("x/"))
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "names no file"), (b"no PEM", "holds no certificates")])

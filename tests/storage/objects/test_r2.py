@@ -1,11 +1,10 @@
 import logging
+import os
 import pickle
 import threading
 
 import pytest
 from apache_beam.internal import pickler
-from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError
 
 from llmdo.settings import environment
 from llmdo.settings.environment import MissingSettings, R2Access
@@ -22,9 +21,12 @@ from llmdo.storage.errors import (
     StorageUnavailable,
 )
 from llmdo.storage.ledger import objects as ledger_objects
-from llmdo.storage.objects import r2_client
-from llmdo.storage.objects.r2 import PART_SIZE, R2Store
-from llmdo.storage.objects.r2_client import ATTEMPTS, _new_client, r2_errors, s3_client
+from llmdo.storage.objects import r2_client as client_module
+from llmdo.storage.objects import r2_parts
+from llmdo.storage.objects.r2 import R2Store
+from llmdo.storage.objects.r2_client import ATTEMPTS, CONNECTIONS, R2Client, r2_client
+from llmdo.storage.objects.r2_errors import R2Refused, r2_errors
+from llmdo.storage.objects.r2_parts import PART_SIZE
 from llmdo.storage.objects.store import READ_CHUNK
 from llmdo.transforms.chat import conversations
 from llmdo.transforms.chat import intake as chat_intake
@@ -41,8 +43,8 @@ def test_a_connection_is_kept_for_every_thread_that_may_have_a_call_under_way():
     threads = (
         conversations.BLOCKING_THREADS + chat_intake._AT_ONCE + chat_reading._AT_ONCE + ledger_objects.LEDGER_THREADS
     )
-    client = s3_client(R2Access("https://r2.test", "id", "secret"))
-    assert client.meta.config.max_pool_connections > threads
+    assert threads < CONNECTIONS
+    assert r2_client(R2Access("https://r2.test", "id", "secret"))._pool.pool.maxsize == CONNECTIONS
 
 
 def test_a_write_is_one_plain_request(store, server):
@@ -102,10 +104,10 @@ def test_the_users_settings_for_aws_have_no_effect_on_r2(server, bucket, tmp_pat
     places["broken"].write_text("not = an [ini\nfile")
     for name, value in settings.items():
         monkeypatch.setenv(name, value.format(**places))
-    client = _new_client(R2Access(server.url, CREDENTIALS.token_id, CREDENTIALS.secret))
+    store = R2Store(bucket, R2Client(R2Access(server.url, CREDENTIALS.token_id, CREDENTIALS.secret)))
     server.reset()
-    client.put_object(Bucket=bucket, Key="key", Body=b"body")
-    assert client.get_object(Bucket=bucket, Key="key")["Body"].read() == b"body"
+    store.put("key", b"body")
+    assert store.read("key")[0] == b"body"
     assert len(server.seen) == 2
     for seen in server.seen:
         assert (
@@ -117,18 +119,18 @@ def test_the_users_settings_for_aws_have_no_effect_on_r2(server, bucket, tmp_pat
 def test_one_client_serves_a_process_and_threads_share_it(server):
     access = R2Access(server.url, "other-key-id", "other-secret")
     found = []
-    threads = [threading.Thread(target=lambda: found.append(s3_client(access))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(r2_client(access))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(set(map(id, found))) == 1
-    assert s3_client(R2Access(server.url, "other-key-id", "rotated")) is not found[0]
+    assert r2_client(R2Access(server.url, "other-key-id", "rotated")) is not found[0]
 
 
 def test_the_way_to_r2_is_checked_once_for_a_client_and_not_for_each_store(server, monkeypatch):
     checked = []
-    monkeypatch.setattr(r2_client, "network_problems", lambda url: checked.append(url) or [])
+    monkeypatch.setattr(client_module, "network_problems", lambda url: checked.append(url) or [])
     monkeypatch.setattr(environment, "network_problems", lambda url: checked.append(url) or [])
     monkeypatch.setenv("R2_ENDPOINT_URL", server.url)
     monkeypatch.setenv("R2_ACCESS_KEY_ID", "a-new-key")
@@ -139,9 +141,9 @@ def test_the_way_to_r2_is_checked_once_for_a_client_and_not_for_each_store(serve
 
 
 def test_a_way_to_r2_that_is_not_usable_is_said_before_any_call(server, monkeypatch):
-    monkeypatch.setattr(r2_client, "network_problems", lambda _: ["the proxy is not one"])
+    monkeypatch.setattr(client_module, "network_problems", lambda _: ["the proxy is not one"])
     with pytest.raises(MissingSettings, match="the proxy is not one"):
-        s3_client(R2Access(server.url, "yet-another-key", "secret"))
+        r2_client(R2Access(server.url, "yet-another-key", "secret"))
 
 
 def test_a_broken_connection_is_taken_up_at_the_same_byte(store, server, waits):
@@ -312,6 +314,59 @@ def test_an_object_that_stays_when_others_go_is_removed_again_or_says_why(store,
     assert list(store.list("")) == []
 
 
+ODD_KEYS = [
+    *("a//b", "a/./b", "a/../b", "/a", "a/", " a ", "a+b", "a%2Fb", "a%b", "a?b#c", "a&<b>\"'", "ü/日本/😀", "~!*'()"),
+    *("a\tb", "a\x01b", "a\nb", "%", "=", "\\"),
+]
+
+
+def test_keys_are_literal_whatever_is_in_them(store, server):
+    for key in ODD_KEYS:
+        assert store.put_if_absent(key, key.encode())
+        assert store.read(key)[0] == key.encode()
+        assert store.stat(key).size == len(key.encode())
+    assert [info.key for info in store.list("")] == sorted(ODD_KEYS, key=str.encode)
+    assert [info.key for info in store.list("a/.")] == ["a/../b", "a/./b"]
+    store.copy("a//b", store, "a ?/#")
+    store.delete("a ?/#")
+    store.delete_many(ODD_KEYS)
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("key", ["a\ud800b", ""])
+def test_a_key_that_cannot_be_encoded_is_an_invalid_location(store, server, key):
+    with pytest.raises(InvalidLocation, match="R2 cannot be asked for this"):
+        store.put(key, b"x")
+    with pytest.raises(InvalidLocation, match="R2 cannot be asked for this"):
+        store.put("key", b"x", {"name": "ü"})
+    assert server.seen == []
+
+
+def test_a_server_like_r2_may_be_below_a_path(server):
+    client = R2Client(R2Access(f"{server.url}/storage/r2 here/", CREDENTIALS.token_id, CREDENTIALS.secret))
+    server.answers.append((403, "<Error><Code>AccessDenied</Code></Error>"))
+    with pytest.raises(AccessDenied):
+        R2Store("bucket", client).read("a key")
+    assert server.seen[0].path == "/storage/r2%20here/bucket/a%20key"
+
+
+def test_a_forked_child_has_connections_of_its_own(store, server):
+    store.put("key", b"body")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if R2Store.open(store.url.removeprefix("r2://")).read("key")[0] == b"body" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.read("key")[0] == b"body"
+    assert len({seen.client for seen in server.seen}) == 2
+
+
+@pytest.mark.parametrize("listing", ["<Contents><Key>k</Key></Contents>", "<IsTruncated>true</IsTruncated>"])
+def test_a_listing_that_lacks_something_is_not_taken_for_a_whole_one(store, server, listing):
+    server.answers.append((200, f"<ListBucketResult>{listing}</ListBucketResult>"))
+    with pytest.raises(StorageUnavailable, match="not R2's"):
+        list(store.list(""))
+
+
 TORN = '<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents><Key>ke'
 LACKING = "<?xml version='1.0'?><Other></Other>"
 
@@ -458,8 +513,8 @@ def test_a_copy_keeps_the_metadata(store, server):
 
 
 def test_a_large_copy_goes_in_equal_parts(store, server, monkeypatch):
-    config = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, use_threads=False)
-    monkeypatch.setattr("llmdo.storage.objects.r2._COPY", config)  # as above 4 GiB
+    monkeypatch.setattr(r2_parts, "COPIED_AT_ONCE", 6 << 20)  # as above 4 GiB
+    monkeypatch.setattr(r2_parts, "COPIED_PART", 5 << 20)
     store.put("big", BODY * 4)
     store.copy("big", store, "copy")
     assert store.read("copy")[0] == BODY * 4
@@ -482,13 +537,20 @@ def test_no_log_line_holds_the_key_or_the_secret(bucket, server, waits, caplog, 
         store.put("key", b"x")
     monkeypatch.setenv("R2_SECRET_ACCESS_KEY", CREDENTIALS.secret)
     R2Store.open(bucket).put("key", b"x")
-    assert "botocore" in {record.name.partition(".")[0] for record in caplog.records}
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
     for hidden in ("a-secret-of-this-test-only", CREDENTIALS.secret, CREDENTIALS.token_id, "Signature="):
         assert hidden not in caplog.text
 
 
+def test_a_secret_in_a_long_message_is_struck_out_before_the_message_is_cut(store, server):
+    server.refuse(403, "AccessDenied", message="." * 190 + CREDENTIALS.secret)
+    with pytest.raises(AccessDenied) as raised:
+        store.put("key", b"x")
+    assert CREDENTIALS.secret[:8] not in str(raised.value)
+
+
 def test_every_kind_of_error_is_one_of_this_rooms():
-    refusal = ClientError({"Error": {"Code": "Odd"}, "ResponseMetadata": {"HTTPStatusCode": 418}}, "PutObject")  # type: ignore[typeddict-item]
+    refusal = R2Refused(418, "Odd", "")
     with (
         pytest.raises(errors.StorageError, match=r"r2://b/k: R2 refused this request \(418 Odd: \)"),
         r2_errors("r2://b/k"),

@@ -14,8 +14,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.plugin import BeamPlugin
 
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
-from llmdo.storage.objects.r2 import PART_SIZE
 from llmdo.storage.objects.r2_filesystem import R2FileSystem
+from llmdo.storage.objects.r2_parts import PART_SIZE
 from tests.storage.conftest import CREDENTIALS
 
 
@@ -232,7 +232,7 @@ def test_neither_the_pipeline_nor_a_log_line_holds_the_credentials(store, caplog
     assert store.url.encode() in proto
     pipeline.run().wait_until_finish()
     assert len(keys(store)) == 2
-    assert "botocore" in {record.name.partition(".")[0] for record in caplog.records}
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
     for hidden in (CREDENTIALS.token_id, CREDENTIALS.secret):
         assert hidden.encode() not in proto
         assert hidden not in caplog.text
