@@ -151,6 +151,7 @@ def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
 
     warm = min(WARM_S, seconds / 2)
     return {
+        "benchmark": "limits",
         "name": way.name,
         "admitted_per_s": rate,
         "seconds": 2 * seconds,
@@ -218,6 +219,7 @@ def share(name: str, seconds: float, processes: int = PROCESSES, rpm: float | No
             process.stdin.flush()
         each = [json.loads(process.communicate()[0]) for process in started]
     return {
+        "benchmark": "limits",
         "name": name,
         "admitted_per_s": SHARED_PER_S,
         "seconds": seconds,
