@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 # Of other programs: Maven, mypy, docker, gcloud, Beam's pool of workers, and benchmarks.
 OTHERS = {"--strict-checksums", "--strict", "--build-arg", "--image", "--sdk-language", "--metadata-file"}
-OTHERS |= {"--service_port", "--seeds", "--rivals", "--help"}
+OTHERS |= {"--service_port", "--seeds", "--rivals", "--rounds", "--seconds", "--show", "--help"}
 
 
 def text_of(page: Path) -> str:
