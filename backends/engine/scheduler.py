@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -110,6 +111,7 @@ class Scheduler:
         self._stop = stop
         self._queues: dict[tuple[str, str], _ModelQueue] = {}
         self._unread: set[str] = set()  # providers whose prices calls wait, or waited, for
+        self._granted: Future[None] | None = None  # what calls wait, or waited, for that lack a budget's grant
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
@@ -266,6 +268,9 @@ class Scheduler:
             if isinstance(error, StopRun):
                 if not budget.can_wait():
                     self._stop(error)
+                elif (granted := budget.awaited()) is not None and granted is not self._granted:
+                    self._granted = granted
+                    granted.add_done_callback(self._start_soon)
                 return False
             if error:
                 del calls[at]
@@ -289,9 +294,9 @@ class Scheduler:
             return False
         if provider not in self._unread:
             self._unread.add(provider)
-            pending.add_done_callback(self._prices_are_there)
+            pending.add_done_callback(self._start_soon)
         return True
 
-    def _prices_are_there(self, _: object) -> None:
+    def _start_soon(self, _: object) -> None:
         with suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(self.start)

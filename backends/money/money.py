@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llmdo.backends.errors import BudgetSpent, ModelError, PriceUnknown
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.grants import Allowance, FromPurse, Grants
 from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import Price, Response
@@ -86,10 +87,16 @@ class Budget:
     A call reserves the most that it may use, by estimate, and releases what it did not use; a lost call, which may be
     billed, releases nothing. So the limits hold, however many calls are in flight, as long as the estimates do; these
     are raised by actual usage (see Estimates).
+
+    Args:
+        limits: those of the run.
+        prices: where they are known already.
+        grants: what this process may spend of ``limits``, which other processes share; None: all of it.
     """
 
-    def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None) -> None:
+    def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None, grants: Grants | None = None) -> None:
         self.limits = limits
+        self._grants = grants
         self.prices = prices or Prices()
         self._estimates = Estimates()
         self._lock = threading.Lock()
@@ -125,6 +132,8 @@ class Budget:
                 self._reserved.setdefault(id(request), []).append(amount)
                 self._held_tokens += amount.tokens
                 self._held_usd += amount.usd or 0.0
+                if self._grants:
+                    self._grants.use(self._limited(amount), self._free())
             return error
 
     def after(self, provider: str, request: Request, ended: Response | ModelError | None) -> None:
@@ -136,28 +145,15 @@ class Budget:
             amount = self._give_back(request)
             if ended is None or (isinstance(ended, ModelError) and maybe_billed(ended)):
                 self._lose(provider, request, amount)
-            usage = ended.usage if ended else None
-            if ended is None or usage is None:
-                return
-            self._calls += 1
-            self._input += usage.input_tokens
-            self._output += usage.output_tokens
-            answered = request.model
-            if not isinstance(ended, ModelError):
-                answered = ended.model
-                if self.limits != NO_LIMITS:
-                    self._estimates.learn(request, ended)
-                if is_cached(ended):
-                    return
-            if usage.neurons is not None:
-                self._neurons = (self._neurons or 0.0) + usage.neurons
-            self._unsettled.append(_Used(provider, request.model, answered, usage))
-            self._settle()
+            if ended is not None and ended.usage is not None:
+                self._count(provider, request, ended, ended.usage)
+            self._release()
 
     def give_back(self, request: Request) -> None:
         """Releases what was reserved for a call that was not made."""
         with self._lock:
             self._give_back(request)
+            self._release()
 
     def lose(self, provider: str, request: Request) -> None:
         """Counts a lost call that may be billed and is made again; its reservation stays for the next attempt."""
@@ -165,8 +161,19 @@ class Budget:
             self._lose(provider, request, None)
 
     def can_wait(self) -> bool:
-        """Whether calls in flight may still release what they reserved."""
-        return bool(self._reserved)
+        """Whether calls in flight may still release what they reserved, or more may be granted."""
+        return bool(self._reserved) or self.awaited() is not None
+
+    def awaited(self) -> Future[None] | None:
+        """What ends when a call that ``before`` refused may try again, besides when others end; None: it may not."""
+        return self._grants.awaited if self._grants else None
+
+    def receive(self, message: FromPurse) -> None:
+        """Takes a message of the purse that this budget's grants come from."""
+        assert self._grants is not None  # noqa: S101  only such budgets get messages
+        with self._lock:
+            answered = self._grants.receive(message, self._free(), bool(self._reserved))
+        answered.set_result(None)
 
     def spent(self) -> Spent:
         """What was spent so far; does not wait for prices."""
@@ -187,6 +194,40 @@ class Budget:
                 lost_output_tokens=self._lost_output,
                 lost_cost_usd=None if lost_unpriced else round(self._lost_usd, DECIMALS),
             )
+
+    def _count(self, provider: str, request: Request, ended: Response | ModelError, usage: Usage) -> None:
+        self._calls += 1
+        self._input += usage.input_tokens
+        self._output += usage.output_tokens
+        answered = request.model
+        if not isinstance(ended, ModelError):
+            answered = ended.model
+            if self.limits != NO_LIMITS:
+                self._estimates.learn(request, ended)
+            if is_cached(ended):
+                return
+        if usage.neurons is not None:
+            self._neurons = (self._neurons or 0.0) + usage.neurons
+        self._unsettled.append(_Used(provider, request.model, answered, usage))
+        self._settle()
+
+    def _release(self) -> None:
+        if self._grants:
+            self._grants.release(self._free(), bool(self._reserved))
+
+    def _limited(self, amount: _Amount) -> Allowance:
+        """What of an amount has a limit."""
+        usd = 0.0 if self.limits.max_cost_usd is None else amount.usd or 0.0
+        return Allowance(usd, 0 if self.limits.max_tokens is None else amount.tokens)
+
+    def _free(self) -> Allowance:
+        """What is neither spent nor reserved of the grants."""
+        assert self._grants is not None  # noqa: S101  asked only then
+        used = _Amount(
+            Usage(self._input + self._lost_input, self._output + self._lost_output), self._usd + self._lost_usd
+        )
+        held = _Amount(Usage(self._held_tokens), self._held_usd)
+        return self._grants.granted - self._limited(used) - self._limited(held)
 
     def _give_back(self, request: Request) -> _Amount | None:
         waiting = self._reserved.get(id(request))
@@ -226,21 +267,26 @@ class Budget:
 
     def _why_not(self, provider: str, request: Request, amount: _Amount) -> ModelError | None:
         limits = self.limits
+        if limits.max_cost_usd is not None and amount.usd is None:
+            why = self.prices.problem(provider)
+            return PriceUnknown(
+                f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so --max-cost "
+                "cannot be guaranteed: use --max-tokens-total instead, or name another model",
+                provider=provider,
+            )
+        if self._grants:
+            free = self._free()
+            if free.covers(self._limited(amount)):
+                return None
+            return BudgetSpent(self._grants.lack(self._limited(amount), free) or "more is asked for")
         tokens, lost = self._input + self._output, self._lost_input + self._lost_output
         spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
         if self._lost:
             spent += f", perhaps ${self._lost_usd:.6g} and {lost:,} more by {lost_text(self._lost)}"
         again = "could be exceeded by the next call: raise it and run the same command again to resume"
-        if limits.max_cost_usd is not None:
-            if amount.usd is None:
-                why = self.prices.problem(provider)
-                return PriceUnknown(
-                    f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so --max-cost "
-                    "cannot be guaranteed: use --max-tokens-total instead, or name another model",
-                    provider=provider,
-                )
-            if self._usd + self._lost_usd + self._held_usd + amount.usd > limits.max_cost_usd:
-                return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
+        usd = self._usd + self._lost_usd + self._held_usd + (amount.usd or 0.0)
+        if limits.max_cost_usd is not None and usd > limits.max_cost_usd:
+            return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
         if limits.max_tokens is not None and tokens + lost + self._held_tokens + amount.tokens > limits.max_tokens:
             return BudgetSpent(f"{spent}, and --max-tokens-total {limits.max_tokens} {again}")
         return None
