@@ -43,7 +43,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One turn. ``content`` is text, or parts as OpenAI writes them: ``{"type": "text", "text": …}``,
     ``{"type": "image_url", "image_url": {"url": …}}``. ``extra``: name, tool_calls, tool_call_id …
@@ -54,7 +54,7 @@ class Message:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatRequest:
     """A conversation to continue.
 
@@ -74,7 +74,7 @@ class ChatRequest:
     listen: Callable[[StreamChunk], None] | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EmbedRequest:
     """Texts to embed with one call; at most ``Backend.max_texts(model)`` of them."""
 
@@ -85,7 +85,7 @@ class EmbedRequest:
     line_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawRequest:
     """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …).
 

@@ -15,7 +15,7 @@ FinishReason = str
 VectorFormat = Literal["float", "base64"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatResponse:
     """An answer.
 
@@ -52,7 +52,7 @@ class ChatResponse:
         return bool(message.get("refusal")) and "content" in message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EmbedResponse:
     """One vector a text, in the order of the texts; () where the provider's cannot be used.
 
@@ -71,7 +71,7 @@ class EmbedResponse:
     parts: tuple[EmbedResponse, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawResponse:
     """A model's own result, as the provider sent it: JSON, text, or ``{"content_type": …, "base64": …}`` for bytes."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Usage:
     """What a request used, in tokens, over all its tries whose usage is known; ``neurons`` if Workers AI reports them.
 

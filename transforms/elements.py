@@ -113,7 +113,7 @@ class Leftovers:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Line:
     """One line to answer; ``data`` has no line ending and no BOM. Offsets in bytes."""
 
@@ -154,7 +154,7 @@ class Stale:
     gone: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A line's answer. ``row`` is the whole line of the shard, JSON, without its line ending."""
 
@@ -167,7 +167,7 @@ class Answer:
     cost: Cost = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failure:
     """A line without an answer. ``row`` is the input line with its ``error`` object, JSON, without line ending."""
 

@@ -17,7 +17,7 @@ from llmdo.backends.responses import EmbedResponse, Response
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
     """How a job ended: exactly one of ``response`` and ``error`` is set.
 

@@ -131,7 +131,8 @@ class Prices:
         used: dict[str, Usage] = {}
         for part in parts:
             if not is_cached(part):
-                used[part.model] = added(used.get(part.model, Usage()), part.usage)
+                before = used.get(part.model)
+                used[part.model] = part.usage if before is None else added(before, part.usage)
         costs = [self.cost_of(provider, asked, answered, usage) for answered, usage in used.items()]
         known = [usd for usd in costs if usd is not None]
         return round(sum(known), DECIMALS) if len(known) == len(costs) else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _DECIMALS = 12  # of a sum: a millionth of a micro-dollar
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Cost:
     """What some answers cost.
 

@@ -14,7 +14,7 @@ from llmdo.backends.responses import EmbedResponse
 _OF_THE_LINE = (StopRun, ModelUnusable, Retryable)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Embedded:
     """The results of a line's texts as one Done; a text without a vector has an empty one, and ``errors`` says why.
 
@@ -40,7 +40,14 @@ class LineTexts:
         """Takes one text's result; returns the line's result after the last one."""
         self._ended[index] = done
         self._open -= 1
-        return None if self._open else _together([one for one in self._ended if one is not None])
+        if self._open:
+            return None
+        return _alone(done) if len(self._ended) == 1 else _together([one for one in self._ended if one is not None])
+
+
+def _alone(done: Done) -> Embedded:
+    """The result of a line with one text, as most have: nothing needs to be joined."""
+    return Embedded(done, parts=(done.response,) if isinstance(done.response, EmbedResponse) else ())
 
 
 def _together(ended: list[Done]) -> Embedded:

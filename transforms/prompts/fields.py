@@ -22,7 +22,14 @@ _PARAMETERS = (
     )
     | WORKERS_AI_ONLY
 )
-_EMBED_PARAMETERS = _PARAMETERS | {"dimensions", "encoding_format"}
+_OF_EMBEDDINGS = frozenset({"dimensions", "encoding_format"})
+# The same by whether the model embeds, and whether its provider has inputs of its own.
+_KNOWN = {
+    (embeds, own): (_PARAMETERS | (_OF_EMBEDDINGS if embeds else frozenset()))
+    - (frozenset() if own else WORKERS_AI_ONLY)
+    for embeds in (False, True)
+    for own in (False, True)
+}
 # Fields of an API call's body that are ignored: answers are written when they are complete.
 NEVER = frozenset({"stream", "stream_options", "background"})
 # Fields that hold a prompt; a request uses only some of them, see ``unused``.
@@ -36,7 +43,7 @@ ENVELOPE = frozenset({"url", "method", "body"})
 Counted = Literal["all", "known", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Built:
     """A request; ``used`` names the line's fields that are in it, ``warnings`` those that were left out."""
 
@@ -45,7 +52,7 @@ class Built:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestTarget:
     """The model that a line is for, and the run's settings for it.
 
@@ -68,24 +75,22 @@ class RequestTarget:
 
     def parameters_in(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The line's parameters for a chat."""
-        return self._counted(body, _PARAMETERS)
+        return self._counted(body, embeds=False)
 
-    def embedding_parameters_in(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The line's parameters for an embedding, without the format that every answer has."""
-        found = self._counted(body, _EMBED_PARAMETERS)
-        return {name: value for name, value in found.items() if (name, value) != ("encoding_format", "float")}
+    def embedding_parameters_in(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+        """The line's parameters for an embedding, without the format that every answer has; and the names of all."""
+        found = self._counted(body, embeds=True)
+        names = frozenset(found)
+        if found.get("encoding_format") == "float":
+            del found["encoding_format"]
+        return found, names
 
-    def embedding_fields(self, body: Mapping[str, Any]) -> frozenset[str]:
-        """The names of the line's parameters for an embedding, including those that need not be sent."""
-        return frozenset(self._counted(body, _EMBED_PARAMETERS))
-
-    def _counted(self, body: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    def _counted(self, body: Mapping[str, Any], *, embeds: bool) -> dict[str, Any]:
         if self.counted == "none":
             return {}
         if self.counted == "all":
             return {k: v for k, v in body.items() if k not in CONTENT | NEVER | self.fields and k != "model"}
-        if not has_own_inputs(self.provider):
-            known -= WORKERS_AI_ONLY
+        known = _KNOWN[embeds, has_own_inputs(self.provider)]
         return {
             name: value
             for name, value in body.items()

@@ -67,7 +67,7 @@ class Defaults:
         return bool(self.prompt) and not self.line_parameters
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prompt:
     """A parsed line; its ids are as the user wrote them."""
 

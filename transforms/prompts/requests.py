@@ -39,9 +39,8 @@ def build_templated(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """The run's template, filled in from a line, as a chat or as a text to embed. Raises BadLine."""
     text = _filled_in(target.prompt, body)
     if target.embeds:
-        parameters = target.embedding_parameters_in(body)
-        request = EmbedRequest(target.model, (text,), parameters, target.request_id)
-        return Built(request, target.fields | target.embedding_fields(body))
+        parameters, names = target.embedding_parameters_in(body)
+        return Built(EmbedRequest(target.model, (text,), parameters, target.request_id), target.fields | names)
     messages = [Message("user", text)]
     check_says_something(messages)
     asked = body if target.counted != "none" else {name: body[name] for name in target.fields if name in body}
@@ -56,13 +55,13 @@ def build_embedding(body: Mapping[str, Any], target: RequestTarget) -> Built:
     """
     name = "text" if "text" in body else "input"
     texts = _texts(body.get(name), name, target)
-    used = target.embedding_fields(body) | {name}
+    parameters, names = target.embedding_parameters_in(body)
+    used = names | {name}
     if target.counted == "all":
         warnings = unused(body, used) + streaming_warnings(body)
     else:
         warnings = tuple(warning for warning in unused(body, used) if warning.split()[0] not in target.fields)
     if texts is not None and target.embeds:
-        parameters = target.embedding_parameters_in(body)
         return Built(EmbedRequest(target.model, texts, parameters, target.request_id), used, warnings)
     given = {"input" if field == name else field: value for field, value in body.items() if field in used}
     return Built(RawRequest(target.model, given, target.request_id, path="embeddings"), used, warnings)
