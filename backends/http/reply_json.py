@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pydantic_core
 
 from llmdo.backends.errors import BadReply
@@ -29,14 +30,17 @@ def read_json(content: bytes, warn: Callable[[str], None] = lambda _: None) -> A
     a reply, and BadReply for what would stop the loop for more than some 0.2 s: parsing holds Python's lock to its end.
     """
     content = without_preamble(content)
-    if len(content) > _LARGE:
-        work_s = sum(seconds * content.count(part) for part, seconds in _WORK_S.items())
-        if work_s > _LONGEST_S:
-            raise BadReply(f"the reply's {len(content):,} bytes of JSON have too many parts to be read: ask for less")
+    if len(content) > _LARGE and _work_s(content) > _LONGEST_S:
+        raise BadReply(f"the reply's {len(content):,} bytes of JSON have too many parts to be read: ask for less")
     try:
         return pydantic_core.from_json(content)
     except ValueError:
         return _mended(content, warn)
+
+
+def _work_s(content: bytes) -> float:
+    parts = np.frombuffer(content, "u1")  # counts 10 times as fast as bytes do
+    return sum(seconds * int(np.count_nonzero(parts == ord(part))) for part, seconds in _WORK_S.items())
 
 
 def without_preamble(content: bytes) -> bytes:

@@ -125,7 +125,8 @@ def number_arrays(text: bytes) -> Iterator[bytes]:
 
     Nothing is found in JSON with backslashes, whose texts would have to be read, or with NaN or infinity.
     """
-    if b"\\" in text or b"NaN" in text or b"Infinity" in text:
+    # A letter is looked for 20 times as fast as a word.
+    if b"\\" in text or (b"N" in text and b"NaN" in text) or (b"I" in text and b"Infinity" in text):
         return
     place, quotes = 0, 0
     while (stop := text.find(b"]", place)) >= 0:
@@ -134,10 +135,10 @@ def number_arrays(text: bytes) -> Iterator[bytes]:
             quotes += text.count(b'"', place, stop)
         else:
             quotes += text.count(b'"', place, start)
-            inside = text.count(b'"', start, stop)
-            if not inside and not quotes % 2:  # else it is a part of a text
+            if text.find(b'"', start, stop) >= 0:  # counting takes 10 times as long
+                quotes += text.count(b'"', start, stop)
+            elif not quotes % 2:  # else it is a part of a text
                 yield text[start : stop + 1]
-            quotes += inside
         place = stop + 1
 
 
