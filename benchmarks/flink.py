@@ -139,7 +139,8 @@ def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     for row in results:
         if row["part"] == "scale":
             yield Figure(f"{row['slots']} slots: calls", row["per_s"], "/s")
-            yield Figure(f"{row['slots']} slots: times one slot's calls", row["ratio"])
+            if row["slots"] > 1 and any(other.get("slots") == 1 for other in results):
+                yield Figure(f"{row['slots']} slots: times one slot's calls", row["ratio"])
         else:
             yield Figure(f"{row['part']}: window in use, at the endpoint", row["share"])
         if row["part"] == "window":

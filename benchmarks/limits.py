@@ -11,6 +11,10 @@ up to 20 times, with the same back-off.
 ``warm``: answers a second after the first 10 s, as a fraction of R; ``found``: the same for the half rate, from 10 s
 after it halved; ``refused``: the share of all calls that were refused; ``failed``: requests without an answer.
 
+Then the engine calls three servers that refuse some calls by chance, with the same code, after 0.2 s; one of them has a
+bucket as well. ``warm`` is what it is answered, as a fraction of the bucket's rate, or of what its window could do
+without refusals, from 20 s after the start.
+
 Then four processes share one server that admits 40 calls a second in all, twice: each learning by itself, and with
 ``--rpm 2400 --workers 4``. ``warm`` is what they got together in the second half of the time, ``shares`` what each got,
 as fractions of a quarter; ``refused`` counts the calls of that half, ``refused_all`` all of them.
@@ -41,6 +45,7 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed
 from llmdo.backends.limits.rates import NO_RATES, Rates
+from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.settings.environment import CloudflareAccount, cloudflare_account
@@ -49,6 +54,7 @@ MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 REQUEST = ChatRequest(MODEL, (Message("user", "What is the capital of France?"),), {"max_tokens": 20})
 LATENCY_S = 0.2
 WARM_S = 10.0
+CHANCE_WARM_S = 20.0  # as in benchmarks.goodput: chance has to be told from a limit first
 RATES = (5, 20, 100)
 SHARED_PER_S = 40.0
 PROCESSES = 4
@@ -56,15 +62,6 @@ READY = "ready\n"
 LEARNING, DIVIDED = (
     f"{PROCESSES} processes on {SHARED_PER_S:g}/s, {how}" for how in ("each learning", "rates divided")
 )
-GOALS = {
-    **{f"engine, {rate}/s: answered": Goal(0.98) for rate in RATES},
-    **{f"engine, {rate}/s: answered at half the rate": Goal(0.95) for rate in RATES},
-    **{f"engine, {rate}/s: refused": at_most(0.03) for rate in RATES},
-    f"{LEARNING}: answered": Goal(0.95),
-    f"{LEARNING}: refused": at_most(0.05),
-    f"{LEARNING}: smallest part": Goal(0.8),
-    f"{LEARNING}: largest part": at_most(1.25),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,38 @@ class Way:
     fixed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """A service that refuses a part of the calls by chance, and admits ``per_s`` of the others, or all."""
+
+    part: float
+    window: int
+    per_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """In the names of figures."""
+        limit = f", bucket of {self.per_s:g}/s" if self.per_s else ""
+        return f"engine, {self.part:.0%} refused by chance, window of {self.window}{limit}"
+
+    @property
+    def goal(self) -> Goal:
+        """For the answers, as a fraction of what the bucket admits, or of what the window could do unrefused."""
+        return Goal(0.9 if self.per_s else round(0.9 * (1 - self.part), 3))
+
+
+CHANCES = (Chance(0.05, 12), Chance(0.2, 12), Chance(0.05, 64, SHARED_PER_S))
 WAYS = (Way("engine", 64, False), Way("fixed window of 64", 64, True), Way("no limiter", 512, True))
+GOALS = {
+    **{f"engine, {rate}/s: answered": Goal(0.98) for rate in RATES},
+    **{f"engine, {rate}/s: answered at half the rate": Goal(0.95) for rate in RATES},
+    **{f"engine, {rate}/s: refused": at_most(0.03) for rate in RATES},
+    **{f"{chance.name}: answered": chance.goal for chance in CHANCES},
+    f"{LEARNING}: answered": Goal(0.95),
+    f"{LEARNING}: refused": at_most(0.05),
+    f"{LEARNING}: smallest part": Goal(0.8),
+    f"{LEARNING}: largest part": at_most(1.25),
+}
 
 
 class Server:
@@ -86,10 +114,13 @@ class Server:
         self.account = account
         self._url = url
 
-    def admit(self, per_s: float) -> None:
-        """From now on, admits this many calls a second."""
+    def admit(self, per_s: float | None, refused: float = 0.0) -> None:
+        """From now on, admits this many calls a second, and refuses a part of all calls by chance."""
         self._control("DELETE")
-        self._control("POST", {"target": "ai", "rate_per_s": per_s, "code": 3040})
+        if refused:
+            self._control("POST", {"target": "ai", "probability": refused, "seed": 1, "status": 429, "code": 3040})
+        if per_s:
+            self._control("POST", {"target": "ai", "rate_per_s": per_s, "code": 3040})
         self._control("POST", {"target": "ai", "latency_s": LATENCY_S})
 
     def _control(self, method: str, body: dict[str, Any] | None = None) -> None:
@@ -120,8 +151,36 @@ def server() -> Iterator[Server]:
                 process.terminate()
 
 
-def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
-    """Calls for ``seconds`` at the rate, and for as long at half of it."""
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What came of calls that were always ready.
+
+    Attributes:
+        answered: when each answer came, in seconds since the start.
+        failed: requests without an answer.
+    """
+
+    answered: list[float]
+    failed: int
+    limits: ModelLimits
+
+    def share(self, start: float, stop: float, of: float) -> float:
+        """Answers a second between two moments, as a fraction of ``of``."""
+        return round(sum(start <= moment < stop for moment in self.answered) / (stop - start) / of, 3)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """For the row."""
+        return {
+            "calls": self.limits.calls,
+            "refused": round(self.limits.refused / self.limits.calls, 4),
+            "failed": self.failed,
+            "changes": len(self.limits.changes),
+        }
+
+
+def keep_busy(service: Server, way: Way, seconds: float) -> Called:
+    """Calls for ``seconds``."""
     answered: list[float] = []
     failed: list[Done] = []
 
@@ -131,37 +190,48 @@ def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
         elif not isinstance(done.error, EngineClosed):
             failed.append(done)
 
+    engine = Engine(CallSettings(way.window, fixed=way.fixed), lambda _: WorkersAI(service.account))
+    begin = time.monotonic()
+    try:
+        while time.monotonic() - begin < seconds:
+            if engine.wait_for_room(0.1):
+                engine.submit("workers-ai", REQUEST, deliver, wait=False)
+        (limits,) = engine.limits()
+    finally:
+        engine.close()
+    return Called(answered, len(failed), limits)
+
+
+def measure(way: Way, rate: float, seconds: float) -> dict[str, Any]:
+    """Calls for ``seconds`` at the rate, and for as long at half of it."""
     with server() as service:
         service.admit(rate)
-        engine = Engine(CallSettings(way.window, fixed=way.fixed), lambda _: WorkersAI(service.account))
-        begin = time.monotonic()
         halve = threading.Timer(seconds, service.admit, [rate / 2])
         halve.start()
         try:
-            while time.monotonic() - begin < 2 * seconds:
-                if engine.wait_for_room(0.1):
-                    engine.submit("workers-ai", REQUEST, deliver, wait=False)
-            (limits,) = engine.limits()
+            called = keep_busy(service, way, 2 * seconds)
         finally:
             halve.join()
-            engine.close()
-
-    def share(start: float, stop: float, of: float) -> float:
-        return round(sum(start <= moment < stop for moment in answered) / (stop - start) / of, 3)
-
     warm = min(WARM_S, seconds / 2)
     return {
         "benchmark": "limits",
         "name": way.name,
         "admitted_per_s": rate,
         "seconds": 2 * seconds,
-        "warm": share(warm, seconds, rate),
-        "found": share(seconds + warm, 2 * seconds, rate / 2),
-        "calls": limits.calls,
-        "refused": round(limits.refused / limits.calls, 4),
-        "failed": len(failed),
-        "changes": len(limits.changes),
+        "warm": called.share(warm, seconds, rate),
+        "found": called.share(seconds + warm, 2 * seconds, rate / 2),
+        **called.counts,
     }
+
+
+def measure_chance(chance: Chance, seconds: float) -> dict[str, Any]:
+    """Calls a service that refuses some calls by chance."""
+    with server() as service:
+        service.admit(chance.per_s, chance.part)
+        called = keep_busy(service, Way("engine", chance.window, False), seconds)
+    possible = chance.per_s or chance.window / LATENCY_S
+    warm = called.share(min(CHANCE_WARM_S, seconds / 2), seconds, possible)
+    return {"benchmark": "limits", "name": chance.name, "seconds": seconds, "warm": warm, **called.counts}
 
 
 def work(seconds: float, rates: Rates) -> dict[str, int]:
@@ -245,6 +315,15 @@ def run(rates: Sequence[float], seconds: float, ways: Sequence[Way] = WAYS) -> l
     return results
 
 
+def run_chances(chances: Sequence[Chance], seconds: float) -> list[dict[str, Any]]:
+    """Measures the engine with services that refuse by chance, at the same time, and prints the results."""
+    with ThreadPoolExecutor(len(chances)) as pool:
+        results = list(pool.map(lambda chance: measure_chance(chance, seconds), chances))
+    for result in results:
+        print(json.dumps(result), flush=True)
+    return results
+
+
 def run_shared(seconds: float) -> list[dict[str, Any]]:
     """Measures processes that share a limit, and prints the results."""
     results = []
@@ -268,12 +347,18 @@ def main() -> None:
         print(json.dumps(work(chosen.seconds, rates)))
         return
     alone = run(RATES[1:2] if chosen.quick else RATES, 3.0 if chosen.quick else chosen.seconds)
+    by_chance = run_chances(CHANCES[:1] if chosen.quick else CHANCES, 6.0 if chosen.quick else chosen.seconds)
     shared = run_shared(6.0 if chosen.quick else 2 * chosen.seconds)
-    report("limits", figures(alone, shared), GOALS, quick=chosen.quick)
+    report("limits", figures(alone, by_chance, shared), GOALS, quick=chosen.quick)
 
 
-def figures(alone: Sequence[dict[str, Any]], shared: Sequence[dict[str, Any]]) -> Iterator[Figure]:
+def figures(
+    alone: Sequence[dict[str, Any]], by_chance: Sequence[dict[str, Any]], shared: Sequence[dict[str, Any]]
+) -> Iterator[Figure]:
     """The fractions that were answered, and the parts that were refused."""
+    for row in by_chance:
+        yield Figure(f"{row['name']}: answered", row["warm"])
+        yield Figure(f"{row['name']}: refused", row["refused"])
     for row in alone:
         name = f"{row['name']}, {row['admitted_per_s']:g}/s"
         yield Figure(f"{name}: answered", row["warm"])

@@ -95,6 +95,7 @@ def test_every_goal_of_the_others_has_a_figure_of_its_name():
                 {"name": "engine", "admitted_per_s": float(rate), "warm": 1.0, "found": 1.0, "refused": 0.0}
                 for rate in limits.RATES
             ],
+            [{"name": chance.name, "warm": 1.0, "refused": 0.05} for chance in limits.CHANCES],
             [{"name": limits.LEARNING, "warm": 1.0, "refused": 0.0, "shares": [0.9, 1.1]}],
         ),
         infer: infer.ratios(

@@ -20,6 +20,16 @@ def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
     assert engine < 0.3 < min(fixed, unlimited)
 
 
+def test_a_part_is_refused_by_chance_beside_a_bucket_or_alone(capsys):
+    chances = limits.Chance(0.2, 4), limits.Chance(0.05, 4, per_s=5.0)
+    alone, beside = results = limits.run_chances(chances, seconds=6.0)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == results
+    assert 0.08 < alone["refused"] < 0.35
+    assert beside["refused"] > 0
+    assert all(0 < result["warm"] < 2.5 for result in results)
+    assert [chance.goal.bound for chance in chances] == [0.72, 0.9]
+
+
 def test_processes_that_share_a_server_are_measured_together():
     learning = limits.share("learning", 8.0, processes=2)
     divided = limits.share("divided", 8.0, processes=2, rpm=60 * limits.SHARED_PER_S)
