@@ -48,6 +48,8 @@ PRISM_CHECKPOINT = 30.0
 PRISM_LANES = 4
 # Answering stages side by side in each of Flink's slots: while some wait for their last calls, others continue.
 FLINK_LANES = 8
+# A typing error must not start a thousand processes of 250 MB.
+MOST_PROCESSES = 64
 # Flink makes no checkpoint within a range. Bytes.
 FLINK_RANGE = 64 << 10
 
@@ -101,6 +103,11 @@ class JsonlOptions(RunOptions):
     workers: Annotated[
         int, Field(ge=1), RATE("Number of processes sharing --rpm and --tpm; each uses an equal share.")
     ] = 1
+    processes: Annotated[
+        int,
+        Field(ge=1, le=MOST_PROCESSES),
+        RATE("Processes of this machine that share the work and all limits (run, schedule); each takes 250 MB."),
+    ] = 1
     mode: Annotated[
         Mode,
         RATE(
@@ -138,6 +145,24 @@ class JsonlOptions(RunOptions):
     ] = "direct"
     flink: FlinkOptions = FlinkOptions()
     dataflow: DataflowOptions = DataflowOptions()
+
+    @model_validator(mode="after")
+    def _several_processes(self) -> JsonlOptions:
+        if self.processes == 1:
+            return self
+        why_not = {
+            "stream answers in one process: use run or schedule": self.continuous,
+            "it is for --runner direct; Flink has --parallelism, Dataflow --max-num-workers": self.runner != "direct",
+            "batches are polled by one process: use --mode sync": self.mode != "sync",
+            "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
+            "the budget would not hold over all of them: omit --max-cost and --max-tokens-total, or use one process": (
+                self.limits != NO_LIMITS
+            ),
+        }
+        problems = [why for why, applies in why_not.items() if applies]
+        if problems:
+            raise ValueError(f"--processes {self.processes}: {'; '.join(problems)}")
+        return self
 
     @model_validator(mode="after")
     def _places(self) -> JsonlOptions:

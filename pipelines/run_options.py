@@ -47,6 +47,7 @@ class RunOptions(BaseModel):
 
     Attributes:
         runner: a name in ``llmdo.runners.running.attempt.RUNNERS``.
+        processes: how many processes of this machine make the calls.
         continuous: the run continues until it is stopped, or until ``max_restarts`` failures in a row without progress.
         ENDLESS_PATIENCE_S: the default of ``patience`` for such a run.
     """
@@ -56,6 +57,7 @@ class RunOptions(BaseModel):
 
     output: str | None
     runner: str
+    processes: int = 1
     continuous: bool = False
     model: ChosenModel
     max_cost: Annotated[

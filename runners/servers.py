@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,14 @@ _START_TIMEOUT = 180.0
 # From SIGTERM to SIGKILL. Seconds.
 _STOP_TIMEOUT = 5.0
 # Becomes the program, and leaves a watcher behind: when this process is gone, however it ended, nobody holds the other
-# end of standard input any more, and the program is killed, and what it started. A server by itself may wait for its
-# worker for ever. 0 is the watcher's own process group, which is the program's: nobody else is hit when it has ended.
-_UNTIL_WE_END = 'exec 3<&0 </dev/null; (cat <&3; kill -KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-'
+# end of standard input any more, and the program is killed, and what it started, as soon as it has ended or had its
+# grace. A server by itself may wait for its worker for ever. $$ is the program. 0 is the watcher's own process group,
+# which is the program's: nobody else is hit when it has ended.
+_UNTIL_WE_END = (
+    "exec 3<&0 </dev/null; (cat <&3; n=$1; "
+    'while [ "$n" -gt 0 ] && kill -0 $$; do sleep 1; n=$((n - 1)); done; '
+    'kill -KILL 0) >/dev/null 2>&1 & shift; exec "$@" 3<&-'
+)
 _LOG_TAIL_LINES = 8
 
 
@@ -54,26 +60,38 @@ _running: set[subprocess.Popen[bytes]] = set()
 
 def start_tied(
     command: Sequence[str | Path],
-    stdout: IO[bytes],
+    stdout: IO[bytes] | int,
     stderr: IO[bytes] | None,
     environment: Mapping[str, str] | None = None,
+    *,
+    pass_fds: Sequence[int] = (),
+    grace_s: int = 0,
 ) -> subprocess.Popen[bytes]:
     """Starts a program that Ctrl-C does not reach, and that is killed when this process is gone. Raises OSError.
 
     Args:
-        stderr: where it goes; None is this process's own.
+        stdout: where its output goes, as in subprocess.
+        stderr: likewise; None is this process's own.
         environment: is added to this process's.
+        pass_fds: descriptors that it inherits.
+        grace_s: how long it may still run when this process is gone.
     """
     process = subprocess.Popen(  # noqa: S603  programs that were found and checked
-        ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command],
+        ["/bin/sh", "-c", _UNTIL_WE_END, "sh", str(grace_s), *command],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **(environment or {})},
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     _running.add(process)
     return process
+
+
+def own_modules() -> dict[str, str]:
+    """The environment in which another Python finds the modules of this one, and none of the working folder's."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def stop_tied(process: subprocess.Popen[bytes]) -> None:

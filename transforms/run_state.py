@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 
 from llmdo.backends.engine.registry import stop_engines
 from llmdo.backends.errors import EngineClosed, StopRun
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.storage.runs.runs import ASLEEP_SECONDS, Presence, attempt_of, run_of
 from llmdo.transforms.elements import FileVersion, Settled
 
@@ -54,6 +55,23 @@ class Counts:
     lines_written: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The calls that other processes of this machine make for a run: ``calls`` in all, and some at this moment.
+
+    ``limits`` holds them back, all of a model's together; ``spent`` by this run, not by earlier ones of the command.
+    """
+
+    calls: int = 0
+    in_flight: int = 0
+    batched: int = 0
+    limits: tuple[ModelLimits, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+
+
+NOTHING_ELSEWHERE = Elsewhere()
+
+
 @dataclass(slots=True)
 class RunState:
     """One run in one process. Thread-safe.
@@ -71,6 +89,8 @@ class RunState:
         stop_reason: why the run ends early, or None.
         budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
         others_answered: whether other processes of the run have answered lines.
+        starter_asleep: whether the process that started this one for the run is ``asleep``; its heartbeat counts.
+        elsewhere: what other processes of this machine do for the run, at this moment.
     """
 
     run_id: str = ""
@@ -87,6 +107,8 @@ class RunState:
     budget: Budget | None = None
     stop_reason: BaseException | str | None = None
     others_answered: Callable[[], bool] = lambda: False
+    starter_asleep: Callable[[], bool] = lambda: False
+    elsewhere: Callable[[], Elsewhere] = lambda: NOTHING_ELSEWHERE
     _budgets: dict[Limits, Budget] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _shared: dict[tuple[type, str], Any] = field(default_factory=dict)
@@ -190,7 +212,7 @@ class RunState:
 
     def asleep(self) -> StopRun | None:
         """Why no further call may be made, if the run was silent for so long that others may have its files."""
-        if self.presence is None or not self.presence.asleep:
+        if not (self.starter_asleep() if self.presence is None else self.presence.asleep):
             return None
         frozen = f"this run was frozen or cut off for over {ASLEEP_SECONDS:.0f} s"
         return RunAsleep(f"{frozen}: run the same command again to resume")

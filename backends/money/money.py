@@ -52,6 +52,24 @@ class Spent:
     lost_output_tokens: int = 0
     lost_cost_usd: float | None = 0.0
 
+    def __add__(self, other: Spent) -> Spent:
+        calls, unpriced = self.calls + other.calls, self.unpriced + other.unpriced
+        known = unpriced < calls or not calls
+        neurons = [one.neurons for one in (self, other) if one.neurons is not None]
+        lost = [one.lost_cost_usd for one in (self, other) if one.lost_cost_usd is not None]
+        return Spent(
+            calls=calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            neurons=sum(neurons) if neurons else None,
+            cost_usd=round((self.cost_usd or 0.0) + (other.cost_usd or 0.0), DECIMALS) if known else None,
+            unpriced=unpriced,
+            lost_calls=self.lost_calls + other.lost_calls,
+            lost_input_tokens=self.lost_input_tokens + other.lost_input_tokens,
+            lost_output_tokens=self.lost_output_tokens + other.lost_output_tokens,
+            lost_cost_usd=round(sum(lost), DECIMALS) if len(lost) == 2 else None,
+        )
+
 
 def lost_text(calls: int) -> str:
     """How many calls were lost, in words."""
@@ -107,6 +125,7 @@ class Budget:
         self._neurons: float | None = None
         self._usd = self._lost_usd = 0.0
         self._unsettled: list[_Used] = []
+        self._elsewhere = Spent()
 
     def pending(self, provider: str) -> Future[dict[str, Price | None]] | None:
         """The provider's price list while ``before`` would wait for it, or None. Begins to read it."""
@@ -175,6 +194,11 @@ class Budget:
             answered = self._grants.receive(message, self._free(), bool(self._reserved))
         answered.set_result(None)
 
+    def add(self, spent: Spent) -> None:
+        """Counts what another process has spent, which is not counted against this budget's limits."""
+        with self._lock:
+            self._elsewhere += spent
+
     def spent(self) -> Spent:
         """What was spent so far; does not wait for prices."""
         with self._lock:
@@ -182,7 +206,7 @@ class Budget:
             unpriced = self._unpriced + sum(not used.lost for used in self._unsettled)
             lost_unpriced = self._lost_unpriced + sum(used.lost for used in self._unsettled)
             known = unpriced < self._calls or not self._calls
-            return Spent(
+            return self._elsewhere + Spent(
                 calls=self._calls,
                 input_tokens=self._input,
                 output_tokens=self._output,

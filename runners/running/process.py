@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import Any
 
-from llmdo.runners.servers import has_ended, start_tied, stop_tied
+from llmdo.runners.servers import has_ended, own_modules, start_tied, stop_tied
 from llmdo.runners.showing.summary import EXIT_FAILED
 
 _LAST_THREADS = 60.0  # seconds that the process may take to exit after its summary
@@ -42,9 +42,7 @@ class RunProcess:
             arguments: of the command line: ``run … --json``.
         """
         self._out = TemporaryFile()  # noqa: SIM115  read when the process has ended
-        # The modules of this process, and none of the working folder's.
-        modules = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = start_tied([sys.executable, "-P", "-m", "llmdo", *arguments], self._out, None, modules)
+        self._process = start_tied([sys.executable, "-P", "-m", "llmdo", *arguments], self._out, None, own_modules())
         self._stopped = False
         self._summary_at: float | None = None
 

@@ -124,9 +124,14 @@ class Presence:
     @property
     def asleep(self) -> bool:
         """Whether this run must make no new call and open no file any more."""
-        if _now() - self._last > ASLEEP_SECONDS:
+        if is_asleep(self._last):
             self._asleep = True
         return self._asleep
+
+    @property
+    def beat_at(self) -> float:
+        """When the last heartbeat was sent, for ``is_asleep`` in another process of this machine."""
+        return float("-inf") if self.asleep else self._last
 
     def store_time(self) -> float:
         """The store's clock, to within a second or two: seconds since 1970."""
@@ -228,6 +233,11 @@ def _read(store: ObjectStore, key: str) -> Heartbeat | None:
         return Heartbeat.model_validate_json(store.read(key)[0])
     except (ObjectNotFound, ValidationError):
         return None
+
+
+def is_asleep(beat_at: float) -> bool:
+    """Whether a run whose last heartbeat was at this time must make no new call any more."""
+    return _now() - beat_at > ASLEEP_SECONDS
 
 
 def _now() -> float:

@@ -281,3 +281,26 @@ def test_what_is_said_of_wrong_options_makes_them_right(wrong, said, remedies):
         check_options(**wrong)
     for remedy in remedies:
         check_options(**{name: value for name, value in {**wrong, **remedy}.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"continuous": True, "queue": "q", "files": (), "runner": "prism"}, "use run or schedule"),
+        ({"runner": "prism"}, "it is for --runner direct"),
+        ({"runner": "flink"}, "Flink has --parallelism"),
+        ({"mode": "batch"}, "use --mode sync"),
+        ({"reuse": "same-request"}, "use --reuse same-line"),
+        ({"max_cost": 1.0}, "omit --max-cost and --max-tokens-total"),
+        ({"processes": 0}, "--processes 0"),
+        ({"processes": 65}, "--processes 65"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_with_what_to_do_instead(given, says):
+    with pytest.raises(UsageError) as refused:
+        check_options(**{**LOCAL, "processes": 3, **given})
+    assert says in str(refused.value) and "--processes" in str(refused.value)
+
+
+def test_the_number_of_processes_does_not_affect_answers():
+    assert check_options(**LOCAL, processes=3).configuration == check_options(**LOCAL).configuration

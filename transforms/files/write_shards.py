@@ -14,6 +14,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 
+from llmdo.backends.errors import EngineClosed
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals, Span
 from llmdo.storage.output.manifests import ShardKind, put_shard
@@ -135,6 +136,8 @@ def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
 
 
 def _put(run: Run, kind: ShardKind, rows: Sequence[Answer | Failure]) -> Written:
+    if run.state.over:  # another run may work on the file by now
+        raise EngineClosed(f"run {run.run_id} is over")
     file = rows[0].file
     answers = [row for row in rows if isinstance(row, Answer)]
     put = partial(

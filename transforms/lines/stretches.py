@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llmdo.transforms.elements import OpenFile, Read, StretchRead
-from llmdo.transforms.lines.reading import UNREADABLE, Reading, read_range, stale_by, unread
+from llmdo.transforms.lines.cutting import Tile
+from llmdo.transforms.lines.reading import UNREADABLE, Reading, gap_of, one_gap_each, read_range, stale_by, unread
 from llmdo.transforms.run import Run
 
 
@@ -16,7 +17,7 @@ class Stretch:
 
     Attributes:
         number: distinguishes it from all other stretches of the run, also from an earlier try at the same lines.
-        element: an element of ``one_gap_each``, whose gap holds [start, stop).
+        element: its gaps hold all of [start, stop) that is to be read; one that begins within it begins with a line.
         start: in bytes of the file's content; 0 for a compressed file.
         stop: NO_END for a compressed file.
     """
@@ -40,12 +41,19 @@ def read_stretch(stretch: Stretch, reading: Reading, run: Run) -> Iterator[Read 
         yield StretchRead(file, 0)
         return
     try:
-        for tiles in read_range(element, stretch.start, stretch.stop, reading):
-            for tile in tiles:
-                if run.state.stopping:
-                    return
-                length += tile.stop - tile.start
-                yield tile
+        for tile in _tiles(stretch, element, reading):
+            if run.state.stopping:
+                return
+            length += tile.stop - tile.start
+            yield tile
     except UNREADABLE as error:
         yield stale_by(file, error)
     yield StretchRead(file, length)
+
+
+def _tiles(stretch: Stretch, element: OpenFile, reading: Reading) -> Iterator[Tile]:
+    for part in one_gap_each(element):
+        if isinstance(part, OpenFile):
+            first, last = (stretch.start, stretch.stop) if part.file.compression else gap_of(part)
+            for tiles in read_range(part, max(first, stretch.start), min(last, stretch.stop), reading):
+                yield from tiles

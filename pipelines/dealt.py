@@ -1,0 +1,52 @@
+"""The main graph in several processes of one machine: the first has its head and tail, the workers what is between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.transforms.answers.infer import Infer
+from llmdo.transforms.elements import Mark, Read, Settled, Written
+from llmdo.transforms.files.find_files import FindFiles
+from llmdo.transforms.files.open_files import OpenFiles
+from llmdo.transforms.files.settle_files import SettleFiles
+from llmdo.transforms.files.source import Listing
+from llmdo.transforms.files.write_stretches import WriteStretches
+from llmdo.transforms.lines.deal import Deal
+from llmdo.transforms.run import Run
+
+
+def build_head_and_tail(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
+    """Finds and opens files, has the run's workers answer them, and settles them."""
+    run = options.run(run_id)
+    opened = (
+        root
+        | "Find files" >> FindFiles(options.source, run)
+        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
+    )
+    if not isinstance(options.source, Listing):
+        # A queue's messages are all opened first: their leases would end behind slow calls.
+        opened = opened | "All are open" >> beam.Reshuffle()
+    return opened | "Deal stretches out" >> Deal(options.reading, run) | "Settle files" >> SettleFiles(run)
+
+
+def build_worker(
+    root: beam.Pipeline,
+    options: JsonlOptions,
+    run_id: str,
+    read: Callable[[None, JsonlOptions, Run], Iterator[Read | Mark]],
+    send: Callable[[Written, Run], None],
+) -> PCollection[None]:
+    """Answers the lines that ``read`` yields, and ``send``s what was written; all in one bundle."""
+    run = options.run(run_id)
+    return (
+        root
+        | "One bundle" >> beam.Create([None], reshuffle=False)
+        | "Read stretches" >> beam.FlatMap(read, options, run)
+        | "Answer lines" >> Infer(options.defaults, options.calls, run, options.vectors)
+        | "Write shards" >> WriteStretches(run, options.batching)
+        | "Send" >> beam.Map(send, run)
+    )

@@ -1,0 +1,97 @@
+"""One worker of ``run --processes``, as the run's process sees it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from subprocess import DEVNULL, Popen
+
+from llmdo.pipelines.option_types import Concurrency
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.servers import own_modules, start_tied
+from llmdo.runners.workers.dealt_stretches import DealtStretch
+from llmdo.runners.workers.wire import Begin, Channel, LogLine, WorkerEnded, WorkerReport
+
+# A worker may still run this long when the run's process is gone: see llmdo.runners.workers.working. Seconds.
+_GRACE_S = 10
+# What several workers log in the same trouble is shown once within this time. Seconds; lines.
+_SAME_SECONDS, _SAID_KEPT = 10.0, 1_000
+
+
+@dataclass(eq=False, slots=True)
+class WorkerProcess:
+    """A process, what it has in work, and what it reported.
+
+    Attributes:
+        part: which part of the run's limits it has.
+        dealt: its stretches in work, by number.
+        written: what of ``counted`` is in shards.
+        counted: the counts of its last report, which the run's state has.
+        silent_s: since its last message, in seconds.
+        gone: it will say nothing more.
+        ended: its last message, if it ended by itself.
+    """
+
+    part: int
+    process: Popen[bytes]
+    channel: Channel
+    dealt: dict[int, DealtStretch] = field(default_factory=dict)
+    written: Counter[str] = field(default_factory=Counter)
+    counted: dict[str, int] = field(default_factory=dict)
+    report: WorkerReport | None = None
+    silent_s: float = 0.0
+    gone: bool = False
+    ended: WorkerEnded | None = None
+
+    @property
+    def unread(self) -> int:
+        """Stretches that it has not begun to read."""
+        return sum(not one.begun for one in self.dealt.values())
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it can read stretches, as far as is known."""
+        return not self.gone and self.ended is None
+
+
+def start_worker(run_id: str, options: JsonlOptions, part: int) -> WorkerProcess:
+    """Starts a worker with these options, which is killed some seconds after this process is gone. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "llmdo.runners.workers.child", str(theirs.fileno())]
+        process = start_tied(command, DEVNULL, None, own_modules(), pass_fds=(theirs.fileno(),), grace_s=_GRACE_S)
+    worker = WorkerProcess(part, process, Channel(ours.detach()))
+    worker.channel.send(Begin(run_id, options))
+    return worker
+
+
+def options_of_part(options: JsonlOptions, part: int, parts: int) -> JsonlOptions:
+    """The options with one of ``parts`` of the limits; the first ones have what is left over of the window."""
+    calls, more = divmod(options.concurrency.calls, parts)
+    window = Concurrency(calls + (part < more), options.concurrency.fixed)
+    return options.model_copy(update={"concurrency": window, "workers": options.workers * parts})
+
+
+class SaidOnce:
+    """Logs what workers log, once what several of them say at about the same time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._said: dict[LogLine, float] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, line: LogLine) -> None:
+        """Logs it, unless it was logged a moment ago."""
+        now = time.monotonic()
+        with self._lock:
+            before = self._said.get(line, -math.inf)
+            if len(self._said) >= _SAID_KEPT:
+                self._said.clear()
+            self._said[line] = now
+        if now - before > _SAME_SECONDS:
+            logging.getLogger(line.logger).log(line.level, "%s", line.text)

@@ -1,0 +1,206 @@
+"""What a worker of ``run --processes`` does: answers the stretches that it is sent, and reports."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from llmdo.backends.collector import spare_the_collector
+from llmdo.backends.engine.registry import (
+    calls_made,
+    close_engines,
+    drain_engines,
+    limits_of_engines,
+    requests_in_batches,
+)
+from llmdo.pipelines.dealt import build_worker
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.direct import ARGUMENTS
+from llmdo.runners.showing.logs import log_level, quieten
+from llmdo.runners.temporary import temporary_files
+from llmdo.runners.workers.wire import (
+    Alive,
+    Begin,
+    Begun,
+    Channel,
+    Leave,
+    LogLine,
+    NoMore,
+    WorkerEnded,
+    WorkerReport,
+)
+from llmdo.storage.runs.runs import is_asleep
+from llmdo.transforms.elements import Idle, Mark, Read, Written
+from llmdo.transforms.lines.stretches import Stretch, read_stretch
+from llmdo.transforms.members import report_of
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import state_of
+from llmdo.transforms.state_cache import measure_state_cheaply
+
+_log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 0.5
+# How long the reader waits for a stretch before the steps behind it are to emit what they have. Seconds.
+_IDLE_S = 0.02
+# When the run's process is gone, calls in flight have this long; soon after, the worker is killed. Seconds.
+_LAST_CALLS_S = 8.0
+# For the last shards, once calls have ended or were cancelled. Seconds.
+_LAST_WRITES_S = 60.0
+
+
+class Link:
+    """A worker's side of the socket. Thread-safe."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        self._channel = channel
+        self._run_id, self._drain_s = begin.run_id, begin.options.drain_seconds
+        self._state = state = state_of(begin.run_id)
+        self._alive: Alive | None = None
+        self._stretches: queue.SimpleQueue[Stretch] = queue.SimpleQueue()
+        self._over = threading.Event()  # no more stretches come
+        self._ended = threading.Event()
+        state.stops_calls = True
+        state.others_answered = lambda: self._alive is not None and self._alive.answered
+        state.starter_asleep = lambda: self._alive is not None and is_asleep(self._alive.beat_at)
+        state.shared(Link, lambda: self)
+
+    def start(self) -> None:
+        """Listens, and reports again and again."""
+        for work in (self._listen, self._report_again):
+            threading.Thread(target=work, name="llmdo-link", daemon=True).start()
+
+    def next(self) -> Stretch | None:
+        """The next stretch to read, or None if there is none within a moment."""
+        try:
+            stretch = self._stretches.get(timeout=_IDLE_S)
+        except queue.Empty:
+            return None
+        self._channel.send(Begun(stretch.number))
+        return stretch
+
+    @property
+    def over(self) -> bool:
+        """Whether all that was sent is read, and no more comes."""
+        return self._over.is_set() and self._stretches.empty()
+
+    def send(self, written: Written) -> None:
+        """Passes on what was written."""
+        self._channel.send(written)
+
+    def report(self) -> None:
+        """Reports what was done so far."""
+        run_id = self._run_id
+        limits = tuple(limits_of_engines(run_id))
+        self._channel.send(
+            WorkerReport(report_of(self._state), calls_made(run_id), requests_in_batches(run_id), limits)
+        )
+
+    def end(self, problem: str) -> None:
+        """The last message."""
+        self._ended.set()
+        self.report()
+        self._channel.send(WorkerEnded(problem))
+        self._channel.flush()
+
+    def _report_again(self) -> None:
+        while not self._ended.wait(_REPORT_SECONDS):
+            self.report()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._channel.receive()
+            except EOFError:
+                break
+            match message:
+                case Stretch():
+                    self._stretches.put(message)
+                case Alive():
+                    self._alive = message
+                case NoMore():
+                    self._over.set()
+                case Leave():
+                    self._over.set()
+                    threading.Thread(
+                        target=self._leave, args=(message.reason,), name="llmdo-leave", daemon=True
+                    ).start()
+        if not self._ended.is_set():
+            self._abandoned()
+
+    def _leave(self, reason: str) -> None:
+        """Ends the run in this process within ``drain_seconds``, and some for the last writes."""
+        self._state.stop(reason)
+        if not self._ended.wait(self._drain_s):
+            close_engines(self._run_id)
+            if not self._ended.wait(_LAST_WRITES_S):
+                os._exit(1)
+
+    def _abandoned(self) -> None:
+        """The run's process is gone: what is in flight is kept in the ledger, and another run takes over the rest."""
+        self._state.over = True
+        drain_engines(_LAST_CALLS_S, _say_what_for, self._run_id)
+        close_engines(self._run_id)
+        os._exit(1)
+
+
+class _ToTheRun(logging.Handler):
+    """Sends what is logged to the run's process, whose log it is."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(LogLine(record.name, record.levelno, record.getMessage()))
+
+
+def read_dealt(_: None, options: JsonlOptions, run: Run) -> Iterator[Read | Mark]:
+    """The lines of stretches as they come; endless until the run has no more, or stops."""
+    ((link,), reading) = run.state.find(Link), options.reading
+    while not run.state.stopping:
+        stretch = link.next()
+        if stretch is not None:
+            yield from read_stretch(stretch, reading, run)
+        elif link.over:
+            return
+        else:
+            yield Idle()
+
+
+def send_written(written: Written, run: Run) -> None:
+    """Passes on what was written."""
+    for link in run.state.find(Link):
+        link.send(written)
+
+
+def _say_what_for(calls: int) -> None:
+    _log.warning("waiting for %d calls in flight, to keep their answers", calls)
+
+
+def work(channel: Channel, begin: Begin) -> int:
+    """Works for a run; returns the exit code."""
+    quieten(log_level())
+    logging.getLogger().handlers[:] = [_ToTheRun(channel)]
+    spare_the_collector()
+    measure_state_cheaply()
+    link = Link(channel, begin)
+    link.start()
+    problem = ""
+    try:
+        with temporary_files():
+            pipeline = beam.Pipeline(options=PipelineOptions(list(ARGUMENTS)))
+            build_worker(pipeline, begin.options, begin.run_id, read_dealt, send_written)
+            pipeline.run().wait_until_finish()
+    except Exception as error:  # noqa: BLE001  Beam wraps what a step raises in whatever its runner likes
+        _log.debug("the pipeline of a worker failed", exc_info=error)
+        problem = f"{type(error).__name__}: {error}"
+        drain_engines(begin.options.drain_seconds, _say_what_for, begin.run_id)
+    link.end(problem)
+    close_engines(begin.run_id)
+    return 1 if problem else 0
