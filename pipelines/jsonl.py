@@ -5,6 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
+from llmdo.pipelines.dealt import build_head_and_tail
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Settled
@@ -24,6 +25,8 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
 
     ``options.queue`` is the queue's id, not its name. Emits each file once it is done.
     """
+    if options.processes > 1:
+        return build_head_and_tail(root, options, run_id)
     run = options.run(run_id)
     return (
         root

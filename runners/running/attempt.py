@@ -32,6 +32,7 @@ from llmdo.runners.running.following import Following, count_by_manifests, ended
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.summary import Summary
 from llmdo.runners.temporary import temporary_files
+from llmdo.runners.workers.crew import crew_of
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
@@ -84,6 +85,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
             RUNNERS[options.runner](options) as arguments,
             watch(state),
             following(state, notes) as found,
+            crew_of(options, run_id),
         ):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             build(pipeline, options, run_id)
@@ -113,7 +115,7 @@ def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | Non
         if patient:
             state.report_undone(f"queue {queue}", not_acked(count))
     reason = state.stop_reason  # before engines report their end to what may still run
-    limits = tuple(limits_of_engines(state.run_id))
+    limits = (*limits_of_engines(state.run_id), *state.elsewhere().limits)
     close_engines(state.run_id)
     close_conversations(state)
     return reason, limits

@@ -43,7 +43,8 @@ def status_line(state: RunState, rate: Rate) -> str:
     lines, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
     done = counts.files_done + counts.files_stale
     return (
-        f"{lines:,} lines · {rate(calls_made(state.run_id)):,.1f} calls/s · {_limits_text(state)}"
+        f"{lines:,} lines · {rate(calls_made(state.run_id) + state.elsewhere().calls):,.1f} calls/s · "
+        f"{_limits_text(state)}"
         f"{tokens:,} tokens{cost_text(state)} · {counts.failed:,} errors · "
         f"{done:,}/{len(state.in_work()) + done:,} files"
     )
@@ -64,12 +65,13 @@ def stream_line(state: RunState, rate: Rate) -> str:
 def _limits_text(state: RunState) -> str:
     """How many requests wait in batches, and which services do not answer; nothing where there is neither."""
     waiting = requests_in_batches(state.run_id)
-    return (f"{waiting:,} in batches · " if waiting else "") + away_text(limits_of_engines(state.run_id))
+    limits = (*limits_of_engines(state.run_id), *state.elsewhere().limits)
+    return (f"{waiting:,} in batches · " if waiting else "") + away_text(limits)
 
 
 def cost_text(state: RunState) -> str:
     """What was spent; "" if nothing has a cost."""
-    spent = state.budget.spent() if state.budget else NOTHING_SPENT
+    spent = (state.budget.spent() if state.budget else NOTHING_SPENT) + state.elsewhere().spent
     return f" · {dollars(spent.cost_usd, lower_bound=spent.unpriced > 0)}" if spent.cost_usd or spent.unpriced else ""
 
 

@@ -1,0 +1,337 @@
+"""The workers of ``run --processes``: starts them, deals stretches out to them, and replaces those that die."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from llmdo.pipelines.options import JsonlOptions
+from llmdo.pipelines.run_options import RunOptions
+from llmdo.runners.servers import stop_tied
+from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, written_by_the_dead
+from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers
+from llmdo.runners.workers.wire import (
+    Alive,
+    Begun,
+    FromWorker,
+    Leave,
+    LogLine,
+    NoMore,
+    WorkerEnded,
+    WorkerReport,
+)
+from llmdo.runners.workers.worker_process import SaidOnce, WorkerProcess, options_of_part, start_worker
+from llmdo.storage.runs.members import StopReason
+from llmdo.transforms.elements import OpenFile, Written
+from llmdo.transforms.lines.deal import Dealing
+from llmdo.transforms.lines.stretches import Stretch
+from llmdo.transforms.members import error_of
+from llmdo.transforms.run import Run
+from llmdo.transforms.run_state import Elsewhere, RunAsleep
+
+_log = logging.getLogger(__name__)
+
+# Stretches that a worker has and does not read yet: the next one is there when it needs it.
+UNREAD = 2
+# A stretch is given up when this many workers died while they read it, and a run when more died one after the other,
+# and nothing came from any of them in between.
+DEADLY = 3
+# A worker that reports nothing for this long is killed. Seconds in which this process was awake.
+LONGEST_SILENCE = 60.0
+ALIVE_SECONDS = 2.0
+_LOOK_SECONDS = 0.1
+# After --drain-seconds a worker has 60 s for its last shards; then it is killed. Seconds.
+_LAST_SECONDS = 75.0
+
+
+class WorkerFailed(RuntimeError):
+    """The pipeline of a worker failed, or workers die again and again."""
+
+
+class Crew:
+    """At most ``most`` workers of one run: a Dealer. Thread-safe.
+
+    A worker starts when there is a stretch for it. One that dies is replaced: what it has written is found in the
+    output, and the rest of its stretches is dealt out again; paid answers are in the ledger.
+    """
+
+    def __init__(self, options: JsonlOptions, run: Run) -> None:
+        self._options, self._run, self._state = options, run, run.state
+        self._changed = threading.Condition()
+        self._workers: list[WorkerProcess] = []
+        self._past: list[WorkerProcess] = []
+        self._numbers = count(1)
+        self._back: list[Written] = []
+        self._lost: list[DealtStretch] = []
+        self._again: deque[DealtStretch] = deque()
+        self._deaths = 0  # since something came back
+        self._failure: WorkerFailed | None = None
+        self._leaving = False
+        self._said = SaidOnce()
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="llmdo-crew", daemon=True)
+        self._watcher.start()
+
+    @property
+    def most(self) -> int:
+        """See Dealer. A worker has at least one call in flight."""
+        return min(self._options.processes, self._options.concurrency.calls)
+
+    def offer(self, element: OpenFile, start: int, stop: int) -> bool:
+        """See Dealer."""
+        with self._changed:
+            self._deal_again()
+            if self._again:
+                return False
+            return self._place(DealtStretch(Stretch(next(self._numbers), element, start, stop)))
+
+    def take(self, seconds: float) -> list[Written]:
+        """See Dealer. Raises WorkerFailed and StorageError."""
+        with self._changed:
+            self._deal_again()
+            if seconds and not (self._back or self._lost or self._failure):
+                self._changed.wait(seconds)
+            if self._failure:
+                raise self._failure
+            back, self._back = self._back, []
+            lost, self._lost = self._lost, []
+        for dealt in lost:
+            back += self._recover(dealt)
+        return back
+
+    @property
+    def busy(self) -> bool:
+        """See Dealer."""
+        with self._changed:
+            if self._back or self._lost or self._failure:
+                return True
+            if self._state.stopping:
+                return bool(self._workers)
+            return bool(self._again or any(worker.dealt for worker in self._workers))
+
+    def elsewhere(self) -> Elsewhere:
+        """What all workers do and have done."""
+        with self._changed:
+            return sum_of_workers(
+                [worker.report for worker in self._workers if worker.report],
+                [worker.report for worker in self._past if worker.report and worker.ended],
+                [worker.report for worker in self._past if worker.report and not worker.ended],
+            )
+
+    def close(self, reason: str = "") -> None:
+        """Waits until all workers have ended; with a ``reason`` they leave what is undone."""
+        with self._changed:
+            if reason:
+                self._leave(reason)
+            for worker in self._workers:
+                worker.channel.send(NoMore())
+            in_time = self._options.drain_seconds + _LAST_SECONDS
+            if not self._changed.wait_for(lambda: not self._workers, in_time):
+                _log.warning("%d workers have not ended: they are killed", len(self._workers))
+        self._over.set()
+        self._watcher.join()
+        for worker in self._workers:
+            worker.process.kill()
+            stop_tied(worker.process)
+
+    # Under the lock.
+
+    def _place(self, dealt: DealtStretch) -> bool:
+        """Sends a stretch to the worker with the least to read, or to a new one; False if none has room."""
+        if self._state.stopping or self._failure or self._leaving:
+            return False
+        living = [worker for worker in self._workers if worker.takes_work]
+        worker = min(living, key=lambda one: (one.unread, len(one.dealt)), default=None)
+        if worker is None or worker.unread:
+            if len(self._workers) < self.most:
+                worker = self._start()
+            elif worker is None or worker.unread >= UNREAD:
+                return False
+        worker.dealt[dealt.stretch.number] = dealt
+        worker.channel.send(dealt.stretch)
+        return True
+
+    def _deal_again(self) -> None:
+        while self._again and self._place(self._again[0]):
+            self._again.popleft()
+
+    def _start(self) -> WorkerProcess:
+        part = min(set(range(self.most)) - {worker.part for worker in self._workers})
+        worker = start_worker(self._run.run_id, options_of_part(self._options, part, self.most), part)
+        self._workers.append(worker)
+        worker.channel.send(self._alive())
+        threading.Thread(target=self._hear, args=(worker,), name="llmdo-hear", daemon=True).start()
+        return worker
+
+    def _leave(self, reason: str) -> None:
+        if not self._leaving:
+            self._leaving = True
+            for worker in self._workers:
+                worker.channel.send(Leave(reason))
+
+    def _alive(self) -> Alive:
+        presence, counts = self._state.presence, self._state.counts
+        return Alive(presence.beat_at if presence else float("-inf"), counts.answered + counts.answered_before > 0)
+
+    # The thread that hears a worker.
+
+    def _hear(self, worker: WorkerProcess) -> None:
+        while True:
+            try:
+                message: FromWorker = worker.channel.receive()
+            except EOFError:
+                break
+            self._heard(worker, message)
+        worker.channel.close()
+        with self._changed:
+            worker.gone = True
+
+    def _heard(self, worker: WorkerProcess, message: FromWorker) -> None:
+        worker.silent_s = 0.0
+        match message:
+            case LogLine():
+                self._said(message)
+            case WorkerReport():
+                self._reported(worker, message)
+            case Written():
+                with self._changed:
+                    self._came_back(worker, message)
+                    self._changed.notify_all()
+            case Begun():
+                with self._changed:
+                    if (dealt := worker.dealt.get(message.number)) is not None:
+                        dealt.begun = True
+                    self._changed.notify_all()
+            case WorkerEnded():
+                worker.ended = message
+
+    def _came_back(self, worker: WorkerProcess, written: Written) -> None:
+        self._deaths = 0
+        self._back.append(written)
+        worker.written.update(counts_of(written))
+        dealt = worker.dealt.get(written.file.stretch or 0)
+        if dealt is not None:
+            dealt.add(written)
+            if dealt.done:
+                del worker.dealt[dealt.stretch.number]
+
+    def _reported(self, worker: WorkerProcess, report: WorkerReport) -> None:
+        worker.report, counts = report, report.member.counts
+        self._state.add(**{name: number - worker.counted.get(name, 0) for name, number in counts.items()})
+        worker.counted = counts
+        for what, why in report.member.left.items():
+            self._state.report_undone(what, why)
+        if report.member.stopped is not None and not self._state.stopping:
+            self._state.stop(_error_of_worker(report.member.stopped))
+
+    # The watcher's thread.
+
+    def _watch(self) -> None:
+        alive_at = before = time.monotonic()
+        while not self._over.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            # If this process was frozen, what workers have said meanwhile is still to be heard.
+            passed, before = min(now - before, 1.0), now
+            for worker in list(self._workers):
+                self._look_after(worker, passed)
+            with self._changed:
+                if self._state.stop_reason is not None:
+                    self._leave(str(self._state.stop_reason))
+                if now - alive_at >= ALIVE_SECONDS:
+                    alive_at = now
+                    for worker in self._workers:
+                        worker.channel.send(self._alive())
+
+    def _look_after(self, worker: WorkerProcess, passed: float) -> None:
+        worker.silent_s += passed
+        if worker.process.poll() is not None:
+            stop_tied(worker.process)  # its watcher ends, and with it the other end of the socket
+            if worker.gone:
+                self._bury(worker)
+        elif worker.gone or worker.silent_s > LONGEST_SILENCE:
+            if not worker.gone:
+                _log.warning("a worker process has not reported for %g s: it is replaced", LONGEST_SILENCE)
+            worker.process.kill()
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        with self._changed:
+            self._workers.remove(worker)
+            self._past.append(worker)
+            if worker.report is not None and self._state.budget is not None:
+                self._state.budget.add(spent_by_worker(worker.report, died=worker.ended is None))
+            left, worker.dealt = list(worker.dealt.values()), {}
+            if worker.ended is not None and worker.ended.problem:
+                self._failure = self._failure or WorkerFailed(f"a worker process failed:\n{worker.ended.problem}")
+            elif worker.ended is None or (left and not self._state.stopping):
+                self._died(worker, left)
+            self._changed.notify_all()
+
+    def _died(self, worker: WorkerProcess, left: list[DealtStretch]) -> None:
+        """What it has answered and not written is answered again, from the ledger."""
+        self._state.add(**{name: worker.written[name] - number for name, number in worker.counted.items()})
+        self._deaths += 1
+        code = worker.process.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if self._state.stopping or self._leaving:
+            _log.warning("a worker process %s", how)
+            return
+        _log.warning("a worker process %s: another one takes over its lines", how)
+        if self._deaths > DEADLY:
+            self._failure = WorkerFailed(
+                f"{self._deaths} worker processes died one after the other, the last one {how.removeprefix('was ')}: "
+                "see the log, give the machine more memory, or lower --processes"
+            )
+        for dealt in left:
+            dealt.deaths += dealt.begun
+            self._lost.append(dealt)
+
+    # The bundle's thread.
+
+    def _recover(self, dealt: DealtStretch) -> list[Written]:
+        if self._state.stopping:
+            return []
+        found = written_by_the_dead(self._run, dealt)
+        for written in found:
+            dealt.add(written)
+            self._state.add(**counts_of(written))
+        stretch = dealt.stretch
+        if dealt.deaths >= DEADLY:
+            self._state.report_undone(
+                stretch.element.file.id,
+                f"{dealt.deaths} worker processes died while they read its bytes from {stretch.start:,} on: "
+                "run it with --processes 1, or look at these lines",
+            )
+            return found
+        with self._changed:
+            rest = dealt.rest(next(self._numbers))
+            if rest is not None:
+                self._again.append(rest)
+        return found
+
+
+def _error_of_worker(stopped: StopReason) -> Exception:
+    return RunAsleep(stopped.message) if stopped.error == RunAsleep.__name__ else error_of(stopped)
+
+
+@contextmanager
+def crew_of(options: RunOptions, run_id: str) -> Iterator[None]:
+    """The run's workers, if it has several processes, as long as the context lasts."""
+    if options.processes == 1:
+        yield
+        return
+    assert isinstance(options, JsonlOptions)  # noqa: S101  other runs have one process
+    run = options.run(run_id)
+    crew = Crew(options, run)
+    run.state.elsewhere = crew.elsewhere
+    run.state.shared(Dealing, lambda: Dealing(crew))
+    try:
+        yield
+    except BaseException:
+        crew.close("the run failed")
+        raise
+    crew.close()

@@ -1,0 +1,174 @@
+"""``run --processes`` loses nothing and pays for nothing twice, whoever dies, and stops as one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cloud import MODEL, OUTPUT, prompts
+
+WINDOW, SECONDS = 16, 120
+
+
+def start(cloud, *more, **env):
+    where = ["--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL, "--json"]
+    how = ["--concurrency", str(WINDOW), "--processes", "2", "--range-bytes", "65536", "--batch-size", "20"]
+    return cloud.command("run", *where, *how, *more, **env)
+
+
+def workers_of(pid):
+    """The processes of a run's workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (path / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if parent == pid and b"llmdo.runners.workers.child" in command and b"/bin/sh" not in command:
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def session_of(pid):
+    """All processes of a worker's session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == pid and fields[0] != "Z":
+            found.append(int(path.name))
+    return found
+
+
+def paid(cloud):
+    return cloud.stats()["paid"]["calls"]
+
+
+def wait_until(condition, process=None):
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        assert process is None or process.poll() is None, process.communicate()[1].decode()[-3000:]
+        time.sleep(0.05)
+
+
+def big(cloud, lines=1_500):
+    """Two stretches at least, of some 700 lines."""
+    cloud.upload("big.jsonl", prompts(lines, "a prompt of some length, so that the file has several stretches"))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.1)
+    return lines
+
+
+def both_work(cloud, process):
+    wait_until(lambda: len(workers_of(process.pid)) == 2 and paid(cloud) >= 100, process)
+    return workers_of(process.pid)
+
+
+def ended(process):
+    out, err = process.communicate(timeout=SECONDS)
+    return json.loads(out), err.decode()
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_lines_are_paid_once(cloud):
+    lines = big(cloud)
+    process = start(cloud)
+    first, second = both_work(cloud, process)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: workers_of(process.pid) not in ([first, second], [second]), process)
+    cloud.no_faults()
+    summary, err = ended(process)
+    assert (summary["exit_code"], summary["problem"], summary["answered"]) == (0, None, lines)
+    assert "killed by signal 9: another one takes over its lines" in err
+    cloud.check()
+    assert lines <= paid(cloud) <= lines + WINDOW // 2
+    assert 0 < summary["spent"]["possibly"]["calls"] <= WINDOW // 2
+    assert session_of(first) == []
+
+
+def test_no_worker_outlives_its_run_and_the_next_one_goes_on(cloud):
+    lines = big(cloud)
+    process = start(cloud)
+    workers = both_work(cloud, process)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(session_of, workers)))
+    cloud.no_faults()
+    summary, _ = ended(start(cloud))
+    assert (summary["exit_code"], summary["answered"]) == (0, lines)
+    cloud.check()
+    assert paid(cloud) == lines  # calls in flight ended, and their answers were kept
+
+
+def test_ctrl_c_ends_the_calls_in_flight_of_all_and_the_next_run_goes_on(cloud):
+    lines = big(cloud)
+    process = start(cloud)
+    workers = both_work(cloud, process)
+    process.send_signal(signal.SIGINT)
+    summary, err = ended(process)
+    assert (process.returncode, summary["exit_code"]) == (1, 1)
+    assert summary["problem"] == "stopped by SIGINT; run the same command again to resume"
+    assert "Traceback" not in err
+    stopped = paid(cloud)
+    assert 0 < summary["answered"] == summary["spent"]["calls"] == stopped < lines
+    assert not any(map(session_of, workers))
+    cloud.no_faults()
+    assert ended(start(cloud))[0]["exit_code"] == 0
+    cloud.check()
+    assert paid(cloud) == lines
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_exits_at_once_with_all_workers(cloud):
+    big(cloud)
+    cloud.fault(target="ai", probability=1.0, latency_s=60, match="prompt")
+    process = start(cloud)
+    wait_until(lambda: len(workers_of(process.pid)) == 2 and cloud.stats()["ai"]["calls"] >= 2, process)
+    workers = workers_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    wait_until(lambda: not any(map(session_of, workers)))
+
+
+@pytest.mark.slow
+def test_a_token_that_is_revoked_stops_all_workers_with_that_error(cloud):
+    lines = big(cloud)
+    process = start(cloud)
+    both_work(cloud, process)
+    cloud.fault(target="ai", probability=1.0, status=401, code=10000)
+    summary, err = ended(process)
+    assert (process.returncode, summary["exit_code"]) == (1, 1)
+    assert "CLOUDFLARE_API_TOKEN" in summary["problem"] and "Traceback" not in err
+    assert summary["answered"] == paid(cloud) < lines
+    cloud.no_faults()
+    assert ended(start(cloud))[0]["exit_code"] == 0
+    cloud.check()
+    assert paid(cloud) == lines
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_silent_is_killed_before_its_lines_are_dealt_again(cloud):
+    lines = big(cloud)
+    short = "import llmdo.runners.workers.crew as crew; crew.LONGEST_SILENCE = 5.0; "
+    where = ["--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL, "--json", "--concurrency", "16"]
+    process = cloud.command("run", *where, "--processes", "2", "--range-bytes", "65536", first=short)
+    first, _ = both_work(cloud, process)
+    os.kill(first, signal.SIGSTOP)
+    wait_until(lambda: session_of(first) == [], process)
+    cloud.no_faults()
+    summary, err = ended(process)
+    assert (summary["exit_code"], summary["answered"]) == (0, lines)
+    assert "has not reported for 5 s: it is replaced" in err
+    cloud.check()
+    assert lines <= paid(cloud) <= lines + WINDOW // 2

@@ -1,0 +1,88 @@
+"""``run --processes``: several processes of one machine give what one gives, as one run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.integration.cloud import MODEL, OUTPUT, prompts
+from tests.integration.test_end_to_end import FILES, comparable, upload_all
+
+WHERE = ("--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL)
+
+
+@pytest.mark.parametrize("source", ["queue", "listing"])
+def test_rows_files_and_counts_are_those_of_one_process(cloud, source):
+    upload_all(cloud)
+    where = {"input": "r2://llmdo/input/"} if source == "listing" else {}
+    many = cloud.run(processes=2, **where)
+    assert (many.problem, many.in_work, many.left) == (None, (), {})
+    cloud.check()
+    assert cloud.backlog() == (len(FILES) if source == "listing" else 0)
+    rows = {name: comparable(cloud.rows(name)) for name in FILES}
+    for key in cloud.keys():  # noqa: SIM118  a method, no dict
+        cloud.store.delete(key)
+    one = cloud.run(input="r2://llmdo/input/", ledger="none")
+    assert {name: comparable(cloud.rows(name)) for name in FILES} == rows
+    assert many.exit_code == one.exit_code == 3
+    apart = {"shards"}  # a stretch's last shards are its own
+    assert {k: v for k, v in counts_of(many).items() if k not in apart} == {
+        k: v for k, v in counts_of(one).items() if k not in apart
+    }
+    assert sum(limits.calls for limits in many.limits) == sum(limits.calls for limits in one.limits)
+    assert rounded(many.spent) == rounded(one.spent)
+
+
+def counts_of(summary):
+    return {name: getattr(summary.counts, name) for name in summary.counts.__dataclass_fields__}
+
+
+def rounded(spent):
+    return replace(spent, neurons=round(spent.neurons, 6))
+
+
+def test_exit_codes_are_those_of_one_process(cloud):
+    cloud.upload("good.jsonl", prompts(5))
+    assert command(cloud)[:2] == (0, 0)
+    cloud.upload("some.jsonl", b'{"prompt": "x"}\n{broken\n')
+    assert command(cloud)[:2] == (3, 3)
+    cloud.upload("more.jsonl", prompts(5, "more"))
+    cloud.fault(target="ai", probability=1.0, status=401, code=10000)
+    code, said, problem = command(cloud)
+    assert (code, said) == (1, 1) and "CLOUDFLARE_API_TOKEN" in problem
+    assert command(cloud, "--max-cost", "1")[:2] == (2, 2)
+
+
+def command(cloud, *more):
+    """The exit code, that of the summary, and the problem that it states."""
+    process = cloud.command("run", *WHERE, "--processes", "2", "--json", *more)
+    out, err = process.communicate(timeout=120)
+    assert b"Traceback" not in err, err.decode()
+    said = json.loads(out)
+    return process.returncode, said["exit_code"], said["problem"]
+
+
+def test_there_is_one_progress_line_for_all_and_one_summary(cloud):
+    cloud.upload("big.jsonl", prompts(1_500, "a prompt of some length, so that the file has several stretches"))
+    process = cloud.command("run", *WHERE, "--processes", "2", "--range-bytes", "65536", "--concurrency", "64")
+    out, err = (text.decode() for text in process.communicate(timeout=120))
+    assert process.returncode == 0, err
+    lines = [line for line in err.splitlines() if " calls/s · " in line]
+    assert lines and lines[-1].startswith("1,500 lines") and lines[-1].endswith("1/1 files")
+    assert " · $" in lines[-1]
+    assert "1,500" in out and out.count("Spent:") == 1
+    assert cloud.stats()["paid"]["calls"] == 1_500
+
+
+def test_texts_are_embedded_by_as_few_calls_as_in_one_process(cloud):
+    cloud.upload("a.jsonl", FILES["embed.jsonl"])
+    calls = []
+    for processes in (1, 2):
+        before = cloud.stats()["ai"]["calls"]
+        output = f"r2://llmdo/output-{processes}/"
+        summary = cloud.run(processes=processes, input="r2://llmdo/input/", output=output, ledger="none")
+        assert (summary.exit_code, summary.counts.answered) == (0, 130)
+        calls.append(cloud.stats()["ai"]["calls"] - before)
+    assert calls[0] == calls[1] < 5
