@@ -11,9 +11,10 @@ import asyncio
 import base64
 import hashlib
 import re
+import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC
@@ -32,6 +33,7 @@ from moto.s3.responses import S3Response
 from llmdo.local.faults import S3_ERRORS
 from llmdo.local.queues.notifications import ObjectEvent
 from llmdo.local.r2.object_file import ObjectFile, Stored
+from llmdo.local.r2.plain import SMALL, Plain
 from llmdo.local.r2.signatures import check_signature
 from llmdo.local.settings import Credentials
 from llmdo.local.wire import HttpCall, HttpReply, S3Refused, s3_failure
@@ -53,6 +55,9 @@ _NOT_IMPLEMENTED = frozenset(
     " tagging torrent versioning versions website".split()
 )
 _REFUSED_HEADERS = ("x-amz-tagging", "x-amz-expected-bucket-owner", "x-amz-object-lock-mode", "x-amz-request-payer")
+
+
+_Answered = tuple[HttpReply, list[ObjectEvent]]
 
 
 class _Backend(S3Backend):
@@ -99,8 +104,9 @@ class _Response(S3Response):
 class Objects:
     """Answers S3 calls. A bucket is made by the first write to it; reading one that has none is NoSuchBucket.
 
-    ``publish`` is called on the event loop with each event, before the reply goes out. All calls run one after another
-    in one thread of their own, so that conditional writes are atomic and nothing else waits for them.
+    ``publish`` is called on the event loop with each event, before the reply goes out. All calls run one after another,
+    so that conditional writes are atomic: plain small ones on the event loop, unless a call is under way, the others in
+    a thread of their own, so that nothing else waits for them.
     """
 
     def __init__(self, path: Path, own: Credentials, publish: Callable[[ObjectEvent], None]) -> None:
@@ -108,7 +114,9 @@ class Objects:
         self._publish = publish
         self._backend = _Backend("us-east-1", _ACCOUNT)
         self._backend.names = defaultdict(list)
+        self._plain = Plain(self._backend, self._backend.names)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="r2")
+        self._lock = threading.Lock()  # one call at a time, in that thread or on the event loop
         self._file = ObjectFile(path)
         for name in self._file.buckets():
             self.make_bucket(name)
@@ -135,19 +143,43 @@ class Objects:
 
     async def answer(self, call: HttpCall) -> HttpReply:
         """One call to the S3 API, with its credentials checked."""
-        loop = asyncio.get_running_loop()
         try:
-            reply, events = await loop.run_in_executor(self._thread, self._answer, call)
+            answered = self._at_once(call)
+            if answered is None:
+                answered = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, call)
         except S3Refused as refused:
             return refused.reply
+        reply, events = answered
         for event in events:
             self._publish(event)
         return reply
 
-    def _answer(self, call: HttpCall) -> tuple[HttpReply, list[ObjectEvent]]:
+    def _at_once(self, call: HttpCall) -> _Answered | None:
+        """The answer to a plain call, or None if it is not plain, or another call is under way."""
+        if len(call.body) > SMALL or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self._plainly(call, *self._checked(call))
+        finally:
+            self._lock.release()
+
+    def _answer(self, call: HttpCall) -> _Answered:
+        with self._lock:
+            bucket, key = self._checked(call)
+            return self._plainly(call, bucket, key) or self._by_moto(call, bucket, key)
+
+    def _checked(self, call: HttpCall) -> tuple[str, str]:
+        """Bucket and key. Raises S3Refused."""
         check_signature(call, self._credentials)
         _check_request(call)
-        bucket, _, key = (unquote(part) for part in call.path[1:].partition("/"))
+        bucket, _, key = call.path[1:].partition("/")
+        return unquote(bucket), unquote(key)
+
+    def _plainly(self, call: HttpCall, bucket: str, key: str) -> _Answered | None:
+        replied = self._plain.answer(call, bucket, key)
+        return self._answered(call, bucket, key, _from_moto(call, *replied)) if replied else None
+
+    def _by_moto(self, call: HttpCall, bucket: str, key: str) -> _Answered:
         if bucket and not key and call.method == "PUT" and not call.query:
             return self._create_bucket(bucket), []
         if key and call.method in ("PUT", "POST"):
@@ -157,13 +189,19 @@ class Objects:
         reply = self._range(call, bucket, key) or _from_moto(call, *self._moto(call))
         if reply.status >= 300:
             return reply, []
+        if call.method == "DELETE" and not key:
+            self._file.remove_bucket(bucket)
+        return self._answered(call, bucket, key, reply, doomed)
+
+    def _answered(
+        self, call: HttpCall, bucket: str, key: str, reply: HttpReply, doomed: Sequence[str] = ()
+    ) -> _Answered:
+        """The reply to a call that succeeded, with the events of what it changed, which the file has as well."""
         left = self._existing(bucket, doomed)
         events = [ObjectEvent("DeleteObject", bucket, name) for name in doomed if name not in left]
         events += self._created(call, bucket, key)
         for event in events:
             self._remember(event)
-        if call.method == "DELETE" and not key:
-            self._file.remove_bucket(bucket)
         return reply, events
 
     def _remember(self, event: ObjectEvent) -> None:
@@ -222,7 +260,7 @@ class Objects:
         else:
             yield ObjectEvent("PutObject", bucket, key, size, etag)
 
-    def _existing(self, bucket: str, keys: list[str]) -> list[str]:
+    def _existing(self, bucket: str, keys: Sequence[str]) -> list[str]:
         held = self._backend.buckets.get(bucket)
         return [key for key in keys if held and key in held.keys]
 

@@ -25,6 +25,11 @@ MAX_EXPIRES_S = 604_800
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
+def is_signed_body(call: HttpCall) -> bool:
+    """Whether the Authorization header signs the body as it is, not in chunks."""
+    return "Authorization" in call.headers and len(call.headers.get("x-amz-content-sha256", "")) == 64
+
+
 def check_signature(call: HttpCall, own: Credentials) -> None:
     """Checks the sender of an S3 request, and its body's hash. Raises S3Refused."""
     query = dict(parse_qsl(call.query, keep_blank_values=True))
