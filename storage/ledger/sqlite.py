@@ -2,7 +2,7 @@
 
 Write-ahead log with ``synchronous=FULL``: a commit survives kill -9, and a power cut if the disk keeps what it synced.
 (``NORMAL`` would do for kill -9, but a power cut would take the last commits.) Puts share commits, and so the sync: all
-that come in one turn of the loop, while a commit runs, or while the first one has patience. If the disk syncs within
+that come in one turn of the loop, while a commit runs, or while all that wait have patience. If the disk syncs within
 QUICK_S, the loop itself commits, which blocks it for less time than a thread would wait for the GIL, twice. The file
 must be on a local disk: the log needs shared memory (sqlite.org/wal.html).
 """
@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger.database import BUSY_S, connect_database, primary_code, sqlite_errors
@@ -65,6 +65,8 @@ class SqliteLedger:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None  # set while those that wait have patience
+        self._due_at = 0.0  # when the first of them has none left
         self._waits_s: float | None = None
         self._takes_s = 0.0  # mean time of a commit on the loop
         self._apart_s, self._last_at = 1.0, 0.0  # mean time between puts; when the last one came
@@ -77,8 +79,7 @@ class SqliteLedger:
         digest = bytes.fromhex(check_key(key))
         self._check_open()
         try:
-            with sqlite_errors(self._path):
-                row = self._reading.execute("SELECT crc, value FROM answers WHERE key = ?", (digest,)).fetchone()
+            row = self._row(digest)
         except LedgerError as error:
             if primary_code(error.__cause__) != sqlite3.SQLITE_CORRUPT:
                 raise
@@ -93,6 +94,13 @@ class SqliteLedger:
             return None
         return value
 
+    def _row(self, digest: bytes) -> Any:
+        try:
+            return self._reading.execute("SELECT crc, value FROM answers WHERE key = ?", (digest,)).fetchone()
+        except (sqlite3.Error, OSError):
+            with sqlite_errors(self._path):
+                raise
+
     async def put(self, key: str, value: bytes, patience_s: float = 0.0) -> None:
         """See Ledger; returns when it is committed."""
         digest, crc = bytes.fromhex(check_key(key)), checksum(key, value)
@@ -103,9 +111,17 @@ class SqliteLedger:
         now = loop.time()
         self._apart_s += _WEIGHT * (min(now - self._last_at, 1.0) - self._apart_s)
         self._last_at = now
+        due_at = now + patience_s if patience_s > self._apart_s > _CLOSE_S else now
         if self._idle.is_set():
             self._idle.clear()
-            loop.call_soon(self._gather, patience_s)  # with all other puts of this turn of the loop
+            self._due_at = due_at
+            loop.call_soon(self._gather)  # with all other puts of this turn of the loop
+        elif self._alarm is None:
+            self._due_at = min(due_at, self._due_at)
+        elif due_at < self._due_at:
+            self._alarm.cancel()
+            self._alarm, self._due_at = None, due_at
+            loop.call_soon(self._gather)
         await put.done
         self._damaged.pop(key, None)
 
@@ -121,13 +137,15 @@ class SqliteLedger:
         if self._closed:
             raise LedgerError(f"{self._path}: this ledger is closed; open it again")
 
-    def _gather(self, patience_s: float) -> None:
-        if len(self._waiting) < _MANY and patience_s > 2 * self._apart_s > 2 * _CLOSE_S:
-            asyncio.get_running_loop().call_later(patience_s, self._hand_over)
+    def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        if len(self._waiting) < _MANY and self._due_at > loop.time():
+            self._alarm = loop.call_at(self._due_at, self._hand_over)
         else:
             self._hand_over()
 
     def _hand_over(self) -> None:
+        self._alarm = None
         if self._takes_s <= QUICK_S:
             group = self._some(QUICK_ROWS, QUICK_BYTES)
             if self._commit_at_once(group):

@@ -192,6 +192,21 @@ def test_puts_without_the_patience_for_another_one_are_committed_by_themselves(p
     in_ledger(url, work)
 
 
+@pytest.mark.parametrize("patience_s", [0.0, 0.1])
+def test_puts_wait_no_longer_than_the_least_patient_of_them(path, url, patience_s):
+    async def work(ledger):
+        ledger._apart_s, ledger._last_at = 0.02, asyncio.get_running_loop().time()
+        before = commits_in_log(path)
+        first = asyncio.ensure_future(ledger.put(key("long"), b"value", 30.0))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        async with asyncio.timeout(10):
+            await asyncio.gather(first, ledger.put(key("short"), b"value", patience_s))
+        assert commits_in_log(path) - before == 1
+
+    in_ledger(url, work)
+
+
 def test_many_that_come_at_once_wait_for_nobody(url):
     async def work(ledger):
         await every_5_ms(ledger, 50, 0.1)
