@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 
@@ -28,7 +27,7 @@ class Connections:
         self._closed: dict[str, StopRun] = {}
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
-        self._turns: dict[str, contextlib.AbstractAsyncContextManager[None]] = {}
+        self._turns: dict[str, asyncio.Semaphore | None] = {}
 
     def get(self, provider: str) -> Backend:
         """The provider's backend. Raises ModelNotFound, and Unauthorized where the environment lacks its settings."""
@@ -62,22 +61,29 @@ class Connections:
         return _unusable(provider, model, error)
 
     async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
-        backend = self.get(provider)
+        backend = self._backends.get(provider) or self.get(provider)
         if provider not in self._turns:
-            self._turns[provider] = (
-                asyncio.Semaphore(backend.slots) if isinstance(backend, InProcessBackend) else contextlib.nullcontext()
-            )
-        async with self._turns[provider], asyncio.timeout(timeout_s):
-            if isinstance(request, ChatRequest):
-                return await (backend.execute(request) if request.listen is None else heard(backend, request))
-            if isinstance(request, EmbedRequest):
-                return _complete(await backend.embed(request), request)
-            return await backend.run(request)
+            slots = backend.slots if isinstance(backend, InProcessBackend) else None
+            self._turns[provider] = None if slots is None else asyncio.Semaphore(slots)
+        turn = self._turns[provider]
+        if turn is None:
+            return await _ask(backend, request, timeout_s)
+        async with turn:
+            return await _ask(backend, request, timeout_s)
 
     async def aclose(self) -> None:
         """Closes all backends."""
         for backend in self._backends.values():
             await backend.aclose()
+
+
+async def _ask(backend: Backend, request: Request, timeout_s: float) -> Response:
+    async with asyncio.timeout(timeout_s):
+        if isinstance(request, ChatRequest):
+            return await (backend.execute(request) if request.listen is None else heard(backend, request))
+        if isinstance(request, EmbedRequest):
+            return _complete(await backend.embed(request), request)
+        return await backend.run(request)
 
 
 def _unusable(provider: str, model: str, error: StopRun) -> ProviderUnusable:

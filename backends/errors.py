@@ -33,8 +33,9 @@ ModelError                    what to do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from llmdo.backends.usage import Usage
@@ -269,15 +270,27 @@ def unusable_vector(model: str, usage: Usage) -> BadReply:
     return BadReply(text, usage=usage)
 
 
-@contextmanager
+def _unknown() -> None:
+    """Nothing is known of what a call used."""
+
+
+@dataclass(slots=True)  # not by contextlib.contextmanager, whose generator costs 2 µs each time
+class _KnownCall:
+    provider: str | None
+    request_id: str | None
+    usage: Callable[[], Usage | None]
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ModelError):
+            error.provider = error.provider or self.provider
+            error.request_id = error.request_id or self.request_id
+            error.usage = self.usage() if error.usage is None else error.usage
+
+
 def call_known(
-    *, provider: str | None = None, request_id: str | None = None, usage: Usage | None = None
-) -> Iterator[None]:
+    *, provider: str | None = None, request_id: str | None = None, usage: Callable[[], Usage | None] = _unknown
+) -> AbstractContextManager[None]:
     """Adds what is known of a call to a ModelError that leaves the block, where the error does not have it."""
-    try:
-        yield
-    except ModelError as error:
-        error.provider = error.provider or provider
-        error.request_id = error.request_id or request_id
-        error.usage = usage if error.usage is None else error.usage
-        raise
+    return _KnownCall(provider, request_id, usage)

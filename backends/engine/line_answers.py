@@ -24,11 +24,14 @@ _Owner = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """``first``: without the offset; ``own``: with it; ``by_id``: of earlier versions of llmdo."""
+    """``first``: without the offset; ``own``: with it; ``by_id``: of earlier versions of llmdo.
+
+    The last two are rarely needed, and made when they are: a key costs 5 µs, and more where the prompt is long.
+    """
 
     first: str
-    own: str
-    by_id: str
+    own: Callable[[], str]
+    by_id: Callable[[], str]
 
 
 @dataclass(slots=True)
@@ -68,9 +71,9 @@ class LineAnswers:
             return await self._with_offset(line, keys)
         value = await self._get(keys.first)
         if value is None:
-            older = await self._get(keys.by_id) if line.resumed else None
+            older = await self._older(line, keys)
             if older is not None:
-                return keys.by_id, older
+                return older
             self._held[keys.first] = ours
             return keys.first, None
         payer = _owner(value)
@@ -88,10 +91,18 @@ class LineAnswers:
             del self._held[keys.first]
 
     async def _with_offset(self, line: LineId, keys: Keys) -> tuple[str, bytes | None]:
-        value = await self._get(keys.own)
-        if value is None and line.resumed and (older := await self._get(keys.by_id)) is not None:
-            return keys.by_id, older
-        return keys.own, value
+        key = keys.own()
+        value = await self._get(key)
+        older = await self._older(line, keys) if value is None else None
+        return older or (key, value)
+
+    async def _older(self, line: LineId, keys: Keys) -> tuple[str, bytes] | None:
+        """What an earlier version of llmdo may have kept."""
+        if not line.resumed:
+            return None
+        key = keys.by_id()
+        value = await self._get(key)
+        return None if value is None else (key, value)
 
     async def _take(self, line: LineId, keys: Keys) -> bool:
         """Whether this line is the one of its version that has the answer of another version's line."""

@@ -10,7 +10,8 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
@@ -22,6 +23,7 @@ from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
+from llmdo.backends.usage import Usage
 
 MakeCall = Callable[[Request], Awaitable[Response]]
 
@@ -39,9 +41,16 @@ _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     EmbedRequest: TypeAdapter(EmbedResponse),
     RawRequest: TypeAdapter(RawResponse),
 }
-# Fields of a response that depend on who asks; and vectors, which are written by themselves.
-_NOT_KEPT = {"shared", "parts", "vectors"}
+# All but those that depend on who asks; and vectors, which are written by themselves.
+_KEPT = {
+    kind: tuple(one.name for one in fields(kind) if one.name not in ("shared", "parts", "vectors"))
+    for kind in (ChatResponse, EmbedResponse, RawResponse)
+}
+_USAGE = tuple(one.name for one in fields(Usage))
 _PAYER = "paid_by"  # the line, beside a response's fields
+# json.dumps would make an encoder each time. Other writers refuse half a surrogate pair, or make null of NaN.
+_json = json.JSONEncoder(default=dict).encode
+_sorted_json = json.JSONEncoder(sort_keys=True).encode
 _log = logging.getLogger(__name__)
 
 
@@ -164,7 +173,7 @@ class Recall:
                 return found.response
             began = time.monotonic()
             paid = self._paid(await call(request), line)
-            await self._put(request, {key: paid}, _patience_s(began))
+            await self._put({key: paid}, _patience_s(began))
             return paid.response
         finally:
             self._lines.release(line, keys)
@@ -175,7 +184,7 @@ class Recall:
             return found
         began = time.monotonic()
         paid = self._paid(await call(request), request.request_id)
-        await self._put(request, {key: paid}, _patience_s(began))
+        await self._put({key: paid}, _patience_s(began))
         return paid
 
     def _paid(self, response: Response, line: str) -> _Kept:
@@ -224,7 +233,7 @@ class Recall:
             for key, response in zip(missing, one_each(paid, part.texts), strict=True):
                 kept[key] = self._paid(response, lines[places[key]])
             good = {key: kept[key] for key in missing if _is_usable(kept[key])}
-            await self._put(request, good, _patience_s(began))
+            await self._put(good, _patience_s(began))
         parts, counted = [], set[str]()
         for key, line in zip(keys, lines, strict=True):
             one = kept[key].of(line)
@@ -237,7 +246,8 @@ class Recall:
     def _keys(self, provider: str, request: Request, line: LineId) -> Keys:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model, "place": line.place}
         asked |= _content(request)
-        return Keys(_hash(asked), _hash(asked | {"start": line.start}), self._key(provider, request, line))
+        own = partial(_hash, asked | {"start": line.start})
+        return Keys(_hash(asked), own, partial(self._key, provider, request, line))
 
     def _key(self, provider: str, request: Request, line: str) -> str:
         asked: dict[str, Any] = {"format": FORMAT, "provider": provider, "model": request.model}
@@ -273,14 +283,12 @@ class Recall:
             return None
         return _Kept(response, payer if self._reuse == "same-request" and isinstance(payer, str) else "")
 
-    async def _put(self, request: Request, answers: Mapping[str, _Kept], patience_s: float) -> None:
+    async def _put(self, answers: Mapping[str, _Kept], patience_s: float) -> None:
         """Keeps answers; one that cannot be kept is not lost, but it is the last one."""
-        kind = _ANSWERS[type(request)]
         try:
-            # json, since pydantic's own writer refuses half a surrogate pair and makes null of NaN.
             values = {}
             for key, one in answers.items():
-                values[key] = _entry(kind, one)
+                values[key] = _entry(one)
                 if len(answers) > 1:
                     await asyncio.sleep(0)  # 256 vectors take 0.3 s, which the loop must not stand still for
             puts = [self._ledger.put(key, value, patience_s) for key, value in values.items()]
@@ -289,12 +297,16 @@ class Recall:
             self.broken = StopRun(f"the ledger cannot keep answers, and they would be paid again: {error}")
 
 
-def _entry(kind: TypeAdapter[Any], kept: _Kept) -> bytes:
-    fields = kind.dump_python(kept.response, exclude=_NOT_KEPT) | _payer(kept)
-    if not isinstance(kept.response, EmbedResponse):
-        return json.dumps(fields).encode()
-    vectors = kept.response.vectors
-    return filled_in(json.dumps({**fields, "vectors": [PLACE] * len(vectors)}).encode(), map(kept_json, vectors))
+def _entry(kept: _Kept) -> bytes:
+    answer = kept.response
+    written: dict[str, Any] = {name: getattr(answer, name) for name in _KEPT[type(answer)]}
+    written["usage"] = {name: getattr(answer.usage, name) for name in _USAGE}
+    written |= {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
+    written |= {_PAYER: kept.payer} if kept.payer else {}
+    if not isinstance(answer, EmbedResponse):
+        return _json(written).encode()
+    written["vectors"] = [PLACE] * len(answer.vectors)
+    return filled_in(_json(written).encode(), map(kept_json, answer.vectors))
 
 
 def _response(kind: type[Request], entry: Any, text: bytes) -> Response:
@@ -315,13 +327,8 @@ def _patience_s(began: float) -> float:
     return min(PATIENCE * (time.monotonic() - began), MOST_PATIENCE_S)
 
 
-def _payer(kept: _Kept) -> dict[str, Any]:
-    owner = {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
-    return owner | ({_PAYER: kept.payer} if kept.payer else {})
-
-
 def _hash(asked: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_sorted_json(asked).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _content(request: Request) -> dict[str, Any]:

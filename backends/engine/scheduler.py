@@ -35,7 +35,7 @@ class TooManyTexts(Exception):
     """The service takes fewer texts a call, as was learnt meanwhile: the call is not made."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _WaitingCall:
     """A call that waits to be started; ``granted`` becomes None if it must not be."""
 

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import io
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
 
 from llmdo.backends.errors import (
     BadReply,
-    CallTimeout,
-    ConnectionFailed,
-    ModelError,
     StopRun,
     StreamError,
     Unauthorized,
 )
 from llmdo.backends.http.base_url import shown_url, without_route
-from llmdo.backends.http.content_coding import ACCEPTED, UnreadableCoding, decoded
+from llmdo.backends.http.content_coding import ACCEPTED, UnreadableCoding, decoded, is_plain
+from llmdo.backends.http.network_errors import PROXY_WANTS_KEY, refused_by_proxy
+from llmdo.backends.http.posts import Posts
 from llmdo.backends.http.resolver import Resolver
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.settings.network import CA_REMEDY, ca_file, proxy_for, tls_context
+from llmdo.settings.network import ca_file, proxy_for, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
-PROXY_WANTS_KEY = 407
 IDLE_S = 15.0  # a kept connection is closed before usual servers and proxies close it (60 s), else a POST meets its end
 # Bytes of a line of a reply's head, and its lines: services send much about policies and limits there.
-_LONGEST_HEADER, _MOST_HEADERS = 256 << 10, 1024
+_LIMITS: dict[str, Any] = {"max_line_size": 256 << 10, "max_field_size": 256 << 10, "max_headers": 1024}
 _MOST_REDIRECTS = 3
 MOST_REPLY = 64 << 20  # bytes of a reply, decompressed: 256 vectors of the longest kind have 20 MB
 _LARGE = 1 << 20  # from here on aiohttp wants a file: it writes bytes at one go
@@ -108,6 +107,7 @@ class Network:
     def __init__(self, base_url: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._opened: aiohttp.ClientSession | None = None
+        self._posts: Posts | None = None
         try:
             self._proxy = proxy_for(base_url)
             self._tls: ssl.SSLContext | bool = tls_context() if ca_file() else True
@@ -116,19 +116,34 @@ class Network:
 
     async def send(self, call: Call) -> Incoming:
         """See Transport."""
+        if call.method == "POST" and not self._proxy:
+            return await self._post(call)
         async with self._request(call) as reply:
-            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in _body(reply)]))
+            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in _body_of(reply)]))
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
         """See Transport."""
         async with self._request(call) as reply:
-            yield Opened(Incoming(reply.status, reply.headers), _body(reply))
+            yield Opened(Incoming(reply.status, reply.headers), _body_of(reply))
 
     async def aclose(self) -> None:
         """See Transport."""
         if self._opened:
             await self._opened.close()
+
+    async def _post(self, call: Call) -> Incoming:
+        if self._posts is None:
+            self._posts = Posts(self._session(), _LIMITS)
+        url = call.url
+        for redirects in range(_MOST_REDIRECTS + 1):
+            read = partial(_whole, url)
+            status, headers, content = await self._posts.send(url, call.headers, call.content, read)
+            target = _target(status, headers, url, redirects)
+            if target is None:
+                break
+            url = target
+        return Incoming(status, headers, content)
 
     @asynccontextmanager
     async def _request(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -139,13 +154,11 @@ class Network:
                 call.method, url, headers=call.headers, data=body, allow_redirects=False
             ) as reply:
                 if reply.status == PROXY_WANTS_KEY and self._proxy:
-                    raise _refused_by_proxy()
-                target = _redirect(reply, url)
+                    raise refused_by_proxy()
+                target = _target(reply.status, reply.headers, url, redirects)
                 if target is None:
                     yield reply
                     return
-                if redirects == _MOST_REDIRECTS or not _may_follow(reply.status, url, target):
-                    raise _redirected(reply.status, url, target)
             url = target
 
     def _session(self) -> aiohttp.ClientSession:
@@ -160,22 +173,21 @@ class Network:
                 headers={"accept-encoding": ACCEPTED},
                 auto_decompress=False,
                 proxy=self._proxy,
-                max_line_size=_LONGEST_HEADER,
-                max_field_size=_LONGEST_HEADER,
-                max_headers=_MOST_HEADERS,
+                **_LIMITS,
             )
         return self._opened
 
 
-def _redirect(reply: aiohttp.ClientResponse, url: URL) -> URL | None:
-    """Where a reply sends its call; None for any other reply."""
-    location = reply.headers.get("location", "")
-    if not (300 <= reply.status < 400 and location):
+def _target(status: int, headers: Mapping[str, str], url: URL, redirects: int) -> URL | None:
+    """Where a reply sends its call, after so many ``redirects``; None for any other reply. Raises StopRun."""
+    if not 300 <= status < 400 or not (location := headers.get("location")):
         return None
     try:
         target = url.join(URL(location, encoded=True))
     except ValueError:
         return None
+    if target.host and (redirects == _MOST_REDIRECTS or not _may_follow(status, url, target)):
+        raise _redirected(status, url, target)
     return target if target.host else None
 
 
@@ -197,26 +209,42 @@ def _redirected(status: int, url: URL, target: URL) -> StopRun:
     )
 
 
-def _refused_by_proxy() -> Unauthorized:
-    text = "the proxy wants a user and a password: write HTTPS_PROXY or HTTP_PROXY as http://USER:PASSWORD@HOST:PORT"
-    return Unauthorized(text, status=PROXY_WANTS_KEY)
+async def _whole(url: URL, status: int, headers: Mapping[str, str], content: aiohttp.StreamReader) -> bytes:
+    """A body, decompressed; see _body."""
+    pieces: AsyncIterator[bytes] = content.iter_any()
+    if content.is_eof() and content.total_bytes <= MOST_REPLY:
+        whole = content.read_nowait()
+        if is_plain(whole, headers.get("content-encoding", "")):
+            return whole
+        pieces = _one(whole)
+    return b"".join([piece async for piece in _body(url, status, headers, pieces)])
 
 
-async def _body(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _one(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
+
+
+def _body_of(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    return _body(reply.url, reply.status, reply.headers, reply.content.iter_any())
+
+
+async def _body(
+    url: URL, status: int, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     """The pieces of a body, decompressed. Raises BadReply for one without an end, and StopRun for an answer in a coding
     that was not requested; a refusal in such a coding has no words.
     """
-    size, codings = 0, reply.headers.get("content-encoding", "")
+    size = 0
     try:
-        async for piece in decoded(reply.content.iter_any(), codings):
+        async for piece in decoded(pieces, headers.get("content-encoding", "")):
             size += len(piece)
             if size > MOST_REPLY:
                 raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
             yield piece
     except UnreadableCoding as error:
-        if 200 <= reply.status < 300:
+        if 200 <= status < 300:
             raise StopRun(
-                f"{reply.url.host} compresses its replies as {error}, which was not requested and cannot be read: "
+                f"{url.host} compresses its replies as {error}, which was not requested and cannot be read: "
                 "switch that off at the service, or at the proxy before it"
             ) from error
 
@@ -228,38 +256,6 @@ async def stream_bytes(incoming: Opened, model: str) -> AsyncIterator[bytes]:
             yield chunk
     except (aiohttp.ClientError, OSError) as error:
         raise StreamError(f"{model}: the stream broke off ({error}): ask again") from error
-
-
-@contextmanager
-def network_errors(url: URL | str) -> Iterator[None]:
-    """Turns what aiohttp raises into CallTimeout or ConnectionFailed, which states whether anything was sent; and into
-    StopRun where no call can get through: a certificate that is not trusted, a proxy that wants a password.
-    """
-    try:
-        yield
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise _untrusted(url, error) from error
-    except aiohttp.ClientHttpProxyError as error:
-        raise _not_by_proxy(url, error) from error
-    except aiohttp.ClientProxyConnectionError as error:
-        what = f"the proxy {error.host}:{error.port}, by which {_host(url)} is reached, does not answer"
-        remedy = "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or name the host in NO_PROXY"
-        raise ConnectionFailed(f"{what} ({error.strerror}): {remedy}", lost=False) from error
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        if "WRONG_VERSION_NUMBER" in str(error):
-            text = f"{_host(url)} does not speak TLS there: write http:// in the base URL, or name another port"
-            raise StopRun(text) from error
-        raise ConnectionFailed(_sentence(url, "could not be reached", error), lost=False) from error
-    except TimeoutError as error:
-        text = (
-            f"{_host(url)} sent nothing for as long as a call may take: raise --call-timeout, or ask for fewer tokens"
-        )
-        raise CallTimeout(text) from error
-    except (aiohttp.ClientError, OSError) as error:
-        # A kept connection that was closed meanwhile: the request did not go out whole, and cannot be billed.
-        unsent = isinstance(error, aiohttp.ClientConnectionResetError) and "Cannot write" in str(error)
-        text = _sentence(url, "broke the connection off", error)
-        raise ConnectionFailed(text, lost=False if unsent else None) from error
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -285,26 +281,3 @@ def next_midnight_utc(now: float) -> float:
     """Unix time of the next 00:00 UTC after ``now``."""
     day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return day.timestamp() + 86_400
-
-
-def _untrusted(url: URL | str, error: aiohttp.ClientConnectorCertificateError) -> StopRun:
-    inner = error.certificate_error
-    why = getattr(inner, "verify_message", "") or str(inner)
-    return StopRun(f"the certificate of {_host(url)} is not trusted ({why[:200]}): {CA_REMEDY}")
-
-
-def _not_by_proxy(url: URL | str, error: aiohttp.ClientHttpProxyError) -> ModelError:
-    if error.status == PROXY_WANTS_KEY:
-        return _refused_by_proxy()
-    text = f"the proxy does not connect to {_host(url)} (HTTP {error.status} {error.message[:200]})"
-    remedy = "check that it may, or name the host in NO_PROXY"
-    return ConnectionFailed(f"{text}: {remedy}", lost=False)
-
-
-def _host(url: URL | str) -> str:
-    return URL(url).host or str(url)
-
-
-def _sentence(url: URL | str, what: str, error: Exception) -> str:
-    detail = str(error) or type(error).__name__
-    return f"{_host(url)} {what} ({detail[:200]}): check the network and the base URL if it stays so"

@@ -27,6 +27,11 @@ class UnreadableCoding(ValueError):
     """A body has a coding that cannot be taken off; the message is its name."""
 
 
+def is_plain(body: bytes, codings: str) -> bool:
+    """Whether a whole body is as it was written, so that ``decoded`` would not change it."""
+    return codings in ("", "identity") and not body.startswith((_GZIP, _ZSTD))
+
+
 def decoded(pieces: AsyncIterator[bytes], codings: str) -> AsyncIterator[bytes]:
     """The pieces of a body without its ``codings``, a Content-Encoding header, or "" where there is none.
 

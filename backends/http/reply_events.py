@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from llmdo.backends.http.client import Call, Incoming, Transport, network_errors, stream_bytes
+from llmdo.backends.http.client import Call, Incoming, Transport, stream_bytes
+from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.http.reply_json import without_preamble
 from llmdo.backends.http.sse import read_events
 

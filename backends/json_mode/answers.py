@@ -6,7 +6,7 @@ No provider's JSON mode guarantees the format, so every answer is checked here (
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,12 @@ _FORMATS = ("text", "json_object", "json_schema")
 _QUOTED = 4000  # characters of a wrong answer that the model is shown
 
 
-async def in_format(
+def in_format(
     request: ChatRequest,
-    answer: Callable[[ChatRequest, bool], Awaitable[ChatResponse]],
+    answer: Callable[[ChatRequest, bool], Coroutine[Any, Any, ChatResponse]],
     provider: str,
     code: int | None = None,
-) -> ChatResponse:
+) -> Coroutine[Any, Any, ChatResponse]:
     """The response of ``answer(request, fresh)``, which in JSON mode fits its ``response_format``.
 
     A response that does not fit is shown to the model once, with what is wrong; the usage is that of both calls. The
@@ -36,9 +36,19 @@ async def in_format(
     either, and what ``answer`` raises.
     """
     wanted: Any = request.parameters.get("response_format")
-    response = await answer(request, False)
     if not wants_json(wanted):
-        return response
+        return answer(request, False)
+    return _in_format(request, wanted, answer, provider, code)
+
+
+async def _in_format(
+    request: ChatRequest,
+    wanted: Any,
+    answer: Callable[[ChatRequest, bool], Coroutine[Any, Any, ChatResponse]],
+    provider: str,
+    code: int | None,
+) -> ChatResponse:
+    response = await answer(request, False)
     unusable = await schema_problem(json.dumps(schema_of(wanted))) if _has_schema(wanted) else None
     if unusable:
         wanted = {"type": "json_schema"}

@@ -18,7 +18,8 @@ from yarl import URL
 from llmdo.backends.backend import naming_provider
 from llmdo.backends.errors import BadReply, InvalidRequest, ModelError, call_known
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors
+from llmdo.backends.http.client import Call, Incoming, Network, Transport
+from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.http.reply_events import open_events, stray_events
 from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.json_mode.answers import in_format, wants_json

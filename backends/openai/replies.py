@@ -52,7 +52,7 @@ class ReplyReader:
 
     def reading(self, incoming: Incoming, result: Any) -> AbstractContextManager[None]:
         """While a result is read: errors get the call's id, and what the reply says that it used."""
-        return call_known(request_id=self.request_id(incoming.headers), usage=reported_usage(result))
+        return call_known(request_id=self.request_id(incoming.headers), usage=lambda: reported_usage(result))
 
     def refused(self, incoming: Incoming, event: object, model: str) -> ModelError | None:
         """The error that an event of a stream, or the ``error`` of a choice, means; None where it is not one."""

@@ -42,7 +42,7 @@ def read_completion(body: Any, model: str) -> ChatResponse:
         raise error
     response = read_choices(body)
     answered, substituted = answering_model(body, model)
-    warnings = (*response.warnings, *warnings_of(response, usage.output_tokens), *substituted)
+    warnings = (*response.warnings, *warnings_of(response, usage.output_tokens, response.finish_reason), *substituted)
     return replace(response, usage=usage, model=answered, warnings=warnings)
 
 
@@ -217,10 +217,10 @@ def read_usage(result: Any, neurons: float | None = None) -> Usage:
     )
 
 
-def warnings_of(response: ChatResponse, tokens: int) -> tuple[str, ...]:
-    """See ``answer_warnings``."""
+def warnings_of(response: ChatResponse, tokens: int, finish: FinishReason | None) -> tuple[str, ...]:
+    """See ``answer_warnings``; ``finish`` may be known better than by the response alone."""
     answered = bool(response.text or response.tool_calls)
-    return answer_warnings(response.finish_reason, tokens, answered, thought=bool(response.reasoning))
+    return answer_warnings(finish, tokens, answered, thought=bool(response.reasoning))
 
 
 def answer_warnings(finish: FinishReason | None, tokens: int, answered: bool, *, thought: bool) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ async def read_stream(
             yield chunk
     failed = choice_error(said.ending, refused) or failed_choice(said.ending, head.model)
     if failed is not None:
-        with call_known(request_id=head.request_id, usage=said.usage if said.reported else None):
+        with call_known(request_id=head.request_id, usage=lambda: said.usage if said.reported else None):
             raise failed
     if not said.is_whole:
         raise head.broken("ended before its end mark: ask again")

@@ -10,7 +10,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +17,8 @@ from yarl import URL
 
 from llmdo.backends.errors import ModelError, ModelNotFound
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Incoming, Network, Transport, network_errors
+from llmdo.backends.http.client import Call, Incoming, Network, Transport
+from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.http.reply_json import amount
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.stream import StreamHead
@@ -95,13 +95,13 @@ class Api:
         """The result of a whole reply; raises what the reply means otherwise."""
         warnings: list[str] = []
         result = self.reader.read(incoming, model, warnings.append)
-        return replace(self.reply(incoming, result), warnings=tuple(warnings), written=incoming.content)
+        return self.reply(incoming, result, tuple(warnings), incoming.content)
 
-    def reply(self, incoming: Incoming, result: Any) -> Reply:
+    def reply(self, incoming: Incoming, result: Any, warnings: tuple[str, ...] = (), written: bytes = b"") -> Reply:
         """A result with what the headers say."""
         headers = incoming.headers
         details = {} if not self._gateway else _gateway_details(headers)
-        return Reply(result, request_id(headers), _neurons(headers), details)
+        return Reply(result, request_id(headers), _neurons(headers), details, warnings, written)
 
     def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str]) -> StreamHead:
         """What a stream's headers say, and what the call that it answers was."""

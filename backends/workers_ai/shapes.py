@@ -46,8 +46,11 @@ class Reply:
 
     def reading(self) -> AbstractContextManager[None]:
         """While the result is read: errors get the call's id, and what the reply says that it used."""
+        return call_known(request_id=self.request_id, usage=self._usage)
+
+    def _usage(self) -> Usage | None:
         usage = read_usage(self.result, self.neurons)
-        return call_known(request_id=self.request_id, usage=None if usage == Usage() else usage)
+        return None if usage == Usage() else usage
 
 
 # Fields of a result that a ChatResponse has of its own, or that its row has by another name.
@@ -77,10 +80,10 @@ def read_chat(reply: Reply, model: str, max_tokens: int) -> ChatResponse:
     if finish is None and usage.output_tokens >= max_tokens:
         finish = "length"  # the native shape has no finish reason
     answered, substituted = answering_model(result, model, native=True)
-    response = replace(response, finish_reason=finish)
-    odd = (*warnings_of(response, max_tokens), *_no_json(response), *substituted)
+    odd = (*warnings_of(response, max_tokens, finish), *_no_json(response), *substituted)
     return replace(
         response,
+        finish_reason=finish,
         usage=usage,
         model=answered,
         request_id=reply.request_id,

@@ -11,7 +11,8 @@ from llmdo.backends.workers_ai import errors as workers_ai_errors
 
 
 def classes():
-    return [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
+    found = [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
+    return [c for c in found if not c.__name__.startswith("_")]
 
 
 def test_all_names_every_public_class_and_nothing_else():

@@ -14,7 +14,8 @@ from yarl import URL
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, StopRun
 from llmdo.backends.http import client as http
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import Call, Network, network_errors, next_midnight_utc, retry_after_s
+from llmdo.backends.http.client import Call, Network, next_midnight_utc, retry_after_s
+from llmdo.backends.http.network_errors import network_errors
 
 NOW = 1_795_262_400.0  # 2026-11-21 12:00:00 UTC
 
@@ -70,11 +71,17 @@ def test_other_errors_pass_through():
         raise KeyError("a bug of ours")
 
 
-async def _get(url, headers=None):
+@pytest.fixture(params=["GET", "POST"])
+def method(request):
+    """A POST is written without aiohttp's help, see llmdo.backends.http.posts."""
+    return request.param
+
+
+async def _ask(method, url, headers=None):
     network = Network(url)
     try:
         with network_errors(url):
-            return await network.send(Call("GET", URL(url, encoded=True), headers or {}))
+            return await network.send(Call(method, URL(url, encoded=True), headers or {}))
     finally:
         await network.aclose()
 
@@ -101,12 +108,12 @@ def ok(body=b"", *headers):
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def test_a_refused_connection_is_a_failed_connection():
+def test_a_refused_connection_is_a_failed_connection(method):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
         with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1 could not be reached"):
-            asyncio.run(_get(url))
+            asyncio.run(_ask(method, url))
 
 
 @pytest.mark.parametrize(
@@ -119,22 +126,22 @@ def test_a_refused_connection_is_a_failed_connection():
         ok(zstandard.compress(b"damaged" * 9)[:8] + b"!" * 40, b"content-encoding: zstd"),
     ],
 )
-def test_a_broken_reply_is_a_failed_connection(sent):
+def test_a_broken_reply_is_a_failed_connection(sent, method):
     async def scenario():
         async with serving(lambda _: sent) as url:
-            await _get(url)
+            await _ask(method, url)
 
     with pytest.raises(ConnectionFailed):
         asyncio.run(scenario())
 
 
-def test_a_reply_comes_whole_decompressed_and_with_headers_in_any_case():
+def test_a_reply_comes_whole_decompressed_and_with_headers_in_any_case(method):
     async def scenario():
         body = gzip.compress(b"whole")
         async with serving(
             lambda _: ok(body, b"Content-Encoding: gzip", b"CF-Ray: r1", b"Content-Type: A/B; x")
         ) as url:
-            return await _get(url)
+            return await _ask(method, url)
 
     reply = asyncio.run(scenario())
     assert (reply.status, reply.ok, reply.content) == (200, True, b"whole")
@@ -171,7 +178,7 @@ BODIES = [
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 @pytest.mark.parametrize(("sent", "coding"), BODIES, ids=map(str, range(len(BODIES))))
-def test_a_body_is_read_whatever_its_head_says_of_its_compression(sent, coding, size):
+def test_a_body_is_read_whatever_its_head_says_of_its_compression(sent, coding, size, method):
     """In chunks of any size, as proxies send them; what a head promises may have been taken off, or never put on."""
     chunks = [sent[at : at + size] for at in range(0, len(sent), size)]
     body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
@@ -181,7 +188,7 @@ def test_a_body_is_read_whatever_its_head_says_of_its_compression(sent, coding, 
 
     async def scenario():
         async with serving(lambda request: asked.append(request) or head + b"\r\n" + body) as url:
-            return await _get(url)
+            return await _ask(method, url)
 
     assert asyncio.run(scenario()).content == (WHOLE if sent else b"")
     assert b"accept-encoding: gzip, deflate\r\n" in asked[0].lower()
@@ -191,11 +198,11 @@ BROTLI = bytes.fromhex("0b0280") + b"hello" + b"\x03"
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, br"])
-def test_an_answer_in_a_coding_that_cannot_be_read_stops_the_run_and_a_refusal_has_no_words(coding):
+def test_an_answer_in_a_coding_that_cannot_be_read_stops_the_run_and_a_refusal_has_no_words(coding, method):
     async def scenario(status):
         reply = ok(BROTLI, f"content-encoding: {coding}".encode()).replace(b"200 OK", status)
         async with serving(lambda _: reply) as url:
-            return await _get(url)
+            return await _ask(method, url)
 
     name = coding.rpartition(" ")[2]
     with pytest.raises(StopRun, match=rf"127\.0\.0\.1 compresses its replies as {name}, which was not requested"):
@@ -209,14 +216,14 @@ BOMB = bytes(100 << 20)
 
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize(("pack", "coding"), [(gzip.compress, "gzip"), (zstandard.compress, "zstd")])
-def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch, pack, coding):
+def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch, pack, coding, method):
     monkeypatch.setattr(http, "MOST_REPLY", 1 << 20)
     bomb = ok(pack(BOMB), f"Content-Encoding: {coding}".encode())
 
     async def scenario():
         async with serving(lambda _: bomb) as url:
             if not opened:
-                return await _get(url)
+                return await _ask(method, url)
             network = Network(url)
             try:
                 async with network.open(Call("GET", URL(url, encoded=True), {})) as reply:
@@ -228,16 +235,16 @@ def test_a_reply_without_an_end_is_not_read_to_it(opened, monkeypatch, pack, cod
         asyncio.run(scenario())
 
 
-def test_a_redirect_without_a_place_is_a_reply():
+def test_a_redirect_without_a_place_is_a_reply(method):
     async def scenario():
         async with serving(lambda _: b"HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n") as url:
-            return await _get(url)
+            return await _ask(method, url)
 
     assert asyncio.run(scenario()).status == 304
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
-def test_a_sign_in_page_is_not_asked_for(status):
+def test_a_sign_in_page_is_not_asked_for(status, method):
     asked = []
 
     def answer(head):
@@ -246,32 +253,32 @@ def test_a_sign_in_page_is_not_asked_for(status):
 
     async def scenario():
         async with serving(answer) as url:
-            await _get(url)
+            await _ask(method, url)
 
     with pytest.raises(StopRun, match=rf"redirects to http://127.0.0.1:\d+/login \(HTTP {status}\)"):
         asyncio.run(scenario())
     assert len(asked) == 1
 
 
-def test_a_url_goes_out_as_it_is_written():
+def test_a_url_goes_out_as_it_is_written(method):
     asked = []
 
     async def scenario():
         async with serving(lambda head: asked.append(head) or ok()) as url:
-            await _get(f"{url}/ai/run/@cf/meta/x-1.5?a=b%20c")
+            await _ask(method, f"{url}/ai/run/@cf/meta/x-1.5?a=b%20c")
 
     asyncio.run(scenario())
-    assert asked[0].split(b"\r\n")[0] == b"GET /ai/run/@cf/meta/x-1.5?a=b%20c HTTP/1.1"
+    assert asked[0].split(b"\r\n")[0] == f"{method} /ai/run/@cf/meta/x-1.5?a=b%20c HTTP/1.1".encode()
 
 
-def test_cookies_are_not_sent_back():
+def test_cookies_are_not_sent_back(method):
     asked = []
 
     async def scenario():
         async with serving(lambda head: asked.append(head) or ok(b"", b"set-cookie: a=b; path=/")) as url:
             network = Network(url)
             for _ in range(2):
-                await network.send(Call("GET", URL(url), {}))
+                await network.send(Call(method, URL(url), {}))
             await network.aclose()
 
     asyncio.run(scenario())
@@ -327,7 +334,7 @@ def test_nothing_that_is_printed_shows_the_key():
     assert "hush" not in repr(Call("GET", URL("http://a"), {"authorization": "Bearer hush"}, b"hush"))
 
 
-def test_no_limit_of_connections_holds_a_window_back():
+def test_no_limit_of_connections_holds_a_window_back(method):
     """aiohttp's own limit is 100."""
     at_once = 150
 
@@ -346,7 +353,7 @@ def test_no_limit_of_connections_holds_a_window_back():
 
         async with serving(lambda _: answer()) as url, asyncio.timeout(30):
             network = Network(url)
-            await asyncio.gather(*(network.send(Call("GET", URL(url), {})) for _ in range(at_once)))
+            await asyncio.gather(*(network.send(Call(method, URL(url), {})) for _ in range(at_once)))
             await network.aclose()
         return most
 

@@ -13,7 +13,7 @@ from aiohttp.http_writer import StreamWriter
 
 from llmdo.backends.errors import ConnectionFailed, StopRun, Unauthorized
 from llmdo.backends.http.base_url import base_url
-from llmdo.backends.http.client import network_errors
+from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.openai.backend import open_backend
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.settings import network

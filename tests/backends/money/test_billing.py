@@ -23,7 +23,8 @@ from llmdo.backends.errors import (
     StopRun,
     StreamError,
 )
-from llmdo.backends.http.client import Call, Network, network_errors
+from llmdo.backends.http.client import Call, Network
+from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.openai import errors as openai_errors
 from llmdo.backends.usage import Usage
