@@ -155,9 +155,6 @@ class JsonlOptions(RunOptions):
             "it is for --runner direct; Flink has --parallelism, Dataflow --max-num-workers": self.runner != "direct",
             "batches are polled by one process: use --mode sync": self.mode != "sync",
             "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
-            "the budget would not hold over all of them: omit --max-cost and --max-tokens-total, or use one process": (
-                self.limits != NO_LIMITS
-            ),
         }
         problems = [why for why, applies in why_not.items() if applies]
         if problems:

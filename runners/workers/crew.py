@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
+from llmdo.backends.money.grants import Ask, Return
+from llmdo.backends.money.money import Budget, Spent
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
 from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, written_by_the_dead
 from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers
+from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.wire import (
     Alive,
     Begun,
@@ -73,6 +76,7 @@ class Crew:
         self._failure: WorkerFailed | None = None
         self._leaving = False
         self._said = SaidOnce()
+        self._budget = SharedBudget(self._state.budget or Budget(options.limits))
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="llmdo-crew", daemon=True)
         self._watcher.start()
@@ -164,6 +168,7 @@ class Crew:
         part = min(set(range(self.most)) - {worker.part for worker in self._workers})
         worker = start_worker(self._run.run_id, options_of_part(self._options, part, self.most), part)
         self._workers.append(worker)
+        self._budget.join(worker)
         worker.channel.send(self._alive())
         threading.Thread(target=self._hear, args=(worker,), name="llmdo-hear", daemon=True).start()
         return worker
@@ -198,6 +203,8 @@ class Crew:
                 self._said(message)
             case WorkerReport():
                 self._reported(worker, message)
+            case Ask() | Return():
+                self._budget.receive(worker, message)
             case Written():
                 with self._changed:
                     self._came_back(worker, message)
@@ -262,8 +269,9 @@ class Crew:
         with self._changed:
             self._workers.remove(worker)
             self._past.append(worker)
-            if worker.report is not None and self._state.budget is not None:
-                self._state.budget.add(spent_by_worker(worker.report, died=worker.ended is None))
+            died = worker.ended is None
+            spent = spent_by_worker(worker.report, died=died) if worker.report else Spent()
+            self._budget.leave(worker, spent, died=died)
             left, worker.dealt = list(worker.dealt.values()), {}
             if worker.ended is not None and worker.ended.problem:
                 self._failure = self._failure or WorkerFailed(f"a worker process failed:\n{worker.ended.problem}")

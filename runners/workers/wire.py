@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.money.grants import FromPurse, ToPurse
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.storage.runs.members import MemberReport
 from llmdo.transforms.elements import Written
@@ -83,8 +84,8 @@ class WorkerEnded:
     problem: str = ""
 
 
-ToWorker = Begin | Stretch | Alive | NoMore | Leave
-FromWorker = Begun | Written | WorkerReport | LogLine | WorkerEnded
+ToWorker = Begin | Stretch | Alive | FromPurse | NoMore | Leave
+FromWorker = Begun | Written | WorkerReport | ToPurse | LogLine | WorkerEnded
 
 
 class Channel:

@@ -19,6 +19,8 @@ from llmdo.backends.engine.registry import (
     limits_of_engines,
     requests_in_batches,
 )
+from llmdo.backends.money.grants import Denial, Grant, Grants, Reclaim
+from llmdo.backends.money.money import NO_LIMITS, Budget
 from llmdo.pipelines.dealt import build_worker
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.direct import ARGUMENTS
@@ -65,6 +67,9 @@ class Link:
         self._stretches: queue.SimpleQueue[Stretch] = queue.SimpleQueue()
         self._over = threading.Event()  # no more stretches come
         self._ended = threading.Event()
+        limits = begin.options.limits
+        grants = None if limits == NO_LIMITS else Grants(channel.send)
+        state.budget = self._budget = Budget(limits, grants=grants)
         state.stops_calls = True
         state.others_answered = lambda: self._alive is not None and self._alive.answered
         state.starter_asleep = lambda: self._alive is not None and is_asleep(self._alive.beat_at)
@@ -123,6 +128,8 @@ class Link:
                     self._stretches.put(message)
                 case Alive():
                     self._alive = message
+                case Grant() | Reclaim() | Denial():
+                    self._budget.receive(message)
                 case NoMore():
                     self._over.set()
                 case Leave():

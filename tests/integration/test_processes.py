@@ -7,10 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.runners.workers.shared_budget import SharedBudget
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import FILES, comparable, upload_all
 
 WHERE = ("--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL)
+LONG_PROMPTS = b"".join(
+    json.dumps({"id": number, "prompt": "word " * 40, "max_tokens": 100}).encode() + b"\n" for number in range(1_000)
+)
 
 
 @pytest.mark.parametrize("source", ["queue", "listing"])
@@ -86,3 +91,32 @@ def test_texts_are_embedded_by_as_few_calls_as_in_one_process(cloud):
         assert (summary.exit_code, summary.counts.answered) == (0, 130)
         calls.append(cloud.stats()["ai"]["calls"] - before)
     assert calls[0] == calls[1] < 5
+
+
+@pytest.mark.parametrize("limit", [{"max_tokens_total": 60_000}, {"max_cost": 0.05}], ids=["tokens", "cost"])
+def test_a_budget_holds_over_all_processes_and_is_used_up(cloud, limit):
+    cloud.upload("a.jsonl", LONG_PROMPTS)
+    summary = cloud.run(processes=3, range_bytes=65_536, batch_size=20, **limit)
+    assert summary.exit_code == 1
+    assert "could be exceeded by the next call: raise it" in summary.problem
+    spent = summary.spent
+    assert cloud.stats()["paid"]["calls"] == spent.calls == summary.counts.answered
+    if "max_cost" in limit:
+        # What is left is not enough for one more call at its longest.
+        assert 0.05 - (150 * 0.29 + 100 * 2.25) / 1e6 < spent.cost_usd <= 0.05
+    else:
+        assert 60_000 - 250 < spent.input_tokens + spent.output_tokens <= 60_000
+    again = cloud.run(processes=3, max_cost=5.0)
+    assert (again.exit_code, again.counts.answered) == (0, 1_000 - spent.calls)
+    cloud.check()
+    assert cloud.stats()["paid"]["calls"] == 1_000
+
+
+def test_a_run_that_goes_on_after_it_was_asleep_has_what_is_left_of_its_budget():
+    limits = Limits(max_tokens=100)
+    budget = Budget(limits)
+    budget.add(Spent(calls=1, input_tokens=70, cost_usd=None, unpriced=1))
+    shared = SharedBudget(budget)
+    assert shared._purse.rest.tokens == 30
+    budget.add(Spent(calls=1, input_tokens=70))
+    assert SharedBudget(budget)._purse.rest.tokens <= 0

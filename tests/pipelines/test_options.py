@@ -291,7 +291,6 @@ def test_what_is_said_of_wrong_options_makes_them_right(wrong, said, remedies):
         ({"runner": "flink"}, "Flink has --parallelism"),
         ({"mode": "batch"}, "use --mode sync"),
         ({"reuse": "same-request"}, "use --reuse same-line"),
-        ({"max_cost": 1.0}, "omit --max-cost and --max-tokens-total"),
         ({"processes": 0}, "--processes 0"),
         ({"processes": 65}, "--processes 65"),
     ],

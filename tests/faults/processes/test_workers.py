@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cloud import MODEL, OUTPUT, prompts
+from tests.integration.test_processes import LONG_PROMPTS
 
 WINDOW, SECONDS = 16, 120
 
@@ -172,3 +173,23 @@ def test_a_worker_that_is_silent_is_killed_before_its_lines_are_dealt_again(clou
     assert "has not reported for 5 s: it is replaced" in err
     cloud.check()
     assert lines <= paid(cloud) <= lines + WINDOW // 2
+
+
+@pytest.mark.slow
+def test_a_budget_holds_whichever_worker_is_killed(cloud):
+    cloud.upload("a.jsonl", LONG_PROMPTS)
+    cloud.fault(target="ai", probability=1.0, latency_s=0.1)
+    limit = 60_000
+    process = start(cloud, "--max-tokens-total", str(limit))
+    for _ in range(2):
+        before = paid(cloud)
+        wait_until(lambda: len(workers_of(process.pid)) == 2 and paid(cloud) >= before + 60, process)  # noqa: B023
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        wait_until(lambda: len(workers_of(process.pid)) < 2, process)
+    cloud.no_faults()
+    summary, _ = ended(process)
+    assert summary["exit_code"] == 1 and "--max-tokens-total 60000" in summary["problem"]
+    # The prompts are equal: what the dead have paid is known, too.
+    spent = summary["spent"]
+    tokens = paid(cloud) * (spent["input_tokens"] + spent["output_tokens"]) / spent["calls"]
+    assert 0.25 * limit < tokens <= limit
