@@ -23,6 +23,7 @@ from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.engine.verdicts import HeldJob, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
+from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import EmbedResponse, Response
@@ -96,6 +97,11 @@ class Dispatcher:
         if self._batches:
             self._batches.stop()
 
+    def set_share(self, share: Share) -> None:
+        """What may be used from now on."""
+        self._scheduler.set_share(share)
+        self._scheduler.start()
+
     def pause(self) -> None:
         """Starts no further call, and delivers nothing but the ends of those in flight."""
         self._scheduler.pause()
@@ -132,7 +138,7 @@ class Dispatcher:
     def stats(self) -> EngineStats:
         """What was done so far."""
         throttles, now = [throttle for *_, throttle in self._scheduler.throttles()], self._loop.time()
-        most = self._settings.window
+        most = self._scheduler.window
         return EngineStats(
             calls=self._scheduler.calls,
             in_flight=self._scheduler.in_flight,
@@ -147,6 +153,10 @@ class Dispatcher:
         """What holds each model's calls back."""
         now = self._loop.time()
         return [throttle.report(provider, model, now) for provider, model, throttle in self._scheduler.throttles()]
+
+    def demand(self) -> Demand:
+        """What there is to do."""
+        return self._scheduler.demand(len(self._waiting))
 
     # One try of one job.
 

@@ -25,6 +25,7 @@ from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.errors import EngineClosed, StopRun
+from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect
 from llmdo.backends.requests import EmbedRequest, Request
@@ -52,7 +53,7 @@ class Engine:
     def __init__(
         self, settings: CallSettings, connect: Callable[[str], Backend] = connect, recall: Recall | None = None
     ) -> None:
-        self._recall = recall
+        self._recall, self._window = recall, settings.window
         self._connections = Connections(connect, settings.own)
         self._over = False  # guarded by the intake's lock
         self._closing = asyncio.Event()
@@ -125,6 +126,17 @@ class Engine:
     def limits(self) -> list[ModelLimits]:
         """What holds each model's calls back, with the changes that led there; from any thread."""
         return self._work.limits()
+
+    def demand(self) -> Demand:
+        """What there is to do, by which several processes share what they may use; from any thread."""
+        return self._work.demand()
+
+    def set_share(self, share: Share) -> None:
+        """What may be used from now on, of what several processes share: see ``demand``."""
+        with self._intake.lock:
+            if self.usable:
+                self._loop.call_soon_threadsafe(self._work.set_share, share)
+        self._intake.resize(2 * max(share.window, self._window))
 
     def stop(self, error: StopRun) -> None:
         """Starts no further call: jobs that are not in flight, and later ones, are delivered ``error``."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.errors import EngineClosed
@@ -99,6 +99,12 @@ class Intake:
             with self.lock:
                 self._further = jobs
                 self.lock.notify_all()
+
+    def resize(self, jobs: int) -> None:
+        """Holds this many jobs at a time from now on, whatever they are."""
+        with self.lock:
+            self._room = replace(self._room, jobs=jobs)
+            self.lock.notify_all()
 
     def left(self) -> list[Job]:
         """The jobs that were not started."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import StopRun
+from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect, unusual
 
@@ -68,6 +69,18 @@ def calls_in_flight(run_id: str | None = None) -> int:
 def requests_in_batches(run_id: str | None = None) -> int:
     """Requests of a run's engines that wait in batches at this moment; they are not calls in flight."""
     return sum(engine.stats().batched for engine in _engines_of(run_id))
+
+
+def demand_of_engines(run_id: str | None = None) -> Demand | None:
+    """What a run's engine has to do; None before it has one. A run whose processes share their limits has one."""
+    engines = _engines_of(run_id)
+    return engines[0].demand() if engines else None
+
+
+def share_with_engines(share: Share, run_id: str | None = None) -> None:
+    """What a run's engine may use from now on."""
+    for engine in _engines_of(run_id):
+        engine.set_share(share)
 
 
 def stop_engines(error: StopRun, run_id: str | None = None) -> None:

@@ -17,6 +17,8 @@ from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.limits.arrays import ArrayLimits
 from llmdo.backends.limits.breaker import REQUESTS, Breaker
 from llmdo.backends.limits.calls import Started
+from llmdo.backends.limits.rates import Rates
+from llmdo.backends.limits.shares import Demand, ProviderModel, Share
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget
 from llmdo.backends.providers import published_rates
@@ -107,7 +109,8 @@ class Scheduler:
         self.arrays = ArrayLimits()
         self._loop = loop
         self._settings = settings
-        self._window, self._gate, self._budget = settings.window, settings.gate, settings.budget
+        self._gate, self._budget = settings.gate, settings.budget
+        self._share = Share(settings.window)
         self._stop = stop
         self._queues: dict[tuple[str, str], _ModelQueue] = {}
         self._unread: set[str] = set()  # providers whose prices calls wait, or waited, for
@@ -167,6 +170,11 @@ class Scheduler:
         self._queues[provider, call.request.model].throttle.ended(call, response, error, self._loop.time())
 
     @property
+    def window(self) -> int:
+        """Calls of all models in flight at most; from any thread."""
+        return self._share.window
+
+    @property
     def further(self) -> int:
         """Jobs to take in beyond the room while a service seems away; doubles with each probe that fails.
 
@@ -212,6 +220,23 @@ class Scheduler:
         """Provider, model and throttle of all models; from any thread."""
         return [(*key, queue.throttle) for key, queue in list(self._queues.items())]
 
+    def demand(self, waiting: int) -> Demand:
+        """What this process has to do; ``waiting``: jobs between two tries. From any thread."""
+        queues = list(self._queues.items())
+        return Demand(
+            self._share.window,
+            self.in_flight,
+            waiting + sum(len(queue) for _, queue in queues),
+            {key: queue.throttle.pace() for key, queue in queues},
+            {key: self._rates(key, 1.0).per_s for key, _ in queues},
+        )
+
+    def set_share(self, share: Share) -> None:
+        """What this process may use from now on, of what several share; call ``start`` next."""
+        self._share = share
+        for key, queue in self._queues.items():
+            queue.throttle.set_share(share.window, self._rates(key, share.part), share.paces.get(key))
+
     def start(self) -> None:
         """Starts all calls for which there is room, and sets the alarm for the next one."""
         queues = [queue for queue in self._queues.values() if queue and not queue.paused]
@@ -219,19 +244,20 @@ class Scheduler:
             self._stop(error)
         if self.paused:
             return
+        window = self._share.window
         if len(queues) > 1:
             queues.sort(key=lambda queue: queue.throttle.in_flight)
         now, soonest = self._loop.time(), float("inf")
         for queue in queues:
             opens_at, room = 0.0, True
-            while queue and room and self.in_flight < self._window:
+            while queue and room and self.in_flight < window:
                 opens_at = queue.throttle.opens_at()
                 if opens_at > now:
                     break
                 room = self._launch(queue, now)
             if self.paused:
                 return
-            held = len(queue) if room and self.in_flight < self._window else 0
+            held = len(queue) if room and self.in_flight < window else 0
             queue.throttle.look(held, now)
             soonest = min(soonest, opens_at) if opens_at > now else soonest
         if soonest < float("inf") and (self._alarm is None or soonest < self._alarm_at):
@@ -241,10 +267,14 @@ class Scheduler:
             self._alarm, self._alarm_at = self._loop.call_at(soonest, self._wake), soonest
 
     def _new_throttle(self, provider: str, model: str) -> Throttle:
-        asked, window = self._settings, self._window
-        rates = asked.rates.or_else(published_rates(provider, model)).shared_by(asked.workers)
-        breaker = Breaker(f"{provider}/{model}", asked.patience_s, min(REQUESTS, 2 * window))
-        return Throttle(window, rates, breaker, asked.first_window, asked.retry.deadline_s, fixed=asked.fixed)
+        asked, share = self._settings, self._share
+        breaker = Breaker(f"{provider}/{model}", asked.patience_s, min(REQUESTS, 2 * asked.window))
+        rates = self._rates((provider, model), share.part)
+        return Throttle(share.window, rates, breaker, asked.first_window, asked.retry.deadline_s, fixed=asked.fixed)
+
+    def _rates(self, key: ProviderModel, part: float) -> Rates:
+        asked = self._settings
+        return asked.rates.or_else(published_rates(*key)).shared_by(asked.workers / part)
 
     def _wake(self) -> None:
         self._alarm = None

@@ -31,6 +31,11 @@ class ConcurrencyLimit:
         self._others: deque[int] = deque(maxlen=ALIKE)
         self.size = float(ceiling if fixed else min(start, ceiling))
 
+    def cap(self, ceiling: int, start: int) -> None:
+        """Another ceiling from now on; 0: no calls at all, and later ``start`` at first, as in the beginning."""
+        self._ceiling = ceiling
+        self.size = float(min(self.size or start, ceiling))
+
     def grow(self) -> None:
         """For one answer that came while the window was full."""
         tries = self._held is not None and self.size < self._held + 2

@@ -73,6 +73,11 @@ class _Mark:
     index: int
     unused_s: float
     refused: int = 0  # starts after this one that were refused
+    elsewhere: float = 0.0  # what would have been admitted besides, or less, had the share been that of now
+
+    def admitted(self, index: int) -> float:
+        """How many starts were admitted since, up to the one with this number."""
+        return index - self.index - self.refused + self.elsewhere
 
 
 class Pace:
@@ -172,6 +177,20 @@ class Pace:
         """The window was too large, and not the pace too high."""
         self._meter.per_s *= WINDOW_RAISE
 
+    def share(self, per_s: float, instead_of: float | None) -> None:
+        """The process makes more starts a second than it did, and others fewer, or the other way round.
+
+        None: it has learned no pace, and takes over one that others have learned.
+        """
+        factor = per_s / (instead_of or self._meter.per_s)
+        self._opens &= instead_of is not None
+        self._meter.per_s = max(factor * self._meter.per_s, LEAST_PER_S)
+        self._set *= factor
+        self._measured *= factor
+        self._trial_per_s *= factor
+        for mark in self._marks:
+            mark.elsewhere += (factor - 1.0) * mark.admitted(self.starts)
+
     def pause_until(self, until: float) -> None:
         """No start before."""
         self._last = until
@@ -236,7 +255,7 @@ class Pace:
     def _measure(self, here: _Mark) -> tuple[float, float, bool]:
         """Calls admitted a second between an earlier refusal and this one, and how wrong that may be, as a ratio."""
         for mark in reversed(self._marks):
-            admitted = here.index - mark.index - mark.refused
+            admitted = mark.admitted(here.index)
             seconds = max(here.at - mark.at - (here.unused_s - mark.unused_s), 1e-3)
             if admitted >= SURE_CALLS[1] or (admitted >= SURE_CALLS[0] and seconds >= SURE_S):
                 break

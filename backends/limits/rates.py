@@ -24,7 +24,12 @@ class Rates:
         """These, and the other's where these are None."""
         return Rates(other.rpm if self.rpm is None else self.rpm, other.tpm if self.tpm is None else self.tpm)
 
-    def shared_by(self, workers: int) -> Rates:
+    @property
+    def per_s(self) -> float | None:
+        """Requests a second."""
+        return self.rpm and self.rpm / 60
+
+    def shared_by(self, workers: float) -> Rates:
         """The share of one of several processes that call at the same time."""
         return Rates(self.rpm and self.rpm / workers, self.tpm and self.tpm / workers)
 

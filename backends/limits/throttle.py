@@ -104,6 +104,7 @@ class Throttle:
         self._limit = ConcurrencyLimit(ceiling, start=start, fixed=fixed)
         self._recorded = self._limit.size
         self._pace = None if fixed else Pace()
+        self._reported: float | None = None
         self._requests = _meter(rates.rpm)
         self._per_token = _meter(rates.tpm)
         self._tokens = Tokens()
@@ -122,6 +123,28 @@ class Throttle:
     def per_s(self) -> float | None:
         """Starts a second that were learned from refusals."""
         return self._pace.per_s if self._pace else None
+
+    def pace(self) -> float | None:
+        """``per_s``, to be shared out anew: ``set_share`` gets this process's part of it, and of those of others."""
+        self._reported = self.per_s
+        return self._reported
+
+    def set_share(self, window: int, rates: Rates, per_s: float | None) -> None:
+        """What this process may use from now on. A smaller window takes effect as calls end.
+
+        ``per_s``: starts a second; None where no process has learned any. What was learned since ``pace`` remains.
+        """
+        self.rates, self._ceiling = rates, window
+        if self._fixed:
+            self._limit = ConcurrencyLimit(window, fixed=True)
+        else:
+            self._limit.cap(window, self._start)
+        for meter, a_minute in ((self._requests, rates.rpm), (self._per_token, rates.tpm)):
+            if meter and a_minute:
+                meter.per_s = a_minute / 60
+        if self._pace and per_s is not None:
+            self._pace.share(per_s, self._reported)
+            self._reported = per_s
 
     def opens_at(self) -> float:
         """From when on the next call may start; infinite while that depends on the end of another one."""
