@@ -85,7 +85,7 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
             RUNNERS[options.runner](options) as arguments,
             watch(state),
             following(state, notes) as found,
-            crew_of(options, run_id),
+            crew_of(options, run_id, stop.last_calls),
         ):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             build(pipeline, options, run_id)

@@ -51,13 +51,19 @@ class Stop:
 
         Ctrl-C exits at once; another signal only ends the run afterwards.
         """
-        self._draining = True
-        try:
+        with self.last_calls():
             left = drain_engines(self._drain_seconds, self._say_what_for, self._state.run_id)
-        finally:
-            self._draining = False
         if left:
             _log.warning("%d calls have not ended in %g s: they are made again later", left, self._drain_seconds)
+
+    @contextmanager
+    def last_calls(self) -> Iterator[None]:
+        """While a failed pipeline waits for the ends of calls: Ctrl-C exits at once."""
+        self._draining = True
+        try:
+            yield
+        finally:
+            self._draining = False
 
     def _say_what_for(self, calls: int) -> None:
         what = (

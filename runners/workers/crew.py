@@ -6,8 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 from llmdo.backends.money.grants import Ask, Return
@@ -15,7 +15,7 @@ from llmdo.backends.money.money import Budget, Spent
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
-from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, written_by_the_dead
+from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, recover
 from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers
 from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.wire import (
@@ -41,9 +41,8 @@ _log = logging.getLogger(__name__)
 
 # Stretches that a worker has and does not read yet: the next one is there when it needs it.
 UNREAD = 2
-# A stretch is given up when this many workers died while they read it, and a run when more died one after the other,
-# and nothing came from any of them in between.
-DEADLY = 3
+# A run fails when more workers than these died one after the other, and nothing came from any of them in between.
+MOST_DEATHS = 3
 # A worker that reports nothing for this long is killed. Seconds in which this process was awake.
 LONGEST_SILENCE = 60.0
 ALIVE_SECONDS = 2.0
@@ -72,6 +71,7 @@ class Crew:
         self._back: list[Written] = []
         self._lost: list[DealtStretch] = []
         self._again: deque[DealtStretch] = deque()
+        self._suspects: list[DealtStretch] = []
         self._deaths = 0  # since something came back
         self._failure: WorkerFailed | None = None
         self._leaving = False
@@ -105,7 +105,13 @@ class Crew:
             back, self._back = self._back, []
             lost, self._lost = self._lost, []
         for dealt in lost:
-            back += self._recover(dealt)
+            found, rest = recover(self._run, dealt, next(self._numbers))
+            back += found
+            with self._changed:
+                if rest is None:
+                    self._deaths = 0  # none of them will die of it any more
+                else:
+                    (self._suspects if rest.deaths else self._again).append(rest)
         return back
 
     @property
@@ -116,7 +122,7 @@ class Crew:
                 return True
             if self._state.stopping:
                 return bool(self._workers)
-            return bool(self._again or any(worker.dealt for worker in self._workers))
+            return bool(self._again or self._suspects or any(worker.dealt for worker in self._workers))
 
     def elsewhere(self) -> Elsewhere:
         """What all workers do and have done."""
@@ -130,7 +136,10 @@ class Crew:
     def close(self, reason: str = "") -> None:
         """Waits until all workers have ended; with a ``reason`` they leave what is undone."""
         with self._changed:
-            if reason:
+            if reason and self._workers:
+                _log.warning(
+                    "the pipeline failed: waiting for calls in flight, to keep their answers; Ctrl-C exits at once"
+                )
                 self._leave(reason)
             for worker in self._workers:
                 worker.channel.send(NoMore())
@@ -146,13 +155,23 @@ class Crew:
     # Under the lock.
 
     def _place(self, dealt: DealtStretch) -> bool:
-        """Sends a stretch to the worker with the least to read, or to a new one; False if none has room."""
+        """Sends a stretch to the worker with the least to read, or to a new one; False if none has room.
+
+        One that a worker died of has its next worker to itself: others must not be taken for deadly with it.
+        """
         if self._state.stopping or self._failure or self._leaving:
             return False
-        living = [worker for worker in self._workers if worker.takes_work]
+        alone, kept = dealt.deaths > 0, 0
+        if alone:
+            if any(worker.reads_alone for worker in self._workers):
+                return False
+            living = [worker for worker in self._workers if worker.takes_work and not worker.dealt]
+        else:
+            living = [worker for worker in self._workers if worker.takes_work and not worker.reads_alone]
+            kept = bool(self._lost or self._suspects) and not any(worker.reads_alone for worker in self._workers)
         worker = min(living, key=lambda one: (one.unread, len(one.dealt)), default=None)
         if worker is None or worker.unread:
-            if len(self._workers) < self.most:
+            if len(self._workers) < self.most - kept:
                 worker = self._start()
             elif worker is None or worker.unread >= UNREAD:
                 return False
@@ -161,6 +180,9 @@ class Crew:
         return True
 
     def _deal_again(self) -> None:
+        self._suspects.sort(key=lambda dealt: dealt.deaths)
+        while self._suspects and self._place(self._suspects[-1]):
+            self._suspects.pop()
         while self._again and self._place(self._again[0]):
             self._again.popleft()
 
@@ -289,7 +311,7 @@ class Crew:
             _log.warning("a worker process %s", how)
             return
         _log.warning("a worker process %s: another one takes over its lines", how)
-        if self._deaths > DEADLY:
+        if self._deaths > MOST_DEATHS:
             self._failure = WorkerFailed(
                 f"{self._deaths} worker processes died one after the other, the last one {how.removeprefix('was ')}: "
                 "see the log, give the machine more memory, or lower --processes"
@@ -298,37 +320,17 @@ class Crew:
             dealt.deaths += dealt.begun
             self._lost.append(dealt)
 
-    # The bundle's thread.
-
-    def _recover(self, dealt: DealtStretch) -> list[Written]:
-        if self._state.stopping:
-            return []
-        found = written_by_the_dead(self._run, dealt)
-        for written in found:
-            dealt.add(written)
-            self._state.add(**counts_of(written))
-        stretch = dealt.stretch
-        if dealt.deaths >= DEADLY:
-            self._state.report_undone(
-                stretch.element.file.id,
-                f"{dealt.deaths} worker processes died while they read its bytes from {stretch.start:,} on: "
-                "run it with --processes 1, or look at these lines",
-            )
-            return found
-        with self._changed:
-            rest = dealt.rest(next(self._numbers))
-            if rest is not None:
-                self._again.append(rest)
-        return found
-
 
 def _error_of_worker(stopped: StopReason) -> Exception:
     return RunAsleep(stopped.message) if stopped.error == RunAsleep.__name__ else error_of(stopped)
 
 
 @contextmanager
-def crew_of(options: RunOptions, run_id: str) -> Iterator[None]:
-    """The run's workers, if it has several processes, as long as the context lasts."""
+def crew_of(options: RunOptions, run_id: str, last_calls: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The run's workers, if it has several processes, as long as the context lasts.
+
+    ``last_calls``: the context in which it waits for them if the pipeline failed.
+    """
     if options.processes == 1:
         yield
         return
@@ -340,6 +342,7 @@ def crew_of(options: RunOptions, run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        crew.close("the run failed")
+        with last_calls():
+            crew.close("the run failed")
         raise
     crew.close()

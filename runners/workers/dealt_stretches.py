@@ -14,6 +14,9 @@ from llmdo.transforms.lines.stretches import Stretch
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 
+# A stretch is given up when this many workers died while they read it.
+DEADLY = 3
+
 
 @dataclass(slots=True)
 class DealtStretch:
@@ -100,6 +103,28 @@ def _without(gap: tuple[int, int | None], covered: Intervals) -> Iterator[tuple[
         start = max(start, stop)
     if start < last:
         yield start, last
+
+
+def recover(run: Run, dealt: DealtStretch, number: int) -> tuple[list[Written], DealtStretch | None]:
+    """What a worker that died has written of a stretch and not reported, and what is left of it under a new number.
+
+    Nothing is left where it is DEADLY: its file stays open. Raises StorageError.
+    """
+    if run.state.stopping:  # a later run finds it
+        return [], None
+    found = written_by_the_dead(run, dealt)
+    for written in found:
+        dealt.add(written)
+        run.state.add(**counts_of(written))
+    rest, stretch = dealt.rest(number), dealt.stretch
+    if rest is not None and rest.deaths >= DEADLY:
+        run.state.report_undone(
+            stretch.element.file.id,
+            f"{rest.deaths} worker processes died while they read its bytes from {stretch.start:,} on: "
+            "look at these lines, or run again with fewer --processes",
+        )
+        return found, None
+    return found, rest
 
 
 def written_by_the_dead(run: Run, dealt: DealtStretch) -> list[Written]:

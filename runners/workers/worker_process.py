@@ -55,6 +55,11 @@ class WorkerProcess:
         return sum(not one.begun for one in self.dealt.values())
 
     @property
+    def reads_alone(self) -> bool:
+        """Whether it has a stretch that another worker died of."""
+        return any(one.deaths for one in self.dealt.values())
+
+    @property
     def takes_work(self) -> bool:
         """Whether it can read stretches, as far as is known."""
         return not self.gone and self.ended is None

@@ -16,10 +16,10 @@ from tests.integration.test_processes import LONG_PROMPTS
 WINDOW, SECONDS = 16, 120
 
 
-def start(cloud, *more, **env):
+def start(cloud, *more, first="", **env):
     where = ["--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL, "--json"]
     how = ["--concurrency", str(WINDOW), "--processes", "2", "--range-bytes", "65536", "--batch-size", "20"]
-    return cloud.command("run", *where, *how, *more, **env)
+    return cloud.command("run", *where, *how, *more, first=first, **env)
 
 
 def workers_of(pid):
@@ -31,7 +31,11 @@ def workers_of(pid):
             command = (path / "cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if parent == pid and b"llmdo.runners.workers.child" in command and b"/bin/sh" not in command:
+        if (
+            parent == pid
+            and any(b"llmdo.runners.workers.child" in word for word in command)
+            and b"/bin/sh" not in command
+        ):
             found.append(int(path.name))
     return sorted(found)
 
@@ -162,8 +166,7 @@ def test_a_token_that_is_revoked_stops_all_workers_with_that_error(cloud):
 def test_a_worker_that_is_silent_is_killed_before_its_lines_are_dealt_again(cloud):
     lines = big(cloud)
     short = "import llmdo.runners.workers.crew as crew; crew.LONGEST_SILENCE = 5.0; "
-    where = ["--input", "r2://llmdo/input/", "--output", OUTPUT, "--model", MODEL, "--json", "--concurrency", "16"]
-    process = cloud.command("run", *where, "--processes", "2", "--range-bytes", "65536", first=short)
+    process = start(cloud, first=short)
     first, _ = both_work(cloud, process)
     os.kill(first, signal.SIGSTOP)
     wait_until(lambda: session_of(first) == [], process)
@@ -193,3 +196,68 @@ def test_a_budget_holds_whichever_worker_is_killed(cloud):
     spent = summary["spent"]
     tokens = paid(cloud) * (spent["input_tokens"] + spent["output_tokens"]) / spent["calls"]
     assert 0.25 * limit < tokens <= limit
+
+
+# Before a worker parses its first line: as a bug in native code does, or the system when memory is short.
+DEADLY = """
+import os
+from llmdo.transforms.answers import infer
+
+parse = infer.parse_prompt
+
+def parse_prompt(data, *rest):
+    if b"deadly" in data:
+        os._exit(139)
+    return parse(data, *rest)
+
+infer.parse_prompt = parse_prompt
+"""
+
+
+def test_lines_that_every_worker_dies_of_are_left_open_and_the_others_are_answered(cloud, tmp_path):
+    cloud.upload("bad.jsonl", b'{"prompt": "deadly"}\n')
+    cloud.upload("good.jsonl", prompts(200))
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    process = start(cloud, first=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {WORKERS_IMPORT}")
+    summary, err = ended(process)
+    assert summary["exit_code"] == 1, err
+    ((what, why),) = summary["left"].items()
+    assert "bad.jsonl" in what and "3 worker processes died while they read its bytes from 0 on" in why
+    assert [(one["file"], one["status"]) for one in summary["files"]] == [("r2://llmdo/input/good.jsonl", "done")]
+    assert summary["answered"] == 200 == paid(cloud)
+    assert ended(start(cloud))[0]["exit_code"] == 0
+    cloud.check()
+
+
+def test_workers_that_all_die_before_they_do_anything_end_the_run(cloud, tmp_path):
+    cloud.upload("a.jsonl", prompts(5))
+    (tmp_path / "deadly.py").write_text("raise SystemExit(7)")
+    process = start(cloud, first=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {WORKERS_IMPORT}")
+    summary, err = ended(process)
+    assert summary["exit_code"] == 1, err
+    assert "4 worker processes died one after the other, the last one ended with exit code 7" in summary["problem"]
+    assert ended(start(cloud))[0]["exit_code"] == 0
+    cloud.check()
+
+
+# The workers' command is changed in the run's process.
+WORKERS_IMPORT = (
+    "from llmdo.runners.workers import worker_process as module; start_tied = module.start_tied; "
+    "module.start_tied = lambda command, *rest, **how: start_tied([command[0], '-P', '-c', "
+    '\'import runpy, sys, deadly; runpy.run_module("llmdo.runners.workers.child", run_name="__main__")\', '
+    "command[-1]], *rest, **how); "
+)
+
+
+def test_a_run_whose_workers_cannot_write_fails_with_one_sentence_and_pays_nothing_twice(cloud):
+    lines = big(cloud)
+    cloud.fault(target="r2", match="/shard-", status=403)
+    summary, err = ended(start(cloud))
+    assert summary["exit_code"] == 1
+    assert "/shard-" in summary["problem"] and "\n" not in summary["problem"] and "Traceback" not in err
+    assert "calls in flight, to keep their answers" in err
+    assert 0 < paid(cloud) < lines
+    cloud.no_faults()
+    assert ended(start(cloud))[0]["exit_code"] == 0
+    cloud.check()
+    assert paid(cloud) == lines
