@@ -6,9 +6,9 @@ An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers a
 with that mean and sigma 1, or with 1,000 in flight after 1 s; the n-th call takes the same time for all. For each
 latency and concurrency the ways take turns, each in a process of its own with an endpoint of its own, from the same
 file of prompts. With ``--rounds`` bare aiohttp and "llmdo run" are measured that often, the others once; the figures
-are medians. Plain httpx makes 1,000 calls, all others 5,000 (64 in flight) or 10,000. The engine has its window from
-the start, as the others do (``--concurrency fixed:N``), and so has "llmdo run"; "engine, learning" is the default,
-which starts with 20 calls at once and doubles.
+are medians. Plain httpx makes 1,000 calls (4,000 with 1,000 in flight), all others 5,000 (64 in flight) or 10,000. The
+engine has its window from the start, as the others do (``--concurrency fixed:N``), and so has "llmdo run"; "engine,
+learning" is the default, which starts with 20 calls at once and doubles.
 
 ``seconds``: from the first call's arrival at the endpoint to its last answer. It cannot be less than the sum of the
 calls' latencies divided by ``concurrency``; ``share`` is that divided by ``seconds``. Filling and emptying the window
@@ -54,6 +54,7 @@ from benchmarks.ways.measuring import MEASURED, Used
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900.0
+WAVES = 4  # of calls, at least: the window is filled and emptied but once
 MARGIN = 3  # times what is measured must the endpoint admit
 PROMPT = "Classify the sentiment of review {} in one word: The delivery was late, but the product itself is great."
 
@@ -253,7 +254,7 @@ def rows(
                 "round": number,
                 "load": round(os.getloadavg()[0], 1),
             }
-            mine = replace(cell, calls=min(cell.calls, way.most_calls))
+            mine = replace(cell, calls=min(cell.calls, max(way.most_calls, WAVES * cell.concurrency)))
             try:
                 if way.name in reasons:
                     raise NotMeasured(reasons[way.name])

@@ -144,6 +144,25 @@ def test_a_rival_that_fails_or_answers_wrong_has_a_row_that_says_why_and_a_way_o
         list(infer.rows((YARDSTICK,), [CELL], 1))
 
 
+def test_in_further_rounds_only_what_has_a_goal_is_measured_again_and_slow_ways_fill_the_window_four_times(
+    monkeypatch, capsys
+):
+    measured = []
+
+    def measure(way, cell, python=sys.executable):
+        measured.append((way.name, cell.calls))
+        used = Used(cell.calls, [(99.0, 5.0), (103.0, 10.0)], 50.0, {})
+        return infer.Measured(98.0, [(100.0, 101.0)] * cell.calls, 0, Seen(), used)
+
+    monkeypatch.setattr(infer, "measure", measure)
+    rows = infer.run(WAYS, [infer.Cell(0.0, 1_000), infer.Cell(0.0, 64, calls=5_000)], rounds=3)
+    assert capsys.readouterr().out.count("\n") == 1 + len(rows)
+    assert measured.pop(0)[0] == YARDSTICK.name  # how fast the endpoint is
+    assert len(measured) == 2 * (len(WAYS) + 2 * 2)
+    assert measured[len(WAYS) : len(WAYS) + 4] == 2 * [("bare aiohttp", 10_000), ("llmdo run", 10_000)]
+    assert [calls for name, calls in measured if name == "plain httpx"] == [4_000, 1_000]
+
+
 def test_a_process_that_fails_gives_its_last_words(tmp_path):
     with pytest.raises(infer.NotMeasured, match="exit code 1: ValueError: no such thing"):
         infer.run_to_end([sys.executable, "-c", "raise ValueError('no such thing')"], str(tmp_path))
