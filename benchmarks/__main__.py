@@ -62,11 +62,13 @@ def run(names: Sequence[str], results: Path, *, quick: bool) -> int:
             progress(f"{name} took {time.monotonic() - begun:.0f} s and ended with {process.returncode}")
     judged = [row for row in figures_in(results) if row["met"] is not None]
     missed = [f"{row['benchmark']}: {row['figure']}" for row in judged if not row["met"]]
-    progress(f"{len(judged) - len(missed)} of {len(judged)} goals are met. {results} has all figures.")
+    if judged:
+        progress(f"{len(judged) - len(missed)} of {len(judged)} goals are met")
     for text in missed:
         progress(f"not met: {text}")
     for name in broken:
         progress(f"{name} broke: see its message above")
+    progress(f"All figures are in {results}")
     return bool(broken)
 
 
