@@ -16,8 +16,9 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
 from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, recover
-from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers
+from llmdo.runners.workers.reports import error_of_worker, spent_by_worker, sum_of_workers
 from llmdo.runners.workers.shared_budget import SharedBudget
+from llmdo.runners.workers.shared_limits import SharedLimits
 from llmdo.runners.workers.wire import (
     Alive,
     Begun,
@@ -28,14 +29,12 @@ from llmdo.runners.workers.wire import (
     WorkerEnded,
     WorkerReport,
 )
-from llmdo.runners.workers.worker_process import SaidOnce, WorkerProcess, options_of_part, start_worker
-from llmdo.storage.runs.members import StopReason
+from llmdo.runners.workers.worker_process import SaidOnce, WorkerProcess, start_worker
 from llmdo.transforms.elements import OpenFile, Written
 from llmdo.transforms.lines.deal import Dealing
 from llmdo.transforms.lines.stretches import Stretch
-from llmdo.transforms.members import error_of
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import Elsewhere, RunAsleep
+from llmdo.transforms.run_state import Elsewhere
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +44,8 @@ UNREAD = 2
 MOST_DEATHS = 3
 # A worker that reports nothing for this long is killed. Seconds in which this process was awake.
 LONGEST_SILENCE = 60.0
-ALIVE_SECONDS = 2.0
+# How often the run's limits are shared out anew, and workers hear that it lives. Seconds.
+SHARE_SECONDS, ALIVE_SECONDS = 0.5, 2.0
 _LOOK_SECONDS = 0.1
 # After --drain-seconds a worker has 60 s for its last shards; then it is killed. Seconds.
 _LAST_SECONDS = 75.0
@@ -76,6 +76,7 @@ class Crew:
         self._failure: WorkerFailed | None = None
         self._leaving = False
         self._said = SaidOnce()
+        self._limits = SharedLimits(options.concurrency.calls, self.most)
         self._budget = SharedBudget(self._state.budget or Budget(options.limits))
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="llmdo-crew", daemon=True)
@@ -187,8 +188,8 @@ class Crew:
             self._again.popleft()
 
     def _start(self) -> WorkerProcess:
-        part = min(set(range(self.most)) - {worker.part for worker in self._workers})
-        worker = start_worker(self._run.run_id, options_of_part(self._options, part, self.most), part)
+        share = self._limits.first(self._workers)
+        worker = start_worker(self._run.run_id, self._options, self.most, share)
         self._workers.append(worker)
         self._budget.join(worker)
         worker.channel.send(self._alive())
@@ -256,12 +257,12 @@ class Crew:
         for what, why in report.member.left.items():
             self._state.report_undone(what, why)
         if report.member.stopped is not None and not self._state.stopping:
-            self._state.stop(_error_of_worker(report.member.stopped))
+            self._state.stop(error_of_worker(report.member.stopped))
 
     # The watcher's thread.
 
     def _watch(self) -> None:
-        alive_at = before = time.monotonic()
+        alive_at = shared_at = before = time.monotonic()
         while not self._over.wait(_LOOK_SECONDS):
             now = time.monotonic()
             # If this process was frozen, what workers have said meanwhile is still to be heard.
@@ -271,6 +272,9 @@ class Crew:
             with self._changed:
                 if self._state.stop_reason is not None:
                     self._leave(str(self._state.stop_reason))
+                if now - shared_at >= SHARE_SECONDS and not self._leaving:
+                    shared_at = now
+                    self._limits.deal(self._workers)
                 if now - alive_at >= ALIVE_SECONDS:
                     alive_at = now
                     for worker in self._workers:
@@ -319,10 +323,6 @@ class Crew:
         for dealt in left:
             dealt.deaths += dealt.begun
             self._lost.append(dealt)
-
-
-def _error_of_worker(stopped: StopReason) -> Exception:
-    return RunAsleep(stopped.message) if stopped.error == RunAsleep.__name__ else error_of(stopped)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.throttle import CHANGES, ModelLimits
 from llmdo.backends.money.money import Spent
 from llmdo.runners.workers.wire import WorkerReport
-from llmdo.transforms.members import spent_by
-from llmdo.transforms.run_state import Elsewhere
+from llmdo.storage.runs.members import StopReason
+from llmdo.transforms.members import error_of, spent_by
+from llmdo.transforms.run_state import Elsewhere, RunAsleep
 
 
 def sum_of_workers(
@@ -35,6 +36,11 @@ def spent_by_worker(report: WorkerReport, *, died: bool) -> Spent:
     """What a worker has spent that is gone. If it died, its calls were lost, which may be billed."""
     spent, lost = spent_by([report.member]), report.member.in_flight
     return spent + Spent(lost_calls=lost, lost_cost_usd=None) if died and lost else spent
+
+
+def error_of_worker(stopped: StopReason) -> Exception:
+    """The error that stopped a worker."""
+    return RunAsleep(stopped.message) if stopped.error == RunAsleep.__name__ else error_of(stopped)
 
 
 def join_limits(limits: Iterable[ModelLimits]) -> tuple[ModelLimits, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.grants import FromPurse, ToPurse
 from llmdo.pipelines.options import JsonlOptions
@@ -22,10 +23,11 @@ from llmdo.transforms.lines.stretches import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The first message to a worker: the run, and this worker's part of its limits in ``options``."""
+    """The first message to a worker: the run, what an equal part of its limits is, and the worker's share at first."""
 
     run_id: str
     options: JsonlOptions
+    share: Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,13 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a worker has done so far; its calls at this moment, and what holds them back."""
+    """What a worker has done so far, its calls at this moment, what holds them back, and what it has to do."""
 
     member: MemberReport
     calls: int
     batched: int
     limits: tuple[ModelLimits, ...]
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class WorkerEnded:
     problem: str = ""
 
 
-ToWorker = Begin | Stretch | Alive | FromPurse | NoMore | Leave
+ToWorker = Begin | Stretch | Alive | Share | FromPurse | NoMore | Leave
 FromWorker = Begun | Written | WorkerReport | ToPurse | LogLine | WorkerEnded
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, Popen
 
+from llmdo.backends.limits.shares import Share
 from llmdo.pipelines.option_types import Concurrency
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.servers import own_modules, start_tied
@@ -29,7 +30,7 @@ class WorkerProcess:
     """A process, what it has in work, and what it reported.
 
     Attributes:
-        part: which part of the run's limits it has.
+        share: what it may use, as it was sent last.
         dealt: its stretches in work, by number.
         written: what of ``counted`` is in shards.
         counted: the counts of its last report, which the run's state has.
@@ -38,9 +39,9 @@ class WorkerProcess:
         ended: its last message, if it ended by itself.
     """
 
-    part: int
     process: Popen[bytes]
     channel: Channel
+    share: Share
     dealt: dict[int, DealtStretch] = field(default_factory=dict)
     written: Counter[str] = field(default_factory=Counter)
     counted: dict[str, int] = field(default_factory=dict)
@@ -65,22 +66,17 @@ class WorkerProcess:
         return not self.gone and self.ended is None
 
 
-def start_worker(run_id: str, options: JsonlOptions, part: int) -> WorkerProcess:
-    """Starts a worker with these options, which is killed some seconds after this process is gone. Raises OSError."""
+def start_worker(run_id: str, options: JsonlOptions, parts: int, share: Share) -> WorkerProcess:
+    """Starts one of so many workers, which is killed some seconds after this process is gone. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-P", "-m", "llmdo.runners.workers.child", str(theirs.fileno())]
         process = start_tied(command, DEVNULL, None, own_modules(), pass_fds=(theirs.fileno(),), grace_s=_GRACE_S)
-    worker = WorkerProcess(part, process, Channel(ours.detach()))
-    worker.channel.send(Begin(run_id, options))
+    worker = WorkerProcess(process, Channel(ours.detach()), share)
+    window = Concurrency(-(-options.concurrency.calls // parts), options.concurrency.fixed)
+    equal = options.model_copy(update={"concurrency": window, "workers": options.workers * parts})
+    worker.channel.send(Begin(run_id, equal, share))
     return worker
-
-
-def options_of_part(options: JsonlOptions, part: int, parts: int) -> JsonlOptions:
-    """The options with one of ``parts`` of the limits; the first ones have what is left over of the window."""
-    calls, more = divmod(options.concurrency.calls, parts)
-    window = Concurrency(calls + (part < more), options.concurrency.fixed)
-    return options.model_copy(update={"concurrency": window, "workers": options.workers * parts})
 
 
 class SaidOnce:

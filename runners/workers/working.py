@@ -15,10 +15,13 @@ from llmdo.backends.collector import spare_the_collector
 from llmdo.backends.engine.registry import (
     calls_made,
     close_engines,
+    demand_of_engines,
     drain_engines,
     limits_of_engines,
     requests_in_batches,
+    share_with_engines,
 )
+from llmdo.backends.limits.shares import Share
 from llmdo.backends.money.grants import Denial, Grant, Grants, Reclaim
 from llmdo.backends.money.money import NO_LIMITS, Budget
 from llmdo.pipelines.dealt import build_worker
@@ -64,6 +67,9 @@ class Link:
         self._run_id, self._drain_s = begin.run_id, begin.options.drain_seconds
         self._state = state = state_of(begin.run_id)
         self._alive: Alive | None = None
+        self._share: Share | None = begin.share
+        self._sharing = threading.Lock()
+        self._ready = False
         self._stretches: queue.SimpleQueue[Stretch] = queue.SimpleQueue()
         self._over = threading.Event()  # no more stretches come
         self._ended = threading.Event()
@@ -79,6 +85,13 @@ class Link:
         """Listens, and reports again and again."""
         for work in (self._listen, self._report_again):
             threading.Thread(target=work, name="llmdo-link", daemon=True).start()
+
+    def begin(self) -> None:
+        """The engine is there, and has no work yet: it keeps to the share of this worker from now on."""
+        with self._sharing:
+            self._ready = True
+        if self._share is not None:
+            self._use(self._share)
 
     def next(self) -> Stretch | None:
         """The next stretch to read, or None if there is none within a moment."""
@@ -101,9 +114,14 @@ class Link:
     def report(self) -> None:
         """Reports what was done so far."""
         run_id = self._run_id
-        limits = tuple(limits_of_engines(run_id))
         self._channel.send(
-            WorkerReport(report_of(self._state), calls_made(run_id), requests_in_batches(run_id), limits)
+            WorkerReport(
+                report_of(self._state),
+                calls_made(run_id),
+                requests_in_batches(run_id),
+                tuple(limits_of_engines(run_id)),
+                demand_of_engines(run_id) if self._ready else None,
+            )
         )
 
     def end(self, problem: str) -> None:
@@ -128,6 +146,8 @@ class Link:
                     self._stretches.put(message)
                 case Alive():
                     self._alive = message
+                case Share():
+                    self._use(message)
                 case Grant() | Reclaim() | Denial():
                     self._budget.receive(message)
                 case NoMore():
@@ -139,6 +159,12 @@ class Link:
                     ).start()
         if not self._ended.is_set():
             self._abandoned()
+
+    def _use(self, share: Share) -> None:
+        with self._sharing:
+            self._share = share
+            if self._ready:
+                share_with_engines(share, self._run_id)
 
     def _leave(self, reason: str) -> None:
         """Ends the run in this process within ``drain_seconds``, and some for the last writes."""
@@ -170,6 +196,7 @@ class _ToTheRun(logging.Handler):
 def read_dealt(_: None, options: JsonlOptions, run: Run) -> Iterator[Read | Mark]:
     """The lines of stretches as they come; endless until the run has no more, or stops."""
     ((link,), reading) = run.state.find(Link), options.reading
+    link.begin()
     while not run.state.stopping:
         stretch = link.next()
         if stretch is not None:

@@ -57,7 +57,7 @@ def test_exit_codes_are_those_of_one_process(cloud):
     cloud.fault(target="ai", probability=1.0, status=401, code=10000)
     code, said, problem = command(cloud)
     assert (code, said) == (1, 1) and "CLOUDFLARE_API_TOKEN" in problem
-    assert command(cloud, "--max-cost", "1")[:2] == (2, 2)
+    assert command(cloud, "--reuse", "same-request")[:2] == (2, 2)
 
 
 def command(cloud, *more):
@@ -120,3 +120,12 @@ def test_a_run_that_goes_on_after_it_was_asleep_has_what_is_left_of_its_budget()
     assert shared._purse.rest.tokens == 30
     budget.add(Spent(calls=1, input_tokens=70))
     assert SharedBudget(budget)._purse.rest.tokens <= 0
+
+
+def test_one_worker_alone_has_all_calls_in_flight(cloud):
+    cloud.upload("small.jsonl", prompts(240))
+    cloud.fault(target="ai", probability=1.0, latency_s=0.5)
+    summary = cloud.run(processes=4, concurrency="fixed:40", input="r2://llmdo/input/")
+    assert summary.exit_code == 0
+    assert (summary.limits[0].window, summary.limits[0].calls) == (40, 240)
+    assert cloud.stats()["ai"]["max_in_flight"] == 40

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from llmdo.backends.limits.shares import Share
 from llmdo.pipelines.options import check_options
 from llmdo.runners.servers import has_ended, own_modules, start_tied, stop_tied
 from llmdo.runners.workers.dealt_stretches import spans_of
@@ -97,6 +98,7 @@ class World:
     """A file of lines, an output folder, and a service whose calls of certain prompts wait."""
 
     def __init__(self, folder, monkeypatch, lines=12, **options):
+        self.share = None
         self.held, self.let_go = set(), threading.Event()
         self.service = Holding(self)
         monkeypatch.setenv("OPENAI_BASE_URL", self.service.url)
@@ -118,7 +120,7 @@ class World:
         )
 
     def begin(self):
-        return Begin("run-of-this-test", self.options)
+        return Begin("run-of-this-test", self.options, self.share or Share(self.options.concurrency.calls))
 
     def stretch(self, number, first, last):
         """Lines [first, last) of the file."""
