@@ -13,7 +13,6 @@ from llmdo.transforms.elements import Mark, Read, Settled, Written
 from llmdo.transforms.files.find_files import FindFiles
 from llmdo.transforms.files.open_files import OpenFiles
 from llmdo.transforms.files.settle_files import SettleFiles
-from llmdo.transforms.files.source import Listing
 from llmdo.transforms.files.write_stretches import WriteStretches
 from llmdo.transforms.lines.deal import Deal
 from llmdo.transforms.run import Run
@@ -22,15 +21,13 @@ from llmdo.transforms.run import Run
 def build_head_and_tail(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
     """Finds and opens files, has the run's workers answer them, and settles them."""
     run = options.run(run_id)
-    opened = (
+    return (
         root
-        | "Find files" >> FindFiles(options.source, run)
+        | "Find files" >> FindFiles(options.source, run, together=True)
         | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
+        | "Deal stretches out" >> Deal(options.reading, run)
+        | "Settle files" >> SettleFiles(run)
     )
-    if not isinstance(options.source, Listing):
-        # A queue's messages are all opened first: their leases would end behind slow calls.
-        opened = opened | "All are open" >> beam.Reshuffle()
-    return opened | "Deal stretches out" >> Deal(options.reading, run) | "Settle files" >> SettleFiles(run)
 
 
 def build_worker(

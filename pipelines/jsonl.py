@@ -44,4 +44,4 @@ def find_files(options: JsonlOptions, run: Run) -> FindFiles | PollFiles | TickF
     source = options.source
     if options.continuous and isinstance(source, Notifications):
         return TickFiles(source, run) if options.reading.planned else PollFiles(source, run)
-    return FindFiles(source, run, retried=options.runner == "flink")
+    return FindFiles(source, run, retried=options.runner == "flink", together=options.reading.at_once)

@@ -236,8 +236,7 @@ class JsonlOptions(RunOptions):
             checkpoint_seconds=checkpoint,
             max_file_bytes=self.max_file_bytes,
             planned=planned,
-            # A queue's messages are all opened first: their leases would end behind slow calls.
-            at_once=self.runner == "direct" and isinstance(self.source, Listing),
+            at_once=self.runner == "direct" and not self.continuous,
             lanes=FLINK_LANES if planned else PRISM_LANES,
         )
 

@@ -39,20 +39,24 @@ class Acks:
         self._left: dict[str, float] = {}  # by lease, when it ends
         self._calling = self._failing = self._closed = False
         self._again_at = float("-inf")
+        self._due = float("inf")  # when the next call is to be made, if the queue works
         self._lapsed = 0
         self._thread = threading.Thread(target=self._live, name="llmdo-acks", daemon=True)
         self._thread.start()
 
-    def add(self, leases: Iterable[str]) -> None:
-        """Acks these soon."""
+    def add(self, leases: Iterable[str], within_s: float = 0.0) -> None:
+        """Acks these soon: ``within_s`` seconds, or as soon as there are enough for a call."""
         with self._changed:
-            end = self._clock() + VISIBILITY_TIMEOUT
-            self._left.update((lease, end) for lease in leases)
-            self._changed.notify_all()
+            now = self._clock()
+            self._left.update((lease, now + VISIBILITY_TIMEOUT) for lease in leases)
+            if self._left and (len(self._left) >= MAX_BATCH or now + within_s < self._due):
+                self._due = now if len(self._left) >= MAX_BATCH else now + within_s
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Waits until each lease was acked, or the queue has failed."""
         with self._changed:
+            self._hurry()
             self._changed.wait_for(self._tried)
 
     def close(self, *, patient: bool) -> int:
@@ -61,6 +65,7 @@ class Acks:
         ``patient``: waits for a queue that fails, until the last lease has ended or the run stops.
         """
         with self._changed:
+            self._hurry()
             while patient and self._left and not self._state.stopping:
                 self._changed.wait(0.25)
             self._changed.wait_for(self._tried, _LAST_CALL_S)
@@ -69,6 +74,10 @@ class Acks:
         self._thread.join(_LAST_CALL_S)
         self._client.close()
         return self._lapsed + len(self._left)
+
+    def _hurry(self) -> None:
+        self._due = self._clock()
+        self._changed.notify_all()
 
     def _tried(self) -> bool:
         return self._failing or not (self._left or self._calling)
@@ -83,7 +92,9 @@ class Acks:
                 wait = self._wait_after(error)
             with self._changed:
                 self._calling, self._failing, self._again_at = False, wait > 0, self._clock() + wait
-                if not self._failing:
+                if self._failing:
+                    self._due = self._again_at
+                else:
                     for lease in leases:
                         self._left.pop(lease, None)
                 self._changed.notify_all()
@@ -96,11 +107,14 @@ class Acks:
                 self._drop_lapsed(now)
                 if self._closed and (self._failing or not self._left):
                     return []
-                if self._left and now >= self._again_at:
+                at = max(self._again_at, self._due)
+                if self._left and (now >= at or self._closed):
                     self._calling = True
+                    if len(self._left) <= MAX_BATCH:
+                        self._due = float("inf")
                     return list(islice(self._left, MAX_BATCH))
                 self._changed.notify_all()
-                self._changed.wait(min(self._again_at, *self._left.values()) - now if self._left else None)
+                self._changed.wait(min(at, *self._left.values()) - now if self._left else None)
 
     def _drop_lapsed(self, now: float) -> None:
         lapsed = [lease for lease, end in self._left.items() if end <= now]

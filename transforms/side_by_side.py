@@ -24,7 +24,8 @@ class SideBySide(beam.DoFn, Generic[T, R]):
     """Does ``work`` for up to AT_ONCE elements at the same time, and emits what each gave, in the elements' order.
 
     The results of the last ones come with later elements, or at the end of the bundle. An error fails the bundle.
-    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one.
+    ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one. Of a tuple of elements
+    the work on all begins before any result is emitted: none waits for the steps behind this one.
     """
 
     def __init__(self, run: Run, work: Callable[[Run, T], Iterable[R]]) -> None:
@@ -41,11 +42,12 @@ class SideBySide(beam.DoFn, Generic[T, R]):
         self._open: deque[tuple[WindowedValue, Future[list[R]]]] = deque()
 
     def process(
-        self, element: T, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self, element: T | tuple[T, ...], timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
         """See the class."""
-        future = self._pool.submit(lambda: list(self._work(self._run, element)))
-        self._open.append((WindowedValue(None, timestamp, (window,)), future))
+        context = WindowedValue(None, timestamp, (window,))
+        for one in element if isinstance(element, tuple) else (element,):
+            self._open.append((context, self._pool.submit(self._results_of, one)))
         while self._open and (self._open[0][1].done() or len(self._open) >= AT_ONCE):
             yield from self._results()
 
@@ -57,6 +59,9 @@ class SideBySide(beam.DoFn, Generic[T, R]):
     def teardown(self) -> None:
         """Lets go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _results_of(self, element: T) -> list[R]:
+        return list(self._work(self._run, element))
 
     def _results(self) -> Iterator[WindowedValue]:
         context, future = self._open.popleft()

@@ -19,6 +19,7 @@ _PLAIN = (
     *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
     *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
 )
+_FITTING = re.compile(r"[!-~]*")
 # The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
 _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
@@ -249,7 +250,7 @@ def _unusable(*names: str) -> list[str]:
 
 def fits_a_header(text: str) -> bool:
     """Whether a header may hold it. HTTP libraries quote a value that they refuse, even a secret."""
-    return all("!" <= c <= "~" for c in text)
+    return _FITTING.fullmatch(text) is not None
 
 
 def _unfit(name: str) -> str:

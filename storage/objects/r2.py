@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
 _BODY_TRIES = 6  # in a row without reading a byte
 _BROKEN = (HTTPError, OSError)  # what reading a body raises when the connection breaks
 _METADATA = "x-amz-meta-"
+_FOR_XML = re.compile(r"[^\x00-\x1f\ud800-\udfff\ufffe\uffff]*")
 _LISTING, _DELETION = holds("ListBucketResult"), holds("DeleteResult")
 
 
@@ -173,7 +175,7 @@ class R2Store:
 
     def _delete_at_once(self, keys: Sequence[str]) -> list[str]:
         """The keys that are left: refused, or with characters that XML cannot hold."""
-        named = [key for key in keys if all(character >= " " for character in key)]
+        named = [key for key in keys if _FOR_XML.fullmatch(key)]
         objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in named)
         body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
         headers = {"content-md5": b64encode(md5(body, usedforsecurity=False).digest()).decode()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,16 +39,21 @@ class FindFiles(beam.PTransform):
 
     Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
     is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
-    ``retried``: the runner begins by itself again what failed, and that is an attempt of its own.
+
+    Args:
+        retried: the runner begins by itself again what failed, and that is an attempt of its own.
+        together: emits the files of messages that were pulled together as a tuple, so that all of them are opened, and
+            their messages acked, before slow calls can hold the pipeline up; leases end after five minutes.
     """
 
     source: Source
     run: Run
     retried: bool = False
+    together: bool = False
 
-    def expand(self, root: beam.Pipeline) -> PCollection[Notice]:
-        """Nothing → Notice."""
-        return root | "Start" >> beam.Impulse() | "Look" >> beam.ParDo(_Look(self)).with_output_types(Notice)
+    def expand(self, root: beam.Pipeline) -> PCollection[Notice | tuple[Notice, ...]]:
+        """Nothing → Notice, or several."""
+        return root | "Start" >> beam.Impulse() | "Look" >> beam.ParDo(_Look(self))
 
 
 class _Look(beam.DoFn):
@@ -56,24 +61,30 @@ class _Look(beam.DoFn):
         self.source = step.source
         self.run = step.run
         self.retried = step.retried
+        self.together = step.together
 
     def setup(self) -> None:
         join(self.run)
 
-    def process(self, _: bytes) -> Iterator[Notice]:
+    def process(self, _: bytes) -> Iterator[Notice | tuple[Notice, ...]]:
         attempt = self.run.state.next_attempt() if self.retried else ""
-        for notice in self._look():
-            yield replace(notice, attempt=attempt)
+        for notices in self._look():
+            found = tuple(replace(notice, attempt=attempt) for notice in notices)
+            if self.together and len(found) > 1:
+                yield found
+            else:
+                yield from found
 
-    def _look(self) -> Iterator[Notice]:
+    def _look(self) -> Iterator[Sequence[Notice]]:
         state = self.run.state
-        yield from persistently(state, lambda: left_in_work(self.run, self.source), _name)
+        for notice in persistently(state, lambda: left_in_work(self.run, self.source), _name):
+            yield [notice]
         if isinstance(self.source, Listing):
             listing = self.source
             for notice in persistently(state, lambda: list_inputs(listing, self.run.output), _name):
                 if state.stopping:
                     return
-                yield notice
+                yield [notice]
         else:
             yield from pull_notifications(self.source, self.run)
             if self.run.remote:  # nobody waits for the acks once this process has done its work
@@ -108,15 +119,16 @@ def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
                 )
 
 
-def pull_notifications(source: Notifications, run: Run) -> Iterator[Notice]:
-    """Messages until the queue is empty. Where the queue or R2 fails for too long, the rest is left to the next run.
+def pull_notifications(source: Notifications, run: Run) -> Iterator[Sequence[Notice]]:
+    """What is pulled together, until the queue is empty; where it or R2 fails for too long, the rest is for a next run.
 
     Raises StorageError where the queue or the bucket cannot be used.
     """
     puller, empty = Puller(source, run), 0
     while empty < _EMPTY_PULLS and not run.state.stopping:
         notices, messages, wait = puller.pull()
-        yield from notices
+        if notices:
+            yield notices
         empty = empty + 1 if messages == 0 else 0
         if puller.out_of_patience:
             run.state.report_undone(f"queue {source.queue_id}", f"what it still holds: {puller.problem}")

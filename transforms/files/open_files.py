@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from llmdo.storage.output.manifests import (
     list_folder,
     read_manifest,
 )
-from llmdo.storage.queues.client import MAX_BATCH
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
@@ -40,7 +38,7 @@ from llmdo.transforms.side_by_side import SideBySide
 _log = logging.getLogger(__name__)
 
 # A message whose file is open is acked after this long, or once there are enough for one call. Seconds.
-_ACK_AFTER = 2.0
+_ACK_WITHIN = 2.0
 # A file of at most this size travels from step to step with its notice. Bytes.
 SMALL_BYTES = 16 << 10
 # A file that fails to open this many times becomes a dead letter.
@@ -67,14 +65,13 @@ class OpenFiles(beam.PTransform):
     queue: str | None = None
     max_line_bytes: int = 0
 
-    def expand(self, notices: PCollection[Notice]) -> PCollection[Opened]:
-        """Notice → Opened."""
-        return (
-            notices
-            | "Write job records"
-            >> beam.ParDo(SideBySide(self.run, partial(open_each, max_line_bytes=self.max_line_bytes)))
-            | "Ack messages" >> beam.ParDo(_Ack(self.run, self.queue))
-        )
+    def expand(self, notices: PCollection[Notice | tuple[Notice, ...]]) -> PCollection[Opened]:
+        """Notice, or those that were pulled together → Opened."""
+        work = partial(open_and_ack, queue=self.queue, max_line_bytes=self.max_line_bytes)
+        opened = notices | "Write job records" >> beam.ParDo(SideBySide(self.run, work))
+        if self.run.remote and self.queue is not None:
+            opened = opened | "Ack messages" >> beam.ParDo(_AckAll(self.run, self.queue))
+        return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +80,14 @@ class Opening:
 
     elements: tuple[Opened, ...] = ()
     ack: bool = True
-    lease_id: str | None = None
 
 
-def open_each(run: Run, notice: Notice, max_line_bytes: int) -> Iterator[Opening]:
-    """One Opening a notice, which knows the notice's lease."""
+def open_and_ack(run: Run, notice: Notice, queue: str | None, max_line_bytes: int) -> Sequence[Opened]:
+    """What is to be read of a file. Its message waits for nothing behind this step, where calls may be slow."""
     opening = patiently(run.state, lambda: open_file(run, notice, max_line_bytes))
-    yield replace(opening, lease_id=notice.lease_id)
+    if opening.ack and notice.lease_id is not None and queue is not None:
+        acks_of(run.state, queue).add([notice.lease_id], within_s=_ACK_WITHIN)
+    return opening.elements
 
 
 def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
@@ -253,34 +251,15 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
     return tuple(covered.gaps(file.size)) if file.size else ((0, 0),)
 
 
-class _Ack(beam.DoFn):
-    """Acks the messages of open files, and passes on what is to be read.
+class _AckAll(beam.DoFn):
+    """Ends a bundle when the messages of its files are acked, or the queue has failed: its process may end then."""
 
-    In a process that may end with its bundle, that ends when its messages are acked, or the queue has failed.
-    """
-
-    def __init__(self, run: Run, queue: str | None) -> None:
+    def __init__(self, run: Run, queue: str) -> None:
         self.run = run
         self.queue = queue
 
-    def start_bundle(self) -> None:
-        self._leases: list[str] = []
-        self._ack_at = float("inf")
-
-    def process(self, opening: Opening) -> Iterator[Opened]:
-        yield from opening.elements
-        if opening.ack and opening.lease_id is not None:
-            self._leases.append(opening.lease_id)
-            self._ack_at = min(self._ack_at, time.monotonic() + _ACK_AFTER)
-        if len(self._leases) >= MAX_BATCH or time.monotonic() > self._ack_at:
-            self._ack()
+    def process(self, element: Opened) -> Iterator[Opened]:
+        yield element
 
     def finish_bundle(self) -> None:
-        self._ack()
-        if self.run.remote and self.queue is not None:
-            acks_of(self.run.state, self.queue).flush()
-
-    def _ack(self) -> None:
-        if self._leases and self.queue is not None:
-            acks_of(self.run.state, self.queue).add(self._leases)
-        self._leases, self._ack_at = [], float("inf")
+        acks_of(self.run.state, self.queue).flush()

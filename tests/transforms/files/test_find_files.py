@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 
 from llmdo.storage.errors import AccessDenied, QueueError, QueueUnauthorized, StorageUnavailable
@@ -263,7 +265,7 @@ def test_an_event_about_a_bucket_that_is_not_ours_is_a_dead_letter_and_stops_not
 def test_a_queue_that_fails_for_minutes_is_waited_for_by_a_run(client, output, slept):
     failing = [QueueError("too many calls", 429, None, 300.0), QueueError("busy", 503), QueueError("no reply", 0)]
     client.pulls = [*failing, [WANTED]]
-    assert keys(pull_notifications(SOURCE, Run("run-1", output))) == ["input/a.jsonl"]
+    assert keys(chain(*pull_notifications(SOURCE, Run("run-1", output)))) == ["input/a.jsonl"]
     assert sum(slept) > 300
     assert run_state().left == {}
 
@@ -271,7 +273,7 @@ def test_a_queue_that_fails_for_minutes_is_waited_for_by_a_run(client, output, s
 @pytest.mark.parametrize("error", [QueueError("busy", 503), QueueError("too many calls", 429, None, 1000.0)])
 def test_a_run_gives_up_a_queue_after_ten_minutes_and_answers_what_it_has_found(client, output, slept, error):
     client.pulls = [[WANTED], *[error] * 100]
-    assert keys(pull_notifications(SOURCE, Run("run-1", output))) == ["input/a.jsonl"]
+    assert keys(chain(*pull_notifications(SOURCE, Run("run-1", output)))) == ["input/a.jsonl"]
     assert sum(slept) <= outages.QUEUE_PATIENCE_S
     assert run_state().left == {"queue q": f"what it still holds: {error}"}
     assert run_state().stop_reason is None

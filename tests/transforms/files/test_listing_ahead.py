@@ -84,10 +84,11 @@ def test_of_100_000_keys_only_a_few_are_listed_ahead_of_the_lines(bucket):
     ("given", "at_once"),
     [
         ({"input": "r2://memory/in/"}, True),
-        ({"queue": "q"}, False),  # leases would end while calls are made
+        ({"queue": "q"}, True),
+        ({"queue": "q", "runner": "prism"}, False),
         ({"input": "r2://memory/in/", "runner": "prism"}, False),
     ],
 )
-def test_files_are_read_as_soon_as_they_are_open_where_one_worker_lists_them(given, at_once):
+def test_files_are_read_as_soon_as_they_are_open_where_one_worker_finds_them(given, at_once):
     options = JsonlOptions(output="r2://memory/out/", model="@cf/a/b", **given)
     assert options.reading.at_once is at_once
