@@ -6,7 +6,7 @@ An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers a
 with that mean and sigma 1, or with 1,000 in flight after 1 s; the n-th call takes the same time for all. For each
 latency and concurrency the ways take turns, each in a process of its own with an endpoint of its own, from the same
 file of prompts. With ``--rounds`` bare aiohttp and "llmdo run" are measured that often, the others once; the figures
-are medians. Plain httpx makes 1,000 calls (4,000 with 1,000 in flight), all others 5,000 (64 in flight) or 10,000. The
+are medians. llmdo's ways make 5,000 calls (64 in flight) or 10,000, the others 2,000 (4,000 with 1,000 in flight). The
 engine has its window from the start, as the others do (``--concurrency fixed:N``), and so has "llmdo run"; "engine,
 learning" is the default, which starts with 20 calls at once and doubles.
 
@@ -14,9 +14,9 @@ learning" is the default, which starts with 20 calls at once and doubles.
 calls' latencies divided by ``concurrency``; ``share`` is that divided by ``seconds``. Filling and emptying the window
 are part of the time, and with log-normal latencies the last calls hurt: a call of 5 s that comes late keeps everybody
 waiting, with hardly anything else in flight. It hurts all alike, hence ``ratio``: a share divided by that of bare
-aiohttp, in the same round, with the same latency and concurrency. ``cpu_ms_per_call``: of the way's process, from the
-first call to the end of all its work; ``start_s`` and ``start_cpu_s`` are what it took until the first call, Python's
-own start included.
+aiohttp, in the same round, with the same latency, concurrency and number of calls. ``cpu_ms_per_call``: of the way's
+process, from the first call to the end of all its work; ``start_s`` and ``start_cpu_s`` are what it took until then,
+Python's own start included.
 
 The endpoint shares the machine's cores with the way. ``endpoint`` says how much of a core it used, how late its answers
 were on average, and the most calls that it saw in flight. A line before the others says how many calls a second it
@@ -243,7 +243,7 @@ def rows(
     """
     pythons, reasons = install(ways)
     for cell, number in product(cells, range(1, rounds + 1)):
-        yardstick = 0.0
+        yardsticks: dict[int, float] = {}  # by number of calls: with few of them, the last ones hurt more
         for way in ways if number == 1 else again:
             row: dict[str, Any] = {
                 "benchmark": "infer",
@@ -258,14 +258,17 @@ def rows(
             try:
                 if way.name in reasons:
                     raise NotMeasured(reasons[way.name])
+                if mine.calls not in yardsticks and way is not YARDSTICK:
+                    yardsticks[mine.calls] = figures(measure(YARDSTICK, mine, sys.executable), mine)["share"]
                 row |= figures(measure(way, mine, pythons[way.name]), mine)
             except NotMeasured as error:
                 if not way.requirements:
                     raise SystemExit(f"{way.name}: {error}") from error
                 yield row | {"not_measured": str(error)}
                 continue
-            yardstick = row["share"] if way is YARDSTICK else yardstick
-            yield row | {"ratio": round(row["share"] / yardstick, 3)}
+            if way is YARDSTICK:
+                yardsticks[mine.calls] = row["share"]
+            yield row | {"ratio": round(row["share"] / yardsticks[mine.calls], 3)}
 
 
 def install(ways: Sequence[Way]) -> tuple[dict[str, str], dict[str, str]]:
