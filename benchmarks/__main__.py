@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "read_lines": (),
     "vectors": (),
     "small_files": (),
+    "processes": (),
     "infer": ("--rivals", "--rounds", "5"),
     "goodput": ("--seeds", "4"),
     "limits": (),

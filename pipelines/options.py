@@ -48,7 +48,7 @@ PRISM_CHECKPOINT = 30.0
 PRISM_LANES = 4
 # Answering stages side by side in each of Flink's slots: while some wait for their last calls, others continue.
 FLINK_LANES = 8
-# A typing error must not start a thousand processes of 250 MB.
+# A typing error must not start a thousand processes of 130 MB.
 MOST_PROCESSES = 64
 # Flink makes no checkpoint within a range. Bytes.
 FLINK_RANGE = 64 << 10
@@ -106,7 +106,7 @@ class JsonlOptions(RunOptions):
     processes: Annotated[
         int,
         Field(ge=1, le=MOST_PROCESSES),
-        RATE("Processes of this machine that share the work and all limits (run, schedule); each takes 250 MB."),
+        RATE("Processes of this machine that share the work and all limits (run, schedule); each takes some 130 MB."),
     ] = 1
     mode: Annotated[
         Mode,
