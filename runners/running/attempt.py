@@ -37,7 +37,6 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked
-from llmdo.transforms.chat.conversations import close_conversations
 from llmdo.transforms.run_state import RunAsleep, RunState, end_run, state_of
 from llmdo.transforms.state_cache import measure_state_cheaply
 
@@ -58,17 +57,21 @@ RUNNERS: dict[str, Callable[[Any], AbstractContextManager[list[str]]]] = {
 }
 
 
-def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], budget: Budget | None = None) -> Summary:
+def attempt(
+    options: Options,
+    watch: Watch,
+    stop: Stop,
+    build: Build[Options],
+    budget: Budget | None = None,
+    close: Callable[[RunState], None] = lambda _: None,
+) -> Summary:
     """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration.
 
-    ``budget``: what earlier attempts of the same command have spent, and may spend all together.
+    ``budget``: what earlier attempts of the same command have spent, and may spend all together. ``close``: closes what
+    the graph has open in this process, besides acks and engines.
     """
-    spare_the_collector()
-    measure_state_cheaply()
-    run_id = new_run_id()
-    state = state_of(run_id)
-    state.budget = budget or Budget(options.limits)
-    stop.apply(state)
+    run_id, budget = new_run_id(), budget or Budget(options.limits)
+    state = _begin(run_id, stop, budget)
     problem: str | None = None
     passing = False
     where = options.output_location
@@ -98,16 +101,26 @@ def attempt(options: Options, watch: Watch, stop: Stop, build: Build[Options], b
         stop.drain()
     finally:
         reason, limits = _close(state, patient=problem is None and state.stop_reason is None)
+        close(state)
         if presence is not None:
             presence.stop()
         end_run(run_id)
-    spent = state.budget.spent() if found is None or found.spent is None else found.spent
+    spent = budget.spent() if found is None or found.spent is None else found.spent
     return _summary(options, run_id, state, problem, reason, spent=spent, limits=limits, passing=passing)
 
 
+def _begin(run_id: str, stop: Stop, budget: Budget) -> RunState:
+    """Makes the run's state, and this process ready for it."""
+    spare_the_collector()
+    measure_state_cheaply()
+    state = state_of(run_id)
+    state.budget = budget
+    stop.apply(state)
+    return state
+
+
 def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
-    """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, engines, and
-    conversations.
+    """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, and engines.
 
     Returns why the run stopped, if it did, and what held its calls back.
     """
@@ -117,7 +130,6 @@ def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | Non
     reason = state.stop_reason  # before engines report their end to what may still run
     limits = (*limits_of_engines(state.run_id), *state.elsewhere().limits)
     close_engines(state.run_id)
-    close_conversations(state)
     return reason, limits
 
 

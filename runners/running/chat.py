@@ -33,7 +33,7 @@ from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, locate_folder
-from llmdo.transforms.chat.conversations import open_conversations
+from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.source import Listing
 from llmdo.transforms.run_state import Counts, RunState
@@ -97,7 +97,7 @@ def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
     check_prices(options, budget.prices)
 
     def once() -> Summary:
-        return attempt(options, watch, stop, pipeline.build, budget)
+        return attempt(options, watch, stop, pipeline.build, budget, close_conversations)
 
     with stop.on_signals():
         if options.continuous:

@@ -34,6 +34,19 @@ def test_a_run_on_this_machine_imports_nothing_optional_and_can_do_so_later(runn
     assert "bson" not in log
 
 
+def test_what_beam_hardly_needs_is_executed_when_it_is_first_used():
+    script = """
+import sys
+from llmdo.runners.lean_beam import import_beam
+import_beam("direct")
+print("httplib2" in sys.modules, "httplib2.auth" in sys.modules, "pyparsing" in sys.modules)
+from apache_beam.internal.http_client import get_new_http
+print(get_new_http().timeout, "httplib2.auth" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert ended.stdout.split() == ["True", "False", "False", "60", "True"]
+
+
 @pytest.mark.parametrize("runner", ["flink", "dataflow"])
 def test_other_runners_get_beam_as_it_is(runner):
     assert imported(runner, before="import apache_beam")[0] == [list(OPTIONAL), True, True]
