@@ -15,7 +15,7 @@ from llmdo.backends.money.money import Budget, Spent
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
-from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of, recover
+from llmdo.runners.workers.dealt_stretches import DealtStretch, recover
 from llmdo.runners.workers.reports import error_of_worker, spent_by_worker, sum_of_workers
 from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.shared_limits import SharedLimits
@@ -38,8 +38,6 @@ from llmdo.transforms.run_state import Elsewhere
 
 _log = logging.getLogger(__name__)
 
-# Stretches that a worker has and does not read yet: the next one is there when it needs it.
-UNREAD = 2
 # A run fails when more workers than these died one after the other, and nothing came from any of them in between.
 MOST_DEATHS = 3
 # A worker that reports nothing for this long is killed. Seconds in which this process was awake.
@@ -174,10 +172,9 @@ class Crew:
         if worker is None or worker.unread:
             if len(self._workers) < self.most - kept:
                 worker = self._start()
-            elif worker is None or worker.unread >= UNREAD:
+            elif worker is None or not worker.has_room:
                 return False
-        worker.dealt[dealt.stretch.number] = dealt
-        worker.channel.send(dealt.stretch)
+        worker.give(dealt)
         return True
 
     def _deal_again(self) -> None:
@@ -230,25 +227,16 @@ class Crew:
                 self._budget.receive(worker, message)
             case Written():
                 with self._changed:
-                    self._came_back(worker, message)
+                    self._deaths = 0
+                    self._back.append(message)
+                    worker.came_back(message)
                     self._changed.notify_all()
             case Begun():
                 with self._changed:
-                    if (dealt := worker.dealt.get(message.number)) is not None:
-                        dealt.begun = True
+                    worker.begins(message.number)
                     self._changed.notify_all()
             case WorkerEnded():
                 worker.ended = message
-
-    def _came_back(self, worker: WorkerProcess, written: Written) -> None:
-        self._deaths = 0
-        self._back.append(written)
-        worker.written.update(counts_of(written))
-        dealt = worker.dealt.get(written.file.stretch or 0)
-        if dealt is not None:
-            dealt.add(written)
-            if dealt.done:
-                del worker.dealt[dealt.stretch.number]
 
     def _reported(self, worker: WorkerProcess, report: WorkerReport) -> None:
         worker.report, counts = report, report.member.counts

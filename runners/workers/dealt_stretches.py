@@ -50,6 +50,12 @@ class DealtStretch:
             self.length = written.stretch_length
 
     @property
+    def size(self) -> int:
+        """About how many bytes there are to read."""
+        stretch = self.stretch
+        return min(stretch.stop, stretch.element.file.size) - stretch.start
+
+    @property
     def done(self) -> bool:
         """Whether all of it came back."""
         return self._seen == self.length

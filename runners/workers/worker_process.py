@@ -16,9 +16,13 @@ from llmdo.backends.limits.shares import Share
 from llmdo.pipelines.option_types import Concurrency
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.servers import own_modules, start_tied
-from llmdo.runners.workers.dealt_stretches import DealtStretch
+from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of
 from llmdo.runners.workers.wire import Begin, Channel, LogLine, WorkerEnded, WorkerReport
+from llmdo.transforms.elements import Written
 
+# Stretches that a worker has and does not read yet; more of them, if they have fewer bytes than this together: between
+# two small files a worker would often wait.
+UNREAD, MOST_UNREAD, SMALL_UNREAD = 2, 16, 64 << 10
 # A worker may still run this long when the run's process is gone: see llmdo.runners.workers.working. Seconds.
 _GRACE_S = 10
 # What several workers log in the same trouble is shown once within this time. Seconds; lines.
@@ -37,6 +41,7 @@ class WorkerProcess:
         silent_s: since its last message, in seconds.
         gone: it will say nothing more.
         ended: its last message, if it ended by itself.
+        reads_alone: whether it has a stretch that another worker died of, and no other one.
     """
 
     process: Popen[bytes]
@@ -49,16 +54,44 @@ class WorkerProcess:
     silent_s: float = 0.0
     gone: bool = False
     ended: WorkerEnded | None = None
+    reads_alone: bool = False
+    _unread: dict[int, DealtStretch] = field(default_factory=dict)
+    _unread_bytes: int = 0
+
+    def give(self, dealt: DealtStretch) -> None:
+        """Sends it a stretch."""
+        self.dealt[dealt.stretch.number] = self._unread[dealt.stretch.number] = dealt
+        self._unread_bytes += dealt.size
+        self.reads_alone = dealt.deaths > 0
+        self.channel.send(dealt.stretch)
+
+    def begins(self, number: int) -> None:
+        """It begins to read a stretch."""
+        dealt = self._unread.pop(number, None)
+        if dealt is not None:
+            dealt.begun = True
+            self._unread_bytes -= dealt.size
+
+    def came_back(self, written: Written) -> None:
+        """Takes note of what it has written."""
+        self.written.update(counts_of(written))
+        dealt = self.dealt.get(written.file.stretch or 0)
+        if dealt is not None:
+            dealt.add(written)
+            if dealt.done:
+                del self.dealt[dealt.stretch.number]
+                self.reads_alone = self.reads_alone and bool(self.dealt)
 
     @property
     def unread(self) -> int:
         """Stretches that it has not begun to read."""
-        return sum(not one.begun for one in self.dealt.values())
+        return len(self._unread)
 
     @property
-    def reads_alone(self) -> bool:
-        """Whether it has a stretch that another worker died of."""
-        return any(one.deaths for one in self.dealt.values())
+    def has_room(self) -> bool:
+        """Whether it can have another stretch, so that it need not wait when it has read one."""
+        small = self.unread < MOST_UNREAD and self._unread_bytes < SMALL_UNREAD
+        return small or self.unread < UNREAD
 
     @property
     def takes_work(self) -> bool:

@@ -205,3 +205,14 @@ def test_what_no_run_could_do_ends_the_schedule_before_its_first_tick(cloud, pla
     assert process.returncode == 2
     assert says in " ".join(err.decode().split())
     assert b"Traceback" not in err
+
+
+def test_the_runs_of_a_schedule_may_have_several_processes_which_a_stop_drains(cloud, start):
+    slow(cloud)
+    schedule = start("--processes", "2")
+    wait_until(lambda: paid(cloud) >= 10, schedule)
+    code, (said,), err = end(schedule)
+    assert (code, said["exit_code"]) == (1, 1)
+    assert said["problem"] == "stopped by SIGTERM; run the same command again to resume"
+    assert 10 <= said["answered"] == paid(cloud) < LINES
+    assert "Traceback" not in err

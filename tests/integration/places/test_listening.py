@@ -45,11 +45,12 @@ def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Pop
         process.communicate()
 
 
-@pytest.mark.fast("stream")
+@pytest.mark.fast("stream", "run-processes")
 @pytest.mark.parametrize(
     ("command", "arguments", "ports"),
     [
         pytest.param("run", (*PLACES, "--runner", "direct"), 0, id="run-direct"),
+        pytest.param("run", (*PLACES, "--processes", "2"), 0, id="run-processes"),
         # Prism's, and that of the workers in the process.
         pytest.param("run", (*PLACES, "--runner", "prism"), 2, id="run-prism", marks=prism),
         pytest.param("stream", PLACES, 2, id="stream", marks=prism),
