@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ _PLAIN = (
     *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
     *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
 )
+_R2 = ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_ENDPOINT_URL", "CLOUDFLARE_ACCOUNT_ID")
 _FITTING = re.compile(r"[!-~]*")
 # The path that the dashboard gives (ai-gateway/get-started); another host is a proxy, or a server for tests.
 _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
@@ -173,16 +175,23 @@ def r2_access(*, way: bool = True) -> R2Access:
 
     ``way``: also checks the settings by which R2 is reached, proxies and certificates, which takes ten times as long.
     """
-    problems = _unusable("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
-    endpoint = os.environ.get("R2_ENDPOINT_URL") or ""
-    account = os.environ.get("CLOUDFLARE_ACCOUNT_ID", "")
-    if not endpoint and not _is_account_id(account):
-        problems.append("set R2_ENDPOINT_URL, or CLOUDFLARE_ACCOUNT_ID (32 hexadecimal characters), to say where R2 is")
-    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
-    problems += network_problems(endpoint) if way else []
+    access, found = _r2_access(*map(os.environ.get, _R2))
+    problems = [*found, *(network_problems(access.endpoint) if way else ())]
     if problems:
         raise MissingSettings(problems)
-    return R2Access(endpoint, os.environ["R2_ACCESS_KEY_ID"], os.environ["R2_SECRET_ACCESS_KEY"])
+    return access
+
+
+@functools.lru_cache(maxsize=16)
+def _r2_access(
+    key_id: str | None, secret: str | None, endpoint: str | None, account: str | None
+) -> tuple[R2Access, tuple[str, ...]]:
+    """What these values of _R2 mean, and what is wrong with them. A run asks for it with each call."""
+    problems = [problem for name, text in zip(_R2, (key_id, secret), strict=False) for problem in _problems(name, text)]
+    if not endpoint and not _is_account_id(account or ""):
+        problems.append("set R2_ENDPOINT_URL, or CLOUDFLARE_ACCOUNT_ID (32 hexadecimal characters), to say where R2 is")
+    endpoint = endpoint or f"https://{account}.r2.cloudflarestorage.com"
+    return R2Access(endpoint, key_id or "", secret or ""), tuple(problems)
 
 
 def secrets_of(read: Callable[[], object] | None) -> tuple[str, ...]:
@@ -238,14 +247,13 @@ def whole_path(path: str) -> Path:
 
 
 def _unusable(*names: str) -> list[str]:
-    problems = []
-    for name in names:
-        text = os.environ.get(name, "")
-        if not text:
-            problems.append(f"{name} is not set: export it in the environment")
-        elif not fits_a_header(text):
-            problems.append(_unfit(name))
-    return problems
+    return [problem for name in names for problem in _problems(name, os.environ.get(name))]
+
+
+def _problems(name: str, text: str | None) -> list[str]:
+    if not text:
+        return [f"{name} is not set: export it in the environment"]
+    return [] if fits_a_header(text) else [_unfit(name)]
 
 
 def fits_a_header(text: str) -> bool:

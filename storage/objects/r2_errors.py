@@ -28,6 +28,7 @@ _CLOCK = "this machine's clock is wrong; set it"
 _BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
 _FOREIGN = "the reply is not R2's, but empty or a web page; check R2_ENDPOINT_URL and any firewall or proxy"
 _LATER = "R2 kept failing after every retry; run again later"
+_SHOWN = 200  # characters of a message
 NOT_R2, TORN = "NotR2", "Torn"  # codes of our own: a success without what R2 sends, or with a part of it
 
 # By R2's error code, or by the status of a reply without a body (to HEAD): what it is, and what to do.
@@ -69,8 +70,9 @@ class R2Refused(Exception):
     """
 
     def __init__(self, status: int, code: str, message: str, *, page: bool = False) -> None:
-        # Secrets first: half of one would not be found any more.
-        super().__init__(f"{status} {code}: {without_secrets(message)[:200]}")
+        if len(message) > _SHOWN:  # secrets first: half of one would not be found any more
+            message = without_secrets(message)[:_SHOWN]
+        super().__init__(f"{status} {code}: {message}")
         self.status = status
         self.code = code
         self.page = page
