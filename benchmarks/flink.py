@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,12 +63,13 @@ def window(scale: Scale) -> Iterator[dict[str, Any]]:
     yield {"part": "limit", "mean_s": scale.window.mean, **limit}
     upload("flink/window/big.jsonl", scale.window.lines)
     with fake_endpoint(scale.window.mean, continuous.SIGMA) as url:
-        cpu = continuous.cpu_s()
+        cpu, begun = continuous.cpu_s(), time.monotonic()
         with continuous.llmdo(scale.window, url, *_places("window"), "--runner", "flink") as process:
             process.wait(continuous.TIMEOUT_S)
-        used = continuous.result_of("flink/window/", "flink/window/big.jsonl", take_spans(url), scale.window, cpu)
-    of_limit = round(used["share"] / limit["share"], 3)
-    yield {"part": "window", "mean_s": scale.window.mean, **used, "of_limit": of_limit}
+        spans = take_spans(url)
+        used = continuous.result_of("flink/window/", "flink/window/big.jsonl", spans, scale.window, cpu)
+    more = {"of_limit": round(used["share"] / limit["share"], 3), "first_call_s": first_call(spans, begun)}
+    yield {"part": "window", "mean_s": scale.window.mean, **used, **more}
 
 
 def machines(scale: Scale) -> Iterator[dict[str, Any]]:
@@ -85,6 +87,7 @@ def machines(scale: Scale) -> Iterator[dict[str, Any]]:
             where = ["--flink-master", cluster.master, "--environment-config", cluster.pool]
             how = ["--parallelism", str(slots), "--concurrency", f"fixed:{scale.calls}", "--model", MODEL, "--json"]
             command = [sys.executable, "-m", "llmdo", *_places(name), "--runner", "flink", *where, *how]
+            begun = time.monotonic()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=continuous.TIMEOUT_S)
             spans = take_spans(url)
         rates.append(rate(spans))
@@ -95,7 +98,13 @@ def machines(scale: Scale) -> Iterator[dict[str, Any]]:
             "most_per_s": round(slots * scale.calls / LATENCY_S, 1),
             "per_s": round(rates[-1], 1),
             "ratio": round(rates[-1] / rates[0], 2),
+            "first_call_s": first_call(spans, begun),
         }
+
+
+def first_call(spans: Sequence[Span], begun: float) -> float:
+    """Seconds from the start of the command to the arrival of its first call, without those of a cluster."""
+    return round(min(begin for begin, _ in spans) - begun, 1)
 
 
 def rate(spans: Sequence[Span]) -> float:
@@ -139,6 +148,7 @@ def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     for row in results:
         if row["part"] == "scale":
             yield Figure(f"{row['slots']} slots: calls", row["per_s"], "/s")
+            yield Figure(f"{row['slots']} slots: first call after", row["first_call_s"], "s")
             if row["slots"] > 1 and any(other.get("slots") == 1 for other in results):
                 yield Figure(f"{row['slots']} slots: times one slot's calls", row["ratio"])
         else:
@@ -146,6 +156,7 @@ def figures(results: Sequence[dict[str, Any]]) -> Iterator[Figure]:
         if row["part"] == "window":
             yield Figure("window: window in use, in the engine", row["in_flight"])
             yield Figure("window: of the bare loop", row["of_limit"])
+            yield Figure("window: first call after", row["first_call_s"], "s")
 
 
 if __name__ == "__main__":

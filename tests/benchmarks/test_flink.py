@@ -32,4 +32,5 @@ def test_the_command_prints_the_figures_of_every_part() -> None:
     assert 0 < window["share"] <= 1.001
     assert 0 < window["in_flight"] <= 1
     assert (two["slots"], two["calls"]) == (2, 2 * quick.lines)
+    assert window["first_call_s"] > 0 < two["first_call_s"]
     assert two["ratio"] == 1.0  # of the first that was measured
