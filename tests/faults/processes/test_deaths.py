@@ -158,6 +158,10 @@ def test_workers_that_die_again_and_again_cost_no_more_than_their_calls_in_fligh
     summary, err = ended(start(cloud, deaths))
     died = planned - len(list(deaths.iterdir()))
     assert died >= 2
+    if summary["exit_code"]:  # lines that three workers died of are left to another run
+        assert summary["left"] and all("worker processes died" in why for why in summary["left"].values()), err
+        summary, err = ended(start(cloud, deaths))
+        died = planned - len(list(deaths.iterdir()))
     assert (summary["exit_code"], summary["answered"]) == (0, lines), err
     cloud.check()
     assert lines <= paid(cloud) <= lines + died * WINDOW
@@ -179,8 +183,9 @@ def test_a_run_that_dies_at_any_write_leaves_no_worker_and_another_run_goes_on(c
     assert process.returncode == -9, "it did not come to this write"
     wait_until(lambda: processes_with(deaths) == [])
     summary, err = ended(start(cloud, deaths))
-    assert (summary["exit_code"], summary["answered"]) == (0, lines), err
+    assert summary["exit_code"] == 0, err
     cloud.check()
+    assert sum(len(cloud.rows(f"{file}.jsonl")) for file in range(FILES)) == lines
     # Alone, its workers keep the answers to their calls in flight before they end.
     assert lines <= paid(cloud) <= lines + WINDOW * both
     assert processes_with(deaths) == []
