@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
-import numpy as np
 import pydantic_core
 
 from llmdo.backends.errors import BadReply
@@ -39,8 +39,9 @@ def read_json(content: bytes, warn: Callable[[str], None] = lambda _: None) -> A
 
 
 def _work_s(content: bytes) -> float:
-    parts = np.frombuffer(content, "u1")  # counts 10 times as fast as bytes do
-    return sum(seconds * int(np.count_nonzero(parts == ord(part))) for part, seconds in _WORK_S.items())
+    numpy = import_module("numpy")  # counts 10 times as fast as bytes do; not imported before a reply is that large
+    parts = numpy.frombuffer(content, "u1")
+    return sum(seconds * int(numpy.count_nonzero(parts == ord(part))) for part, seconds in _WORK_S.items())
 
 
 def without_preamble(content: bytes) -> bytes:

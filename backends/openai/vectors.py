@@ -9,11 +9,11 @@ import binascii
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from math import isfinite
 from struct import unpack
 from typing import Any, overload
 
-import numpy as np
 from pydantic_core import from_json
 
 # Stands for a vector in JSON that is written before its vectors are filled in.
@@ -117,7 +117,8 @@ def _unpacked(text: str) -> Sequence[float] | None:
         return None
     if not packed or len(packed) % 4:
         return None
-    return Vector(packed=packed) if np.isfinite(np.frombuffer(packed, "<f4")).all() else ()
+    numpy = import_module("numpy")  # not before there are vectors: commands that make no call are quicker without it
+    return Vector(packed=packed) if numpy.isfinite(numpy.frombuffer(packed, "<f4")).all() else ()
 
 
 def number_arrays(text: bytes) -> Iterator[bytes]:
