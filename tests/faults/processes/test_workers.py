@@ -289,3 +289,18 @@ def test_a_run_that_was_not_heard_for_too_long_begins_again_with_its_workers_and
     cloud.check()
     assert paid(cloud) == summary.spent.calls == lines
     assert cloud.keys("output/_runs/") == []
+
+
+@pytest.mark.slow
+def test_calls_that_do_not_end_in_time_after_ctrl_c_are_given_up_in_all_workers(cloud):
+    big(cloud)
+    cloud.no_faults()
+    cloud.fault(target="ai", probability=1.0, latency_s=300)
+    process = start(cloud, "--drain-seconds", "2")
+    wait_until(lambda: len(workers_of(process.pid)) == 2 and cloud.stats()["ai"]["in_flight"] == WINDOW, process)
+    workers = workers_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    summary, err = ended(process)
+    assert (process.returncode, summary["answered"]) == (1, 0)
+    assert "Traceback" not in err
+    assert not any(map(session_of, workers))
