@@ -208,10 +208,11 @@ class Crew:
     def _hear(self, worker: WorkerProcess) -> None:
         while True:
             try:
-                message: FromWorker = worker.channel.receive()
+                self._heard(worker, worker.channel.receive())
             except EOFError:
                 break
-            self._heard(worker, message)
+            except Exception as error:  # noqa: BLE001  else the run would wait for this worker for ever
+                self._fail(error)
         worker.channel.close()
         with self._changed:
             worker.gone = True
@@ -255,18 +256,27 @@ class Crew:
             now = time.monotonic()
             # If this process was frozen, what workers have said meanwhile is still to be heard.
             passed, before = min(now - before, 1.0), now
-            for worker in list(self._workers):
-                self._look_after(worker, passed)
-            with self._changed:
-                if self._state.stop_reason is not None:
-                    self._leave(str(self._state.stop_reason))
-                if now - shared_at >= SHARE_SECONDS and not self._leaving:
-                    shared_at = now
-                    self._limits.deal(self._workers)
-                if now - alive_at >= ALIVE_SECONDS:
-                    alive_at = now
-                    for worker in self._workers:
-                        worker.channel.send(self._alive())
+            try:
+                for worker in list(self._workers):
+                    self._look_after(worker, passed)
+                with self._changed:
+                    if self._state.stop_reason is not None:
+                        self._leave(str(self._state.stop_reason))
+                    if now - shared_at >= SHARE_SECONDS and not self._leaving:
+                        shared_at = now
+                        self._limits.deal(self._workers)
+                    if now - alive_at >= ALIVE_SECONDS:
+                        alive_at = now
+                        for worker in self._workers:
+                            worker.channel.send(self._alive())
+            except Exception as error:  # noqa: BLE001  else nobody would look after the workers any more
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        _log.debug("the workers cannot be looked after", exc_info=error)
+        with self._changed:
+            self._failure = self._failure or WorkerFailed(f"{type(error).__name__}: {error}")
+            self._changed.notify_all()
 
     def _look_after(self, worker: WorkerProcess, passed: float) -> None:
         worker.silent_s += passed

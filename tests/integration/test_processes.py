@@ -9,6 +9,7 @@ import pytest
 
 from llmdo.backends.money.money import Budget, Limits, Spent
 from llmdo.runners.workers.shared_budget import SharedBudget
+from llmdo.runners.workers.shared_limits import SharedLimits
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import FILES, comparable, upload_all
 
@@ -129,3 +130,17 @@ def test_one_worker_alone_has_all_calls_in_flight(cloud):
     assert summary.exit_code == 0
     assert (summary.limits[0].window, summary.limits[0].calls) == (40, 240)
     assert cloud.stats()["ai"]["max_in_flight"] == 40
+
+
+@pytest.mark.parametrize("broken", ["deal", "receive"])
+def test_a_fault_of_the_runs_own_process_ends_the_run_instead_of_letting_it_wait(cloud, monkeypatch, broken):
+    def fail(*_):
+        raise ValueError("nobody expected this")
+
+    kind = {"deal": SharedLimits, "receive": SharedBudget}[broken]
+    monkeypatch.setattr(kind, broken, fail)
+    cloud.upload("a.jsonl", prompts(200))
+    cloud.fault(target="ai", probability=1.0, latency_s=1.0)
+    summary = cloud.run(processes=2, input="r2://llmdo/input/", max_cost=5.0, concurrency=4)
+    assert summary.exit_code == 1
+    assert "nobody expected this" in summary.problem
