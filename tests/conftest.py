@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.backends.conformance")  # before any module of tests is imported
 
@@ -22,6 +23,10 @@ from tests.states import forget_runs  # noqa: E402
 from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 
 __all__ = ["pytest_pycollect_makeitem"]  # a hook
+
+# An example takes as long as it takes: other work may keep the machine busy. On CI its own profile says the same.
+settings.register_profile("patient", parent=settings())
+settings.load_profile("patient")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -301,7 +301,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(REQUESTS, st.integers(1, 30_000), st.floats(1e-6, 0.02), st.data())
 def test_a_budget_is_never_passed_with_64_calls_in_flight(requests, max_tokens, max_cost, data):
     """Stands for an engine: starts calls until the budget refuses or 64 are in flight, and ends them in any order.

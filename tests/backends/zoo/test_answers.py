@@ -163,7 +163,7 @@ def fields(*names):
     fields("finish_reason", "index", "logprobs", "text", "odd"),
     fields("id", "created", "model", "usage", "object", "odd", "system_fingerprint"),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_row_is_strict_json_whatever_a_completion_holds(message, choice, more):
     whole = {"choices": [{"message": message, **choice}, {"message": message}], **more}
     warnings = []

@@ -459,7 +459,7 @@ def _cut(output: Output, rng: random.Random) -> None:
     path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     damage=st.sampled_from([_drop, _double, _shift, _swap, _miscount, _flip, _cut]),
@@ -480,7 +480,7 @@ def test_random_damage_is_always_found(
     assert all(KEY in text for text in result.differences)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lines=st.lists(st.sampled_from([*LINES, b"  ", b"{}", b'{"id": null, "prompt": "x"}']), min_size=1, max_size=30),
     shard_lines=st.integers(1, 7),

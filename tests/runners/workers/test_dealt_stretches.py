@@ -38,7 +38,7 @@ def came_back(file, tiles):
     yield Written(file, blanks=tuple((tile.start, tile.stop) for tile in tiles if isinstance(tile, Blank)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(contents, st.integers(0, 300), st.integers(1, 300), st.booleans(), st.data())
 def test_the_rest_of_a_stretch_is_all_that_did_not_come_back(content, start, length, compressed, data):
     store = MemoryStore(chunk=7)

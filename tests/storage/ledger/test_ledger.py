@@ -130,7 +130,7 @@ def test_what_was_put_is_found_again_also_by_the_next_process(url, caplog):
 
 
 @given(entries=st.dictionaries(st.integers(), st.binary(max_size=300), max_size=20), others=st.sets(st.integers()))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @pytest.mark.parametrize("kind", ["sqlite", "folder"])
 def test_every_key_has_its_own_value_or_none(kind, entries, others):
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ def read(element: Any, how: Reading) -> list[list[Any]]:
     return [parcel for part in plan(element, how) for parcel in read_planned(part, how, RUN)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(contents, readings, st.integers(1, 100), st.booleans(), st.data())
 def test_planned_ranges_give_each_tile_of_a_plain_reading_once(
     content: bytes, how: Reading, chunk: int, inline: bool, data: st.DataObject
@@ -44,7 +44,7 @@ def test_planned_ranges_give_each_tile_of_a_plain_reading_once(
     assert [tile for parcel in found for tile in parcel] == left
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(contents, readings, st.data())
 def test_a_compressed_file_is_one_range(content: bytes, how: Reading, data: st.DataObject) -> None:
     store = MemoryStore(chunk=50)

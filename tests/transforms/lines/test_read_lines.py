@@ -121,7 +121,7 @@ readings = st.builds(
 seeds = st.integers(0, 1 << 32)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(contents, readings, st.integers(1, 100), st.sampled_from([1, 9, 64 << 10]), seeds, st.data())
 def test_however_a_file_is_split_its_tiles_are_those_of_a_plain_reading(
     content: bytes, reading: Reading, chunk: int, block: int, seed: int, data: st.DataObject
@@ -142,7 +142,7 @@ def test_however_a_file_is_split_its_tiles_are_those_of_a_plain_reading(
     assert in_order(found) == left
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(contents, min_size=1, max_size=4), readings, st.integers(1, 100), seeds, st.data())
 @pytest.mark.parametrize("codec", ["gz", "zst"])
 def test_however_a_compressed_file_is_deferred_its_tiles_are_those_of_a_plain_reading(

@@ -29,7 +29,7 @@ def read(stretch, how=PLAIN, store=None):
         return list(read_stretch(stretch, how, RUN))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(contents, st.integers(1, 200), limits, st.integers(1, 100), st.booleans(), st.data())
 def test_stretches_give_each_tile_of_a_plain_reading_once_and_their_length_last(
     content: bytes, size: int, limit: int, chunk: int, inline: bool, data: st.DataObject
