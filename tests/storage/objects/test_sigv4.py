@@ -6,7 +6,7 @@ from botocore import auth
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmdo.storage.objects import sigv4
@@ -27,7 +27,6 @@ def botocores(method, url, headers, body):
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(METHODS, TEXT, st.dictionaries(TEXT.filter(bool), TEXT, max_size=3), HEADERS, st.binary(max_size=50))
 def test_a_signature_is_botocores(method, key, query, headers, body):
     path = "/bucket/" + quote(key, safe="/~")
