@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -23,13 +24,16 @@ def python_with(name: str, requirements: Sequence[str], variables: Mapping[str, 
     """
     home = FOLDER / name
     python, installed, wanted = home / "bin" / "python", home / _INSTALLED, "\n".join(requirements)
-    if installed.exists() and installed.read_text() == wanted:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another benchmark may be compiling it
+        if installed.exists() and installed.read_text() == wanted:
+            return python
+        _call([sys.executable, "-m", "venv", "--clear", str(home)], {})
+        print(f"Installing {' '.join(requirements)} into {home} …", file=sys.stderr, flush=True)
+        _call([str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], variables)
+        installed.write_text(wanted)
         return python
-    _call([sys.executable, "-m", "venv", "--clear", str(home)], {})
-    print(f"Installing {' '.join(requirements)} into {home} …", file=sys.stderr, flush=True)
-    _call([str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements], variables)
-    installed.write_text(wanted)
-    return python
 
 
 def _call(command: Sequence[str], variables: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -122,6 +123,23 @@ def test_a_rival_is_installed_once_for_the_same_requirements(monkeypatch, tmp_pa
         python = installing.python_with("rival", [f"rival=={version}"], {"LTO": "off"})
         assert python == tmp_path / "rival" / "bin" / "python"
     assert installed == [("rival==1", {"LTO": "off"}), ("rival==2", {"LTO": "off"})]
+
+
+def test_two_benchmarks_at_once_install_a_rival_once(monkeypatch, tmp_path):
+    installed = []
+
+    def call(command, variables):
+        if "venv" in command:
+            Path(command[-1]).mkdir(exist_ok=True)
+        else:
+            time.sleep(0.2)
+            installed.append(command[-1])
+
+    monkeypatch.setattr(installing, "FOLDER", tmp_path)
+    monkeypatch.setattr(installing, "_call", call)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: installing.python_with("rival", ["rival==1"], {}), range(2)))
+    assert installed == ["rival==1"]
 
 
 def test_pips_own_words_are_the_reason():
