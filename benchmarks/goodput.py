@@ -105,7 +105,7 @@ def cases() -> Iterator[Case]:
         yield Case(
             f"bucket of {rate}/s, then four times as much, 10 s later", partial(changed, rate, 4, 10), 0.95, 0.03
         )
-    for most in (6, 10, 40):
+    for most in (1, 2, 3, 6, 10, 40):
         yield Case(f"{most} calls at once", partial(at_once, most), 0.95, 0.03)
     yield Case("bucket of 40/s and 5% by chance", partial(both, 0.05, 40), 0.9)
     for what, goal in (("used", 0.95), ("smallest", 0.8), ("largest", 0.75)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-BURST_CALLS = 5  # calls; at a high pace those of BURST_CALLS_S, since a service admits some more while they arrive
+BURST_CALLS = 4  # calls; at a high pace those of BURST_CALLS_S, since a service admits some more while they arrive
 BURST_CALLS_S = 0.03
 BY_CHANCE = 6  # refusals by chance that are enough for a verdict
 BEHIND = 4  # refusals behind the last admitted call of their instant that are enough where none was by chance

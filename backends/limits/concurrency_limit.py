@@ -7,10 +7,9 @@ from collections import deque
 START = 20
 
 # A service with a limit of concurrent calls refuses a call while exactly that number of others is in flight. ALIKE
-# refusals in a row, with the same number each time, are taken for such a limit. If that proves wrong, twice as many are
-# needed next time. With few calls in flight their number is often equal by chance, and the pace does as well.
+# refusals in a row, with the same number each time and no call admitted beside more, are taken for such a limit. If
+# that proves wrong, twice as many are needed next time.
 ALIKE = 4
-LEAST_HELD = 4
 HELD_ANSWERS = 110  # with a full window, until one more call tries whether the service takes it by now
 
 
@@ -41,6 +40,15 @@ class ConcurrencyLimit:
         tries = self._held is not None and self.size < self._held + 2
         self.size = min(self._ceiling, self.size + (1.0 / HELD_ANSWERS if tries else 1.0))
 
+    def admitted(self, others: int, *, in_company: bool) -> None:
+        """Takes note of a call that was admitted while ``others`` were in flight: there is no limit below that.
+
+        ``in_company``: other callers are refused too, so that the same number by chance is more likely. Alone, one call
+        more is no proof: a refusal that is on its way still counts as in flight.
+        """
+        if self._others and others + in_company > self._others[-1]:
+            self._others.clear()
+
     def explains(self, others: int) -> bool:
         """Whether a call is refused because the service runs no more than the ``others`` at once.
 
@@ -58,7 +66,7 @@ class ConcurrencyLimit:
     def refused(self, others: int) -> bool:
         """Takes note of a refusal that lowers the pace; returns whether it was the window that is too large."""
         self._others.append(others)
-        if len(self._others) < (self._others.maxlen or ALIKE) or len(set(self._others)) > 1 or others < LEAST_HELD:
+        if len(self._others) < (self._others.maxlen or ALIKE) or len(set(self._others)) > 1 or not others:
             return False
         self.size = self._held = others
         return True

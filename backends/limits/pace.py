@@ -8,8 +8,8 @@ Others may call the same service. What is measured is then only our part of its 
 be. So company is detected, and answered with multiplicative decrease at each refusal and growth by the clock: the
 faster caller is refused more often, yet grows no faster, and the shares converge.
 
-Some refusals come at any pace. Where refusals are frequent, a trial (see chance) measures how large their part is; that
-part is forgiven from then on.
+Some refusals come at any pace. A trial (see chance) measures how large their part is; that part is forgiven from then
+on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DOUBT_S = 6.0  # seconds in which the pace grows by the measurement's possible e
 LONG = 1.2  # cycles without a refusal: the rate has changed, so the pace doubles every BOLD_DOUBLES_S
 BOLD_DOUBLES_S = 2.0
 UNSURE = 0.15  # a doubt that calls for a longer rest
-UNSURE_REST_S = 0.25
+UNSURE_REST_S = 0.4
 SURE_CALLS = (5, 20)  # admitted between two refusals, for a measurement that is worth something: in SURE_S, in less
 SURE_S = 1.0
 
@@ -56,11 +56,11 @@ COMPANY_CUT = 0.07
 COMPANY_GROWS = 0.03  # a second
 NEXT_CALLS = 2  # after a cut, which do not cut again in company: the others have yet to be refused
 
-# A trial begins when OFTEN_CUTS cuts came within OFTEN_CALLS calls each, or in company. After one that chance did not
-# explain, the next one comes NEXT_TRIAL calls later, doubling; or once the pace is half of what it was then.
-OFTEN_CUTS = 5
-OFTEN_CALLS = 20
-NEXT_TRIAL = (500, 8000)
+# The first refusal begins a trial. After one that chance did not explain, the next one comes NEXT_TRIAL calls later,
+# doubling unless some refusals are forgiven; or once the pace is half of what it was then, or OFTEN cuts have come
+# since, with no more than as many calls for each.
+NEXT_TRIAL = (750, 8000)
+OFTEN = 8
 SLACK = 1.25  # times the part by chance is forgiven
 MOST_FORGIVEN = 10.0  # at once
 
@@ -88,8 +88,18 @@ class Pace:
     """
 
     __slots__ = (
-        *("_chance", "_company", "_credit", "_cut_at", "_cuts", "_doubt", "_last", "_marks", "_measured", "_meter"),
-        *("_opens", "_set", "_surprised", "_trial", "_trial_from", "_trial_gap", "_trial_per_s", "_unused_s"),
+        *("_chance", "_company", "_credit", "_cut_at", "_doubt", "_last", "_marks", "_measured", "_meter"),
+        *(
+            "_opens",
+            "_set",
+            "_surprised",
+            "_trial",
+            "_tried_at",
+            "_trial_from",
+            "_trial_gap",
+            "_trial_per_s",
+            "_unused_s",
+        ),
         *("_used_s", "starts"),
     )
 
@@ -103,7 +113,6 @@ class Pace:
         self._doubt = 1.0  # possible error of the last measurement, as a ratio
         self._set = OPENING_PER_S  # the pace after the last refusal
         self._cut_at = 0
-        self._cuts: deque[int] = deque(maxlen=OFTEN_CUTS)  # since the last trial
         self._credit = 0.0  # refusals that are forgiven
         self._measured = 0.0  # admitted a second, by the last measurement
         self._surprised = False  # by the last cut
@@ -112,6 +121,7 @@ class Pace:
         self._chance = Chance()
         self._trial: Trial | None = None
         self._trial_from, self._trial_gap = 0, NEXT_TRIAL[0]  # numbers of starts
+        self._tried_at = 0
         self._trial_per_s = math.inf  # the pace before the last trial that chance did not explain
 
     @property
@@ -208,7 +218,6 @@ class Pace:
     def _cut(self, here: _Mark) -> None:
         rate, doubt, fresh = self._measure(here)
         before = self._meter.per_s
-        self._cuts.append(here.index)
         if len(self._marks) > 1:
             self._look_for_company(before < self._measured)
         if len(self._marks) == 1:
@@ -222,7 +231,7 @@ class Pace:
             per_s = min(max(MARGIN * rate, HASTY_CUT * before * far), before)
         self._measured, self._doubt, self._opens = rate, doubt, False
         self._credit = self._some_credit()
-        if self._may_be_chance(here.index):
+        if self.starts >= self._trial_from or before <= self._trial_per_s / 2 or self._is_often(here.index):
             self._trial = Trial(self.starts, max(BURST_CALLS, int(BURST_CALLS_S * per_s)))
             self._trial_per_s = per_s
         self._meter.per_s = self._set = max(per_s, LEAST_PER_S)
@@ -233,22 +242,19 @@ class Pace:
     def _some_credit(self) -> float:
         return MOST_FORGIVEN / 2 if self._chance.part else 0.0
 
-    def _may_be_chance(self, index: int) -> bool:
-        if self.starts < self._trial_from and self._meter.per_s > self._trial_per_s / 2:
-            return False
-        often = len(self._cuts) == OFTEN_CUTS and index - self._cuts[0] <= OFTEN_CUTS * OFTEN_CALLS
-        return often or self._chance.part > 0 or (self.in_company and len(self._cuts) == OFTEN_CUTS)
+    def _is_often(self, index: int) -> bool:
+        first = self._marks[-OFTEN].index if len(self._marks) > OFTEN else 0
+        return first > self._tried_at and index - first <= OFTEN**2
 
     def _end_trial(self, explained: bool) -> None:
-        self._trial = None
-        self._cuts.clear()
+        self._trial, self._tried_at = None, self.starts
         if explained:
             self._opens, self._credit, self._company = True, MOST_FORGIVEN, 0
             self._trial_from, self._trial_gap = 0, NEXT_TRIAL[0]
         else:
             self._credit = self._some_credit()
             self._trial_from = self.starts + self._trial_gap
-            self._trial_gap = min(2 * self._trial_gap, NEXT_TRIAL[1])
+            self._trial_gap = NEXT_TRIAL[0] if self._chance.part else min(2 * self._trial_gap, NEXT_TRIAL[1])
             self._meter.per_s = max(self._trial_per_s * (1 - COMPANY_CUT * self.in_company), LEAST_PER_S)
             self._used_s = 0.0
 

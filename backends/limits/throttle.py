@@ -183,6 +183,7 @@ class Throttle:
         self.in_flight -= 1
         if response:
             self._rests = 0
+            self._limit.admitted(call.others, in_company=self._pace is not None and self._pace.in_company)
             if self._per_token:
                 usage = response.usage
                 self._tokens.measured(call.request, usage)
@@ -232,7 +233,7 @@ class Throttle:
         if self._limit.explains(call.others):
             return False
         too_fast = pace.refused(call.index, call.at, now)
-        if too_fast and not pace.in_company and self._limit.refused(call.others):
+        if too_fast and self._limit.refused(call.others):
             pace.raise_for_window()
         return too_fast
 

@@ -83,7 +83,7 @@ def test_a_rate_that_is_four_times_as_high_is_found_within_10_s(rate):
 
 
 @pytest.mark.parametrize("varies", [False, True], ids=["equal calls", "calls of any length"])
-@pytest.mark.parametrize("most", [6, 10, 40])
+@pytest.mark.parametrize("most", [2, 3, 6, 10, 40])
 def test_a_service_that_runs_few_calls_at_once_is_kept_busy(most, varies):
     length = random.Random(7)
     service = Service(Capacity(most), lambda: 0.2 * length.lognormvariate(-0.125, 0.5) if varies else 0.2)
@@ -124,6 +124,12 @@ def test_refusals_by_chance_cost_no_more_than_themselves(part, window, seed):
     assert service.answered_per_s(20, seconds) >= 0.9 * (1 - part) * window / 0.2
 
 
+def test_refusals_by_chance_that_are_rare_are_known_before_they_have_cost_much():
+    service = Service(Capricious(0.01, 5))
+    keep_busy(service, 40, seed=5)
+    assert service.answered_per_s(10, 40) >= 0.9 * 0.99 * 64 / 0.2
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -139,10 +145,10 @@ def test_refusals_by_chance_are_known_whatever_their_code(error):
     assert service.answered_per_s(20, 60) >= 0.9 * 0.8 * 64 / 0.2
 
 
-@pytest.mark.parametrize(("part", "rate"), [(0.05, 40), (0.05, 100)])
-def test_a_rate_is_used_though_calls_are_refused_by_chance_too(part, rate):
-    service = Service(Capricious(part, 4, Bucket(lambda now: rate)))
-    keep_busy(service, 120)
+@pytest.mark.parametrize(("part", "rate", "seed"), [(0.05, 40, 4), (0.05, 100, 4), (0.05, 40, 15)])
+def test_a_rate_is_used_though_calls_are_refused_by_chance_too(part, rate, seed):
+    service = Service(Capricious(part, seed, Bucket(lambda now: rate)))
+    keep_busy(service, 120, seed=seed)
     assert service.answered_per_s(20, 120) >= 0.98 * rate
     assert service.refused_part <= part + 0.1
 

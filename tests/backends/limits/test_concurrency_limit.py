@@ -39,11 +39,20 @@ def test_refusals_with_the_same_number_of_others_each_time_say_how_many_calls_th
     assert window.explains(10)
 
 
-@pytest.mark.parametrize("others", [[10, 10, 11, 10], [2, 2, 2, 2], [0, 0, 0, 0], [10, 10, 10]])
-def test_refusals_with_other_numbers_or_few_others_say_nothing(others):
+@pytest.mark.parametrize("others", [[10, 10, 11, 10], [0, 0, 0, 0], [10, 10, 10]])
+def test_refusals_with_other_numbers_or_no_others_say_nothing(others):
     window = ConcurrencyLimit(100, start=100)
     assert not any(window.refused(number) for number in others)
     assert window.size == 100
+
+
+@pytest.mark.parametrize(("others", "in_company", "known"), [(11, False, False), (10, False, True), (10, True, False)])
+def test_a_call_that_is_admitted_beside_more_others_shows_that_their_number_is_no_limit(others, in_company, known):
+    window = ConcurrencyLimit(100, start=100)
+    for _ in range(ALIKE - 1):
+        window.refused(10)
+    window.admitted(others, in_company=in_company)
+    assert window.refused(10) is known
 
 
 def test_one_call_more_is_tried_after_some_answers_and_then_as_many_as_are_answered():
