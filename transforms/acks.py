@@ -48,10 +48,17 @@ class Acks:
         """Acks these soon: ``within_s`` seconds, or as soon as there are enough for a call."""
         with self._changed:
             now = self._clock()
+            if not self._left:
+                self._due = float("inf")
             self._left.update((lease, now + VISIBILITY_TIMEOUT) for lease in leases)
             if self._left and (len(self._left) >= MAX_BATCH or now + within_s < self._due):
                 self._due = now if len(self._left) >= MAX_BATCH else now + within_s
                 self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """Acks what is left now."""
+        with self._changed:
+            self._hurry()
 
     def flush(self) -> None:
         """Waits until each lease was acked, or the queue has failed."""

@@ -87,6 +87,19 @@ def test_leases_are_acked_many_in_a_call(queue):
     assert queue.acks.close(patient=True) == 0
 
 
+def test_few_leases_wait_for_more_and_are_acked_in_time_also_after_a_hurry_with_nothing_left(queue):
+    for number in range(20):
+        queue.acks.hurry()
+        time.sleep(0.01)  # so that its thread waits again
+        queue.acks.add([f"a{number}"], within_s=0.05)
+        queue.acks.add([f"b{number}"], within_s=0.05)
+        assert queue.calls == number
+        queue.now += 0.05
+        queue.wait_until(lambda number=number: queue.calls == number + 1)
+        queue.acks.flush()
+    assert queue.acked == [f"{letter}{number}" for number in range(20) for letter in "ab"]
+
+
 def test_too_many_calls_are_waited_out_as_long_as_the_service_asks_and_said_once(queue, caplog):
     queue.faults = [TOO_MANY, TOO_MANY]
     queue.acks.add(["a"])

@@ -37,8 +37,9 @@ from llmdo.transforms.side_by_side import SideBySide
 
 _log = logging.getLogger(__name__)
 
-# A message whose file is open is acked after this long, or once there are enough for one call. Seconds.
-_ACK_WITHIN = 2.0
+# A message whose file is open is acked after this long, when its bundle ends, or once there are enough for one call. Of
+# a process that is killed before, the queue delivers it again, five minutes later. Seconds.
+_ACK_WITHIN = 0.25
 # A file of at most this size travels from step to step with its notice. Bytes.
 SMALL_BYTES = 16 << 10
 # A file that fails to open this many times becomes a dead letter.
@@ -69,7 +70,7 @@ class OpenFiles(beam.PTransform):
         """Notice, or those that were pulled together → Opened."""
         work = partial(open_and_ack, queue=self.queue, max_line_bytes=self.max_line_bytes)
         opened = notices | "Write job records" >> beam.ParDo(SideBySide(self.run, work))
-        if self.run.remote and self.queue is not None:
+        if self.queue is not None:
             opened = opened | "Ack messages" >> beam.ParDo(_AckAll(self.run, self.queue))
         return opened
 
@@ -252,7 +253,10 @@ def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | Non
 
 
 class _AckAll(beam.DoFn):
-    """Ends a bundle when the messages of its files are acked, or the queue has failed: its process may end then."""
+    """Acks the messages of a bundle's files at its end.
+
+    In a process that may end with its bundle, that ends when they are acked, or the queue has failed.
+    """
 
     def __init__(self, run: Run, queue: str) -> None:
         self.run = run
@@ -262,4 +266,8 @@ class _AckAll(beam.DoFn):
         yield element
 
     def finish_bundle(self) -> None:
-        acks_of(self.run.state, self.queue).flush()
+        acks = acks_of(self.run.state, self.queue)
+        if self.run.remote:
+            acks.flush()
+        else:
+            acks.hurry()

@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import apache_beam as beam
@@ -268,6 +269,19 @@ def test_many_files_are_opened_side_by_side_and_each_once(output, source, acked)
     run(output, [notice(file, f"n{i}", f"l{i}") for i, file in enumerate(files)], [file.key for file in files])
     assert sorted(lease for leases, _ in acked for lease in leases) == sorted(f"l{i}" for i in range(150))
     assert all(len(leases) <= 100 and count >= len(leases) for leases, count in acked)
+
+
+def test_messages_are_acked_when_their_bundle_ends_however_few_they_are(output, file, acked, monkeypatch):
+    monkeypatch.setattr(opening, "_ACK_WITHIN", 3600.0)
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        notices = pipeline | beam.Create([notice(file, "n1", "l1")], reshuffle=False)
+        _ = notices | OpenFiles(Run("run-1", output, "c"), "q")
+    end = time.monotonic() + 60
+    while not acked:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert acked == [(["l1"], 1)]
+    close_acks(run_state())
 
 
 def test_no_notices_open_nothing(output, acked):
