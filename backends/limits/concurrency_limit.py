@@ -22,18 +22,19 @@ class ConcurrencyLimit:
         fixed: it begins at the ceiling, whatever ``start`` is.
     """
 
-    __slots__ = ("_alike", "_ceiling", "_held", "_others", "size")
+    __slots__ = ("_ceiling", "_found", "_held", "_others", "size")
 
     def __init__(self, ceiling: int, *, start: int = START, fixed: bool = False) -> None:
         self._ceiling = ceiling
+        self._found = float(start)  # how large it was, or would be without its ceiling
         self._held: int | None = None  # the number of others in flight at which calls are refused
         self._others: deque[int] = deque(maxlen=ALIKE)
         self.size = float(ceiling if fixed else min(start, ceiling))
 
-    def cap(self, ceiling: int, start: int) -> None:
-        """Another ceiling from now on; 0: no calls at all, and later ``start`` at first, as in the beginning."""
-        self._ceiling = ceiling
-        self.size = float(min(self.size or start, ceiling))
+    def cap(self, ceiling: int) -> None:
+        """Another ceiling from now on, 0 for no calls at all; below it, the window is as large as it was."""
+        self._ceiling, self._found = ceiling, max(self._found, self.size)
+        self.size = min(self._found, float(ceiling))
 
     def grow(self) -> None:
         """For one answer that came while the window was full."""
@@ -60,7 +61,7 @@ class ConcurrencyLimit:
             self._held = None
             self._others = deque(maxlen=2 * (self._others.maxlen or ALIKE))
             return False
-        self.size = self._held = others
+        self._hold(others)
         return True
 
     def refused(self, others: int) -> bool:
@@ -68,5 +69,8 @@ class ConcurrencyLimit:
         self._others.append(others)
         if len(self._others) < (self._others.maxlen or ALIKE) or len(set(self._others)) > 1 or not others:
             return False
-        self.size = self._held = others
+        self._hold(others)
         return True
+
+    def _hold(self, others: int) -> None:
+        self.size = self._found = self._held = others

@@ -138,7 +138,7 @@ class Throttle:
         if self._fixed:
             self._limit = ConcurrencyLimit(window, fixed=True)
         else:
-            self._limit.cap(window, self._start)
+            self._limit.cap(window)
         for meter, a_minute in ((self._requests, rates.rpm), (self._per_token, rates.tpm)):
             if meter and a_minute:
                 meter.per_s = a_minute / 60

@@ -103,3 +103,22 @@ def test_a_refusal_lowers_the_pace_and_not_the_window():
     for call in calls[:20]:
         throttle.ended(call, ANSWER, None, now + 1.0)
     assert now + 0.1 < throttle.opens_at() < now + 2.0
+
+
+def test_another_ceiling_leaves_a_window_as_large_as_it_was():
+    window = ConcurrencyLimit(8)
+    sizes = []
+    for ceiling in (4, 16, 0, 100):
+        window.cap(ceiling)
+        sizes.append(window.size)
+    assert sizes == [4, 16, 0, START]
+    for _ in range(50):
+        window.grow()
+    window.cap(1)
+    window.cap(100)
+    assert window.size == START + 50
+    assert [window.refused(6) for _ in range(ALIKE)] == [False] * (ALIKE - 1) + [True]
+    window.cap(3)
+    assert window.size == 3
+    window.cap(100)
+    assert window.size == 6
