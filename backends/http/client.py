@@ -179,7 +179,7 @@ class Network:
 
 
 def _target(status: int, headers: Mapping[str, str], url: URL, redirects: int) -> URL | None:
-    """Where a reply sends its call, after so many ``redirects``; None for any other reply. Raises StopRun."""
+    """Where a reply redirects its call, the ``redirects``-th time; None for any other reply. Raises StopRun."""
     if not 300 <= status < 400 or not (location := headers.get("location")):
         return None
     try:

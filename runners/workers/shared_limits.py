@@ -14,7 +14,7 @@ class SharedLimits:
 
     Args:
         window: calls in flight at most, of all workers.
-        parts: workers at most; by itself each keeps to one of so many equal parts of the rates.
+        parts: workers at most; until a share says otherwise, each keeps to the rates divided by this number.
     """
 
     def __init__(self, window: int, parts: int) -> None:

@@ -100,7 +100,7 @@ class WorkerProcess:
 
 
 def start_worker(run_id: str, options: JsonlOptions, parts: int, share: Share) -> WorkerProcess:
-    """Starts one of so many workers, which is killed some seconds after this process is gone. Raises OSError."""
+    """Starts one of the workers of a run, which is killed a few seconds after this process is gone. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-P", "-m", "llmdo.runners.workers.child", str(theirs.fileno())]

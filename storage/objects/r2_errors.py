@@ -23,7 +23,7 @@ from llmdo.storage.errors import (
 )
 
 _KEYS = "check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, and that this token may read and write in the bucket"
-_NO_OBJECT = "there is no such object; it was deleted, or the key is wrong (keys are literal, never URL-encoded)"
+_NO_OBJECT = "the object does not exist; it was deleted, or the key is wrong (keys are literal, never URL-encoded)"
 _CLOCK = "this machine's clock is wrong; set it"
 _BAD_KEY = "R2 does not take this key; use 1 to 1,024 bytes of UTF-8"
 _FOREIGN = "the reply is not R2's, but empty or a web page; check R2_ENDPOINT_URL and any firewall or proxy"
