@@ -108,6 +108,14 @@ class Channel:
         """Sends it as soon as the other side takes it; does not wait. It is lost if the other side is gone."""
         self._outbox.put(message)
 
+    def send_and_wait(self, message: object) -> None:
+        """Sends it and returns once it is on its way: it arrives even if this process dies the next moment."""
+        sent = threading.Event()
+        self._outbox.put(message)
+        self._outbox.put(sent)
+        while not sent.wait(1.0) and self._sender.is_alive():
+            continue
+
     def receive(self) -> Any:
         """Waits for a message. Raises EOFError where there will be none: the other side is gone, or sent rubbish."""
         try:
@@ -130,7 +138,9 @@ class Channel:
     def _send_on(self) -> None:
         gone = False
         while (message := self._outbox.get()) is not None:
-            if not gone:
+            if isinstance(message, threading.Event):
+                message.set()
+            elif not gone:
                 try:
                     self._connection.send(message)
                 except OSError:

@@ -99,7 +99,8 @@ class Link:
             stretch = self._stretches.get(timeout=_IDLE_S)
         except queue.Empty:
             return None
-        self._channel.send(Begun(stretch.number))
+        # The run must know what it died of if its first line ends this process.
+        self._channel.send_and_wait(Begun(stretch.number))
         return stretch
 
     @property

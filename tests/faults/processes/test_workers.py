@@ -201,8 +201,11 @@ def test_a_budget_holds_whichever_worker_is_killed(cloud):
 
 
 # Before a worker parses its first line: as a bug in native code does, or the system when memory is short.
+# What it has sent leaves it a moment later, as on a busy machine.
 DEADLY = """
 import os
+import time
+from multiprocessing.connection import Connection
 from llmdo.transforms.answers import infer
 
 parse = infer.parse_prompt
@@ -213,6 +216,14 @@ def parse_prompt(data, *rest):
     return parse(data, *rest)
 
 infer.parse_prompt = parse_prompt
+
+send = Connection.send
+
+def slow_send(self, message):
+    time.sleep(0.02)
+    send(self, message)
+
+Connection.send = slow_send
 """
 
 

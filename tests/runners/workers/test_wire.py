@@ -6,6 +6,8 @@ import pickle
 import socket
 import struct
 import threading
+import time
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -52,6 +54,23 @@ def test_both_sides_send_more_than_a_socket_holds_and_none_waits_for_the_other(e
         thread.join(60)
         assert not thread.is_alive()
     assert got == [Leave(LARGE)] * 6
+
+
+def test_a_message_waited_for_has_left_this_process(ends, monkeypatch):
+    one, other = (Channel(end.detach()) for end in ends)
+    send = Connection.send
+
+    def slow_send(connection, message):
+        time.sleep(0.2)
+        send(connection, message)
+
+    monkeypatch.setattr(Connection, "send", slow_send)
+    one.send(Begun(1))
+    one.send_and_wait(Begun(2))
+    assert [other._connection.poll(0) and other.receive() for _ in range(2)] == [Begun(1), Begun(2)]
+    other.close()
+    one.send_and_wait(Begun(3))  # nobody hears it, and nobody waits
+    one.close()
 
 
 def test_half_a_message_is_the_end(ends):
