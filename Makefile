@@ -40,8 +40,8 @@ chat-demo: setup ## Answer the example's chats with a real model, on this machin
 prism: setup ## Find or build the Prism runner
 	@$(BIN)/python -m llmdo.runners.prism
 
-flink-cluster: setup ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
-	@$(BIN)/python -m llmdo.runners.flink.cluster
+flink-cluster: setup-dev ## Keep a Flink cluster of 4 slots up on this machine, with its Python workers, until Ctrl-C
+	@$(BIN)/python -m tests.servers.flink
 
 TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"

@@ -28,7 +28,7 @@ from benchmarks import continuous
 from benchmarks.continuous import BUCKET, MODEL, local_cloudflare, upload
 from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.figures import Figure, Goal, command_line, report
-from llmdo.runners.flink.cluster import running_cluster
+from tests.servers.flink import running_cluster
 
 LATENCY_S = 0.3
 GOALS = {

@@ -12,13 +12,14 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.backends.conformance")  # before any module of tests is imported
 
-from llmdo.runners.flink import cluster, jar, loopback_agent  # noqa: E402
+from llmdo.runners.flink import jar, loopback_agent  # noqa: E402
 from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
 from llmdo.runners.prism import binary  # noqa: E402
 from llmdo.runners.tools import ToolError  # noqa: E402
 from llmdo.settings.environment import cache_folder  # noqa: E402
 from llmdo.settings.private import make_folder  # noqa: E402
 from tests.local.cloudflare import Running, running  # noqa: E402
+from tests.servers import flink  # noqa: E402
 from tests.states import forget_runs  # noqa: E402
 from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 
@@ -52,7 +53,7 @@ TOOLS = (
     binary.cached_prism().parent.name,
     jar.cached_jar().parent.name,
     loopback_agent.cached_agent().parent.name,
-    f"flink-{cluster.FLINK}",
+    f"flink-{flink.FLINK}",
     "google-packages",
     "servers",
 )

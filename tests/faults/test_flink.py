@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from llmdo.runners.flink import rest as flink_rest
-from llmdo.runners.flink.cluster import LocalCluster, running_cluster
 from tests.integration.cloud import MODEL, OUTPUT, Cloud, prompts
+from tests.servers.flink import LocalCluster, running_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.flink, pytest.mark.timeout(900)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmdo.runners.flink.cluster import LocalCluster, running_cluster
+from tests.servers.flink import LocalCluster, running_cluster
 
 
 @pytest.fixture(scope="module")

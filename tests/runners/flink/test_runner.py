@@ -16,13 +16,13 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.checks import FlinkPlan, check
-from llmdo.runners.flink.cluster import LocalCluster
 from llmdo.runners.flink.loopback_agent import AgentError
 from llmdo.runners.flink.rest import Cluster
 from llmdo.runners.flink.runner import flink_arguments, job_name, launch, running_job_server
 from llmdo.runners.listening import open_to_strangers
 from llmdo.runners.servers import Endpoint
 from tests.integration.flink_world import flink_cluster
+from tests.servers.flink import LocalCluster
 
 __all__ = ["flink_cluster"]  # a fixture
 

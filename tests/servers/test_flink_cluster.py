@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.runners.flink import cluster as flink_cluster
-from llmdo.runners.flink.cluster import find_libraries, running_cluster
 from llmdo.runners.flink.jar import FlinkError
 from tests.runners.prism.test_runner import alive, gone
+from tests.servers import flink as flink_server
+from tests.servers.flink import find_libraries, running_cluster
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def distribution(path: Path, names: list[str]) -> Path:
@@ -53,7 +53,7 @@ def test_flink_is_fetched_once_and_only_its_libraries_are_kept(tmp_path: Path, p
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert "--require-hashes" in call.split()
     assert (tmp_path / "requirements").read_text() == (
-        f"apache-flink-libraries==1.19.0 --hash=sha256:{flink_cluster.FLINK_SHA256}\n"
+        f"apache-flink-libraries==1.19.0 --hash=sha256:{flink_server.FLINK_SHA256}\n"
     )
     assert sorted(path.name for path in first.parent.iterdir()) == ["lib", "lock"]
 
@@ -64,7 +64,7 @@ def test_a_fetch_that_fails_is_said_and_leaves_nothing(tmp_path: Path, pip: Path
         FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*No matching distribution found\): check"
     ):
         find_libraries()
-    assert [path.name for path in (flink_cluster.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
+    assert [path.name for path in (flink_server.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 
 
 def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
     distribution(tmp_path / "apache-flink-libraries-1.19.0.tar.gz", ["deps/lib/flink-dist-1.19.0.jar", "setup.py"])
     with pytest.raises(FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*Got +[0-9a-f]{64}\)"):
         find_libraries()
-    assert [path.name for path in (flink_cluster.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
+    assert [path.name for path in (flink_server.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_cluster_has_its_slots_loses_those_of_a_dead_machine_and_leaves_nothin
     assert not folder.exists()
 
 
-def wait_for_slots(cluster: flink_cluster.LocalCluster, slots: int) -> None:
+def wait_for_slots(cluster: flink_server.LocalCluster, slots: int) -> None:
     end = time.monotonic() + 120
     while cluster.free_slots() != slots:
         assert time.monotonic() < end
@@ -108,7 +108,7 @@ def wait_for_slots(cluster: flink_cluster.LocalCluster, slots: int) -> None:
 @pytest.mark.slow
 @pytest.mark.flink
 def test_the_command_keeps_a_cluster_up_until_ctrl_c() -> None:
-    command = [sys.executable, "-m", "llmdo.runners.flink.cluster"]
+    command = [sys.executable, "-m", "tests.servers.flink"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stdout is not None
         assert "serves at http://127.0.0.1:" in child.stdout.readline()

@@ -1,7 +1,7 @@
 """A real Flink cluster on this machine, with the pool of its Python workers: for development and tests.
 
-``python -m llmdo.runners.flink.cluster`` keeps one up until Ctrl-C. Flink comes from PyPI: apache-flink-libraries is
-its distribution without the shell scripts.
+``python -m tests.servers.flink`` keeps one up until Ctrl-C. Flink comes from PyPI: apache-flink-libraries is its
+distribution without the shell scripts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,7 @@ from llmdo.runners.servers import Endpoint, running_server
 from llmdo.runners.temporary import temporary_folder
 from llmdo.runners.tools import ToolError, one_at_a_time, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from tests.servers.serving import free_port
 
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"
@@ -174,21 +174,14 @@ def running_cluster(task_managers: int = 2, slots: int = 2) -> Iterator[LocalClu
         yield cluster
 
 
-def free_port() -> int:
-    """A port that nobody listened at a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> int:
     """Keeps a cluster up until it is interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background commands ignore the first one
         signal.signal(number, signal.default_int_handler)
     try:
         with running_cluster() as cluster:
-            print(f"Flink {FLINK} serves at {cluster.url}, 2 TaskManagers, 4 slots; Ctrl-C stops it. Use it with:")  # noqa: T201  the command's output
-            print(  # noqa: T201
+            print(f"Flink {FLINK} serves at {cluster.url}, 2 TaskManagers, 4 slots; Ctrl-C stops it. Use it with:")
+            print(
                 f"  llmdo run … --runner flink --flink-master {cluster.master} --environment-config {cluster.pool} "
                 "--parallelism 4",
                 flush=True,
@@ -197,7 +190,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 0
     except ToolError as error:
-        print(error, file=sys.stderr)  # noqa: T201  the command's complaint
+        print(error, file=sys.stderr)
         return 1
     return 0
 
