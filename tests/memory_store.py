@@ -78,6 +78,9 @@ class MemoryStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return (self.stat(key) for key in sorted(self._objects) if key.startswith(prefix))
 
+    def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
+        return [[*self.list(prefix)] for prefix in prefixes]
+
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         return ((info.key, info.etag) for info in self.list(prefix))
 

@@ -7,7 +7,7 @@ both ways.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -27,7 +27,7 @@ _COMMON = frozenset(
 )
 _OF_WRITE = frozenset({"content-type", "if-none-match"})
 _OF_READ = frozenset({"if-match", "range"})
-_OF_LISTING = frozenset({"list-type", "prefix", "encoding-type"})
+_OF_LISTING = frozenset({"list-type", "prefix", "encoding-type", "start-after", "max-keys"})
 _METADATA = re.compile(r"x-amz-meta-[a-z0-9\-_.]+")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -94,13 +94,16 @@ class Plain:
         if not query.keys() <= _OF_LISTING or query.get("list-type") != ["2"]:
             return None
         prefix, encoding = query.get("prefix", [""])[0], query.get("encoding-type", [""])[0]
+        after, most = query.get("start-after", [""])[0], query.get("max-keys", [str(_PAGE)])[0]
+        if not (most.isascii() and most.isdigit() and 0 < int(most) <= _PAGE):
+            return None
         names, keys = self._names[bucket], self._backend.buckets[bucket].keys
         found: list[FakeKey] = []
-        for name in islice(names, bisect_left(names, prefix), None):
+        for name in islice(names, max(bisect_left(names, prefix), bisect_right(names, after)), None):
             if not name.startswith(prefix):
                 break
             found.append(keys[name])
-            if len(found) > _PAGE:
+            if len(found) > int(most):
                 return None
         contents = "".join(
             f"<Contents><Key>{escape(key.safe_name(encoding))}</Key><LastModified>{key.last_modified_ISO8601}"
@@ -112,8 +115,10 @@ class Plain:
         body = (
             '<?xml version="1.0" encoding="utf-8"?>\n'
             '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>false</IsTruncated>'
-            f"{contents}<Name>{bucket}</Name><Prefix>{escape(shown)}</Prefix><MaxKeys>{_PAGE}</MaxKeys>"
+            f"{contents}<Name>{bucket}</Name><Prefix>{escape(shown)}</Prefix><MaxKeys>{int(most)}</MaxKeys>"
             + (f"<EncodingType>{encoding}</EncodingType>" if encoding else "")
-            + f"<KeyCount>{len(found)}</KeyCount></ListBucketResult>"
+            + f"<KeyCount>{len(found)}</KeyCount>"
+            + (f"<StartAfter>{escape(after)}</StartAfter>" if after else "")
+            + "</ListBucketResult>"
         )
         return 200, {"Content-Type": XML}, body.encode()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from llmdo.storage.output.folders import list_folder
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.manifests import counted_shards, list_folder
+from llmdo.storage.output.manifests import counted_shards
 from llmdo.transforms.elements import Written
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.lines.reading import NO_END

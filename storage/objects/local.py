@@ -158,6 +158,10 @@ class LocalStore:
                 if stat.S_ISREG(status.st_mode):  # no pipe, no link to a folder
                     yield _info(key, status)
 
+    def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
+        """See ObjectStore; a folder costs the same by itself."""
+        return [None] * len(prefixes)
+
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """See ObjectStore; a link to a folder may be among them. All etags are ""."""
         return ((key, "") for key, _ in self._entries(prefix))

@@ -6,11 +6,14 @@ import random
 import re
 import time
 from base64 import b64encode
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from hashlib import md5
+from itertools import islice, takewhile
+from posixpath import commonprefix
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
@@ -33,6 +36,9 @@ from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
 _BODY_TRIES = 6  # in a row without reading a byte
 _BROKEN = (HTTPError, OSError)  # what reading a body raises when the connection breaks
 _METADATA = "x-amz-meta-"
+# How many keys a page that is to show several prefixes may have for each of them, and at most: a new file has none, and
+# one that is done and lies between them two.
+_NEIGHBOURS, _MOST_KEYS = 8, 1000
 _FOR_XML = re.compile(r"[^\x00-\x1f\ud800-\udfff\ufffe\uffff]*")
 _LISTING, _DELETION = holds("ListBucketResult"), holds("DeleteResult")
 
@@ -187,14 +193,34 @@ class R2Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
-        while True:
-            with r2_errors(self._where(prefix)):
-                found, following = _page(self._client.call(_LISTING, "GET", self._bucket, None, query))
+        following, more = "", dict[str, str]()
+        while following or not more:
+            found, following = self._page(prefix, more)
             yield from found
-            if not following:
-                return
-            query["continuation-token"] = following
+            more = {"continuation-token": following}
+
+    def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
+        """See ObjectStore. One page from the first prefix on; a short one, since others may lie between."""
+        near = [prefix for prefix in prefixes if prefix.isascii()]  # for these the order of keys is beyond doubt
+        if not near:
+            return [None] * len(prefixes)
+        most = _MOST_KEYS if len(near) == 1 else min(len(near) * _NEIGHBOURS, _MOST_KEYS)
+        limits = {"start-after": min(near)[:-1], "max-keys": str(most)}
+        page, following = self._page(commonprefix(near), limits)
+        keys = [info.key for info in page]
+        end = "".join(keys[-1:]) if following else None  # all that comes before this key is there
+
+        def below(prefix: str) -> Sequence[ObjectInfo] | None:
+            if prefix not in near or (end is not None and (end < prefix or end.startswith(prefix))):
+                return None
+            return [*takewhile(lambda info: info.key.startswith(prefix), islice(page, bisect_left(keys, prefix), None))]
+
+        return [below(prefix) for prefix in prefixes]
+
+    def _page(self, prefix: str, more: Mapping[str, str]) -> tuple[Sequence[ObjectInfo], str]:
+        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url", **more}
+        with r2_errors(self._where(prefix)):
+            return _page(self._client.call(_LISTING, "GET", self._bucket, None, query))
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """See ObjectStore."""

@@ -75,6 +75,12 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object whose key starts with ``prefix``, in the order of keys, page by page."""
 
+    def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
+        """What ``list`` finds for each of several prefixes, with at most one operation.
+
+        None for those that it cannot show whole: list them one by one.
+        """
+
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """The keys that ``list`` finds, with their etags, or "" if the store would have to look at each object."""
 

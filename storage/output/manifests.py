@@ -234,26 +234,6 @@ def _tile(place: Mapping[str, Any]) -> tuple[int, int]:
     return start, start + int(place["length"])
 
 
-@dataclass(frozen=True, slots=True)
-class FolderListing:
-    """What is directly in a file's folder: objects with a shard's name, and whether there is a manifest."""
-
-    shards: tuple[ObjectInfo, ...]
-    manifest: bool
-
-
-def list_folder(store: ObjectStore, folder: str) -> FolderListing:
-    """One listing. Below the folder may be another file's, whose key is this file's key and more."""
-    shards, manifest = [], False
-    for info in store.list(folder):
-        name = info.key.removeprefix(folder)
-        if name == MANIFEST_NAME:
-            manifest = True
-        elif "/" not in name and counts_as_output(name):
-            shards.append(info)
-    return FolderListing(tuple(shards), manifest)
-
-
 def counted_shards(store: ObjectStore, shards: Iterable[ObjectInfo]) -> tuple[list[ShardRecord], list[str]]:
     """Those of a folder's shards that may count, by first line: they are readable and do not overlap.
 

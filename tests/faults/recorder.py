@@ -174,6 +174,9 @@ class RecordedStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return (replace(self.stat(info.key), metadata={}) for info in self.inner.list(prefix))
 
+    def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
+        return [[*self.list(prefix)] for prefix in prefixes]
+
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         return self.inner.versions(prefix)
 

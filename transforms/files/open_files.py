@@ -15,16 +15,10 @@ from pydantic_core import to_json
 from llmdo.storage.errors import AccessDenied, BucketNotFound, InvalidLocation, ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.versions import current_version
+from llmdo.storage.output.folders import FolderListing, FolderListings
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.jobs import Claim, JobRecord, Jobs, record_name
-from llmdo.storage.output.manifests import (
-    FolderListing,
-    Manifest,
-    ShardRecord,
-    counted_shards,
-    list_folder,
-    read_manifest,
-)
+from llmdo.storage.output.manifests import Manifest, ShardRecord, counted_shards, read_manifest
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
@@ -126,11 +120,12 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
             run.state.report_elsewhere(file, other)
         return Opening()
     try:
-        listed = list_folder(run.store, folder_of(run.output, file))
+        listings = run.state.shared(FolderListings, lambda: FolderListings(run.store), run.output.store_url)
+        listed = listings.of(folder_of(run.output, file))
         if listed.manifest:
             if done := _done_meanwhile(run, file, max_line_bytes):
                 return done
-            listed = list_folder(run.store, folder_of(run.output, file))
+            listed = listings.of(folder_of(run.output, file))
         file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
         return Opening(tuple(_claimed(run, claim, file, listed)))
     except CannotOpen as error:

@@ -470,6 +470,38 @@ def test_a_listing_goes_over_all_pages(store, server):
     assert len(calls(server, "GET")) == 2
 
 
+def test_folders_that_are_near_take_one_short_page_which_is_believed_only_as_far_as_it_goes(store, server):
+    folders = [f"out/in/{number:03d}.jsonl/" for number in range(12)]
+    for folder in folders[1:10:2]:
+        store.put(f"{folder}shard-1", b"")
+    server.reset()
+    found = store.list_near(folders[1:11])
+    [page] = server.seen
+    assert {"max-keys=80", "prefix=out%2Fin%2F0", "start-after=out%2Fin%2F001.jsonl"} < {
+        *page.path.split("?")[1].split("&")
+    }
+    shown = [[*store.list(folder)] for folder in folders[1:11]]
+    assert found == shown
+    assert [len(infos) for infos in shown] == [1, 0] * 5
+
+    for number in range(40):  # one that fills the rest of the page, and reaches over its end
+        store.put(f"{folders[5]}shard-{number:02d}", b"")
+    some = [folders[0], *folders[4:8]]
+    server.reset()
+    found = store.list_near(some)
+    assert len(server.seen) == 1
+    assert found == [[], [], None, None, None]
+
+
+def test_a_folder_by_itself_is_shown_with_one_page_if_it_has_no_more(store, server):
+    for number in range(30):
+        store.put(f"one/{number:02d}", b"")
+    server.reset()
+    [found] = store.list_near(["one/"])
+    assert len(server.seen) == 1
+    assert [*found] == [*store.list("one/")]
+
+
 def test_an_upload_goes_in_equal_parts_and_shows_at_its_end(store, server):
     body = BODY * 7  # 21 MiB
     upload = store.upload("big", "text/plain")

@@ -105,6 +105,22 @@ def test_a_listing_is_every_key_with_the_prefix_in_order(either):
         assert all(etag in ("", etags[key]) for key, etag in shown)
 
 
+def test_folders_that_are_near_are_shown_as_they_are_listed_or_not_at_all(either):
+    for key in ["in/a/1", "in/a/2", "in/a/b/3", "in/a0", "in/b", "in/b/", "in/b/1", "in/c/1", "in/ü/1", "other/1"]:
+        if not (key.endswith("/") or key in ("in/b",)) or either.keeps_metadata:  # a disk has no such names
+            either.put(key, key.encode())
+    for prefixes in (
+        ["in/a/", "in/b/", "in/none/"],
+        ["in/c/", "in/a/", "in/ü/"],
+        ["in/b/"],
+        ["in/ü/"],
+        ["none/", "in/b/", "other/"],
+        ["in/a/", "in/a/b/", "in/a/"],
+    ):
+        for prefix, shown in zip(prefixes, either.list_near(prefixes), strict=True):
+            assert shown is None or list(shown) == list(either.list(prefix))
+
+
 @pytest.mark.parametrize(
     ("start", "stop"), [(0, None), (0, 3), (2, 5), (4, None), (9, 99), (10, None), (12, 20), (5, 5)]
 )

@@ -12,6 +12,7 @@ from llmdo.storage.errors import AlreadyExists
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import ObjectInfo
 from llmdo.storage.output.costs import Cost, total, unknown
+from llmdo.storage.output.folders import list_folder
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import (
     MANIFEST_NAME,
@@ -23,7 +24,6 @@ from llmdo.storage.output.manifests import (
     ShardRecord,
     counted_shards,
     file_folder,
-    list_folder,
     put_shard,
     read_manifest,
     read_shard,

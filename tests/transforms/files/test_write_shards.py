@@ -18,8 +18,9 @@ from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.prism.runner import prism_arguments, running_prism
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
+from llmdo.storage.output.folders import list_folder
 from llmdo.storage.output.intervals import Intervals
-from llmdo.storage.output.manifests import ShardRecord, counted_shards, list_folder
+from llmdo.storage.output.manifests import ShardRecord, counted_shards
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Leftovers, Stale
 from llmdo.transforms.files import write_shards
 from llmdo.transforms.files.batching import Batching

@@ -18,7 +18,7 @@ from llmdo.backends.responses import ChatResponse, EmbedResponse
 from llmdo.backends.usage import Usage
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.manifests import list_folder
+from llmdo.storage.output.folders import list_folder
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, Idle, OpenFile, Stale, StretchRead
 from llmdo.transforms.files.batching import Batching
