@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from llmdo.runners.temporary import temporary_folder
-from llmdo.runners.tools import ToolError
+from llmdo.settings.tools import ToolError
 
 _log = logging.getLogger(__name__)
 

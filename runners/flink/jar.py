@@ -15,8 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from llmdo.runners.flink import loopback_agent
-from llmdo.runners.tools import ToolError, find_or_make, given_path, print_path, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from llmdo.settings.tools import ToolError, find_or_make, given_path, print_path, run_tool, say, succeed, workshop
 
 JAR_VARIABLE = "LLMDO_FLINK_JAR"
 # The version that a job server is built for here.

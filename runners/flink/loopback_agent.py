@@ -11,8 +11,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from llmdo.runners.tools import ToolError, find_or_make, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from llmdo.settings.tools import ToolError, find_or_make, say, succeed, workshop
 
 VERSION = "4.0.25"
 AGENT_SHA256 = "8739e25888ec1a79e81fc193889546933c2d22beb84a421b2151397981c63898"

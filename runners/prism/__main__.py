@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 from llmdo.runners.prism.binary import find_prism
-from llmdo.runners.tools import print_path
+from llmdo.settings.tools import print_path
 
 if __name__ == "__main__":
     sys.exit(print_path(partial(find_prism, None)))

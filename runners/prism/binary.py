@@ -15,8 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 from apache_beam.version import __version__ as beam_version
 
-from llmdo.runners.tools import ToolError, find_or_make, given_path, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from llmdo.settings.tools import ToolError, find_or_make, given_path, run_tool, say, succeed, workshop
 
 PRISM_VARIABLE = "LLMDO_PRISM"
 GO_MODULE = f"github.com/apache/beam/sdks/v2@v{beam_version}"

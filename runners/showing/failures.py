@@ -6,8 +6,8 @@ from llmdo.backends.errors import ModelError
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.limits import until_text
 from llmdo.runners.showing.summary import EXIT_FAILED, EXIT_USAGE
-from llmdo.runners.tools import ToolError
 from llmdo.settings.environment import MissingSettings
+from llmdo.settings.tools import ToolError
 from llmdo.storage.errors import BucketNotFound, StorageError
 
 

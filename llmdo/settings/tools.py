@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from rich.console import Console
 
 from llmdo.settings.environment import whole_path
 from llmdo.settings.private import lock
@@ -92,11 +91,12 @@ def one_at_a_time(cache: Path) -> Iterator[None]:
 
 
 def succeed(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None) -> None:
-    """Runs a command. Raises ToolError with the last line of its output."""
+    """Runs a command. Raises ToolError with pip's first error in its output, else with the last line of that."""
     done = run_tool(command, _BUILD_TIMEOUT, environment, folder)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise ToolError(f"{Path(command[0]).name} failed: {said[-1]}")
+        reason = next((line for line in said if line.startswith("ERROR")), said[-1])
+        raise ToolError(f"{Path(command[0]).name} failed: {reason}")
 
 
 def run_tool(
@@ -132,4 +132,4 @@ def print_path(find: Callable[[], Path]) -> int:
 
 def say(text: str) -> None:
     """Prints to stderr what takes long, or failed."""
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
+    print(text, file=sys.stderr)  # noqa: T201
