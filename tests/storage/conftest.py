@@ -58,8 +58,8 @@ class Server:
     def reset(self):
         self.seen: list[Seen] = []
         self.answers: deque[tuple[int, str]] = deque()  # status and body of the next replies, instead of R2's
-        self.lose_replies = 0  # so many next requests are carried out, and no reply comes
-        self.cuts: deque[int] = deque()  # the bodies of the next GETs end after so many bytes
+        self.lose_replies = 0  # the number of next requests that are carried out without a reply
+        self.cuts: deque[int] = deque()  # after how many bytes the bodies of the next GETs end
         self.at_cut = lambda: None
 
     def refuse(self, status, code, times=1, message="as the test wants"):

@@ -1,4 +1,4 @@
-"""Processes of one run: each is heard by itself, tells what it has done, and ends when it is told to."""
+"""Processes of one run: each has its heartbeat, reports what it has done, and stops when asked to."""
 
 from __future__ import annotations
 

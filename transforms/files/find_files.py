@@ -37,8 +37,8 @@ _EMPTY_PULLS = 2
 class FindFiles(beam.PTransform):
     """Emits a Notice for each file to answer, beginning with those that an earlier run left unfinished.
 
-    Reads a queue until it is empty, or lists once. Messages that are no object-created event, or about an object that
-    is not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
+    Reads a queue until it is empty, or lists once. Messages that are not about a created object, or about one that is
+    not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
 
     Args:
         retried: the runner begins by itself again what failed, and that is an attempt of its own.

@@ -21,7 +21,7 @@ def has_readable(store: ObjectStore, folder: str, manifest: Manifest, max_line_b
 def reopen(store: ObjectStore, folder: str, max_line_bytes: int) -> None:
     """Takes such rows and the manifest away, so that these lines are a gap that the file's run fills.
 
-    The job record must be there: a run that dies here is gone on with, whatever it has removed. Raises StorageError.
+    The job record must be there: a run that dies here is resumed, whatever it has removed. Raises StorageError.
     """
     manifest = read_manifest(store, folder)
     if manifest is None:

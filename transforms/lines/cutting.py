@@ -50,7 +50,7 @@ def cut(file: FileVersion, chunks: Iterable[bytes], start: int, stop: int, limit
     """Yields the tiles that begin in [start, stop) of a byte stream that begins, with a line, at ``start``.
 
     Takes no more chunks than the last of these lines needs. Each list is one block's tiles, in order, never empty.
-    A tile has its line ending, "\\n" or "\\r\\n", which is no part of the data; nor is a BOM at offset 0. Data longer
+    A tile has its line ending, "\\n" or "\\r\\n", which is not part of the data; nor is a BOM at offset 0. Data longer
     than ``limit`` bytes comes as TooLong, never in memory whole; only spaces, tabs and CR come as Blank.
     """
     at, pending, dropped = start, b"", 0  # where the unfinished line begins, its bytes, or how many were thrown away

@@ -82,7 +82,7 @@ class Planned:
 
 
 def plan(element: Opened, reading: Reading) -> Iterator[Planned]:
-    """The ranges of a file, or what is no file as it is."""
+    """The ranges of a file; any other element as it is."""
     for part in one_gap_each(element):
         if isinstance(part, KnownShard | Leftovers) or unread(part, reading) is not None:
             yield Planned(part)

@@ -47,7 +47,7 @@ def sent(name: str, conversation: str, at: float, text: str) -> Event:
 
 
 def messages(conversations: int, each: int, seed: int = 1) -> list[Event]:
-    """So many in each conversation, interleaved, of different lengths."""
+    """``each`` messages in every conversation, interleaved, of different lengths."""
     rng = random.Random(seed)
     return [
         sent(f"c{c}-m{n}", f"c{c}", 1_000 + 60 * n + c / 100, f"text of c{c}-m{n}" + " word" * rng.randrange(30))

@@ -20,7 +20,7 @@ from llmdo.runners.flink.jar import (
     flink_version_of,
     java,
 )
-from llmdo.runners.tools import ToolError, print_path
+from llmdo.settings.tools import ToolError, print_path
 
 DRIVER = "org/apache/beam/runners/flink/FlinkJobServerDriver.class"
 PROPERTIES = "org/apache/beam/sdk/sdk.properties"

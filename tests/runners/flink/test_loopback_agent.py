@@ -59,7 +59,7 @@ def test_the_one_beside_the_job_server_comes_before_the_cache(tmp_path: Path) ->
 
 
 def fake_maven(tmp_path: Path, content: str) -> None:
-    """``mvn …:copy`` that writes this content to where it is told to, and counts its calls."""
+    """``mvn …:copy`` that writes this content to the given place, and counts its calls."""
     script(
         tmp_path / "bin" / "mvn",
         f'echo "$*" >> {tmp_path}/calls\nfor last; do :; done\nprintf "{content}" > "${{last#*=}}/{AGENT_JAR}"',

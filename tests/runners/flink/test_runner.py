@@ -39,7 +39,7 @@ def plan(cluster: Cluster | None, environment: Any = "LOOPBACK", config: str | N
 
 
 def told(given: JsonlOptions, how: FlinkPlan) -> dict[str, Any]:
-    """What the pipeline's options say, by name; those that are not set are left away."""
+    """What the pipeline's options say, by name; without those that are not set."""
     parsed = PipelineOptions(flink_arguments(given, how, ENDPOINT, "llmdo-out-1"))
     return {name: value for name, value in parsed.get_all_options().items() if value not in (None, [])}
 

@@ -21,7 +21,7 @@ from llmdo.runners.prism.binary import (
     find_prism,
     is_closed,
 )
-from llmdo.runners.tools import ToolError
+from llmdo.settings.tools import ToolError
 
 # Answers --help as Prism does; it serves nothing.
 FAKE_PRISM = "#!/bin/sh\necho 'Usage of prism: -job_port int -serve_http -log_kind string'\n"

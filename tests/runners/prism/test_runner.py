@@ -21,7 +21,7 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import portable, servers
 from llmdo.runners.prism.runner import launch, prism_arguments, running_prism
 from llmdo.runners.servers import ServerDied
-from llmdo.runners.tools import ToolError
+from llmdo.settings.tools import ToolError
 
 ROOT = Path(__file__).parents[3]
 # Beam's own threads lose their connections when Prism dies, and say so, some of them later.

@@ -61,7 +61,7 @@ def answer(name, conversation="c", failed=False):
 
 @pytest.fixture
 def log(tmp_path):
-    """Two conversations, one with a name that is no folder's; the last message waits."""
+    """Two conversations, one with a name that no folder can have; the last message waits."""
     log = ChatLog(LocalStore(tmp_path / "out"), "")
     for one in (message("m2", created=2.0), message("m1"), message("n", "z/ü"), message("m3", created=3.0)):
         log.add(one)

@@ -76,7 +76,7 @@ class World:
 
 
 class Run:
-    """Takes its time by the fake clock; told to stop, it ends 2 s later with exit code 1, as a drained run does."""
+    """Takes its time by the fake clock; asked to stop, it ends 2 s later with exit code 1, as a drained run does."""
 
     def __init__(self, world):
         self.world = world

@@ -11,7 +11,7 @@ SOON = 60.0  # seconds until a test gives up waiting
 
 
 class Queue:
-    """Stands for QueueClient.push_many: the sizes of calls and their times; fails as often as it is told to."""
+    """Stands for QueueClient.push_many: the sizes of calls and their times; fails as often as the test says."""
 
     def __init__(self, *errors):
         self.errors = list(errors)

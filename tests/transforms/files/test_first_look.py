@@ -120,7 +120,7 @@ RIGHT = {
     "a line as a cell among others": (b'"{""prompt"": 1}"\n{"prompt": "a"}\n', "a.jsonl"),
     "lists in lines": (b'["a", "b"]\n["c", "d"]\n', "a.jsonl"),
     "an array among objects": (b'[1, 2]\n{"prompt": "a"}\n', "a.jsonl"),
-    "prose": (b"Dear all,\nthis is no table\n", "a.jsonl"),
+    "prose": (b"Dear all,\nthis is not a table\n", "a.jsonl"),
     "gzip": (gzip.compress(JSONL.encode() * 10_000), "a.jsonl.gz"),
     "damaged gzip": (gzip.compress(JSONL.encode())[:-9], "a.jsonl.gz"),
     "zstd with a skippable frame": (SKIPPABLE + zstandard.compress(JSONL.encode()), "a.jsonl.zst"),

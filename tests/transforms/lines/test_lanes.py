@@ -109,7 +109,7 @@ def test_a_small_range_behind_a_large_one_is_begun_when_the_turn_ends(clock: Clo
     assert turn.rest() == 0.0  # the large one is deferred, and may be in front again
     assert turn.wait(fresh=False) == 0.0
     assert turn.wait(fresh=True, small=True) is None
-    clock.now += T / 4  # so many of them that the bundle would never end
+    clock.now += T / 4  # small ones keep coming: the bundle has to end all the same
     assert turn.wait(fresh=False, small=True) == 0.0
 
 

@@ -110,7 +110,7 @@ def test_parameters_by_openais_names_are_no_metadata():
     given = {"verbosity": "low", "service_tier": "flex", "reasoning_effort": "low", "prompt_cache_key": "k"}
     prompt = parse({"prompt": "x", **given, "store": "Berlin", "dimensions": "2 x 3 m"})
     assert prompt.request.parameters == {"max_tokens": 99, **given}
-    assert prompt.metadata == {"store": "Berlin", "dimensions": "2 x 3 m"}  # of a chat these are no parameters
+    assert prompt.metadata == {"store": "Berlin", "dimensions": "2 x 3 m"}  # chats do not have these parameters
 
 
 @pytest.mark.parametrize(
