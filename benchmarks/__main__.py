@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "infer": ("--rivals", "--rounds", "5"),
     "goodput": ("--seeds", "4"),
     "limits": (),
+    "shared_limit": (),
     "continuous": (),
     "chat": (),
     "flink": (),

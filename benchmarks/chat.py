@@ -21,7 +21,6 @@ import json
 import math
 import os
 import random
-import resource
 import subprocess
 import tempfile
 import threading
@@ -36,9 +35,11 @@ from typing import Any
 import httpx
 
 from benchmarks import continuous
-from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.read_lines import PROMPT
+from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
+from benchmarks.ways.measuring import children_cpu_s
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import RESPONSE
@@ -99,7 +100,7 @@ class Queues:
 
 def _made(name: str) -> QueueClient:
     account = cloudflare_account()
-    with httpx.Client(headers={"Authorization": f"Bearer {account.token}"}, trust_env=False) as api:
+    with httpx.Client(headers={"Authorization": f"Bearer {account.token}"}, trust_env=False, timeout=60) as api:
         made = api.post(f"{account.url}/queues", json={"queue_name": name}).raise_for_status().json()["result"]
         consumer = {"type": "http_pull", "dead_letter_queue": f"{name}-dead"}
         api.post(f"{account.url}/queues/{made['queue_id']}/consumers", json=consumer).raise_for_status()
@@ -134,7 +135,7 @@ def wait_for(done: Callable[[], bool], queues: Queues, process: subprocess.Popen
 
 def delay(scale: Scale) -> dict[str, Any]:
     """20 messages a second."""
-    queues, log, pushed = Queues("delay"), f"{continuous.BUCKET}/chat/", dict[str, float]()
+    queues, log, pushed = Queues("delay"), f"{BUCKET}/chat/", dict[str, float]()
     with fake_endpoint(scale.latency_s) as url, answering(scale, url, queues, log) as process:
         sender = threading.Thread(target=send, args=(scale, queues.events, pushed))
         begin = time.monotonic()
@@ -189,13 +190,13 @@ def _full(scale: Scale, log: str) -> dict[str, Any]:
     queues = Queues("full")
     names = [(f"c{c}-m{n}", f"c{c}") for n in range(scale.each) for c in range(scale.conversations)]
     with fake_endpoint(scale.latency_s) as url:
-        cpu = cpu_s()
+        cpu = children_cpu_s()
         with answering(scale, url, queues, log) as process:
             take_spans(url)
             queues.events.push_many(sent(*name) for name in names)
             wait_for(lambda: len(queues.arrived) == len(names) + 1, queues, process)
         spans = take_spans(url)
-        cpu = cpu_s() - cpu
+        cpu = children_cpu_s() - cpu
     return {
         "conversations": scale.conversations,
         "calls": len(spans),
@@ -203,12 +204,6 @@ def _full(scale: Scale, log: str) -> dict[str, Any]:
         "from_the_start": round(continuous.share(spans, scale.conversations, max(begin for begin, _ in spans)), 3),
         "cpu_ms_per_call": round(1000 * cpu / len(spans), 1),
     }
-
-
-def cpu_s() -> float:
-    """CPU seconds of the child processes that have ended, and of their children: llmdo and its Prism."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def in_the_middle(spans: Sequence[Span], scale: Scale) -> dict[str, float]:
@@ -233,7 +228,7 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
     results = []
     for name, measure in PARTS.items():
         if only in (None, name):
-            with continuous.local_cloudflare():
+            with local_cloudflare():
                 row = {"benchmark": "chat", "part": name, "latency_s": scale.latency_s} | measure(scale)
             print(json.dumps(row), flush=True)
             results.append(row)

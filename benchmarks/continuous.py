@@ -22,8 +22,6 @@ import json
 import math
 import os
 import random
-import resource
-import shlex
 import signal
 import subprocess
 import sys
@@ -37,16 +35,16 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.read_lines import PROMPT, write_prompts
+from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
+from benchmarks.ways.measuring import MODEL, children_cpu_s
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 SIGMA = 1.0
 CHECKPOINT_MEANS = 15  # llmdo.pipelines.options.PRISM_CHECKPOINT, 30 s, for a model that takes 2 s
-MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
-BUCKET = "r2://llmdo"
 TIMEOUT_S = 900.0
 GOALS = {
     "direct: window in use, at the endpoint": Goal(0.97),
@@ -145,7 +143,7 @@ def direct(scale: Scale) -> dict[str, Any]:
     upload("direct/big.jsonl", scale.lines)  # no event is sent about this place
     output = f"{BUCKET}/output/direct/"
     with fake_endpoint(scale.mean, SIGMA) as url:
-        cpu = cpu_s()
+        cpu = children_cpu_s()
         with llmdo(scale, url, "run", "--input", f"{BUCKET}/direct/", "--output", output) as process:
             process.wait(TIMEOUT_S)
         return result_of("direct/", "direct/big.jsonl", take_spans(url), scale, cpu)
@@ -155,7 +153,7 @@ def prism(scale: Scale) -> dict[str, Any]:
     """``llmdo stream`` over the same file; meanwhile, one-line files, each timed until its manifest exists."""
     chance, sent, settled = random.Random(1), dict[str, float](), dict[str, float]()
     with fake_endpoint(scale.mean, SIGMA) as url:
-        cpu = cpu_s()
+        cpu = children_cpu_s()
         with stream(scale, url, "prism/") as process:
             upload("input/prism/big.jsonl", scale.lines)
             wait_for(lambda: listed("prism/", "big.jsonl", ".jsonl"), process, 0.1)
@@ -237,7 +235,7 @@ def result_of(place: str, key: str, spans: Sequence[Span], scale: Scale, cpu_bef
     (manifest,) = (i.key for i in store.list(f"output/{place}llmdo/{key}/") if i.key.endswith(MANIFEST_NAME))
     answered = Manifest.model_validate_json(store.read(manifest)[0]).answered
     assert answered == scale.lines, answered
-    cpu_ms = 1000 * (cpu_s() - cpu_before) / len(spans)
+    cpu_ms = 1000 * (children_cpu_s() - cpu_before) / len(spans)
     more = {"in_flight": round(in_flight(spans, scale.window), 3), "cpu_ms_per_call": round(cpu_ms, 2)}
     return window_used(spans, scale.window) | more
 
@@ -251,12 +249,6 @@ def in_flight(spans: Sequence[Span], window: int) -> float:
 def samples() -> Path:
     """What ``benchmarks.ways.launch`` writes."""
     return Path(os.environ["XDG_STATE_HOME"]) / "samples.json"
-
-
-def cpu_s() -> float:
-    """CPU seconds of the child processes that have ended, and of their children: llmdo and its Prism."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 PARTS: dict[str, Callable[[Scale], dict[str, Any]]] = {"limit": limit, "direct": direct, "prism": prism, "idle": idle}
@@ -274,22 +266,6 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
                 results[name] = {"benchmark": "continuous", "part": name, "mean_s": scale.mean} | row
                 print(json.dumps(results[name]), flush=True)
     return list(results.values())
-
-
-@contextlib.contextmanager
-def local_cloudflare() -> Iterator[None]:
-    """R2 and a queue in a process of their own; the environment points to them."""
-    with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
-        command = [sys.executable, "-m", "llmdo", "local", "--data", folder, "--port", "0", "--model", "echo"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-            try:
-                env = Path(folder) / "env"
-                wait_for(env.exists, server, 0.1)
-                words = (word for word in shlex.split(env.read_text()) if "=" in word)
-                os.environ |= dict(word.split("=", 1) for word in words) | {"XDG_STATE_HOME": folder}
-                yield
-            finally:
-                server.terminate()
 
 
 def main() -> None:

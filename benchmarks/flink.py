@@ -25,9 +25,11 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks import continuous
-from benchmarks.continuous import BUCKET, MODEL, local_cloudflare, upload
-from benchmarks.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.continuous import upload
 from benchmarks.figures import Figure, Goal, command_line, report
+from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
+from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
+from benchmarks.ways.measuring import MODEL, children_cpu_s
 from tests.servers.flink import running_cluster
 
 LATENCY_S = 0.3
@@ -63,7 +65,7 @@ def window(scale: Scale) -> Iterator[dict[str, Any]]:
     yield {"part": "limit", "mean_s": scale.window.mean, **limit}
     upload("flink/window/big.jsonl", scale.window.lines)
     with fake_endpoint(scale.window.mean, continuous.SIGMA) as url:
-        cpu, begun = continuous.cpu_s(), time.monotonic()
+        cpu, begun = children_cpu_s(), time.monotonic()
         with continuous.llmdo(scale.window, url, *_places("window"), "--runner", "flink") as process:
             process.wait(continuous.TIMEOUT_S)
         spans = take_spans(url)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.infer [--quick] [--rivals] [--rounds 5] [--only WAY]
 
-An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers after 0.2 s, or after a log-normal time
-with that mean and sigma 1, or with 1,000 in flight after 1 s; the n-th call takes the same time for all. For each
+An endpoint in a process of its own (``benchmarks.servers.fake_endpoint``) answers after 0.2 s, or after a log-normal
+time with that mean and sigma 1, or with 1,000 in flight after 1 s; the n-th call takes the same time for all. For each
 latency and concurrency the ways take turns, each in a process of its own with an endpoint of its own, from the same
 file of prompts. With ``--rounds`` bare aiohttp and "llmdo run" are measured that often, the others once; the figures
 are medians. llmdo's ways make 5,000 calls (64 in flight) or 10,000, the others 2,000 (4,000 with 1,000 in flight). The
@@ -23,7 +23,7 @@ were on average, and the most calls that it saw in flight. A line before the oth
 admits when it answers at once, which must be far more than is measured. ``load`` is the machine's load average of the
 last minute; other work on the machine makes all figures worse.
 
-``--rivals`` adds other tools, which it installs below ``.cache/rivals`` (one may have to be compiled: 10 to 20
+``--rivals`` adds other tools, which it installs below ``~/.cache/llmdo/rivals`` (one may have to be compiled: 10 to 20
 minutes). They use the endpoint's OpenAI route, and reach nothing but this machine.
 """
 
@@ -46,17 +46,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fake_endpoint import Seen, Span, fake_endpoint, latencies, seen, take_spans
 from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.rivals.installing import CannotInstall, python_with
+from benchmarks.servers.fake_endpoint import Seen, Span, fake_endpoint, latencies, seen, take_spans
 from benchmarks.ways.contestants import LLMDO_RUN, RIVALS, WAYS, YARDSTICK, Way
-from benchmarks.ways.measuring import MEASURED, Used
+from benchmarks.ways.measuring import MEASURED, PROMPT, Used
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900.0
 WAVES = 4  # of calls, at least: the window is filled and emptied but once
 MARGIN = 3  # times what is measured must the endpoint admit
-PROMPT = "Classify the sentiment of review {} in one word: The delivery was late, but the product itself is great."
 
 
 # Of the table: title, field of the row, format.

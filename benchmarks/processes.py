@@ -31,13 +31,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.fake_endpoint import fake_endpoint, seen
 from benchmarks.figures import Figure, Goal, command_line, report
-from benchmarks.ways.measuring import MODEL
+from benchmarks.servers.fake_endpoint import account_at, fake_endpoint, seen
+from benchmarks.ways.measuring import MODEL, PROMPT
 from llmdo.storage.ledger.sqlite import SqliteLedger
 
 ROOT = Path(__file__).parents[1]
-PROMPT = "Classify the sentiment of review {} in one word: The delivery was late, but the product itself is great."
 WINDOW = 256
 LOOK_S = 0.05  # the last CPU time of a process may be missed by this much
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
@@ -76,8 +75,7 @@ def run(lines: int, processes: int, *, files: int = 1) -> Ran:
         for file, path in enumerate(inputs):
             prompts = (json.dumps({"prompt": PROMPT.format(i)}) + "\n" for i in range(file, lines, files))
             path.write_text("".join(prompts))
-        account = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "token", "CLOUDFLARE_BASE_URL": url}
-        own = {"PATH": os.environ["PATH"], "HOME": name, "no_proxy": "127.0.0.1", **account}
+        own = {"PATH": os.environ["PATH"], "HOME": name, "no_proxy": "127.0.0.1", **account_at(url)}
         command = [sys.executable, "-m", "llmdo", "run", *map(str, inputs), "--output", str(folder / "out")]
         command += ["--model", MODEL, "--concurrency", f"fixed:{WINDOW}", "--processes", str(processes), "--json"]
         begun = time.monotonic()

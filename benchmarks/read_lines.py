@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from benchmarks.figures import Figure, at_most, command_line, report
+from benchmarks.ways.measuring import peak_mb
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.elements import FileVersion, OpenFile
@@ -83,13 +83,12 @@ def run_reader(reader: str, path: Path) -> dict[str, Any]:
     root.run().wait_until_finish()
     seconds = time.perf_counter() - begun
     lines = int(counted.read_text())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return {
         "reader": reader,
         "lines": lines,
         "seconds": round(seconds, 3),
         "lines_per_second": round(lines / seconds),
-        "peak_rss_mb": round(peak),
+        "peak_rss_mb": round(peak_mb()),
     }
 
 

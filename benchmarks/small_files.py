@@ -11,8 +11,6 @@ configuration).
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
@@ -20,10 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
-import httpx
-
-from benchmarks.continuous import BUCKET, MODEL, local_cloudflare
 from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.servers.local_cloudflare import BUCKET, LocalCloudflare, local_cloudflare
+from benchmarks.ways.measuring import MODEL, children_cpu_s
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import manifest_folders
 
@@ -39,8 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     numbers, figures = [20] if arguments.quick else arguments.files or [500, 2_000], []
     for files, source in product(numbers, (arguments.source,) if arguments.source else SOURCES):
-        with local_cloudflare():
-            row = measure(files, source)
+        with local_cloudflare() as server:
+            row = measure(server, files, source)
         print(json.dumps(row), flush=True)
         name = f"{files:,} files, {source}"
         figures += [
@@ -51,7 +48,7 @@ def main() -> None:
     report("small_files", figures, GOALS, quick=arguments.quick)
 
 
-def measure(files: int, source: str) -> dict[str, Any]:
+def measure(server: LocalCloudflare, files: int, source: str) -> dict[str, Any]:
     """Uploads the files, runs ``llmdo`` once over all of them, and checks that each has its manifest."""
     folder = "input" if source == "queue" else "listed"  # no event is sent about the second one
     store = open_store(BUCKET)
@@ -59,12 +56,12 @@ def measure(files: int, source: str) -> dict[str, Any]:
         list(pool.map(lambda n: store.put(f"{folder}/{n:06d}.jsonl", b'{"prompt": "say %d"}\n' % n), range(files)))
     given = ("--input", f"{BUCKET}/{folder}/") if source == "listing" else ("--queue", "llmdo-input")
     output = f"{BUCKET}/output/"
-    stats("DELETE")
-    before, begun = cpu_s(), time.monotonic()
+    server.control("DELETE", "/_stats")
+    before, begun = children_cpu_s(), time.monotonic()
     run = [sys.executable, "-m", "llmdo", "run", *given, "--output", output, "--model", MODEL, "--concurrency", "64"]
     subprocess.run([*run, "--json"], check=True, stdout=subprocess.DEVNULL)
-    seconds, cpu = time.monotonic() - begun, cpu_s() - before
-    operations = stats("GET")["r2"]["by_operation"]
+    seconds, cpu = time.monotonic() - begun, children_cpu_s() - before
+    operations = server.control("GET", "/_stats")["r2"]["by_operation"]
     settled = sum(1 for _ in manifest_folders(store, "output/"))
     assert settled == files, f"{settled} of {files} files are done"
     return {
@@ -77,20 +74,6 @@ def measure(files: int, source: str) -> dict[str, Any]:
         "operations_per_file": round(sum(operations.values()) / files, 3),
         "cpu_ms": round(1000 * cpu / files, 2),
     }
-
-
-def stats(method: str) -> dict[str, Any]:
-    """What ``llmdo local`` has counted; DELETE begins anew."""
-    root = os.environ["CLOUDFLARE_BASE_URL"].removesuffix("/client/v4")
-    headers = {"Authorization": f"Bearer {os.environ['CLOUDFLARE_API_TOKEN']}"}
-    counted: dict[str, Any] = httpx.request(method, f"{root}/_stats", headers=headers).raise_for_status().json()
-    return counted
-
-
-def cpu_s() -> float:
-    """CPU seconds of the child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.fake_endpoint import fake_endpoint, take_spans
 from benchmarks.figures import Figure, at_most, command_line, report
-from benchmarks.ways.measuring import MODEL
+from benchmarks.servers.fake_endpoint import account_at, fake_endpoint, take_spans
+from benchmarks.ways.measuring import MODEL, children_cpu_s
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "What is the capital of France?"
@@ -46,8 +45,7 @@ def start_once(url: str) -> Start:
     with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
         prompts = Path(folder, "prompts.jsonl")
         prompts.write_text(json.dumps({"id": "1", "prompt": PROMPT}) + "\n")
-        account = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "token", "CLOUDFLARE_BASE_URL": url}
-        own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", **account}
+        own = {"PATH": os.environ["PATH"], "HOME": folder, "no_proxy": "127.0.0.1", **account_at(url)}
         command = ["-m", "llmdo", "run", str(prompts), "--output", str(Path(folder, "out")), "--model", MODEL, "--json"]
         begun = time.monotonic()
         whole, cpu = timed(command, own)
@@ -57,7 +55,7 @@ def start_once(url: str) -> Start:
 
 def timed(arguments: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
     """Wall and CPU seconds of this Python with these arguments. Raises CalledProcessError."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    before, begun = children_cpu_s(), time.monotonic()
     subprocess.run(
         [sys.executable, *arguments],
         check=True,
@@ -66,8 +64,7 @@ def timed(arguments: Sequence[str], environment: dict[str, str]) -> tuple[float,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    seconds, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - begun, children_cpu_s() - before
 
 
 def main() -> None:

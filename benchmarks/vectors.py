@@ -2,7 +2,7 @@
 
     python -m benchmarks.vectors [--quick] [--lines 20000] [--dimensions 4 1024] [--repeat 1]
 
-An endpoint in a process of its own (see ``benchmarks.fake_endpoint``) answers at once; ``llmdo run`` on the direct
+An endpoint in a process of its own (``benchmarks.servers.fake_endpoint``) answers at once; ``llmdo run`` on the direct
 runner reads a file of one text a line, 256 texts go into each call, 8 calls are in flight, and ledger, shards and
 manifest are written to a local folder. ``sends``: whether the endpoint packs its vectors when it is asked to (base64),
 or writes numbers whatever it is asked. ``options``: of the command; by default rows hold numbers, too.
@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.fake_endpoint import fake_endpoint, seen, take_spans
 from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.infer import NotMeasured, cpu_at, run_to_end
+from benchmarks.servers.fake_endpoint import fake_endpoint, seen, take_spans
 from benchmarks.ways.measuring import MEASURED, Used
 from benchmarks.ways.vectors import OPTIONS
 

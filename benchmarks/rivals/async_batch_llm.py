@@ -6,7 +6,7 @@ import asyncio
 
 from async_batch_llm import llm, process_prompts  # type: ignore[import-not-found]  # in a Python of its own
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import Task, run, stay_on_this_machine
 
 

@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import Task, run, stay_on_this_machine
 
 

@@ -1,4 +1,4 @@
-"""A virtual environment for each rival, in ``.cache/rivals``: their requirements conflict with ours."""
+"""A virtual environment for each rival, in the user's cache: their requirements conflict with ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / ".cache" / "rivals"
+from llmdo.settings.environment import cache_folder
+from llmdo.settings.private import make_folder
+
 _INSTALLED = "installed.txt"
 
 
@@ -22,10 +24,11 @@ def python_with(name: str, requirements: Sequence[str], variables: Mapping[str, 
 
     ``variables``: for building packages that have no wheel for this machine.
     """
-    home = FOLDER / name
+    folder = cache_folder() / "rivals"
+    home = folder / name
     python, installed, wanted = home / "bin" / "python", home / _INSTALLED, "\n".join(requirements)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / f"{name}.lock").open("w") as lock:
+    make_folder(folder)
+    with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another benchmark may be compiling it
         if installed.exists() and installed.read_text() == wanted:
             return python

@@ -7,7 +7,7 @@ import os
 import polars  # type: ignore[import-not-found]  # in a Python of its own
 from polar_llama import inference_async, string_to_message  # type: ignore[import-not-found]  # as above
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import Task, run
 
 

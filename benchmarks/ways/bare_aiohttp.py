@@ -6,7 +6,7 @@ import asyncio
 
 import aiohttp
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import MODEL, Task, native_body, run
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from benchmarks.servers.fake_endpoint import account_at
 from benchmarks.ways.measuring import MODEL, Task, run
 from llmdo.runners.cli import main as cli
 from llmdo.storage.objects.local import LocalStore
@@ -14,11 +15,7 @@ from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 def answer_file(task: Task) -> tuple[int, dict[str, Any]]:
     """Runs the command."""
-    os.environ |= {
-        "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
-        "CLOUDFLARE_API_TOKEN": "token",
-        "CLOUDFLARE_BASE_URL": task.url,
-    }
+    os.environ |= account_at(task.url)
     output = Path(task.folder, "output")
     command = [
         "run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queue import SimpleQueue
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import MODEL, Task, run
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done

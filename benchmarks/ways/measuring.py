@@ -18,6 +18,7 @@ from typing import Any
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 MEASURED = "measured.json"  # in the task's folder: what libraries print is theirs
 EVERY_S = 0.05
+PROMPT = "Classify the sentiment of review {} in one word: The delivery was late, but the product itself is great."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,7 @@ def run(way: Callable[[Task], int | tuple[int, dict[str, Any]]]) -> None:
     result = way(Task(url, int(concurrency), prompts, folder))
     cpu.append(_now())
     answered, more = result if isinstance(result, tuple) else (result, {})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    Path(folder, MEASURED).write_text(json.dumps(asdict(Used(answered, sorted(cpu), peak, more))))
+    Path(folder, MEASURED).write_text(json.dumps(asdict(Used(answered, sorted(cpu), peak_mb(), more))))
 
 
 def stay_on_this_machine() -> None:
@@ -84,9 +84,23 @@ def stay_on_this_machine() -> None:
     sys.addaudithook(hook)
 
 
+def children_cpu_s() -> float:
+    """CPU seconds of the child processes that have ended, and of their children."""
+    return _cpu_s(resource.RUSAGE_CHILDREN)
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _cpu_s(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
 def _now() -> tuple[float, float]:
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return time.monotonic(), sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return time.monotonic(), _cpu_s(resource.RUSAGE_SELF) + children_cpu_s()
 
 
 def _sample(cpu: list[tuple[float, float]]) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from benchmarks.fake_endpoint import TEXT
+from benchmarks.servers.fake_endpoint import TEXT
 from benchmarks.ways.measuring import MODEL, Task, native_body, run
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import continuous
-from benchmarks.fake_endpoint import fake_endpoint, take_spans
+from benchmarks.servers.fake_endpoint import fake_endpoint, take_spans
 from tests.benchmarks.printed import goals, measured
 
 pytestmark = pytest.mark.slow

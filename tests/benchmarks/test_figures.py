@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import chat, continuous, flink, goodput, infer, limits, vectors
+from benchmarks import chat, continuous, flink, goodput, infer, limits, shared_limit, vectors
 from benchmarks.figures import Figure, Goal, at_most, report
 from benchmarks.ways.contestants import LLMDO_RUN, YARDSTICK
 from tests.benchmarks.printed import goals
@@ -65,7 +65,7 @@ def test_each_benchmark_declares_goals_and_its_help_has_an_example(name, monkeyp
 
 def test_every_benchmark_is_run_by_make_bench():
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert modules - {"__main__", "figures", "fake_endpoint"} == bench.BENCHMARKS.keys()
+    assert modules - {"__main__", "figures"} == bench.BENCHMARKS.keys()
 
 
 def test_the_cheapest_benchmark_prints_its_goal():
@@ -104,7 +104,9 @@ def test_every_goal_of_the_others_has_a_figure_of_its_name():
                 for rate in limits.RATES
             ],
             [{"name": chance.name, "warm": 1.0, "refused": 0.05} for chance in limits.CHANCES],
-            [{"name": limits.LEARNING, "warm": 1.0, "refused": 0.0, "shares": [0.9, 1.1]}],
+        ),
+        shared_limit: shared_limit.figures(
+            [{"name": shared_limit.LEARNING, "answered": 1.0, "refused": 0.0, "shares": [0.9, 1.1]}]
         ),
         infer: infer.ratios(
             [

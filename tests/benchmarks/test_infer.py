@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from benchmarks import infer
-from benchmarks.fake_endpoint import TEXT, Seen, fake_endpoint, latencies, seen, take_spans
 from benchmarks.rivals import installing
+from benchmarks.servers.fake_endpoint import TEXT, Seen, fake_endpoint, latencies, seen, take_spans
 from benchmarks.ways import bare_aiohttp
 from benchmarks.ways.contestants import WAYS, YARDSTICK, Way
 from benchmarks.ways.measuring import Task, Used
@@ -97,7 +97,7 @@ def test_a_rival_that_cannot_be_installed_has_rows_that_say_why_and_is_not_tried
         if "pip" in command:
             raise installing.CannotInstall("ERROR: no compiler")
 
-    monkeypatch.setattr(installing, "FOLDER", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(installing, "_call", call)
     rival = Way("rival", "rivals.none", requirements=("rival==1",))
     rows = list(infer.rows((YARDSTICK, rival), [CELL, CELL], 1))
@@ -117,11 +117,11 @@ def test_a_rival_is_installed_once_for_the_same_requirements(monkeypatch, tmp_pa
         else:
             installed.append((command[-1], variables))
 
-    monkeypatch.setattr(installing, "FOLDER", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(installing, "_call", call)
     for version in ("1", "1", "2"):
         python = installing.python_with("rival", [f"rival=={version}"], {"LTO": "off"})
-        assert python == tmp_path / "rival" / "bin" / "python"
+        assert python == tmp_path / "llmdo" / "rivals" / "rival" / "bin" / "python"
     assert installed == [("rival==1", {"LTO": "off"}), ("rival==2", {"LTO": "off"})]
 
 
@@ -135,7 +135,7 @@ def test_two_benchmarks_at_once_install_a_rival_once(monkeypatch, tmp_path):
             time.sleep(0.2)
             installed.append(command[-1])
 
-    monkeypatch.setattr(installing, "FOLDER", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(installing, "_call", call)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: installing.python_with("rival", ["rival==1"], {}), range(2)))
@@ -195,7 +195,8 @@ def test_a_way_that_gets_wrong_answers_is_not_measured(monkeypatch, tmp_path):
     wrong = tmp_path / "benchmarks" / "ways" / "wrong.py"
     wrong.parent.mkdir(parents=True)
     wrong.write_text(module.read_text().replace("== TEXT", "== 'Lyon'"))
-    for name in ("ways/measuring.py", "fake_endpoint.py"):
+    for name in ("ways/measuring.py", "servers/fake_endpoint.py"):
+        (tmp_path / "benchmarks" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "benchmarks" / name).write_text((ROOT / "benchmarks" / name).read_text())
     monkeypatch.setattr(infer, "ROOT", tmp_path)
     with pytest.raises(infer.NotMeasured, match="0 of 12 prompts got the right answer"):
@@ -251,7 +252,7 @@ def test_the_endpoint_answers_openais_route_in_its_shape():
 def test_the_endpoint_reads_requests_in_pieces_and_refuses_one_without_a_length():
     request = b"POST /ai/run/x HTTP/1.1\r\nhost: x\r\nContent-Length: 2\r\n\r\n{}"
     with fake_endpoint(0.0) as url, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(2):
             for at in range(0, len(request), 7):

@@ -28,13 +28,3 @@ def test_a_part_is_refused_by_chance_beside_a_bucket_or_alone(capsys):
     assert beside["refused"] > 0
     assert all(0 < result["warm"] < 2.5 for result in results)
     assert [chance.goal.bound for chance in chances] == [0.72, 0.9]
-
-
-def test_processes_that_share_a_server_are_measured_together():
-    learning = limits.share("learning", 8.0, processes=2)
-    divided = limits.share("divided", 8.0, processes=2, rpm=60 * limits.SHARED_PER_S)
-    for result in (learning, divided):
-        assert 0.3 < result["warm"] <= 1.3
-        assert len(result["shares"]) == 2
-        assert sum(result["shares"]) / 2 == pytest.approx(result["warm"], abs=0.02)
-    assert learning["refused_all"] > divided["refused_all"] == 0.0

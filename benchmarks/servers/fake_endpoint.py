@@ -91,6 +91,11 @@ def fake_endpoint(latency_s: float, sigma: float = 0.0, dimensions: int = 4, *, 
             process.stdin.close()
 
 
+def account_at(url: str) -> dict[str, str]:
+    """The environment of an ``llmdo`` that calls the endpoint as Workers AI."""
+    return {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "token", "CLOUDFLARE_BASE_URL": url}
+
+
 def take_spans(url: str) -> list[Span]:
     """When each call arrived and was answered, for those answered since the last time; seconds of time.monotonic()."""
     return [(begin, end) for begin, end in _get(f"{url}/spans")]
