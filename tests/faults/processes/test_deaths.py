@@ -34,7 +34,8 @@ def die(kind, moment):
         return
     os.kill(os.getpid(), signal.SIGKILL)
 
-put, put_shard, send = sqlite.SqliteLedger.put, write_shards.put_shard, wire.Channel.send
+put, put_shard = sqlite.SqliteLedger.put, write_shards.put_shard
+send, send_and_wait = wire.Channel.send, wire.Channel.send_and_wait
 
 async def deadly_put(self, *rest, **how):
     die("keep", "before")
@@ -55,7 +56,13 @@ def deadly_send(self, message):
     send(self, message)
     die(kind, "after")
 
-sqlite.SqliteLedger.put, write_shards.put_shard, wire.Channel.send = deadly_put, deadly_put_shard, deadly_send
+def deadly_send_and_wait(self, message):
+    die(type(message).__name__, "before")
+    send_and_wait(self, message)
+    die(type(message).__name__, "after")
+
+sqlite.SqliteLedger.put, write_shards.put_shard = deadly_put, deadly_put_shard
+wire.Channel.send, wire.Channel.send_and_wait = deadly_send, deadly_send_and_wait
 """
 # Runs in the run's process: its workers run DEADLY, and it dies at a write of R2 itself, with its workers or alone.
 STARTER = """

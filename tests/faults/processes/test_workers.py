@@ -95,8 +95,9 @@ def test_a_worker_that_is_killed_is_replaced_and_its_lines_are_paid_once(cloud):
     assert (summary["exit_code"], summary["problem"], summary["answered"]) == (0, None, lines)
     assert "killed by signal 9: another one takes over its lines" in err
     cloud.check()
-    assert lines <= paid(cloud) <= lines + WINDOW // 2
-    assert 0 < summary["spent"]["possibly"]["calls"] <= WINDOW // 2
+    # The window is shared out by what each worker has to do: nearly all of it may have been this one's.
+    assert lines <= paid(cloud) <= lines + WINDOW
+    assert 0 < summary["spent"]["possibly"]["calls"] <= WINDOW
     assert session_of(first) == []
 
 
@@ -143,7 +144,7 @@ def test_a_second_ctrl_c_exits_at_once_with_all_workers(cloud):
     time.sleep(1.0)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=50)  # its calls take 60 s
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not any(map(session_of, workers)))
 
@@ -177,7 +178,7 @@ def test_a_worker_that_is_silent_is_killed_before_its_lines_are_dealt_again(clou
     assert (summary["exit_code"], summary["answered"]) == (0, lines)
     assert "has not reported for 5 s: it is replaced" in err
     cloud.check()
-    assert lines <= paid(cloud) <= lines + WINDOW // 2
+    assert lines <= paid(cloud) <= lines + WINDOW
 
 
 @pytest.mark.slow
