@@ -126,7 +126,7 @@ class Proxy(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         # A name that nobody knows stands for the service behind the proxy.
         place = getattr(self.server, "behind", parts.netloc)
-        there = http.client.HTTPConnection(place, timeout=10)
+        there = http.client.HTTPConnection(place, timeout=60)
         path = parts._replace(scheme="", netloc="").geturl()
         headers = {k: v for k, v in self.headers.items() if not k.lower().startswith("proxy-")}
         there.request(self.command, path, body, headers)

@@ -18,6 +18,7 @@ from llmdo.runners.prism import binary  # noqa: E402
 from llmdo.settings.environment import cache_folder  # noqa: E402
 from llmdo.settings.private import make_folder  # noqa: E402
 from llmdo.settings.tools import ToolError  # noqa: E402
+from tests.fakes.clocks import AheadClock  # noqa: E402
 from tests.local.cloudflare import Running, running  # noqa: E402
 from tests.servers import flink  # noqa: E402
 from tests.states import forget_runs  # noqa: E402
@@ -81,9 +82,15 @@ def own_run() -> Iterator[None]:
 
 
 @pytest.fixture
-def cloudflare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def queue_clock() -> AheadClock:
+    """The clock by which leases of the queues of ``cloudflare`` end."""
+    return AheadClock()
+
+
+@pytest.fixture
+def cloudflare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue_clock: AheadClock) -> Iterator[Running]:
     """A fresh server with the bucket ``llmdo`` and the queue ``llmdo-input``; models are the echo stand-in."""
-    with running(tmp_path / "cloudflare") as server:
+    with running(tmp_path / "cloudflare", clock=queue_clock) as server:
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)
         yield server

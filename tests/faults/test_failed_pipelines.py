@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import signal
 import sqlite3
@@ -45,8 +46,9 @@ def padded(count):
 
 
 def fail_in_the_middle(cloud, **how):
-    """A shard cannot be written, while other calls are in flight."""
-    cloud.fault(target="ai", latency_s={"median": 1.0, "sigma": 0.3})
+    """A shard cannot be written, while other calls are in flight; some of them for long, that of an early line too."""
+    cloud.fault(target="ai", match="prompt 31", latency_s=6.0)
+    cloud.fault(target="ai", latency_s={"median": 0.5, "sigma": 0.3})
     cloud.fault(target="r2", match="/shard-", status=403, **how)
 
 
@@ -156,12 +158,17 @@ def test_ctrl_c_while_it_waits_leaves_at_once(cloud):
     assert time.monotonic() - began < 50
 
 
-class Slow:
-    """Stands for a provider: four calls begin, and end when the pipeline has failed."""
+class Slow(logging.Handler):
+    """Stands for a provider: four calls begin, and end when the run has said that it waits for them."""
 
     def __init__(self):
+        super().__init__()
         self.begun, self.ended, self.cancelled = 0, 0, 0
         self.gate = threading.Event()
+
+    def emit(self, record):
+        if WAITING.search(record.getMessage()):
+            self.gate.set()
 
     async def execute(self, request):
         self.begun += 1
@@ -209,12 +216,15 @@ def test_the_calls_in_flight_of_any_failed_graph_end_within_the_time_to_drain(
 ):
     provider, ledger = Slow(), f"sqlite:///{tmp_path}/ledger.sqlite"
     monkeypatch.setattr(registry, "connect", lambda name, gateway: provider)
-    threading.Timer(3.0, provider.gate.set).start()
+    logging.getLogger().addHandler(provider)
 
     def build(pipeline, options, run_id):
         return pipeline | beam.Create([None]) | beam.ParDo(CallAndFail(ledger, run_id))
 
-    summary = attempt(options_of(kind, tmp_path, drain), quiet, Stop(drain), build)
+    try:
+        summary = attempt(options_of(kind, tmp_path, drain), quiet, Stop(drain), build)
+    finally:
+        logging.getLogger().removeHandler(provider)
     assert "something else" in summary.problem
     assert (provider.begun, provider.ended, provider.cancelled) == (4, kept, 4 - kept)
     assert len(WAITING.findall(caplog.text)) == (1 if kept else 0)

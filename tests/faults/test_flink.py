@@ -57,17 +57,21 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
 
 
 def the_job(cluster: LocalCluster) -> flink_rest.FlinkJob:
-    (row,) = [row for row in httpx.get(f"{cluster.url}/jobs/overview").json()["jobs"] if row["state"] != "CANCELED"]
+    (row,) = [
+        row
+        for row in httpx.get(f"{cluster.url}/jobs/overview", timeout=60).json()["jobs"]
+        if row["state"] != "CANCELED"
+    ]
     return flink_rest.FlinkJob(row["jid"], row["name"], row["state"])
 
 
 def restarts(cluster: LocalCluster) -> int:
-    found = httpx.get(f"{cluster.url}/jobs/{the_job(cluster).id}/metrics?get=numRestarts").json()
+    found = httpx.get(f"{cluster.url}/jobs/{the_job(cluster).id}/metrics?get=numRestarts", timeout=60).json()
     return int(found[0]["value"]) if found else 0  # there are no metrics in the first seconds
 
 
 def completed_checkpoints(cluster: LocalCluster) -> int:
-    found = httpx.get(f"{cluster.url}/jobs/{the_job(cluster).id}/checkpoints").json()
+    found = httpx.get(f"{cluster.url}/jobs/{the_job(cluster).id}/checkpoints", timeout=60).json()
     return int(found["counts"]["completed"])
 
 

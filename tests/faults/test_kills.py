@@ -15,6 +15,7 @@ import time
 import pytest
 
 from llmdo.storage.runs import runs
+from llmdo.transforms.acks import VISIBILITY_TIMEOUT
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 SOAK = bool(os.environ.get("LLMDO_SOAK"))
@@ -42,10 +43,10 @@ def wait_until(condition, seconds, process=None):
         time.sleep(0.05)
 
 
-def kill_again_and_again(cloud, command, runner, kills):
+def kill_again_and_again(cloud, queue_clock, command, runner, kills):
     """Kills at random moments: before the first call, between calls, and after the last one. Returns how often.
 
-    The last one is killed between calls, however long its start takes.
+    The last one is killed between calls, however long its start takes. What was leased and not yet acked comes again.
     """
     rng = random.Random(7)
     cloud.fault(target="ai", probability=1.0, latency_s=0.1)
@@ -60,6 +61,7 @@ def kill_again_and_again(cloud, command, runner, kills):
             return kill
         process.kill()
         process.communicate()
+        queue_clock.ahead += VISIBILITY_TIMEOUT + 1
     return kills
 
 
@@ -74,12 +76,12 @@ def kill_again_and_again(cloud, command, runner, kills):
         pytest.param("stream", "prism", KILLS, marks=[pytest.mark.prism, pytest.mark.slow]),
     ],
 )
-def test_kills_at_random_moments_repeat_at_most_the_calls_in_flight(cloud, command, runner, kills, capsys):
+def test_kills_at_random_moments_repeat_at_most_the_calls_in_flight(cloud, queue_clock, command, runner, kills, capsys):
     count = LINES_A_KILL * kills
     cloud.upload("big.jsonl", prompts(count))
     cloud.upload("small.jsonl", prompts(40, "small"))
     cloud.upload("empty.jsonl", b"")
-    done = kill_again_and_again(cloud, command, runner, kills)
+    done = kill_again_and_again(cloud, queue_clock, command, runner, kills)
     assert done >= kills // 2
     cloud.no_faults()
     last = start(cloud, runner, "--batch-seconds", "1", command=command)

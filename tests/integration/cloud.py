@@ -37,7 +37,8 @@ class Cloud:
             config=Config(request_checksum_calculation="when_required"),
         )
         root = self.env["CLOUDFLARE_BASE_URL"].removesuffix("/client/v4")
-        self.api = httpx.Client(base_url=root, headers={"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"})
+        token = {"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"}
+        self.api = httpx.Client(base_url=root, headers=token, timeout=60.0)  # httpx would give up after 5 s
         self.store = open_store("r2://llmdo")
 
     def upload(self, name: str, body: bytes) -> None:

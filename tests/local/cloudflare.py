@@ -49,7 +49,7 @@ class Running:
 
     def _control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.env['CLOUDFLARE_API_TOKEN']}"}
-        response = httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=30)
+        response = httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=60)
         answer: dict[str, Any] = response.json()
         if response.is_error:
             raise ValueError(answer)

@@ -115,7 +115,7 @@ def test_a_lost_reply_of_a_pull_hides_the_messages(cloudflare: Running) -> None:
 def test_a_page_stands_in_for_the_reply_of_any_service(cloudflare: Running, status: int | None, shown: int) -> None:
     for target in ("ai", "queue", "r2"):
         cloudflare.fault(target, page=True, status=status, retry_after=3, count=1)
-    replies = [ask(cloudflare), rest(cloudflare, "GET", "/queues"), httpx.get(f"{cloudflare.url}/llmdo/a")]
+    replies = [ask(cloudflare), rest(cloudflare, "GET", "/queues"), httpx.get(f"{cloudflare.url}/llmdo/a", timeout=60)]
     for reply in replies:
         assert (reply.status_code, reply.headers["content-type"]) == (shown, "text/html; charset=UTF-8")
         assert reply.headers["retry-after"] == "3"
@@ -273,7 +273,9 @@ def test_what_is_no_fault_is_refused(cloudflare: Running, wrong: dict[str, Any])
 
 def test_faults_and_stats_need_the_token(cloudflare: Running) -> None:
     for method, path in (("POST", "/_faults"), ("DELETE", "/_faults"), ("GET", "/_stats")):
-        reply = httpx.request(method, cloudflare.url + path, json={"target": "ai", "drop": True}, trust_env=False)
+        reply = httpx.request(
+            method, cloudflare.url + path, json={"target": "ai", "drop": True}, trust_env=False, timeout=60
+        )
         assert reply.status_code == 401
     assert ask(cloudflare).status_code == 200
 

@@ -59,7 +59,7 @@ def test_it_serves_until_a_signal_and_env_leads_to_it(
     env = sourced(env_file)
     account = f"{env['CLOUDFLARE_BASE_URL']}/accounts/{env['CLOUDFLARE_ACCOUNT_ID']}"
     headers = {"Authorization": f"Bearer {env['CLOUDFLARE_API_TOKEN']}"}
-    assert httpx.get(f"{account}/queues", headers=headers, trust_env=False).status_code == 200
+    assert httpx.get(f"{account}/queues", headers=headers, trust_env=False, timeout=60).status_code == 200
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -310,7 +310,7 @@ def test_the_crontab_line_runs_once_at_a_time_with_a_lock_that_others_cannot_hol
     try:
         log = tmp_path / "llmdo-runs.jsonl"
         wait_until(lambda: log.exists() and log.read_text())
-        second = subprocess.run(line, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=False, timeout=30)
+        second = subprocess.run(line, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=False, timeout=50)
         assert (second.returncode, log.read_text().splitlines()) == (
             1,
             [f"there {' '.join(commands('crontab')[0][1:])}"],

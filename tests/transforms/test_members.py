@@ -47,7 +47,7 @@ def run(tmp_path, monkeypatch):
 
 
 def wait_until(done):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -50,14 +50,14 @@ def test_threads_that_ask_for_a_run_at_the_same_time_find_one_state_and_share_it
     barrier, found = threading.Barrier(8), []
 
     def ask():
-        barrier.wait(10)
+        barrier.wait(60)
         found.append((one.state, one.state.shared(Lanes, Lanes)))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(found) == 8
     assert all(state is one.state and lanes is one.state.find(Lanes)[0] for state, lanes in found)
 

@@ -69,7 +69,7 @@ def run(limits, requests=300, fraction=1.0, window=WINDOW):
         request = ChatRequest("m", (Message("user", "x"),), {"max_tokens": MOST}, str(i))
         engine.submit("fake", request, deliver)
     for _ in range(requests):
-        assert room.acquire(timeout=30)
+        assert room.acquire(timeout=60)
     engine.close()
     return provider, budget, [outcome.error for outcome in done if outcome.error]
 
@@ -181,7 +181,7 @@ def test_lost_replies_count_against_the_limit_although_nobody_told_what_they_use
         request = ChatRequest("m", (Message("user", "x"),), {"max_tokens": MOST}, str(i))
         engine.submit("fake", request, lambda done: (errors.append(done.error), ended.release()))
     for _ in range(10):
-        assert ended.acquire(timeout=30)
+        assert ended.acquire(timeout=60)
     engine.close()
     spent = budget.spent()
     assert {type(error) for error in errors} == {CallTimeout, BudgetSpent} or {type(e) for e in errors} == {BudgetSpent}

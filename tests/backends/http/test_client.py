@@ -351,7 +351,7 @@ def test_no_limit_of_connections_holds_a_window_back(method):
             await everybody.wait()
             return ok()
 
-        async with serving(lambda _: answer()) as url, asyncio.timeout(30):
+        async with serving(lambda _: answer()) as url, asyncio.timeout(60):
             network = Network(url)
             await asyncio.gather(*(network.send(Call(method, URL(url), {})) for _ in range(at_once)))
             await network.aclose()

@@ -44,7 +44,7 @@ def post(url, content=b"{}", headers=HEADERS):
 
 
 async def together(server, scenario):
-    async with server.running() as url, asyncio.timeout(30):
+    async with server.running() as url, asyncio.timeout(60):
         network = Network(url)
         try:
             return await scenario(network, url)

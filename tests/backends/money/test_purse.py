@@ -277,7 +277,7 @@ def test_engines_wait_for_grants_and_stop_when_these_are_denied():
     for i in range(200):
         engines[i % 2].submit("fake", request(100, i), deliver)
     for _ in range(200):
-        assert ended.acquire(timeout=30)
+        assert ended.acquire(timeout=60)
     for engine in engines:
         engine.close()
     inbox.put(None)

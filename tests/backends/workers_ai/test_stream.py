@@ -314,7 +314,7 @@ def test_pieces_come_as_they_arrive():
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         backend = WorkersAI(CloudflareAccount("0" * 32, "t", url))
         texts = []
-        async with server, asyncio.timeout(10):
+        async with server, asyncio.timeout(60):
             async for chunk in backend.execute_stream(REQUEST):
                 texts.append(chunk.text)
                 if chunk.text == "one":

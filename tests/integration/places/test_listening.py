@@ -123,7 +123,7 @@ def test_a_connection_to_another_address_of_the_machine_is_refused(cloud):
         pytest.skip("this machine has no address but loopback")
     with answering(cloud, "stream", *PLACES) as process:
         for _, port in listening(process.pid):
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            socket.create_connection(("127.0.0.1", port), timeout=60).close()
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((address, port), timeout=5)
 
@@ -182,7 +182,7 @@ def test_a_prism_that_others_may_reach_is_refused_in_one_sentence_before_any_cal
     assert b"Traceback" not in err
     assert paid(cloud) == 0
     with pytest.raises(ConnectionRefusedError):  # it was stopped
-        socket.create_connection(("127.0.0.1", int(port)), timeout=5)
+        socket.create_connection(("127.0.0.1", int(port)), timeout=60)
 
 
 @prism

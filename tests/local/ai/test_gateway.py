@@ -68,8 +68,10 @@ def test_a_gateways_own_address_leads_to_the_same_models(cloudflare: Running) ->
         (f"run/{LLAMA}", {"prompt": "a"}),
         ("v1/chat/completions", {"model": LLAMA, "messages": [{"role": "user", "content": "a"}]}),
     ]:
-        reply = httpx.post(f"{root}/{path}", json=body, headers=headers, trust_env=False)
+        reply = httpx.post(f"{root}/{path}", json=body, headers=headers, trust_env=False, timeout=60)
         assert (reply.status_code, reply.headers["cf-aig-cache-status"]) == (200, "MISS")
-        assert httpx.post(f"{root}/{path}", json=body, headers=headers, trust_env=False).json() == reply.json()
+        assert (
+            httpx.post(f"{root}/{path}", json=body, headers=headers, trust_env=False, timeout=60).json() == reply.json()
+        )
     assert cloudflare.stats()["paid"]["calls"] == 2
-    assert httpx.post(f"{root}/run/{LLAMA}", json={"prompt": "a"}, trust_env=False).status_code == 401
+    assert httpx.post(f"{root}/run/{LLAMA}", json={"prompt": "a"}, trust_env=False, timeout=60).status_code == 401

@@ -178,7 +178,7 @@ def test_wrong_keys_are_refused_in_r2s_words(cloudflare: Running) -> None:
         s3_client(cloudflare, aws_secret_access_key="0" * 64).put_object(Bucket="llmdo", Key="a", Body=b"")
     assert code_of(error) == (403, "SignatureDoesNotMatch")
     assert "we calculated does not match" in str(error.value)
-    plain = httpx.get(f"{cloudflare.url}/llmdo/a", trust_env=False)
+    plain = httpx.get(f"{cloudflare.url}/llmdo/a", trust_env=False, timeout=60)
     assert (plain.status_code, "<Code>InvalidArgument</Code>" in plain.text) == (400, True)
     assert "RequestId" not in plain.text
 
@@ -203,7 +203,7 @@ def test_an_aws_chunked_body_is_decoded(cloudflare: Running) -> None:
         "x-amz-sdk-checksum-algorithm": "CRC32",
     }
     request = signed(cloudflare, "PUT", f"{cloudflare.url}/llmdo/input/x.jsonl", wire, headers)
-    sent = httpx.put(request.url, content=wire, headers=dict(request.headers.items()), trust_env=False)
+    sent = httpx.put(request.url, content=wire, headers=dict(request.headers.items()), trust_env=False, timeout=60)
     assert sent.status_code == 200
     got = s3_client(cloudflare).get_object(Bucket="llmdo", Key="input/x.jsonl")
     assert got["Body"].read() == b"hello world"
@@ -213,7 +213,7 @@ def test_an_aws_chunked_body_is_decoded(cloudflare: Running) -> None:
 def test_a_body_that_is_not_the_signed_one_is_refused(cloudflare: Running) -> None:
     headers = {"X-Amz-Content-SHA256": "0" * 64}
     request = signed(cloudflare, "PUT", f"{cloudflare.url}/llmdo/a", b"other", headers)
-    sent = httpx.put(request.url, content=b"other", headers=dict(request.headers.items()), trust_env=False)
+    sent = httpx.put(request.url, content=b"other", headers=dict(request.headers.items()), trust_env=False, timeout=60)
     assert (sent.status_code, "XAmzContentSHA256Mismatch" in sent.text) == (400, True)
 
 
@@ -229,11 +229,11 @@ def test_presigned_urls_work_until_they_expire(cloudflare: Running) -> None:
     s3.put_object(Bucket="llmdo", Key="a b", Body=b"hello")
     at = {"Bucket": "llmdo", "Key": "a b"}
     url = s3.generate_presigned_url("get_object", at, ExpiresIn=60)
-    assert httpx.get(url, trust_env=False).text == "hello"
-    assert httpx.get(url.replace("Expires=60", "Expires=61"), trust_env=False).status_code == 403
+    assert httpx.get(url, trust_env=False, timeout=60).text == "hello"
+    assert httpx.get(url.replace("Expires=60", "Expires=61"), trust_env=False, timeout=60).status_code == 403
     late = s3.generate_presigned_url("get_object", at, ExpiresIn=0)
     late = re.sub(r"X-Amz-Date=\d{8}", "X-Amz-Date=20200101", re.sub(r"%2F\d{8}%2F", "%2F20200101%2F", late))
-    assert "ExpiredRequest" in httpx.get(late, trust_env=False).text
+    assert "ExpiredRequest" in httpx.get(late, trust_env=False, timeout=60).text
 
 
 def test_what_r2_does_not_have_is_not_implemented(cloudflare: Running) -> None:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,7 @@ from llmdo.transforms.answers.ledger_settings import LedgerSettings
 class Slow:
     name = "slow"
     async def execute(self, request):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(float(sys.argv[3]))
         return ChatResponse("re", "stop", Usage(1, 1), request.model)
     async def aclose(self):
         pass
@@ -226,12 +225,14 @@ def test_a_worker_that_is_terminated_or_hung_up_on_keeps_the_answers_of_its_call
     tmp_path: Path, ledger: str, how: str, signals: list[int], kept: int, code: int
 ) -> None:
     place = ledger.format(tmp_path)
-    worker = subprocess.Popen([sys.executable, "-c", CALLING, place, how], stdout=subprocess.PIPE)
-    assert worker.stdout
+    command = [sys.executable, "-c", CALLING, place, how, "1" if kept else "50"]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert worker.stdout and worker.stderr
     assert worker.stdout.readline() == b"calling\n"
-    for number in signals:
+    for at, number in enumerate(signals):
+        while at and b"waiting for 4 calls in flight" not in (line := worker.stderr.readline()):
+            assert line, "it ended at the first signal"
         worker.send_signal(number)
-        time.sleep(0.2)
     worker.communicate(timeout=60)
     assert worker.returncode == code
     opened = open_ledger(place)

@@ -129,7 +129,7 @@ class World:
     def kept(self):
         if not self.ledger.exists():
             return 0
-        with sqlite3.connect(self.ledger, timeout=10) as database:
+        with sqlite3.connect(self.ledger, timeout=60) as database:
             return database.execute("SELECT count(*) FROM answers").fetchone()[0]
 
 
@@ -168,9 +168,9 @@ def test_calls_in_flight_are_kept_when_the_other_side_is_gone_and_no_shard_is_wr
         parent.channel.send(world.stretch(1, 0, 4))
         parent.channel.send(world.stretch(2, 4, 12))
         parent.wait(lambda: len(world.service.prompts) == 12)
-        parent.process.stdin.close()  # as when this process dies: its watcher waits
         parent.wait(lambda: world.kept() == 10)
         parent.wait(lambda: len(list(world.output.rglob("shard-*.jsonl"))) == 1)
+        parent.process.stdin.close()  # as when this process dies: its watcher waits
         hang_up(parent)
         time.sleep(0.5)
         world.let_go.set()

@@ -59,12 +59,12 @@ def test_it_starts_workers_by_this_python_and_they_end_with_it(number: signal.Si
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
             request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1", control_endpoint=control)
-            reply = stub.StartWorker(request, timeout=30, wait_for_ready=True)
+            reply = stub.StartWorker(request, timeout=60, wait_for_ready=True)
         assert reply.error == ""
         (worker,) = _descendants(process.pid)
         process.send_signal(number)
-        assert process.wait(30) == 0
-        end = time.monotonic() + 10
+        assert process.wait(60) == 0
+        end = time.monotonic() + 60
         while Path(f"/proc/{worker}").exists():
             assert time.monotonic() < end
             time.sleep(0.05)

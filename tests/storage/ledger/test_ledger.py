@@ -226,7 +226,7 @@ def test_cancelled_puts_hang_nothing_and_leave_whole_entries_or_none(url):
                 await asyncio.sleep(0)
             if turns % 2:
                 put.cancel()
-        results = await asyncio.wait_for(asyncio.gather(*puts, return_exceptions=True), 30)
+        results = await asyncio.wait_for(asyncio.gather(*puts, return_exceptions=True), 60)
         assert results[::2] == [None] * 30
         assert all(isinstance(result, asyncio.CancelledError) or result is None for result in results)
         await asyncio.wait_for(ledger.put(key("next"), b"next"), 30)
@@ -265,7 +265,7 @@ def test_a_loop_that_ends_with_everything_cancelled_can_still_close(url):
         closing = asyncio.create_task(ledger.aclose())
         await asyncio.sleep(0)
         closing.cancel()
-        await asyncio.wait_for(ledger.aclose(), 30)
+        await asyncio.wait_for(ledger.aclose(), 60)
 
     asyncio.run(main())
     put_all(url, {"next": b"next"})

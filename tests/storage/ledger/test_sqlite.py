@@ -170,12 +170,12 @@ async def every_5_ms(ledger, count, patience_s):
 
 def test_puts_that_have_patience_are_committed_with_those_that_follow(path, url):
     async def work(ledger):
-        await every_5_ms(ledger, 50, 0.1)  # it learns how far apart they come
+        await every_5_ms(ledger, 50, 1.0)  # it learns how far apart they come
         before, stored = commits_in_log(path), rows(path)
-        took = await every_5_ms(ledger, 100, 0.1)
+        took = await every_5_ms(ledger, 100, 1.0)
         assert rows(path) == stored + 50
         assert commits_in_log(path) - before <= 25
-        assert min(took) < 0.05  # who comes last waits least
+        assert min(took) < max(took) - 0.1  # who comes last waits least
 
     in_ledger(url, work)
 
@@ -197,10 +197,10 @@ def test_puts_wait_no_longer_than_the_least_patient_of_them(path, url, patience_
     async def work(ledger):
         ledger._apart_s, ledger._last_at = 0.02, asyncio.get_running_loop().time()
         before = commits_in_log(path)
-        first = asyncio.ensure_future(ledger.put(key("long"), b"value", 30.0))
+        first = asyncio.ensure_future(ledger.put(key("long"), b"value", 3_000.0))
         await asyncio.sleep(0.05)
         assert not first.done()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(first, ledger.put(key("short"), b"value", patience_s))
         assert commits_in_log(path) - before == 1
 
@@ -218,11 +218,13 @@ def test_many_that_come_at_once_wait_for_nobody(url):
 
 
 @pytest.mark.parametrize(("apart_s", "at_once"), [(0.0005, True), (0.005, False)])
-def test_where_puts_are_close_anyway_none_waits(url, apart_s, at_once):
+def test_where_puts_are_close_anyway_none_waits(url, apart_s, at_once, monkeypatch):
+    monkeypatch.setattr(ledger_sqlite, "_WEIGHT", 0.0)  # it learns nothing from how late this put is
+
     async def work(ledger):
-        ledger._apart_s, ledger._last_at = apart_s, asyncio.get_running_loop().time()
-        put = asyncio.ensure_future(ledger.put(key("a"), b"value", 30.0))
-        done, _ = await asyncio.wait([put], timeout=5.0)
+        ledger._apart_s = apart_s
+        put = asyncio.ensure_future(ledger.put(key("a"), b"value", 3_000.0))
+        done, _ = await asyncio.wait([put], timeout=60.0 if at_once else 0.5)
         assert bool(done) == at_once
         put.cancel()
         ledger._idle.set()  # closing waits for no timer of 30 s
@@ -543,7 +545,7 @@ def test_a_lock_that_ends_is_waited_for(lock, url):
         assert not put.done()
         assert await ledger.get(key("a")) == b"value"  # reads go on meanwhile
         lock.execute("COMMIT")
-        await asyncio.wait_for(put, 15)
+        await asyncio.wait_for(put, 60)
 
     in_ledger(url, work)
     lock.execute("BEGIN IMMEDIATE")

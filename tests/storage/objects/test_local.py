@@ -126,7 +126,7 @@ def test_processes_exclude_each_other_too(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(60)
     winner = wins.get()
     assert wins.empty()
     assert LocalStore(tmp_path).read("key")[0] == b"%d" % winner

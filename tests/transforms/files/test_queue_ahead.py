@@ -117,7 +117,7 @@ def hold_up(element: Read) -> None:
     held = QUEUE[0]
     with held.whole:
         if not SEEN:  # a watchdog's time, not a measure
-            SEEN.append(held.whole.wait_for(lambda: len(held.acked) == MAX_BATCH, 30))
+            SEEN.append(held.whole.wait_for(lambda: len(held.acked) == MAX_BATCH, 60))
     run_state().stop("enough was seen")
 
 

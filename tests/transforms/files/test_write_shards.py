@@ -150,7 +150,7 @@ class _GivenAndWatched(beam.DoFn):
 
     def process(self, _):
         yield from self.outcomes
-        folder, patience = folder_of(self.output, self.outcomes[-1].file), time.monotonic() + 5.0
+        folder, patience = folder_of(self.output, self.outcomes[-1].file), time.monotonic() + 60.0
         while True:
             store = LocalStore(Path(self.output.store_url))
             shards, _ = counted_shards(store, list_folder(store, folder).shards)

@@ -172,7 +172,7 @@ class _ReadStretches(beam.DoFn):
     def process(self, _):
         for stretch in self.stretches:
             yield from read_stretch(stretch, Reading(), self.run)
-        folder, patience = folder_of(self.run.output, self.stretches[0].element.file), time.monotonic() + 10.0
+        folder, patience = folder_of(self.run.output, self.stretches[0].element.file), time.monotonic() + 60.0
         while len(FOUND) < self.shards and time.monotonic() < patience:
             yield Idle()
             FOUND[:] = sorted(info.key.rpartition("/")[2] for info in list_folder(self.run.store, folder).shards)
