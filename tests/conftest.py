@@ -27,7 +27,7 @@ from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 __all__ = ["pytest_pycollect_makeitem"]  # a hook
 
 # An example takes as long as it takes: other work may keep the machine busy. On CI its own profile says the same.
-settings.register_profile("patient", parent=settings())
+settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")
 
 

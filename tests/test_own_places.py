@@ -1,10 +1,12 @@
-"""What tests and the processes that they start keep, and where."""
+"""What tests and the processes that they start keep, where, and how long they may take."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+from hypothesis import settings
 
 from llmdo.settings.environment import cache_folder, state_folder
 from tests.conftest import TOOLS
@@ -23,3 +25,7 @@ def test_tools_are_kept_where_the_user_has_them(monkeypatch):
     links = {name: (cache_folder() / name).readlink() for name in TOOLS}
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert links == {name: cache_folder() / name for name in TOOLS}
+
+
+def test_an_example_takes_as_long_as_it_takes():
+    assert settings.default.deadline is None
