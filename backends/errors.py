@@ -41,39 +41,6 @@ from typing import Any, ClassVar, Literal
 from llmdo.backends.usage import Usage
 from llmdo.settings.secrets import without_secrets
 
-__all__ = [
-    "AccountBlocked",
-    "BadReply",
-    "BudgetSpent",
-    "CallTimeout",
-    "ConnectionFailed",
-    "ContentFiltered",
-    "ContextOverflow",
-    "EngineClosed",
-    "InvalidRequest",
-    "LicenceNotAccepted",
-    "LimitReached",
-    "LineError",
-    "ModelError",
-    "ModelNotFound",
-    "ModelRetired",
-    "ModelUnusable",
-    "Overloaded",
-    "PlanRequired",
-    "PriceUnknown",
-    "ProviderUnusable",
-    "QuotaExhausted",
-    "RateLimited",
-    "RequestRefused",
-    "Retryable",
-    "ServiceAway",
-    "StopRun",
-    "StreamError",
-    "Unauthorized",
-    "WrongService",
-]
-
-
 LONGEST = 1200  # characters of an error's sentence
 _EXCERPT = 80
 

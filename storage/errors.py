@@ -18,21 +18,6 @@ from __future__ import annotations
 
 from llmdo.settings.secrets import without_secrets
 
-__all__ = [
-    "AccessDenied",
-    "AlreadyExists",
-    "BucketNotFound",
-    "InvalidLocation",
-    "LedgerError",
-    "ObjectChanged",
-    "ObjectNotFound",
-    "QueueError",
-    "QueueNotFound",
-    "QueueUnauthorized",
-    "StorageError",
-    "StorageUnavailable",
-]
-
 
 class StorageError(Exception):
     """Base of all storage errors. Picklable, because Beam moves errors between processes. Shows no secret."""

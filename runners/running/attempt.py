@@ -192,7 +192,9 @@ def until_of(reason: BaseException | str | None) -> float | None:
     return reason.until
 
 
-_OUR_ERRORS = "|".join([*llmdo.storage.errors.__all__, *llmdo.backends.errors.__all__, "MissingSettings"])
+_NAMED = {**vars(llmdo.storage.errors), **vars(llmdo.backends.errors)}
+_KINDS = [name for name, kind in _NAMED.items() if isinstance(kind, type) and issubclass(kind, Exception)]
+_OUR_ERRORS = "|".join([*_KINDS, "MissingSettings"])
 _RAISED = re.compile(rf"^(?:[\w.]+\.)?({_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
 
 

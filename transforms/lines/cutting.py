@@ -11,19 +11,6 @@ import zstandard
 
 from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 
-__all__ = [
-    "DECOMPRESSORS",
-    "CorruptData",
-    "Tile",
-    "TooLarge",
-    "bounded",
-    "cut",
-    "cut_spans",
-    "gunzip",
-    "skip_to_line",
-    "unzstd",
-]
-
 Tile = Line | TooLong | Blank
 BOM = b"\xef\xbb\xbf"
 # Lines are made for one block at a time, so that a chunk of very short lines is not all objects at once. Bytes.

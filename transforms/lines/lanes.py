@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Lanes", "ReadingTurn", "end_of_turn", "next_group"]
-
 # A bundle that finds all lanes taken tries again after this. Seconds.
 RETRY = 0.5
 # Fresh ranges are dealt out to lanes this far apart, or they would come back as one bundle. Seconds.

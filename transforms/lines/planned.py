@@ -29,8 +29,6 @@ from llmdo.transforms.lines.reading import (
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run
 
-__all__ = ["ReadPlanned", "parcels_in_bundle"]
-
 # A parcel has this many lines, or fewer once they have about this many bytes together.
 PARCEL_LINES = 4
 PARCEL_BYTES = 256 << 10

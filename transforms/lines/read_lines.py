@@ -30,8 +30,6 @@ from llmdo.transforms.lines.reading import (
 )
 from llmdo.transforms.run import Run
 
-__all__ = ["ReadLines"]
-
 _THE_REST = (NO_END, NO_END)  # claiming this is always refused, and leaves nothing of the range
 # Where bundles take turns, a gap is split into at least this many ranges a lane, if they have some 100 lines. Bytes.
 RANGES_A_LANE = 4

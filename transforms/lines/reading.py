@@ -20,8 +20,6 @@ from llmdo.transforms.lines.cutting import (
     skip_to_line,
 )
 
-__all__ = ["NO_END", "UNREADABLE", "Reading", "gap_of", "one_gap_each", "read_range", "stale_by", "unread"]
-
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
 # What ``read_range`` raises of a file that cannot be read as it is; see ``stale_by``.
