@@ -142,10 +142,10 @@ def test_a_failed_retry_and_the_next_one_pay_each_line_once(cloud):
 
 def test_ctrl_c_while_it_waits_leaves_at_once(cloud):
     cloud.upload("a.jsonl", prompts(60))
-    cloud.fault(target="ai", match="prompt 5", latency_s=60.0)
+    cloud.fault(target="ai", match="prompt 5", latency_s=200.0)
     cloud.fault(target="ai", match="prompt 4", latency_s=3.0)  # a shard's failure shows when more answers arrive
     cloud.fault(target="r2", match="/shard-", status=403)
-    process = start(cloud, "run", "direct")
+    process = start(cloud, "run", "direct", "--drain-seconds", "200")
     said = b""
     while not WAITING.search(said.decode()):
         line = process.stderr.readline()
@@ -153,9 +153,9 @@ def test_ctrl_c_while_it_waits_leaves_at_once(cloud):
         said += line
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=55)
+    process.communicate(timeout=150)
     assert process.returncode == 128 + signal.SIGINT
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 150
 
 
 class Slow(logging.Handler):

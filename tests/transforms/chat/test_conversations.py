@@ -565,7 +565,7 @@ def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
     assert first.trace["called"] < ended[0] - 1.9
     assert second.trace["begun"] < ended[0] - 0.1
     assert second.trace["called"] > ended[0] - 0.01  # the engine's clock shows whole ms
-    assert second.response["metadata"]["latencyMs"] < 300
+    assert second.response["metadata"]["latencyMs"] < 1500  # without the 2 s in which it waited
 
 
 def test_what_was_never_called_has_no_such_stage(rigs, store):
