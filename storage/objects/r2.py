@@ -17,7 +17,6 @@ from posixpath import commonprefix
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
-from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from llmdo.settings.environment import r2_access
@@ -29,11 +28,13 @@ from llmdo.storage.errors import (
     StorageUnavailable,
 )
 from llmdo.storage.objects.r2_client import R2Client, any_success, elements, has_etag, holds, r2_client
+from llmdo.storage.objects.r2_connections import Reply
 from llmdo.storage.objects.r2_errors import NOT_R2, R2Refused, r2_errors
 from llmdo.storage.objects.r2_parts import R2Upload, copy_object
 from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
 
 _BODY_TRIES = 6  # in a row without reading a byte
+_WHOLE = 1 << 16  # bytes of a range that is read before any of it is passed on
 _BROKEN = (HTTPError, OSError)  # what reading a body raises when the connection breaks
 _METADATA = "x-amz-meta-"
 # How many keys a page that is to show several prefixes may have for each of them, and at most: a new file has none, and
@@ -86,16 +87,9 @@ class R2Store:
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See ObjectStore."""
-        failures = 0
-        while True:
-            with r2_errors(self._where(key)):
-                reply = self._client.call(has_etag, "GET", self._bucket, key)
-            try:
-                with closing(reply):
-                    return reply.read(), _etag(reply)
-            except _BROKEN as error:
-                failures += 1
-                self._after_break(key, failures, error)
+        with r2_errors(self._where(key)):
+            reply = self._client.call(has_etag, "GET", self._bucket, key)
+        return reply.data, _etag(reply)
 
     def stream(self, key: str, etag: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See ObjectStore."""
@@ -114,14 +108,15 @@ class R2Store:
                 failures += 1
                 self._after_break(key, failures, error)
 
-    def _part(self, key: str, etag: str, start: int, stop: int | None) -> BaseHTTPResponse | None:
+    def _part(self, key: str, etag: str, start: int, stop: int | None) -> Reply | None:
         """A GET whose body is not read yet, or None where ``start`` is at or past the end."""
         headers = {"if-match": f'"{etag}"'}
+        streamed = stop is None or stop - start > _WHOLE
         if start or stop is not None:  # a range would be refused for an empty object
             headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         with r2_errors(self._where(key)):
             try:
-                reply = self._client.call(has_etag, "GET", self._bucket, key, headers=headers)
+                reply = self._client.call(has_etag, "GET", self._bucket, key, headers=headers, streamed=streamed)
             except R2Refused as refused:
                 if refused.status == 416:
                     return None
@@ -239,12 +234,12 @@ class R2Store:
         return f"{self.url}/{key}"
 
 
-def _has_properties(reply: BaseHTTPResponse) -> str | None:
+def _has_properties(reply: Reply) -> str | None:
     names = ("etag", "content-length", "last-modified")
     return None if all(name in reply.headers for name in names) else NOT_R2
 
 
-def _page(reply: BaseHTTPResponse) -> tuple[list[ObjectInfo], str]:
+def _page(reply: Reply) -> tuple[list[ObjectInfo], str]:
     """The objects of one page of a listing, and what asks for the next page, or ""."""
     page = elements(reply)
     encoded = page.findtext("EncodingType") == "url"  # XML cannot hold all characters of a key
@@ -263,5 +258,5 @@ def _page(reply: BaseHTTPResponse) -> tuple[list[ObjectInfo], str]:
     return found, following
 
 
-def _etag(reply: BaseHTTPResponse) -> str:
+def _etag(reply: Reply) -> str:
     return reply.headers["etag"].strip('"')

@@ -13,12 +13,13 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 import certifi
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager, ProxyManager, Retry, Timeout, make_headers
+from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Retry, Timeout, make_headers
 from urllib3.exceptions import HTTPError
 
 from llmdo.settings.environment import MissingSettings, R2Access
 from llmdo.settings.network import ca_file, network_problems, proxy_for, tls_context
 from llmdo.storage.errors import InvalidLocation
+from llmdo.storage.objects.r2_connections import Reply, connection_class
 from llmdo.storage.objects.r2_errors import NOT_R2, TORN, R2Refused, Unaskable, Unreachable
 from llmdo.storage.objects.sigv4 import Signer, encode_query
 
@@ -43,10 +44,10 @@ _clients: dict[tuple[int, R2Access], R2Client] = {}
 _clients_lock = threading.Lock()
 
 # What a success must be like, or the code of what it is.
-Check = Callable[[BaseHTTPResponse], str | None]
+Check = Callable[[Reply], str | None]
 
 
-def has_etag(reply: BaseHTTPResponse) -> str | None:
+def has_etag(reply: Reply) -> str | None:
     """The replies to reads and writes of objects, and of parts."""
     return None if "etag" in reply.headers else NOT_R2
 
@@ -55,7 +56,7 @@ def holds(name: str) -> Check:
     """The replies whose body is an XML element of this name."""
     start, whole = f"<{name}".encode(), re.compile(rf"(</{name}>|<{name}[^>]*/>)\s*\Z".encode())
 
-    def check(reply: BaseHTTPResponse) -> str | None:
+    def check(reply: Reply) -> str | None:
         if whole.search(reply.data):
             return None
         return TORN if start in reply.data else NOT_R2
@@ -63,7 +64,7 @@ def holds(name: str) -> Check:
     return check
 
 
-def any_success(reply: BaseHTTPResponse) -> str | None:
+def any_success(reply: Reply) -> str | None:
     """The replies to which R2 adds nothing but a status."""
     return NOT_R2 if _is_page(reply) else None
 
@@ -86,6 +87,7 @@ class R2Client:
         self._pool = _pool(self._endpoint, proxy)
         # A proxy for plain HTTP is asked for a whole URL.
         self._before_path = self._endpoint if proxy and parts.scheme == "http" else ""
+        self._host = host
         self._signer = Signer(access.key_id, access.secret, host)
 
     def call(
@@ -97,14 +99,17 @@ class R2Client:
         query: Mapping[str, str] = _NOTHING,
         headers: Mapping[str, str] = _NOTHING,
         body: bytes = b"",
-    ) -> BaseHTTPResponse:
-        """Makes a call until it succeeds, ATTEMPTS times at most. The body of a GET of an object is not read yet.
+        *,
+        streamed: bool = False,
+    ) -> Reply:
+        """Makes a call until it succeeds, ATTEMPTS times at most.
 
         Args:
             check: tells a success from what only looks like one.
             key: None for the bucket itself.
             query: parameters, not encoded.
             headers: with names in lower case.
+            streamed: the body is not read yet; the reply holds a connection until it is read or closed.
 
         Raises R2Refused, Unaskable and Unreachable.
         """
@@ -115,9 +120,7 @@ class R2Client:
         attempt = 1
         while True:
             try:
-                return self._once(
-                    check, method, path, parameters, headers, body, streamed=method == "GET" and bool(key)
-                )
+                return self._once(check, method, path, parameters, headers, body, streamed=streamed)
             except R2Refused as refused:
                 scale = 1.0 if refused.status == 429 else 0.05
                 if attempt == ATTEMPTS or not _passes(refused):
@@ -139,12 +142,13 @@ class R2Client:
         body: bytes,
         *,
         streamed: bool,
-    ) -> BaseHTTPResponse:
-        reply = self._pool.urlopen(
+    ) -> Reply:
+        signed = self._signer.headers(method, path, parameters, headers, body)
+        reply: Reply = self._pool.urlopen(
             method,
             f"{self._before_path}{path}?{parameters}" if parameters else f"{self._before_path}{path}",
             body,
-            self._signer.headers(method, path, parameters, headers, body),
+            {"host": self._host, **signed},
             retries=_NO_RETRIES,
             redirect=False,
             assert_same_host=False,
@@ -187,7 +191,7 @@ def r2_client(access: R2Access) -> R2Client:
         return _clients[key]
 
 
-def elements(reply: BaseHTTPResponse) -> ElementTree.Element:
+def elements(reply: Reply) -> ElementTree.Element:
     """The XML of a body, without namespaces: R2's documents have one, those of some servers like it have none.
 
     Raises R2Refused.
@@ -218,24 +222,28 @@ def _pool(endpoint: str, proxy: str | None) -> HTTPConnectionPool:
     if endpoint.startswith("https"):
         own = ca_file() or os.environ.get("SSL_CERT_DIR")
         settings |= {"ssl_context": tls_context()} if own else {"ca_certs": certifi.where()}
-    if not proxy:
-        return PoolManager(**settings).connection_from_url(endpoint)
-    parts = urlsplit(proxy)
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    secret = make_headers(proxy_basic_auth=f"{user}:{password}") if parts.username else None
-    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return ProxyManager(plain, proxy_headers=secret, **settings).connection_from_url(endpoint)
+    if proxy:
+        parts = urlsplit(proxy)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        secret = make_headers(proxy_basic_auth=f"{user}:{password}") if parts.username else None
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        manager: PoolManager = ProxyManager(plain, proxy_headers=secret, **settings)
+    else:
+        manager = PoolManager(**settings)
+    pool = manager.connection_from_url(endpoint)
+    pool.ConnectionCls = connection_class(secure=pool.scheme == "https")
+    return pool
 
 
 def _passes(refused: R2Refused) -> bool:
     return refused.status in _TRANSIENT or refused.code in _TRANSIENT_CODES
 
 
-def _is_page(reply: BaseHTTPResponse) -> bool:
+def _is_page(reply: Reply) -> bool:
     return "html" in reply.headers.get("content-type", "")
 
 
-def _refusal(reply: BaseHTTPResponse) -> R2Refused:
+def _refusal(reply: Reply) -> R2Refused:
     """What an error says; the reply to a HEAD has a status only."""
     try:
         error = elements(reply)
