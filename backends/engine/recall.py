@@ -20,7 +20,7 @@ from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.engine.settings import SAME_MESSAGE, Reuse
 from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.arrays import joined, one_each
-from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors
+from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors, with_vectors
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 from llmdo.backends.usage import Usage
@@ -273,11 +273,11 @@ class Recall:
         if value is None:
             return None
         try:
-            entry = json.loads(value)
+            entry = with_vectors(value, json.loads) if isinstance(request, EmbedRequest) else json.loads(value)
             payer = entry.pop(_PAYER, "") if isinstance(entry, dict) else ""
             if isinstance(entry, dict):
                 entry.pop(OWNER, None)
-            response = _response(type(request), entry, value)
+            response = _response(type(request), entry)
         except ValueError:
             _log.warning("the ledger holds an answer that this version cannot read: its call is made again")
             return None
@@ -309,13 +309,13 @@ def _entry(kept: _Kept) -> bytes:
     return filled_in(_json(written).encode(), map(kept_json, answer.vectors))
 
 
-def _response(kind: type[Request], entry: Any, text: bytes) -> Response:
+def _response(kind: type[Request], entry: Any) -> Response:
     """Raises ValueError for what is not a response to such a request."""
     if kind is not EmbedRequest or not isinstance(entry, dict):
         response: Response = _ANSWERS[kind].validate_python(entry)
         return response
     embedded: EmbedResponse = _ANSWERS[kind].validate_python({**entry, "vectors": ()})
-    return replace(embedded, vectors=kept_vectors(entry.get("vectors"), text))
+    return replace(embedded, vectors=kept_vectors(entry.get("vectors")))
 
 
 def _is_usable(kept: _Kept) -> bool:

@@ -30,18 +30,21 @@ def read_json(content: bytes, warn: Callable[[str], None] = lambda _: None) -> A
     a reply, and BadReply for what would stop the loop for more than some 0.2 s: parsing holds Python's lock to its end.
     """
     content = without_preamble(content)
-    if len(content) > _LARGE and _work_s(content) > _LONGEST_S:
-        raise BadReply(f"the reply's {len(content):,} bytes of JSON have too many parts to be read: ask for less")
+    if len(content) > _LARGE:
+        check_work(content)
     try:
         return pydantic_core.from_json(content)
     except ValueError:
         return _mended(content, warn)
 
 
-def _work_s(content: bytes) -> float:
+def check_work(content: bytes) -> None:
+    """Raises BadReply for JSON whose parsing would stop the loop for more than some 0.2 s."""
     numpy = import_module("numpy")  # counts 10 times as fast as bytes do; not imported before a reply is that large
     parts = numpy.frombuffer(content, "u1")
-    return sum(seconds * int(numpy.count_nonzero(parts == ord(part))) for part, seconds in _WORK_S.items())
+    work_s = sum(seconds * int(numpy.count_nonzero(parts == ord(part))) for part, seconds in _WORK_S.items())
+    if work_s > _LONGEST_S:
+        raise BadReply(f"the reply's {len(content):,} bytes of JSON have too many parts to be read: ask for less")
 
 
 def without_preamble(content: bytes) -> bytes:
@@ -95,7 +98,7 @@ def whole_number(value: Any) -> int | None:
 
 def excerpt(value: Any) -> str:
     """The beginning of a reply, for an error's sentence."""
-    return pydantic_core.to_json(value).decode()[:_EXCERPT]
+    return pydantic_core.to_json(value, fallback=list).decode()[:_EXCERPT]
 
 
 def amount(value: Any) -> float | None:

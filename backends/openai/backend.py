@@ -32,6 +32,7 @@ from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, chat_body
 from llmdo.backends.openai.shapes import are_packed, read_completion, read_usage, read_vectors
 from llmdo.backends.openai.stream import StreamHead, read_stream
+from llmdo.backends.openai.vectors import read_vectors_json
 from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request, sent_json
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
@@ -138,7 +139,7 @@ class OpenAI:
         incoming, reply = await self._embeddings(request, parameters)
         request_id = _request_id(incoming.headers)
         with self._reader.reading(incoming, reply):
-            vectors = read_vectors(reply, request.model, len(request.texts), written=incoming.content)
+            vectors = read_vectors(reply, request.model, len(request.texts))
         named = str(mapping(reply).get("model") or request.model)
         details = self._details(incoming)
         return EmbedResponse(vectors, read_usage(reply), named, request_id, warnings, details)
@@ -200,7 +201,7 @@ class OpenAI:
         async def ask(encoding: str) -> tuple[Incoming, Any]:
             body = {"model": model, "input": list(request.texts), "encoding_format": encoding, **parameters}
             incoming = await self._send(self._post("embeddings", body, model, request.request_id))
-            return incoming, self._reader.read(incoming, model, lambda _: None)
+            return incoming, self._reader.read(incoming, model, lambda _: None, read_vectors_json)
 
         model = request.model
         packs = self._packs.get(model)

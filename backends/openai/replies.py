@@ -13,6 +13,8 @@ from llmdo.backends.http.reply_json import read_json
 from llmdo.backends.openai.shapes import choice_error, first_choice, reported_usage
 from llmdo.backends.refusals.body import quoted
 
+ReadJson = Callable[[bytes, Callable[[str], None]], Any]
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyReader:
@@ -32,10 +34,10 @@ class ReplyReader:
     request_id: Callable[[Mapping[str, str]], str | None]
     unwrap: Callable[[Any], Any] = lambda body: body
 
-    def read(self, incoming: Incoming, model: str, warn: Callable[[str], None]) -> Any:
+    def read(self, incoming: Incoming, model: str, warn: Callable[[str], None], parse: ReadJson = read_json) -> Any:
         """The result of a whole reply. Raises what the reply means otherwise, never anything but a ModelError."""
         try:
-            body = read_json(incoming.content, warn)
+            body = parse(incoming.content, warn)
         except ValueError as error:
             if incoming.ok:
                 raise self._no_json(incoming, model) from error

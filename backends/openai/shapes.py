@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from llmdo.backends.errors import BadReply, ModelError, Retryable, unusable_vector
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
-from llmdo.backends.http.reply_json import amount, excerpt, mapping, whole_number, without_preamble
+from llmdo.backends.http.reply_json import amount, excerpt, mapping, whole_number
 from llmdo.backends.openai.messages import as_text, read_content, tool_calls
-from llmdo.backends.openai.vectors import number_arrays, read_vector
+from llmdo.backends.openai.vectors import read_vector
 from llmdo.backends.responses import ChatResponse, FinishReason
 from llmdo.backends.usage import Usage
 
@@ -170,20 +170,16 @@ def _index(choice: Mapping[str, Any], position: int) -> int:
     return position if found is None else found
 
 
-def read_vectors(
-    body: Any, model: str, count: int, neurons: float | None = None, written: bytes = b""
-) -> tuple[Sequence[float], ...]:
+def read_vectors(body: Any, model: str, count: int, neurons: float | None = None) -> tuple[Sequence[float], ...]:
     """Reads ``{"data": [{"index", "embedding"}, …]}`` by ``index``, and Workers AI's ``{"data": [[…], …]}``.
 
-    One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``;
-    ``written``: the reply's JSON, from which the vectors have their digits. Raises BadReply for another number, and
-    where the only vector cannot be used.
+    One vector for each of ``count`` texts; () stands for one that cannot be used. ``neurons``: see ``read_usage``.
+    Raises BadReply for another number, and where the only vector cannot be used.
     """
     rows = mapping(body).get("data") or mapping(body).get("response")
-    arrays = number_arrays(without_preamble(written))
     found: dict[int, Sequence[float]] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else []):
-        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row, arrays)
+        vector = read_vector(row.get("embedding") if isinstance(row, dict) else row)
         if vector is not None:
             found[_index(mapping(row), position)] = vector
     if sorted(found) != list(range(count)):

@@ -19,8 +19,8 @@ from llmdo.backends.errors import ModelError, ModelNotFound
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Transport
 from llmdo.backends.http.network_errors import network_errors
-from llmdo.backends.http.reply_json import amount
-from llmdo.backends.openai.replies import ReplyReader
+from llmdo.backends.http.reply_json import amount, read_json
+from llmdo.backends.openai.replies import ReadJson, ReplyReader
 from llmdo.backends.openai.stream import StreamHead
 from llmdo.backends.requests import sent_json
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal, request_id
@@ -91,17 +91,17 @@ class Api:
         """Sends, and reads the reply's result."""
         return self.read(await self.send(outgoing), model)
 
-    def read(self, incoming: Incoming, model: str) -> Reply:
+    def read(self, incoming: Incoming, model: str, parse: ReadJson = read_json) -> Reply:
         """The result of a whole reply; raises what the reply means otherwise."""
         warnings: list[str] = []
-        result = self.reader.read(incoming, model, warnings.append)
-        return self.reply(incoming, result, tuple(warnings), incoming.content)
+        result = self.reader.read(incoming, model, warnings.append, parse)
+        return self.reply(incoming, result, tuple(warnings))
 
-    def reply(self, incoming: Incoming, result: Any, warnings: tuple[str, ...] = (), written: bytes = b"") -> Reply:
+    def reply(self, incoming: Incoming, result: Any, warnings: tuple[str, ...] = ()) -> Reply:
         """A result with what the headers say."""
         headers = incoming.headers
         details = {} if not self._gateway else _gateway_details(headers)
-        return Reply(result, request_id(headers), _neurons(headers), details, warnings, written)
+        return Reply(result, request_id(headers), _neurons(headers), details, warnings)
 
     def stream_head(self, incoming: Incoming, model: str, max_tokens: int, warnings: Sequence[str]) -> StreamHead:
         """What a stream's headers say, and what the call that it answers was."""

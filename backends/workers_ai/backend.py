@@ -28,6 +28,7 @@ from llmdo.backends.listing import deprecation, kept_models
 from llmdo.backends.openai.raw import raw_warnings
 from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
 from llmdo.backends.openai.stream import read_stream
+from llmdo.backends.openai.vectors import read_vectors_json
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, whole_answer, with_errors
@@ -93,10 +94,11 @@ class WorkersAI:
         """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""
         model, warnings = request.model, self._warnings(request.model)
         body = embed_body(request, warnings.append)
-        reply = await self._api.ask(self._api.call(model, body, "native", about=request.request_id, fresh=False), model)
+        outgoing = self._api.call(model, body, "native", about=request.request_id, fresh=False)
+        reply = self._api.read(await self._api.send(outgoing), model, read_vectors_json)
         answered, substituted = answering_model(reply.result, model, native=True)
         with reply.reading():
-            vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons, reply.written)
+            vectors = read_vectors(reply.result, model, len(request.texts), reply.neurons)
         return EmbedResponse(
             vectors=vectors,
             usage=read_usage(reply.result, reply.neurons),

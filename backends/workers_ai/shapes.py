@@ -32,17 +32,13 @@ from llmdo.backends.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call brought: the result without its envelope, and what its headers say, a gateway's in ``details``.
-
-    ``written``: the whole JSON; empty for a part of a batch.
-    """
+    """What a call brought: the result without its envelope, and what its headers say, a gateway's in ``details``."""
 
     result: Any
     request_id: str | None = None
     neurons: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    written: bytes = field(default=b"", repr=False)
 
     def reading(self) -> AbstractContextManager[None]:
         """While the result is read: errors get the call's id, and what the reply says that it used."""
