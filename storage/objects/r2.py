@@ -28,7 +28,7 @@ from llmdo.storage.errors import (
     StorageUnavailable,
 )
 from llmdo.storage.objects.r2_client import R2Client, any_success, elements, has_etag, holds, r2_client
-from llmdo.storage.objects.r2_connections import Reply
+from llmdo.storage.objects.r2_connections import R2Reply
 from llmdo.storage.objects.r2_errors import NOT_R2, R2Refused, r2_errors
 from llmdo.storage.objects.r2_parts import R2Upload, copy_object
 from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
@@ -108,7 +108,7 @@ class R2Store:
                 failures += 1
                 self._after_break(key, failures, error)
 
-    def _part(self, key: str, etag: str, start: int, stop: int | None) -> Reply | None:
+    def _part(self, key: str, etag: str, start: int, stop: int | None) -> R2Reply | None:
         """A GET whose body is not read yet, or None where ``start`` is at or past the end."""
         headers = {"if-match": f'"{etag}"'}
         streamed = stop is None or stop - start > _WHOLE
@@ -234,12 +234,12 @@ class R2Store:
         return f"{self.url}/{key}"
 
 
-def _has_properties(reply: Reply) -> str | None:
+def _has_properties(reply: R2Reply) -> str | None:
     names = ("etag", "content-length", "last-modified")
     return None if all(name in reply.headers for name in names) else NOT_R2
 
 
-def _page(reply: Reply) -> tuple[list[ObjectInfo], str]:
+def _page(reply: R2Reply) -> tuple[list[ObjectInfo], str]:
     """The objects of one page of a listing, and what asks for the next page, or ""."""
     page = elements(reply)
     encoded = page.findtext("EncodingType") == "url"  # XML cannot hold all characters of a key
@@ -258,5 +258,5 @@ def _page(reply: Reply) -> tuple[list[ObjectInfo], str]:
     return found, following
 
 
-def _etag(reply: Reply) -> str:
+def _etag(reply: R2Reply) -> str:
     return reply.headers["etag"].strip('"')

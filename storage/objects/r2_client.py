@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from llmdo.settings.environment import MissingSettings, R2Access
 from llmdo.settings.network import ca_file, network_problems, proxy_for, tls_context
 from llmdo.storage.errors import InvalidLocation
-from llmdo.storage.objects.r2_connections import Reply, connection_class
+from llmdo.storage.objects.r2_connections import R2Reply, connection_class
 from llmdo.storage.objects.r2_errors import NOT_R2, TORN, R2Refused, Unaskable, Unreachable
 from llmdo.storage.objects.sigv4 import Signer, encode_query
 
@@ -44,10 +44,10 @@ _clients: dict[tuple[int, R2Access], R2Client] = {}
 _clients_lock = threading.Lock()
 
 # What a success must be like, or the code of what it is.
-Check = Callable[[Reply], str | None]
+Check = Callable[[R2Reply], str | None]
 
 
-def has_etag(reply: Reply) -> str | None:
+def has_etag(reply: R2Reply) -> str | None:
     """The replies to reads and writes of objects, and of parts."""
     return None if "etag" in reply.headers else NOT_R2
 
@@ -56,7 +56,7 @@ def holds(name: str) -> Check:
     """The replies whose body is an XML element of this name."""
     start, whole = f"<{name}".encode(), re.compile(rf"(</{name}>|<{name}[^>]*/>)\s*\Z".encode())
 
-    def check(reply: Reply) -> str | None:
+    def check(reply: R2Reply) -> str | None:
         if whole.search(reply.data):
             return None
         return TORN if start in reply.data else NOT_R2
@@ -64,7 +64,7 @@ def holds(name: str) -> Check:
     return check
 
 
-def any_success(reply: Reply) -> str | None:
+def any_success(reply: R2Reply) -> str | None:
     """The replies to which R2 adds nothing but a status."""
     return NOT_R2 if _is_page(reply) else None
 
@@ -101,7 +101,7 @@ class R2Client:
         body: bytes = b"",
         *,
         streamed: bool = False,
-    ) -> Reply:
+    ) -> R2Reply:
         """Makes a call until it succeeds, ATTEMPTS times at most.
 
         Args:
@@ -142,9 +142,9 @@ class R2Client:
         body: bytes,
         *,
         streamed: bool,
-    ) -> Reply:
+    ) -> R2Reply:
         signed = self._signer.headers(method, path, parameters, headers, body)
-        reply: Reply = self._pool.urlopen(
+        reply: R2Reply = self._pool.urlopen(
             method,
             f"{self._before_path}{path}?{parameters}" if parameters else f"{self._before_path}{path}",
             body,
@@ -191,7 +191,7 @@ def r2_client(access: R2Access) -> R2Client:
         return _clients[key]
 
 
-def elements(reply: Reply) -> ElementTree.Element:
+def elements(reply: R2Reply) -> ElementTree.Element:
     """The XML of a body, without namespaces: R2's documents have one, those of some servers like it have none.
 
     Raises R2Refused.
@@ -239,11 +239,11 @@ def _passes(refused: R2Refused) -> bool:
     return refused.status in _TRANSIENT or refused.code in _TRANSIENT_CODES
 
 
-def _is_page(reply: Reply) -> bool:
+def _is_page(reply: R2Reply) -> bool:
     return "html" in reply.headers.get("content-type", "")
 
 
-def _refusal(reply: Reply) -> R2Refused:
+def _refusal(reply: R2Reply) -> R2Refused:
     """What an error says; the reply to a HEAD has a status only."""
     try:
         error = elements(reply)

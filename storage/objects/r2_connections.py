@@ -45,7 +45,7 @@ class WholeReply:
         """There is nothing to close."""
 
 
-Reply = BaseHTTPResponse | WholeReply
+R2Reply = BaseHTTPResponse | WholeReply
 
 
 class _Connection(HTTPConnection):
@@ -76,7 +76,7 @@ class _Connection(HTTPConnection):
             self.sock.sendall(head)
             self.sock.sendall(body)
 
-    def getresponse(self) -> Reply:  # type: ignore[override]
+    def getresponse(self) -> R2Reply:  # type: ignore[override]
         method, self._asked = self._asked, ""
         if not method:
             return super().getresponse()

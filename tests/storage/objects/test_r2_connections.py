@@ -10,7 +10,7 @@ import pytest
 from urllib3 import HTTPConnectionPool, Retry
 from urllib3.exceptions import HTTPError
 
-from llmdo.storage.objects.r2_connections import Reply, connection_class
+from llmdo.storage.objects.r2_connections import R2Reply, connection_class
 
 OK = b"HTTP/1.1 200 OK\r\nETag: "
 WHOLE = OK + b'"e"\r\nContent-Length: 5\r\n\r\nhello'
@@ -68,14 +68,14 @@ def script() -> Iterator[Script]:
 
 
 @pytest.fixture
-def ask(script: Script) -> Iterator[Callable[..., Reply]]:
+def ask(script: Script) -> Iterator[Callable[..., R2Reply]]:
     pool = HTTPConnectionPool("127.0.0.1", script.port)
     pool.ConnectionCls = connection_class(secure=False)
 
-    def call(method: str = "GET", body: bytes = b"", *, streamed: bool = False, **headers: str) -> Reply:
+    def call(method: str = "GET", body: bytes = b"", *, streamed: bool = False, **headers: str) -> R2Reply:
         given = {"host": "r2.test", **headers}
         how = {"preload_content": not streamed, "decode_content": False, "redirect": False}
-        reply: Reply = pool.urlopen(method, "/bucket/key", body, given, retries=Retry(total=False), **how)
+        reply: R2Reply = pool.urlopen(method, "/bucket/key", body, given, retries=Retry(total=False), **how)
         return reply
 
     yield call
