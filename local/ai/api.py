@@ -31,7 +31,6 @@ from llmdo.local.ai.replies import (
     openai_vectors,
     usage_of,
 )
-from llmdo.local.ai.tasks import TASKS
 from llmdo.local.faults import Faults
 from llmdo.local.stats import Stats
 from llmdo.local.wire import EVENT_STREAM, HttpCall, HttpReply, Refused, json_reply, no_route, page_of, success
@@ -148,8 +147,8 @@ class ModelsApi:
             response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
             return _metered(reply, model.neurons(response.usage.input_tokens, 0))
-        if model.task in TASKS:
-            result = TASKS[model.task](body, model.name)
+        if model.answer is not None:
+            result = model.answer(body, model.name)
             return (
                 HttpReply(200, result, {"Content-Type": "image/png"}) if isinstance(result, bytes) else success(result)
             )

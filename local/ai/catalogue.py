@@ -7,6 +7,7 @@ of the echo or of the embedded SmolLM2, as the descriptions say.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +15,12 @@ from llmdo.backends.llama_cpp.backend import CHAT_MODEL, EMBEDDING_MODEL
 
 TEXT_GENERATION = "Text Generation"
 EMBEDDINGS = "Text Embeddings"
-CLASSIFICATION = "Text Classification"
-TRANSLATION = "Translation"
-SUMMARIES = "Summarization"
-IMAGE_TO_TEXT = "Image-to-Text"
-IMAGE_CLASSIFICATION = "Image Classification"
-SPEECH = "Automatic Speech Recognition"
-TEXT_TO_IMAGE = "Text-to-Image"
 # developers.cloudflare.com/workers-ai/platform/pricing: $0.011 for 1,000 neurons
 NEURONS_A_DOLLAR = 1000 / 0.011
 
 _TASK_IDS = {
     TEXT_GENERATION: "c329a1f9-323d-4e91-b2aa-582dd4188d34",
     EMBEDDINGS: "0137cdcf-162a-4108-94f2-1ca59e8c65ee",
-    IMAGE_TO_TEXT: "882a91d1-c331-4eec-bdad-834c919942a8",
 }
 
 
@@ -44,6 +37,7 @@ class LocalModel:
         batch: whether Cloudflare's catalogue lists it for the asynchronous batch API.
         able: properties that are "true" in the catalogue: function_calling, vision, reasoning …
         deprecated: the date on which it is, or was, switched off.
+        answer: what replies to a call's body, and the model's name, in place of the backend; bytes are a picture.
     """
 
     name: str
@@ -58,6 +52,7 @@ class LocalModel:
     batch: bool = False
     able: tuple[str, ...] = ()
     deprecated: str = ""
+    answer: Callable[[dict[str, Any], str], Any] | None = None
 
     def neurons(self, input_tokens: int, output_tokens: int) -> float:
         """What Cloudflare would count for these tokens."""
@@ -119,7 +114,7 @@ def _embedded(name: str, task: str, description: str) -> LocalModel:
     return LocalModel(name, task, description, CHAT_MODEL, 2048)
 
 
-ECHO_MODELS = (
+ECHO_MODELS: tuple[LocalModel, ...] = (
     _echo(
         "@cf/meta/llama-3.3-70b-instruct-fp8-fast",
         TEXT_GENERATION,
@@ -145,16 +140,6 @@ ECHO_MODELS = (
     _echo("@cf/baai/bge-small-en-v1.5", EMBEDDINGS, 512, dimensions=384, price=(0.02, 0.0), batch=True),
     _echo("@cf/qwen/qwen3-embedding-0.6b", EMBEDDINGS, 8_192, dimensions=1024, max_texts=32, price=(0.012, 0.0)),
     _echo("@cf/echo/embed", EMBEDDINGS, 1_000_000, dimensions=8),
-    _echo("@cf/huggingface/distilbert-sst-2-int8", CLASSIFICATION, 0, price=(0.026, 0.0)),
-    _echo("@cf/baai/bge-reranker-base", CLASSIFICATION, 0, price=(0.003, 0.0)),
-    _echo("@cf/meta/m2m100-1.2b", TRANSLATION, 0, price=(0.342, 0.342), batch=True),
-    _echo("@cf/facebook/bart-large-cnn", SUMMARIES, 0, able=("beta",), deprecated="2026-05-30"),
-    _echo("@cf/llava-hf/llava-1.5-7b-hf", IMAGE_TO_TEXT, 0, able=("beta",)),
-    _echo("@cf/microsoft/resnet-50", IMAGE_CLASSIFICATION, 0),
-    _echo("@cf/openai/whisper", SPEECH, 0),
-    _echo("@cf/openai/whisper-large-v3-turbo", SPEECH, 0),
-    _echo("@cf/black-forest-labs/flux-1-schnell", TEXT_TO_IMAGE, 0),
-    _echo("@cf/stabilityai/stable-diffusion-xl-base-1.0", TEXT_TO_IMAGE, 0, able=("beta",)),
 )
 _ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
 SMOLLM2_MODELS = (

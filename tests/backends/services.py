@@ -23,10 +23,10 @@ from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.openai.braintrust import service as braintrust_service
 from llmdo.backends.openai.requests import OPENAI_DIALECT
 from llmdo.backends.workers_ai.backend import WorkersAI
-from llmdo.local.ai import catalogue
 from llmdo.local.ai.echo import Echo
 from llmdo.settings.environment import BraintrustAccess, CloudflareAccount
 from tests.backends.conformance import ANSWER, SECRET, USAGE, Subject, event_stream, events
+from tests.local.ai.tasks import MODELS
 
 WORDS = [ANSWER[start : start + 6] for start in range(0, len(ANSWER), 6)]
 ARGUMENTS = '{"city": "Paris"}'
@@ -137,7 +137,7 @@ CLOUDFLARE_REFUSALS: dict[type[ModelError], tuple[int, Any]] = {
     ModelNotFound: cloudflare_error(400, 5007),
 }
 ACCOUNT = CloudflareAccount("0" * 32, SECRET)
-ROWS = {row.name: row for row in catalogue.ECHO_MODELS}
+ROWS = {row.name: row for row in MODELS}
 
 SUBJECTS = (
     Subject(

@@ -12,13 +12,13 @@ from llmdo import Model, connect, connect_async
 from llmdo.backends.errors import InvalidRequest, ModelNotFound, Overloaded
 from llmdo.backends.openai.backend import OpenAI, Service
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
-from llmdo.local.ai import catalogue
 from llmdo.local.ai.echo import Echo
 from tests.backends.conformance import ANSWER
 from tests.backends.services import OPENAI_STREAM, openai_shape
 from tests.backends.wire import Wire
+from tests.local.ai.tasks import MODELS
 
-ROWS = {row.name: row for row in catalogue.ECHO_MODELS}
+ROWS = {row.name: row for row in MODELS}
 CHAT, EMBED = "@cf/echo/chat", "@cf/echo/embed"
 
 

@@ -1,4 +1,4 @@
-"""Models that neither chat nor embed, for tests: they check inputs and answer in the real ones' shapes.
+"""Models of the local Workers AI that neither chat nor embed: they check inputs and answer in the real ones' shapes.
 
 The answers mean nothing: a translation is the text after its language, a picture is one pixel.
 Shapes: developers.cloudflare.com/workers-ai/models, and the official client's types.
@@ -14,19 +14,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from llmdo.local.ai.catalogue import (
-    CLASSIFICATION,
-    IMAGE_CLASSIFICATION,
-    IMAGE_TO_TEXT,
-    SPEECH,
-    SUMMARIES,
-    TEXT_TO_IMAGE,
-    TRANSLATION,
-)
+from llmdo.local.ai.catalogue import ECHO_MODELS, LocalModel
 from llmdo.local.ai.inputs import bad_input
 from llmdo.local.wire import Refused
-
-Task = Callable[[dict[str, Any], str], Any]  # of body and model; bytes are a picture, everything else is JSON
 
 
 def classify(body: dict[str, Any], _: str) -> Any:
@@ -80,17 +70,6 @@ def paint(body: dict[str, Any], model: str) -> Any:
     return {"image": base64.b64encode(picture).decode()} if "flux" in model else picture
 
 
-TASKS: dict[str, Task] = {
-    CLASSIFICATION: classify,
-    TRANSLATION: translate_text,
-    SUMMARIES: summarise,
-    IMAGE_TO_TEXT: describe,
-    IMAGE_CLASSIFICATION: label,
-    SPEECH: transcribe,
-    TEXT_TO_IMAGE: paint,
-}
-
-
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -129,3 +108,22 @@ def _pixel(colour: bytes) -> bytes:
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + colour)) + chunk(b"IEND", b"")
+
+
+def _model(name: str, task: str, answer: Callable[[dict[str, Any], str], Any], **more: Any) -> LocalModel:
+    return LocalModel(name, task, "Answered by the tests.", name, 0, answer=answer, **more)
+
+
+MODELS = (
+    *ECHO_MODELS,
+    _model("@cf/huggingface/distilbert-sst-2-int8", "Text Classification", classify, price=(0.026, 0.0)),
+    _model("@cf/baai/bge-reranker-base", "Text Classification", classify, price=(0.003, 0.0)),
+    _model("@cf/meta/m2m100-1.2b", "Translation", translate_text, price=(0.342, 0.342), batch=True),
+    _model("@cf/facebook/bart-large-cnn", "Summarization", summarise, able=("beta",), deprecated="2026-05-30"),
+    _model("@cf/llava-hf/llava-1.5-7b-hf", "Image-to-Text", describe, able=("beta",)),
+    _model("@cf/microsoft/resnet-50", "Image Classification", label),
+    _model("@cf/openai/whisper", "Automatic Speech Recognition", transcribe),
+    _model("@cf/openai/whisper-large-v3-turbo", "Automatic Speech Recognition", transcribe),
+    _model("@cf/black-forest-labs/flux-1-schnell", "Text-to-Image", paint),
+    _model("@cf/stabilityai/stable-diffusion-xl-base-1.0", "Text-to-Image", paint, able=("beta",)),
+)
