@@ -46,7 +46,7 @@ def answer(
 ) -> Iterator[Callable[..., list[Outcome]]]:
     """Answers prompts by Infer on FnApiRunner; gives the outcomes in the order of the prompts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(batches, "LINGER_S", 0.4)
+    monkeypatch.setattr(batches, "LINGER_S", 1.0)
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
     monkeypatch.setattr(batch_work, "LONGEST_POLL_S", 0.2)
 

@@ -294,10 +294,13 @@ def test_a_prism_that_does_not_start_is_an_error_with_its_log(tmp_path: Path) ->
 def test_a_prism_that_never_serves_is_an_error_and_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "_START_TIMEOUT", 0.5)
     monkeypatch.setattr(servers, "_STOP_TIMEOUT", 0.2)
-    deaf = fake(tmp_path / "prism", f"trap '' TERM\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done")
+    started, start = [], servers.start_tied
+    monkeypatch.setattr(servers, "start_tied", lambda *given: started.append(start(*given)) or started[-1])
+    deaf = fake(tmp_path / "prism", "trap '' TERM\nwhile :; do sleep 0.1; done")
     with pytest.raises(ToolError, match="Prism did not serve within"), running_prism(deaf):
         pytest.fail("it cannot be used")
-    assert not alive(int((tmp_path / "pid").read_text()))
+    (process,) = started
+    assert process.returncode is not None and not alive(process.pid)
 
 
 def exit_code() -> object:

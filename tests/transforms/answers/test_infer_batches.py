@@ -90,7 +90,7 @@ class Scripted:
 def provider(monkeypatch):
     scripted = Scripted()
     monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
-    monkeypatch.setattr(batches, "LINGER_S", 0.4)
+    monkeypatch.setattr(batches, "LINGER_S", 1.0)
     monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
     yield scripted
     close_engines()
@@ -128,7 +128,7 @@ def said(outcome):
 
 
 def test_a_small_window_does_not_make_batches_small(provider, monkeypatch):
-    monkeypatch.setattr(batches, "LINGER_S", 2.0)  # a busy machine may stop the submitters for longer than 0.4 s
+    monkeypatch.setattr(batches, "LINGER_S", 2.0)  # a busy machine may stop the submitters for longer than 1.0 s
     found = outcomes(lines(2500))
     assert sorted(map(len, provider.handed_over)) == [500, 1000, 1000]
     assert [said(outcome) for outcome in found] == [f"re: hello {i}" for i in range(2500)]
