@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import random
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -165,23 +167,36 @@ def test_equal_requests_share_one_call_if_that_is_asked_for(cloud):
     assert paid(cloud) == 1
 
 
-def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twice(cloud, monkeypatch, caplog):
+@contextmanager
+def unheard_once(monkeypatch, ready):
+    """As soon as ``ready``, this process's run has had no heartbeat for too long; once it says so, it has one again."""
     asleep_s = runs.ASLEEP_SECONDS
-    monkeypatch.setattr(runs, "ASLEEP_SECONDS", 6.0)  # with beats every 60 s
+    monkeypatch.setattr(runs, "ASLEEP_SECONDS", asleep_s)
 
     class Awake(logging.Handler):
         def emit(self, record):
-            runs.ASLEEP_SECONDS = asleep_s  # it may take as long as it needs from now on
+            runs.ASLEEP_SECONDS = asleep_s
 
+    def fall_asleep():
+        wait_until(ready, 120)
+        runs.ASLEEP_SECONDS = 0.0
+
+    warned = logging.getLogger("llmdo.runners.running.run")
+    warned.addHandler(awake := Awake(logging.WARNING))
+    sleeper = threading.Thread(target=fall_asleep)
+    sleeper.start()
+    try:
+        yield
+    finally:
+        sleeper.join()
+        warned.removeHandler(awake)
+
+
+def test_a_run_that_was_not_heard_for_too_long_begins_again_and_pays_nothing_twice(cloud, monkeypatch, caplog):
     cloud.upload("a.jsonl", prompts(80))
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
-    warned = logging.getLogger("llmdo.runners.running.run")
-    warned.addHandler(awake := Awake())
-    try:
-        with caplog.at_level("WARNING", logger=warned.name):
-            summary = cloud.run(concurrency=4)
-    finally:
-        warned.removeHandler(awake)
+    with unheard_once(monkeypatch, lambda: paid(cloud) >= 8), caplog.at_level("WARNING"):
+        summary = cloud.run(concurrency=4)
     assert caplog.text.count("resuming") == 1
     assert (summary.exit_code, summary.asleep) == (0, False)
     cloud.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdo.storage.runs import runs
+from tests.faults.test_kills import unheard_once
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_processes import LONG_PROMPTS
 
@@ -281,21 +280,9 @@ def test_a_run_whose_workers_cannot_write_fails_with_one_sentence_and_pays_nothi
 def test_a_run_that_was_not_heard_for_too_long_begins_again_with_its_workers_and_pays_nothing_twice(
     cloud, monkeypatch, caplog
 ):
-    asleep_s = runs.ASLEEP_SECONDS
-    monkeypatch.setattr(runs, "ASLEEP_SECONDS", 8.0)  # with beats every 60 s, here and not in the workers
-
-    class Awake(logging.Handler):
-        def emit(self, record):
-            runs.ASLEEP_SECONDS = asleep_s  # it may take as long as it needs from now on
-
     lines = big(cloud)
-    warned = logging.getLogger("llmdo.runners.running.run")
-    warned.addHandler(awake := Awake())
-    try:
-        with caplog.at_level("WARNING", logger=warned.name):
-            summary = cloud.run(input="r2://llmdo/input/", processes=2, batch_size=20, range_bytes=65_536)
-    finally:
-        warned.removeHandler(awake)
+    with unheard_once(monkeypatch, lambda: paid(cloud) >= 200), caplog.at_level("WARNING"):
+        summary = cloud.run(input="r2://llmdo/input/", processes=2, batch_size=20, range_bytes=65_536)
     assert caplog.text.count("resuming") == 1
     assert (summary.exit_code, summary.asleep) == (0, False)
     cloud.check()
