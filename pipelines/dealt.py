@@ -12,20 +12,27 @@ from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.elements import Mark, Read, Settled, Written
 from llmdo.transforms.files.find_files import FindFiles
 from llmdo.transforms.files.open_files import OpenFiles
+from llmdo.transforms.files.poll_files import PollFiles
 from llmdo.transforms.files.settle_files import SettleFiles
+from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.files.write_stretches import WriteStretches
 from llmdo.transforms.lines.deal import Deal
+from llmdo.transforms.lines.deal_on import DealOn
 from llmdo.transforms.run import Run
 
 
 def build_head_and_tail(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollection[Settled]:
     """Finds and opens files, has the run's workers answer them, and settles them."""
-    run = options.run(run_id)
+    run, source = options.run(run_id), options.source
+    find: PollFiles | FindFiles = FindFiles(source, run, together=True)
+    deal: DealOn | Deal = Deal(options.reading, run)
+    if options.continuous and isinstance(source, Notifications):
+        find, deal = PollFiles(source, run), DealOn(options.reading, run)
     return (
         root
-        | "Find files" >> FindFiles(options.source, run, together=True)
+        | "Find files" >> find
         | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
-        | "Deal stretches out" >> Deal(options.reading, run)
+        | "Deal stretches out" >> deal
         | "Settle files" >> SettleFiles(run)
     )
 

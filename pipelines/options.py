@@ -106,7 +106,7 @@ class JsonlOptions(RunOptions):
     processes: Annotated[
         int,
         Field(ge=1, le=MOST_PROCESSES),
-        RATE("Processes of this machine that share the work and all limits (run, schedule); each takes some 130 MB."),
+        RATE("Processes of this machine that share the work and all limits; each takes some 130 MB."),
     ] = 1
     mode: Annotated[
         Mode,
@@ -150,9 +150,9 @@ class JsonlOptions(RunOptions):
     def _several_processes(self) -> JsonlOptions:
         if self.processes == 1:
             return self
+        here = "prism" if self.continuous else "direct"
         why_not = {
-            "stream answers in one process: use run or schedule": self.continuous,
-            "it is for --runner direct; Flink has --parallelism, Dataflow --max-num-workers": self.runner != "direct",
+            f"it is for --runner {here}; Flink has --parallelism, Dataflow --max-num-workers": self.runner != here,
             "batches are polled by one process: use --mode sync": self.mode != "sync",
             "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
         }

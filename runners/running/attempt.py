@@ -32,7 +32,7 @@ from llmdo.runners.running.following import Following, count_by_manifests, ended
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.summary import Summary
 from llmdo.runners.temporary import temporary_files
-from llmdo.runners.workers.crew import crew_of
+from llmdo.runners.workers.crew import WorkerFailed, crew_of
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
@@ -194,7 +194,7 @@ def until_of(reason: BaseException | str | None) -> float | None:
 
 _NAMED = {**vars(llmdo.storage.errors), **vars(llmdo.backends.errors)}
 _KINDS = [name for name, kind in _NAMED.items() if isinstance(kind, type) and issubclass(kind, Exception)]
-_OUR_ERRORS = "|".join([*_KINDS, "MissingSettings"])
+_OUR_ERRORS = "|".join([*_KINDS, "MissingSettings", WorkerFailed.__name__])
 _RAISED = re.compile(rf"^(?:[\w.]+\.)?({_OUR_ERRORS}): (.+?)(?: \[while running .*)?$", re.MULTILINE)
 
 

@@ -57,7 +57,7 @@ def stream_line(state: RunState, rate: Rate) -> str:
     waiting = "?" if state.backlog is None else f"{state.backlog:,}"
     return (
         f"{len(state.in_work()):,} files open, {counts.files_done:,} done · {lines:,} lines, {rate(lines):,.1f}/s · "
-        f"{calls_in_flight(state.run_id):,} in flight · {_limits_text(state)}"
+        f"{calls_in_flight(state.run_id) + state.elsewhere().in_flight:,} in flight · {_limits_text(state)}"
         f"{tokens:,} tokens · {counts.failed:,} errors · {waiting} waiting"
     )
 

@@ -1,4 +1,4 @@
-"""A worker of ``run --processes``: a process that another one of llmdo starts, with its end of a socket.
+"""A worker of ``--processes``: a process that another one of llmdo starts, with its end of a socket.
 
 ``python -m llmdo.runners.workers.child DESCRIPTOR``; not to be started by hand.
 """

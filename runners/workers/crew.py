@@ -1,4 +1,4 @@
-"""The workers of ``run --processes``: starts them, deals stretches out to them, and replaces those that die."""
+"""The workers of ``--processes``: starts them, deals stretches out to them, and replaces those that die."""
 
 from __future__ import annotations
 
@@ -168,11 +168,12 @@ class Crew:
         else:
             living = [worker for worker in self._workers if worker.takes_work and not worker.reads_alone]
             kept = bool(self._lost or self._suspects) and not any(worker.reads_alone for worker in self._workers)
+        living = [worker for worker in living if worker.has_room(quick=dealt.stretch.quick)]
         worker = min(living, key=lambda one: (one.unread, len(one.dealt)), default=None)
         if worker is None or worker.unread:
             if len(self._workers) < self.most - kept:
                 worker = self._start()
-            elif worker is None or not worker.has_room:
+            elif worker is None:
                 return False
         worker.give(dealt)
         return True
@@ -298,7 +299,9 @@ class Crew:
             self._budget.leave(worker, spent, died=died)
             left, worker.dealt = list(worker.dealt.values()), {}
             if worker.ended is not None and worker.ended.problem:
-                self._failure = self._failure or WorkerFailed(f"a worker process failed:\n{worker.ended.problem}")
+                problem = worker.ended.problem
+                what = problem.splitlines()[0]
+                self._failure = self._failure or WorkerFailed(f"a worker process failed ({what}):\n{problem}")
             elif worker.ended is None or (left and not self._state.stopping):
                 self._died(worker, left)
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""One worker of ``run --processes``, as the run's process sees it."""
+"""One worker of ``--processes``, as the run's process sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmdo.runners.workers.wire import Begin, Channel, LogLine, WorkerEnded, Wor
 from llmdo.transforms.elements import Written
 
 # Stretches that a worker has and does not read yet; more of them, if they have fewer bytes than this together: between
-# two small files a worker would often wait.
+# two small files a worker would often wait. Quick ones, which it reads before others, are counted by themselves.
 UNREAD, MOST_UNREAD, SMALL_UNREAD = 2, 16, 64 << 10
 # A worker may still run this long when the run's process is gone: see llmdo.runners.workers.working. Seconds.
 _GRACE_S = 10
@@ -56,12 +56,10 @@ class WorkerProcess:
     ended: WorkerEnded | None = None
     reads_alone: bool = False
     _unread: dict[int, DealtStretch] = field(default_factory=dict)
-    _unread_bytes: int = 0
 
     def give(self, dealt: DealtStretch) -> None:
         """Sends it a stretch."""
         self.dealt[dealt.stretch.number] = self._unread[dealt.stretch.number] = dealt
-        self._unread_bytes += dealt.size
         self.reads_alone = dealt.deaths > 0
         self.channel.send(dealt.stretch)
 
@@ -70,7 +68,6 @@ class WorkerProcess:
         dealt = self._unread.pop(number, None)
         if dealt is not None:
             dealt.begun = True
-            self._unread_bytes -= dealt.size
 
     def came_back(self, written: Written) -> None:
         """Takes note of what it has written."""
@@ -87,11 +84,10 @@ class WorkerProcess:
         """Stretches that it has not begun to read."""
         return len(self._unread)
 
-    @property
-    def has_room(self) -> bool:
+    def has_room(self, *, quick: bool) -> bool:
         """Whether it can have another stretch, so that it need not wait when it has read one."""
-        small = self.unread < MOST_UNREAD and self._unread_bytes < SMALL_UNREAD
-        return small or self.unread < UNREAD
+        sizes = [dealt.size for dealt in self._unread.values() if dealt.stretch.quick == quick]
+        return len(sizes) < UNREAD or (len(sizes) < MOST_UNREAD and sum(sizes) < SMALL_UNREAD)
 
     @property
     def takes_work(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker of ``run --processes`` does: answers the stretches that it is sent, and reports."""
+"""What a worker of ``--processes`` does: answers the stretches that it is sent, and reports."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ class Link:
         self._sharing = threading.Lock()
         self._ready = False
         self._stretches: queue.SimpleQueue[Stretch] = queue.SimpleQueue()
+        self._quick: queue.SimpleQueue[Stretch] = queue.SimpleQueue()
+        self._came = threading.Event()
         self._over = threading.Event()  # no more stretches come
         self._ended = threading.Event()
         limits = begin.options.limits
@@ -95,8 +97,18 @@ class Link:
 
     def next(self) -> Stretch | None:
         """The next stretch to read, or None if there is none within a moment."""
+        if self._quick.empty() and self._stretches.empty():
+            self._came.wait(_IDLE_S)
+        self._came.clear()
+        return self.next_quick() or self._next_of(self._stretches)
+
+    def next_quick(self) -> Stretch | None:
+        """A stretch to read before the rest of a larger one."""
+        return None if self._quick.empty() else self._next_of(self._quick)
+
+    def _next_of(self, stretches: queue.SimpleQueue[Stretch]) -> Stretch | None:
         try:
-            stretch = self._stretches.get(timeout=_IDLE_S)
+            stretch = stretches.get_nowait()
         except queue.Empty:
             return None
         # The run must know what it died of if its first line ends this process.
@@ -106,7 +118,7 @@ class Link:
     @property
     def over(self) -> bool:
         """Whether all that was sent is read, and no more comes."""
-        return self._over.is_set() and self._stretches.empty()
+        return self._over.is_set() and self._stretches.empty() and self._quick.empty()
 
     def send(self, written: Written) -> None:
         """Passes on what was written."""
@@ -144,7 +156,8 @@ class Link:
                 break
             match message:
                 case Stretch():
-                    self._stretches.put(message)
+                    (self._quick if message.quick else self._stretches).put(message)
+                    self._came.set()
                 case Alive():
                     self._alive = message
                 case Share():
@@ -201,7 +214,11 @@ def read_dealt(_: None, options: JsonlOptions, run: Run) -> Iterator[Read | Mark
     while not run.state.stopping:
         stretch = link.next()
         if stretch is not None:
-            yield from read_stretch(stretch, reading, run)
+            for one in read_stretch(stretch, reading, run):
+                yield one
+                quick = link.next_quick()
+                if quick is not None:
+                    yield from read_stretch(quick, reading, run)
         elif link.over:
             return
         else:

@@ -7,22 +7,12 @@ import threading
 
 import pytest
 
-from llmdo.settings.environment import CloudflareAccount
 from llmdo.storage.output.manifests import read_manifest
-from llmdo.storage.queues.client import QueueClient, find_queue
 from llmdo.transforms.files.open_files import SMALL_BYTES
 from llmdo.transforms.lines import read_lines as lines
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 
 LONG = 600
-
-
-@pytest.fixture
-def queue(cloud):
-    env = cloud.env
-    account = CloudflareAccount(env["CLOUDFLARE_ACCOUNT_ID"], env["CLOUDFLARE_API_TOKEN"], env["CLOUDFLARE_BASE_URL"])
-    with QueueClient(account, find_queue(account, "llmdo-input")) as client:
-        yield client
 
 
 def paid(cloud):

@@ -286,7 +286,7 @@ def test_what_is_said_of_wrong_options_makes_them_right(wrong, said, remedies):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"continuous": True, "queue": "q", "files": (), "runner": "prism"}, "use run or schedule"),
+        ({"continuous": True, "queue": "q", "files": (), "runner": "flink"}, "it is for --runner prism"),
         ({"runner": "prism"}, "it is for --runner direct"),
         ({"runner": "flink"}, "Flink has --parallelism"),
         ({"mode": "batch"}, "use --mode sync"),

@@ -10,15 +10,13 @@ from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 import apache_beam as beam
-from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
-from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.pvalue import PCollection
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
 from llmdo.storage.errors import StorageError, StorageUnavailable, is_passing
 from llmdo.transforms.elements import Notice
+from llmdo.transforms.endless import LAST_LOOK, WATERMARK, WINDOW_SECONDS, Endless
 from llmdo.transforms.files.find_files import Puller, left_in_work
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
@@ -32,10 +30,6 @@ SWEEP_SECONDS = 300.0
 _SWEEP_AGAIN_SECONDS = 30.0  # after one that failed
 # A sweep emits its files in portions, so that messages get through meanwhile.
 _PORTION = 100
-# Files opened within the same period of this length share a window, whose state is dropped when all are done. Seconds.
-WINDOW_SECONDS = 3600.0
-_END = 1 << 62
-_WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
 
 T = TypeVar("T")
 Found_co = TypeVar("Found_co", covariant=True)
@@ -111,15 +105,9 @@ class Looks(Generic[Found_co]):
         self._looking.close()
 
 
-class _Endless(OffsetRestrictionTracker):
-    def is_bounded(self) -> bool:
-        return False
-
-
-class LookAgain(beam.DoFn, RestrictionProvider):
+class LookAgain(Endless):
     """An unbounded source: emits what is found, with the time it was found, until the run stops.
 
-    A restriction's positions are looks. Past the last one there is no work, and the pipeline ends by itself.
     ``begin`` is pickled.
     """
 
@@ -136,28 +124,16 @@ class LookAgain(beam.DoFn, RestrictionProvider):
         """Closes them."""
         self._looks.close()
 
-    def initial_restriction(self, _: bytes) -> OffsetRange:
-        """All looks."""
-        return OffsetRange(0, _END)
-
-    def create_tracker(self, restriction: OffsetRange) -> _Endless:
-        """A restriction tracker without an end."""
-        return _Endless(restriction)
-
-    def restriction_size(self, _: bytes, restriction: OffsetRange) -> int:
-        """Unknown."""
-        return 1 if restriction.start < restriction.stop else 0
-
     @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]  # Beam's decorators have no types
     def process(
         self,
         _: bytes,
         tracker: Any = beam.DoFn.RestrictionParam(),
-        watermark: Any = _WATERMARK,
+        watermark: Any = WATERMARK,
     ) -> Iterator[TimestampedValue]:
         """One poll."""
         if self._run.state.stopping:
-            tracker.try_claim(_END)
+            tracker.try_claim(LAST_LOOK)
             watermark.set_watermark(MAX_TIMESTAMP)
             return
         tracker.try_claim(tracker.current_restriction().start)

@@ -17,7 +17,8 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from llmdo.transforms.elements import Notice
-from llmdo.transforms.files.poll_files import WINDOW_SECONDS, LookForFiles, Looks
+from llmdo.transforms.endless import WINDOW_SECONDS
+from llmdo.transforms.files.poll_files import LookForFiles, Looks
 from llmdo.transforms.files.source import Notifications
 from llmdo.transforms.members import join
 from llmdo.transforms.run import Run

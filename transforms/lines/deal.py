@@ -67,9 +67,19 @@ class Deal(beam.PTransform):
 
 
 def next_stop(start: int, last: int, range_bytes: int, processes: int) -> int:
-    """Where the stretch ends that begins at ``start``, in a gap that ends at ``last``."""
+    """Where the stretch ends that begins at ``start``, in a gap that ends at ``last``. Up to NO_END there is one."""
+    if last == NO_END:
+        return last
     size = max(SMALLEST_STRETCH, min(range_bytes, (last - start) // (STRETCHES_EACH * processes)))
     return min(last, start + size)
+
+
+def bounds_of(element: OpenFile, reading: Reading) -> tuple[int, int]:
+    """From where to where the only gap of an element is dealt out; to NO_END where it must be one stretch."""
+    file = element.file
+    if file.compression or not file.size or reading.refuses(file):
+        return 0, NO_END
+    return gap_of(element)
 
 
 class _Deal(beam.DoFn):
@@ -93,11 +103,9 @@ class _Deal(beam.DoFn):
 
     def _deal(self, element: Opened) -> Iterator[Written]:
         assert isinstance(element, OpenFile)  # noqa: S101  others have no gaps
-        file = element.file
-        whole = file.compression or not file.size or self._reading.refuses(file)
-        start, last = (0, NO_END) if whole else gap_of(element)
+        start, last = bounds_of(element, self._reading)
         while start < last and not self._run.state.stopping:
-            stop = last if whole else next_stop(start, last, self._reading.range_bytes, self._dealer.most)
+            stop = next_stop(start, last, self._reading.range_bytes, self._dealer.most)
             if self._dealer.offer(element, start, stop):
                 start = stop
                 yield from self._dealer.take(0.0)

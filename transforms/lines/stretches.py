@@ -10,6 +10,15 @@ from llmdo.transforms.lines.cutting import Tile
 from llmdo.transforms.lines.reading import UNREADABLE, Reading, gap_of, one_gap_each, read_range, stale_by, unread
 from llmdo.transforms.run import Run
 
+# A stretch of at most this size, some 100 lines, is read before larger ones. Bytes.
+QUICK_STRETCH = 16 << 10
+
+
+def is_quick(element: OpenFile, start: int, stop: int) -> bool:
+    """Whether a stretch is so small that it need not wait for larger ones."""
+    file = element.file
+    return not file.compression and min(stop, file.size) - start <= QUICK_STRETCH
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -26,6 +35,11 @@ class Stretch:
     element: OpenFile
     start: int
     stop: int
+
+    @property
+    def quick(self) -> bool:
+        """See ``is_quick``."""
+        return is_quick(self.element, self.start, self.stop)
 
 
 def read_stretch(stretch: Stretch, reading: Reading, run: Run) -> Iterator[Read | StretchRead]:

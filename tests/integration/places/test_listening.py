@@ -54,6 +54,7 @@ def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Pop
         # Prism's, and that of the workers in the process.
         pytest.param("run", (*PLACES, "--runner", "prism"), 2, id="run-prism", marks=prism),
         pytest.param("stream", PLACES, 2, id="stream", marks=prism),
+        pytest.param("stream", (*PLACES, "--processes", "2"), 2, id="stream-processes", marks=prism),
         pytest.param("chat", OPTIONS[:6], 2, id="chat", marks=prism),
     ],
 )
