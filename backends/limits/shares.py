@@ -54,7 +54,7 @@ def deal_shares(window: int, demands: Sequence[Demand]) -> list[Share]:
     another process may still have in flight is given to nobody before.
     """
     paces = _learned(demands)
-    if _is_slow(demands, paces):
+    if has_few_calls(demands):
         caller = _caller(demands)
         wanted = [window * (at == caller) for at in range(len(demands))]
     else:
@@ -76,17 +76,18 @@ def _learned(demands: Sequence[Demand]) -> dict[ProviderModel, float]:
     return found
 
 
-def _is_slow(demands: Sequence[Demand], paces: Mapping[ProviderModel, float]) -> bool:
+def has_few_calls(demands: Sequence[Demand], *, before: bool = False) -> bool:
+    """Whether one process is to make all calls, since they are few a second; ``before``: whether that was so."""
+    paces, total = _learned(demands), 0.0
     models = {model for one in demands for model in one.paces}
-    total = 0.0
     for model in models:
         allowed = [per_s for one in demands if (per_s := one.allowed.get(model)) is not None]
         known = [per_s for per_s in (paces.get(model), *(len(demands) * part for part in allowed)) if per_s is not None]
         if not known:
             return False
         total += min(known)
-    is_so = any(not one.window for one in demands)
-    return bool(models) and total < (STAYS_ALONE_PER_S if is_so else ALONE_PER_S)
+    before = before or any(not one.window for one in demands)
+    return bool(models) and total < (STAYS_ALONE_PER_S if before else ALONE_PER_S)
 
 
 def _caller(demands: Sequence[Demand]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
@@ -29,7 +28,7 @@ from llmdo.runners.workers.wire import (
     WorkerEnded,
     WorkerReport,
 )
-from llmdo.runners.workers.worker_process import SaidOnce, WorkerProcess, start_worker
+from llmdo.runners.workers.worker_process import SaidOnce, WorkerProcess, start_worker, worker_for
 from llmdo.transforms.elements import OpenFile, Written
 from llmdo.transforms.lines.deal import Dealing
 from llmdo.transforms.lines.stretches import Stretch
@@ -68,7 +67,7 @@ class Crew:
         self._numbers = count(1)
         self._back: list[Written] = []
         self._lost: list[DealtStretch] = []
-        self._again: deque[DealtStretch] = deque()
+        self._again: list[DealtStretch] = []
         self._suspects: list[DealtStretch] = []
         self._deaths = 0  # since something came back
         self._failure: WorkerFailed | None = None
@@ -89,9 +88,9 @@ class Crew:
         """See Dealer."""
         with self._changed:
             self._deal_again()
-            if self._again:
-                return False
-            return self._place(DealtStretch(Stretch(next(self._numbers), element, start, stop)))
+            dealt = DealtStretch(Stretch(next(self._numbers), element, start, stop))
+            waiting = any(one.stretch.quick == dealt.stretch.quick for one in self._again)
+            return not waiting and self._place(dealt)
 
     def take(self, seconds: float) -> list[Written]:
         """See Dealer. Raises WorkerFailed and StorageError."""
@@ -126,10 +125,11 @@ class Crew:
     def elsewhere(self) -> Elsewhere:
         """What all workers do and have done."""
         with self._changed:
+            past = [(worker.report, worker.ended and not worker.leaving) for worker in self._past if worker.report]
             return sum_of_workers(
                 [worker.report for worker in self._workers if worker.report],
-                [worker.report for worker in self._past if worker.report and worker.ended],
-                [worker.report for worker in self._past if worker.report and not worker.ended],
+                [report for report, has_limits in past if has_limits],
+                [report for report, has_limits in past if not has_limits],
             )
 
     def close(self, reason: str = "") -> None:
@@ -160,18 +160,14 @@ class Crew:
         """
         if self._state.stopping or self._failure or self._leaving:
             return False
-        alone, kept = dealt.deaths > 0, 0
-        if alone:
-            if any(worker.reads_alone for worker in self._workers):
-                return False
-            living = [worker for worker in self._workers if worker.takes_work and not worker.dealt]
-        else:
-            living = [worker for worker in self._workers if worker.takes_work and not worker.reads_alone]
-            kept = bool(self._lost or self._suspects) and not any(worker.reads_alone for worker in self._workers)
-        living = [worker for worker in living if worker.has_room(quick=dealt.stretch.quick)]
-        worker = min(living, key=lambda one: (one.unread, len(one.dealt)), default=None)
+        few_calls, suspect = self._limits.few_calls, dealt.deaths > 0
+        most, alone = 1 if few_calls else self.most, any(worker.reads_alone for worker in self._workers)
+        kept = bool(self._lost or self._suspects) and not (suspect or alone)
+        if (suspect and alone) or (kept and most == 1):
+            return False
+        worker = worker_for(self._workers, dealt, few_calls=few_calls)
         if worker is None or worker.unread:
-            if len(self._workers) < self.most - kept:
+            if len(self._workers) < most - kept:
                 worker = self._start()
             elif worker is None:
                 return False
@@ -182,8 +178,7 @@ class Crew:
         self._suspects.sort(key=lambda dealt: dealt.deaths)
         while self._suspects and self._place(self._suspects[-1]):
             self._suspects.pop()
-        while self._again and self._place(self._again[0]):
-            self._again.popleft()
+        self._again = [dealt for dealt in self._again if not self._place(dealt)]
 
     def _start(self) -> WorkerProcess:
         share = self._limits.first(self._workers)
@@ -266,6 +261,9 @@ class Crew:
                     if now - shared_at >= SHARE_SECONDS and not self._leaving:
                         shared_at = now
                         self._limits.deal(self._workers)
+                        for worker in self._limits.needless(self._workers):
+                            worker.leaving = True
+                            worker.channel.send(Leave("another worker makes all calls"))
                     if now - alive_at >= ALIVE_SECONDS:
                         alive_at = now
                         for worker in self._workers:
@@ -302,6 +300,9 @@ class Crew:
                 problem = worker.ended.problem
                 what = problem.splitlines()[0]
                 self._failure = self._failure or WorkerFailed(f"a worker process failed ({what}):\n{problem}")
+            elif worker.leaving and worker.ended is not None:
+                rests = (dealt.rest(next(self._numbers)) for dealt in left)
+                self._again += [rest for rest in rests if rest is not None]
             elif worker.ended is None or (left and not self._state.stopping):
                 self._died(worker, left)
             self._changed.notify_all()

@@ -16,17 +16,17 @@ from llmdo.transforms.run_state import Elsewhere, RunAsleep
 
 
 def sum_of_workers(
-    living: Sequence[WorkerReport], ended: Sequence[WorkerReport], dead: Sequence[WorkerReport]
+    living: Sequence[WorkerReport], ended: Sequence[WorkerReport], replaced: Sequence[WorkerReport]
 ) -> Elsewhere:
     """What all have done. Only the ``living`` have calls in flight, and what they spent is not in the run's budget."""
-    everyone = [*living, *ended, *dead]
+    everyone = [*living, *ended, *replaced]
     return Elsewhere(
         calls=sum(report.calls for report in everyone),
         in_flight=sum(report.member.in_flight for report in living),
         batched=sum(report.batched for report in living),
         limits=join_limits(
             [limits for report in (*living, *ended) for limits in report.limits]
-            + [_of_the_dead(limits) for report in dead for limits in report.limits]
+            + [_of_replaced(limits) for report in replaced for limits in report.limits]
         ),
         spent=spent_by(report.member for report in living),
     )
@@ -51,7 +51,7 @@ def join_limits(limits: Iterable[ModelLimits]) -> tuple[ModelLimits, ...]:
     return tuple(map(_joined, by_model.values()))
 
 
-def _of_the_dead(limits: ModelLimits) -> ModelLimits:
+def _of_replaced(limits: ModelLimits) -> ModelLimits:
     """What another worker has now does not count twice."""
     return replace(limits, window=0, per_s=None, rates=NO_RATES, in_flight=0, away=None)
 

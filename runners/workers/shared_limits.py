@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmdo.backends.limits.shares import Demand, Share, deal_shares
+from llmdo.backends.limits.shares import Demand, Share, deal_shares, has_few_calls
 from llmdo.runners.workers.worker_process import WorkerProcess
+
+# A worker that makes no calls is not needed any more when it was dealt none this often in a row.
+NEEDED_DEALS = 10
 
 
 class SharedLimits:
@@ -15,10 +18,14 @@ class SharedLimits:
     Args:
         window: calls in flight at most, of all workers.
         parts: workers at most; until a share says otherwise, each keeps to the rates divided by this number.
+
+    Attributes:
+        few_calls: whether one worker is to make all calls, since they are few a second.
     """
 
     def __init__(self, window: int, parts: int) -> None:
         self._window, self._parts = window, parts
+        self.few_calls = False
 
     def first(self, others: Sequence[WorkerProcess]) -> Share:
         """The share of a worker that is to start: an equal part, if the others leave as much."""
@@ -28,15 +35,26 @@ class SharedLimits:
     def deal(self, workers: Sequence[WorkerProcess]) -> None:
         """Sends each worker its share, if it is another one than it has, and it is known to have that."""
         if not workers:
+            self.few_calls = False
             return
         # Each keeps to one of ``parts`` of the rates by itself, of which fewer workers may have more.
         whole = self._parts / len(workers)
-        shares = deal_shares(self._window, [_demand(worker, whole) for worker in workers])
+        demands = [_demand(worker, whole) for worker in workers]
+        self.few_calls = has_few_calls(demands, before=self.few_calls)
+        shares = deal_shares(self._window, demands)
         for worker, dealt in zip(workers, shares, strict=True):
             share = replace(dealt, part=dealt.part * whole)
             if share != worker.share and _may_change(worker, share):
                 worker.share = share
                 worker.channel.send(share)
+            idle = self.few_calls and not worker.share.window and not _most(worker)
+            worker.idle_deals = worker.idle_deals + 1 if idle else 0
+
+    def needless(self, workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+        """Those that make no calls, for some time already, while another one makes all."""
+        if not any(worker.takes_work and worker.share.window for worker in workers):
+            return []
+        return [worker for worker in workers if worker.takes_work and worker.idle_deals >= NEEDED_DEALS]
 
 
 def _demand(worker: WorkerProcess, whole: float) -> Demand:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, Popen
 
@@ -42,6 +43,8 @@ class WorkerProcess:
         gone: it will say nothing more.
         ended: its last message, if it ended by itself.
         reads_alone: whether it has a stretch that another worker died of, and no other one.
+        idle_deals: how often in a row it was dealt no calls.
+        leaving: it was asked to leave, since others make all calls; what it has and did not answer is dealt out again.
     """
 
     process: Popen[bytes]
@@ -55,6 +58,8 @@ class WorkerProcess:
     gone: bool = False
     ended: WorkerEnded | None = None
     reads_alone: bool = False
+    idle_deals: int = 0
+    leaving: bool = False
     _unread: dict[int, DealtStretch] = field(default_factory=dict)
 
     def give(self, dealt: DealtStretch) -> None:
@@ -92,7 +97,20 @@ class WorkerProcess:
     @property
     def takes_work(self) -> bool:
         """Whether it can read stretches, as far as is known."""
-        return not self.gone and self.ended is None
+        return not (self.gone or self.leaving or self.ended is not None)
+
+
+def worker_for(workers: Iterable[WorkerProcess], dealt: DealtStretch, *, few_calls: bool) -> WorkerProcess | None:
+    """The worker with the least to read that has room for a stretch.
+
+    One that makes no calls gets none while there are ``few_calls``: it would wait for as long as others have work.
+    """
+    found = [worker for worker in workers if worker.takes_work and (worker.share.window or not few_calls)]
+    if dealt.deaths:
+        found = [worker for worker in found if not worker.dealt]
+    else:
+        found = [worker for worker in found if not worker.reads_alone and worker.has_room(quick=dealt.stretch.quick)]
+    return min(found, key=lambda one: (one.unread, len(one.dealt)), default=None)
 
 
 def start_worker(run_id: str, options: JsonlOptions, parts: int, share: Share) -> WorkerProcess:

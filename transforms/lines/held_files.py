@@ -16,7 +16,7 @@ from llmdo.transforms.lines.stretches import is_quick
 # A process reads a large stretch to its end before it begins another one; where files keep coming, that must not take
 # long. Some 2,500 lines. Bytes.
 HELD_STRETCH = 4 * SMALLEST_STRETCH
-# So many elements that wait keep the content of their small files; the others are read again. With 16 KiB each at most.
+# Waiting elements that keep the content of their small files, of 16 KiB each at most; the others are read again.
 CONTENTS = 1_000
 # What comes back within this long is emitted together. Seconds.
 _TOGETHER_S = 0.05

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.faults.processes.test_workers import WINDOW, WORKERS_IMPORT, session_of, wait_until, workers_of
+from tests.faults.processes.test_workers import DEADLY, WINDOW, WORKERS_IMPORT, session_of, wait_until, workers_of
+from tests.faults.test_duplicates import event
 from tests.faults.test_stream import prisms, settled
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import FILES, comparable, upload_all
@@ -99,6 +100,51 @@ def test_a_small_file_overtakes_a_large_one(cloud, stream):
     assert paid(cloud) == lines + 3
 
 
+@pytest.mark.fast("set")
+@pytest.mark.parametrize("limit", ["set", "learned"])
+def test_where_few_calls_are_allowed_one_worker_makes_all_and_no_file_waits_for_another_one(cloud, stream, limit):
+    lines = big(cloud)
+    if limit == "learned":
+        cloud.no_faults()
+        cloud.fault(target="ai", probability=1.0, rate_per_s=5)
+    process = stream(*(("--rpm", "300") if limit == "set" else ()))
+    wait_until(lambda: paid(cloud) >= 20, process)
+    names, before = [f"small-{number}.jsonl" for number in range(4)], paid(cloud)
+    for name in names:
+        cloud.upload(name, prompts(1, name))
+    wait_until(lambda: all(settled(cloud, name) for name in names), process)
+    assert paid(cloud) - before < 8 * WINDOW  # what the workers had taken in of the large one
+    wait_until(lambda: len(workers_of(process.pid)) == 1, process)
+    assert not settled(cloud, "big.jsonl")
+    if limit == "learned":
+        cloud.no_faults()
+        wait_until(lambda: settled(cloud, "big.jsonl"), process)
+    summary, err = ended(process)
+    assert (summary["exit_code"], summary["restarts"]) == (0, 0)
+    assert "another one takes over" not in err
+    assert summary["answered"] == paid(cloud)
+    cloud.no_faults()
+    assert cloud.run().exit_code == 0
+    cloud.check()
+    assert paid(cloud) == lines + len(names)
+
+
+def test_messages_that_come_again_change_nothing(cloud, stream, queue):
+    lines = big(cloud)
+    message = event(cloud, "input/big.jsonl")
+    process = stream()
+    both_work(cloud, process)
+    queue.push_many([message] * 3)
+    wait_until(lambda: cloud.backlog() == 0, process)
+    cloud.no_faults()
+    wait_until(lambda: settled(cloud, "big.jsonl"), process)
+    queue.push_many([message])
+    wait_until(lambda: cloud.backlog() == 0, process)
+    summary, _ = ended(process)
+    assert (summary["exit_code"], summary["answered"], paid(cloud)) == (0, lines, lines)
+    cloud.check()
+
+
 def test_a_file_is_settled_however_many_windows_its_lines_take(cloud, stream):
     lines = big(cloud, 800)
     process = stream(first="import llmdo.transforms.endless as endless; endless.WINDOW_SECONDS = 0.5; ")
@@ -120,8 +166,28 @@ def test_a_worker_that_is_killed_is_replaced_and_its_lines_are_paid_once(cloud, 
     assert (summary["exit_code"], summary["problem"], summary["answered"], summary["restarts"]) == (0, None, lines, 0)
     assert "killed by signal 9: another one takes over its lines" in err
     cloud.check()
-    assert lines <= paid(cloud) <= lines + WINDOW // 2
+    assert lines <= paid(cloud) <= lines + WINDOW
     assert session_of(first) == []
+
+
+def test_a_file_whose_line_every_worker_dies_of_stays_open_and_the_next_stream_answers_it(cloud, stream, tmp_path):
+    deaths = tmp_path / "deaths"
+    (tmp_path / "deadly.py").write_text(DEADLY.replace("os._exit", f'open({str(deaths)!r}, "a").write("x"); os._exit'))
+    process = stream(first=f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {WORKERS_IMPORT}")
+    cloud.upload("bad.jsonl", b'{"prompt": "deadly"}\n')
+    wait_until(lambda: deaths.exists() and deaths.read_text() == "xxx", process)
+    cloud.upload("good.jsonl", prompts(200))
+    wait_until(lambda: settled(cloud, "good.jsonl"), process)
+    summary, _ = ended(process)
+    ((what, why),) = summary["left"].items()
+    assert "bad.jsonl" in what and "3 worker processes died while they read its bytes from 0 on" in why
+    assert (summary["restarts"], summary["answered"], paid(cloud), cloud.backlog()) == (0, 200, 200, 0)
+    assert not settled(cloud, "bad.jsonl") and len(cloud.keys("output/_open/")) == 1
+    process = stream()
+    wait_until(lambda: settled(cloud, "bad.jsonl"), process)
+    assert ended(process)[0]["exit_code"] == 0
+    cloud.check()
+    assert paid(cloud) == 201
 
 
 def test_no_worker_outlives_a_stream_that_is_killed_and_the_next_one_goes_on(cloud, stream):
@@ -175,21 +241,44 @@ def test_ctrl_c_ends_the_calls_in_flight_of_all_and_exits_well(cloud, stream):
     assert paid(cloud) == lines
 
 
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_at_once_with_all_workers_and_prism(cloud, stream):
+    big(cloud)
+    cloud.no_faults()
+    cloud.fault(target="ai", probability=1.0, latency_s=10)
+    process = stream()
+    wait_until(lambda: cloud.stats()["ai"]["calls"] >= WINDOW, process)
+    children = [*workers_of(process.pid), *prisms(process)]
+    assert len(children) == 3
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    wait_until(lambda: not any(map(session_of, children)))
+
+
 def ended_by_itself(process):
     out, err = process.communicate(timeout=120)
     assert b"Traceback" not in err, err.decode()
     return json.loads(out), err.decode()
 
 
-def test_a_budget_holds_over_all_workers_and_ends_the_stream(cloud, stream):
+@pytest.mark.fast("cost")
+@pytest.mark.parametrize(
+    ("option", "most"), [("--max-tokens-total", 60_000), ("--max-cost", 0.02)], ids=["tokens", "cost"]
+)
+def test_a_budget_holds_over_all_workers_and_ends_the_stream(cloud, stream, option, most):
     lines = big(cloud)
     cloud.no_faults()
-    process = stream("--max-tokens-total", "60000")
+    process = stream(option, str(most))
     summary, _ = ended_by_itself(process)
     assert (process.returncode, summary["exit_code"]) == (1, 1)
-    assert "--max-tokens-total 60000" in summary["problem"]
+    assert f"{option} {most}" in summary["problem"]
     spent = summary["spent"]
-    assert 30_000 < spent["input_tokens"] + spent["output_tokens"] <= 60_000
+    tokens = spent["input_tokens"] + spent["output_tokens"]
+    assert most / 2 < (spent["cost_usd"] if option == "--max-cost" else tokens) <= most
     assert paid(cloud) == spent["calls"] < lines
     assert cloud.run().exit_code == 0
     cloud.check()

@@ -27,7 +27,7 @@ def change(at):
 
 def test_the_limits_of_a_model_are_those_of_all_workers_together():
     living = [report(10, 3, changes=[change(1), change(4)], per_s=2.0), report(20, 4, changes=[change(2)])]
-    found = sum_of_workers(living, ended=[report(5, model="other")], dead=[report(7, 6)])
+    found = sum_of_workers(living, ended=[report(5, model="other")], replaced=[report(7, 6)])
     assert (found.calls, found.in_flight, found.batched) == (42, 7, 10)
     one, other = found.limits
     assert (one.model, one.window, one.per_s, one.rates) == ("m", 16, 2.0, Rates(120.0, None))

@@ -10,7 +10,7 @@ import pytest
 
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.money.money import Spent
-from llmdo.runners.workers.shared_limits import SharedLimits
+from llmdo.runners.workers.shared_limits import NEEDED_DEALS, SharedLimits
 from llmdo.runners.workers.wire import WorkerReport
 from llmdo.runners.workers.worker_process import WorkerProcess
 from llmdo.storage.runs.members import MemberReport
@@ -118,3 +118,44 @@ def test_workers_keep_to_the_rates_of_the_run_together_however_many_there_are():
         worker.report = report(Demand(25, 25, 100, {MODEL: None}, {MODEL: 25.0}))
     limits.deal(workers)
     assert sum(share.part for share in sent.values()) == pytest.approx(4.0)
+
+
+class Silent:
+    """A channel that keeps what is sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+
+def test_where_few_calls_are_allowed_workers_that_make_none_are_soon_needless():
+    limits, few = SharedLimits(16, 2), {MODEL: 2.5}
+    caller, other = (WorkerProcess(None, Silent(), Share(8, part=1.0)) for _ in range(2))
+    caller.report = report(Demand(8, 8, 30, {MODEL: None}, few))
+    other.report = report(Demand(8, 8, 20, {MODEL: None}, few))
+    limits.deal([caller, other])
+    assert limits.few_calls
+    assert (caller.share.window, other.share.window) == (8, 0)  # its calls are still in flight
+    for in_flight in (5, 0):
+        other.report = report(Demand(0, in_flight, 20, {MODEL: None}, few))
+        for _ in range(NEEDED_DEALS - 1):
+            limits.deal([caller, other])
+            assert limits.needless([caller, other]) == []
+    limits.deal([caller, other])
+    assert limits.needless([caller, other]) == [other]
+    caller.leaving = True  # nobody else would be left
+    assert limits.needless([caller, other]) == []
+
+
+def test_few_calls_remain_few_until_there_are_clearly_more():
+    limits, learned = SharedLimits(16, 2), [9.0, 12.0, 16.0, 12.0, 9.0]
+    caller, found = WorkerProcess(None, Silent(), Share(8)), []
+    for per_s in learned:
+        caller.report = report(Demand(16, 16, 30, {MODEL: per_s}))
+        limits.deal([caller])
+        found.append(limits.few_calls)
+    assert found == [True, True, False, False, True]
+    limits.deal([])
+    assert not limits.few_calls

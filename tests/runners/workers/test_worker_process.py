@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmdo.backends.limits.shares import Share
 from llmdo.runners.workers.dealt_stretches import DealtStretch
 from llmdo.runners.workers.wire import LogLine
-from llmdo.runners.workers.worker_process import MOST_UNREAD, SMALL_UNREAD, UNREAD, SaidOnce, WorkerProcess
+from llmdo.runners.workers.worker_process import MOST_UNREAD, SMALL_UNREAD, UNREAD, SaidOnce, WorkerProcess, worker_for
 from llmdo.transforms.elements import FileVersion, OpenFile, Written
 from llmdo.transforms.lines.stretches import Stretch
 
@@ -16,8 +16,8 @@ class Channel:
         self.send = self.sent.append
 
 
-def worker():
-    return WorkerProcess(None, Channel(), Share(1))
+def worker(window=1):
+    return WorkerProcess(None, Channel(), Share(window))
 
 
 def stretch(number, size, deaths=0):
@@ -60,6 +60,18 @@ def test_a_stretch_is_done_when_all_of_it_came_back_and_the_worker_is_free_again
     one.came_back(Written(file, blanks=((10, 30),)))
     assert not one.reads_alone and one.dealt == {}
     assert one.written["bytes_done"] == 30
+
+
+def test_a_stretch_goes_to_the_worker_with_the_least_to_read_but_of_few_calls_to_one_that_makes_them():
+    silent, calling = worker(window=0), worker()
+    calling.give(stretch(1, 100))
+    new = stretch(2, 4 << 20)
+    assert worker_for([silent, calling], new, few_calls=False) is silent
+    assert worker_for([silent, calling], new, few_calls=True) is calling
+    assert worker_for([silent, calling], stretch(3, 100, deaths=1), few_calls=True) is None
+    calling.leaving = True
+    assert worker_for([silent, calling], new, few_calls=True) is None
+    assert worker_for([silent, calling], new, few_calls=False) is silent
 
 
 def test_what_several_workers_log_at_about_the_same_time_is_logged_once(caplog):
