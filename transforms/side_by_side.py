@@ -21,21 +21,22 @@ R = TypeVar("R")
 
 
 class SideBySide(beam.DoFn, Generic[T, R]):
-    """Does ``work`` for up to AT_ONCE elements at the same time, and emits what each gave, in the elements' order.
+    """Does ``work`` for up to ``at_once`` elements at the same time, and emits what each gave, in the elements' order.
 
     The results of the last ones come with later elements, or at the end of the bundle. An error fails the bundle.
     ``work`` runs in threads of a pool, and is pickled: a module's function, or a partial of one. Of a tuple of elements
     the work on all begins before any result is emitted: none waits for the steps behind this one.
     """
 
-    def __init__(self, run: Run, work: Callable[[Run, T], Iterable[R]]) -> None:
+    def __init__(self, run: Run, work: Callable[[Run, T], Iterable[R]], at_once: int = AT_ONCE) -> None:
         self._run = run
         self._work = work
+        self._at_once = at_once
 
     def setup(self) -> None:
         """Joins the run, and starts the threads."""
         join(self._run)
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="llmdo-side")
+        self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="llmdo-side")
 
     def start_bundle(self) -> None:
         """Nothing of an earlier bundle is left."""
@@ -48,7 +49,7 @@ class SideBySide(beam.DoFn, Generic[T, R]):
         context = WindowedValue(None, timestamp, (window,))
         for one in element if isinstance(element, tuple) else (element,):
             self._open.append((context, self._pool.submit(self._results_of, one)))
-        while self._open and (self._open[0][1].done() or len(self._open) >= AT_ONCE):
+        while self._open and (self._open[0][1].done() or len(self._open) >= self._at_once):
             yield from self._results()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

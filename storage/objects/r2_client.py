@@ -30,7 +30,8 @@ _TRANSIENT_CODES = ("ClientDisconnect", "RequestTimeout", NOT_R2, TORN)  # R2 lo
 _TIMEOUT = Timeout(connect=10, read=60)  # seconds
 
 # More than all threads that may be in a call at once: with chats 64 for conversations, 32 for events, 16 that read the
-# log, 32 of a ledger in R2, and some of Beam's; with files 16 a step. Connections are opened as they are needed.
+# log, 32 of a ledger in R2, and some of Beam's; with files 32 that open them, and 16 for each further step. Connections
+# are opened as they are needed.
 CONNECTIONS = 256
 
 _BUCKET = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")

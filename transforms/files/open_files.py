@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 # A message whose file is open is acked after this long, when its bundle ends, or once there are enough for one call. Of
 # a process that is killed before, the queue delivers it again, five minutes later. Seconds.
 _ACK_WITHIN = 0.25
+# Opening takes three calls one after another, the other steps one or two of each file.
+OPENED_AT_ONCE = 32
 # A file of at most this size travels from step to step with its notice. Bytes.
 SMALL_BYTES = 16 << 10
 # A file that fails to open this many times becomes a dead letter.
@@ -63,7 +65,7 @@ class OpenFiles(beam.PTransform):
     def expand(self, notices: PCollection[Notice | tuple[Notice, ...]]) -> PCollection[Opened]:
         """Notice, or those that were pulled together → Opened."""
         work = partial(open_and_ack, queue=self.queue, max_line_bytes=self.max_line_bytes)
-        opened = notices | "Write job records" >> beam.ParDo(SideBySide(self.run, work))
+        opened = notices | "Write job records" >> beam.ParDo(SideBySide(self.run, work, OPENED_AT_ONCE))
         if self.queue is not None:
             opened = opened | "Ack messages" >> beam.ParDo(_AckAll(self.run, self.queue))
         return opened

@@ -14,11 +14,10 @@ from llmdo.storage.objects.r2 import R2Store
 from llmdo.storage.objects.store import Location, ObjectInfo
 from llmdo.transforms.elements import Line, Read
 from llmdo.transforms.files.find_files import FindFiles
-from llmdo.transforms.files.open_files import OpenFiles
+from llmdo.transforms.files.open_files import OPENED_AT_ONCE, OpenFiles
 from llmdo.transforms.files.source import Listing
 from llmdo.transforms.lines.read_lines import ReadLines
 from llmdo.transforms.run import Run
-from llmdo.transforms.side_by_side import AT_ONCE
 from tests.memory_store import MemoryStore
 from tests.states import run_state
 
@@ -76,8 +75,8 @@ def test_of_100_000_keys_only_a_few_are_listed_ahead_of_the_lines(bucket):
             | beam.Map(see, run)
         )
     assert len(AHEAD) == LINES
-    assert max(AHEAD) <= 2 * AT_ONCE
-    assert bucket.listed <= LINES + 2 * AT_ONCE  # a run that stops lists nothing more
+    assert max(AHEAD) <= 2 * OPENED_AT_ONCE
+    assert bucket.listed <= LINES + 2 * OPENED_AT_ONCE  # a run that stops lists nothing more
 
 
 @pytest.mark.parametrize(
