@@ -174,7 +174,7 @@ def test_puts_that_have_patience_are_committed_with_those_that_follow(path, url)
         before, stored = commits_in_log(path), rows(path)
         took = await every_5_ms(ledger, 100, 1.0)
         assert rows(path) == stored + 50
-        assert commits_in_log(path) - before <= 25
+        assert commits_in_log(path) - before <= 50  # 7 on an idle machine, of 16 rows each; 100 without patience
         assert min(took) < max(took) - 0.1  # who comes last waits least
 
     in_ledger(url, work)
