@@ -12,6 +12,9 @@ from llmdo.settings.private import make_database
 from llmdo.storage.errors import LedgerError
 from llmdo.storage.ledger.ledger import Pruned
 
+# Prepared statements of a connection for writing: preparing one again and again takes a fifth of a small commit. Each
+# keeps a copy of the last values that it wrote.
+STATEMENTS, HELD_BYTES = 4, 64 << 10  # bytes of values
 BUSY_S = 20.0  # how long a write waits for other processes
 _CHECKED_BYTES = 1 << 30  # a larger file is not checked when it is opened; this size takes 0.6 s when cached
 _PRUNE_ROWS = 500  # of one transaction, so that others can write in between
@@ -57,8 +60,7 @@ def connect_database(path: Path) -> sqlite3.Connection:
         raise LedgerError(f"{path}: this is a folder; name a file in it, {_ELSEWHERE}")
     make_database(path)
     end = time.monotonic() + BUSY_S
-    # No cached statements: each would keep a copy of the last values it wrote.
-    db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=0)
+    db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS)
     try:
         while True:
             try:
@@ -102,6 +104,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("SELECT id, key, crc, created_at, value FROM answers LIMIT 0")
     db.execute("BEGIN IMMEDIATE")
     db.execute("ROLLBACK")
+
+
+def forget_statements(db: sqlite3.Connection) -> None:
+    """Frees the statements that are cached, and the values that they hold."""
+    for number in range(STATEMENTS):
+        db.execute(f"SELECT {number}").fetchone()
 
 
 def primary_code(error: BaseException | None) -> int:

@@ -17,12 +17,20 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from llmdo.storage.errors import LedgerError
-from llmdo.storage.ledger.database import BUSY_S, connect_database, primary_code, sqlite_errors
+from llmdo.storage.ledger.database import (
+    BUSY_S,
+    HELD_BYTES,
+    connect_database,
+    forget_statements,
+    primary_code,
+    sqlite_errors,
+)
 from llmdo.storage.ledger.ledger import DamageLog, check_key, checksum
 
 QUICK_S, QUICK_BYTES = 0.002, 1 << 20  # longest mean time and largest size of a commit on the loop
@@ -223,13 +231,17 @@ class SqliteLedger:
 
     def _commit(self, group: Sequence[_Put]) -> None:
         # One statement is one transaction, and the GIL changes hands once, not once for each row.
-        rows = ",".join(["(?,?,?,?)"] * len(group))
         values = [column for put in group for column in put[:4]]
         with sqlite_errors(self._path):
             for put in group:
                 if put.damaged is not None:
                     self._writing.execute("DELETE FROM answers WHERE key = ? AND crc IS ?", (put.key, put.damaged))
-            self._writing.execute(
-                f"INSERT INTO answers (key, crc, created_at, value) VALUES {rows} ON CONFLICT (key) DO NOTHING",  # noqa: S608  question marks
-                values,
-            )
+            self._writing.execute(_insertion(len(group)), values)
+            if sum(len(put.value) for put in group) > HELD_BYTES:
+                forget_statements(self._writing)
+
+
+@cache
+def _insertion(rows: int) -> str:
+    marks = ",".join(["(?,?,?,?)"] * rows)
+    return f"INSERT INTO answers (key, crc, created_at, value) VALUES {marks} ON CONFLICT (key) DO NOTHING"  # noqa: S608  question marks

@@ -301,6 +301,23 @@ def commits(monkeypatch):
     return made, takes_s
 
 
+@pytest.mark.parametrize(("large", "prepared"), [(False, 1), (True, 2)])
+def test_a_statement_is_prepared_once_and_holds_no_large_values(url, large, prepared):
+    found = []
+
+    def note(action, table, *_):
+        found.extend([table] if action == sqlite3.SQLITE_INSERT else [])
+        return sqlite3.SQLITE_OK
+
+    async def work(ledger):
+        ledger._writing.set_authorizer(note)  # SQLite asks it when it prepares a statement
+        for n in range(20):
+            await ledger.put(key(n), b"x" * (ledger_database.HELD_BYTES + 1 if large and n == 10 else 100))
+
+    in_ledger(url, work)
+    assert found.count("answers") == prepared
+
+
 def test_while_commits_are_quick_the_loop_makes_them(url, commits, monkeypatch):
     monkeypatch.setattr(ledger_sqlite, "QUICK_S", 10.0)
     made, _ = commits
