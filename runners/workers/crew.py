@@ -15,7 +15,7 @@ from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
 from llmdo.runners.workers.dealt_stretches import DealtStretch, recover
-from llmdo.runners.workers.reports import error_of_worker, spent_by_worker, sum_of_workers
+from llmdo.runners.workers.reports import error_of_worker, spent_by_worker, sum_of_workers, with_past
 from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.shared_limits import SharedLimits
 from llmdo.runners.workers.wire import (
@@ -33,7 +33,7 @@ from llmdo.transforms.elements import OpenFile, Written
 from llmdo.transforms.lines.deal import Dealing
 from llmdo.transforms.lines.stretches import Stretch
 from llmdo.transforms.run import Run
-from llmdo.transforms.run_state import Elsewhere
+from llmdo.transforms.run_state import NOTHING_ELSEWHERE, Elsewhere
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Crew:
         self._options, self._run, self._state = options, run, run.state
         self._changed = threading.Condition()
         self._workers: list[WorkerProcess] = []
-        self._past: list[WorkerProcess] = []
+        self._past = NOTHING_ELSEWHERE
         self._numbers = count(1)
         self._back: list[Written] = []
         self._lost: list[DealtStretch] = []
@@ -125,12 +125,7 @@ class Crew:
     def elsewhere(self) -> Elsewhere:
         """What all workers do and have done."""
         with self._changed:
-            past = [(worker.report, worker.ended and not worker.leaving) for worker in self._past if worker.report]
-            return sum_of_workers(
-                [worker.report for worker in self._workers if worker.report],
-                [report for report, has_limits in past if has_limits],
-                [report for report, has_limits in past if not has_limits],
-            )
+            return sum_of_workers([worker.report for worker in self._workers if worker.report], self._past)
 
     def close(self, reason: str = "") -> None:
         """Waits until all workers have ended; with a ``reason`` they leave what is undone."""
@@ -291,8 +286,9 @@ class Crew:
     def _bury(self, worker: WorkerProcess) -> None:
         with self._changed:
             self._workers.remove(worker)
-            self._past.append(worker)
             died = worker.ended is None
+            if worker.report:
+                self._past = with_past(self._past, worker.report, replaced=died or worker.leaving)
             spent = spent_by_worker(worker.report, died=died) if worker.report else Spent()
             self._budget.leave(worker, spent, died=died)
             left, worker.dealt = list(worker.dealt.values()), {}

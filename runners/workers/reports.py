@@ -15,21 +15,24 @@ from llmdo.transforms.members import error_of, spent_by
 from llmdo.transforms.run_state import Elsewhere, RunAsleep
 
 
-def sum_of_workers(
-    living: Sequence[WorkerReport], ended: Sequence[WorkerReport], replaced: Sequence[WorkerReport]
-) -> Elsewhere:
+def sum_of_workers(living: Sequence[WorkerReport], past: Elsewhere) -> Elsewhere:
     """What all have done. Only the ``living`` have calls in flight, and what they spent is not in the run's budget."""
-    everyone = [*living, *ended, *replaced]
     return Elsewhere(
-        calls=sum(report.calls for report in everyone),
+        calls=past.calls + sum(report.calls for report in living),
         in_flight=sum(report.member.in_flight for report in living),
         batched=sum(report.batched for report in living),
-        limits=join_limits(
-            [limits for report in (*living, *ended) for limits in report.limits]
-            + [_of_replaced(limits) for report in replaced for limits in report.limits]
-        ),
+        limits=join_limits([*(limits for report in living for limits in report.limits), *past.limits]),
         spent=spent_by(report.member for report in living),
     )
+
+
+def with_past(past: Elsewhere, report: WorkerReport, *, replaced: bool) -> Elsewhere:
+    """The calls and limits of workers that are gone, with one more; a stream may have thousands of them.
+
+    ``replaced``: another worker has its limits now.
+    """
+    limits = [_of_replaced(one) if replaced else one for one in report.limits]
+    return Elsewhere(calls=past.calls + report.calls, limits=join_limits([*past.limits, *limits]))
 
 
 def spent_by_worker(report: WorkerReport, *, died: bool) -> Spent:

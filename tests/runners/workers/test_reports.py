@@ -7,9 +7,10 @@ from dataclasses import asdict
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
 from llmdo.backends.money.money import Budget, Spent
-from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers
+from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers, with_past
 from llmdo.runners.workers.wire import WorkerReport
 from llmdo.storage.runs.members import MemberReport
+from llmdo.transforms.run_state import NOTHING_ELSEWHERE
 
 
 def report(calls, in_flight=0, model="m", *, spent=None, changes=(), per_s=None):
@@ -27,19 +28,21 @@ def change(at):
 
 def test_the_limits_of_a_model_are_those_of_all_workers_together():
     living = [report(10, 3, changes=[change(1), change(4)], per_s=2.0), report(20, 4, changes=[change(2)])]
-    found = sum_of_workers(living, ended=[report(5, model="other")], replaced=[report(7, 6)])
+    past = with_past(NOTHING_ELSEWHERE, report(5, model="other"), replaced=False)
+    past = with_past(with_past(past, report(4, 6), replaced=True), report(3, 6), replaced=True)
+    assert (past.calls, past.in_flight, past.spent, len(past.limits)) == (12, 0, Spent(), 2)
+    found = sum_of_workers(living, past)
     assert (found.calls, found.in_flight, found.batched) == (42, 7, 10)
     one, other = found.limits
     assert (one.model, one.window, one.per_s, one.rates) == ("m", 16, 2.0, Rates(120.0, None))
-    assert (one.calls, one.refused, one.in_flight, one.throttled_s, one.waited_s) == (37, 3, 7, 2.0, 9.0)
+    assert (one.calls, one.refused, one.in_flight, one.throttled_s, one.waited_s) == (37, 4, 7, 2.0, 12.0)
     assert [one.at for one in one.changes] == [1, 2, 4]
     assert (other.model, other.window, other.calls) == ("other", 8, 5)
 
 
 def test_only_the_last_changes_are_kept():
-    found = sum_of_workers(
-        [report(1, changes=map(change, range(CHANGES))), report(1, changes=[change(CHANGES)])], [], []
-    )
+    living = [report(1, changes=map(change, range(CHANGES))), report(1, changes=[change(CHANGES)])]
+    found = sum_of_workers(living, NOTHING_ELSEWHERE)
     assert [one.at for one in found.limits[0].changes] == list(range(1, CHANGES + 1))
 
 
