@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -71,6 +72,8 @@ def test_who_waits_for_room_is_woken_for_an_eighth_of_it(monkeypatch):
     waiting = [threading.Thread(target=intake.take, args=(job("b"),), kwargs={"wait": True}) for _ in range(2)]
     for thread in waiting:
         thread.start()
+    while len(intake.lock._waiters) < 2:  # else one finds the place free as soon as it looks
+        time.sleep(0.01)
     intake.free(held[0].reservation)
     waiting[0].join(0.1)
     assert [thread.is_alive() for thread in waiting] == [True, True]

@@ -25,11 +25,14 @@ from llmdo.transforms.files import write_shards
 
 counts = Counter()
 
-def die(kind, moment):
-    if moment == "before":
-        counts[kind] += 1
+def before(kind):
+    counts[kind] += 1
+    die(kind, "before", counts[kind])
+    return counts[kind]
+
+def die(kind, moment, number):
     try:
-        os.unlink(os.path.join(os.environ["DEATHS"], f"{kind}-{moment}-{counts[kind]}"))
+        os.unlink(os.path.join(os.environ["DEATHS"], f"{kind}-{moment}-{number}"))
     except FileNotFoundError:
         return
     os.kill(os.getpid(), signal.SIGKILL)
@@ -38,28 +41,28 @@ put, put_shard = sqlite.SqliteLedger.put, write_shards.put_shard
 send, send_and_wait = wire.Channel.send, wire.Channel.send_and_wait
 
 async def deadly_put(self, *rest, **how):
-    die("keep", "before")
+    number = before("keep")
     await put(self, *rest, **how)
-    die("keep", "after")
+    die("keep", "after", number)  # others have begun meanwhile
 
 def deadly_put_shard(*rest, **how):
-    die("shard", "before")
+    number = before("shard")
     shard = put_shard(*rest, **how)
-    die("shard", "after")
+    die("shard", "after", number)
     return shard
 
 def deadly_send(self, message):
     kind = type(message).__name__
     if kind == "Written":
         kind = "end" if message.stretch_length is not None else "written"
-    die(kind, "before")
+    number = before(kind)
     send(self, message)
-    die(kind, "after")
+    die(kind, "after", number)
 
 def deadly_send_and_wait(self, message):
-    die(type(message).__name__, "before")
+    number = before(type(message).__name__)
     send_and_wait(self, message)
-    die(type(message).__name__, "after")
+    die(type(message).__name__, "after", number)
 
 sqlite.SqliteLedger.put, write_shards.put_shard = deadly_put, deadly_put_shard
 wire.Channel.send, wire.Channel.send_and_wait = deadly_send, deadly_send_and_wait
