@@ -5,11 +5,13 @@
 The engine's dispatcher, with its real limits and retries, always has a call ready; calls take 0.2 s, refusals 5 ms. A
 service is a token bucket, or runs a number of calls at once, or refuses a part of the calls by chance. ``worst`` and
 ``median`` are over the seeds: of the answers a second, as a share of what the service admits (by chance: of what the
-window could do without refusals). ``goal`` is what the worst seed has to reach, ``refused`` the largest part refused.
+window could do without refusals; at once: the part of the service's places that is in use). ``goal`` is what the worst
+seed has to reach, ``refused`` the largest part refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import statistics
@@ -64,10 +66,18 @@ def changed(rate: float, factor: float, after_s: float, seed: int) -> tuple[floa
 
 
 def at_once(most: int, seed: int) -> tuple[float, float]:
-    """A service that runs a number of calls at once."""
-    service = Service(Capacity(most), _any_length(seed))
+    """A service that runs a number of calls at once: the part of its places that is in use."""
+    length, calls = _any_length(seed), []
+
+    def admitted() -> float:
+        begins = asyncio.get_running_loop().time() - service.begin
+        calls.append((begins, begins + length()))
+        return calls[-1][1] - begins
+
+    service = Service(Capacity(most), admitted)
     keep_busy(service, SECONDS, seed=seed)
-    return service.answered_per_s(WARM_S, SECONDS) / (most / LATENCY_S), service.refused_part
+    busy_s = sum(max(0.0, min(end, SECONDS) - max(begin, WARM_S)) for begin, end in calls)
+    return busy_s / (SECONDS - WARM_S) / most, service.refused_part
 
 
 def both(part: float, rate: float, seed: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ it refuses, hence what it admitted between two refusals, divided by the time, is
 
 Others may call the same service. What is measured is then only our part of its rate, and would stay what it happens to
 be. So company is detected, and answered with multiplicative decrease at each refusal and growth by the clock: the
-faster caller is refused more often, yet grows no faster, and the shares converge.
+faster caller is refused more often and cut deeper, yet grows no faster, and the shares converge.
 
 Some refusals come at any pace. A trial (see chance) measures how large their part is; that part is forgiven from then
 on.
@@ -52,7 +52,13 @@ HASTY_CUT = 0.8  # when refused again before anything could be measured
 # does a refusal of the very first calls: the service was used up when they came.
 COMPANY = 20
 FIRST_CALLS = 5
+
+# Which of several callers a service refuses is chance. With the same cut and growth at any pace, a pace would be
+# inverse to the number of refusals that it meets, some 80 in three minutes at 10/s. With deeper cuts and slower growth
+# at higher ones it is inverse to the square root of that number, so paces differ half as much. Not so beyond
+# COMPANY_PER_S: below, still more of the calls would be refused; above, a bucket could not save what a cut leaves.
 COMPANY_CUT = 0.07
+COMPANY_PER_S = (10.0, 40.0)
 COMPANY_GROWS = 0.03  # a second
 NEXT_CALLS = 2  # after a cut, which do not cut again in company: the others have yet to be refused
 
@@ -210,6 +216,11 @@ class Pace:
     def _cycle_s(self) -> float:
         return min(max(CYCLE_CALLS / self._meter.per_s, CYCLE_S[0]), CYCLE_S[1])
 
+    @property
+    def _swing(self) -> float:
+        """How much deeper cuts and how much slower growth are in company than at COMPANY_PER_S[0] or below."""
+        return math.sqrt(min(max(self._meter.per_s, COMPANY_PER_S[0]), COMPANY_PER_S[1]) / COMPANY_PER_S[0])
+
     def _look_for_company(self, surprised: bool) -> None:
         begins = surprised and not self._surprised
         self._company = min(2 * COMPANY, self._company + COMPANY) if begins else max(0, self._company - 1)
@@ -223,7 +234,7 @@ class Pace:
         if len(self._marks) == 1:
             per_s, self._company = rate, 2 * COMPANY * (here.index <= FIRST_CALLS)
         elif self.in_company:
-            per_s = (1 - COMPANY_CUT) * before
+            per_s = (1 - COMPANY_CUT * self._swing) * before
         elif not fresh:
             per_s = HASTY_CUT * before
         else:
@@ -276,7 +287,7 @@ class Pace:
             return math.exp(min(step_s / doubles_s, 1.0) * math.log(2))
         cycle_s = self._cycle_s
         if self.in_company:
-            probing = COMPANY_GROWS
+            probing = COMPANY_GROWS / self._swing
         else:
             probing = math.log(2) / BOLD_DOUBLES_S if self._used_s > LONG * cycle_s else SPAN / cycle_s
         return math.exp(min(step_s * max(probing, self._doubt / DOUBT_S), math.log(2)))

@@ -174,14 +174,14 @@ def test_a_storm_of_refusals_by_chance_is_outlived():
     assert service.answered_per_s(90, 120) >= 0.99 * 64 / 0.2
 
 
-@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("seed", [0, 5, 8, 18])
 def test_callers_of_one_service_share_its_rate(seed):
     bucket = Bucket(lambda now: 40)
     services = [Service(bucket) for _ in range(4)]
     keep_busy_together(services, 240, seed)
     parts = [service.answered_per_s(60, 240) / 10 for service in services]
     assert sum(parts) >= 0.95 * 4
-    assert all(0.75 <= part <= 1.3 for part in parts)
+    assert all(0.8 <= part <= 1.25 for part in parts)
     assert sum(len(service.refused) for service in services) <= 0.05 * sum(len(service.starts) for service in services)
 
 
