@@ -272,6 +272,17 @@ def test_refusals_use_up_no_tries_of_failures():
     assert (done[0][1].error, done[0][1].attempts) == (None, 8)
 
 
+def test_a_call_that_waits_for_its_next_try_leaves_its_place_in_the_window_to_others():
+    errors = [CallTimeout("slow")]
+    service = Service(Bucket(lambda now: 1e9), latency=lambda: 0.01)
+    service.policy.admits = lambda now: not errors
+    service.error = errors.pop
+    _, done = answer_all(service, chats(21), window=1, retry=Retry(base_s=2.0))
+    assert [each.attempts for _, each in done] == [1] * 20 + [2]
+    assert done[19][0] < 1.0
+    assert service.starts[-1] - service.refused[0] >= 1.0
+
+
 def test_no_try_begins_after_the_deadline():
     service = Service(Bucket(lambda now: 1e-9))
     service.policy.left = 0
