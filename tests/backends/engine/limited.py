@@ -8,7 +8,6 @@ from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import Overloaded
-from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.retry import Retry
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse
@@ -101,9 +100,8 @@ class Service:
         return len(self.refused) / len(self.starts)
 
 
-def dispatch(service, loop, free, *, window=64, rates=NO_RATES, fixed=False, retry=None, gate=lambda: None, seed=1):
-    retry = retry or Retry(refusals=1000)
-    settings = CallSettings(window, fixed=fixed, retry=retry, rates=rates, gate=gate, call_timeout_s=1e6)
+def dispatch(service, loop, free, *, window=64, retry=None, call_timeout_s=1e6, seed=1, **settings):
+    settings = CallSettings(window, retry=retry or Retry(refusals=1000), call_timeout_s=call_timeout_s, **settings)
     made = Dispatcher(loop, Connections(lambda _: service), settings, None, free, lambda place: None, lambda jobs: None)
     made._random.seed(seed)  # else the waits between tries, and with them the figures, differ from run to run
     return made

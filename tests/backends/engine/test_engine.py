@@ -474,34 +474,6 @@ def test_an_array_takes_one_place_until_its_last_text_is_delivered(start):
     assert engine.wait_for_room(SOON)
 
 
-def test_a_call_that_takes_too_long_is_cancelled_and_tried_again(start):
-    cancelled = []
-
-    def script(request, calls):
-        async def wait():
-            try:
-                await asyncio.sleep(0 if calls == 2 else 3600)
-            except asyncio.CancelledError:
-                cancelled.append(calls)
-                raise
-
-        return wait()
-
-    provider, results = Provider(script), Results()
-    submit_all(start(provider, call_timeout_s=0.05), results, [1])
-    done = results.wait(1)[0][1]
-    assert (done.response.text, done.attempts, cancelled) == ("1", 2, [1])
-    assert provider.now == 0
-
-
-def test_waiting_for_a_slot_of_an_embedded_model_is_not_part_of_the_call(start):
-    provider, results = Provider(lambda *_: asyncio.sleep(0.05)), Results()
-    provider.slots = 1
-    submit_all(start(provider, window=10, call_timeout_s=0.3), results, range(10))
-    assert {done.attempts for _, done in results.wait(10)} == {1}
-    assert provider.most == 1
-
-
 @pytest.mark.parametrize("surprise", [KeyError("x"), RecursionError(), asyncio.CancelledError()])
 def test_a_surprise_ends_one_line_and_not_the_others(start, surprise):
     def script(request, calls):

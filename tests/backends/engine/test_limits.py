@@ -283,6 +283,31 @@ def test_a_call_that_waits_for_its_next_try_leaves_its_place_in_the_window_to_ot
     assert service.starts[-1] - service.refused[0] >= 1.0
 
 
+def test_a_call_that_takes_too_long_is_cancelled_and_tried_again():
+    cancelled = []
+
+    class Slow(Service):
+        async def execute(self, request):
+            try:
+                return await super().execute(request)
+            except asyncio.CancelledError:
+                cancelled.append(len(self.starts))
+                raise
+
+    waits = [0.0, 3600.0]
+    service = Slow(Bucket(lambda now: 1e9), latency=waits.pop)
+    _, done = answer_all(service, chats(1), retry=Retry(), call_timeout_s=0.05)
+    assert (done[0][1].response.text, done[0][1].attempts, cancelled) == ("x", 2, [1])
+
+
+def test_waiting_for_a_slot_of_an_embedded_model_is_not_part_of_the_call():
+    service = Service(Bucket(lambda now: 1e9), latency=lambda: 0.05)
+    service.slots = 1
+    _, done = answer_all(service, chats(10), window=10, call_timeout_s=0.06)
+    assert {each.attempts for _, each in done} == {1}
+    assert service.most == 1
+
+
 def test_no_try_begins_after_the_deadline():
     service = Service(Bucket(lambda now: 1e-9))
     service.policy.left = 0
