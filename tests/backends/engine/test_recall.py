@@ -239,12 +239,21 @@ def test_equal_requests_in_flight_share_one_call(start):
 
 
 def test_equal_requests_in_flight_share_the_error_of_their_call(start):
+    submitted = threading.Event()
+
     async def refuse():
-        await asyncio.sleep(0.02)
+        while not submitted.is_set():  # noqa: ASYNC110 - a thread sets it, not the loop
+            await asyncio.sleep(0.001)
+        for _ in range(100):  # turns of the loop, in which the others come as far as the call
+            await asyncio.sleep(0)
         raise InvalidRequest("no")
 
-    provider = Provider(lambda _: refuse())
-    done = ask(start(provider, MemoryLedger(), "same-request"), *(chat(line) for line in range(4)))
+    provider, results = Provider(lambda _: refuse()), Results()
+    engine = start(provider, MemoryLedger(), "same-request")
+    for line in range(4):
+        engine.submit("fake", chat(line), results.deliver(line))
+    submitted.set()
+    done = results.wait(4).values()
     assert len(provider.calls) == 1
     assert {type(each.error) for each in done} == {InvalidRequest}
 
@@ -485,6 +494,8 @@ def test_a_place_in_the_window_is_free_only_when_the_answer_is_durable(start):
     class Slow(MemoryLedger):
         async def put(self, key, value, patience_s):
             nonlocal now
+            while most < 3:  # noqa: ASYNC110 - however late a thread submits the next ones
+                await asyncio.sleep(0.001)
             await asyncio.sleep(0.005)
             await super().put(key, value, patience_s)
             now -= 1
