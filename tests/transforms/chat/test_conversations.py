@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -1074,12 +1075,13 @@ def test_an_answer_that_was_paid_for_is_found_in_the_ledger_although_the_history
 
 def test_the_text_goes_out_while_it_is_generated_in_numbered_pieces(rigs, store, monkeypatch):
     monkeypatch.setattr(chat_answers, "DELTAS_EVERY_S", 0.01)
-    tries = Counter()
+    pieces = itertools.count(1)
 
     async def script(request, calls):
-        await asyncio.sleep(0.05)
-        tries[request.request_id] += 1
-        if tries[request.request_id] == 2:
+        piece = next(pieces)
+        while len(queue.named("Delta")) < piece:  # noqa: ASYNC110 - another loop sends it
+            await asyncio.sleep(0.005)
+        if piece == 2:
             raise Overloaded("cut off", status=503)
 
     queue = Queue()
