@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ class Done:
         attempts: calls made for it; 0 when the run was stopped before its first.
         latency_s: seconds that the last call took, or the way by a batch.
         spent_s: seconds since the first call began, with the waits between tries; 0 where none was made by itself.
+        ended_at: when, in Unix time; whoever waits for it may learn of it later.
     """
 
     response: Response | None
@@ -32,6 +34,7 @@ class Done:
     attempts: int
     latency_s: float
     spent_s: float = 0.0
+    ended_at: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(slots=True)

@@ -170,15 +170,15 @@ class Answers:
 
     def _note(self, made: _Made, done: Done, asked: float) -> None:
         """Notes when calls really began: one may have waited a long time for its turn, or was never made."""
-        now = time.time()
         made.attempts += done.attempts
         if done.attempts:
-            made.trace.setdefault("called", max(asked, now - done.spent_s))  # the engine's clock counts whole ms
+            began = done.ended_at - done.spent_s  # the engine's clock counts whole ms
+            made.trace.setdefault("called", max(asked, began))
         elif done.response is not None:
-            made.trace["recalled"] = now
+            made.trace["recalled"] = done.ended_at
         stopped_between_tries = isinstance(done.error, StopRun) and not done.latency_s
         if made.attempts > 1 and not stopped_between_tries:
-            made.trace["retried"] = max(asked, now - done.latency_s)
+            made.trace["retried"] = max(asked, done.ended_at - done.latency_s)
 
     def _failure(self, made: _Made, error: ModelError) -> LoggedAnswer:
         ends_the_run = isinstance(error, StopRun | ModelUnusable) and self._stops

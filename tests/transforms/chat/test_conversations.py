@@ -530,8 +530,11 @@ def test_tries_are_counted_and_the_trace_tells_of_them(rigs, store):
     assert answer.trace["called"] <= answer.trace["retried"] <= answer.trace["answered"]
 
 
-def test_the_trace_tells_when_the_first_and_the_last_call_began(rigs, store):
-    began = []
+@pytest.mark.parametrize("late_s", [0.0, 0.5])
+def test_the_trace_tells_when_the_first_and_the_last_call_began(rigs, store, monkeypatch, late_s):
+    """Also where the conversations' loop is too busy to learn at once of a call's end."""
+    began, learn = [], chat_engine._set
+    monkeypatch.setattr(chat_engine, "_set", lambda *ended: (time.sleep(late_s), learn(*ended)))
 
     async def script(request, calls):
         began.append(time.time())
