@@ -132,8 +132,8 @@ class Pace:
 
     @property
     def per_s(self) -> float | None:
-        """Starts a second, once learned."""
-        return self._meter.per_s if len(self._marks) > 1 else None
+        """Starts a second, once learned, here or by others: see ``share``."""
+        return self._meter.per_s if len(self._marks) > 1 or not self._opens else None
 
     @property
     def opens_at(self) -> float:

@@ -60,9 +60,13 @@ def deal_shares(window: int, demands: Sequence[Demand]) -> list[Share]:
     else:
         wanted = _apportion(window, [one.in_flight + one.waiting for one in demands])
     windows = _within(window, wanted, demands)
+    # The pace of one that waits for the end of others' calls would be lost meanwhile, and had to be learned again.
+    calling = sum(want for size, want in zip(windows, wanted, strict=True) if size)
     return [
-        Share(size, len(wanted) * part, {model: per_s * part for model, per_s in paces.items()}) if size else Share(0)
-        for size, part in zip(windows, (size / max(1, sum(wanted)) for size in wanted), strict=True)
+        Share(size, len(wanted) * want / sum(wanted), {model: per_s * want / calling for model, per_s in paces.items()})
+        if size and want
+        else Share(size)
+        for size, want in zip(windows, wanted, strict=True)
     ]
 
 

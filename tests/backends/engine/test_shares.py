@@ -68,6 +68,14 @@ def test_of_a_few_calls_a_second_one_process_makes_all_as_long_as_it_has_some(se
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_the_pace_of_a_service_that_allows_more_again_grows_also_where_several_begin_to_share_it(seed):
+    shared = keep_busy_by_demand(Bucket(lambda now: 5 if now < 60 else 10_000), 240, lambda at, now: 1, seed)
+    first, last = (sum(shared.answered_per_s(*times)) for times in ((40, 60), (220, 240)))
+    assert first >= 0.9 * 5
+    assert last >= 250  # calls of 0.2 s, 64 at once: from 15/s on all four make some
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_a_window_without_any_other_limit_follows_demand_and_is_never_exceeded(seed):
     shared = keep_busy_by_demand(Bucket(lambda now: 10_000), 240, changing, seed)
     assert shared.most <= WINDOW
@@ -100,6 +108,32 @@ def test_windows_add_up_and_each_process_can_call(window, given):
     busy = [one.waiting for one in ended]
     order = sorted(range(len(busy)), key=busy.__getitem__)
     assert all(last[a] <= last[b] for a, b in pairwise(order) if busy[a] < busy[b])
+
+
+callers = st.builds(
+    Demand,
+    window=st.integers(0, 30),
+    in_flight=st.integers(0, 30),
+    waiting=st.integers(0, 200),
+    paces=st.fixed_dictionaries({MODEL: st.none() | st.floats(0.1, 1e3)}),
+)
+
+
+@given(st.integers(1, 100), st.lists(callers, min_size=1, max_size=12))
+def test_no_pace_is_lost_while_the_calls_of_some_have_not_ended(window, given):
+    learned = sum(per_s for one in given if one.window and (per_s := one.paces.get(MODEL)) is not None)
+    shares = deal_shares(window, given)
+    if learned and any(share.paces for share in shares):
+        assert sum(share.paces.get(MODEL, 0.0) for share in shares) == pytest.approx(learned)
+
+
+def test_one_that_is_about_to_call_takes_no_pace_from_the_one_that_calls():
+    calling, other = Demand(16, 16, 32, {MODEL: 15.2}, {MODEL: None}), Demand(0, 0, 16, {MODEL: None}, {MODEL: None})
+    first, second = deal_shares(16, [calling, other])
+    assert (first.window, first.paces[MODEL], second) == (12, pytest.approx(15.2), Share(0))
+    first, second = deal_shares(16, [replace(calling, window=12, in_flight=12), other])
+    assert (first.window, second.window) == (11, 4)
+    assert (first.paces[MODEL], second.paces[MODEL]) == (pytest.approx(15.2 * 11 / 16), pytest.approx(15.2 * 5 / 16))
 
 
 def test_a_place_is_given_on_only_when_its_call_has_ended():
