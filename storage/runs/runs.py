@@ -257,11 +257,15 @@ def _host() -> str:
 
 def _start(pid: int) -> str:
     """When a process was started, in the kernel's ticks since boot; "" where there is no /proc."""
+    return (*_stat(pid), *[""] * 20)[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process behind its name in brackets, which may hold anything: proc(5)."""
     try:
-        # Behind the name in brackets, which may hold anything, the start is the 20th field: proc(5).
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _is_running(pid: int, process_start: str) -> bool:
@@ -271,4 +275,6 @@ def _is_running(pid: int, process_start: str) -> bool:
         return False
     except PermissionError:
         pass  # somebody else's process has this pid
+    if _stat(pid)[:1] == ["Z"] and len(list(Path(f"/proc/{pid}/task").glob("*"))) < 2:
+        return False  # it has ended, and nobody has asked for its exit code yet
     return not process_start or _start(pid) == process_start

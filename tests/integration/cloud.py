@@ -95,7 +95,7 @@ class Cloud:
     def check(self) -> None:
         """Every line of every input in exactly one shard, every manifest true, nothing left in work."""
         result = verify(OUTPUT, ["r2://llmdo/input/"])
-        assert not result.differences
+        assert not result.differences, result.differences
         assert result.ok
         assert self.keys("output/_open/") == []
 

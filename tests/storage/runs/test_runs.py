@@ -218,6 +218,19 @@ def test_a_process_of_this_machine_that_ended_is_dead_at_once(store, begin):
     assert not begin().is_alive("other")
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
+def test_a_process_that_ended_and_was_not_waited_for_is_dead_too(store, begin):
+    """Where its parent was killed, that may be for some time."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    beat(store, pid=process.pid, process_start=runs._start(process.pid))
+    assert begin().is_alive("other")
+    process.stdin.close()
+    while runs._stat(process.pid)[0] != "Z":
+        time.sleep(0.01)
+    assert not begin("later").is_alive("other")
+    process.wait(SOON)
+
+
 def test_a_later_process_with_the_same_pid_is_another_one(store, begin, monkeypatch):
     monkeypatch.setattr(runs, "_start", lambda pid: "2")
     beat(store, process_start="1")
