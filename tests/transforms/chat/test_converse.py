@@ -29,7 +29,7 @@ from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
-from llmdo.transforms.chat.conversations import open_conversations
+from llmdo.transforms.chat.conversations import Conversations, open_conversations
 from llmdo.transforms.chat.converse import ConversationDesk, Converse
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, WaitingMessage
 from llmdo.transforms.run import Run
@@ -206,12 +206,17 @@ def test_outcomes_keep_the_window_of_their_message(provider, tmp_path):
     assert sorted(FOUND) == [(n, 10 * n // 100 * 100, 10 * n) for n in range(1, 31)]
 
 
-def test_a_run_that_is_stopped_leaves_what_is_not_under_way_and_the_next_one_answers_it(provider, tmp_path):
+def test_a_run_that_is_stopped_leaves_what_is_not_under_way_and_the_next_one_answers_it(
+    provider, tmp_path, monkeypatch
+):
+    noticed, stop = threading.Event(), Conversations._stop
+    monkeypatch.setattr(Conversations, "_stop", lambda self: (stop(self), noticed.set()))
+
     async def script(request):
         if request.request_id == "c1/m1":
             await asyncio.sleep(0.1)
             run_state().stop("stopped by SIGTERM")
-            await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(noticed.wait, SOON)  # the bundle's thread looks for it now and then
 
     provider.script = script
     said = [message(f"m{n}") for n in range(1, 6)]
