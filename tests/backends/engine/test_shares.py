@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmdo.backends.limits.pace import Pace
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.shares import Demand, Share, deal_shares
 from tests.backends.engine.limited import Bucket
@@ -134,6 +135,13 @@ def test_one_that_is_about_to_call_takes_no_pace_from_the_one_that_calls():
     first, second = deal_shares(16, [replace(calling, window=12, in_flight=12), other])
     assert (first.window, second.window) == (11, 4)
     assert (first.paces[MODEL], second.paces[MODEL]) == (pytest.approx(15.2 * 11 / 16), pytest.approx(15.2 * 5 / 16))
+
+
+def test_a_pace_that_was_taken_over_is_reported_so_that_it_can_be_shared_again():
+    pace = Pace()
+    assert pace.per_s is None
+    pace.share(5.0, None)
+    assert pace.per_s == 5.0
 
 
 def test_a_place_is_given_on_only_when_its_call_has_ended():
