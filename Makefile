@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Some hundred processes of a test run import the same modules: without bytecode each would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev demo chat-demo test test-slow test-rest test-servers soak lint lock bench prism flink-cluster clean
+.PHONY: help setup setup-dev demo chat-demo chat-page test test-slow test-rest test-servers soak lint docs parameters lock bench prism flink-cluster clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: setup ## Answer the examples with a real model, on this machine, through R
 chat-demo: setup ## Answer the example's chats with a real model, on this machine, through two queues
 	$(BIN)/python examples/chat_demo.py
 
+chat-page: setup ## Chat with the embedded model on a page in your browser, through LiveStore (needs Node.js and npm)
+	$(BIN)/python examples/chat_page.py $(ARGS)
+
 prism: setup ## Find or build the Prism runner
 	@$(BIN)/python -m llmdo.runners.prism
 
@@ -65,7 +68,13 @@ lint: setup-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup-dev ## Run the benchmarks: each figure with its goal (50 minutes; QUICK=1: a small run of each, 6 minutes)
+docs: setup-dev ## Build the site of README.md and docs/ in build/docs/site; a link that leads nowhere is an error
+	$(BIN)/python docs/site/build.py
+
+parameters: setup-dev ## Write the tables of docs/parameters.md anew
+	$(BIN)/python docs/site/parameters.py
+
+bench: setup-dev ## Run the benchmarks: each figure with its goal (55 minutes; QUICK=1: a small run of each, 7 minutes)
 	$(TOOLS) $(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 # The set of packages that is tested, with hashes: what workers need, what `llmdo local` needs besides, and all.

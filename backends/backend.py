@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from llmdo.backends.errors import call_known
@@ -51,27 +52,59 @@ class InProcessBackend(Protocol):
     slots: int
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What a provider takes as one batch of a model.
+
+    Attributes:
+        items, size: requests, and bytes of them all, at most.
+        window_s: within how many seconds the provider promises the answers; 0: it promises nothing.
+        finds: whether ``find_batch`` works.
+    """
+
+    items: int
+    size: int
+    window_s: float
+    finds: bool
+
+
 @runtime_checkable
 class BatchBackend(Protocol):
     """What else a provider offers whose requests can be handed over and answered later.
 
-    A LineError of submit_batch means that the model, or this input, is not for batches. A Retryable error of poll_batch
-    means to poll again, and a LineError that the batch is unknown.
+    A LineError of submit_batch means that the model, or this input, is not for batches. A Retryable error of
+    poll_batch, or of its results, means to poll again, and a LineError that the batch is unknown.
     """
 
     def takes_batches(self, model: str) -> bool:
         """Whether submit_batch works for this model."""
 
+    def batch_limits(self, model: str) -> BatchLimits:
+        """What one batch of this model may be."""
+
     async def batch_share(self, request: Request) -> float:
         """The part of the largest batch that a request takes. Raises LineError where it cannot be sent at all."""
 
-    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
-        """Hands requests of one model over to be answered later, and cheaper; returns what names the batch."""
+    async def submit_batch(self, model: str, requests: Sequence[Request], nonce: str) -> str:
+        """Hands requests of one model over to be answered later, and cheaper; returns what names the batch.
+
+        ``nonce``: 26 letters and digits that the batch can be found by: in its metadata, its file's name, or each
+        request's custom id.
+        """
 
     async def poll_batch(
-        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace] = ()
+        self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace]
     ) -> BatchState:
-        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part with its places."""
+        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part, with their places."""
+
+    async def find_batch(self, model: str, nonce: str, count: int, since: float) -> str | None:
+        """The batch of ``count`` requests that was submitted with a nonce, at ``since`` (Unix time) or later.
+
+        None: by the provider's list it is not there, or not yet. Raises BatchUnclear where that cannot be told.
+        """
+
+    async def cancel_batch(self, model: str, batch: str) -> None:
+        """Asks for no more answers; poll_batch fetches those that were made. Raises LineError where it cannot be."""
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Coroutine[Any, Any, Any]])

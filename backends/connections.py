@@ -7,11 +7,15 @@ import threading
 from collections.abc import Callable
 
 from llmdo.backends.backend import Backend, InProcessBackend
-from llmdo.backends.errors import BadReply, ModelError, ProviderUnusable, StopRun, Unauthorized
+from llmdo.backends.errors import BadReply, LineError, ModelError, ProviderUnusable, StopRun, Unauthorized
+from llmdo.backends.money.lanes import asked_lane, billed_lane, with_tier
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Request
 from llmdo.backends.responses import EmbedResponse, Response
 from llmdo.backends.streams import heard
 from llmdo.settings.environment import MissingSettings
+
+# Refusals of a flex call, after which it is made at list price: with their pauses they take some seconds.
+FLEX_REFUSALS = 8
 
 
 class Connections:
@@ -19,11 +23,16 @@ class Connections:
 
     ``own``: the providers of the run itself; None: all. At any other provider, what would stop the run is an error of
     the line, and that provider is not called again: a line must not end a run that can do without it.
+    ``flex``: every call that names no ``service_tier`` asks for this one.
     """
 
-    def __init__(self, connect: Callable[[str], Backend], own: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, connect: Callable[[str], Backend], own: frozenset[str] | None = None, *, flex: bool = False
+    ) -> None:
         self._connect = connect
         self._own = own
+        self._flex = flex
+        self._inflexible: set[tuple[str, str]] = set()  # provider and model
         self._closed: dict[str, StopRun] = {}
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
@@ -39,14 +48,17 @@ class Connections:
                     raise Unauthorized(str(error), provider=provider) from error
             return self._backends[provider]
 
-    async def answer(self, provider: str, request: Request, timeout_s: float) -> Response:
+    async def answer(self, provider: str, request: Request, timeout_s: float, refusals: int = 0) -> Response:
         """Makes the call, which may take ``timeout_s`` s. Raises what the backend raises, TimeoutError, and
         ProviderUnusable in place of a StopRun of another provider than the run's, unless it may be about the line.
+
+        A flex call that was refused FLEX_REFUSALS times, or of a model that has no flex, is made at list price, with a
+        warning. ``refusals``: how often it was refused so far.
         """
         if provider in self._closed:
             raise _unusable(provider, request.model, self._closed[provider])
         try:
-            return await self._call(provider, request, timeout_s)
+            return await self._in_lane(provider, request, timeout_s, refusals)
         except StopRun as error:
             final = error if error.about == "unclear" else self.final(provider, request.model, error)
             if final is error:
@@ -59,6 +71,24 @@ class Connections:
             return error
         self._closed[provider] = error
         return _unusable(provider, model, error)
+
+    async def _in_lane(self, provider: str, request: Request, timeout_s: float, refusals: int) -> Response:
+        if self._flex:
+            request = with_tier(request, "flex")
+        if asked_lane(request) != "flex":
+            return await self._call(provider, request, timeout_s)
+        why = f"flex was refused {refusals} times" if refusals >= FLEX_REFUSALS else ""
+        if not why and (provider, request.model) not in self._inflexible:
+            try:
+                return await self._call(provider, request, timeout_s)
+            except LineError as error:
+                if "service_tier" not in error.message:
+                    raise
+                self._inflexible.add((provider, request.model))
+        at_list = with_tier(request, "default", whatever=True)
+        answer = await self._call(provider, at_list, timeout_s)
+        answer.warnings = (*answer.warnings, f"asked at list price: {why or f'{request.model} has no flex'}")
+        return answer
 
     async def _call(self, provider: str, request: Request, timeout_s: float) -> Response:
         backend = self._backends.get(provider) or self.get(provider)
@@ -78,6 +108,12 @@ class Connections:
 
 
 async def _ask(backend: Backend, request: Request, timeout_s: float) -> Response:
+    response = await _answer(backend, request, timeout_s)
+    response.lane = response.lane or billed_lane(request, response)
+    return response
+
+
+async def _answer(backend: Backend, request: Request, timeout_s: float) -> Response:
     async with asyncio.timeout(timeout_s):
         if isinstance(request, ChatRequest):
             return await (backend.execute(request) if request.listen is None else heard(backend, request))

@@ -7,6 +7,9 @@ ModelError                    what to do
 │   ├── CallTimeout           no reply in time (3007, 3046, 408)
 │   ├── ConnectionFailed      DNS, refused, reset
 │   └── StreamError           a stream cut off before its end mark
+├── StaysOpen                 no answer yet, and no further call: leave the line to a later run; the others continue
+│   ├── WaitsInBatch          it was handed over, and its batch is not done
+│   └── BatchUnclear          nobody can tell whether its batch was submitted
 ├── StopRun                   no further call can succeed: stop, keep what there is, resume later
 │   ├── Unauthorized          wrong token or account (401, 403, 10000, 7003)
 │   ├── BudgetSpent           --max-cost or --max-tokens-total is reached
@@ -70,6 +73,7 @@ class ModelError(Exception):
         usage: what was used, and is paid for although there is no answer; None if unknown.
         lost: whether a call may be billed whose usage is unknown; None: it follows from the kind of error, see
             ``billing.maybe_billed``.
+        lane: what ``usage`` is billed as, see ChatResponse.
         about: "line" where only this request is refused, "account" where every call with this key and model is,
             "unclear" where the reply does not say (a bare 401, 402, 403, 404 or 451): then an error that would end the
             run does so only if other lines meet it too. By default the class decides.
@@ -104,13 +108,17 @@ class ModelError(Exception):
         self.usage = usage
         self.lost = lost
         self.about = about or self._about
+        self.lane = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, {k: v for k, v in vars(self).items() if k != "message"})
 
 
 def _rebuild(cls: type[ModelError], message: str, fields: dict[str, Any]) -> ModelError:
-    return cls(message, **fields)
+    lane = fields.pop("lane", "")
+    error = cls(message, **fields)
+    error.lane = lane
+    return error
 
 
 class Retryable(ModelError):
@@ -135,6 +143,20 @@ class ConnectionFailed(Retryable):
 
 class StreamError(Retryable):
     """A stream ended without its end mark: what came is not a whole answer."""
+
+
+class StaysOpen(ModelError):
+    """This line has no answer yet, and must not be called again: a later run goes on with it; the others continue."""
+
+    _about: ClassVar[About] = "line"
+
+
+class WaitsInBatch(StaysOpen):
+    """The request was handed over, and a later run fetches its answer."""
+
+
+class BatchUnclear(StaysOpen):
+    """Whether a batch was submitted cannot be told: to submit its requests again might pay for them twice."""
 
 
 class StopRun(ModelError):

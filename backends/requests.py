@@ -36,6 +36,42 @@ class LineId(str):
         return line
 
 
+class MediaReference(str):
+    """Names a picture, a sound or a file that its line may use, in the place of its bytes; these come with the call.
+
+    Attributes:
+        store: ``r2://BUCKET``, the absolute path of a folder, or "" for a URL.
+        key: of the object there; a path below the folder; the URL.
+        medium: "image", "audio", "video" or "file": what the line uses it as.
+        version: names its content, where that is known; part of the text then.
+        size: bytes, where they are known; else 0.
+    """
+
+    __slots__ = ("key", "medium", "size", "store", "version")
+    store: str
+    key: str
+    medium: str
+    version: str
+    size: int
+
+    @classmethod
+    def of(cls, text: str, store: str, key: str, medium: str, version: str = "", size: int = 0) -> MediaReference:
+        """A reference, with what it leads to."""
+        reference = cls(f"{text} {version}" if version else text)
+        reference.store, reference.key, reference.medium = store, key, medium
+        reference.version, reference.size = version, size
+        return reference
+
+    @property
+    def place(self) -> str:
+        """Where the object is, whatever its version."""
+        return f"{self.store}/{self.key}" if self.store else self.key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        text = self.removesuffix(f" {self.version}") if self.version else str(self)
+        return MediaReference.of, (text, self.store, self.key, self.medium, self.version, self.size)
+
+
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -90,8 +126,8 @@ class RawRequest:
     """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …).
 
     Attributes:
-        path: of an API with OpenAI's routes, below its base URL: "embeddings", "completions" or "responses", whose body
-            ``input`` is, without the model; "" is Workers AI's own way.
+        path: of an API with OpenAI's routes, below its base URL: "embeddings", "completions", "responses" or
+            "moderations", whose body ``input`` is, without the model; "" is Workers AI's own way.
     """
 
     model: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ class ChatResponse:
         shared: another line's call brought the answer, and its usage counts there.
         body: the provider's chat.completion as it came, but for what the other fields hold: text, reasoning, tool calls
             and finish reason of its first choice.
+        lane: what it was billed as, where that was not the list price: "batch", "flex", "priority", "2h", "8h".
     """
 
     text: str | None
@@ -43,6 +44,7 @@ class ChatResponse:
     details: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     body: Mapping[str, Any] = field(default_factory=dict)
+    lane: str = ""
 
     @property
     def refused(self) -> bool:
@@ -69,6 +71,7 @@ class EmbedResponse:
     details: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     parts: tuple[EmbedResponse, ...] = ()
+    lane: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +85,7 @@ class RawResponse:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
+    lane: str = ""
 
 
 Response = ChatResponse | EmbedResponse | RawResponse
@@ -113,12 +117,33 @@ class StreamChunk:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a model costs, in US dollars: for a million tokens, or for ``unit`` where it is not paid by the token."""
+    """What a model costs, in US dollars: for a million tokens, or for ``unit`` where it is not paid by the token.
+
+    Attributes:
+        cached_input, cache_write, input_audio: for tokens of the input that were read from the provider's cache, were
+            written to it, or are sound; where None, as ``input``.
+        cache_write_1h: for what is written to a cache that keeps it for an hour; where None, as ``cache_write``.
+        reasoning, output_audio: for such tokens of the output; where None, as ``output``.
+        request: for each call besides.
+        above: (tokens, price) in rising order: the price of all tokens of a call whose input has more than these.
+        lanes: (lane, price): the price of a call that was billed as this lane; see ChatResponse.
+        source, date: who says so, and as of when, in ISO 8601; "" where that is not known.
+    """
 
     input: float | None = None
     output: float | None = None
     cached_input: float | None = None
     unit: str = "M tokens"
+    cache_write: float | None = None
+    input_audio: float | None = None
+    reasoning: float | None = None
+    output_audio: float | None = None
+    request: float | None = None
+    above: tuple[tuple[int, Price], ...] = ()
+    source: str = ""
+    date: str = ""
+    cache_write_1h: float | None = None
+    lanes: tuple[tuple[str, Price], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +180,10 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class BatchState:
-    """An asynchronous batch: None while the provider works on it, else one result or error for each request, in the
-    order of the requests. An item that the provider has lost is a Retryable error.
+    """An asynchronous batch: None while the provider works on it; else its results, streamed.
+
+    A result goes with the position of its request among those that were asked for, each at most once, in any order.
+    A request without one was neither answered nor billed: its batch expired, was cancelled or failed, or lost it.
     """
 
-    results: tuple[Response | ModelError, ...] | None
+    results: AsyncIterator[tuple[int, Response | ModelError]] | None

@@ -40,7 +40,7 @@ class Model:
     """One model of a provider, called without asyncio; safe from any thread. Every call may raise ModelError.
 
     Nothing is tried again: see ``ModelError`` for what to do. ``backend`` belongs to a loop of its own; for ``await``
-    open one with ``backends.connect_async``.
+    open one with ``llmdo.connect_async``.
     """
 
     def __init__(self, backend: Backend, model: str = "") -> None:

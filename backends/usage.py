@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Usage:
     """What a request used, in tokens, over all its tries whose usage is known; ``neurons`` if Workers AI reports them.
 
-    ``cached_tokens`` are part of the input, ``reasoning_tokens`` of the output.
+    ``cached_tokens``, ``cache_write_tokens`` and ``input_audio_tokens`` are part of the input, ``reasoning_tokens`` and
+    ``output_audio_tokens`` of the output; ``cache_write_1h_tokens`` are those of ``cache_write_tokens`` that are kept
+    for an hour.
     """
 
     input_tokens: int = 0
@@ -18,31 +21,34 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     neurons: float | None = None
+    cache_write_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+
+
+_COUNTS = tuple(one.name for one in fields(Usage) if one.name != "neurons")
+_counts = attrgetter(*_COUNTS)
 
 
 def added(one: Usage, other: Usage) -> Usage:
     """The usage of both."""
     neurons = [part.neurons for part in (one, other) if part.neurons is not None]
-    return Usage(
-        one.input_tokens + other.input_tokens,
-        one.output_tokens + other.output_tokens,
-        one.cached_tokens + other.cached_tokens,
-        one.reasoning_tokens + other.reasoning_tokens,
-        sum(neurons) if neurons else None,
-    )
+    counts = map(int.__add__, _counts(one), _counts(other))
+    return Usage(**dict(zip(_COUNTS, counts, strict=True)), neurons=sum(neurons) if neurons else None)
 
 
 def share(usage: Usage, weights: Sequence[int]) -> list[Usage]:
     """Usage in parts by weight; what does not divide goes to the first, so that the parts' sum is the whole."""
     total = sum(weights) or 1
-    inputs, outputs, cached, thought = (
-        _parts(whole, weights, total)
-        for whole in (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
-    )
+    counts = [_parts(whole, weights, total) for whole in _counts(usage)]
     neurons = [None if usage.neurons is None else usage.neurons * weight / total for weight in weights]
     if usage.neurons is not None and not sum(weights):
         neurons[0] = usage.neurons
-    return [Usage(*part) for part in zip(inputs, outputs, cached, thought, neurons, strict=True)]
+    return [
+        Usage(**dict(zip(_COUNTS, part, strict=True)), neurons=some)
+        for *part, some in zip(*counts, neurons, strict=True)
+    ]
 
 
 def _parts(whole: int, weights: Sequence[int], total: int) -> list[int]:

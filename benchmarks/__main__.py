@@ -1,7 +1,7 @@
 """Runs the benchmarks one after the other, and gathers what they print in one file.
 
-    python -m benchmarks                 # all; 50 minutes on two cores
-    python -m benchmarks --quick         # all, a small run each: 6 minutes, to see that they run
+    python -m benchmarks                 # all; 55 minutes on two cores
+    python -m benchmarks --quick         # all, a small run each: 7 minutes, to see that they run
     python -m benchmarks start infer     # these
     python -m benchmarks --show FILE     # the figures of a file of results, as Markdown
 
@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.figures import cells
+from benchmarks.reporting.figures import cells
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,14 +32,18 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "start": (),
     "read_lines": (),
     "vectors": (),
+    "outputs.export": (),
     "small_files": (),
+    "outputs.status": (),
     "processes": (),
     "infer": ("--rivals", "--rounds", "5"),
+    "telemetry": (),
     "goodput": ("--seeds", "4"),
     "limits": (),
     "shared_limit": (),
     "continuous": (),
     "chat": (),
+    "chat --livestore": (),
     "flink": (),
 }
 
@@ -54,7 +58,7 @@ def run(names: Sequence[str], results: Path, *, quick: bool) -> int:
             arguments = ("--quick",) if quick else BENCHMARKS[name]
             progress(f"{number} of {len(names)}: python -m benchmarks.{name} {' '.join(arguments)}")
             begun = time.monotonic()
-            command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+            command = [sys.executable, "-m", *f"benchmarks.{name}".split(), *arguments]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
                 assert process.stdout
                 for line in process.stdout:

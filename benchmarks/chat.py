@@ -1,6 +1,9 @@
 """How soon a message is answered, and how many conversations run at once. Prints one JSON object a line.
 
     python -m benchmarks.chat [--quick] [--seconds 60] [--only PART]
+    python -m benchmarks.chat --livestore [--quick] [--seconds 60] [--only PART]
+
+With ``--livestore`` the chats are in LiveStore's event logs: see ``benchmarks.chats.livestore``. It needs Node.js 20.
 
 Queues and R2 are an ``llmdo local``, the model an endpoint that always takes a second, ``llmdo chat`` on Prism a third
 process, which polls every 0.25 s.
@@ -18,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import random
 import subprocess
@@ -27,28 +29,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import httpx
 
 from benchmarks import continuous
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.chats import livestore
+from benchmarks.chats.livestore import MEMORY
+from benchmarks.chats.times import percentiles, stages
 from benchmarks.read_lines import PROMPT
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
 from benchmarks.ways.measuring import children_cpu_s
 from llmdo.settings.environment import cloudflare_account
-from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import RESPONSE
-from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.queues.client import QueueClient
 
 POLL_S = 0.25
-MEMORY = Path("/dev/shm")
 TIMEOUT_S = 600.0
 GOALS = {
     "delay: median": at_most(0.5),
@@ -145,7 +143,8 @@ def delay(scale: Scale) -> dict[str, Any]:
     beyond = [queues.arrived[name] - at - scale.latency_s for name, at in pushed.items()]
     per_s = len(pushed) / (max(pushed.values()) - min(pushed.values()))
     figures = {"messages": len(pushed), "per_s": round(per_s, 1), "seconds": round(time.monotonic() - begin, 1)}
-    return figures | percentiles(beyond) | {"stages": stages(scale, log, pushed, queues.arrived)}
+    spent = stages(log, scale.talks, scale.latency_s, pushed, queues.arrived)
+    return figures | percentiles(beyond) | {"stages": spent}
 
 
 def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
@@ -159,25 +158,6 @@ def send(scale: Scale, events: QueueClient, pushed: dict[str, float]) -> None:
         now = time.time()
         events.push_many([event])
         pushed[name] = now
-
-
-def stages(scale: Scale, log: str, pushed: dict[str, float], arrived: dict[str, float]) -> dict[str, float]:
-    """Where the time went, according to the log: medians in seconds."""
-    where, found = locate_folder(log), dict[str, list[float]]()
-    chats = ChatLog(open_store(where.store_url), where.key)
-    for answer in (one for talk in range(scale.talks) for one in chats.conversation(f"c{talk}").answers.values()):
-        trace, name = answer.trace, answer.message_id
-        times = pushed[name], trace["queued"], trace["called"], trace["answered"], arrived[name]
-        for stage, (begin, end) in zip(("logged", "called", "call", "pushed"), pairwise(times), strict=True):
-            found.setdefault(stage, []).append(end - begin - (scale.latency_s if stage == "call" else 0.0))
-    return {stage: round(median(each), 3) for stage, each in found.items()}
-
-
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum."""
-    ordered = sorted(seconds)
-    p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
-    return {"p50_s": round(median(ordered), 3), "p99_s": round(p99, 3), "max_s": round(ordered[-1], 3)}
 
 
 def full(scale: Scale) -> dict[str, Any]:
@@ -238,9 +218,18 @@ def run(scale: Scale, only: str | None = None) -> list[dict[str, Any]]:
 def main() -> None:
     """The command."""
     parser = command_line(__doc__, "chat")
+    parser.add_argument("--livestore", action="store_true", help="chats in LiveStore's stores, not in queues")
     parser.add_argument("--seconds", type=float, default=Scale().seconds, help="of messages, for delay")
-    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--only", choices=dict.fromkeys([*PARTS, *livestore.PARTS]), help="one part")
     chosen = parser.parse_args()
+    parts = livestore.PARTS if chosen.livestore else PARTS
+    if chosen.only not in (None, *parts):
+        parser.error(f"there is no part {chosen.only} here: choose from {', '.join(parts)}")
+    if chosen.livestore:
+        stores = livestore.QUICK if chosen.quick else replace(livestore.StoreScale(), seconds=chosen.seconds)
+        found = livestore.figures(livestore.run(stores, chosen.only))
+        report("chat --livestore", found, livestore.GOALS, quick=chosen.quick)
+        return
     scale = QUICK if chosen.quick else replace(Scale(), seconds=chosen.seconds)
     report("chat", figures(run(scale, chosen.only)), GOALS, quick=chosen.quick)
 

@@ -35,8 +35,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.read_lines import PROMPT, write_prompts
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
 from benchmarks.ways.measuring import MODEL, children_cpu_s
@@ -44,7 +44,7 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 
 SIGMA = 1.0
-CHECKPOINT_MEANS = 15  # llmdo.pipelines.options.PRISM_CHECKPOINT, 30 s, for a model that takes 2 s
+CHECKPOINT_MEANS = 15  # llmdo.pipelines.runner_options.PRISM_CHECKPOINT, 30 s, for a model that takes 2 s
 TIMEOUT_S = 900.0
 GOALS = {
     "direct: window in use, at the endpoint": Goal(0.97),

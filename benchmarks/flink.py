@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from benchmarks import continuous
 from benchmarks.continuous import upload
-from benchmarks.figures import Figure, Goal, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, command_line, report
 from benchmarks.servers.fake_endpoint import Span, fake_endpoint, take_spans
 from benchmarks.servers.local_cloudflare import BUCKET, local_cloudflare
 from benchmarks.ways.measuring import MODEL, children_cpu_s

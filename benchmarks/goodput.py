@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from tests.backends.engine.limited import Bucket, Capacity, Capricious, Service, keep_busy, keep_busy_together
 
 LATENCY_S = 0.2

@@ -46,7 +46,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.rivals.installing import CannotInstall, python_with
 from benchmarks.servers.fake_endpoint import Seen, Span, fake_endpoint, latencies, seen, take_spans
 from benchmarks.ways.contestants import LLMDO_RUN, RIVALS, WAYS, YARDSTICK, Way
@@ -129,8 +129,13 @@ class Measured:
     used: Used
 
 
-def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
-    """Makes a way do the cell's calls, with a Python that has what it needs. Raises NotMeasured."""
+def measure(
+    way: Way, cell: Cell, python: str = sys.executable, more: Mapping[str, str] = MappingProxyType({})
+) -> Measured:
+    """Makes a way do the cell's calls, with a Python that has what it needs. Raises NotMeasured.
+
+    ``more``: variables for its environment.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder,
         fake_endpoint(cell.mean_s, cell.sigma) as url,
@@ -140,7 +145,7 @@ def measure(way: Way, cell: Cell, python: str = sys.executable) -> Measured:
         prompts.write_text("".join(line + "\n" for line in lines))
         command = [python, "-m", f"benchmarks.{way.module}", url, str(cell.concurrency), str(prompts), folder]
         begun = time.monotonic()
-        run_to_end(command, folder)
+        run_to_end(command, folder, more)
         used = Used(**json.loads(Path(folder, MEASURED).read_text()))
         spans = sorted(take_spans(url))
         if used.answered != cell.calls:

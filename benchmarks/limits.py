@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.local_cloudflare import LocalCloudflare, started_cloudflare
 from benchmarks.ways.measuring import MODEL
 from llmdo.backends.engine.engine import Engine

@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.figures import Figure, Goal, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, command_line, report
 from benchmarks.servers.fake_endpoint import account_at, fake_endpoint, seen
 from benchmarks.ways.measuring import MODEL, PROMPT
 from llmdo.storage.ledger.sqlite import SqliteLedger

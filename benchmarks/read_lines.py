@@ -25,7 +25,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from benchmarks.figures import Figure, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, at_most, command_line, report
 from benchmarks.ways.measuring import peak_mb
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.limits import REQUEST, admit
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.local_cloudflare import started_cloudflare
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Done

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.local_cloudflare import BUCKET, LocalCloudflare, local_cloudflare
 from benchmarks.ways.measuring import MODEL, children_cpu_s
 from llmdo.storage.objects.opening import open_store

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.figures import Figure, at_most, command_line, report
+from benchmarks.reporting.figures import Figure, at_most, command_line, report
 from benchmarks.servers.fake_endpoint import account_at, fake_endpoint, take_spans
 from benchmarks.ways.measuring import MODEL, children_cpu_s
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.infer import NotMeasured, cpu_at, run_to_end
+from benchmarks.reporting.figures import Figure, Goal, at_most, command_line, report
 from benchmarks.servers.fake_endpoint import fake_endpoint, seen, take_spans
 from benchmarks.ways.measuring import MEASURED, Used
 from benchmarks.ways.vectors import OPTIONS

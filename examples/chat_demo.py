@@ -39,7 +39,7 @@ def main() -> int:
             events, answers = make_queue("chat-in"), make_queue("chat-out")
             words = ["--queue", "chat-in", "--reply-queue", "chat-out", "--log", LOG, "--model", MODEL]
             # A model as small as this one follows a short prompt better than the default one.
-            words += ["--system", str(EVENTS.with_name("system.txt")), "--max-tokens", "40", "--temperature", "0"]
+            words += ["--system", f"@{EVENTS.with_name('system.txt')}", "--max-tokens", "40", "--temperature", "0"]
             command = ["chat", *words, "--concurrency", "8"]
             say(f"llmdo {' '.join(command)}")
             chat = subprocess.Popen([*LLMDO, *command])

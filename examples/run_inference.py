@@ -13,8 +13,7 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from llmdo.backends.errors import ModelError
-from llmdo.transforms.answers.run_inference import ModelHandler
+import llmdo
 
 REVIEWS = [
     {"id": 1, "text": "It broke after a day."},
@@ -26,14 +25,15 @@ REVIEWS = [
 def to_sentence(result: PredictionResult) -> str:
     """Describes the result for one review."""
     name, answer = result.example["id"], result.inference
-    if isinstance(answer, ModelError):
+    if isinstance(answer, llmdo.ModelError):
         return f"{name}: no answer, {answer.message}"
     return f"{name}: {answer.text} ({answer.usage.output_tokens} tokens)"
 
 
 def main(model: str = "local/smollm2-135m-instruct") -> None:
     """Asks the model about each review and prints the results."""
-    handler = ModelHandler(model, prompt="Is this review happy or angry? Review: {text}", parameters={"max_tokens": 12})
+    prompt = "Is this review happy or angry? Review: {text}"
+    handler = llmdo.ModelHandler(model, prompt=prompt, parameters={"max_tokens": 12})
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as pipeline:
         _ = (
             pipeline

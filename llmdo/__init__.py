@@ -7,13 +7,14 @@ From a script, with no Beam:
     with llmdo.connect("workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast") as model:
         print(model.execute("What is the capital of France?", max_tokens=20).text)
 
-In a pipeline: ``RunInference(llmdo.ModelHandler("openai/gpt-4o-mini"))``. All other modules may change between
-versions.
+In a pipeline: ``rows | llmdo.AskModel("openai/gpt-4o-mini", prompt="Summarise: {text}")``. All other modules may change
+between versions.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from llmdo.settings.environment import MissingSettings
     from llmdo.storage.errors import StorageError
     from llmdo.transforms.answers.run_inference import ModelHandler
+    from llmdo.transforms.rows.ask_model import AskModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AskModel",
     "ChatRequest",
     "ChatResponse",
     "EmbedRequest",
@@ -62,7 +65,12 @@ _PLACES = {
     "llmdo.settings.environment": ("MissingSettings",),
     "llmdo.storage.errors": ("StorageError",),
     "llmdo.transforms.answers.run_inference": ("ModelHandler",),
+    "llmdo.transforms.rows.ask_model": ("AskModel",),
 }
+
+
+if "apache_beam" in sys.modules:  # then r2:// is a place for all of Beam's IOs
+    importlib.import_module("llmdo.storage.objects.r2_filesystem")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,14 +17,18 @@ from llmdo.backends.providers import connect
 from llmdo.local.ai import catalogue
 from llmdo.local.ai.api import ModelsApi
 from llmdo.local.ai.echo import Echo
-from llmdo.local.faults import Fault, Faults, FaultTarget, error_reply
+from llmdo.local.anthropic.api import AnthropicApi, anthropic_models
+from llmdo.local.faults import Fault, Faults
+from llmdo.local.openai.api import OpenAIApi
+from llmdo.local.openai.models import openai_models
 from llmdo.local.queues.api import QueuesApi
 from llmdo.local.queues.notifications import ObjectEvent, Rules
 from llmdo.local.queues.notifications_api import NotificationsApi
 from llmdo.local.queues.queues import Queues
 from llmdo.local.r2.objects import Objects
 from llmdo.local.r2.operations import operation_of
-from llmdo.local.settings import BUCKET, DEAD_LETTERS, QUEUE, CannotServe, Credentials
+from llmdo.local.service_errors import FaultTarget, error_reply
+from llmdo.local.settings import ANTHROPIC_BASE, BUCKET, DEAD_LETTERS, OPENAI_BASE, QUEUE, CannotServe, Credentials
 from llmdo.local.stats import Stats
 from llmdo.local.wire import HttpCall, HttpReply, Refused, failure, json_reply, no_route, success
 from llmdo.storage.field_problems import expected
@@ -45,7 +49,8 @@ class Cloudflare:
         models = {row.name: row for row in rows}
         self._own = own
         self._clock = clock
-        self._backend: Backend = Echo(models) if model == ECHO else connect(model)
+        openai, anthropic = openai_models(echo=model == ECHO), anthropic_models(echo=model == ECHO)
+        self._backend: Backend = Echo({**models, **openai, **anthropic}) if model == ECHO else connect(model)
         self._faults = Faults()
         self._stats = Stats()
         self._queues = Queues(data / "queues.sqlite", clock)
@@ -54,6 +59,11 @@ class Cloudflare:
         self._queues_api = QueuesApi(self._queues)
         self._rules_api = NotificationsApi(self._rules, self._queues, self._queues_api.find, clock)
         self._models_api = ModelsApi(self._backend, models, self._faults, self._stats)
+        shared = self._faults, self._stats
+        self._others: dict[str, OpenAIApi | AnthropicApi] = {
+            "openai": OpenAIApi(self._backend, openai, *shared, data / "openai", clock),
+            "anthropic": AnthropicApi(self._backend, anthropic, *shared, data / "anthropic", clock),
+        }
         queue = self._queues.ensure(QUEUE)
         if self._queues.consumer(queue) is None:
             self._queues.set_consumer(queue, DEAD_LETTERS, {"max_retries": MAX_RETRIES})
@@ -72,17 +82,22 @@ class Cloudflare:
         target: FaultTarget | None = None
         if call.path.startswith(f"/v1/{self._own.account_id}/"):
             target, parts = "ai", ["", "accounts", *parts[2:]]  # gateway.ai.cloudflare.com/v1/ACCOUNT/GATEWAY/…
+        elif call.path.startswith(f"{OPENAI_BASE}/"):
+            target = "openai"
+        elif call.path.startswith(f"{ANTHROPIC_BASE}/"):
+            target = "anthropic"
         elif not call.path.startswith((f"{API}/", "/_faults", "/_stats")):
             target = "r2"
         elif len(parts) > 3 and parts[1] == "accounts":
             target = _SERVICES.get(parts[3])
         try:
-            reply = await self._service(call, target, parts)
+            other = self._others.get(target or "")
+            reply = await (other.answer(call) if other else self._service(call, target, parts))
         except Refused as refused:
             reply = failure(refused.status, refused.code, refused.message)
         except Exception:  # noqa: BLE001  an error of this server is reported, and other calls continue
             _log.exception("%s %s failed", call.method, call.target)
-            reply = error_reply(target or "queue", 500, 10001 if target == "r2" else 15000)
+            reply = error_reply(target or "queue", 500, 15000 if target == "ai" else None)
         if target:
             self._stats.called(target, str(reply.status) if reply.ending == "whole" else reply.ending)
         reply.headers["cf-ray"] = f"{secrets.token_hex(8)}-LOC"

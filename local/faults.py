@@ -10,60 +10,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from llmdo.local.wire import HttpReply, failure, s3_failure
+from llmdo.local.service_errors import FaultTarget, error_page, error_reply
+from llmdo.local.wire import HttpReply
 
-FaultTarget = Literal["ai", "queue", "r2"]
+BatchFault = Literal[
+    "row", "hold", "limit", "fail", "expire", "cancel", "shuffle", "repeat", "foreign", "cut", "hide", "forget"
+]
 
-# The code that a service sends with a status if a fault names none, and the services' messages by code.
-# Sources: developers.cloudflare.com/workers-ai/platform/errors, …/queues/reference/error-codes, …/r2/api/error-codes.
-DEFAULT_CODES: dict[FaultTarget, dict[int, int]] = {
-    "ai": {400: 5006, 401: 10000, 403: 10000, 404: 3042, 408: 3046, 413: 3006, 429: 3040},
-    "queue": {400: 10207, 401: 10000, 403: 10000, 404: 10104, 429: 10250, 500: 15000},
-    "r2": {400: 10054, 401: 10002, 403: 10003, 404: 10007, 412: 10031, 416: 10039, 429: 10058, 500: 10001, 503: 10043},
-}
-MESSAGES = {
-    3003: "AiError: 3003: Incomplete request",
-    3006: "AiError: 3006: Request is too large",
-    3007: "AiError: 3007: Timeout",
-    3021: "AiError: 3021: rate limiting: inference request per min rate reached",
-    3023: "AiError: 3023: Account blocked",
-    3036: "AiError: 3036: you have used up your daily free allocation of 10,000 neurons, "
-    "please upgrade to Cloudflare's Workers Paid plan if you would like to continue usage.",
-    3040: "InferenceUpstreamError: 3040: Capacity temporarily exceeded, please try again.",
-    3042: "AiError: 3042: Invalid model ID",
-    3046: "AiError: 3046: Request timeout",
-    4006: "AiError: AiError: 4006: you have used up your daily free allocation of 10,000 neurons, "
-    "please upgrade to Cloudflare's Workers Paid plan if you would like to continue usage.",
-    5006: "AiError: Bad input: Error: oneOf at '/' not met",
-    5007: "No such model or task",
-    5016: "AiError: 5016: Model agreement required",
-    5018: "AiError: 5018: Account not allowed for private model",
-    5021: "AiError: 5021: estimated number of input and maximum output tokens exceeded this model context window limit",
-    7003: "Could not route, perhaps your object identifier is invalid?",
-    10000: "Authentication error",
-    10104: "Queue not found",
-    10106: "Unauthorized",
-    10207: "Request body is invalid",
-    10250: "Queue is overloaded",
-    10251: "Queue storage limit exceeded",
-    10252: "Queue delivery is paused",
-    10253: "Free tier limit exceeded",
-    15000: "Unknown internal error",
-}
-S3_ERRORS = {
-    10001: ("InternalError", "We encountered an internal error. Please try again."),
-    10002: ("Unauthorized", "Unauthorized"),
-    10003: ("AccessDenied", "Access Denied"),
-    10006: ("NoSuchBucket", "The specified bucket does not exist."),
-    10007: ("NoSuchKey", "The specified key does not exist."),
-    10018: ("ExpiredRequest", "Request has expired"),
-    10031: ("PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
-    10035: ("SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided."),
-    10039: ("InvalidRange", "The requested range is not satisfiable"),
-    10043: ("ServiceUnavailable", "Service is unable to handle request."),
-    10054: ("ClientDisconnect", "Client disconnected before the request was complete."),
-    10058: ("TooManyRequests", "Reduce your concurrent request rate for the same object."),
-}
+
+_NAMES_ERRORS = frozenset({"anthropic", "openai", "r2"})
 
 
 class LogNormal(BaseModel):
@@ -83,7 +38,8 @@ class Fault(BaseModel):
         count: how often it strikes at most; None: without end.
         match: only calls whose decoded path, or whose prompt, contains this.
         status: the service's own error instead of an answer.
-        code: the service's own error code; for R2 its number, or its name in XML.
+        code: the service's own error code; for R2 its number, or its name in XML; for OpenAI its name; for Anthropic
+            the error's type, or credit_balance, usage_limit.
         retry_after: seconds in Retry-After, sent with the error.
         latency_s: seconds before anything else happens; without another effect, the call is then answered as usual.
         drop: closes the connection without a reply, before the work, or ``after`` it: a lost reply, which is paid for.
@@ -91,6 +47,20 @@ class Fault(BaseModel):
         page: a web page instead of a reply, as from a proxy or a firewall, with ``status`` or 200.
         truncate: sends half of the body with the Content-Length of the whole; a stream ends without its end mark.
         rate_per_s: a token bucket, one second deep: calls beyond it get 429 at once, or after this fault's latency_s.
+        batch: strikes batches of OpenAI and of Anthropic as they are created, not calls, in one of these ways; several
+            may strike one batch, and ``match`` sees its endpoint, its file's name, and the values of its metadata; of
+            Anthropic's, its first custom_id and its model.
+            ``row``: single lines, by the other effects: ``status`` (also 0), ``page`` and ``empty`` give the row such a
+            reply, ``drop`` leaves the row out, ``truncate`` cuts it; ``match`` sees the custom_id and the prompt.
+            ``hold``: it stays in ``state``, also one that OpenAI does not have, and in_progress after ``share`` of its
+            lines; for ``latency_s``, for ``polls``, or until this fault is removed.
+            ``hide``: lists do not have it, for as long; ``polls`` counts lists.
+            ``expire``, ``cancel``, ``fail``: it ends so, after ``share`` of its lines (``fail``: before any), which
+            have their rows; ``code`` is that of the failure. ``limit``: it fails with token_limit_exceeded if more
+            than ``tokens`` are enqueued for its model. ``forget``: its metadata are dropped.
+            Anthropic's know neither ``fail``, ``limit`` nor ``forget``.
+            ``shuffle``, ``repeat``, ``foreign``, ``cut``: of its output, the order is random, a ``share`` of the rows
+            is there twice, or again under custom_ids that nobody has sent, or only a ``share`` of the bytes is there.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -99,7 +69,7 @@ class Fault(BaseModel):
     count: int | None = Field(None, ge=1)
     match: str = ""
     seed: int | None = None
-    status: int | None = Field(None, ge=400, le=599)
+    status: int | None = Field(None, ge=0, le=599)
     code: int | str | None = None
     retry_after: float | None = Field(None, ge=0)
     latency_s: float | LogNormal | None = None
@@ -109,6 +79,11 @@ class Fault(BaseModel):
     after: bool = False
     truncate: bool = False
     rate_per_s: float | None = Field(None, gt=0)
+    batch: BatchFault | None = None
+    state: str = "in_progress"
+    share: float | None = Field(None, ge=0, le=1)
+    polls: int | None = Field(None, ge=0)
+    tokens: int = Field(0, ge=0)
     _random: random.Random = PrivateAttr()
     _tokens: float = PrivateAttr(0.0)
     _filled_at: float = PrivateAttr(0.0)
@@ -116,11 +91,15 @@ class Fault(BaseModel):
     @model_validator(mode="after")
     def _one_effect(self) -> Fault:
         if not self.effects and self.latency_s is None:
-            raise ValueError("a fault needs one of status, latency_s, drop, empty, page, truncate, rate_per_s")
+            raise ValueError("a fault needs one of status, latency_s, drop, empty, page, truncate, rate_per_s, batch")
+        if self.status is not None and self.status < 400 and (self.status or self.batch != "row"):
+            raise ValueError("status is from 400 to 599, or 0 for a row of a batch")
+        if self.batch and self.target not in ("anthropic", "openai"):
+            raise ValueError("batch is for batches of OpenAI and of Anthropic")
         if isinstance(self.latency_s, float) and self.latency_s < 0:
             raise ValueError("latency_s is in seconds, and not negative")
-        if isinstance(self.code, str) and self.target != "r2":
-            raise ValueError("code is a number; only R2 has names for its errors")
+        if isinstance(self.code, str) and self.target not in _NAMES_ERRORS:
+            raise ValueError("code is a number; only Anthropic, OpenAI and R2 have names for their errors")
         return self
 
     def model_post_init(self, _context: object) -> None:
@@ -131,11 +110,14 @@ class Fault(BaseModel):
     @property
     def effects(self) -> bool:
         """Whether it does more than delay."""
-        return bool(self.status or self.drop or self.empty or self.page or self.truncate or self.rate_per_s)
+        done = self.drop or self.empty or self.page or self.truncate
+        return bool(done or self.rate_per_s or self.status is not None or self.batch not in (None, "row"))
 
-    def strikes(self, target: FaultTarget, texts: tuple[str, ...], now: float) -> bool:
-        """Draws for one call; if it strikes, uses up one of ``count``."""
-        if target != self.target or self.count == 0 or not any(self.match in text for text in texts):
+    def strikes(self, target: FaultTarget, texts: tuple[str, ...], now: float, batch: BatchFault | None = None) -> bool:
+        """Draws for one call, row or batch; if it strikes, uses up one of ``count``."""
+        if (target, batch) != (self.target, self.batch) or self.count == 0:
+            return False
+        if not any(self.match in text for text in texts):
             return False
         if self.rate_per_s is not None and self._within_rate(self.rate_per_s, now):
             return False
@@ -167,8 +149,14 @@ class Fault(BaseModel):
             code = self.code or (3021 if self.target == "ai" else None)
             return error_reply(self.target, 429, code, self.retry_after)
         if self.page:
-            return _page(self.status or 200, self.retry_after)
+            return error_page(self.status or 200, self.retry_after)
+        if self.status == 0:
+            return HttpReply(0)
         return error_reply(self.target, self.status, self.code, self.retry_after) if self.status else None
+
+    def shuffled(self, items: list[bytes]) -> list[bytes]:
+        """The items in a random order."""
+        return self._random.sample(items, len(items))
 
 
 class Faults:
@@ -178,25 +166,39 @@ class Faults:
         self._clock = clock
         self.active: list[Fault] = []
 
-    def draw(self, target: FaultTarget, *texts: str) -> tuple[float, Fault | None]:
-        """What strikes one call: all delays added up in seconds, and the first fault that is more than a delay.
+    def draw(self, target: FaultTarget, *texts: str, batch: Literal["row"] | None = None) -> tuple[float, Fault | None]:
+        """What strikes one call, or one row of a batch: all delays in seconds, and the first fault beyond a delay.
 
         ``texts``: its decoded path and its prompt.
         """
         delay, chosen = 0.0, None
         for fault in self.active:
-            if (chosen is None or not fault.effects) and fault.strikes(target, texts, self._clock()):
+            if (chosen is None or not fault.effects) and fault.strikes(target, texts, self._clock(), batch):
                 delay += fault.delay()
                 chosen = fault if fault.effects else chosen
         if chosen and chosen.rate_per_s is not None:
             delay = chosen.delay()  # calls beyond the rate are refused at once, not after the usual latency
         return delay, chosen
 
+    def of_batch(self, target: FaultTarget, *texts: str) -> list[Strike]:
+        """All faults that strike one new batch."""
+        found = [one for one in self.active if one.batch not in (None, "row")]
+        struck = [one for one in found if one.strikes(target, texts, self._clock(), one.batch)]
+        return [Strike(one, self) for one in struck]
+
+    def now(self) -> float:
+        """Seconds, of the clock that faults go by."""
+        return self._clock()
+
     async def under(
-        self, target: FaultTarget, texts: tuple[str, ...], work: Callable[[], Awaitable[HttpReply]]
+        self,
+        target: FaultTarget,
+        texts: tuple[str, ...],
+        work: Callable[[], Awaitable[HttpReply]],
+        batch: Literal["row"] | None = None,
     ) -> HttpReply:
-        """Answers one call, by its work or by a fault."""
-        delay, fault = self.draw(target, *texts)
+        """Answers one call, or one row of a batch, by its work or by a fault."""
+        delay, fault = self.draw(target, *texts, batch=batch)
         if delay:
             await asyncio.sleep(delay)
         if fault is None:
@@ -213,30 +215,31 @@ class Faults:
         return reply
 
 
-def error_reply(
-    target: FaultTarget, status: int, code: int | str | None, retry_after: float | None = None
-) -> HttpReply:
-    """An error in the service's own shape. Like the real one, a 5xx of the edge, without a code, is an HTML page."""
-    code = code or DEFAULT_CODES[target].get(status)
-    if target == "r2":
-        names = dict(S3_ERRORS.values())
-        name, message = (
-            S3_ERRORS.get(code, S3_ERRORS[10001]) if isinstance(code, int) else (code or "InternalError", "")
-        )
-        reply = s3_failure(status, name, message or names.get(name, name))
-    elif isinstance(code, int):
-        reply = failure(status, code, MESSAGES.get(code, f"Error {code}"))
-    else:
-        return _page(status, retry_after)
-    return _asking_to_wait(reply, retry_after)
+class Strike:
+    """A fault that has struck a batch."""
 
+    def __init__(self, fault: Fault, faults: Faults) -> None:
+        self.fault = fault
+        self._faults = faults
+        self._until: float | None = None
+        self._looks = 0
 
-def _page(status: int, retry_after: float | None) -> HttpReply:
-    page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
-    return _asking_to_wait(HttpReply(status, page.encode(), {"Content-Type": "text/html; charset=UTF-8"}), retry_after)
+    def begin(self) -> None:
+        """From now on, it holds something up."""
+        self._looks = 0
+        if self.fault.latency_s is not None:
+            self._until = self._faults.now() + self.fault.delay()
 
+    def look(self) -> None:
+        """Somebody has looked at what it holds up."""
+        self._looks += 1
 
-def _asking_to_wait(reply: HttpReply, retry_after: float | None) -> HttpReply:
-    if retry_after is not None:
-        reply.headers["Retry-After"] = f"{retry_after:g}"
-    return reply
+    def holds(self) -> bool:
+        """Whether it does so still."""
+        fault = self.fault
+        if not any(one is fault for one in self._faults.active):
+            return False
+        if fault.polls is None and self._until is None:
+            return True
+        within = self._until is not None and self._faults.now() < self._until
+        return within or (fault.polls is not None and self._looks < fault.polls)

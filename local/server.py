@@ -1,4 +1,5 @@
 """Cloudflare on this machine, in one process: R2, event notifications, Queues, Workers AI, and faults on demand.
+Beside it, OpenAI and Anthropic.
 
 It listens on 127.0.0.1 only and demands the credentials that it wrote to DIR/env. Objects, queues and credentials
 survive a restart. The server is aiohttp's, because a lost or cut reply needs access to the connection.
@@ -19,7 +20,16 @@ from multidict import CIMultiDict
 
 from llmdo.backends.errors import ModelError
 from llmdo.local.app import Cloudflare, check_model
-from llmdo.local.settings import HOST, CannotServe, credentials, environment, write_environment
+from llmdo.local.openai.files import UPLOADS
+from llmdo.local.settings import (
+    ANTHROPIC_BASE,
+    HOST,
+    OPENAI_BASE,
+    CannotServe,
+    credentials,
+    environment,
+    write_environment,
+)
 from llmdo.local.wire import HttpCall, HttpReply
 
 SHUTDOWN_S = 0.5  # for calls in flight; a terminal or a supervisor expects the end within two seconds
@@ -32,8 +42,9 @@ async def _handle(request: web.BaseRequest, app: Cloudflare) -> web.StreamRespon
         # R2 itself never sends it, which costs boto3 with its defaults a second for each PUT.
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     path, _, query = request.raw_path.partition("?")
-    body = await request.content.read() if request.body_exists else b""
-    reply = await app.answer(HttpCall(request.method, path, query, request.headers, body))
+    stream = request.content if path == UPLOADS else None
+    body = await request.content.read() if request.body_exists and stream is None else b""
+    reply = await app.answer(HttpCall(request.method, path, query, request.headers, body, stream))
     headers = CIMultiDict({"Server": "cloudflare", **reply.headers})
     if reply.pieces:
         return await _stream(request, reply, reply.pieces, headers)
@@ -51,7 +62,8 @@ async def _stream(
     request: web.BaseRequest, reply: HttpReply, pieces: AsyncGenerator[bytes, None], headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=headers)
-    response.enable_chunked_encoding()
+    if "Content-Length" not in headers:
+        response.enable_chunked_encoding()
     async with aclosing(pieces):
         if reply.ending != "whole":
             whole = b"".join([piece async for piece in pieces])
@@ -60,6 +72,8 @@ async def _stream(
         await response.prepare(request)
         if reply.ending == "truncate":
             await response.write(whole[: len(whole) // 2])
+            if "Content-Length" in headers:
+                return _hang_up(request)
         else:
             try:
                 async for piece in pieces:
@@ -84,7 +98,9 @@ def serve(data: Path, port: int, model: str) -> None:
 
     def announce(url: str, _: Mapping[str, str]) -> None:
         print(  # noqa: T201  whoever started it waits for this line
-            f"Cloudflare on this machine at {url} (model: {model}); in another shell: source {data / 'env'}",
+            f"Cloudflare on this machine at {url} (model: {model}); in another shell: source {data / 'env'}\n"
+            f"OpenAI on this machine at {url}{OPENAI_BASE} (any key)\n"
+            f"Anthropic on this machine at {url}{ANTHROPIC_BASE} (any key)",
             flush=True,
         )
 

@@ -15,6 +15,8 @@ HOST = "127.0.0.1"
 BUCKET = "llmdo"
 QUEUE = "llmdo-input"
 DEAD_LETTERS = "llmdo-input-dlq"
+OPENAI_BASE = "/openai/v1"
+ANTHROPIC_BASE = "/anthropic"  # without /v1, as ANTHROPIC_BASE_URL is written
 
 
 class CannotServe(Exception):
@@ -65,6 +67,8 @@ def environment(own: Credentials, url: str) -> dict[str, str]:
         "LLMDO_QUEUE": QUEUE,
         "OPENAI_BASE_URL": f"{url}/client/v4/accounts/{own.account_id}/ai/v1",
         "OPENAI_API_KEY": own.token,
+        "LOCAL_OPENAI_BASE_URL": f"{url}{OPENAI_BASE}",
+        "LOCAL_ANTHROPIC_BASE_URL": f"{url}{ANTHROPIC_BASE}",
     }
 
 

@@ -19,6 +19,7 @@ class Stats:
 
     A paid call is one that the model answered, even if its reply was then dropped or cut.
     An embedding call counts as one paid call, and once for each of its texts.
+    Each answered line of a batch counts as a call.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Stats:
             self.paid_lines[line] += 1
 
     def batch(self, what: str) -> None:
-        """Counts a use of the batch API: ``submitted``, a batch that was accepted, or ``polled``."""
+        """Counts a use of a batch API: ``submitted``, a batch that was accepted, or ``polled``."""
         self.batches[what] += 1
 
     @contextmanager
@@ -68,7 +69,10 @@ class Stats:
         """What GET /_stats answers: calls by service and status (or ``drop``, ``truncate``), those to R2 also by
         operation, what was paid, batches.
         """
-        calls = {t: {"calls": self.calls[t].total(), "by_status": dict(self.calls[t])} for t in ("ai", "queue", "r2")}
+        calls = {
+            t: {"calls": self.calls[t].total(), "by_status": dict(self.calls[t])}
+            for t in ("ai", "anthropic", "openai", "queue", "r2")
+        }
         return {
             **calls,
             "r2": {**calls["r2"], "by_operation": dict(self.operations)},

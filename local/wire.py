@@ -1,7 +1,8 @@
-"""An HTTP call and its reply, independent of the server, and Cloudflare's envelopes.
+"""An HTTP call and its reply, and the services' envelopes.
 
 REST (Queues, Workers AI): ``{"success", "errors": [{"code", "message"}], "messages", "result"}``, with a status of
-success or failure. S3: ``<Error><Code/><Message/></Error>`` without xmlns and RequestId, as R2 writes it.
+success or failure. OpenAI: ``{"error": {"message", "type", "param", "code"}}``. S3:
+``<Error><Code/><Message/></Error>`` without xmlns and RequestId, as R2 writes it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
+from aiohttp import StreamReader
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
@@ -33,6 +35,7 @@ class HttpCall:
         path: percent-encoded: signatures, and the 7000 of an encoded model name, depend on it.
         query: percent-encoded, without the question mark.
         headers: case-insensitive.
+        stream: the body while it comes in, in place of ``body``; only of calls that upload a file.
     """
 
     method: str
@@ -40,6 +43,7 @@ class HttpCall:
     query: str
     headers: Mapping[str, str]
     body: bytes = b""
+    stream: StreamReader | None = None
 
     def parameter(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
@@ -53,7 +57,10 @@ class HttpCall:
 
 @dataclass(slots=True)
 class HttpReply:
-    """A body, or pieces that are sent as they come. A fault may change ``ending``."""
+    """A body, or pieces that are sent as they come, in chunks unless the headers have their length.
+
+    A fault may change ``ending``.
+    """
 
     status: int
     body: bytes = b""
@@ -80,6 +87,22 @@ class S3Refused(Exception):
         self.reply = s3_failure(status, code, message, **fields)
 
 
+class OpenAIRefused(Exception):
+    """A call of OpenAI's API is refused; ``reply`` is what goes back."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.reply = openai_failure(status, message, code=code, param=param)
+
+
+class AnthropicRefused(Exception):
+    """A call of Anthropic's API is refused; ``reply`` is what goes back."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.reply = anthropic_failure(status, message)
+
+
 def json_reply(value: Any, status: int = 200) -> HttpReply:
     """A bare JSON body."""
     return HttpReply(status, to_json(value), {"Content-Type": JSON})
@@ -94,6 +117,39 @@ def failure(status: int, code: int, message: str) -> HttpReply:
     """Cloudflare's envelope around one error."""
     errors = [{"code": code, "message": message}]
     return json_reply({"result": None, "success": False, "errors": errors, "messages": []}, status)
+
+
+def openai_failure(
+    status: int,
+    message: str,
+    kind: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+) -> HttpReply:
+    """An error as OpenAI's API writes it."""
+    return json_reply({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+
+
+# Types of Anthropic's errors by status: platform.claude.com/docs/en/api/errors.
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def anthropic_failure(status: int, message: str, kind: str = "") -> HttpReply:
+    """An error as Anthropic's API writes it."""
+    error = {"type": kind or ANTHROPIC_TYPES.get(status, "api_error"), "message": message}
+    return json_reply({"type": "error", "error": error, "request_id": None}, status)
 
 
 def s3_failure(status: int, code: str, message: str, **fields: str) -> HttpReply:

@@ -7,10 +7,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.backends.providers import access_of
-from llmdo.pipelines.options import DEFAULT_MODEL
-from llmdo.pipelines.run_options import ChosenModel, GatewayName, Headers, MaxTokens, Temperature
-from llmdo.pipelines.shown import ADVANCED, MODEL
+from llmdo.pipelines.run_options import (
+    ChosenModel,
+    GatewayName,
+    Headers,
+    MaxTokens,
+    SystemPrompt,
+    Temperature,
+    with_model,
+)
+from llmdo.pipelines.shown import ADVANCED
 from llmdo.pipelines.usage import checked
 
 
@@ -19,8 +25,8 @@ class AskOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: ChosenModel = DEFAULT_MODEL
-    system: Annotated[str, MODEL("A system prompt, as text (run takes a file).")] = ""
+    model: ChosenModel
+    system: SystemPrompt = ""
     max_tokens: MaxTokens = None
     temperature: Temperature = None
     gateway: GatewayName = None
@@ -38,4 +44,4 @@ class AskOptions(BaseModel):
 
 def check_ask_options(**given: Any) -> AskOptions:
     """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
-    return checked(AskOptions, given, [access_of(str(given.get("model") or DEFAULT_MODEL))])
+    return checked(AskOptions, given, with_model(given))

@@ -31,7 +31,7 @@ def build_head_and_tail(root: beam.Pipeline, options: JsonlOptions, run_id: str)
     return (
         root
         | "Find files" >> find
-        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
+        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes, options.needed_columns)
         | "Deal stretches out" >> deal
         | "Settle files" >> SettleFiles(run)
     )

@@ -31,7 +31,7 @@ def build(root: beam.Pipeline, options: JsonlOptions, run_id: str) -> PCollectio
     return (
         root
         | "Find files" >> find_files(options, run)
-        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes)
+        | "Open files" >> OpenFiles(run, options.queue, options.max_line_bytes, options.needed_columns)
         | "Read lines" >> ReadLines(options.reading, run)
         | "Answer lines" >> Infer(options.defaults, options.calls, run, options.vectors)
         | "Write shards" >> WriteShards(run, options.batching)

@@ -3,27 +3,84 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.lanes.choice import Mode
+from llmdo.backends.lanes.ready_time import ReadyTime
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
-from llmdo.backends.money.money import Limits
-from llmdo.pipelines.option_types import Calls, Gateway, Header, ModelName
-from llmdo.pipelines.shown import ADVANCED, BUDGET, LEDGER, MODEL, RATE
-from llmdo.settings.environment import default_gateway, r2_access, state_folder
-from llmdo.storage.ledger.ledger import SQLITE_SCHEME
+from llmdo.backends.money.lanes import WINDOWS
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.own_prices import OwnPrices, own_prices
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.providers import access_of, usual_model
+from llmdo.pipelines.option_types import Budgeted, Calls, Gateway, Header, ModelName, PriceFile
+from llmdo.pipelines.shown import ADVANCED, MODEL, MONEY, PACE, RESUME
+from llmdo.settings.environment import MissingSettings, default_gateway, r2_access, state_folder
+from llmdo.storage.ledger.ledger import NO_LEDGER, SQLITE_SCHEME
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.run import Run
 
-ChosenModel = Annotated[ModelName, MODEL("PROVIDER/MODEL.")]
-CallsInFlight = Annotated[Calls, RATE("Calls in flight at most: N, fewer while the service refuses; or fixed:N.")]
+BY_ENVIRONMENT = "by the keys in the environment"
+ChosenModel = Annotated[ModelName, MODEL("PROVIDER/MODEL.", short="-m", default=BY_ENVIRONMENT)]
+SystemPrompt = Annotated[str, MODEL("A system prompt where there is none: a text, or @FILE.", file="text")]
+CallsInFlight = Annotated[
+    Calls, PACE("Calls in flight at most: N, fewer while the service refuses; or fixed:N.", short="-c")
+]
+
+
+def _without_windows(value: Any) -> Any:
+    if value in WINDOWS:
+        raise ValueError(
+            f"background windows ({value}) are not asked for by llmdo yet: use --lane flex, or --mode batch, which "
+            "costs less"
+        )
+    return value
+
+
+CallMode = Annotated[
+    Mode,
+    PACE(
+        "sync: one call a request; batch: the provider's asynchronous batch API, if it has one; auto: "
+        "batch where it pays."
+    ),
+]
+CallLane = Annotated[
+    Literal["flex"] | None,
+    BeforeValidator(_without_windows),
+    MONEY(
+        "flex: calls at half price where the model has it (OpenAI), slower, and sometimes refused; a call that was "
+        "refused 8 times is made at list price. By default what the line's service_tier says."
+    ),
+]
+Detach = Annotated[
+    bool,
+    PACE("End when all lines are handed over in batches, with exit code 4; a later run fetches their answers."),
+]
+ReadyIn = Annotated[
+    ReadyTime | None,
+    PACE(
+        "When answers are wanted: 06:00, 8h or 2026-12-01T06:00Z. Batches first, where they are cheaper; what would be "
+        "late is called in time, at list price.",
+        unquoted=True,
+    ),
+]
+Deadline = Annotated[
+    float,
+    Field(gt=0, allow_inf_nan=False),
+    PACE("Seconds for which one request may be refused, or wait in a batch, before it is given up."),
+]
+# What answers without any account.
+_UNNAMED = "local/smollm2-135m-instruct"
 PollSeconds = Annotated[float, Field(ge=0.25), ADVANCED("Seconds between pulls of the queue.")]
 
 MaxTokens = Annotated[int | None, Field(ge=1), MODEL("Tokens of an answer at most.")]
@@ -38,6 +95,48 @@ Headers = Annotated[
         near_secret=True,
     ),
 ]
+
+
+def check_batches(mode: Mode, runner: str, ledger: str | None, detach: bool, ready_by: bool, *, ends: bool) -> None:
+    """Raises ValueError for batches that could not be fetched; ``ends``: whether the run ends by itself."""
+    if detach and not ends:
+        raise ValueError("--detach ends a run, and stream has no end: use run or schedule")
+    if detach and ready_by:
+        raise ValueError("--ready-by waits for batches, and --detach does not: leave one of them out")
+    what, instead = ("--ready-by", "leave it out") if ready_by else (f"--mode {mode}", "--mode sync")
+    if (mode != "sync" or ready_by) and runner not in ("direct", "prism"):
+        raise ValueError(
+            f"{what}: one process is enough for this lane, and --runner {runner} has several: use --runner direct or "
+            f"prism, or {instead}"
+        )
+    if (mode == "batch" or ready_by) and ledger == NO_LEDGER:
+        raise ValueError(
+            f"{what}: without a ledger nobody would know what was handed over: leave --ledger out, or name one"
+        )
+
+
+def with_model(given: dict[str, Any]) -> list[Callable[[], object] | None]:
+    """Fills in ``model`` by the environment; returns what reads the settings that it needs, or says what to name."""
+    if not given.get("model"):
+        given["model"] = usual_model()
+    if given["model"]:
+        return [access_of(str(given["model"]))]
+    given["model"] = _UNNAMED
+    return [_no_model]
+
+
+def _no_model() -> None:
+    if os.environ.get("OPENAI_BASE_URL"):
+        raise MissingSettings(
+            ["name a model of OPENAI_BASE_URL with --model openai/NAME: `llmdo models openai` lists what it has"]
+        )
+    raise MissingSettings(
+        [
+            "name a model: --model openai/gpt-4o-mini and export OPENAI_API_KEY; --model openai/NAME and export "
+            "OPENAI_BASE_URL, such as http://localhost:11434/v1 for Ollama; or, without any account, "
+            f"--model {_UNNAMED}, which runs in this process"
+        ]
+    )
 
 
 class RunOptions(BaseModel):
@@ -56,6 +155,7 @@ class RunOptions(BaseModel):
     ENDLESS_PATIENCE_S: ClassVar[float]
 
     output: str | None
+    queue: str | None
     runner: str
     processes: int = 1
     continuous: bool = False
@@ -63,26 +163,41 @@ class RunOptions(BaseModel):
     max_cost: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False),
-        BUDGET("US dollars at most; the run stops before it could exceed them."),
+        MONEY("US dollars at most; the run stops before it could exceed them."),
+    ] = None
+    price_file: Annotated[
+        PriceFile | None,
+        MONEY(
+            'File with prices, in US dollars for a million tokens: {"openai/my-model": {"input": 0.2, "output": 0.8}}.',
+            file="json",
+            unquoted=True,
+        ),
     ] = None
     max_tokens_total: Annotated[
-        int | None, Field(ge=1), BUDGET("Tokens of all calls at most, in and out; likewise.")
+        int | None, Field(ge=1), MONEY("Tokens of all calls at most, in and out; likewise.")
+    ] = None
+    budget: Annotated[
+        Budgeted | None,
+        MONEY(
+            "What all runs of this output may cost together: '5 USD/day', also /hour, /week, /month (in UTC), or "
+            "without a period; or tokens: '2M tokens/day'."
+        ),
     ] = None
     concurrency: CallsInFlight
     rpm: Annotated[
         float | None,
         Field(gt=0),
-        RATE(
+        PACE(
             "Requests a minute at most, to each model. By default what the provider publishes: at "
             "Cloudflare's public API that of the model or its task (text generation: 300, frontier models 20); at "
             "other addresses none."
         ),
     ] = None
-    tpm: Annotated[float | None, Field(gt=0), RATE("Tokens a minute at most, in and out; no limit by default.")] = None
+    tpm: Annotated[float | None, Field(gt=0), PACE("Tokens a minute at most, in and out; no limit by default.")] = None
     patience: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False),
-        RATE(
+        PACE(
             "Seconds for which a service may answer nothing, while calls pause, before the run stops and "
             "leaves the lines open; default 600, no limit for stream."
         ),
@@ -90,11 +205,11 @@ class RunOptions(BaseModel):
     call_timeout: Annotated[
         float,
         Field(gt=0, allow_inf_nan=False),
-        RATE("Seconds that one try of a call may take; after two tries that took longer the line becomes an error."),
+        PACE("Seconds that one try of a call may take; after two tries that took longer the line becomes an error."),
     ] = CALL_TIMEOUT_S
     ledger: Annotated[
         str | None,
-        LEDGER("Where answers are kept as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."),
+        RESUME("Where answers are kept as they arrive: sqlite:///PATH, r2://BUCKET/PREFIX/, a folder, or none."),
     ] = None
     header: Headers = ()
     poll_seconds: PollSeconds
@@ -119,6 +234,11 @@ class RunOptions(BaseModel):
         """Where the output goes, or the log; its key ends in '/' or is empty."""
 
     @property
+    @abstractmethod
+    def command(self) -> str:
+        """What the run is called where it is shown."""
+
+    @property
     def apart(self) -> bool:
         """Whether the steps run in other processes than this one."""
         return False
@@ -135,7 +255,17 @@ class RunOptions(BaseModel):
     @property
     def limits(self) -> Limits:
         """What the run may spend."""
-        return Limits(self.max_cost, self.max_tokens_total)
+        waits = self.command == "stream"  # others end, or report an error to who is waiting
+        return Limits(self.max_cost, self.max_tokens_total, self.budget and replace(self.budget, waits=waits))
+
+    @property
+    def own_prices(self) -> OwnPrices:
+        """What the user says that models cost."""
+        return own_prices(self.price_file) if self.price_file else ()
+
+    def new_budget(self) -> Budget:
+        """The budget of a command, of which nothing is spent."""
+        return Budget(self.limits, Prices(own=self.own_prices))
 
     @property
     def rates(self) -> Rates:
@@ -161,6 +291,7 @@ class RunOptions(BaseModel):
             rates=self.rates,
             kept=self.kept,
             limits=self.limits,
+            prices=self.own_prices,
             gateway=default_gateway(),
             headers=self.header,
             call_timeout_s=self.call_timeout,

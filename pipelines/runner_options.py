@@ -1,13 +1,24 @@
-"""Options of the machines that run the steps: Flink's, or Google Cloud Dataflow's."""
+"""Options of the machines that run the steps: Flink's, or Google Cloud Dataflow's; how each runner reads files."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from llmdo.pipelines.shown import DATAFLOW, FLINK
+from llmdo.transforms.lines.reading import Reading
+
+# After this long Prism's reader hands its range back, so that what it has read can leave the bundle. Seconds.
+PRISM_CHECKPOINT = 30.0
+# Bundles that read at the same time on Prism.
+PRISM_LANES = 4
+# Answering stages side by side in each of Flink's slots: while some wait for their last calls, others continue.
+FLINK_LANES = 16
+# Flink makes no checkpoint within a range. Bytes.
+FLINK_RANGE = 64 << 10
 
 EnvironmentType = Literal["LOOPBACK", "EXTERNAL", "PROCESS", "DOCKER"]
 
@@ -102,3 +113,17 @@ class DataflowOptions(BaseModel):
         tuple[Annotated[str, AfterValidator(_beam_option)], ...],
         DATAFLOW("NAME or NAME=VALUE of Beam's own, such as no_use_public_ips; may be repeated.", name="--beam-option"),
     ] = ()
+
+
+def reading_on(runner: str, given: Reading, *, planned: bool, continuous: bool) -> Reading:
+    """How files are read on a runner: on Prism and Dataflow nothing leaves a bundle before its end, so the reader ends
+    it; Flink gets ``planned`` ranges.
+    """
+    return replace(
+        given,
+        range_bytes=min(given.range_bytes, FLINK_RANGE) if planned else given.range_bytes,
+        checkpoint_seconds=PRISM_CHECKPOINT if runner in ("prism", "dataflow") else None,
+        planned=planned,
+        at_once=runner == "direct" and not continuous,
+        lanes=FLINK_LANES if planned else PRISM_LANES,
+    )

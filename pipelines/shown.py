@@ -18,8 +18,10 @@ class Shown:
         panel: the heading that ``--help`` lists it under.
         help: what it does, for ``--help``.
         name: the option's name; by default the field's, with dashes.
+        short: its letter, with the dash.
         positional: an argument instead of an option.
-        file: the value is in a file that the option names: as it stands there, or as a JSON object.
+        file: the value is a JSON object in a file that the option names; or a text, or ``@FILE`` with the text.
+        default: says what the default is, where it depends on the environment.
         as_text: the model reads a form of its own, so the command line passes on what was written.
         unquoted: errors do not repeat the value, since it is long, or their words name what is wrong in it.
         near_secret: somebody may write a secret here by mistake, so errors repeat only what comes before ``=``.
@@ -28,8 +30,10 @@ class Shown:
     panel: str
     help: str
     name: str | None = None
+    short: str | None = None
     positional: bool = False
     file: Literal["text", "json"] | None = None
+    default: str | None = None
     as_text: bool = False
     unquoted: bool = False
     near_secret: bool = False
@@ -46,11 +50,11 @@ class Panel:
         return Shown(self.title, help, **how)
 
 
-INPUT, MODEL, BUDGET, RATE = Panel("Input"), Panel("Model & prompt"), Panel("Budget"), Panel("Rate")
-OUTPUT, LEDGER, ADVANCED = Panel("Output"), Panel("Ledger"), Panel("Advanced")
+INPUT, MODEL, MONEY, PACE = Panel("Input"), Panel("Model & prompt"), Panel("Money"), Panel("Pace")
+OUTPUT, RESUME, ADVANCED = Panel("Output"), Panel("Resume"), Panel("Advanced")
 FLINK, DATAFLOW = Panel("Runner flink"), Panel("Runner dataflow")
 # In the order of ``--help``.
-PANELS = tuple(one.title for one in (INPUT, MODEL, BUDGET, RATE, OUTPUT, LEDGER, ADVANCED, FLINK, DATAFLOW))
+PANELS = tuple(one.title for one in (INPUT, MODEL, MONEY, PACE, OUTPUT, RESUME, ADVANCED, FLINK, DATAFLOW))
 
 
 @dataclass(frozen=True, slots=True)

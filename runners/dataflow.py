@@ -31,6 +31,7 @@ from llmdo.settings.environment import (
     r2_access,
     secrets_of,
 )
+from llmdo.settings.installing import install_command
 from llmdo.settings.secrets import check_header, secrets_in_url, without_secrets
 from llmdo.storage.ledger.ledger import NO_LEDGER
 from llmdo.storage.objects.store import R2_SCHEME
@@ -135,7 +136,7 @@ def _installation(_: JsonlOptions) -> Iterator[str]:
     except ModuleNotFoundError:
         missing = True
     if missing:
-        yield f"apache-beam[gcp] {beam_version} is not installed: pip install 'llm.do[gcp]'"
+        yield f"apache-beam[gcp] {beam_version} is not installed: run {install_command('[gcp]')}"
 
 
 def _places(options: JsonlOptions) -> Iterator[str]:
@@ -149,8 +150,8 @@ def _places(options: JsonlOptions) -> Iterator[str]:
         place = getattr(given, name)
         if place and not _GCS_FOLDER.fullmatch(place):
             yield f"{name_of(name)} {place}: write gs://BUCKET/PREFIX"
-    if options.files:
-        yield f"workers cannot see the local {options.files[0]}: put the files into R2, and name them with --input"
+    if options.local_files:
+        yield f"workers cannot see the local {options.local_files[0]}: put the files into R2, and name r2://BUCKET/PREFIX/"
     if not options.output.startswith(R2_SCHEME):
         yield f"workers cannot write the local --output {options.output}: use r2://BUCKET/PREFIX/"
     if options.ledger != NO_LEDGER and not (options.ledger or "").startswith(R2_SCHEME):

@@ -11,8 +11,9 @@ from importlib.util import LazyLoader
 from types import ModuleType
 from typing import cast
 
-# Beam imports each of these if it can: clients of Google Cloud, S3 and MongoDB, and Parquet.
-OPTIONAL = ("apache_beam.io.gcp", "boto3", "bson", "pyarrow", "pymongo")
+# Beam imports each of these if it can: clients of Google Cloud, S3 and MongoDB, Parquet and data frames, which do not
+# work without Parquet's package where it is installed.
+OPTIONAL = ("apache_beam.io.gcp", "boto3", "bson", "pandas", "pyarrow", "pymongo")
 # Beam always imports this, and uses it only to download what it stages: it is executed when it is first used.
 LATER = "httplib2"
 # Runners whose pipelines stay on this machine. Dataflow's need Google's clients; for Flink a user may name places in

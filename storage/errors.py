@@ -8,6 +8,7 @@ StorageError
 ├── AccessDenied        wrong or missing credentials (401, 403): stop the run
 ├── StorageUnavailable  still fails after all retries (429, 5xx, network): try again later
 ├── InvalidLocation     not a usable r2:// URL or path
+├── TooManyBytes        the object is larger than what is to be read
 ├── LedgerError         the ledger of paid answers cannot be read or written: stop the run
 └── QueueError          the Queues API refused; has status and code
     ├── QueueNotFound
@@ -52,6 +53,10 @@ class StorageUnavailable(StorageError):
 
 class InvalidLocation(StorageError):
     """Not a usable r2:// URL or path."""
+
+
+class TooManyBytes(StorageError):
+    """The object is larger than what is to be read."""
 
 
 class LedgerError(StorageError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from tests.tiers import pytest_pycollect_makeitem  # noqa: E402
 
 __all__ = ["pytest_pycollect_makeitem"]  # a hook
 
+# A process that a shell has started in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # An example takes as long as it takes: other work may keep the machine busy. On CI its own profile says the same.
 settings.register_profile("patient", parent=settings(), deadline=None)
 settings.load_profile("patient")

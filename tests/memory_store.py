@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ class MemoryStore:
     def add(self, key: str, body: bytes) -> FileVersion:
         """Puts an object and names its version as the steps do."""
         return FileVersion(self.url, key, self.put(key, body), len(body))
+
+    def now(self) -> float:
+        return time.time()
 
     def stat(self, key: str) -> ObjectInfo:
         body, metadata = self._get(key)

@@ -9,21 +9,39 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from llmdo.backends.telemetry import conventions
 from llmdo.runners.cli.main import COMMANDS, app, command_of
+from llmdo.runners.exporting.totals import FIGURES
 from tests.test_rooms import MAY_IMPORT, imports, modules
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "tests" / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "tests" / "README.md"])
 FOLDERS = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and path.name.isalpha())
 FILE = re.compile(
     rf"(?<![\w./:-])(?:[\w.-]+/)*[\w.-]+\.py\b|(?<![\w./:-])(?:{FOLDERS})/(?:[\w.-]+/)*(?:[\w-]+\.\w+|(?=`))"
 )
-MODULE = re.compile(r"(?<![\w./])llmdo(?:\.[a-zA-Z_]\w*)+(?!\w*/)")
+MODULE = re.compile(r"(?<![\w./])llmdo(?!\.toml)(?:\.[a-zA-Z_]\w*)+(?!\w*/)")
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-# Of other programs: Maven, mypy, docker, gcloud, Beam's pool of workers, and benchmarks.
+# Of other programs: Maven, mypy, docker, gcloud, Beam's pool of workers, pipx, uv, wrangler, the page, benchmarks.
 OTHERS = {"--strict-checksums", "--strict", "--build-arg", "--image", "--sdk-language", "--metadata-file"}
-OTHERS |= {"--service_port", "--seeds", "--rivals", "--rounds", "--seconds", "--show", "--help"}
+OTHERS |= {
+    "--force",
+    "--reinstall",
+    "--message-retries",
+    "--dead-letter-queue",
+    "--event-type",
+    "--file",
+    "--remote",
+    "--suffix",
+}
+OTHERS |= {"--service_port", "--seeds", "--rivals", "--rounds", "--seconds", "--show", "--help", "--sync-port"}
+OTHERS |= {"--suffix", "--rows"}
+
+
+# What spans and metrics of OpenTelemetry are named.
+TELEMETRY = {f"llmdo.{one.dotted or one.name}" for one in FIGURES}
+TELEMETRY |= {name for name in vars(conventions).values() if isinstance(name, str)}
 
 
 def text_of(page: Path) -> str:
@@ -59,7 +77,7 @@ def test_what_a_page_names_exists(page):
     text = text_of(page)
     # Paths of tests are below tests/.
     assert [name for name in FILE.findall(text) if not any((ROOT / top / name).exists() for top in ("", "tests"))] == []
-    assert [name for name in set(MODULE.findall(text)) if not exists(name)] == []
+    assert [name for name in set(MODULE.findall(text)) - TELEMETRY if not exists(name)] == []
     known = options(typer.main.get_command(app)).union(*(options(command_of(name)) for name in COMMANDS))
     assert set(OPTION.findall(text)) - known - OTHERS == set()
 

@@ -1,7 +1,8 @@
 """What goes from step to step: files, tiles of their bytes, what became of each tile, and the shards written.
 
 A tile is a range [start, stop) of a file version's bytes (of the uncompressed bytes for gzip and zstd) that holds one
-line with its line ending. The tiles of a file cover it without gap or overlap.
+line with its line ending, or of its rows where the file's format counts these (``llmdo.transforms.formats``). The tiles
+of a file cover it without gap or overlap.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Literal
 
 from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import NOTHING, Cost
-from llmdo.storage.output.manifests import ShardRecord
+from llmdo.storage.output.manifests import FormatName, ShardRecord
+from llmdo.transforms.formats import FORMATS, PACKINGS, Format, format_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class FileVersion:
         opening: the nonce of the job record under which it is worked on; empty before it is opened.
         resumed: an earlier run had it in work, perhaps one of a version that kept answers by ``id`` and offset.
         stretch: the number of the Stretch that an element belongs to; None where files are not dealt out in stretches.
+        opened_at: when this run opened it, in Unix time; 0.0 before.
+        format: the name of its format where the key's ending does not decide it; "" otherwise.
+        end: where its positions end, if opening it has shown that: the number of a table's rows.
+        unpacked: bytes of its content, if opening it has shown that; else 0.
     """
 
     store_url: str
@@ -37,6 +43,10 @@ class FileVersion:
     opening: str = ""
     resumed: bool = field(default=False, compare=False)
     stretch: int | None = field(default=None, compare=False)
+    opened_at: float = field(default=0.0, compare=False)
+    format: FormatName | Literal[""] = field(default="", compare=False)
+    end: int | None = field(default=None, compare=False)
+    unpacked: int = field(default=0, compare=False)
 
     @property
     def bucket(self) -> str:
@@ -47,7 +57,37 @@ class FileVersion:
     def compression(self) -> Literal["gzip", "zstd"] | None:
         """By the key's ending."""
         name = self.key.lower()
-        return "gzip" if name.endswith(".gz") else "zstd" if name.endswith(".zst") else None
+        return PACKINGS[".gz"] if name.endswith(".gz") else PACKINGS[".zst"] if name.endswith(".zst") else None
+
+    @property
+    def kind(self) -> Format:
+        """Its format."""
+        return FORMATS[self.format] if self.format else format_of(self.key)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether reading can begin anywhere; otherwise it is read from its begin, and its end is not known before."""
+        return not self.compression and not self.kind.whole
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its positions are a table's rows."""
+        return self.kind.unit == "row"
+
+    @property
+    def length(self) -> int | None:
+        """Where its positions end; None while that is not known."""
+        if self.end is None and self.divisible and self.kind.unit == "byte":
+            return self.size
+        return self.end
+
+    def positions(self, size: int) -> int:
+        """About how many positions ``size`` bytes of content are: at least one."""
+        return max(1, size // self.kind.position_bytes)
+
+    def stored(self, positions: int) -> int:
+        """About how many bytes, as stored, some positions are."""
+        return positions if self.kind.unit == "byte" else round(self.size * positions / max(self.end or 0, 1))
 
     @property
     def id(self) -> str:
@@ -88,8 +128,9 @@ class Notice:
 class OpenFile:
     """A file that this run works on, and the ranges that are in no shard yet.
 
-    ``gaps`` are in uncompressed bytes. For gzip and zstd, whose length is unknown before the end, the last gap's stop
-    is None: it extends to the end of the data. ``content`` is the whole file as stored, where it is small.
+    ``gaps`` are in the file's positions. Where it is not ``divisible``, so that its length is unknown before the end,
+    the last gap's stop is None: it extends to the end of the data. ``content`` is the whole file as stored, where it is
+    small.
     """
 
     file: FileVersion
@@ -115,34 +156,49 @@ class Leftovers:
 
 @dataclass(slots=True)
 class Line:
-    """One line to answer; ``data`` has no line ending and no BOM. Offsets in bytes."""
+    """One line to answer, or a table's row as a JSON object; ``data`` has no line ending and no BOM.
+
+    ``problem`` is a sentence about a row that cannot be read, whose ``data`` is then what stands in the file.
+    """
 
     file: FileVersion
     start: int
     stop: int
     data: bytes
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A line longer than ``--max-line-bytes``; its content was never in memory whole."""
+    """A line longer than ``--max-line-bytes``; its content was never in memory whole.
+
+    ``size`` is that of a table's row as JSON, in bytes; None where the tile itself is the content.
+    """
 
     file: FileVersion
     start: int
     stop: int
+    size: int | None = None
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has."""
+        return self.stop - self.start if self.size is None else self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """Bytes that hold no prompt: a blank line, or the end mark [n, n) of an empty or a compressed file.
+    """What holds no prompt: a blank line, or the end mark [n, n) of a file that is empty or not ``divisible``.
 
-    ``total`` is the file's uncompressed length where this tile is the end mark, else None.
+    ``total`` is where the file's positions end, if this tile is the end mark, else None. What stands ``between``
+    lines, such as a table's header, is no blank line.
     """
 
     file: FileVersion
     start: int
     stop: int
     total: int | None = None
+    between: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +237,7 @@ class Failure:
 class StretchRead:
     """All of a stretch has been read; it comes after the last of its tiles, but perhaps before their outcomes.
 
-    ``length`` is that of its tiles together, in bytes: 0 where no line begins in the stretch. ``file.stretch`` is its
-    number.
+    ``length`` is that of its tiles together: 0 where no line begins in the stretch. ``file.stretch`` is its number.
     """
 
     file: FileVersion
@@ -197,6 +252,7 @@ class Idle:
     """
 
 
+Tile = Line | TooLong | Blank  # what a file is read as
 Opened = OpenFile | KnownShard | Leftovers  # what OpenFiles emits
 Read = Line | TooLong | Blank | Stale | KnownShard | Leftovers  # what ReadLines emits
 Outcome = Answer | Failure | Blank | Stale | KnownShard | Leftovers  # what Infer emits
@@ -209,8 +265,8 @@ class Written:
 
     Attributes:
         shard: the object that was written, or was there before; None for blanks and stale files.
-        blanks: the tiles of blank lines.
-        total: the file's length in uncompressed bytes, where the batch had the end mark.
+        blanks: the tiles that hold no prompt; ``between`` is how many of them are no blank lines.
+        total: where the file's positions end, if the batch had the end mark.
         stale: why the file ends without a manifest, or None; ``gone``: it was deleted or overwritten.
         leftovers: shards that do not count.
         stretch_length: as in StretchRead, in the last element of ``file.stretch``; earlier ones may still come after.
@@ -220,6 +276,7 @@ class Written:
     shard: ShardRecord | None = None
     leftovers: tuple[str, ...] = ()
     blanks: tuple[tuple[int, int], ...] = ()
+    between: int = 0
     total: int | None = None
     stale: str | None = None
     gone: bool = False

@@ -18,12 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 import llmdo.backends.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.registry import calls_in_flight
+from llmdo.backends.engine.registry import calls_in_flight, limit_engines
 from llmdo.backends.errors import ModelError, StopRun
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.opening import open_store
+from llmdo.storage.runs.control import Control, read_control
 from llmdo.storage.runs.members import MemberReport, StopReason
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.elements import Settled
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 # How often a process checks for a stop, and how often it reports. Seconds.
 STOP_POLL_SECONDS, REPORT_SECONDS = 2.0, 5.0
+_LOOKS_PER_ORDER = 3
 _SAME_KEY_SECONDS = 1.0  # R2 takes one write a second to a key
 # Keys that a process reports under: each report takes the first one that may be written again. R2 needs over 30 ms for
 # a report, so they are never all in use. Each is one more object that the starting process reads every 2 s.
@@ -61,6 +63,7 @@ class Member:
         self._reported_at = [float("-inf")]  # by slot
         self._number = 0
         self._over = threading.Event()
+        self._looked, self._ordered = 0, Control()
         threading.Thread(target=self._live, name="llmdo-member", daemon=True).start()
 
     def report(self) -> None:
@@ -93,6 +96,14 @@ class Member:
             _log.warning("%s", error)
             return False
 
+    def _obey(self) -> None:
+        """Keeps to what ``llmdo ctl`` orders; whoever began the run drains it."""
+        if self._looked % _LOOKS_PER_ORDER == 0:
+            self._ordered = read_control(self._notes.store, self._notes.prefix, self._notes.run_id) or self._ordered
+        self._looked += 1
+        if self._ordered.number:
+            limit_engines(self._ordered.window, self._notes.run_id)
+
     def stop(self) -> None:
         """Ends the heartbeat and the reports."""
         self._over.set()
@@ -102,6 +113,7 @@ class Member:
     def _live(self) -> None:
         while not self._over.wait(STOP_POLL_SECONDS):
             try:
+                self._obey()
                 if self._state.stop_reason is None and (reason := self._notes.stopped()) is not None:
                     self._state.stop(reason)
                 if self._state.stop_reason is not None or time.monotonic() - max(self._reported_at) >= REPORT_SECONDS:

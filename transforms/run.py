@@ -21,12 +21,14 @@ class Run:
         configuration: fingerprint of what decides an answer; "" where answers of any model and prompt may stand
             together.
         remote: whether the steps run in other processes than the one that started the run; these are its members.
+        notify: id of the queue that gets a message for each settled file, or "".
     """
 
     run_id: str
     output: Location
     configuration: str = ""
     remote: bool = False
+    notify: str = ""
 
     @property
     def state(self) -> RunState:

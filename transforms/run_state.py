@@ -6,22 +6,30 @@ must be right depends on it: the truth is in the output.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from llmdo.backends.engine.registry import stop_engines
-from llmdo.backends.errors import EngineClosed, StopRun
+from llmdo.backends.errors import BatchUnclear, EngineClosed, StaysOpen, StopRun
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.own_prices import OwnPrices
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.money.spent import Spent
+from llmdo.backends.responses import Price
 from llmdo.storage.runs.runs import ASLEEP_SECONDS, Presence, attempt_of, run_of
 from llmdo.transforms.elements import FileVersion, Settled
+from llmdo.transforms.file_spans import export_span
 
 # The newest finished files are kept one by one, up to this many; the counts cover all of them.
 SETTLED_KEPT = 10_000
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class RunAsleep(StopRun):
@@ -59,7 +67,8 @@ class Counts:
 class Elsewhere:
     """The calls that other processes of this machine make for a run: ``calls`` in all, and some at this moment.
 
-    ``limits`` holds them back, all of a model's together; ``spent`` by this run, not by earlier ones of the command.
+    ``limits`` holds them back, all of a model's together; ``spent`` by this run, not by earlier ones of the command;
+    ``prices`` of the models that they asked.
     """
 
     calls: int = 0
@@ -67,9 +76,32 @@ class Elsewhere:
     batched: int = 0
     limits: tuple[ModelLimits, ...] = ()
     spent: Spent = field(default_factory=Spent)
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 NOTHING_ELSEWHERE = Elsewhere()
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Lines that a run leaves to a later one: ``lines`` wait in batches, whose answers are due by ``expected_by``.
+
+    Of ``unclear`` lines nobody can tell whether their batch was submitted, and ``why`` says more. Unix time.
+    """
+
+    lines: int = 0
+    expected_by: float = 0.0
+    unclear: int = 0
+    why: str = ""
+
+    def with_line(self, error: StaysOpen) -> HandedOver:
+        """The same with one line more."""
+        if isinstance(error, BatchUnclear):
+            return replace(self, unclear=self.unclear + 1, why=self.why or error.message)
+        return replace(self, lines=self.lines + 1, expected_by=max(self.expected_by, error.until or 0.0))
+
+
+NOTHING_HANDED_OVER = HandedOver()
 
 
 @dataclass(slots=True)
@@ -84,12 +116,16 @@ class RunState:
         settled: files that are done or stale, by id; the newest SETTLED_KEPT of them.
         left: what was left undone, and why.
         others: files that other runs work on, with the run's id.
+        window: calls in flight at most, by order; None: as the run was started.
+        queue: the id of the queue that the run reads, or "".
         backlog: about how many messages the queue holds, or None.
         failing: services that fail at this moment, and are tried again; see llmdo.transforms.outages.
         stop_reason: why the run ends early, or None.
         budget: what calls have spent, also in earlier pipelines of the same command; None before the first line.
+        output_budget: how the output's budget stands (see runners/showing/budget.py), or None.
         others_answered: whether other processes of the run have answered lines.
         starter_asleep: whether the process that started this one for the run is ``asleep``; its heartbeat counts.
+        handed_over: lines that are left to a later run.
         elsewhere: what other processes of this machine do for the run, at this moment.
     """
 
@@ -101,27 +137,49 @@ class RunState:
     settled: dict[str, Settled] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    window: int | None = None
+    queue: str = ""
     backlog: int | None = None
     failing: set[str] = field(default_factory=set)
     presence: Presence | None = None
     budget: Budget | None = None
+    handed_over: HandedOver = NOTHING_HANDED_OVER
+    output_budget: Any = None
     stop_reason: BaseException | str | None = None
     others_answered: Callable[[], bool] = lambda: False
     starter_asleep: Callable[[], bool] = lambda: False
     elsewhere: Callable[[], Elsewhere] = lambda: NOTHING_ELSEWHERE
+    _done_of: dict[str, int] = field(default_factory=dict)
     _budgets: dict[Limits, Budget] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _shared: dict[tuple[type, str], Any] = field(default_factory=dict)
-    _sharing: threading.Lock = field(default_factory=threading.Lock)  # held while something is opened
+    # Held while something is opened, which may share something else.
+    _sharing: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, **amounts: int) -> None:
         """Adds to counts, by name."""
         with self._lock:
-            for name, amount in amounts.items():
-                setattr(self.counts, name, getattr(self.counts, name) + amount)
+            self._add(**amounts)
+
+    def _add(self, **amounts: int) -> None:
+        for name, amount in amounts.items():
+            setattr(self.counts, name, getattr(self.counts, name) + amount)
+
+    def add_done(self, file: FileVersion, size: int, **amounts: int) -> None:
+        """Adds to counts, and ``size`` positions to what is done of a file."""
+        with self._lock:
+            before = self._done_of.get(file.id, 0)
+            if file.id in self.opened:
+                self._done_of[file.id] = before + size
+            self._add(bytes_done=file.stored(before + size) - file.stored(before), **amounts)
+
+    def done_of(self, file_id: str) -> int:
+        """Positions of a file in work that this process knows to be done."""
+        return self._done_of.get(file_id, 0)
 
     def open(self, file: FileVersion) -> None:
         """A file is being worked on."""
+        _log.info("opened, %d bytes", file.size, extra={"run": self.run_id, "file": file.id})
         with self._lock:
             self.opened[file.id] = file
             self.left.pop(file.id, None)
@@ -130,23 +188,32 @@ class RunState:
 
     def settle(self, settled: Settled) -> None:
         """A file is done, or stale."""
+        if self._is_news(settled):
+            export_span(self.run_id, settled)
+
+    def _is_news(self, settled: Settled) -> bool:
         with self._lock:
             file = settled.file
             self.opened.pop(file.id, None)
+            self._done_of.pop(file.id, None)
             self.left.pop(file.id, None)
             self.others.pop(file.id, None)
             before = self.settled.pop(file.id, None)
             if before is not None and before.status == settled.status:
                 self.settled[file.id] = before
-                return  # another message about the same version
+                return False  # another message about the same version
+            about = {"run": self.run_id, "file": file.id}
+            said = settled.status, settled.answered, settled.failed, settled.reason or "settled"
+            _log.info("%s: %d lines answered, %d errors (%s)", *said, extra=about)
             self.settled[file.id] = settled
             self.counts.files_done += settled.status == "done"
             self.counts.files_stale += settled.status == "stale"
             self.counts.files_with_errors += bool(settled.failed)
             if len(self.settled) > SETTLED_KEPT:
                 del self.settled[next(iter(self.settled))]
+            return True
 
-    def budget_within(self, limits: Limits) -> Budget:
+    def budget_within(self, limits: Limits, prices: OwnPrices = ()) -> Budget:
         """The run's budget; where it has other limits, one of their own for all steps that have these.
 
         Raises EngineClosed when the run is over.
@@ -154,7 +221,7 @@ class RunState:
         self._check_open()
         with self._lock:
             if self.budget is None:
-                self.budget = Budget(limits)
+                self.budget = Budget(limits, Prices(own=prices))
             if self.budget.limits == limits:
                 return self.budget
             if limits not in self._budgets:
@@ -169,6 +236,11 @@ class RunState:
         with self._lock:
             self.opened.clear()
         return "0" if self.presence is None else f"{self.presence.store_time():.1f}"
+
+    def leave_open(self, error: StaysOpen) -> None:
+        """A line is left to a later run, which fetches its answer."""
+        with self._lock:
+            self.handed_over = self.handed_over.with_line(error)
 
     def is_held(self, owner: str, run_id: str, attempt: str) -> bool:
         """Whether an ``owner_of`` may still work on its files, asked by an attempt of this run. Raises StorageError."""
@@ -232,9 +304,10 @@ class RunState:
                 self._shared[kind, name] = make()
             return cast(T, self._shared[kind, name])
 
-    def find(self, kind: type[T]) -> list[T]:
-        """All of a kind that was made by ``shared``."""
-        return [part for (of, _), part in list(self._shared.items()) if of is kind]
+    def find(self, kind: type[T], name: str | None = None) -> list[T]:
+        """All of a kind that was made by ``shared``, or the one of this name."""
+        parts = list(self._shared.items())
+        return [part for (of, called), part in parts if of is kind and name in (None, called)]
 
     def take(self, kind: type[T]) -> dict[str, T]:
         """All of a kind by name, which the caller closes: ``shared`` makes it anew."""

@@ -1,231 +1,274 @@
-"""One batch from its hand-over to its answers, by calls like all others: in the window, within their model's limits."""
+"""One batch's hand-over, such that nothing is handed over twice: see llmdo.backends.lanes.submissions."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 from llmdo.backends.backend import BatchBackend
-from llmdo.backends.engine.recall import Recall
-from llmdo.backends.engine.scheduler import NotStarted, Scheduler
+from llmdo.backends.engine.batch_polls import BatchPolls, warn_of
+from llmdo.backends.engine.scheduler import NotStarted
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.engine.verdicts import BEFORE_ANSWERS, as_lines_own
-from llmdo.backends.errors import CallTimeout, ModelError, ModelUnusable, Retryable, StopRun
+from llmdo.backends.errors import BatchUnclear, LineError, ModelError, ModelUnusable, Retryable, StopRun
+from llmdo.backends.lanes.batch import Batch
+from llmdo.backends.lanes.submissions import Pointer
 from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.money.billing import maybe_billed
-from llmdo.backends.requests import BatchPlace, RawRequest, Request, batch_places
-from llmdo.backends.responses import Response
+from llmdo.backends.requests import batch_places
 
-# Seconds; a batch is usually answered within five minutes (developers.cloudflare.com/workers-ai/features/batch-api).
-FIRST_POLL_S = 5.0
-LONGEST_POLL_S = 60.0
 PRICES_S = 0.1  # between looks whether prices are there
+# A list of batches may lag behind, and a call whose client has died may still be worked on. Nobody documents for how
+# long; it is seconds. To wait longer only delays a run that was killed in the middle of a hand-over.
+LISTING_LAG_S = 30.0
+CLOCKS_S = 3600.0  # by which a provider's clock may differ from ours
+BYTES_S = 200_000  # of an upload, at least
+_ROOM_S = 60.0  # between tries while the provider has no room beside the batches that it works on
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class BatchMember:
-    """A request in a batch. ``ended`` gets its answer or its error, or None where it is to be called by itself."""
-
-    request: Request
-    ended: asyncio.Future[Response | ModelError | None]
-    place: BatchPlace | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Requests of one model that are handed over together; ``members`` are those that have not ended.
-
-    Attributes:
-        began, joined: when its first and its last member came, by the loop's clock.
-        share: of the largest batch that the provider takes.
-        name: the provider's, once it is handed over; "" before.
-        until: its deadline, by the loop's clock.
-        earlier: it was handed over by an earlier run, and others of its members may be elsewhere.
-    """
-
-    provider: str
-    model: str
-    backend: BatchBackend
-    began: float
-    joined: float
-    members: list[BatchMember] = field(default_factory=list)
-    share: float = 0.0
-    name: str = ""
-    until: float = float("inf")
-    earlier: bool = False
-
-
 class BatchWork:
-    """Hands batches over and polls for their answers; used on the loop's thread.
+    """Hands batches over, and finds those whose hand-over nobody has seen end; used on the loop's thread."""
 
-    Args:
-        loop: the engine's event loop.
-        scheduler: starts the calls that hand over and poll.
-        settings: those of the engine; a batch has ``retry.deadline_s`` s to be answered.
-        recall: keeps the names of batches; None: a run that is killed pays for them again.
-        stop: gets each StopRun, and must set ``over``.
-        final: what an error that every call meets is for a provider's model, see Connections.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        scheduler: Scheduler,
-        settings: CallSettings,
-        recall: Recall | None,
-        stop: Callable[[StopRun], None],
-        final: Callable[[str, str, ModelError], ModelError],
-    ) -> None:
-        self.loop = loop
-        self.retry = settings.retry
-        self.recall = recall
-        self.over = asyncio.Event()
-        self._scheduler = scheduler
-        self._call_timeout_s = settings.call_timeout_s
+    def __init__(self, polls: BatchPolls, settings: CallSettings) -> None:
+        self._polls = polls
+        self._settings = settings
         self._budget = settings.budget
-        self._stop = stop
-        self._final = final
-        self._random = random.Random()  # noqa: S311 - spreads waits, guards nothing
+        self._submissions = polls.recall.submissions if polls.recall else None
 
     async def hand_over(self, batch: Batch) -> None:
         """Hands a batch over; its name is durable then. Raises LineError where the provider refuses it, and NotStarted.
 
         Members for which the budget has no room are left to be called by themselves: they wait for their turn as calls
         do, and stop the run. So are all members if the batch cannot be handed over with the tries that a call has, or
-        if its refusal may be about one of them: their own calls decide, see Verdicts. Each try whose reply was lost
-        may have handed it over, and each member counts as lost then.
+        if its refusal may be about one of them: their own calls decide, see Verdicts. If a try's reply was lost, the
+        batch is looked for; where that cannot be, each member counts as lost, and the next try is made.
         """
         await self._prices(batch.provider)
-        if self.over.is_set():
+        if self._polls.over.is_set():
             raise NotStarted  # to reserve would wait for the prices, and so would the loop
-        self._reserve(batch)
-        began, tries = self.loop.time(), Counter[bool]()
-        while batch.members:
-            try:
-                return await self._submit(batch)
-            except Retryable as error:
-                refused = is_throttled(error)
-                tries[refused] += 1
-                spent_s = self.loop.time() - began
-                wait_s = self.retry.wait_s(error, tries[refused], self._random, spent_s)
-                if wait_s is None:
-                    _warn(batch, f"{len(batch.members)} requests could not be handed over", error)
-                    return self.release(batch)
-            except (StopRun, ModelUnusable) as error:
-                if error.about != "unclear":
-                    raise
-                _warn(batch, f"a batch of {len(batch.members)} requests was refused", error)
-                return self.release(batch)
-            await self._pause(wait_s)
-        return None
+        self._reserve_money(batch)
+        if not batch.members:
+            return
+        try:
+            if await self._reserve(batch):
+                await self._submit_with_tries(batch)
+            else:
+                self._polls.look_again(batch)
+        except BatchUnclear as unclear:
+            self._lose(batch)
+            await self._quarantine(batch, len(batch.members), unclear)
+            for member in batch.members:
+                member.fail(unclear)
+            raise NotStarted from unclear
+        except StopRun as broken:  # the ledger
+            self._polls.end_run(broken)
+            raise NotStarted from broken
 
-    async def follow(self, batch: Batch) -> None:
-        """Polls for a batch until all members have ended. Raises NotStarted.
+    async def settle(self, provider: str, model: str, backend: BatchBackend, pointer: Pointer) -> str:
+        """The batch of a nonce, attached by now; "" if it was returned, since it was not submitted.
 
-        If the batch is unknown, and after its deadline, they are left to be called by themselves, and count as lost. A
-        batch of an earlier run is looked at first, whatever the time. A refusal that may pass (a firewall's page) is
-        believed at the BEFORE_ANSWERS-th poll in a row: what is handed over is paid.
+        Raises BatchUnclear, StopRun of the ledger, and NotStarted.
         """
-        wait_s, failures, refusals, looked = FIRST_POLL_S, 0, 0, not batch.earlier
-        while batch.members:
-            if looked:
-                await self._pause(wait_s * (0.5 + self._random.random() / 2))
-                wait_s = min(2 * wait_s, LONGEST_POLL_S)
-            looked, results = True, None
-            members = list(batch.members)
+        assert self._submissions  # noqa: S101 - it has found the pointer
+        nonce, records = pointer.nonce, self._settings.batches
+        where = await self._submissions.reserved(nonce)
+        if records and where == records.place and not await asyncio.to_thread(records.find, nonce):
+            return await self._submissions.give_back(nonce)  # the record comes first, or somebody has removed it
+        probe = Batch(provider, model, backend, 0.0, 0.0, nonce=nonce)
+        if not backend.batch_limits(model).finds:
+            said = (
+                f"{pointer.count} requests may have been handed over by a run that died, and nobody can look for them"
+            )
+            _log.warning("%s/%s: %s: they are handed over again, and may be paid for twice", provider, model, said)
+            name = ""
+        else:
             try:
-                results = await self._poll(batch, members)
-                failures = refusals = 0
-            except Retryable:
-                failures, refusals = failures + 1, 0
-            except ModelError as refused:
-                failures, refusals = failures + 1, refusals + 1
-                if refused.about != "unclear" or refused.status == 404:
-                    _warn(batch, f"batch {batch.name} is not known", refused)
-                    return self.release(batch)
-                if refusals >= BEFORE_ANSWERS:
-                    raise self._ending(batch, refused) from refused
-            if results is not None:
-                for member, result in zip(members, _own_refusals(results), strict=True):
-                    # A later run may get what an earlier one was refused: the quota of that day, a text since allowed.
-                    retry = batch.earlier and isinstance(result, ModelError)
-                    if self._budget and not retry:
-                        self._budget.after(batch.provider, member.request, result)
-                    self._end_member(member, None if retry else result)
-                del batch.members[: len(members)]
-            elif self.loop.time() >= batch.until and not 0 < failures < self.retry.attempts:
-                _warn(batch, f"batch {batch.name} is not answered {self.retry.deadline_s:g} s after it was sent")
-                return self.release(batch)
-        return None
+                name = await self._find(probe, pointer.count, pointer.at)
+            except BatchUnclear as unclear:
+                await self._quarantine(probe, pointer.count, unclear)
+                raise
+        return await self._attach(probe, name)
 
-    def release(self, batch: Batch) -> None:
-        """Leaves all members to be called by themselves."""
-        for member in batch.members:
-            self._end(batch, member)
-        batch.members.clear()
+    async def _quarantine(self, batch: Batch, count: int, unclear: BatchUnclear) -> None:
+        """Says once that nobody can tell whether requests were handed over, and what to do."""
+        records = self._settings.batches
+        remedy = "look into the provider's list of batches"
+        if records:
+            remedy += (
+                f"; if it has none for these, remove {records.place}{batch.nonce}.json, and they are handed over again"
+            )
+        said = f"nobody can tell whether a batch of {count} requests was submitted, so they stay open"
+        _log.error("%s/%s: %s (%s): %s", batch.provider, batch.model, said, unclear.message, remedy)
+        await self._polls.update(batch.nonce, unclear=unclear.message)
 
-    def send_away(self, batch: Batch) -> None:
-        """Ends all members as NotStarted."""
-        for member in batch.members:
-            if not member.ended.done():
-                member.ended.set_exception(NotStarted())
-            self._end(batch, member)
-        batch.members.clear()
+    # The steps of a hand-over.
 
-    def _end(self, batch: Batch, member: BatchMember) -> None:
-        """Ends a member without an answer; one that this run has handed over may be billed nevertheless."""
-        if self._budget and batch.name and not batch.earlier:
-            self._budget.after(batch.provider, member.request, None)
-        elif self._budget:
-            self._budget.give_back(member.request)
-        self._end_member(member, None)
-
-    def _end_member(self, member: BatchMember, ended: Response | ModelError | None) -> None:
-        if not member.ended.done():  # as it is where its task was cancelled
-            member.ended.set_result(ended)
-
-    def _reserve(self, batch: Batch) -> None:
+    def _reserve_money(self, batch: Batch) -> None:
         for number, member in enumerate(batch.members):
             if self._budget and self._budget.before(batch.provider, member.request):
                 members, batch.members = batch.members, batch.members[number:]
-                self.release(batch)
+                self._polls.release(batch)
                 batch.members = members[:number]
                 return
 
     async def _prices(self, provider: str) -> None:
         """Waits until the budget knows a provider's prices, or the run is stopped."""
         pending = self._budget.pending(provider) if self._budget else None
-        while pending and not pending.done() and not self.over.is_set():
-            await self._pause(PRICES_S)
+        while pending and not pending.done() and not self._polls.over.is_set():
+            await self._polls.pause(PRICES_S)
+
+    async def _reserve(self, batch: Batch) -> bool:
+        """Keeps where each request will be; returns whether all are this run's. Raises StopRun of the ledger."""
+        batch.nonce, at = secrets.token_hex(13), time.time()
+        places = batch_places([member.request for member in batch.members])
+        for member, place in zip(batch.members, places, strict=True):
+            member.place = place
+        if not self._submissions:
+            return True
+        records = self._settings.batches
+        pointers = {
+            (member.key, member.generation): Pointer(place.number, place.reference, place.count, at, batch.nonce)
+            for member, place in zip(batch.members, places, strict=True)
+        }
+        await self._submissions.mark(batch.provider, batch.model)
+        mine = await self._submissions.reserve(batch.nonce, records.place if records else "", pointers)
+        if not mine or len(pointers) < len(batch.members):
+            await self._submissions.give_back(batch.nonce)
+            return False
+        await self._polls.begin_record(batch.record(at, records.ledger if records else "", self._settings.run_id))
+        return True
+
+    async def _submit_with_tries(self, batch: Batch) -> None:
+        began, tries = self._polls.loop.time(), Counter[bool]()
+        reserved_at, lost = time.time(), False
+        while batch.members:
+            try:
+                return await self._submit(batch)
+            except NotStarted:
+                if not (batch.name or lost):
+                    await self._return(batch)
+                raise
+            except Retryable as error:
+                if self._finds(batch) and _reply_lost(error):
+                    return await self._look_for(batch, reserved_at)
+                lost = lost or maybe_billed(error)
+                refused = is_throttled(error)
+                # What it works on for us makes room as it is done, however long that takes.
+                waits = refused and self._polls.following[batch.provider, batch.model] > 0
+                tries[refused] += not waits
+                spent_s = 0.0 if waits else self._polls.loop.time() - began
+                wait_s = self._polls.retry.wait_s(error, tries[refused], self._polls.random, spent_s)
+                if wait_s is None:
+                    warn_of(batch, f"{len(batch.members)} requests could not be handed over", error)
+                    return await self._release(batch)
+            except (StopRun, ModelUnusable) as error:
+                if error.about != "unclear":
+                    await self._return(batch)
+                    raise
+                warn_of(batch, f"a batch of {len(batch.members)} requests was refused", error)
+                return await self._release(batch)
+            except LineError:
+                await self._return(batch)
+                raise
+            await self._polls.pause(max(wait_s, _ROOM_S) if waits else wait_s)
+        return None
 
     async def _submit(self, batch: Batch) -> None:
         """The place in the window is free again when the batch's name is durable."""
-        requests = [member.request for member in batch.members]
-        places = batch_places(requests)
-        async with self._call(batch, {"requests": len(requests)}):
+        requests, limits = [member.request for member in batch.members], batch.backend.batch_limits(batch.model)
+        upload_s = batch.share * limits.size / BYTES_S
+        async with self._polls.call(batch, {"requests": len(requests)}):
             try:
-                async with asyncio.timeout(self._call_timeout_s):
-                    name = await batch.backend.submit_batch(batch.model, requests)
+                async with asyncio.timeout(self._settings.call_timeout_s + upload_s):
+                    name = await batch.backend.submit_batch(batch.model, requests, batch.nonce)
             except (ModelError, TimeoutError, asyncio.CancelledError) as error:
-                if not isinstance(error, ModelError) or maybe_billed(error):
+                closing = isinstance(error, asyncio.CancelledError)
+                billed = not isinstance(error, ModelError) or maybe_billed(error)
+                if closing or (billed and not self._finds(batch)):
                     self._lose(batch)
                 raise
-            batch.name, batch.until = name, self.loop.time() + self.retry.deadline_s
-            for member, place in zip(batch.members, places, strict=True):
-                member.place = place
-            if self.recall:
-                await self.recall.keep_batch(batch.provider, requests, places, name, time.time())
-                if self.recall.broken:
-                    self._stop(self.recall.broken)
+            self._polls.was_sent(batch, name, time.time())
+            if self._submissions:
+                await self._submissions.attach(batch.nonce, name)
+        if self._submissions and not await self._attach(batch, name):
+            self._polls.look_again(batch)  # another run believed that this one had died
+
+    def _finds(self, batch: Batch) -> bool:
+        """Whether it can be found if the reply to its submission is lost."""
+        return self._submissions is not None and batch.backend.batch_limits(batch.model).finds
+
+    async def _attach(self, batch: Batch, name: str) -> str:
+        """Attaches a batch, or with "" returns its nonce; the one that holds by now."""
+        assert self._submissions  # noqa: S101 - see callers
+        holds = await self._submissions.attach(batch.nonce, name)
+        if name and not holds:
+            _log.warning("%s/%s: batch %s comes too late, and is cancelled", batch.provider, batch.model, name)
+            try:
+                async with self._polls.call(batch, {"cancel": name}), asyncio.timeout(self._settings.call_timeout_s):
+                    await batch.backend.cancel_batch(batch.model, name)
+            except ModelError as error:
+                _log.warning("batch %s could not be cancelled: %s", name, error.message)
+        now = time.time()
+        if holds:
+            by = self._polls.lanes.expected_by(batch.backend.batch_limits(batch.model), now)
+            await self._polls.update(batch.nonce, batch=holds, handed_over_at=now, expected_by=by, unclear="")
+        else:
+            await self._polls.update(batch.nonce, ended_at=now, unclear="")
+        return holds
+
+    async def _look_for(self, batch: Batch, reserved_at: float) -> None:
+        """After a lost reply: follows the batch if it is there, else lets its requests be handed over anew."""
+        name = await self._find(batch, len(batch.members), reserved_at)
+        if holds := await self._attach(batch, name):
+            self._polls.was_sent(batch, holds, time.time())
+        else:
+            self._polls.look_again(batch)
+
+    async def _find(self, batch: Batch, count: int, since: float) -> str:
+        """The batch of a nonce by the provider's list, or "". Raises BatchUnclear and NotStarted."""
+        recall = self._polls.recall
+        assert recall  # noqa: S101 - see callers
+        # A run that lives may still be handing it over, if other runs ask the same.
+        busy_s = since + self._settings.call_timeout_s - time.time() if recall.shares else 0.0
+        for last in (False, True):
+            if holds := await recall.submissions.batch_of(batch.nonce):
+                return holds
+            if name := await self._look(batch, count, since):
+                return name
+            if not last:
+                await self._polls.pause(max(LISTING_LAG_S, busy_s))
+        return ""
+
+    async def _look(self, batch: Batch, count: int, since: float) -> str | None:
+        tries, retry = 0, self._polls.retry
+        while True:
+            try:
+                async with self._polls.call(batch, {"find": batch.nonce}):
+                    async with asyncio.timeout(self._settings.call_timeout_s):
+                        return await batch.backend.find_batch(batch.model, batch.nonce, count, since - CLOCKS_S)
+            except Retryable as error:
+                tries += 1
+                wait_s = retry.wait_s(error, tries, self._polls.random)
+                if wait_s is None:
+                    raise BatchUnclear(error.message, provider=batch.provider) from error
+            except BatchUnclear:
+                raise
+            except ModelError as error:
+                raise BatchUnclear(error.message, provider=batch.provider) from error
+            await self._polls.pause(wait_s)
+
+    async def _release(self, batch: Batch) -> None:
+        await self._return(batch)
+        self._polls.release(batch)
+
+    async def _return(self, batch: Batch) -> None:
+        """Frees requests that were surely not handed over."""
+        if self._submissions:
+            await self._attach(batch, "")
 
     def _lose(self, batch: Batch) -> None:
         """A batch may have been handed over whose name is unknown."""
@@ -233,56 +276,7 @@ class BatchWork:
             for member in batch.members:
                 self._budget.lose(batch.provider, member.request)
 
-    async def _poll(self, batch: Batch, members: list[BatchMember]) -> tuple[Response | ModelError, ...] | None:
-        requests, places = [member.request for member in members], [member.place for member in members if member.place]
-        async with self._call(batch, {"request_id": batch.name}), asyncio.timeout(self._call_timeout_s):
-            return (await batch.backend.poll_batch(batch.model, batch.name, requests, places)).results
 
-    @asynccontextmanager
-    async def _call(self, batch: Batch, body: Mapping[str, Any]) -> AsyncIterator[None]:
-        """One call in the window. Raises NotStarted instead of a StopRun about the account, which all requests get."""
-        request = RawRequest(batch.model, body)
-        call = await self._scheduler.take(batch.provider, request, again=True, paid=False)
-        error: ModelError | None = None
-        try:
-            yield
-        except TimeoutError as late:
-            error = CallTimeout(f"{batch.model}: no reply to a batch within {self._call_timeout_s:g} s: try later")
-            raise error from late
-        except ModelError as known:
-            error = known
-            if isinstance(known, StopRun) and known.about != "unclear":
-                raise self._ending(batch, known) from known
-            raise
-        finally:
-            self._scheduler.give_back(batch.provider, call, None, error)
-            self._scheduler.start()
-
-    def _ending(self, batch: Batch, error: ModelError) -> ModelError | NotStarted:
-        """What to raise for an error that every call meets; an error that ends the run goes to all requests."""
-        final = self._final(batch.provider, batch.model, error)
-        if isinstance(final, StopRun):
-            self._stop(final)
-            return NotStarted()
-        return final
-
-    async def _pause(self, seconds: float) -> None:
-        """Waits, but not on when the run is stopped: the next call is not started then."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.over.wait()
-
-
-def _own_refusals(results: Sequence[Response | ModelError]) -> Sequence[Response | ModelError]:
-    """The results of a batch; what may be about one line is, where others of the batch were answered."""
-    if all(isinstance(result, ModelError) for result in results):
-        return results
-    return [
-        as_lines_own(result) if isinstance(result, ModelError) and result.about == "unclear" else result
-        for result in results
-    ]
-
-
-def _warn(batch: Batch, what: str, error: ModelError | None = None) -> None:
-    why = f" ({error.message})" if error else ""
-    _log.warning("%s/%s: %s%s: its requests are called one by one", batch.provider, batch.model, what, why)
+def _reply_lost(error: ModelError) -> bool:
+    """Whether the provider may have done what it did not confirm."""
+    return maybe_billed(error) or (error.status or 0) in (500, 502, 503, 504)

@@ -2,11 +2,11 @@
 
 ``sync`` calls for each request by itself. ``batch`` hands over every request whose model takes batches. ``auto`` does
 so where there are many: AUTO_LEAST in a group; fewer are answered sooner by calls. A group is handed over when it is
-full, by MAX_ITEMS or by the provider's limit of bytes, and when no more has joined for LINGER_S s.
+full, by the provider's limits of requests and of bytes, and when no more has joined for LINGER_S s.
 
-The name of a batch is in the ledger before its answers are asked for, so that a run that was killed, or stopped,
-can be resumed: the next one, in any mode, polls for what was handed over, and pays for nothing twice. Items that the
-provider loses or fails are called by themselves, like all tries after the first.
+What is handed over is in the ledger before and after (see llmdo.backends.lanes.submissions), so that a run that was
+killed, or stopped, can be resumed: the next one, in any mode, polls for what was handed over, and pays for nothing
+twice. Items that the provider loses or fails are called by themselves, like all tries after the first.
 
 Texts to embed are never handed over, be they one a line or many: a hundred share a call, and a later run would put
 others together.
@@ -16,33 +16,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from llmdo.backends.backend import Backend, BatchBackend
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batch_work import Batch, BatchMember, BatchWork
+from llmdo.backends.engine.batch_polls import BatchPolls
+from llmdo.backends.engine.batch_work import BatchWork
 from llmdo.backends.engine.jobs import Job
-from llmdo.backends.engine.recall import HandedOver
 from llmdo.backends.engine.scheduler import NotStarted
-from llmdo.backends.engine.settings import Mode
-from llmdo.backends.errors import LineError, ModelError
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import LineError, ModelError, StopRun
+from llmdo.backends.lanes.batch import Batch, BatchMember, LeftBatch
+from llmdo.backends.lanes.records import BatchRecords
+from llmdo.backends.lanes.submissions import Pointer
 from llmdo.backends.listing import list_models
-from llmdo.backends.requests import BatchPlace, EmbedRequest, Request
+from llmdo.backends.requests import BatchPlace, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import Response
 from llmdo.settings.environment import MissingSettings
 
-# A kill while a batch is handed over, before its name is kept, pays it again: at most this many requests of a model.
-MAX_ITEMS = 1000
-# At the 300 calls a minute of text generation they take 100 s, and a batch, whatever its size, up to five minutes; but
-# batches are answered side by side, and use up none of that rate.
-AUTO_LEAST = 500
 LINGER_S = 2.0
 LONGEST_LINGER_S = 30.0  # of a group that requests keep joining
 _LIST_S = 30.0  # a list of models that takes longer is given up
 
+_TAKES_NONE = "it takes no batches, and its requests are called one by one"
+
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -56,16 +56,22 @@ class Batches:
         tasks: what is to be cancelled at the end.
     """
 
-    def __init__(self, mode: Mode, connections: Connections, work: BatchWork) -> None:
+    def __init__(self, connections: Connections, polls: BatchPolls, settings: CallSettings) -> None:
         self.waiting = 0
         self.tasks: set[asyncio.Task[Any]] = set()
-        self._mode = mode
+        self._mode = settings.mode
+        self._records = settings.batches
+        self._known: asyncio.Task[None] | None = None
         self._connections = connections
-        self._work = work
-        self._loop = work.loop
+        self._polls = polls
+        self._work = BatchWork(polls, settings)
+        self._submissions = polls.recall.submissions if polls.recall else None
+        self._loop = polls.loop
         self._handed_over: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._batch_backends: dict[tuple[str, str], asyncio.Future[BatchBackend | None]] = {}
-        # By provider, model and, of those that were handed over, name.
+        self._takes: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._refused: set[tuple[str, str]] = set()  # whose batches a provider does not take after all
+        self._settling: dict[str, asyncio.Task[str]] = {}  # by nonce
+        # By provider, model and route; those that were handed over by their name instead of the route.
         self._open_groups: dict[tuple[str, str, str], Batch] = {}
         self._followed: dict[tuple[str, str, str], Batch] = {}
         # Groups of a model are handed over one after the other: a model that refuses one is not asked again.
@@ -78,9 +84,11 @@ class Batches:
 
         Raises the ModelError with which its item ended, and NotStarted.
         """
+        if self._records and not isinstance(request, EmbedRequest):
+            await self._check_open(self._records)
         if job.again or (self._mode == "sync" and not await self._were_handed_over(job.provider, request.model)):
             return None
-        backend = await self._backend(job.provider, request)
+        backend = self._backend(job.provider, request)
         if backend is None:
             return None
         self.waiting += 1
@@ -97,66 +105,115 @@ class Batches:
 
     def stop(self) -> None:
         """Hands nothing more over; members end as NotStarted, but for those of a call in flight."""
-        self._work.over.set()
+        self._polls.over.set()
         for batch in (*self._open_groups.values(), *self._awaiting_handover):
-            self._work.send_away(batch)
+            self._polls.send_away(batch)
         self._open_groups.clear()
 
     async def _outcome(self, provider: str, request: Request, backend: BatchBackend) -> Response | ModelError | None:
-        recall = self._work.recall
-        known = await recall.handed_over(provider, request) if recall else None
-        if self._work.over.is_set():
-            raise NotStarted
-        member = BatchMember(request, self._loop.create_future())
-        if known:
-            self._rejoin(provider, member, known, backend)
-        elif self._mode == "sync" or not await self._join(provider, member, backend):
-            return None
-        return await member.ended
+        recall = self._polls.recall
+        key = recall.answer_key(provider, request) if recall else ""
+        while True:
+            generation, pointer = await self._submissions.find(key) if self._submissions else (0, None)
+            member = BatchMember(request, self._loop.create_future(), key=key, generation=generation)
+            if pointer and not (
+                name := pointer.batch or await self._batch_of(provider, request.model, backend, pointer)
+            ):
+                continue  # it was returned
+            if self._polls.over.is_set():
+                raise NotStarted
+            if pointer:
+                self._rejoin(provider, member, pointer, name, backend)
+            elif self._mode == "sync" or not await self._join(provider, member, backend):
+                return None
+            try:
+                return await member.ended
+            except LeftBatch:
+                pass
+
+    async def _batch_of(self, provider: str, model: str, backend: BatchBackend, pointer: Pointer) -> str:
+        """The batch of a submission, "" if it was not made; where nobody knows yet, it is looked for, once for all."""
+        assert self._submissions  # noqa: S101 - it has found the pointer
+        nonce = pointer.nonce
+        known = await self._submissions.batch_of(nonce)
+        if known is not None:
+            return known
+        if nonce not in self._settling:
+            self._settling[nonce] = self._start(self._work.settle(provider, model, backend, pointer))
+        return await asyncio.shield(self._settling[nonce])
+
+    async def _check_open(self, records: BatchRecords) -> None:
+        """Raises NotStarted, and stops the run, if lines of the output are in batches that its ledger does not know."""
+        if self._known is None:
+            self._known = self._start(self._check_ledger(records))
+        if not self._known.done():
+            await asyncio.shield(self._known)
+        self._known.result()
+
+    async def _check_ledger(self, records: BatchRecords) -> None:
+        try:
+            found = await asyncio.to_thread(lambda: list(records.all()))
+        except Exception as error:
+            raise StopRun(f"{records.place} cannot be read, and lines could be paid for twice: {error}") from error
+        for one in found:
+            if one.ended_at:
+                if self._polls.rescue and one.answered and one.handed_over_at:
+                    self._polls.rescue.learn(one.provider, one.model, one.ended_at - one.handed_over_at)
+                continue
+            if self._submissions is None or await self._submissions.reserved(one.nonce) is None:
+                raise StopRun(
+                    f"{one.lines} lines of this output were handed over to {one.provider}/{one.model} by run {one.run},"
+                    " and this run's ledger does not know which, so it would pay for them again: run where"
+                    f" {one.ledger or 'that ledger'} is, or name it with --ledger; or, to pay again, remove"
+                    f" {records.place}{one.nonce}.json"
+                )
 
     async def _were_handed_over(self, provider: str, model: str) -> bool:
         """Whether an earlier run has handed requests of this model over; asked once, so that others cost nothing."""
-        recall, asked = self._work.recall, self._handed_over.get((provider, model))
-        if recall is None:
+        if self._submissions is None:
             return False
+        asked = self._handed_over.get((provider, model))
         if asked is None:
-            asked = self._handed_over[provider, model] = self._start(recall.has_batches(provider, model))
+            asked = self._handed_over[provider, model] = self._start(self._submissions.any_of(provider, model))
         return asked.result() if asked.done() else await asyncio.shield(asked)
 
     # Who takes batches.
 
-    async def _backend(self, provider: str, request: Request) -> BatchBackend | None:
-        """The backend, if it takes batches of such requests."""
+    def _backend(self, provider: str, request: Request) -> BatchBackend | None:
+        """The backend, if such requests may be, or may have been, in batches."""
         model = request.model
         if isinstance(request, EmbedRequest):
             self._warn_once(provider, model, "texts to embed are not handed over in batches: many of them share a call")
             return None
-        found = self._batch_backends.get((provider, model))
-        if found is None:
-            found = self._batch_backends[provider, model] = self._start(self._find(provider, model))
-        return found.result() if found.done() else await asyncio.shield(found)
-
-    async def _find(self, provider: str, model: str) -> BatchBackend | None:
         try:
             backend = self._connections.get(provider)
         except ModelError:
             return None  # the call will say so
-        if isinstance(backend, BatchBackend) and await self._is_listed(backend, provider, model):
+        if isinstance(backend, BatchBackend):
             return backend
-        self._warn_once(provider, model, "it takes no batches, and its requests are called one by one")
+        self._warn_once(provider, model, _TAKES_NONE)
         return None
 
-    async def _is_listed(self, backend: Backend, provider: str, model: str) -> bool:
+    async def _takes_batches(self, backend: BatchBackend, provider: str, model: str) -> bool:
+        asked = self._takes.get((provider, model))
+        if asked is None:
+            asked = self._takes[provider, model] = self._start(self._is_listed(backend, provider, model))
+        takes = asked.result() if asked.done() else await asyncio.shield(asked)
+        if not takes:
+            self._warn_once(provider, model, _TAKES_NONE)
+        return takes and (provider, model) not in self._refused
+
+    async def _is_listed(self, backend: BatchBackend, provider: str, model: str) -> bool:
         """Whether the list of models, or without it the backend, reports that a model takes batches."""
         try:
             async with asyncio.timeout(_LIST_S):
-                listed = (await list_models(backend)).models
+                listed = (await list_models(cast(Backend, backend))).models
         except (ModelError, MissingSettings, TimeoutError):
             listed = ()
         info = next((info for info in listed if info.name == f"{provider}/{model}"), None)
-        if info:
+        if info and any("batch" in one.capabilities for one in listed):  # else the list does not tell
             return "batch" in info.capabilities
-        return isinstance(backend, BatchBackend) and backend.takes_batches(model)
+        return backend.takes_batches(model)
 
     def _warn_once(self, provider: str, model: str, what: str) -> None:
         name = f"{provider}/{model}"
@@ -168,34 +225,39 @@ class Batches:
 
     async def _join(self, provider: str, member: BatchMember, backend: BatchBackend) -> bool:
         """Puts a request into a group; returns whether there is one for it."""
-        model = member.request.model
+        model, generation = member.request.model, member.generation
+        if generation >= self._polls.retry.attempts or not await self._takes_batches(backend, provider, model):
+            return False
         try:
             share = await backend.batch_share(member.request)
         except ModelError:
             return False  # the call will say so
-        if self._work.over.is_set():
+        if self._polls.over.is_set():
             raise NotStarted
-        if share > 1:
+        if share > 1 or (self._polls.rescue and self._polls.rescue.calls_ahead(provider, model)):
             return False
-        key = (provider, model, "")
+        key = (provider, model, _route(member.request))
         batch = self._open_groups.get(key)
         if batch and batch.share + share > 1:
             self._begin(key)
             batch = None
         batch = batch or self._gather(key, backend)
         self._add(batch, member, share)
-        if len(batch.members) >= MAX_ITEMS:
+        most = backend.batch_limits(model).items
+        if self._polls.rescue:
+            most = min(most, self._polls.rescue.most_lines(provider, model))
+        if len(batch.members) >= most:
             self._begin(key)
         return True
 
-    def _rejoin(self, provider: str, member: BatchMember, known: HandedOver, backend: BatchBackend) -> None:
+    def _rejoin(self, provider: str, member: BatchMember, known: Pointer, name: str, backend: BatchBackend) -> None:
         """Puts a request together with the others of its batch that this run has."""
-        key = (provider, member.request.model, known.batch)
+        key = (provider, member.request.model, name)
         batch = self._followed.get(key) or self._open_groups.get(key)
         if batch is None:
             batch = self._gather(key, backend)
-            left_s = self._work.retry.deadline_s - max(0.0, time.time() - known.at)
-            batch.name, batch.until, batch.earlier = known.batch, self._loop.time() + left_s, True
+            batch.nonce, batch.earlier = known.nonce, True
+            self._polls.was_sent(batch, name, known.at)
         member.place = BatchPlace(known.number, known.reference, known.count)
         self._add(batch, member, 0.0)
 
@@ -222,44 +284,61 @@ class Batches:
 
     def _begin(self, key: tuple[str, str, str]) -> None:
         batch = self._open_groups.pop(key)
-        if self._mode == "auto" and not batch.earlier and len(batch.members) < AUTO_LEAST:
-            self._work.release(batch)
-        else:
+        if batch.earlier or self._polls.lanes.hands_over(len(batch.members)):
             self._start(self._run_group(key, batch))
+        else:
+            self._polls.release(batch)
 
     async def _run_group(self, key: tuple[str, str, str], batch: Batch) -> None:
         if batch.earlier:
             self._followed[key] = batch
-        elif not self._work.recall and "" not in self._warned:
+        elif not self._submissions and "" not in self._warned:
             self._warned.add("")
             _log.warning("without a ledger, batches of a run that is killed are paid again: name one with --ledger")
+        model = batch.provider, batch.model
         try:
             if not batch.earlier:
+                if self._polls.rescue:
+                    others = (one for one in self._open_groups.values() if one.model == batch.model)
+                    await self._polls.rescue.choose(self._polls, batch, sum(len(one.members) for one in others))
                 await self._hand_over(batch)
-            await self._work.follow(batch)
+            if self._polls.rescue and batch.members:
+                self._polls.rescue.went_out(batch)
+                if not self._polls.rescue.keeping:
+                    self._start(self._polls.rescue.keep(self._polls))
+            self._polls.following[model] += 1
+            try:
+                await self._polls.follow(batch)
+            finally:
+                self._polls.following[model] -= 1
         except NotStarted:
-            self._work.send_away(batch)
+            self._polls.send_away(batch)
         except LineError as refused:
-            unusable = self._batch_backends[batch.provider, batch.model] = self._loop.create_future()
-            unusable.set_result(None)
-            _log.warning("%s/%s: is called request by request from now on: %s", *key[:2], refused.message)
+            self._refused.add(model)
+            _log.warning("%s/%s: is called request by request from now on: %s", *model, refused.message)
         except Exception:  # noqa: BLE001 - no request must be left waiting
-            _log.exception("%s/%s: unexpected error of a batch", *key[:2])
+            _log.exception("%s/%s: unexpected error of a batch", *model)
         finally:
-            self._work.release(batch)
+            self._polls.release(batch)
             self._followed.pop(key, None)
+            if self._polls.rescue:
+                self._polls.rescue.ended(batch)
 
     async def _hand_over(self, batch: Batch) -> None:
         self._awaiting_handover.add(batch)
         async with self._handover_locks[batch.provider, batch.model]:
             self._awaiting_handover.discard(batch)
-            found = self._batch_backends[batch.provider, batch.model]
-            if found.done() and not found.result():
-                self._work.release(batch)
+            if (batch.provider, batch.model) in self._refused:
+                self._polls.release(batch)
             await self._work.hand_over(batch)
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = self._loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
+
+
+def _route(request: Request) -> str:
+    """What all requests of a batch have in common, beside their model."""
+    return request.path if isinstance(request, RawRequest) else ""

@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batch_work import BatchWork
+from llmdo.backends.engine.batch_polls import BatchPolls
 from llmdo.backends.engine.batches import Batches
-from llmdo.backends.engine.jobs import Done, Job, Reservation, can_split, each_of, halves, parts, texts_sent
+from llmdo.backends.engine.jobs import Done, EngineStats, Job, Reservation, can_split, each_of, halves, parts, texts_of
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.scheduler import NotStarted, Scheduler, TooManyTexts
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.engine.verdicts import HeldJob, Key, Verdicts, final_error
 from llmdo.backends.errors import BadReply, CallTimeout, ConnectionFailed, ModelError, Retryable, StopRun
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.media.errors import MediaAway
+from llmdo.backends.media.loader import MediaLoader
+from llmdo.backends.media.parts import references_in
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import EmbedResponse, Response
+from llmdo.backends.telemetry.calls import CallEnded, CallTelemetry, lines_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Dispatcher:
         self._connections = connections
         self._settings = settings
         self._recall = recall
+        self._telemetry = CallTelemetry.of(settings.run_id)
         self._free = free
         self._lend = lend
         self._look_further = look_further
@@ -73,10 +78,11 @@ class Dispatcher:
         self._verdicts = Verdicts(
             loop, self._scheduler, self._busy, self._settle, self._condemn, settings.answered_before
         )
+        self._media = MediaLoader(settings.media, settings.patience_s) if settings.media else None
         self._batches: Batches | None = None
-        if settings.mode != "sync" or recall:
-            work = BatchWork(loop, self._scheduler, settings, recall, self.stop, connections.final)
-            self._batches = Batches(settings.mode, connections, work)
+        if settings.mode != "sync" or recall or settings.batches:
+            polls = BatchPolls(loop, self._scheduler, settings, recall, self.stop, connections.final)
+            self._batches = Batches(connections, polls, settings)
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in."""
@@ -94,8 +100,9 @@ class Dispatcher:
         for held in self._verdicts.take_all():
             self._deliver(held.job, None, self.stopped, held.latency_s)
         self._scheduler.close()
-        if self._batches:
-            self._batches.stop()
+        for waiter in (self._batches, self._media):
+            if waiter:
+                waiter.stop()
 
     def set_share(self, share: Share) -> None:
         """What may be used from now on."""
@@ -122,6 +129,8 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._media:
+            await self._media.aclose()
 
     def deliver_left(self, more: Iterable[Job], error: ModelError) -> None:
         """Delivers an error to all jobs that have no result yet, and to these."""
@@ -179,14 +188,13 @@ class Dispatcher:
             return
         now = self._loop.time()
         del self._tasks[job]
-        latency_s = now - began
+        latency_s = now - (job.call.at if job.call else began)
         if job.call:
-            latency_s = now - job.call.at
             self._scheduler.give_back(job.provider, job.call, response, error)
             self._look_further(self._scheduler.further)
         if response:
             if job.call and isinstance(response, EmbedResponse):
-                self.arrays.answered(job.provider, job.request.model, len(texts_sent(job)), job.halved)
+                self.arrays.answered(job.provider, job.request.model, len(texts_of(job)), job.halved)
             self._deliver(job, response, None, latency_s)
             if job.call:
                 self._verdicts.answered(key, job.call.at)
@@ -204,25 +212,38 @@ class Dispatcher:
         self._scheduler.start()
 
     async def _answer(self, job: Job) -> Response:
+        media = self._media if self._media and references_in(job.request) else None
+        asked = await media.pinned(job.request) if media else job.request
+
         async def call(request: Request) -> Response:
+            if media:  # by itself: a batch would hold the bytes until it is full
+                async with media.filled(request) as filled:
+                    return await self._made(job, request, filled)
             began = self._loop.time()
             if self._batches and (response := await self._batches.answer(job, request)):
                 self._verdicts.answered((job.provider, request.model), began)
                 return response
-            await self._turn(job, request)
-            ended: Response | ModelError | None = None
-            try:
-                ended = await self._connections.answer(job.provider, request, self._settings.call_timeout_s)
-            except ModelError as error:
-                ended = error
-                raise
-            finally:
-                if self._settings.budget:
-                    self._settings.budget.after(job.provider, request, ended)
-            return ended
+            return await self._made(job, request, request)
 
-        recall = self._recall
-        return await (recall.answer(job.provider, job.request, call) if recall else call(job.request))
+        return await (self._recall.answer(job.provider, asked, call) if self._recall else call(asked))
+
+    async def _made(self, job: Job, request: Request, sent: Request) -> Response:
+        """The call of a request, which is ``sent`` with the bytes that it refers to."""
+        await self._turn(job, request)
+        ended: Response | ModelError | None = None
+        began = self._loop.time()
+        try:
+            ended = await self._connections.answer(job.provider, sent, self._settings.call_timeout_s, job.refusals)
+        except ModelError as error:
+            ended = error
+            raise
+        finally:
+            if self._settings.budget:
+                self._settings.budget.after(job.provider, request, ended)
+            if self._telemetry and (how := ended or sys.exception()) and not self.closing:
+                took_s, lines = self._loop.time() - began, lines_of(job.request)
+                self._telemetry(CallEnded(job.provider, request, lines, took_s, job.earlier + job.tries, how))
+        return ended
 
     async def _turn(self, job: Job, request: Request) -> None:
         """Waits until the call may be made. Raises NotStarted."""
@@ -240,6 +261,9 @@ class Dispatcher:
         try:
             return await self._answer(job), None
         except NotStarted:
+            return None, self.stopped
+        except MediaAway as away:
+            self.stop(away)  # whichever provider the line is for
             return None, self.stopped
         except TooManyTexts:
             raise
@@ -282,7 +306,7 @@ class Dispatcher:
             else:
                 self._waiting[job] = self._loop.call_later(wait_s, self._again, job)
         elif splits:
-            if self.arrays.refused(job.provider, job.request.model, texts_sent(job), error.message):
+            if self.arrays.refused(job.provider, job.request.model, texts_of(job), error.message):
                 self._part(job)
             else:
                 for half in halves(job):

@@ -8,6 +8,7 @@ stays bounded, and a service that refuses everything slows the submitters down.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +18,19 @@ import uvloop
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batches import MAX_ITEMS
 from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.intake import Intake, Room
-from llmdo.backends.engine.jobs import Done, Job, Reservation
+from llmdo.backends.engine.jobs import Done, EngineStats, Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.engine.stats import EngineStats
 from llmdo.backends.errors import EngineClosed, StopRun
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect
 from llmdo.backends.requests import EmbedRequest, Request
 
-# Of what waits in batches no more is taken in: four of the largest, about, by requests and by characters.
-BATCH_ITEMS, BATCH_SIZE = 4 * MAX_ITEMS, 40_000_000
+# Of what waits in batches no more is taken in: one of the largest (50,000 requests) fits, and what comes behind it.
+BATCH_ITEMS, BATCH_SIZE = 60_000, 200_000_000
 _LOOK_S = 0.02  # how often it looks whether they have ended
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
 
@@ -54,7 +53,7 @@ class Engine:
         self, settings: CallSettings, connect: Callable[[str], Backend] = connect, recall: Recall | None = None
     ) -> None:
         self._recall, self._window = recall, settings.window
-        self._connections = Connections(connect, settings.own)
+        self._connections = Connections(connect, settings.own, flex=settings.lane == "flex")
         self._over = False  # guarded by the intake's lock
         self._closing = asyncio.Event()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -65,6 +64,8 @@ class Engine:
         self._work = Dispatcher(
             self._loop, self._connections, settings, recall, taken.free, taken.lend, taken.look_further
         )
+        if recall:  # the lines of a batch that is out are fetched together, in any mode
+            recall.submissions.found = functools.partial(taken.widen, BATCH_ITEMS, BATCH_SIZE)
         self._thread = threading.Thread(target=self._live, name="llmdo-engine", daemon=True)
         self._thread.start()
 
@@ -118,6 +119,11 @@ class Engine:
     def usable(self) -> bool:
         """Whether jobs can be submitted: not closed, and the thread lives."""
         return not self._over and self._thread.is_alive()
+
+    @property
+    def window(self) -> int:
+        """Calls in flight at most, as it was opened."""
+        return self._window
 
     def stats(self) -> EngineStats:
         """What has been done so far; from any thread."""

@@ -106,6 +106,13 @@ class Intake:
             self._room = replace(self._room, jobs=jobs)
             self.lock.notify_all()
 
+    def widen(self, more: int, size: int) -> None:
+        """Holds ``more`` jobs of ``size`` besides; see Room."""
+        if self._room.more < more:
+            with self.lock:
+                self._room = replace(self._room, more=more, size=size)
+                self.lock.notify_all()
+
     def left(self) -> list[Job]:
         """The jobs that were not started."""
         with self.lock:

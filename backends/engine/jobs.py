@@ -1,10 +1,10 @@
-"""What the engine works on: a request and who gets its result; and how an array of texts comes apart into one each."""
+"""What the engine works on: a request and who gets its result; how an array of texts comes apart into one each."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -16,6 +16,29 @@ from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import EmbedResponse, Response
 
 _numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine has done so far.
+
+    Attributes:
+        calls: calls started, including retries and the parts of split arrays.
+        in_flight: calls running now.
+        batched: requests that wait in batches, or to be handed over in one; they are not in flight.
+        retries: calls that repeated a failed one.
+        retried: the same by the class of the error, counted when the call failed.
+        window: calls that may be in flight at this moment.
+        throttled_s: seconds in which a call was ready and held back by the limits of its model.
+    """
+
+    calls: int
+    in_flight: int
+    batched: int
+    retries: int
+    retried: Mapping[str, int]
+    window: int
+    throttled_s: float
 
 
 @dataclass(slots=True)
@@ -125,7 +148,7 @@ def parts(job: Job, most: int) -> list[Job]:
     return _cut(job, [*range(0, len(_texts(job)), most), len(_texts(job))])
 
 
-def texts_sent(job: Job) -> tuple[str, ...]:
+def texts_of(job: Job) -> tuple[str, ...]:
     """Texts of its last call: those that the ledger did not have."""
     request = job.call.request if job.call else job.request
     return request.texts if isinstance(request, EmbedRequest) else ()

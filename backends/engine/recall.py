@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.engine.settings import SAME_MESSAGE, Reuse
 from llmdo.backends.errors import StopRun
+from llmdo.backends.lanes.submissions import Submissions
 from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors, with_vectors
-from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, LineId, RawRequest, Request
+from llmdo.backends.requests import ChatRequest, EmbedRequest, LineId, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse, Response
 from llmdo.backends.usage import Usage
 
@@ -31,8 +32,6 @@ MakeCall = Callable[[Request], Awaitable[Response]]
 # one: a field of a Response or of Usage removed, renamed, of another type or meaning, or added
 # without a default. What was kept before is then paid again; it is never taken for something else.
 FORMAT = 1
-# The same for what is kept of a request that was handed over in a batch.
-BATCH_FORMAT = 1
 # To be kept together with others, an answer may wait for this part of the time since its request, and at most this many
 # seconds: at 300 answers a second, keeping each by itself would take a quarter of the CPU time.
 PATIENCE, MOST_PATIENCE_S = 0.02, 0.02
@@ -41,9 +40,9 @@ _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     EmbedRequest: TypeAdapter(EmbedResponse),
     RawRequest: TypeAdapter(RawResponse),
 }
-# All but those that depend on who asks; and vectors, which are written by themselves.
+# All but those that depend on who asks; and vectors and a lane, which are written by themselves.
 _KEPT = {
-    kind: tuple(one.name for one in fields(kind) if one.name not in ("shared", "parts", "vectors"))
+    kind: tuple(one.name for one in fields(kind) if one.name not in ("shared", "parts", "vectors", "lane"))
     for kind in (ChatResponse, EmbedResponse, RawResponse)
 }
 _USAGE = tuple(one.name for one in fields(Usage))
@@ -65,20 +64,6 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Closes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandedOver:
-    """A request that was handed over: its batch's name, its place there (see BatchPlace), and Unix time in seconds."""
-
-    batch: str
-    number: int
-    reference: str
-    count: int
-    at: float
-
-
-_HANDED_OVER = TypeAdapter(HandedOver)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +97,8 @@ class Recall:
         self._reuse = reuse
         self._in_flight: dict[str, asyncio.Future[_Kept]] = {}
         self._lines = LineAnswers(self._look_up, ledger.put)
+        self.submissions = Submissions(self._look_up, self._keep)
+        self.shares = reuse == "same-request"  # other runs, which live, may ask the same
         self.broken: StopRun | None = None  # an answer could not be kept: no further one must be paid for
 
     async def answer(self, provider: str, request: Request, call: MakeCall) -> Response:
@@ -132,34 +119,9 @@ class Recall:
         paying.add_done_callback(lambda _: self._in_flight.pop(key))
         return (await paying).of(request.request_id)
 
-    async def handed_over(self, provider: str, request: Request) -> HandedOver | None:
-        """The batch in which an earlier run handed a request over, if one did. Raises StopRun."""
-        value = await self._look_up(self._batch_key(provider, request))
-        try:
-            return None if value is None else _HANDED_OVER.validate_json(value)
-        except ValueError:
-            _log.warning("the ledger holds a batch that this version cannot read: its request is made again")
-            return None
-
-    async def has_batches(self, provider: str, model: str) -> bool:
-        """Whether any run with this ledger has handed requests of a model over. Raises StopRun."""
-        return await self._look_up(_batches_key(provider, model)) is not None
-
-    async def keep_batch(
-        self, provider: str, requests: Sequence[Request], places: Sequence[BatchPlace], batch: str, at: float
-    ) -> None:
-        """Keeps where requests are that were handed over, ``at`` in Unix time; sets ``broken`` where it cannot."""
-        values = {
-            self._batch_key(provider, request): _HANDED_OVER.dump_json(
-                HandedOver(batch, place.number, place.reference, place.count, at)
-            )
-            for request, place in zip(requests, places, strict=True)
-        }
-        values |= {_batches_key(provider, model): b"{}" for model in {request.model for request in requests}}
-        try:
-            await asyncio.gather(*(self._ledger.put(key, value, 0.0) for key, value in values.items()))
-        except Exception as error:  # noqa: BLE001 - what cannot be kept must not be paid for
-            self.broken = StopRun(f"the ledger cannot keep a batch's name, and it would be paid again: {error}")
+    def answer_key(self, provider: str, request: Request) -> str:
+        """The key under which ``submissions`` finds a request."""
+        return self._key(provider, request, request.request_id)
 
     async def aclose(self) -> None:
         """Closes the ledger."""
@@ -259,15 +221,18 @@ class Recall:
             asked |= _content(request)
         return _hash(asked)
 
-    def _batch_key(self, provider: str, request: Request) -> str:
-        asked = f"batch {BATCH_FORMAT} {self._key(provider, request, request.request_id)}"
-        return hashlib.sha256(asked.encode()).hexdigest()
-
     async def _look_up(self, key: str) -> bytes | None:
         try:
             return await self._ledger.get(key)
         except Exception as error:
             raise StopRun(f"the ledger cannot be asked, and what it holds would be paid again: {error}") from error
+
+    async def _keep(self, key: str, value: bytes) -> None:
+        try:
+            await self._ledger.put(key, value, 0.0)
+        except Exception as error:
+            problem = f"the ledger cannot keep what is handed over, and it would be paid again: {error}"
+            raise StopRun(problem) from error
 
     def _read(self, value: bytes | None, request: Request) -> _Kept | None:
         if value is None:
@@ -300,7 +265,9 @@ class Recall:
 def _entry(kept: _Kept) -> bytes:
     answer = kept.response
     written: dict[str, Any] = {name: getattr(answer, name) for name in _KEPT[type(answer)]}
-    written["usage"] = {name: getattr(answer.usage, name) for name in _USAGE}
+    used = {name: getattr(answer.usage, name) for name in _USAGE}
+    written |= {"lane": answer.lane} if answer.lane else {}
+    written["usage"] = {name: count for name, count in used.items() if count or name == "neurons"}
     written |= {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
     written |= {_PAYER: kept.payer} if kept.payer else {}
     if not isinstance(answer, EmbedResponse):
@@ -342,7 +309,3 @@ def _content(request: Request) -> dict[str, Any]:
             # Embeddings were passed on before there were other routes: what was kept of them is still found.
             route = {} if request.path in ("", "embeddings") else {"path": request.path}
             return {"input": request.input, **route}
-
-
-def _batches_key(provider: str, model: str) -> str:
-    return hashlib.sha256(f"batches {BATCH_FORMAT} {provider}/{model}".encode()).hexdigest()

@@ -7,6 +7,7 @@ import functools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from llmdo.backends.engine.engine import Engine
@@ -15,6 +16,7 @@ from llmdo.backends.errors import StopRun
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect, unusual
+from llmdo.backends.telemetry.switch import flush_telemetry
 
 LAST_CALLS_S = 60.0  # how long the process's end waits for calls in flight whose answers are kept
 _LOOK_S = 0.02  # how often drain_engines looks whether they have ended
@@ -61,6 +63,11 @@ def calls_made(run_id: str | None = None) -> int:
     return sum(engine.stats().calls for engine in _engines_of(run_id))
 
 
+def retries_by_error(run_id: str | None = None) -> Counter[str]:
+    """How often a run's engines tried a call again, by the class of the error before."""
+    return sum((Counter(engine.stats().retried) for engine in _engines_of(run_id)), Counter[str]())
+
+
 def calls_in_flight(run_id: str | None = None) -> int:
     """Calls of a run's engines that are under way at this moment."""
     return sum(engine.stats().in_flight for engine in _engines_of(run_id))
@@ -81,6 +88,12 @@ def share_with_engines(share: Share, run_id: str | None = None) -> None:
     """What a run's engine may use from now on."""
     for engine in _engines_of(run_id):
         engine.set_share(share)
+
+
+def limit_engines(window: int | None, run_id: str | None = None) -> None:
+    """How many calls a run's engines may have in flight from now on, each; None: as many as they were opened with."""
+    for engine in _engines_of(run_id):
+        engine.set_share(Share(engine.window if window is None else window))
 
 
 def stop_engines(error: StopRun, run_id: str | None = None) -> None:
@@ -124,7 +137,9 @@ def _goodbye() -> None:
     drain_engines(
         LAST_CALLS_S, lambda calls: _log.warning("waiting for %d calls in flight, to keep their answers", calls)
     )
-    close_engines()
+    if _engines:
+        close_engines()
+        flush_telemetry()
 
 
 atexit.register(_goodbye)

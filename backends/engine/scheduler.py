@@ -11,16 +11,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ModelError, StopRun
 from llmdo.backends.limits.arrays import ArrayLimits
 from llmdo.backends.limits.breaker import REQUESTS, Breaker
+from llmdo.backends.limits.call_speed import CallSpeed
 from llmdo.backends.limits.calls import Started
+from llmdo.backends.limits.prefixes import FirstAhead
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.shares import Demand, ProviderModel, Share
 from llmdo.backends.limits.throttle import Throttle
 from llmdo.backends.money.money import Budget
+from llmdo.backends.money.prices import caching_pays
 from llmdo.backends.providers import published_rates
 from llmdo.backends.requests import EmbedRequest, Request
 from llmdo.backends.responses import Response
@@ -107,18 +111,26 @@ class Scheduler:
         self.in_flight = self.calls = 0
         self.closed = self.paused = False
         self.arrays = ArrayLimits()
-        self._loop = loop
-        self._settings = settings
+        self._prefixes = FirstAhead(caching_pays)
+        self._loop, self._settings, self._stop = loop, settings, stop
         self._gate, self._budget = settings.gate, settings.budget
         self._share = Share(settings.window)
-        self._stop = stop
         self._queues: dict[tuple[str, str], _ModelQueue] = {}
         self._unread: set[str] = set()  # providers whose prices calls wait, or waited, for
         self._granted: Future[None] | None = None  # what calls wait, or waited, for that lack a budget's grant
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
-    async def take(
+    async def take(self, provider: str, request: Request, **how: Any) -> Started:
+        """As ``_take``, with its arguments, once no call with the same long beginning is ahead: see FirstAhead."""
+        await self._prefixes.wait(provider, request)
+        try:
+            return await self._take(provider, request, **how)
+        except BaseException:
+            self._prefixes.ended(request)
+            raise
+
+    async def _take(
         self,
         provider: str,
         request: Request,
@@ -167,6 +179,7 @@ class Scheduler:
     def give_back(self, provider: str, call: Started, response: Response | None, error: ModelError | None) -> None:
         """Takes note that a call has ended; call ``start`` next, which starts another one in its place."""
         self.in_flight -= 1
+        self._prefixes.ended(call.request)
         self._queues[provider, call.request.model].throttle.ended(call, response, error, self._loop.time())
 
     @property
@@ -185,8 +198,13 @@ class Scheduler:
 
     def in_flight_of(self, key: tuple[str, str]) -> int:
         """Calls of a provider's model in flight."""
-        queue = self._queues.get(key)
-        return 0 if queue is None else queue.throttle.in_flight
+        return 0 if (queue := self._queues.get(key)) is None else queue.throttle.in_flight
+
+    def speed_of(self, provider: str, model: str) -> tuple[CallSpeed, int]:
+        """What is known of a model's calls, and how many are in flight or wait."""
+        queue = self._queues.get((provider, model))
+        throttle = self._new_throttle(provider, model) if queue is None else queue.throttle
+        return throttle.speed, throttle.in_flight + len(queue or ())
 
     def throttle_of(self, key: tuple[str, str]) -> Throttle:
         """The throttle of a provider's model that was called before."""

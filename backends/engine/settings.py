@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmdo.backends.errors import StopRun
+from llmdo.backends.lanes.choice import Mode
+from llmdo.backends.lanes.ready_by import ReadyBy
+from llmdo.backends.lanes.records import BatchRecords
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.concurrency_limit import START
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
+from llmdo.backends.media.loader import MediaSource
 from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.own_prices import OwnPrices
 
 if TYPE_CHECKING:
     from llmdo.backends.engine.recall import Recall
 
-# Whether requests are handed over in batches: see llmdo.backends.engine.batches.
-Mode = Literal["auto", "sync", "batch"]
 # Whose answer may be taken: that of the same line of the same file version, or of any equal request.
 Reuse = Literal["same-line", "same-request"]
 # In chats: that of the same request id, whatever was asked under it. A message's answer stays its answer although more
@@ -59,10 +62,14 @@ class CallSettings:
         rates: requests and tokens a minute; where None, what the provider publishes for the model.
         workers: processes that share the rates; each uses an equal part.
         mode: whether requests are handed over in batches.
+        detached: requests that were handed over are left to a later run.
+        ready_by: until when answers are wanted; what batches would bring too late is called.
+        batches: where the output's batches have their records; None: nowhere.
+        lane: how calls are made that name no ``service_tier``: "flex", or "" at list price.
         own: the providers whose refusals may stop the engine; None: all.
         kept: the ledger of paid answers, if there is one.
         gate: asked before calls are started; an error stops the engine.
-        limits: what the caller may spend, by which it makes ``budget``.
+        limits, prices: what the caller may spend, and what it says that models cost; by these it makes ``budget``.
         budget: what is counted, and may be spent; another Budget is another one's money, whatever its limits.
         gateway: id or URL of the AI Gateway through which Workers AI is called; None: the environment's.
         headers: ``NAME=VARIABLE``: sent with every call to OPENAI_BASE_URL, with the variable's value.
@@ -70,6 +77,7 @@ class CallSettings:
         patience_s: how long a service may answer nothing before its calls are given up.
         answered_before: whether earlier runs had answers, so that few refusals are those of their lines.
         run_id: whose calls they are; other runs of the process have engines of their own.
+        media: where lines may name pictures, sounds and files; None: such names are sent as they are.
     """
 
     window: int = 64
@@ -79,10 +87,15 @@ class CallSettings:
     rates: Rates = NO_RATES
     workers: int = 1
     mode: Mode = "sync"
+    detached: bool = False
+    ready_by: ReadyBy | None = None
+    batches: BatchRecords | None = None
+    lane: str = ""
     own: frozenset[str] | None = None
     kept: KeptAnswers | None = None
     gate: Callable[[], StopRun | None] = always_open
     limits: Limits = NO_LIMITS
+    prices: OwnPrices = ()
     budget: Budget | None = None
     gateway: str | None = None
     headers: tuple[str, ...] = ()
@@ -90,3 +103,4 @@ class CallSettings:
     patience_s: float = PATIENCE_S
     answered_before: Callable[[], bool] = never
     run_id: str = ""
+    media: MediaSource | None = None

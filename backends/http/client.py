@@ -7,6 +7,7 @@ for every open connection on every call, 11 ms at 64 connections.
 from __future__ import annotations
 
 import io
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import aiohttp
 from yarl import URL
@@ -40,16 +41,23 @@ _LIMITS: dict[str, Any] = {"max_line_size": 256 << 10, "max_field_size": 256 << 
 _MOST_REDIRECTS = 3
 MOST_REPLY = 64 << 20  # bytes of a reply, decompressed: 256 vectors of the longest kind have 20 MB
 _LARGE = 1 << 20  # from here on aiohttp wants a file: it writes bytes at one go
+_SLOWEST = 50_000  # bytes a second by which a file goes out: the wait for its reply is as much longer
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request. ``url`` is sent as it is written; ``headers`` hold the key."""
+    """One HTTP request. ``url`` is sent as it is written; ``headers`` hold the key.
+
+    ``file``: an open file that is sent, from its start, in the place of ``content``; it is never in memory whole.
+    ``most``: bytes of the reply, decompressed, that are read; by default MOST_REPLY.
+    """
 
     method: str
     url: URL
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(default=b"", repr=False)
+    file: BinaryIO | None = field(default=None, repr=False)
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +124,17 @@ class Network:
 
     async def send(self, call: Call) -> Incoming:
         """See Transport."""
-        if call.method == "POST" and not self._proxy:
+        if call.method == "POST" and not self._proxy and call.file is None:
             return await self._post(call)
-        async with self._request(call) as reply:
-            return Incoming(reply.status, reply.headers, b"".join([piece async for piece in _body_of(reply)]))
+        async with self.open(call) as opened:
+            return await opened.read()
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
         """See Transport."""
         async with self._request(call) as reply:
-            yield Opened(Incoming(reply.status, reply.headers), _body_of(reply))
+            pieces = _body(reply.url, reply.status, reply.headers, reply.content.iter_any(), call.most)
+            yield Opened(Incoming(reply.status, reply.headers), pieces)
 
     async def aclose(self) -> None:
         """See Transport."""
@@ -147,11 +156,10 @@ class Network:
 
     @asynccontextmanager
     async def _request(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        content, url = call.content, call.url
+        url, how = call.url, self._how(call)
         for redirects in range(_MOST_REDIRECTS + 1):
-            body = (io.BytesIO(content) if len(content) >= _LARGE else content) or None
             async with self._session().request(
-                call.method, url, headers=call.headers, data=body, allow_redirects=False
+                call.method, url, headers=call.headers, data=_data(call), allow_redirects=False, **how
             ) as reply:
                 if reply.status == PROXY_WANTS_KEY and self._proxy:
                     raise refused_by_proxy()
@@ -160,6 +168,14 @@ class Network:
                     yield reply
                     return
             url = target
+
+    def _how(self, call: Call) -> dict[str, Any]:
+        if call.file is None:
+            return {}
+        going_out_s = os.fstat(call.file.fileno()).st_size / _SLOWEST
+        return {
+            "timeout": aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s + going_out_s)
+        }
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:  # not before: it belongs to the loop that it is opened on
@@ -176,6 +192,14 @@ class Network:
                 **_LIMITS,
             )
         return self._opened
+
+
+def _data(call: Call) -> Any:
+    """What aiohttp sends, and closes then."""
+    if call.file is not None:
+        call.file.seek(0)
+        return os.fdopen(os.dup(call.file.fileno()), "rb")
+    return (io.BytesIO(call.content) if len(call.content) >= _LARGE else call.content) or None
 
 
 def _target(status: int, headers: Mapping[str, str], url: URL, redirects: int) -> URL | None:
@@ -224,22 +248,18 @@ async def _one(piece: bytes) -> AsyncIterator[bytes]:
     yield piece
 
 
-def _body_of(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    return _body(reply.url, reply.status, reply.headers, reply.content.iter_any())
-
-
 async def _body(
-    url: URL, status: int, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+    url: URL, status: int, headers: Mapping[str, str], pieces: AsyncIterator[bytes], most: int | None = None
 ) -> AsyncIterator[bytes]:
     """The pieces of a body, decompressed. Raises BadReply for one without an end, and StopRun for an answer in a coding
     that was not requested; a refusal in such a coding has no words.
     """
-    size = 0
+    size, most = 0, most or MOST_REPLY
     try:
         async for piece in decoded(pieces, headers.get("content-encoding", "")):
             size += len(piece)
-            if size > MOST_REPLY:
-                raise BadReply(f"the reply has over {MOST_REPLY >> 20} MiB, and is not read to its end: ask for less")
+            if size > most:
+                raise BadReply(f"the reply has over {most >> 20} MiB, and is not read to its end: ask for less")
             yield piece
     except UnreadableCoding as error:
         if 200 <= status < 300:

@@ -78,6 +78,11 @@ class Tokens:
         a_guess = self._input / self._guessed if self._guessed else 1.0
         return likely_tokens(request) * a_guess + self._answer(request)
 
+    @property
+    def mean(self) -> float | None:
+        """Tokens of a call, in the mean; None before any."""
+        return (self._input + self._output) / self._calls if self._calls else None
+
     def measured(self, request: Request, usage: Usage) -> None:
         """Takes note of what a call used."""
         self._calls += 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmdo.backends.errors import InvalidRequest, short
-from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request
+from llmdo.backends.requests import ChatRequest, EmbedRequest, MediaReference, RawRequest, Request
 
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one thing
 # What a model's own input may call it besides: OpenAI's Responses API, and Workers AI's summaries.
@@ -16,11 +16,16 @@ _OWN_LIMITS = (*TOKEN_LIMITS, "max_output_tokens", "max_length")
 DEFAULT_MAX_TOKENS = 2048
 
 CHARACTERS_A_TOKEN = 4  # of English; what a call really used corrects it
+# Routes whose answers are not text.
+_WITHOUT_TEXT = frozenset({"embeddings", "moderations"})
 # What templates of chat models put around a conversation, and around each message. Tokens.
 CONVERSATION, MESSAGE = 40, 8
 PICTURE = 2_000  # tokens of an image, at the most that vision models make of one
 # The content of these fields is pictures and sounds, not text.
 _MEDIA = frozenset({"image", "image_b64", "mask", "mask_b64", "audio", "video"})
+# What a byte of something that a line names is worth, in bytes of text: a document at most as much as text, a sound of
+# 1 kB a second, the least that is understood, some 10 tokens a second. Images are counted, not measured.
+_AS_TEXT = {"file": 1.0, "audio": 10 * CHARACTERS_A_TOKEN / 1000, "video": 1.0}
 # Parameters that the model reads.
 _READ_TOO = ("tools", "functions", "response_format")
 
@@ -44,7 +49,7 @@ def longest_input(request: Request) -> tuple[int, int]:
         # Two marks and, where the model wants one, an instruction go with each text.
         return sum(map(_bytes, request.texts)), MESSAGE * len(request.texts)
     if isinstance(request, RawRequest):
-        return _read_bytes(request.input), CONVERSATION
+        return _read_bytes(request.input), CONVERSATION + PICTURE * _pictures_in(request.input)
     text, around = 0, CONVERSATION + MESSAGE * len(request.messages)
     for message in request.messages:
         text += _read_bytes(message.content) + _read_bytes(message.extra)
@@ -71,8 +76,12 @@ def _texts(value: Any) -> Iterator[str]:
 def _read_bytes(value: Any) -> int:
     """Bytes of all text in a JSON value, names of fields too; pictures and sounds are none."""
     if isinstance(value, str):
+        if isinstance(value, MediaReference):
+            return int(value.size * _AS_TEXT.get(value.medium, 0.0))
         return 0 if _is_picture(value) else _bytes(value)
     if isinstance(value, Mapping):
+        if value.get("type") == "base64":  # an image or a document, as Anthropic has it
+            return 0
         return sum(_bytes(str(name)) + _read_bytes(part) for name, part in value.items() if name not in _MEDIA)
     if isinstance(value, list | tuple):
         return sum(map(_read_bytes, value))
@@ -83,6 +92,15 @@ def _pictures(content: Any) -> int:
     if isinstance(content, str) or content is None:
         return 0
     return sum(isinstance(part, Mapping) and part.get("type") == "image_url" for part in content)
+
+
+def _pictures_in(value: Any) -> int:
+    """Parts with an image in a body of /v1/responses or /v1/messages, however deep they stand."""
+    if isinstance(value, Mapping):
+        return (value.get("type") in ("input_image", "image")) + sum(map(_pictures_in, value.values()))
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float | str):
+        return sum(map(_pictures_in, value))
+    return 0
 
 
 def _is_picture(text: str) -> bool:
@@ -119,10 +137,10 @@ def answer_limit(request: Request) -> int | None:
     if isinstance(request, ChatRequest):
         each = token_limit(request.parameters)
         return None if each is None else each * answers_wanted(request)
-    if isinstance(request, RawRequest) and request.path != "embeddings":
+    if isinstance(request, RawRequest) and request.path not in _WITHOUT_TEXT:
         limits = [limit for name in _OWN_LIMITS if (limit := count_of(request.input.get(name)))]
         return max(limits) * answers_wanted(request) if limits else None
-    return 0  # vectors are not tokens
+    return 0  # vectors and verdicts are not tokens
 
 
 def answers_wanted(request: Request) -> int:

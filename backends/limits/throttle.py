@@ -13,6 +13,7 @@ from math import isinf
 from llmdo.backends.errors import CallTimeout, ModelError, Overloaded, Retryable
 from llmdo.backends.limits import retry
 from llmdo.backends.limits.breaker import Away, Breaker
+from llmdo.backends.limits.call_speed import CallSpeed
 from llmdo.backends.limits.calls import Started
 from llmdo.backends.limits.concurrency_limit import START, ConcurrencyLimit
 from llmdo.backends.limits.pace import Pace
@@ -22,6 +23,8 @@ from llmdo.backends.requests import Request
 from llmdo.backends.responses import Response
 
 LONGEST_REST_S = 15.0  # between tries of a service that refuses everything
+# Of the mean latency, the part of the newest call; and what remains of the longest one with each further call.
+_NEWEST, _FADES = 0.02, 0.995
 NO_GROWTH_S = 5.0  # after a failure of the service's own, or a call without an end
 CHANGES = 200  # that are remembered
 WORTH_RECORDING = 1.25  # times the window that was recorded last: growth is recorded in steps
@@ -99,6 +102,7 @@ class Throttle:
         self.breaker = breaker
         self._ceiling, self._start, self._longest_s = ceiling, start, longest_s
         self.in_flight = self.calls = self.refused = 0
+        self._answered, self._latency_s, self._slowest_s = 0, 0.0, 0.0
         self._throttled_s = self._waited_s = 0.0
         self._fixed = fixed
         self._limit = ConcurrencyLimit(ceiling, start=start, fixed=fixed)
@@ -146,6 +150,15 @@ class Throttle:
             self._pace.share(per_s, self._reported)
             self._reported = per_s
 
+    @property
+    def speed(self) -> CallSpeed:
+        """What is known of the calls."""
+        by_tokens = self.rates.tpm and self._tokens.mean and self.rates.tpm / 60 / self._tokens.mean
+        most_per_s = min(one for one in (self.per_s, self.rates.per_s, by_tokens, float("inf")) if one)
+        if not self._answered:
+            return CallSpeed(self.window, most_per_s=most_per_s)
+        return CallSpeed(self.window, self._answered, self._latency_s, self._slowest_s, most_per_s)
+
     def opens_at(self) -> float:
         """From when on the next call may start; infinite while that depends on the end of another one."""
         if self.in_flight >= self.window:
@@ -182,6 +195,7 @@ class Throttle:
             self._record("the service answers again", outage.for_s)
         self.in_flight -= 1
         if response:
+            self._measure(now - call.at)
             self._rests = 0
             self._limit.admitted(call.others, in_company=self._pace is not None and self._pace.in_company)
             if self._per_token:
@@ -194,6 +208,11 @@ class Throttle:
                     self._record("the window was full of calls that were answered", 0.0)
         elif isinstance(error, Retryable):
             self._failed(call, error, now)
+
+    def _measure(self, took_s: float) -> None:
+        self._answered += 1
+        self._latency_s += (took_s - self._latency_s) * max(1 / self._answered, _NEWEST)
+        self._slowest_s = max(took_s, self._slowest_s * _FADES)
 
     def look(self, held: int, now: float) -> None:
         """Takes note of how many ready calls these limits hold back from now on."""

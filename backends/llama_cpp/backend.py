@@ -29,7 +29,7 @@ from llmdo.backends.json_mode.answers import in_format, schema_of, wants_json
 from llmdo.backends.limits.sizes import bounded, checked_token_limit
 from llmdo.backends.llama_cpp.files import PROVIDER
 from llmdo.backends.llama_cpp.weights import CONTEXT_TOKENS, SLOTS, Server, Weights, in_thread
-from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
+from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, EmbedResponse, FinishReason, ModelInfo, RawResponse, StreamChunk
 from llmdo.backends.streams import collected, whole_answer, with_errors
@@ -58,21 +58,20 @@ _MAX_TOKENS = 256  # by default: enough for a model of this size
 # Without a system message llama.cpp sends the model's own ("You are a helpful AI assistant named SmolLM, trained by
 # Hugging Face"), after which these weights answer a question about France in rambling French.
 SYSTEM = Message("system", "You are a helpful assistant.")
-# The model's template does not support tools, and our answers do not hold probabilities.
-_DIALECT = Dialect(
-    unknown=WORKERS_AI_ONLY
-    | {
-        "functions",
-        "logprobs",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "user",
-    },
+# What llama.cpp's server takes, by its README; it ignores all else silently. The model's template does not support
+# tools, and our answers do not hold probabilities.
+EMBEDDED_DIALECT = Dialect(
+    known=frozenset(
+        """cache_prompt chat_template_kwargs dry_allowed_length dry_base dry_multiplier dry_penalty_last_n
+        dry_sequence_breakers dynatemp_exponent dynatemp_range frequency_penalty grammar ignore_eos json_schema
+        logit_bias min_keep min_p mirostat mirostat_eta mirostat_tau n_discard n_indent n_keep presence_penalty
+        repeat_last_n repeat_penalty repetition_penalty response_format samplers seed stop t_max_predict_ms temperature
+        top_k top_n_sigma top_p typical_p xtc_probability xtc_threshold""".split()
+    ),
     renamed={"repetition_penalty": "repeat_penalty"},
 )
+# Rows are written in this format, however the vectors come.
+EMBEDDED_EMBEDDINGS = Dialect(known=frozenset({"encoding_format"}))
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -150,13 +149,14 @@ class LlamaCpp:
     @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds texts; each has 576 numbers. Raises InvalidRequest for an empty text."""
+        _, warnings = translate(request.parameters, EMBEDDED_EMBEDDINGS, request.model)
         async with self._turns:
             server = await self._server(request.model, EMBEDDING_MODEL)
             body = {"input": list(request.texts)}
             with _refusals():
                 reply = _checked(await in_thread(lambda _: server.handle_embeddings(body)))
         vectors = tuple(tuple(map(float, row["embedding"])) for row in reply["data"])
-        return EmbedResponse(vectors, _usage(reply) or Usage(), request.model)
+        return EmbedResponse(vectors, _usage(reply) or Usage(), request.model, warnings=warnings)
 
     @naming_provider
     async def run(self, request: RawRequest) -> RawResponse:
@@ -221,7 +221,7 @@ def _refusals() -> Iterator[None]:
 def _chat_body(request: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not request.messages:
         raise InvalidRequest(f"{request.model}: there are no messages: send at least one", provider=PROVIDER)
-    parameters, warnings = translate(request.parameters, _DIALECT, request.model)
+    parameters, warnings = translate(request.parameters, EMBEDDED_DIALECT, request.model)
     warnings += bounded(request.parameters)
     _check_schema(parameters.get("response_format"), request.model)
     first = () if request.messages[0].role in ("system", "developer") else (SYSTEM,)

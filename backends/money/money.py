@@ -3,77 +3,45 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmdo.backends.errors import BudgetSpent, ModelError, PriceUnknown
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.grants import Allowance, FromPurse, Grants
+from llmdo.backends.money.lanes import dearest_lane
+from llmdo.backends.money.lease import Lease, PeriodBudget
 from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
+from llmdo.backends.money.receipt import LATE, RESCUED, CallUsed, Receipt, Tallies
+from llmdo.backends.money.spent import Spent, lost_text
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import Price, Response
 from llmdo.backends.usage import Usage
+from llmdo.settings.clock import elapsed
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may spend: US dollars, and input and output tokens together. None: no limit."""
+    """What a run may spend: US dollars, and input and output tokens together. None: no limit.
+
+    ``output``: what all runs of its output may spend together.
+    """
 
     max_cost_usd: float | None = None
     max_tokens: int | None = None
+    output: PeriodBudget | None = None
+
+    @property
+    def in_dollars(self) -> str:
+        """The option that needs prices, or ""."""
+        if self.max_cost_usd is not None:
+            return "--max-cost"
+        return "--budget" if self.output and self.output.usd is not None else ""
 
 
 NO_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What calls have used as reported by the providers, and what lost ones may have used besides.
-
-    Attributes:
-        calls: those with reported usage, answered or failed.
-        neurons: the sum of those reported; None if none were.
-        cost_usd: of the calls whose cost is known; None if there are calls but no known cost.
-        unpriced: calls whose cost is not known: unless 0, the cost is a lower bound.
-        lost_calls: calls that may be billed although no usage was reported: see ``maybe_billed``. The other ``lost``
-            amounts are estimates of the most that these may have used; ``lost_cost_usd`` is None if a price is not
-            known.
-    """
-
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    neurons: float | None = None
-    cost_usd: float | None = 0.0
-    unpriced: int = 0
-    lost_calls: int = 0
-    lost_input_tokens: int = 0
-    lost_output_tokens: int = 0
-    lost_cost_usd: float | None = 0.0
-
-    def __add__(self, other: Spent) -> Spent:
-        calls, unpriced = self.calls + other.calls, self.unpriced + other.unpriced
-        known = unpriced < calls or not calls
-        neurons = [one.neurons for one in (self, other) if one.neurons is not None]
-        lost = [one.lost_cost_usd for one in (self, other) if one.lost_cost_usd is not None]
-        return Spent(
-            calls=calls,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            neurons=sum(neurons) if neurons else None,
-            cost_usd=round((self.cost_usd or 0.0) + (other.cost_usd or 0.0), DECIMALS) if known else None,
-            unpriced=unpriced,
-            lost_calls=self.lost_calls + other.lost_calls,
-            lost_input_tokens=self.lost_input_tokens + other.lost_input_tokens,
-            lost_output_tokens=self.lost_output_tokens + other.lost_output_tokens,
-            lost_cost_usd=round(sum(lost), DECIMALS) if len(lost) == 2 else None,
-        )
-
-
-def lost_text(calls: int) -> str:
-    """How many calls were lost, in words."""
-    return "1 call whose reply was lost" if calls == 1 else f"{calls:,} calls whose replies were lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +55,9 @@ class _Amount:
     def tokens(self) -> int:
         return self.usage.input_tokens + self.usage.output_tokens
 
-
-@dataclass(frozen=True, slots=True)
-class _Used:
-    """What a call used, or may have used if it was lost, until its provider's prices are known."""
-
-    provider: str
-    asked: str
-    answered: str
-    usage: Usage
-    lost: bool = False
+    @property
+    def most(self) -> Allowance:
+        return Allowance(self.usd or 0.0, self.tokens)
 
 
 class Budget:
@@ -110,27 +71,51 @@ class Budget:
         limits: those of the run.
         prices: where they are known already.
         grants: what this process may spend of ``limits``, which other processes share; None: all of it.
+        clock: seconds, monotonic; that of the lease.
+
+    Attributes:
+        lease: what it may spend of ``limits.output``, if that is set. Whoever makes calls has somebody keep it.
     """
 
-    def __init__(self, limits: Limits = NO_LIMITS, prices: Prices | None = None, grants: Grants | None = None) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        limits: Limits = NO_LIMITS,
+        prices: Prices | None = None,
+        grants: Grants | None = None,
+        clock: Callable[[], float] = elapsed,
+    ) -> None:
+        self.limits = self._now = limits
         self._grants = grants
         self.prices = prices or Prices()
         self._estimates = Estimates()
         self._lock = threading.Lock()
         self._reserved: dict[int, list[_Amount]] = {}  # by the request's id(): it lives as long as its call
         self._held_tokens, self._held_usd = 0, 0.0
-        self._calls = self._input = self._output = self._unpriced = 0
+        self._calls = self._input = self._output = self._unpriced = self._cached = self._written = 0
         self._lost = self._lost_input = self._lost_output = self._lost_unpriced = 0
         self._neurons: float | None = None
         self._usd = self._lost_usd = 0.0
-        self._unsettled: list[_Used] = []
+        self._unsettled: list[CallUsed] = []
+        self._tallies = Tallies(self.prices)
+        self._rescued: dict[int, Request] = {}  # as _reserved
         self._elsewhere = Spent()
+        self._awaited: Future[None] | None = None
+        self.lease = None if limits.output is None else Lease(limits.output, self._lock, self._position, clock)
+
+    @property
+    def max_cost_usd(self) -> float | None:
+        """What may be spent as it holds now, in US dollars."""
+        return self._now.max_cost_usd
+
+    def limit_cost(self, usd: float) -> None:
+        """Another limit from now on, of what was spent before, too. Not for a budget that is shared by processes."""
+        with self._lock:
+            self._now = replace(self._now, max_cost_usd=usd)
 
     def pending(self, provider: str) -> Future[dict[str, Price | None]] | None:
         """The provider's price list while ``before`` would wait for it, or None. Begins to read it."""
         listed = self.prices.ask(provider)
-        return None if self.limits.max_cost_usd is None or listed.done() else listed
+        return listed if self._now.in_dollars and not listed.done() else None
 
     def before(self, provider: str, request: Request) -> ModelError | None:
         """Reserves what a call may use.
@@ -139,9 +124,10 @@ class Budget:
         Waits while the provider's list is ``pending``.
         """
         self.prices.ask(provider)
-        if self.limits == NO_LIMITS:
+        if self._now == NO_LIMITS:
             return None
-        price = None if self.limits.max_cost_usd is None else self.prices.of(provider, request.model)
+        lane = dearest_lane(request)
+        price = self.prices.of(provider, request.model, lane=lane) if self._now.in_dollars else None
         with self._lock:
             self._settle()
             most = self._estimates.most(request)
@@ -152,21 +138,38 @@ class Budget:
                 self._held_tokens += amount.tokens
                 self._held_usd += amount.usd or 0.0
                 if self._grants:
-                    self._grants.use(self._limited(amount), self._free())
+                    self._grants.use(self._limited(amount.most), self._free())
             return error
 
-    def after(self, provider: str, request: Request, ended: Response | ModelError | None) -> None:
+    def after(
+        self, provider: str, request: Request, ended: Response | ModelError | None, *, late: bool = False
+    ) -> None:
         """Releases what a call reserved, and counts what it used, which an error may report too.
 
         ``None``: it was cancelled, or its reply is no longer awaited. What a lost call reserved is counted as used.
+        ``late``: a second answer, of a batch to a request that was called meanwhile.
         """
         with self._lock:
             amount = self._give_back(request)
             if ended is None or (isinstance(ended, ModelError) and maybe_billed(ended)):
                 self._lose(provider, request, amount)
+            rescued = not late and id(request) in self._rescued
             if ended is not None and ended.usage is not None:
-                self._count(provider, request, ended, ended.usage)
+                self._count(provider, request, ended, ended.usage, LATE if late else RESCUED if rescued else "")
+            if rescued and not isinstance(ended, ModelError):
+                del self._rescued[id(request)]
             self._release()
+
+    def rescue(self, request: Request) -> None:
+        """A request is called since its batch would come too late."""
+        with self._lock:
+            self._rescued[id(request)] = request
+
+    def receipt(self) -> Receipt | None:
+        """What was paid by lane, where not all was at list price; None also where other processes have called."""
+        with self._lock:
+            self._settle()
+            return None if self._elsewhere.calls else self._tallies.receipt()
 
     def give_back(self, request: Request) -> None:
         """Releases what was reserved for a call that was not made."""
@@ -185,7 +188,7 @@ class Budget:
 
     def awaited(self) -> Future[None] | None:
         """What ends when a call that ``before`` refused may try again, besides when others end; None: it may not."""
-        return self._grants.awaited if self._grants else None
+        return self._awaited
 
     def receive(self, message: FromPurse) -> None:
         """Takes a message of the purse that this budget's grants come from."""
@@ -217,40 +220,49 @@ class Budget:
                 lost_input_tokens=self._lost_input,
                 lost_output_tokens=self._lost_output,
                 lost_cost_usd=None if lost_unpriced else round(self._lost_usd, DECIMALS),
+                cached_tokens=self._cached,
+                cache_write_tokens=self._written,
             )
 
-    def _count(self, provider: str, request: Request, ended: Response | ModelError, usage: Usage) -> None:
+    def _count(self, provider: str, request: Request, ended: Response | ModelError, usage: Usage, way: str) -> None:
         self._calls += 1
         self._input += usage.input_tokens
         self._output += usage.output_tokens
+        self._cached += usage.cached_tokens
+        self._written += usage.cache_write_tokens
         answered = request.model
         if not isinstance(ended, ModelError):
             answered = ended.model
-            if self.limits != NO_LIMITS:
+            if self._now != NO_LIMITS:
                 self._estimates.learn(request, ended)
             if is_cached(ended):
                 return
         if usage.neurons is not None:
             self._neurons = (self._neurons or 0.0) + usage.neurons
-        self._unsettled.append(_Used(provider, request.model, answered, usage))
+        self._unsettled.append(CallUsed(provider, request.model, answered, usage, lane=ended.lane, way=way))
         self._settle()
 
     def _release(self) -> None:
         if self._grants:
             self._grants.release(self._free(), bool(self._reserved))
+        if self.lease:
+            self.lease.ended()
 
-    def _limited(self, amount: _Amount) -> Allowance:
+    def _position(self) -> tuple[Allowance, Allowance]:
+        """What calls have used, or may have used, and what those in flight reserve."""
+        self._settle()
+        tokens = self._input + self._lost_input + self._output + self._lost_output
+        return Allowance(self._usd + self._lost_usd, tokens), Allowance(self._held_usd, self._held_tokens)
+
+    def _limited(self, amount: Allowance) -> Allowance:
         """What of an amount has a limit."""
-        usd = 0.0 if self.limits.max_cost_usd is None else amount.usd or 0.0
-        return Allowance(usd, 0 if self.limits.max_tokens is None else amount.tokens)
+        usd = 0.0 if self._now.max_cost_usd is None else amount.usd
+        return Allowance(usd, 0 if self._now.max_tokens is None else amount.tokens)
 
     def _free(self) -> Allowance:
         """What is neither spent nor reserved of the grants."""
         assert self._grants is not None  # noqa: S101  asked only then
-        used = _Amount(
-            Usage(self._input + self._lost_input, self._output + self._lost_output), self._usd + self._lost_usd
-        )
-        held = _Amount(Usage(self._held_tokens), self._held_usd)
+        used, held = self._position()
         return self._grants.granted - self._limited(used) - self._limited(held)
 
     def _give_back(self, request: Request) -> _Amount | None:
@@ -271,7 +283,8 @@ class Budget:
         self._lost += 1
         self._lost_input += most.input_tokens
         self._lost_output += most.output_tokens
-        self._unsettled.append(_Used(provider, request.model, request.model, most, lost=True))
+        lane = dearest_lane(request)
+        self._unsettled.append(CallUsed(provider, request.model, request.model, most, lost=True, lane=lane))
         self._settle()
 
     def _settle(self) -> None:
@@ -281,28 +294,34 @@ class Budget:
             if not self.prices.ask(used.provider).done():
                 self._unsettled.append(used)
             elif used.lost:
-                cost = cost_usd(used.usage, self.prices.of(used.provider, used.asked))
+                cost = cost_usd(used.usage, self.prices.of(used.provider, used.asked, lane=used.lane))
                 self._lost_usd += cost or 0.0
                 self._lost_unpriced += cost is None
             else:
-                cost = self.prices.cost_of(used.provider, used.asked, used.answered, used.usage)
+                cost = self.prices.cost_of(used.provider, used.asked, used.answered, used.usage, used.lane)
                 self._usd += cost or 0.0
                 self._unpriced += cost is None
+                if cost is not None:
+                    self._tallies.count(used, cost)
 
     def _why_not(self, provider: str, request: Request, amount: _Amount) -> ModelError | None:
-        limits = self.limits
-        if limits.max_cost_usd is not None and amount.usd is None:
+        limits, self._awaited = self._now, None
+        if limits.in_dollars and amount.usd is None:
             why = self.prices.problem(provider)
+            instead = "--max-tokens-total" if limits.max_cost_usd is not None else "a --budget of tokens"
             return PriceUnknown(
-                f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so --max-cost "
-                "cannot be guaranteed: use --max-tokens-total instead, or name another model",
+                f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so "
+                f"{limits.in_dollars} cannot be guaranteed: name it in a --price-file, use {instead}, or name another "
+                "model",
                 provider=provider,
             )
         if self._grants:
             free = self._free()
-            if free.covers(self._limited(amount)):
-                return None
-            return BudgetSpent(self._grants.lack(self._limited(amount), free) or "more is asked for")
+            if not free.covers(self._limited(amount.most)):
+                denied = self._grants.lack(self._limited(amount.most), free)
+                self._awaited = self._grants.awaited
+                return BudgetSpent(denied or "more is asked for")
+            return self._why_not_leased(amount)
         tokens, lost = self._input + self._output, self._lost_input + self._lost_output
         spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
         if self._lost:
@@ -313,4 +332,10 @@ class Budget:
             return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
         if limits.max_tokens is not None and tokens + lost + self._held_tokens + amount.tokens > limits.max_tokens:
             return BudgetSpent(f"{spent}, and --max-tokens-total {limits.max_tokens} {again}")
-        return None
+        return self._why_not_leased(amount)
+
+    def _why_not_leased(self, amount: _Amount) -> BudgetSpent | None:
+        if self.lease is None or (error := self.lease.why_not(amount.most)) is None:
+            return None
+        self._awaited = self.lease.awaited
+        return error

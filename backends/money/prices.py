@@ -9,11 +9,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from llmdo.backends.listing import deprecation, list_models
-from llmdo.backends.providers import connect
+from llmdo.backends.money.own_prices import OwnPrices, own_price
+from llmdo.backends.money.published import published_price
+from llmdo.backends.providers import connect, is_passed_on, prices_at
 from llmdo.backends.responses import Models, Price, Response
 from llmdo.backends.usage import Usage, added
 
@@ -33,27 +37,54 @@ def cost_usd(usage: Usage, price: Price | None) -> float | None:
     """What tokens cost, or neurons if the tokens' price is not known; None if neither is.
 
     Prices for other units than tokens are ignored, and so is the price of a model that costs something but reported no
-    tokens. Cached tokens are part of the input. If there are more of them than of the input, they were counted beside
-    it, and all of the input is paid in full.
+    tokens. Cached, written and audio tokens are part of the input. If there are more of them than of the input, they
+    were counted beside it, and all of the input is paid in full.
     """
     if price is not None and price.unit == _TOKENS:
-        cached, output = usage.cached_tokens, usage.output_tokens
-        plain = usage.input_tokens - (0 if counts_beside(usage) else cached)
-        rate = price.input if price.cached_input is None else price.cached_input
-        known = (
-            (not plain or price.input is not None)
-            and (not cached or rate is not None)
-            and (not output or price.output is not None)
+        price = _tier(price, usage.input_tokens)
+        kept_long = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+        inputs = (
+            (usage.cached_tokens, price.cached_input),
+            (usage.cache_write_tokens - kept_long, price.cache_write),
+            (kept_long, price.cache_write if price.cache_write_1h is None else price.cache_write_1h),
+            (usage.input_audio_tokens, price.input_audio),
         )
-        if known and (usage.input_tokens or cached or output or price.input == 0 == (price.output or 0)):
-            usd = plain * (price.input or 0.0) + cached * (rate or 0.0) + output * (price.output or 0.0)
-            return round(usd / 1e6, DECIMALS)
+        outputs = ((usage.reasoning_tokens, price.reasoning), (usage.output_audio_tokens, price.output_audio))
+        costs = (_cost(usage.input_tokens, price.input, inputs), _cost(usage.output_tokens, price.output, outputs))
+        used = usage.input_tokens or usage.output_tokens or usage.cached_tokens
+        if None not in costs and (used or price.input == 0 == (price.output or 0)):
+            return round(sum(filter(None, costs)) / 1e6 + (price.request or 0.0), DECIMALS)
     return None if usage.neurons is None else round(usage.neurons * NEURON_USD, DECIMALS)
+
+
+def _tier(price: Price, input_tokens: int) -> Price:
+    for tokens, other in reversed(price.above):
+        if input_tokens > tokens:
+            return other
+    return price
+
+
+def _cost(tokens: int, rate: float | None, parts: Iterable[tuple[int, float | None]]) -> float | None:
+    """Of tokens, parts of which have a rate of their own, in millionths of dollars; None for an unknown rate."""
+    usd, plain = 0.0, tokens
+    for count, own in parts:
+        if not count:
+            continue
+        part_rate = rate if own is None else own
+        if part_rate is None:
+            return None
+        usd += count * part_rate
+        plain -= count
+    if plain < 0:  # counted beside
+        plain = tokens
+    if plain and rate is None:
+        return None
+    return usd + plain * (rate or 0.0)
 
 
 def counts_beside(usage: Usage) -> bool:
     """Whether the cached tokens cannot be a part of the input."""
-    return usage.cached_tokens > usage.input_tokens
+    return usage.cached_tokens + usage.cache_write_tokens > usage.input_tokens
 
 
 def is_cached(response: Response) -> bool:
@@ -75,15 +106,37 @@ def list_of(provider: str) -> Models:
     return asyncio.run(read())
 
 
+def _published(provider: str, models: Sequence[str], lane: str = "") -> Price | None:
+    where = prices_at(provider)
+    if where is None:
+        return None
+    publisher, url = where
+    return next((price for model in models if (price := published_price(publisher, model, url, lane=lane))), None)
+
+
+def caching_pays(provider: str, model: str) -> bool:
+    """Whether a model is published to cache, at a price that is lower over two calls: a write and a read."""
+    price = _published(provider, (model,))
+    if price is None or price.input is None or price.cached_input is None:
+        return False
+    written = price.input if price.cache_write is None else price.cache_write
+    return written + price.cached_input < 2 * price.input
+
+
 class Prices:
-    """Prices by provider and model, from the lists of ``list_of``, each of which is read once. Thread-safe.
+    """Prices by provider and model. Thread-safe.
+
+    What the user says holds; else what the provider's list says, by ``list_of``, each of which is read once; else what
+    is published elsewhere. A lane without a price of its own costs the list price.
 
     Warns once of a list that cannot be read and of a model without a known price, whose costs stay unknown, and of a
     model that is, or will be, switched off.
     """
 
-    def __init__(self, list_of: Callable[[str], Models] = list_of) -> None:
+    def __init__(self, list_of: Callable[[str], Models] = list_of, own: OwnPrices = ()) -> None:
         self._list_of = list_of
+        self.own = own
+        self._used: dict[str, Price] = {}
         self._ending: dict[str, str] = {}  # by the models' full names; complete once the provider's list is read
         self._problems: dict[str, str] = {}
         self._lists: dict[str, Future[dict[str, Price | None]]] = {}
@@ -107,19 +160,39 @@ class Prices:
         """Why a provider's list could not be read, or ""."""
         return self._problems.get(provider, "")
 
-    def of(self, provider: str, *models: str) -> Price | None:
-        """The price of the first of these models that has one; waits for the list."""
+    def of(self, provider: str, *models: str, lane: str = "") -> Price | None:
+        """The price in a lane of the first of these models that has one; waits for the list."""
         if provider in FREE:
             return _NOTHING
+        price = own_price(self.own, provider, models) if self.own else None
+        if price is not None:
+            return dict(price.lanes).get(lane, price)
+        if lane and (price := _published(provider, models, lane)) is not None:
+            return price
         prices = self.ask(provider).result()
-        for model in models:
-            price = prices.get(f"{provider}/{model}")
-            if price is not None:
-                return price
-        return None
+        listed = next((price for model in models if (price := prices.get(f"{provider}/{model}")) is not None), None)
+        if listed is not None and listed.unit == _TOKENS:
+            return listed
+        return _published(provider, models) or listed
+
+    def lane_factor(self, provider: str, model: str, lane: str) -> float | None:
+        """What a lane costs, as a part of list price; None where one of both is not known, or not read yet."""
+        own = own_price(self.own, provider, (model,)) if self.own else None
+        if own is None and not self.ask(provider).done():
+            return None
+        usual, less = self.of(provider, model), self.of(provider, model, lane=lane)
+        if usual is None or less is None or not usual.input or less.input is None:
+            return None
+        return less.input / usual.input
+
+    def used(self) -> dict[str, Price]:
+        """The prices by which costs were counted, by the models' full names as asked, ``openai/gpt-5 (batch)``."""
+        return dict(self._used)
 
     def lists(self, provider: str, model: str) -> bool:
-        """Whether a provider has a model, or has no list; waits for the list."""
+        """Whether a provider has a model, or has no list of such models; waits for the list."""
+        if is_passed_on(provider, model):
+            return True
         models = self.ask(provider).result()
         return not models or f"{provider}/{model}" in models
 
@@ -128,26 +201,34 @@ class Prices:
 
         Waits for the list. None if the cost is not known. Answers from a gateway's cache cost nothing.
         """
-        used: dict[str, Usage] = {}
+        used: dict[tuple[str, str], Usage] = {}
         for part in parts:
             if not is_cached(part):
-                before = used.get(part.model)
-                used[part.model] = part.usage if before is None else added(before, part.usage)
-        costs = [self.cost_of(provider, asked, answered, usage) for answered, usage in used.items()]
+                how = part.model, part.lane
+                used[how] = part.usage if how not in used else added(used[how], part.usage)
+        costs = [self.cost_of(provider, asked, answered, usage, lane) for (answered, lane), usage in used.items()]
         known = [usd for usd in costs if usd is not None]
         return round(sum(known), DECIMALS) if len(known) == len(costs) else None
 
-    def cost_of(self, provider: str, asked: str, answered: str, usage: Usage) -> float | None:
+    def cost_of(self, provider: str, asked: str, answered: str, usage: Usage, lane: str = "") -> float | None:
         """The same for a usage, with or without an answer."""
-        cost = cost_usd(usage, self.of(provider, answered, asked))
+        price = self.of(provider, answered, asked, lane=lane)
+        if price is not None:
+            self._used.setdefault(f"{provider}/{asked}{lane and f' ({lane})'}", price)
+        cost = cost_usd(usage, price)
         if counts_beside(usage):
+            cached = usage.cached_tokens + usage.cache_write_tokens
             self._warn_once(
                 f"{provider}/{asked} cached",
-                f"{provider}/{asked}: it reports more cached tokens ({usage.cached_tokens:,}) than tokens of input "
+                f"{provider}/{asked}: it reports more cached tokens ({cached:,}) than tokens of input "
                 f"({usage.input_tokens:,}): its costs are counted as if they came on top",
             )
         if cost is None:
-            self._warn(f"{provider}/{asked}", "the provider reports no price, or no tokens: its cost is not known")
+            self._warn(
+                f"{provider}/{asked}",
+                "nobody publishes its price, or the provider reports no tokens: its cost is not known (--price-file "
+                "names prices)",
+            )
         return cost
 
     def ending(self, provider: str, model: str) -> str | None:
@@ -162,8 +243,13 @@ class Prices:
         prices: dict[str, Price | None] = {}
         try:
             listed = self._list_of(provider)
-            prices = {info.name: info.price for info in listed.models}
             now = time.time()
+            date = datetime.fromtimestamp(now - listed.age_s, UTC).date().isoformat()
+            for info in listed.models:
+                price = info.price
+                prices[info.name] = price and replace(price, source=f"the list of {provider}", date=date)
+            if not any(prices.values()):
+                _published(provider, ("",))  # here its data may take a tenth of a second to load
             self._ending |= {info.name: said for info in listed.models if (said := deprecation(info, now))}
             if listed.problem:
                 self._warn(provider, f"prices are {listed.age_s / 3600:.1f} hours old: {listed.problem}")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llmdo.backends.money.grants import Allowance, Ask, Denial, FromPurse, Grant, Reclaim, Return, ToPurse
-from llmdo.backends.money.money import Limits, Spent
+from llmdo.backends.money.money import Limits
+from llmdo.backends.money.spent import Spent
 
 _NO_LIMIT = float("inf")
 

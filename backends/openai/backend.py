@@ -1,6 +1,6 @@
 """OpenAI's API over HTTP, and any server that speaks it: vLLM, llama.cpp, Ollama, LM Studio, proxies.
 
-Endpoints: chat/completions, embeddings, completions, responses, models below the base URL
+Endpoints: chat/completions, embeddings, completions, responses, moderations, models below the base URL
 (platform.openai.com/docs/api-reference).
 """
 
@@ -16,18 +16,19 @@ from typing import Any
 from yarl import URL
 
 from llmdo.backends.backend import naming_provider
-from llmdo.backends.errors import BadReply, InvalidRequest, ModelError, call_known
+from llmdo.backends.errors import BadReply, InvalidRequest, ModelError, ModelNotFound, call_known
 from llmdo.backends.http.base_url import base_url
 from llmdo.backends.http.client import Call, Incoming, Network, Transport
 from llmdo.backends.http.network_errors import network_errors
 from llmdo.backends.http.reply_events import open_events, stray_events
 from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.json_mode.answers import in_format, wants_json
+from llmdo.backends.limits.prefixes import prefix_key
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai.errors import is_refusal, refusal
 from llmdo.backends.openai.errors import request_id as _request_id
 from llmdo.backends.openai.models import model_info
-from llmdo.backends.openai.raw import raw_warnings, without_bad_vectors
+from llmdo.backends.openai.raw import raw_warnings, read_response, without_bad_vectors
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, chat_body
 from llmdo.backends.openai.shapes import are_packed, read_completion, read_usage, read_vectors
@@ -36,6 +37,10 @@ from llmdo.backends.openai.vectors import read_vectors_json
 from llmdo.backends.parameters import Dialect, translate
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest, Request, sent_json
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
+from llmdo.backends.responses_api.chat_request import as_chat
+from llmdo.backends.responses_api.input_items import check_file_parts
+from llmdo.backends.responses_api.native import checked_response
+from llmdo.backends.responses_api.response_object import as_for_responses, response_object
 from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.settings.environment import OPENAI_API, OpenAIAccess, openai_access
 from llmdo.settings.secrets import header_values
@@ -43,13 +48,16 @@ from llmdo.settings.secrets import header_values
 # OpenAI takes 2,048 texts with 300,000 tokens in all; some servers have less patience.
 MAX_TEXTS = 256
 # Routes whose bodies are passed on as they are: what llmdo has no form of its own for.
-RAW_PATHS = ("embeddings", "completions", "responses")
+RAW_PATHS = ("embeddings", "completions", "responses", "moderations")
 # Embedding models by name: the API does not list what a model does.
 _EMBEDS = re.compile(
     r"embed|(?:^|[/-])(?:labse|(?:bge|e5|gte|gtr-t5|all-minilm|all-mpnet|multi-qa|paraphrase|sentence-t5|voyage)-(?!.*rerank))",
     re.IGNORECASE,
 )
-_EMBEDDINGS = Dialect(known=frozenset({"dimensions", "encoding_format", "user"}))
+EMBEDDINGS_DIALECT = Dialect(known=frozenset({"dimensions", "encoding_format", "user"}))
+# How a service answers a route that it does not have, or a model that has only chats; a model that there is not is
+# not found by a chat either.
+_NO_ROUTE = frozenset({404, 405, 501})
 # How a service refuses an encoding that it does not know.
 _REFUSED = frozenset({400, 422})
 _OF_ENCODING = re.compile(r"encoding.?format|base64", re.IGNORECASE)
@@ -82,6 +90,11 @@ class Service:
 
 
 def open_backend(headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S) -> OpenAI:
+    """The service that OPENAI_BASE_URL names, without batches; see openai_service."""
+    return OpenAI(*openai_service(headers, timeout_s))
+
+
+def openai_service(headers: Sequence[str], timeout_s: float) -> tuple[Service, Network]:
     """The service that OPENAI_BASE_URL names; ``headers``: see header_values. Raises MissingSettings."""
     access = openai_access()
     keys = {"authorization": f"Bearer {access.key}"} if access.key else {}
@@ -90,7 +103,7 @@ def open_backend(headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S)
     service = Service("openai", access.base_url, keys, "OPENAI_API_KEY")
     itself = access.base_url == OPENAI_API
     service = replace(service, dialect=OPENAI_DIALECT, is_openai=True) if itself else service
-    return OpenAI(service, Network(base_url(service.name, service.url).root, timeout_s))
+    return service, Network(base_url(service.name, service.url).root, timeout_s)
 
 
 def _accounts(access: OpenAIAccess) -> Iterator[tuple[str, str]]:
@@ -117,6 +130,8 @@ class OpenAI:
         paths = ("chat/completions", *RAW_PATHS)  # parsing a URL is a sixth of a call's CPU time
         self._posts = {path: Call("POST", base.at(path), headers) for path in paths}
         self._transport = transport or Network(base.root)
+        self._respond: set[str] = set()  # models that have answered at /v1/responses
+        self._only_chats: set[str] = set()  # models that have answered a chat instead
         self._packs: dict[str, bool] = {}  # by model: whether it sends vectors in base64
         self._reader = ReplyReader("the base URL", is_refusal, self._refusal, _request_id)
 
@@ -135,7 +150,7 @@ class OpenAI:
     @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts."""
-        parameters, warnings = translate(request.parameters, _EMBEDDINGS, request.model)
+        parameters, warnings = translate(request.parameters, EMBEDDINGS_DIALECT, request.model)
         incoming, reply = await self._embeddings(request, parameters)
         request_id = _request_id(incoming.headers)
         with self._reader.reading(incoming, reply):
@@ -146,8 +161,52 @@ class OpenAI:
 
     @naming_provider
     async def run(self, request: RawRequest) -> RawResponse:
-        """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none."""
-        incoming = await self._send(self._raw(request))
+        """Passes the body of another route on, see RAW_PATHS. Raises InvalidRequest where the request names none.
+
+        A service without /v1/responses, which is learnt for each model, is asked by a chat.
+        """
+        if request.path != "responses":
+            return await self._pass_on(request)
+        if request.model in self._only_chats:
+            return await self._by_chat(request)
+        try:
+            answer = await checked_response(request, self._pass_on, self._again, read_response, self.name)
+            self._respond.add(request.model)
+        except ModelError as error:
+            there = self._service.is_openai or request.model in self._respond
+            if there or not (error.status in _NO_ROUTE or isinstance(error, ModelNotFound)):
+                raise
+            answer = await self._by_chat(request)
+            self._only_chats.add(request.model)
+        return answer
+
+    async def _by_chat(self, request: RawRequest) -> RawResponse:
+        warnings: list[str] = []
+        chat = as_chat(request.input, request.model, request.request_id, warnings.append)
+        check_file_parts(chat.messages)
+        response = await self.execute(chat)
+        return RawResponse(
+            result=response_object(response, request.request_id, request.input),
+            usage=response.usage,
+            model=response.model,
+            request_id=response.request_id,
+            warnings=(*warnings, *as_for_responses(response.warnings)),
+            details=response.details,
+        )
+
+    async def _again(self, request: RawRequest) -> RawResponse:
+        """By a chat, since some servers ignore ``text.format`` (llama.cpp's), but have a chat's ``response_format``."""
+        if self._service.is_openai:
+            return await self._pass_on(request)
+        try:
+            return await self._by_chat(request)
+        except InvalidRequest:  # it has what a chat cannot have
+            return await self._pass_on(request)
+
+    async def _pass_on(self, request: RawRequest) -> RawResponse:
+        return self._read_raw(await self._send(self._raw(request)), request)
+
+    def _read_raw(self, incoming: Incoming, request: RawRequest) -> RawResponse:
         warnings: list[str] = []
         reply = self._reader.read(incoming, request.model, warnings.append)
         request_id, named = _request_id(incoming.headers), str(mapping(reply).get("model") or request.model)
@@ -249,7 +308,8 @@ class OpenAI:
                 f"{request.model}: {self.name} takes no input of a model's own ({', '.join(sorted(request.input))}): "
                 "give prompt, messages, or text for an embedding model"
             )
-        body = {**request.input, "model": request.model}
+        key = prefix_key(request) if self._service.is_openai else ""
+        body = {**({"prompt_cache_key": key} if key else {}), **request.input, "model": request.model}
         return self._post(request.path, body, request.model, request.request_id)
 
     async def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:

@@ -65,4 +65,4 @@ def is_refusal(body: object) -> bool:
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The service's id of a call."""
-    return headers.get("x-request-id")
+    return headers.get("x-request-id") or headers.get("request-id")

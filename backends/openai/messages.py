@@ -78,6 +78,8 @@ def _tool_call(call: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     if "name" in call and call.get("type") in (None, "function", "function_call"):  # flat: native, or of Responses
         named = _function({"name": call["name"], "arguments": call.get("arguments")})
         return {"id": identity, "type": "function", "function": named}
+    if call.get("type") == "custom_tool_call":  # of Responses
+        return {"id": identity, "type": "custom", "custom": {name: call.get(name) for name in ("name", "input")}}
     return {**call, "id": identity}  # a custom one, or what came later than these lines
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmdo.backends.json_mode.answers import wants_json
+from llmdo.backends.limits.prefixes import prefix_key
 from llmdo.backends.limits.sizes import checked_token_limit
 from llmdo.backends.parameters import WORKERS_AI_ONLY, Dialect, translate
 from llmdo.backends.requests import ChatRequest, Message
@@ -38,13 +39,16 @@ def chat_body(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The body of a conversation, and a sentence for each parameter that is left out or changed.
 
-    ``new_limit``: the service takes ``max_completion_tokens`` for all models. A ``stream``, and an answer in JSON that
-    may be asked for again, is one answer. Raises InvalidRequest.
+    ``new_limit``: the service takes ``max_completion_tokens`` for all models, and ``prompt_cache_key``, by which calls
+    with the same long beginning find its cache. A ``stream``, and an answer in JSON that may be asked for again, is one
+    answer. Raises InvalidRequest.
     """
     parameters = dict(request.parameters)
     functions = parameters.pop("functions", None)
     if functions and not parameters.get("tools"):
         parameters["tools"] = functions
+    if (call := parameters.pop("function_call", None)) is not None and parameters.get("tool_choice") is None:
+        parameters["tool_choice"] = {"type": "function", "function": call} if isinstance(call, Mapping) else call
     if stream or wants_json(parameters.get("response_format")):
         dialect = replace(dialect, several=False)
     body, warnings = translate(parameters, dialect, request.model)
@@ -57,6 +61,8 @@ def chat_body(
         # Of a model behind another name, such as a deployment's, only who wrote the line knows which one it takes.
         newer = new_limit or _NEW_LIMIT.search(request.model) or parameters.get("max_tokens") != limit
         body["max_completion_tokens" if newer else "max_tokens"] = limit
+    if new_limit and "prompt_cache_key" not in body and (key := prefix_key(request)):
+        body["prompt_cache_key"] = key
     messages = [_message(message) for message in request.messages]
     return {"model": request.model, "messages": messages, **body}, warnings
 

@@ -199,16 +199,26 @@ def are_packed(body: Any) -> bool:
 
 
 def read_usage(result: Any, neurons: float | None = None) -> Usage:
-    """Reads ``usage`` by either naming; ``neurons`` where the body has none."""
+    """Reads ``usage`` by either naming; ``neurons`` where the body has none.
+
+    DeepSeek's field of cache hits is read, too, and xAI's sum: reasoning is beside its ``completion_tokens``.
+    """
     usage = mapping(mapping(result).get("usage"))
     input_details = mapping(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     output_details = mapping(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     in_body = amount(usage.get("neurons"))
+    given = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    reasoning = _count(output_details.get("reasoning_tokens"))
+    beside = bool(reasoning) and _count(usage.get("total_tokens")) == given + output + reasoning
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
-        cached_tokens=_count(input_details.get("cached_tokens")),
-        reasoning_tokens=_count(output_details.get("reasoning_tokens")),
+        input_tokens=given,
+        output_tokens=output + reasoning if beside else output,
+        cached_tokens=_count(input_details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))),
+        cache_write_tokens=_count(input_details.get("cache_write_tokens", usage.get("cache_write_tokens"))),
+        input_audio_tokens=_count(input_details.get("audio_tokens")),
+        output_audio_tokens=_count(output_details.get("audio_tokens")),
+        reasoning_tokens=reasoning,
         neurons=neurons if in_body is None else in_body,
     )
 

@@ -21,13 +21,14 @@ def vector_json(vector: Sequence[float], form: VectorFormat = "float") -> bytes:
         return b"null"
     packed = vector.packed if isinstance(vector, Vector) else b""
     if form == "base64":
-        return base64_json(packed or _pack(vector))
+        return base64_json(packed or packed_numbers(vector))
     if packed:
         return shortest_json(packed)
     return vector.text if isinstance(vector, Vector) else to_json(vector, inf_nan_mode="null")
 
 
-def _pack(vector: Sequence[float]) -> bytes:
+def packed_numbers(vector: Sequence[float]) -> bytes:
+    """Numbers as 32-bit floats, the least significant byte first."""
     numbers = orjson.loads(vector.text) if isinstance(vector, Vector) else vector
     with np.errstate(over="ignore"):  # what is beyond a 32-bit float's range is infinity there
         return np.array(numbers, "<f4").tobytes()

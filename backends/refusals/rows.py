@@ -85,10 +85,10 @@ _CODES: tuple[tuple[Meaning, str], ...] = (
           " wrong_api_key"),
     (replace(KEY, remedy="check the key in {key}: without a database LiteLLM's proxy takes its master key alone"),
      "no_db_connection"),
-    (BLOCKED, "account_deactivated account_suspended consumer_suspended organization_restricted"
+    (BLOCKED, "account_deactivated account_suspended consumer_suspended organization_on_hold organization_restricted"
               " unsupported_country_region_territory"),
-    (CREDIT, "billing_hard_limit_reached billing_not_active budget_exceeded insufficient_balance insufficient_credits"
-             " insufficient_quota payment_required"),
+    (CREDIT, "billing_error billing_hard_limit_reached billing_not_active budget_exceeded insufficient_balance"
+             " insufficient_credits insufficient_quota payment_required"),
     (CONTEXT, "context_length_exceeded exceed_context_size_error max_tokens_exceeded max_tokens_per_request"
               " request_too_large string_above_max_length string_too_long token_limit_exceeded tokens_limit_reached"),
     (FILTER, "content_blocked content_filter content_policy_violation data_inspection_failed invalid_prompt"
@@ -98,8 +98,9 @@ _CODES: tuple[tuple[Meaning, str], ...] = (
     (NOT_OPEN, "key_model_access_denied model_access_denied team_model_access_denied"),
     (RETIRED, "model_decommissioned model_deprecated"),
     (NO_JSON, "json_validate_failed tool_use_failed"),
-    (RATE, "model_rate_limit rate_limit_error rate_limit_exceeded rate_limit_reached ratelimitreached rate_limited"
-           " request_quota_exceeded resource_exhausted slow_down throttlingexception token_quota_exceeded"),
+    (RATE, "model_rate_limit ramp_limit_exceeded rate_limit_error rate_limit_exceeded rate_limit_reached"
+           " ratelimitreached rate_limited request_quota_exceeded resource_exhausted slow_down throttlingexception"
+           " token_quota_exceeded"),
     (BUSY, "capacity_exceeded engine_overloaded nocapacity overloaded overloaded_error queue_exceeded unavailable"),
     (LOADING, "unavailable_error"),
     (COOLING, "all_deployments_in_cooldown"),
@@ -160,7 +161,7 @@ _TEXTS: tuple[Row, ...] = (
         r"insufficient (?:account )?(?:balance|credits?|funds|quota)|balance (?:is )?(?:insufficient|too low|exhausted)"
         r"|out of credits|all available credits|credit balance|included credits|billing (?:account|is not|to be) "
         r"|credits (?:are|have been) (?:depleted|exhausted)|spending limit|credit limit exceeded"
-        r"|(?:exceeded|over) budget|budget has been exceeded",
+        r"|(?:exceeded|over) budget|budget has been exceeded|_spend_limit_reached|_billing_unavailable",
         *(401, *_QUOTA),
         meaning=CREDIT,
     ),

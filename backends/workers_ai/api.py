@@ -10,6 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -54,7 +55,7 @@ class Api:
         self._calls = self._gateway_url or self._root
         self._gateway = gateway
         self._key = {"authorization": f"Bearer {account.token}"}
-        self._headers = {**self._key, **_JSON, **(_gateway_headers(gateway) if gateway else {})}
+        self._headers = {**self._key, **_JSON, **(gateway_headers(gateway) if gateway else {})}
         self._clock = clock
         self.transport = transport or Network(self._gateway_url or account.base_url, timeout_s)
         self.reader = ReplyReader("CLOUDFLARE_BASE_URL", is_refusal, self._refusal, request_id, unwrap)
@@ -63,8 +64,17 @@ class Api:
         """Closes the connections."""
         await self.transport.aclose()
 
-    def call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> Call:
-        """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache."""
+    def call(
+        self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool, session: str = ""
+    ) -> Call:
+        """A call of a model. ``about``: the request's id, for the gateway's log; ``fresh``: not from its cache.
+
+        Calls of one ``session`` go to where the cache of their beginning is (workers-ai/features/prompt-caching).
+        """
+        made = self._call(model, body, shape, about=about, fresh=fresh)
+        return replace(made, headers={**made.headers, "x-session-affinity": session}) if session else made
+
+    def _call(self, model: str, body: Mapping[str, Any], shape: Shape, *, about: str, fresh: bool) -> Call:
         url = _run_url(self._calls, model)
         if shape == "chat":
             url = _url(f"{self._calls}/v1/chat/completions")
@@ -125,7 +135,8 @@ class Api:
         return Call("POST", url, headers, sent_json(model, body))
 
 
-def _gateway_headers(gateway: AiGateway) -> dict[str, str]:
+def gateway_headers(gateway: AiGateway) -> dict[str, str]:
+    """What leads a call through a gateway, whose own retries are off."""
     headers = {"cf-aig-max-attempts": "1"}
     if "://" not in gateway.name:
         headers["cf-aig-gateway-id"] = gateway.name

@@ -18,11 +18,12 @@ from typing import Any
 
 import pydantic_core
 
-from llmdo.backends.backend import naming_provider
-from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, call_known
+from llmdo.backends.backend import BatchLimits, naming_provider
+from llmdo.backends.errors import BadReply, BatchUnclear, ContextOverflow, InvalidRequest, ModelError, call_known
 from llmdo.backends.http.client import Incoming, Transport
 from llmdo.backends.http.reply_events import open_events, stray_events
 from llmdo.backends.json_mode.answers import check_schema, check_schema_now, in_format, wants_json
+from llmdo.backends.limits.prefixes import prefix_key
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.listing import deprecation, kept_models
 from llmdo.backends.openai.raw import raw_warnings
@@ -34,12 +35,13 @@ from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, Mo
 from llmdo.backends.streams import collected, whole_answer, with_errors
 from llmdo.backends.workers_ai import models
 from llmdo.backends.workers_ai.api import Api
-from llmdo.backends.workers_ai.batch import batch_content, batch_name, batch_state, checked, share_of_batch
+from llmdo.backends.workers_ai.batch import LIMITS, batch_content, batch_name, batch_state, share_of_batch
 from llmdo.backends.workers_ai.catalogue import model_info
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import Shape
 from llmdo.backends.workers_ai.requests import body_of, chat_body, embed_body, lower_limit, raw_body
 from llmdo.backends.workers_ai.shapes import Reply, read_chat
+from llmdo.backends.workers_ai.unified import unified
 from llmdo.settings.environment import AiGateway, CloudflareAccount, ai_gateway, cloudflare_account
 
 PAGE = 50  # models a page of the list
@@ -71,6 +73,7 @@ class WorkersAI:
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> None:
         self._api = Api(account, gateway, transport, clock, timeout_s)
+        self._others = unified(account, gateway, transport, clock, timeout_s)
         self._clock = clock
         self._catalogue = _by_name(listed)
         self._shapes: dict[str, Shape] = {}
@@ -83,15 +86,21 @@ class WorkersAI:
         Where only our default of max_tokens makes the request too long for the model's context window, the call is made
         again with what fits. See in_format for JSON mode.
         """
+        if models.is_others(request.model):
+            return await self._others.execute(request)
         return await in_format(request, lambda asked, again: self._answer(asked, fresh=again), PROVIDER, 5024)
 
     def execute_stream(self, request: ChatRequest) -> AsyncIterator[StreamChunk]:
         """Answers a conversation piece by piece; in JSON mode, which has no streams, in one piece."""
+        if models.is_others(request.model):
+            return self._others.execute_stream(request)
         return with_errors(self._chunks(request), self.name)
 
     @naming_provider
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """Embeds at most ``max_texts`` texts; an empty text is the service's to refuse."""
+        if models.is_others(request.model):
+            return await self._others.embed(request)
         model, warnings = request.model, self._warnings(request.model)
         body = embed_body(request, warnings.append)
         outgoing = self._api.call(model, body, "native", about=request.request_id, fresh=False)
@@ -114,6 +123,8 @@ class WorkersAI:
 
         Images and sounds go in as base64, whatever the model takes: see raw_body.
         """
+        if models.is_others(request.model):
+            return await self._others.run(request)
         model = request.model
         outgoing = self._api.call(model, raw_body(request), "native", about=request.request_id, fresh=False)
         reply = self._raw(await self._api.send(outgoing), model)
@@ -132,6 +143,9 @@ class WorkersAI:
     def check(self, request: Request) -> None:
         """Builds the call. Raises InvalidRequest, and ModelNotFound for what is not a model's name."""
         with call_known(provider=PROVIDER):
+            if models.is_others(request.model):
+                self._others.check(request)
+                return
             if isinstance(request, ChatRequest):
                 _must_chat(request.model)
                 check_schema_now(request.parameters.get("response_format"), request.model, PROVIDER)
@@ -165,11 +179,16 @@ class WorkersAI:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._api.aclose()
+        await self._others.aclose()
 
     def takes_batches(self, model: str) -> bool:
         """Whether the asynchronous batch API takes this model, by the catalogue where it was read."""
         info = self._catalogue.get(model)
         return "batch" in info.capabilities if info else models.takes_batches(model)
+
+    def batch_limits(self, model: str) -> BatchLimits:  # noqa: ARG002 - of BatchBackend, as below
+        """The same for all models."""
+        return LIMITS
 
     @naming_provider
     async def batch_share(self, request: Request) -> float:
@@ -179,10 +198,11 @@ class WorkersAI:
         return share_of_batch(request, models.shape_of(request.model) or "native")
 
     @naming_provider
-    async def submit_batch(self, model: str, requests: Sequence[Request]) -> str:
+    async def submit_batch(self, model: str, requests: Sequence[Request], nonce: str = "") -> str:  # noqa: ARG002
         """Hands requests over; below 10 MB in all, else InvalidRequest.
 
-        A LineError means that the model, or this input, is not for batches: ask for each alone.
+        A LineError means that the model, or this input, is not for batches: ask for each alone. The API has no place
+        for a nonce that could be looked for.
         """
         content = batch_content(model, requests, models.shape_of(model) or "native")
         return batch_name(await self._api.ask(self._api.queue(model, content), model), model)
@@ -194,7 +214,17 @@ class WorkersAI:
         """Looks whether a batch is done. A Retryable error: poll again; a LineError: the batch is unknown."""
         content = pydantic_core.to_json({"request_id": batch})
         reply = await self._api.ask(self._api.queue(model, content), model)
-        return await checked(batch_state(reply, model, requests, self._clock(), places), model, requests)
+        return batch_state(reply, model, requests, self._clock(), places)
+
+    @naming_provider
+    async def find_batch(self, model: str, nonce: str, count: int, since: float) -> str | None:  # noqa: ARG002
+        """There is no list of batches."""
+        raise BatchUnclear(f"{model}: Workers AI cannot say whether a batch was submitted, as it has no list of them")
+
+    @naming_provider
+    async def cancel_batch(self, model: str, batch: str) -> None:  # noqa: ARG002
+        """There is no way to."""
+        raise InvalidRequest(f"{model}: Workers AI cannot cancel a batch")
 
     async def _answer(self, request: ChatRequest, *, fresh: bool = False) -> ChatResponse:
         shape, body, warnings = await self._prepared(request)
@@ -234,7 +264,8 @@ class WorkersAI:
 
     async def _chat(self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, *, fresh: bool) -> ChatResponse:
         model, limit = request.model, body["max_tokens"]
-        whole = await self._api.send(self._api.call(model, body, shape, about=request.request_id, fresh=fresh))
+        how = {"about": request.request_id, "session": prefix_key(request)}
+        whole = await self._api.send(self._api.call(model, body, shape, fresh=fresh, **how))
         events = stray_events(whole)
         if events is None:
             return read_chat(self._api.read(whole, model), model, limit)
@@ -268,7 +299,8 @@ class WorkersAI:
         self, request: ChatRequest, body: Mapping[str, Any], shape: Shape, warnings: Sequence[str]
     ) -> AsyncGenerator[StreamChunk, None]:
         model = request.model
-        outgoing = self._api.call(model, body, shape, about=request.request_id, fresh=False)
+        how = {"about": request.request_id, "session": prefix_key(request)}
+        outgoing = self._api.call(model, body, shape, fresh=False, **how)
         async with open_events(self._api.transport, outgoing, model) as (whole, events):
             if events is not None:
                 async for chunk in self._pieces(events, whole, model, body["max_tokens"], warnings):

@@ -8,12 +8,13 @@ reply, ``results`` with ``index``, and that items can be missing, are users' rep
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pydantic_core
 
+from llmdo.backends.backend import BatchLimits
 from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, ModelError, Overloaded, Retryable
 from llmdo.backends.json_mode.answers import format_problem
 from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
@@ -27,6 +28,9 @@ from llmdo.backends.workers_ai.requests import body_of
 from llmdo.backends.workers_ai.shapes import Reply, read_chat
 
 MAX_BYTES = 10_000_000  # of one batch: "less than 10 MB"
+# There is no list of batches: a kill while one is handed over may pay for at most this many requests twice. "Usually" a
+# batch is answered within five minutes, but nothing is promised.
+LIMITS = BatchLimits(items=1000, size=MAX_BYTES, window_s=0.0, finds=False)
 _AROUND = len('{"requests":[]}')
 _NUMBER = "00000000"  # what stands, with fewer digits, in place of an id that is not distinct
 _WORKING = frozenset({"queued", "running", "pending", "processing"})
@@ -73,7 +77,8 @@ def batch_state(
     batch. Raises BadReply.
 
     Items are matched by reference, else by number. An item that is missing, or that failed where one call would do
-    better, is a Retryable error; so is every item of a batch that failed as a whole.
+    better, or whose answer does not keep to its response_format, is a Retryable error; so is every item of a batch that
+    failed as a whole.
     """
     result = reply.result if isinstance(reply.result, dict) else {}
     items = next((result[name] for name in ("responses", "results") if isinstance(result.get(name), list)), None)
@@ -84,7 +89,7 @@ def batch_state(
         if not status:
             raise BadReply(f"{model} sent neither a batch's state nor its results: ask again later")
         failed = Overloaded(f"{model}: the batch ended as {status!r}: ask for each alone")
-        return BatchState((failed,) * len(requests))
+        return BatchState(_checked([failed] * len(requests), model, requests))
     places = places or batch_places(requests)
     found = _matched([item for item in items if isinstance(item, dict)], places)
     read = [
@@ -92,21 +97,21 @@ def batch_state(
         for place, request in zip(places, requests, strict=True)
     ]
     others = max((place.count for place in places), default=0) - len(places)
-    return BatchState(tuple(_with_shares(read, requests, others, read_usage(result, reply.neurons))))
+    shared = _with_shares(read, requests, others, read_usage(result, reply.neurons))
+    return BatchState(_checked(shared, model, requests))
 
 
-async def checked(state: BatchState, model: str, requests: Sequence[Request]) -> BatchState:
-    """The same state, in which an answer that does not keep to its response_format is a Retryable error."""
-    if state.results is None:
-        return state
-    results = [await _checked(one, model, request) for one, request in zip(state.results, requests, strict=True)]
-    for one in results:
+async def _checked(
+    results: Iterable[Response | ModelError], model: str, requests: Sequence[Request]
+) -> AsyncIterator[tuple[int, Response | ModelError]]:
+    for number, (result, request) in enumerate(zip(results, requests, strict=True)):
+        one = await _in_format(result, model, request)
         if isinstance(one, ModelError):
             one.provider = PROVIDER
-    return BatchState(tuple(results))
+        yield number, one
 
 
-async def _checked(result: Response | ModelError, model: str, request: Request) -> Response | ModelError:
+async def _in_format(result: Response | ModelError, model: str, request: Request) -> Response | ModelError:
     if not (isinstance(result, ChatResponse) and isinstance(request, ChatRequest)):
         return result
     try:

@@ -23,6 +23,9 @@ _NATIVE = re.compile(
     r"|/(gemma-[1-3]|gemma-2b|gemma-7b|qwen1|qwen2|qwen3-30b|qwq|deepseek-(coder|math|r1))"
 )
 
+# Another provider's model, by its owner and its name.
+_OTHERS = re.compile(r"[\w-]+(/\w[\w.:-]*)+", re.ASCII)
+
 # Texts an embedding call takes: `maxItems` in the models' input schemas.
 MAX_TEXTS = 100
 MAX_TEXTS_BY_MODEL: Mapping[str, int] = {"@cf/qwen/qwen3-embedding-0.6b": 32}
@@ -96,6 +99,12 @@ _remembered = functools.lru_cache(maxsize=256)  # asked on every call, of few mo
 
 
 @_remembered
+def is_others(model: str) -> bool:
+    """Whether a model is another provider's: ``openai/gpt-5``."""
+    return _OTHERS.fullmatch(model) is not None
+
+
+@_remembered
 def shape_of(model: str) -> Shape | None:
     """How a text generation model wants its input, by its family; None if the name does not show it."""
     if _CHAT.search(model):
@@ -117,19 +126,19 @@ def max_texts(model: str) -> int:
 @_remembered
 def takes_own_input(model: str) -> bool:
     """Whether a line for this model is its own input, also where it has a field called prompt or text."""
-    return bool(_OTHER_TASKS.search(model))
+    return bool(_OTHER_TASKS.search(model)) and not is_others(model)
 
 
 @_remembered
 def chats(model: str) -> bool:
     """Whether the model is known to take a conversation, and nothing else: a prompt or messages."""
     other = takes_own_input(model) or describes_images(model) or bytes_field(model) or max_texts(model) > 1
-    return shape_of(model) is not None and not other
+    return (shape_of(model) is not None or is_others(model)) and not other
 
 
 def takes_batches(model: str) -> bool:
     """Whether the asynchronous batch API is known to take this model."""
-    return bool(_BATCHES.search(model))
+    return bool(_BATCHES.search(model)) and not is_others(model)
 
 
 def takes_json_schema(model: str) -> bool:

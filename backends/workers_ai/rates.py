@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from llmdo.backends.limits.rates import Rates
+from llmdo.backends.workers_ai.models import is_others
 from llmdo.settings.environment import PUBLIC_API, MissingSettings, cloudflare_account
 
 # The first pattern found in the model's name counts: the list of models, which names the task, costs a call.
@@ -35,11 +36,11 @@ _WORKERS_AI: Sequence[tuple[re.Pattern[str], float]] = tuple(
 
 
 def published_rates(model: str) -> Rates:
-    """What Cloudflare publishes for a model; no limit at another base URL."""
+    """What Cloudflare publishes for a model; no limit at another base URL, and for models of others."""
     try:
         base_url = cloudflare_account().base_url
     except MissingSettings:  # the call itself will say so
         return Rates()
-    if base_url.rstrip("/") != PUBLIC_API:
+    if base_url.rstrip("/") != PUBLIC_API or is_others(model):
         return Rates()
     return Rates(rpm=next(rpm for pattern, rpm in _WORKERS_AI if pattern.search(model)))

@@ -17,10 +17,12 @@ from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, bounded, checked_tok
 from llmdo.backends.openai import requests as openai_request
 from llmdo.backends.parameters import translate
 from llmdo.backends.requests import COMMON_ROLES, ChatRequest, EmbedRequest, Message, RawRequest, Request
+from llmdo.backends.responses_api.input_items import check_file_parts
 from llmdo.backends.workers_ai.errors import PROVIDER
 from llmdo.backends.workers_ai.models import DIALECTS, EMBEDDING_PARAMETERS, Shape, bytes_field, describes_images
 
 _BYTES = frozenset({"image", "audio"})
+_MOST_ENCODED = 8_000_000  # characters of base64 that become numbers, one by one: more would hold up all other calls
 _DESCRIBING = ("image", "max_tokens", "temperature", "raw")  # what a model that describes images takes
 LEAST_MAX_TOKENS = 64  # below this, an answer that fits the context window is not worth a second call
 _OVERFLOW = re.compile(r"tokens \((\d+)\).*limit \((\d+)\)", re.DOTALL)
@@ -41,6 +43,7 @@ def chat_body(request: ChatRequest, shape: Shape = "native", warn: Warn = lambda
     The limit goes by its old name max_tokens, which models of both shapes take.
     """
     limit = checked_token_limit(request.parameters) or DEFAULT_MAX_TOKENS
+    check_file_parts(request.messages)
     if (wanted := request.parameters.get("response_format")) is not None:
         check_format(wanted, request.model, PROVIDER)
     if shape == "chat":
@@ -168,6 +171,8 @@ def _text(message: Message) -> str:
 def _decoded(value: str, name: str, model: str) -> bytes:
     if value.startswith(("http://", "https://")):
         raise InvalidRequest(f"{model} takes no URL for {name}: give its bytes as base64, or as a data: URI")
+    if len(value) > _MOST_ENCODED:
+        raise InvalidRequest(f"{model} takes {name} as an array of bytes, and llmdo sends 6 MB so: give a smaller one")
     try:
         return base64.b64decode(_payload(value), validate=True)
     except (binascii.Error, ValueError) as error:

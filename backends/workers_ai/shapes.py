@@ -17,7 +17,7 @@ from llmdo.backends.errors import BadReply, ModelError, call_known
 from llmdo.backends.finish_reasons import finish_error, finish_of, finish_warning
 from llmdo.backends.http.reply_json import excerpt, mapping
 from llmdo.backends.openai.messages import as_text, tool_calls
-from llmdo.backends.openai.raw import failed_response, response_reason
+from llmdo.backends.openai.raw import failed_response, read_response
 from llmdo.backends.openai.shapes import (
     answering_model,
     failed_choice,
@@ -50,12 +50,7 @@ class Reply:
 
 
 # Fields of a result that a ChatResponse has of its own, or that its row has by another name.
-_READ = frozenset(
-    {"description", "finish_reason", "object", "output", "output_text", "response", "status", "tool_calls"}
-)
-# What an item of a response's output, and a part of its content, hold that is read.
-_ITEM = frozenset({"arguments", "call_id", "content", "id", "name", "role", "status", "summary", "type"})
-_PART = frozenset({"annotations", "logprobs", "text", "type"})
+_READ = frozenset({"description", "finish_reason", "object", "response", "status", "tool_calls"})
 
 
 def unwrap(body: Any) -> Any:
@@ -118,7 +113,7 @@ def _shape(result: Mapping[str, Any]) -> ChatResponse | None:
         response = read_choices(result, result.get("response"))
         return replace(response, body={name: value for name, value in response.body.items() if name != "response"})
     if isinstance(result.get("output"), list):
-        return _responses(result)
+        return read_response(result)
     if isinstance(result.get("description"), str):  # image to text
         return _response(result, result["description"], None, ())
     return _native(result) if "response" in result else None
@@ -130,36 +125,6 @@ def _native(result: Mapping[str, Any]) -> ChatResponse:
     response = _response(result, as_text(result["response"]), finish or ("tool_calls" if calls else None), calls)
     odd = finish_warning(result.get("finish_reason"))
     return replace(response, warnings=(odd,)) if odd else response
-
-
-def _responses(result: Mapping[str, Any]) -> ChatResponse:
-    items = [item for item in result["output"] if isinstance(item, dict)]
-    said = [_parts(item) for item in items if item.get("type") == "message"]
-    thought = [_parts(item) for item in items if item.get("type") == "reasoning"]
-    calls = tool_calls([item for item in items if item.get("type") == "function_call"])
-    reason = response_reason(result) or "completed"
-    finish = "tool_calls" if calls and reason == "completed" else finish_of(reason)
-    response = _response(result, "".join(said) or as_text(result.get("output_text")), finish, calls, "".join(thought))
-    if not all(_is_read(item) for item in items):
-        response = replace(response, body={**response.body, "output": result["output"]})
-    odd = finish_warning(reason)
-    return replace(response, warnings=(odd,)) if odd else response
-
-
-def _is_read(item: Mapping[str, Any]) -> bool:
-    """Whether text, reasoning and tool calls are all that an item of a response's output holds."""
-    parts = item.get("content") or item.get("summary") or []
-    known = item.get("type") in ("message", "reasoning", "function_call") and item.keys() <= _ITEM
-    return known and not any(_has_more(part) for part in parts if isinstance(part, dict))
-
-
-def _has_more(part: Mapping[str, Any]) -> bool:
-    return bool(part.keys() - _PART or part.get("annotations") or part.get("logprobs"))
-
-
-def _parts(item: Mapping[str, Any]) -> str:
-    parts = item.get("content") or item.get("summary") or []
-    return parts if isinstance(parts, str) else "".join(str(mapping(part).get("text") or "") for part in parts)
 
 
 def _response(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,10 @@ class LocalCloudflare:
 
 
 @contextmanager
-def started_cloudflare() -> Iterator[LocalCloudflare]:
-    """Starts a server, which ends with the context."""
+def started_cloudflare(prepare: Callable[[Path], None] = lambda _: None) -> Iterator[LocalCloudflare]:
+    """Starts a server, which ends with the context. ``prepare`` gets the folder of its data before that."""
     with tempfile.TemporaryDirectory(prefix="llmdo-benchmark-") as folder:
+        prepare(Path(folder))
         command = [sys.executable, "-m", "llmdo", "local", "--data", folder, "--port", "0", "--model", "echo"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             try:
@@ -61,8 +62,8 @@ def started_cloudflare() -> Iterator[LocalCloudflare]:
 
 
 @contextmanager
-def local_cloudflare() -> Iterator[LocalCloudflare]:
+def local_cloudflare(prepare: Callable[[Path], None] = lambda _: None) -> Iterator[LocalCloudflare]:
     """The same; this process's environment leads to it."""
-    with started_cloudflare() as server:
+    with started_cloudflare(prepare) as server:
         os.environ |= server.env | {"XDG_STATE_HOME": str(server.folder)}
         yield server

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ways.launch CHECKPOINT URL SAMPLES ARGUMENTS…
 
-CHECKPOINT replaces PRISM_CHECKPOINT of ``llmdo.pipelines.options``, in seconds: it is scaled down like the latencies.
+CHECKPOINT replaces PRISM_CHECKPOINT of ``llmdo.pipelines.runner_options``, in seconds, scaled down like the latencies.
 URL is that of the model, which is separate from the queue, so that neither slows the other. SAMPLES is a file that
 gets, at the end, samples of the calls that the engine had in flight: JSON, pairs of time.monotonic() and calls.
 """
@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.workers_ai import backend as workers_ai
-from llmdo.pipelines import options
+from llmdo.pipelines import runner_options
 from llmdo.runners.cli import main as cli
 from llmdo.settings.environment import cloudflare_account
 
@@ -33,7 +33,7 @@ def main() -> None:
     threading.Thread(target=_sample, args=(samples,), daemon=True).start()
     model = replace(cloudflare_account(), base_url=url)
     with (
-        patch.object(options, "PRISM_CHECKPOINT", float(checkpoint)),
+        patch.object(runner_options, "PRISM_CHECKPOINT", float(checkpoint)),
         patch.object(workers_ai, "cloudflare_account", lambda: model),
     ):
         try:

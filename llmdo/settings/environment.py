@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
@@ -10,15 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmdo.settings.network import network_problems
+from llmdo.settings.telemetry import OTEL_PLAIN
 
 PUBLIC_API = "https://api.cloudflare.com/client/v4"
 OPENAI_API = "https://api.openai.com/v1"
 BRAINTRUST_API = "https://api.braintrust.dev/v1"
+ANTHROPIC_API = "https://api.anthropic.com"
 # Not secret: these may be in a job's description.
 _PLAIN = (
     *("CLOUDFLARE_ACCOUNT_ID", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "OPENAI_BASE_URL", "BRAINTRUST_PROJECT_ID"),
+    "ANTHROPIC_BASE_URL",
     *("OPENAI_ORG_ID", "OPENAI_ORGANIZATION", "OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
-    *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID"),
+    *("LLMDO_GATEWAY", "LLMDO_LOG_LEVEL", "STORE_ID", "STORE_IDS", "LIVESTORE_SYNC_URL"),
+    *OTEL_PLAIN,
 )
 _R2 = ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_ENDPOINT_URL", "CLOUDFLARE_ACCOUNT_ID")
 _FITTING = re.compile(r"[!-~]*")
@@ -77,6 +82,14 @@ class BraintrustAccess:
     """Key and project of Braintrust; the proxy logs each call to the project."""
 
     project_id: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AnthropicAccess:
+    """Base URL, without ``/v1``, and key of Anthropic's API; the key may be empty for another server."""
+
+    base_url: str = field(repr=False)
     key: str = field(repr=False)
 
 
@@ -143,7 +156,7 @@ def openai_access() -> OpenAIAccess:
     """OPENAI_BASE_URL (default: OpenAI's), OPENAI_API_KEY (optional for other servers), OPENAI_ORG_ID and
     OPENAI_PROJECT_ID, also by their older names OPENAI_ORGANIZATION and OPENAI_PROJECT. Raises MissingSettings.
     """
-    base_url = (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).strip().rstrip("/")
+    base_url = openai_base_url()
     key = os.environ.get("OPENAI_API_KEY", "")
     problems = _unusable("OPENAI_API_KEY") if key or base_url == OPENAI_API else []
     payers = []
@@ -157,9 +170,14 @@ def openai_access() -> OpenAIAccess:
     return OpenAIAccess(base_url, key, *payers)
 
 
+def openai_base_url() -> str:
+    """OPENAI_BASE_URL, or OpenAI's own API."""
+    return (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).strip().rstrip("/")
+
+
 def is_openai_itself() -> bool:
     """Whether OPENAI_BASE_URL is unset, or OpenAI's own API."""
-    return (os.environ.get("OPENAI_BASE_URL") or OPENAI_API).rstrip("/") == OPENAI_API
+    return openai_base_url() == OPENAI_API
 
 
 def braintrust_access() -> BraintrustAccess:
@@ -168,6 +186,26 @@ def braintrust_access() -> BraintrustAccess:
     if problems:
         raise MissingSettings(problems)
     return BraintrustAccess(os.environ["BRAINTRUST_PROJECT_ID"], os.environ["BRAINTRUST_API_KEY"])
+
+
+def anthropic_access() -> AnthropicAccess:
+    """ANTHROPIC_BASE_URL (default: Anthropic's own) and ANTHROPIC_API_KEY (optional for other servers).
+
+    Raises MissingSettings.
+    """
+    base_url = anthropic_base_url()
+    key = os.environ.get("ANTHROPIC_API_KEY", "")
+    problems = _unusable("ANTHROPIC_API_KEY") if key or base_url == ANTHROPIC_API else []
+    problems += network_problems(base_url)
+    if problems:
+        raise MissingSettings(problems)
+    return AnthropicAccess(base_url, key)
+
+
+def anthropic_base_url() -> str:
+    """ANTHROPIC_BASE_URL, or Anthropic's own API, without the ``/v1`` that each call adds."""
+    base_url = (os.environ.get("ANTHROPIC_BASE_URL") or ANTHROPIC_API).strip().rstrip("/")
+    return base_url.removesuffix("/messages").removesuffix("/v1")
 
 
 def r2_access(*, way: bool = True) -> R2Access:
@@ -217,6 +255,33 @@ def default_queue() -> str | None:
 def default_store() -> str | None:
     """STORE_ID (the event store whose conversations are answered), or None."""
     return os.environ.get("STORE_ID") or None
+
+
+def default_stores() -> tuple[str, ...]:
+    """STORE_IDS, several with commas between them, or STORE_ID alone."""
+    names = (os.environ.get("STORE_IDS") or os.environ.get("STORE_ID") or "").split(",")
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def default_sync_url() -> str | None:
+    """LIVESTORE_SYNC_URL (the address of LiveStore's sync backend), or None."""
+    return os.environ.get("LIVESTORE_SYNC_URL") or None
+
+
+def livestore_payload() -> object:
+    """LIVESTORE_PAYLOAD: what the sync backend asks of its clients, as JSON; None if it is not set.
+
+    Raises MissingSettings.
+    """
+    text = os.environ.get("LIVESTORE_PAYLOAD")
+    try:
+        payload = json.loads(text) if text else None
+        json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
+        return payload
+    except (ValueError, RecursionError):
+        raise MissingSettings(
+            ['LIVESTORE_PAYLOAD is not JSON: write what the app sends as its syncPayload, such as {"authToken": "…"}']
+        ) from None
 
 
 def state_folder() -> Path:
@@ -275,5 +340,7 @@ SECRETS_READ_BY: dict[Callable[[], object], tuple[str, ...]] = {
     ai_gateway: ("CLOUDFLARE_AI_GATEWAY_TOKEN",),
     openai_access: ("OPENAI_API_KEY",),
     braintrust_access: ("BRAINTRUST_API_KEY",),
+    anthropic_access: ("ANTHROPIC_API_KEY",),
     r2_access: ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"),
+    livestore_payload: ("LIVESTORE_PAYLOAD",),
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmdo.settings.environment import MissingSettings, secret_manager_url
+from llmdo.settings.installing import install_command
 
 _TRY_FOR = 30.0  # seconds: a new machine's network and metadata server may be late
 _FIRST_WAIT = 0.5  # seconds, doubled each time, with a random part
@@ -44,7 +45,8 @@ def _client(names: str) -> Any:
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
         from google.cloud.secretmanager import SecretManagerServiceClient  # noqa: PLC0415
     except ImportError:
-        problem = "google-cloud-secret-manager is not installed: pip install 'llm.do[gcp]', also in the workers' image"
+        remedy = f"run {install_command('[gcp]')}, and put the extra [gcp] into the workers' image, too"
+        problem = f"google-cloud-secret-manager is not installed: {remedy}"
         raise MissingSettings([f"{names}: {problem}"]) from None
     try:
         return SecretManagerServiceClient(transport="rest", client_options={"api_endpoint": secret_manager_url()})

@@ -6,20 +6,24 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from llmdo.settings.environment import SECRETS_READ_BY, MissingSettings
+from llmdo.settings.telemetry import OTLP_ENDPOINTS, OTLP_HEADERS, secrets_in_headers
 
 # The last ones are the user's own: llmdo does not read them.
 SECRET_VARIABLES = (
     *(name for names in SECRETS_READ_BY.values() for name in names),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *OTLP_HEADERS,
 )
 # URLs whose user, password and query may be secrets.
 _URLS = (
-    *("OPENAI_BASE_URL", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL"),
+    *("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "CLOUDFLARE_BASE_URL", "R2_ENDPOINT_URL", "LIVESTORE_SYNC_URL"),
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"),
+    *OTLP_ENDPOINTS,
 )
 _USER_IN_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?([^/]+)@", re.IGNORECASE)
 _TELLTALE = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
@@ -69,10 +73,30 @@ def without_secrets(text: str) -> str:
     For services' messages: some echo a request with its headers.
     """
     for name, secret in _hidden():
-        if len(secret) >= _SHORTEST_SECRET:
-            for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
-                text = text.replace(form, f"<{name}>")
+        text = struck_out(text, secret, name)
     return text
+
+
+def struck_out(text: str, secret: str, name: str) -> str:
+    """A text with ``<name>`` in place of a secret, unless that is short."""
+    if len(secret) >= _SHORTEST_SECRET:
+        for form in _forms(secret):
+            text = text.replace(form, f"<{name}>")
+    return text
+
+
+def values_in(document: object) -> Iterator[str]:
+    """The texts and numbers of a JSON document, at any depth; the names of fields are none."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield str(document)
+    elif isinstance(document, Mapping):
+        for value in document.values():
+            yield from values_in(value)
+    elif isinstance(document, list | tuple):
+        for value in document:
+            yield from values_in(value)
 
 
 def secrets_in_url(url: str) -> tuple[str, ...]:
@@ -94,11 +118,34 @@ def _hidden() -> Iterator[tuple[str, str]]:
     """The name and the value of everything that must not be shown."""
     for name in SECRET_VARIABLES:
         yield name, os.environ.get(name, "")
+    for value in _values_in_json(os.environ.get("LIVESTORE_PAYLOAD", "")):
+        yield "LIVESTORE_PAYLOAD", value
     for name in sorted(_header_variables):
         value = os.environ.get(name, "").strip()
         yield name, value
         yield name, value.rpartition(" ")[2]  # of "Bearer KEY" the key alone
+    for name in OTLP_HEADERS:
+        for secret in secrets_in_headers(os.environ.get(name, "")):
+            yield name, secret
     for name in _URLS:
         if url := os.environ.get(name):
             for secret in secrets_in_url(url):
                 yield name, secret
+
+
+@lru_cache(maxsize=64)
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it is, and as URLs, also ones inside of URLs, and JSON write it."""
+    kept = ("", "!~*'()", "/")  # what Python and what JavaScript leave as it is
+    once = [quote(secret, safe=safe, errors="surrogatepass") for safe in kept]
+    twice = [quote(text, safe=safe) for text in once for safe in kept]
+    written = [json.dumps(secret, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False)]
+    return tuple(dict.fromkeys((secret, *once, *twice, *written)))
+
+
+@lru_cache(maxsize=8)
+def _values_in_json(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(values_in(json.loads(text))) if text else ()
+    except (ValueError, RecursionError):
+        return ()

@@ -6,22 +6,22 @@ The OpenAI routes answer without Cloudflare's envelope; their errors come in it,
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from llmdo.backends.backend import Backend
 from llmdo.backends.errors import CallTimeout, ContextOverflow, InvalidRequest, ModelError, ModelNotFound, Retryable
-from llmdo.backends.requests import ChatRequest, EmbedRequest
-from llmdo.backends.responses import EmbedResponse, StreamChunk
-from llmdo.backends.usage import Usage
+from llmdo.backends.responses_api.response_object import response_object
+from llmdo.local.ai.answering import begin_stream, embed_all, event_stream, in_flight
 from llmdo.local.ai.batches import BatchStore
 from llmdo.local.ai.catalogue import EMBEDDINGS, TEXT_GENERATION, LocalModel
 from llmdo.local.ai.gateway import HEADER as GATEWAY_HEADER
 from llmdo.local.ai.gateway import Gateways
-from llmdo.local.ai.inputs import bad_input, chat_request, embed_request, json_body, prompts_of
+from llmdo.local.ai.inputs import bad_input, chat_request, embed_request, json_body, prompts_of, responses_request
 from llmdo.local.ai.replies import (
     chat_completion,
     native_chat,
@@ -33,7 +33,7 @@ from llmdo.local.ai.replies import (
 )
 from llmdo.local.faults import Faults
 from llmdo.local.stats import Stats
-from llmdo.local.wire import EVENT_STREAM, HttpCall, HttpReply, Refused, json_reply, no_route, page_of, success
+from llmdo.local.wire import HttpCall, HttpReply, Refused, json_reply, no_route, page_of, success
 
 LINE_HEADER = "x-llmdo-line"
 # By class of a backend's error: Workers AI's status and code. The first match wins.
@@ -61,6 +61,7 @@ class ModelsApi:
         self._openai: dict[tuple[str, ...], tuple[str, _Answer]] = {
             ("chat", "completions"): (TEXT_GENERATION, self._chat_openai),
             ("embeddings",): (EMBEDDINGS, self._embed_openai),
+            ("responses",): (TEXT_GENERATION, self._respond_openai),
         }
 
     async def answer(self, call: HttpCall, rest: list[str], gateway: str = "") -> HttpReply:
@@ -121,7 +122,7 @@ class ModelsApi:
             reply = await self._paid(body, model, answer, call.target, call.headers.get(LINE_HEADER))
         reply.headers.setdefault("cf-ai-req-id", str(uuid.uuid4()))
         if reply.pieces:
-            reply.pieces = self._in_flight(reply.pieces)
+            reply.pieces = in_flight(self._stats, reply.pieces)
         return reply
 
     async def _paid(
@@ -144,7 +145,7 @@ class ModelsApi:
 
     async def _run(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
         if model.task == EMBEDDINGS:
-            response = await self._embed(embed_request(body, model, ("text", "queries", "documents")))
+            response = await embed_all(self._backend, embed_request(body, model, ("text", "queries", "documents")))
             reply = success(native_vectors(response, str(body.get("pooling", "mean"))))
             return _metered(reply, model.neurons(response.usage.input_tokens, 0))
         if model.answer is not None:
@@ -154,7 +155,7 @@ class ModelsApi:
             )
         chat = chat_request(body, model)
         if body.get("stream"):
-            return _event_stream(native_stream(await self._begin(chat), model))
+            return event_stream(native_stream(await begin_stream(self._backend, chat), model))
         answer = await self._backend.execute(chat)
         shape = chat_completion if model.openai_shape else native_chat
         return _metered(success(shape(answer, model)), usage_of(answer.usage, model)["neurons"])
@@ -163,40 +164,19 @@ class ModelsApi:
         chat = chat_request(body, model)
         if body.get("stream"):
             with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            return _event_stream(openai_stream(await self._begin(chat), model, with_usage=with_usage))
+            return event_stream(openai_stream(await begin_stream(self._backend, chat), model, with_usage=with_usage))
         return json_reply(chat_completion(await self._backend.execute(chat), model))
 
+    async def _respond_openai(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
+        """Of Cloudflare's own models only gpt-oss is documented to have this route; what others answer there is not."""
+        if "gpt-oss" not in model.name and model.is_own:
+            raise Refused(400, 5007, f"AiError: AiError: No such model {model.name} or task")
+        answer = await self._backend.execute(responses_request(body, model))
+        fields = response_object(replace(answer, model=model.name), f"resp_{uuid.uuid4().hex}", body)
+        return json_reply({**fields, "created_at": int(time.time())})
+
     async def _embed_openai(self, body: dict[str, Any], model: LocalModel) -> HttpReply:
-        return json_reply(openai_vectors(await self._embed(embed_request(body, model, ("input",))), model))
-
-    async def _embed(self, request: EmbedRequest) -> EmbedResponse:
-        """Embeds in pieces of as many texts as the backend takes, which may be fewer than the named model does."""
-        most = self._backend.max_texts(request.model)
-        pieces = [
-            await self._backend.embed(replace(request, texts=request.texts[start : start + most]))
-            for start in range(0, len(request.texts), most)
-        ]
-        vectors = tuple(vector for piece in pieces for vector in piece.vectors)
-        return EmbedResponse(vectors, Usage(sum(piece.usage.input_tokens for piece in pieces)), request.model)
-
-    async def _begin(self, chat: ChatRequest) -> AsyncIterator[StreamChunk]:
-        """Starts a stream and waits for its first chunk, so that an error before it gets a status of its own."""
-        chunks = aiter(self._backend.execute_stream(chat))
-        first = await anext(chunks)
-        while first.kind == "error":  # which is raised next
-            first = await anext(chunks)
-
-        async def whole() -> AsyncIterator[StreamChunk]:
-            yield first
-            async for chunk in chunks:
-                yield chunk
-
-        return whole()
-
-    async def _in_flight(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        with self._stats.flight():
-            async for piece in pieces:
-                yield piece
+        return json_reply(openai_vectors(await embed_all(self._backend, embed_request(body, model, ("input",))), model))
 
     async def _list_openai(self) -> HttpReply:
         listed = [
@@ -210,7 +190,7 @@ class ModelsApi:
         found = [
             model.as_json()
             for model in self._models.values()
-            if words in f"{model.name} {model.description}".lower() and task in ("", model.task)
+            if model.is_own and words in f"{model.name} {model.description}".lower() and task in ("", model.task)
         ]
         return success(**page_of(found, call))
 
@@ -224,7 +204,3 @@ class ModelsApi:
 def _metered(reply: HttpReply, neurons: float) -> HttpReply:
     reply.headers["cf-ai-neurons"] = f"{neurons:g}"
     return reply
-
-
-def _event_stream(pieces: AsyncGenerator[bytes, None]) -> HttpReply:
-    return HttpReply(200, headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-cache"}, pieces=pieces)

@@ -54,6 +54,11 @@ class LocalModel:
     deprecated: str = ""
     answer: Callable[[dict[str, Any], str], Any] | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is Cloudflare's, and not another provider's that Cloudflare passes calls on to."""
+        return self.name.startswith("@")
+
     def neurons(self, input_tokens: int, output_tokens: int) -> float:
         """What Cloudflare would count for these tokens."""
         dollars = (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
@@ -140,6 +145,8 @@ ECHO_MODELS: tuple[LocalModel, ...] = (
     _echo("@cf/baai/bge-small-en-v1.5", EMBEDDINGS, 512, dimensions=384, price=(0.02, 0.0), batch=True),
     _echo("@cf/qwen/qwen3-embedding-0.6b", EMBEDDINGS, 8_192, dimensions=1024, max_texts=32, price=(0.012, 0.0)),
     _echo("@cf/echo/embed", EMBEDDINGS, 1_000_000, dimensions=8),
+    _echo("openai/gpt-5-mini", TEXT_GENERATION, 400_000),
+    _echo("anthropic/claude-haiku-4-5", TEXT_GENERATION, 200_000),
 )
 _ALIAS = "Answered here by SmolLM2 135M, which runs in this process; only the name is that of Cloudflare's model."
 SMOLLM2_MODELS = (

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
+from llmdo.backends.responses_api.chat_request import as_chat
 from llmdo.local.ai.catalogue import LocalModel
 from llmdo.local.wire import HttpCall, Refused
 
@@ -55,6 +56,14 @@ def chat_request(body: Mapping[str, Any], model: LocalModel) -> ChatRequest:
     return ChatRequest(model.serves, messages, {**parameters, "max_tokens": limit})
 
 
+def responses_request(body: Mapping[str, Any], model: LocalModel) -> ChatRequest:
+    """A conversation from the ``input`` of the Responses API. Raises Refused with 5006, InvalidRequest."""
+    if not body.get("input"):
+        raise bad_input("required properties at '/' are 'input'")
+    given = {name: value for name, value in body.items() if name not in ("model", "stream")}
+    return as_chat(given, model.serves, "", lambda _: None, {"max_tokens": _MAX_TOKENS})
+
+
 def embed_request(body: Mapping[str, Any], model: LocalModel, fields: tuple[str, ...]) -> EmbedRequest:
     """Texts from the first of ``fields`` in the body: a string, or 1 to ``max_texts`` strings. Raises Refused."""
     name = next((field for field in fields if field in body), None)
@@ -72,6 +81,8 @@ def embed_request(body: Mapping[str, Any], model: LocalModel, fields: tuple[str,
 def prompts_of(body: Mapping[str, Any]) -> list[str]:
     """The texts of a call, for the statistics and for the match of a fault: see ``stats.prompt_hash``."""
     messages, given = body.get("messages"), body.get("text", body.get("input", body.get("queries")))
+    if isinstance(given, list) and any(isinstance(item, dict) for item in given):  # of the Responses API
+        messages = given
     if isinstance(messages, list):
         return [
             "\n".join(_plain(m.get("content")) for m in messages if isinstance(m, dict) and m.get("role") == "user")

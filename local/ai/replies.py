@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -18,12 +18,12 @@ DONE = b"data: [DONE]\n\n"
 
 def usage_of(usage: Usage, model: LocalModel) -> dict[str, Any]:
     """Tokens by OpenAI's names, and neurons, which the real service reports without documenting them."""
-    return {
+    tokens = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
-        "neurons": model.neurons(usage.input_tokens, usage.output_tokens),
     }
+    return tokens | ({"neurons": model.neurons(usage.input_tokens, usage.output_tokens)} if model.is_own else {})
 
 
 def native_chat(response: ChatResponse, model: LocalModel) -> dict[str, Any]:
@@ -84,7 +84,11 @@ async def native_stream(chunks: AsyncIterator[StreamChunk], model: LocalModel) -
 
 
 async def openai_stream(
-    chunks: AsyncIterator[StreamChunk], model: LocalModel, *, with_usage: bool
+    chunks: AsyncIterator[StreamChunk],
+    model: LocalModel,
+    *,
+    with_usage: bool,
+    count: Callable[[Usage, LocalModel], dict[str, Any]] = usage_of,
 ) -> AsyncGenerator[bytes, None]:
     """chat.completion.chunk events: role, pieces of content, finish reason, usage if requested, ``[DONE]``."""
     head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()), "model": model.name}
@@ -94,7 +98,7 @@ async def openai_stream(
             yield _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": chunk.finish_reason}]})
         calls += chunk.kind == "tool_use"
         if chunk.kind == "done" and with_usage:
-            yield _event({**head, "choices": [], "usage": usage_of(chunk.usage or Usage(), model)})
+            yield _event({**head, "choices": [], "usage": count(chunk.usage or Usage(), model)})
     yield DONE
 
 

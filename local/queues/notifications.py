@@ -21,7 +21,9 @@ ACTIONS: tuple[Action, ...] = (*CREATE_ACTIONS, "DeleteObject", "LifecycleDeleti
 _MAX_RULES = 100  # for a bucket: same page
 _CONFLICT = (409, 11020)  # wrangler expects the status; the code beside it is not documented
 ANY_BUCKET = "*"  # every bucket that has no rules of its own
-DEFAULT_RULES = (("input/", ".jsonl"), ("input/", ".jsonl.gz"))
+DEFAULT_RULES = tuple(
+    ("input/", suffix) for suffix in (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".json", ".parquet", ".pq")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,14 @@ class ObjectFile:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
 
+    def begin(self) -> None:
+        """Keeps what is written from now on for ``close``, which is faster than an object at a time."""
+        self._db.execute("BEGIN")
+
     def close(self) -> None:
         """Closes the file."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
         self._db.close()
 
     def buckets(self) -> list[str]:

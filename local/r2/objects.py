@@ -30,11 +30,11 @@ from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeBucket, S3Backend
 from moto.s3.responses import S3Response
 
-from llmdo.local.faults import S3_ERRORS
 from llmdo.local.queues.notifications import ObjectEvent
 from llmdo.local.r2.object_file import ObjectFile, Stored
 from llmdo.local.r2.plain import SMALL, Plain
 from llmdo.local.r2.signatures import check_signature
+from llmdo.local.service_errors import S3_ERRORS
 from llmdo.local.settings import Credentials
 from llmdo.local.wire import HttpCall, HttpReply, S3Refused, s3_failure
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from itertools import islice
+from hashlib import md5
+from itertools import takewhile
 from typing import Any
 from urllib.parse import parse_qs, quote
 from xml.sax.saxutils import escape
 
 from moto.s3.models import FakeKey, S3Backend
 
-from llmdo.local.faults import S3_ERRORS
 from llmdo.local.r2.signatures import is_signed_body
+from llmdo.local.service_errors import S3_ERRORS
 from llmdo.local.wire import XML, HttpCall, S3Refused
 
 SMALL = 1 << 16  # bytes that are written or read while all other calls wait
@@ -27,7 +28,7 @@ _COMMON = frozenset(
 )
 _OF_WRITE = frozenset({"content-type", "if-none-match"})
 _OF_READ = frozenset({"if-match", "range"})
-_OF_LISTING = frozenset({"list-type", "prefix", "encoding-type", "start-after", "max-keys"})
+_OF_LISTING = frozenset({"list-type", "prefix", "encoding-type", "start-after", "max-keys", "continuation-token"})
 _METADATA = re.compile(r"x-amz-meta-[a-z0-9\-_.]+")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -97,14 +98,18 @@ class Plain:
         after, most = query.get("start-after", [""])[0], query.get("max-keys", [str(_PAGE)])[0]
         if not (most.isascii() and most.isdigit() and 0 < int(most) <= _PAGE):
             return None
+        tokens = self._backend._pagination_tokens  # moto's own, so that it can go on where this has begun
+        token = query.get("continuation-token", [""])[0]
+        if "continuation-token" in query and token not in tokens:
+            return None
         names, keys = self._names[bucket], self._backend.buckets[bucket].keys
-        found: list[FakeKey] = []
-        for name in islice(names, max(bisect_left(names, prefix), bisect_right(names, after)), None):
-            if not name.startswith(prefix):
-                break
-            found.append(keys[name])
-            if len(found) > int(most):
-                return None
+        at = max(bisect_left(names, prefix), bisect_right(names, tokens[token] if token else after))
+        below = [*takewhile(lambda name: name.startswith(prefix), names[at : at + int(most) + 1])]
+        found: list[FakeKey] = [keys[name] for name in below[: int(most)]]
+        following = ""
+        if len(below) > len(found):
+            following = md5(found[-1].name.encode(), usedforsecurity=False).hexdigest()
+            tokens[following] = found[-1].name
         contents = "".join(
             f"<Contents><Key>{escape(key.safe_name(encoding))}</Key><LastModified>{key.last_modified_ISO8601}"
             f"</LastModified><ETag>{key.etag}</ETag><Size>{key.size}</Size>"
@@ -114,11 +119,13 @@ class Plain:
         shown = quote(prefix) if encoding == "url" else prefix
         body = (
             '<?xml version="1.0" encoding="utf-8"?>\n'
-            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>false</IsTruncated>'
+            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<IsTruncated>{'true' if following else 'false'}</IsTruncated>"
             f"{contents}<Name>{bucket}</Name><Prefix>{escape(shown)}</Prefix><MaxKeys>{int(most)}</MaxKeys>"
             + (f"<EncodingType>{encoding}</EncodingType>" if encoding else "")
             + f"<KeyCount>{len(found)}</KeyCount>"
-            + (f"<StartAfter>{escape(after)}</StartAfter>" if after else "")
+            + (f"<NextContinuationToken>{following}</NextContinuationToken>" if following else "")
+            + (f"<StartAfter>{escape(after)}</StartAfter>" if after and not token else "")
             + "</ListBucketResult>"
         )
         return 200, {"Content-Type": XML}, body.encode()

@@ -113,8 +113,8 @@ def _places(options: JsonlOptions, cluster: Cluster) -> Iterator[str]:
     if cluster.is_here:
         return
     elsewhere = f"which the machines of the cluster at {cluster.url} do not see"
-    if options.files:
-        yield f"{options.files[0]} is on this machine, {elsewhere}: use --input r2://BUCKET/PREFIX/, or --queue"
+    if options.local_files:
+        yield f"{options.local_files[0]} is on this machine, {elsewhere}: use r2://BUCKET/PREFIX/, or --queue"
     if not options.output_location.bucket:
         yield f"--output {options.output} is on this machine, {elsewhere}: use r2://BUCKET/PREFIX/"
     if options.kept.ledger.startswith(SQLITE_SCHEME):

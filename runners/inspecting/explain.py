@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.runners.showing.limits import iso_time
-from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.storage.chat.log import DEAD, ChatLog
 from llmdo.storage.chat.records import Found
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location
-from llmdo.storage.runs.runs import DEAD_SECONDS, FOLDER
+from llmdo.storage.runs.runs import DEAD_SECONDS, FOLDER, SUMMARY
 from llmdo.transforms.chat.replies import PUSH_PATIENCE_S
 from llmdo.transforms.files.poll_files import SWEEP_SECONDS
 
@@ -35,15 +35,15 @@ STAGES = {
     "recalled": "an answer that was paid for before, from the ledger",
     "answered": "the answer is in the log",
     "adopted": "another service answered it, by that one's clock",
-    "pushed": "the answer is in the reply queue, or there is none",
+    "pushed": "the answer is in the reply queue or the store, or is not wanted there",
 }
 
 
 # Stages by other machines' clocks.
 _ELSEWHERE = ("sent", "adopted")
 _LATE = (
-    f" It is not pushed yet: its run tries for {PUSH_PATIENCE_S / 60:g} minutes; then the sweeps of the log do, every "
-    f"{SWEEP_SECONDS / 60:g} minutes, and any later run."
+    f" It is not pushed yet: its run tries for {PUSH_PATIENCE_S / 60:g} minutes (to a store for as long as it runs); "
+    f"then the sweeps of the log do, every {SWEEP_SECONDS / 60:g} minutes, and any later run."
 )
 
 
@@ -86,7 +86,7 @@ def explain(where: Location, message_id: str, conversation: str | None = None) -
     if found:
         return [_explained(one, log, where) for one in found]
     if next(store.list(where.key), None) is None:
-        raise UsageError([f"--log: there is no log at {store.url}/{where.key}: check it, and STORE_ID"])
+        raise UsageError([f"--log: there is no log at {store.url}/{where.key}: check it, --store and STORE_ID"])
     reasons = list(_dead_letters(where, message_id))
     others = [one.message.conversation for one in log.find(message_id)] if conversation else []
     if others:
@@ -94,7 +94,7 @@ def explain(where: Location, message_id: str, conversation: str | None = None) -
     elif reasons:
         verdict = f"it was received, but could not be understood: {'; '.join(reasons)}"
     else:
-        verdict = "no message with this id was received: check the id, --log and STORE_ID, and that the event was sent"
+        verdict = "no message with this id was received: check the id, --log and --store, and that the event was sent"
     return [Explained(message_id, conversation or "", verdict, EXIT_FAILED)]
 
 
@@ -150,7 +150,7 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
         if not found.open:
             return (
                 "It was logged, but is not to be answered: it is older than the --since of the run that received it. "
-                "Send it again to a run without.",
+                "Send it again to a run without; a store is read again by a run with an earlier --since.",
                 EXIT_FAILED,
             )
         before = [one for one in log.conversation(message.conversation).unanswered if one.order < message.order]
@@ -173,8 +173,12 @@ def _verdict(found: Found, log: ChatLog, where: Location) -> tuple[str, int]:
 
 def _at_work(where: Location) -> str:
     """Whether a run is there that could answer."""
-    beats = list(open_store(where.store_url).list(where.key + FOLDER))
-    now = datetime.now(UTC)
+    folder, now = where.key + FOLDER, datetime.now(UTC)
+    beats = [
+        info
+        for info in open_store(where.store_url).list(folder)
+        if not SUMMARY.fullmatch(info.key.removeprefix(folder))
+    ]
     alive = [info for info in beats if (now - info.modified).total_seconds() < DEAD_SECONDS]
     if not alive:
         return "No run is working on this log: start llmdo chat, which resumes what is open."

@@ -27,14 +27,21 @@ _ERROR_FIELDS = {"class", "code", "status", "message", "retryable", "attempts", 
 # What source_lines raises for damaged compressed data.
 DAMAGED = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 
+# What other batch APIs call a custom_id, and the field that holds the request beside it.
+_FOREIGN_IDS = (("key", "request"), ("recordId", "modelInput"))
+
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """The bytes [start, stop) of a source; ``data`` has no line ending, no BOM; None from LONGEST_COMPARED on."""
+    """The bytes [start, stop) of a source; ``data`` has no line ending, no BOM; None from LONGEST_COMPARED on.
+
+    What stands ``between`` lines, such as a table's header, needs no row.
+    """
 
     start: int
     stop: int
     data: bytes | None
+    between: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,9 @@ class UnreadableRow(ValueError):
 
 def source_lines(chunks: Iterable[bytes], key: str) -> Iterator[SourceLine]:
     """Every line of a source, blank ones too; a few pieces are in memory. Raises DAMAGED."""
-    raw = io.BufferedReader(_Chunks(chunks), _PIECE)
     held: list[bytes] = []
     at, kept, size = 0, True, 0  # the unfinished line: where it begins, whether it is kept in ``held``, its bytes
-    with _content(raw, key) as file:
+    with unpacked(chunks, key) as file:
         while piece := file.read(_PIECE):
             *ends, rest = piece.split(b"\n")
             for end in ends:
@@ -122,20 +128,32 @@ def differs(row: ShardRow, line: SourceLine, key: str) -> Iterator[str]:
     elif line.data is None:
         return
     elif row.kind == "answers":
-        for name, value in _ids(line.data, f"{key}:{line.start}").items():
-            if row.document[name] != value:
-                yield f"the answer's {name} is {row.document[name]!r}, and the line's is {value!r}"
+        for name, allowed in _ids(line.data, f"{key}:{line.start}").items():
+            if not any(_names(row.document[name], value, text=name == "custom_id") for value in allowed):
+                yield f"the answer's {name} is {row.document[name]!r}, and the line's is {allowed[0]!r}"
     elif not _same(row.document, line.data):
         yield "the error row is not the input line with an error added"
 
 
-def _ids(data: bytes, default: str) -> dict[str, Any]:
+def _ids(data: bytes, default: str) -> dict[str, list[Any]]:
+    """The values that a row's ids may have; the first is the one that is written today."""
     document = _object(_without_error(data)) or {}
-    given = [document[name] for name in ("id", "custom_id") if document.get(name) is not None]
-    return {
-        name: document[name] if document.get(name) is not None else given[0] if given else default
-        for name in ("id", "custom_id")
-    }
+    given = {name: document[name] for name in ("id", "custom_id") if document.get(name) is not None}
+    # What Gemini and Bedrock call a custom_id; with a template it is a field like any other.
+    foreign = [document.get(name) for name, holder in _FOREIGN_IDS if isinstance(document.get(holder), dict)]
+    others = [value for value in (*given.values(), *foreign) if value is not None]
+    if not given or None in (document.get(name, default) for name in ("id", "custom_id")):
+        others.append(default)
+    return {name: [given[name]] if name in given else others for name in ("id", "custom_id")}
+
+
+def _names(written: Any, value: Any, *, text: bool) -> bool:
+    """Whether an id is that of the line, or its ``text``; in rows of earlier versions a custom_id may be a number."""
+    if written == value and isinstance(written, bool) == isinstance(value, bool):
+        return True
+    with suppress(ValueError):
+        return text and not isinstance(value, str) and isinstance(written, str) and json.loads(written) == value
+    return False
 
 
 def _same(row: dict[str, Any], data: bytes) -> bool:
@@ -190,7 +208,9 @@ def _data(start: int, line: bytes) -> bytes:
     return line.removesuffix(b"\r")
 
 
-def _content(raw: BinaryIO, key: str) -> BinaryIO:
+def unpacked(chunks: Iterable[bytes], key: str) -> BinaryIO:
+    """The content of a source as a file."""
+    raw = io.BufferedReader(_Chunks(chunks), _PIECE)
     if key.lower().endswith(".gz"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     if key.lower().endswith(".zst"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,14 +14,16 @@ from rich.text import Text
 
 from llmdo.runners.inspecting.verify_file import FILES_AT_ONCE, SHARDS_AHEAD, FileCheck, FileId, FileReport, identity
 from llmdo.storage.objects.opening import open_store
-from llmdo.storage.objects.store import locate_folder
+from llmdo.storage.objects.store import Location, locate_folder
+from llmdo.storage.output.configuration import read as read_configuration
 from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import manifest_folders
 from llmdo.transforms.elements import FileVersion
-from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun
 from llmdo.transforms.files.listing import Skipped, list_inputs
 from llmdo.transforms.files.source import Listing
+from llmdo.transforms.kinds.inside import look_inside
+from llmdo.transforms.unreadable import CorruptData
 
 _SUMMED = ("compared", "answered", "failed", "blank", "input_tokens", "output_tokens")
 
@@ -70,8 +73,9 @@ def verify(output_url: str, inputs: Sequence[str] = ()) -> Verification:
     """
     output = locate_folder(output_url)
     store = open_store(output.store_url)
+    only = _format_of(output)
     listed = {
-        place: [as_begun(output, notice.file) for notice in list_inputs(Listing((place,)), output, Skipped())]
+        place: [as_begun(output, notice.file) for notice in list_inputs(Listing((place,), only), output, Skipped())]
         for place in inputs
     }
     sources = {identity(file): file for files in listed.values() for file in files}
@@ -108,13 +112,30 @@ def _unfinished(
             continue
         if version in in_work:
             why = "it is in progress, and the next run finishes it"
-        elif problem := wrong_format(file, head_of(file)):
+        elif problem := _unusable(file):
             why = problem
         elif version[:2] in earlier:
             why = "it has changed since it was answered; run again to answer this version"
         else:
             why = "it was never started; run again to answer it"
         yield f"{file.store_url}/{file.key} has no manifest: {why}"
+
+
+def _format_of(output: Location) -> Any:
+    """The ``--format`` of the output's runs, or ""."""
+    with suppress(ValueError):
+        there = read_configuration(open_store(output.store_url), output.key)
+        return (there or {}).get("format", "")
+    return ""
+
+
+def _unusable(file: FileVersion) -> str | None:
+    """Why no run could read a file."""
+    try:
+        look_inside(file)
+    except CorruptData as error:
+        return str(error)
+    return None
 
 
 def render(verification: Verification) -> RenderableType:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from pydantic_core import to_json
+
 from llmdo.runners.inspecting.oracle import (
     DAMAGED,
     ShardRow,
@@ -16,8 +18,9 @@ from llmdo.runners.inspecting.oracle import (
     differs,
     is_blank,
     parse_row,
-    source_lines,
 )
+from llmdo.runners.inspecting.oracle_tables import BETWEEN, lines_of_source
+from llmdo.runners.inspecting.repeated_ids import RepeatedIds
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound, StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import R2_SCHEME, Location, ObjectStore
@@ -33,6 +36,7 @@ from llmdo.storage.output.manifests import (
     shard_name,
 )
 from llmdo.transforms.elements import FileVersion
+from llmdo.transforms.unreadable import CorruptData
 
 # R2 answers in tens of milliseconds, so reads overlap: this many files at once, and this many shards ahead in each.
 FILES_AT_ONCE = 4
@@ -78,6 +82,7 @@ class FileCheck:
     sources: Mapping[FileId, FileVersion]
     reads: ThreadPoolExecutor
     report: FileReport = field(default_factory=FileReport)
+    ids: RepeatedIds = field(default_factory=RepeatedIds)
 
     def run(self) -> FileReport:
         """Reports everything that differs, and raises for none of it. Raises StorageError."""
@@ -98,6 +103,7 @@ class FileCheck:
             self._differs(f"its manifest is in the folder of another file, {self.folder}")
         self._check_listing(manifest)
         self._check_rows(self._rows(manifest), manifest)
+        self._note_ids()
         self._check_sums(manifest)
         if self.report.more:
             self.report.differences.append(f"{self.name}: and {self.report.more:,} more")
@@ -113,8 +119,8 @@ class FileCheck:
             self.report.compared = True
         except (ObjectNotFound, ObjectChanged) as error:
             self.report.notes.append(f"{self.name} was not compared with its source to the end: {error}")
-        except DAMAGED as error:
-            self._differs(f"its source cannot be decompressed: {error}")
+        except (*DAMAGED, CorruptData) as error:
+            self._differs(f"its source cannot be read: {error}")
         for _ in rows:  # what is left of them still counts in the sums
             pass
 
@@ -143,12 +149,22 @@ class FileCheck:
         number = 0
         for shard, rows in self._shards(sorted(manifest.shards, key=_first)):
             while heap and heap[0][0] < _first(shard):
-                yield heapq.heappop(heap)[3]
+                yield self._taken(heapq.heappop(heap)[3], manifest)
             for row in rows:
                 number += 1
                 heapq.heappush(heap, (row.start, row.stop, number, row))
         while heap:
-            yield heapq.heappop(heap)[3]
+            yield self._taken(heapq.heappop(heap)[3], manifest)
+
+    def _taken(self, row: ShardRow, manifest: Manifest) -> ShardRow:
+        name = row.document.get("custom_id") or row.document.get("id")
+        if name is not None and name != f"{manifest.key}:{row.start}":
+            self.ids.add(name if isinstance(name, str) else to_json(name).decode())
+        return row
+
+    def _note_ids(self) -> None:
+        if note := self.ids.note(self.name):
+            self.report.notes.append(note)
 
     def _shards(self, shards: Iterable[ManifestShard]) -> Iterator[tuple[ManifestShard, list[ShardRow]]]:
         waiting: deque[tuple[ManifestShard, Future[bytes | None]]] = deque()
@@ -221,7 +237,8 @@ class FileCheck:
             return None
         if info.size != manifest.size:
             self._differs(f"its source has {info.size} bytes, and the manifest says {manifest.size}")
-        return source_lines(store.stream(manifest.key, manifest.etag), manifest.key)
+        source = FileVersion(store.url, manifest.key, manifest.etag, info.size, format=manifest.format)
+        return lines_of_source(source)
 
     def _compare(self, rows: Iterator[ShardRow], lines: Iterator[SourceLine], manifest: Manifest) -> None:
         row = next(rows, None)
@@ -232,7 +249,9 @@ class FileCheck:
                 self._differs(f"offset {row.start} in {row.shard}: no line begins there")
                 row = next(rows, None)
             if row is None or row.start != line.start:
-                if is_blank(line):
+                if line.between:
+                    pass
+                elif is_blank(line):
                     blank += 1
                 else:
                     self._differs(f"offset {line.start}: this line is in no shard")
@@ -253,7 +272,9 @@ class FileCheck:
         if blank != manifest.blank:
             self._differs(f"its source has {blank} blank lines, and the manifest says {manifest.blank}")
         if length != manifest.length:
-            self._differs(f"its source has {length} bytes of content, and the manifest says {manifest.length}")
+            self._differs(
+                f"its source has {length} {manifest.unit}s of content, and the manifest says {manifest.length}"
+            )
 
     def _check_gaps(self, rows: Iterator[ShardRow], manifest: Manifest) -> None:
         """Without the source: rows do not overlap, and what they leave out can be the blank lines."""
@@ -265,10 +286,13 @@ class FileCheck:
                 gaps, uncovered = gaps + 1, uncovered + row.start - at
             at = max(at, row.stop)
         if at > manifest.length:
-            self._differs(f"its rows go to offset {at}, and the manifest says that it has {manifest.length} bytes")
+            self._differs(
+                f"its rows go to offset {at}, and the manifest says that it has {manifest.length} {manifest.unit}s"
+            )
         elif at < manifest.length:
             gaps, uncovered = gaps + 1, uncovered + manifest.length - at
-        if not gaps <= manifest.blank <= uncovered:
+        least = 0 if manifest.format in BETWEEN else gaps
+        if not least <= manifest.blank <= uncovered:
             self._differs(
                 f"no row has {uncovered} bytes in {gaps} places, and the manifest says {manifest.blank} blank lines"
             )

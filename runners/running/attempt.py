@@ -21,15 +21,22 @@ import llmdo.storage.errors
 from llmdo.backends.collector import spare_the_collector
 from llmdo.backends.engine.registry import close_engines, limits_of_engines
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Budget, Spent
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.spent import Spent
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow, direct
+from llmdo.runners.exporting.telemetry import figures_exported, run_span
 from llmdo.runners.flink import runner as flink
 from llmdo.runners.prism import runner as prism
 from llmdo.runners.running.checks import check_configuration
 from llmdo.runners.running.following import Following, count_by_manifests, ended_when_stopped, following
+from llmdo.runners.running.steering import Steering
 from llmdo.runners.running.stop import Stop
+from llmdo.runners.showing.budget import beside_budget, budget_now
+from llmdo.runners.showing.history import Recorded, keep_history
+from llmdo.runners.showing.logs import logs_of
+from llmdo.runners.showing.progress import Meters
 from llmdo.runners.showing.summary import Summary
 from llmdo.runners.temporary import temporary_files
 from llmdo.runners.workers.crew import WorkerFailed, crew_of
@@ -37,6 +44,8 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked
+from llmdo.transforms.answers.leases import close_leases
+from llmdo.transforms.files.settled_messages import close_pushes
 from llmdo.transforms.run_state import RunAsleep, RunState, end_run, state_of
 from llmdo.transforms.state_cache import measure_state_cheaply
 
@@ -64,21 +73,44 @@ def attempt(
     build: Build[Options],
     budget: Budget | None = None,
     close: Callable[[RunState], None] = lambda _: None,
+    steering: Steering | None = None,
 ) -> Summary:
     """Runs a graph once; ``watch`` shows its state meanwhile. Raises UsageError for another configuration.
 
     ``budget``: what earlier attempts of the same command have spent, and may spend all together. ``close``: closes what
-    the graph has open in this process, besides acks and engines.
+    the graph has open in this process, besides acks and engines. ``steering``: the orders that hold.
     """
-    run_id, budget = new_run_id(), budget or Budget(options.limits)
-    state = _begin(run_id, stop, budget)
+    run_id = new_run_id()
+    recorded = Recorded()
+    with logs_of(run_id), run_span(options, run_id) as ended:
+        watch, budget = recorded.beside(watch), budget or options.new_budget()
+        if options.budget is not None:
+            watch = beside_budget(watch, options.output_location)
+        summary = _attempt(options, run_id, watch, stop, build, budget, close, steering or Steering(options, stop))
+        keep_history(options, recorded, summary)
+        return ended(summary)
+
+
+def _attempt(
+    options: Options,
+    run_id: str,
+    watch: Watch,
+    stop: Stop,
+    build: Build[Options],
+    budget: Budget,
+    close: Callable[[RunState], None],
+    steering: Steering,
+) -> Summary:
+    state = _begin(run_id, options, stop, budget)
     problem: str | None = None
     passing = False
     where = options.output_location
     presence: Presence | None = None
     found: Following | None = None
     try:
-        presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration)
+        steering.begin(run_id)
+        tells = _telling(options, state, steering)
+        presence = Presence(open_store(where.store_url), where.key, run_id, options.configuration, tells=tells)
         state.presence = presence
         if options.configuration:
             check_configuration(options, presence.is_alive)
@@ -87,8 +119,10 @@ def attempt(
             temporary_files(),
             RUNNERS[options.runner](options) as arguments,
             watch(state),
+            figures_exported(state),
             following(state, notes) as found,
             crew_of(options, run_id, stop.last_calls),
+            steering.of(state, presence),
         ):
             pipeline = beam.Pipeline(options=PipelineOptions(arguments))
             build(pipeline, options, run_id)
@@ -106,17 +140,24 @@ def attempt(
             presence.stop()
         end_run(run_id)
     spent = budget.spent() if found is None or found.spent is None else found.spent
-    return _summary(options, run_id, state, problem, reason, spent=spent, limits=limits, passing=passing)
+    return _summary(options, state, budget, problem, reason, spent=spent, limits=limits, passing=passing)
 
 
-def _begin(run_id: str, stop: Stop, budget: Budget) -> RunState:
+def _begin(run_id: str, options: RunOptions, stop: Stop, budget: Budget) -> RunState:
     """Makes the run's state, and this process ready for it."""
     spare_the_collector()
     measure_state_cheaply()
     state = state_of(run_id)
-    state.budget = budget
+    state.budget, state.queue = budget, options.queue or ""
     stop.apply(state)
     return state
+
+
+def _telling(options: RunOptions, state: RunState, steering: Steering) -> Callable[[], dict[str, Any]]:
+    """What the run's heartbeats tell people."""
+    told = {"command": options.command, "queue": options.queue or "", "started_at": time.time()}
+    meters = Meters()
+    return lambda: {**told, **steering.told(), "figures": meters.look(state).as_json()}
 
 
 def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
@@ -124,19 +165,21 @@ def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | Non
 
     Returns why the run stopped, if it did, and what held its calls back.
     """
+    close_pushes(state)
     for queue, count in close_acks(state, patient=patient).items():
         if patient:
             state.report_undone(f"queue {queue}", not_acked(count))
     reason = state.stop_reason  # before engines report their end to what may still run
     limits = (*limits_of_engines(state.run_id), *state.elsewhere().limits)
     close_engines(state.run_id)
+    close_leases(state)
     return reason, limits
 
 
 def _summary(
     options: RunOptions,
-    run_id: str,
     state: RunState,
+    budget: Budget,
     problem: str | None,
     reason: BaseException | str | None,
     *,
@@ -146,10 +189,13 @@ def _summary(
 ) -> Summary:
     if isinstance(reason, Exception):
         problem = sentence(reason)
-    elif reason is not None and not options.continuous:
+    elif reason is not None and not options.continuous and not state.handed_over.lines:
         problem = problem or str(reason)
+    if state.handed_over.unclear and not problem:
+        lines = state.handed_over.unclear
+        problem = f"{lines:,} lines stay open, as nobody can tell whether their batch was submitted (see the log)"
     return Summary(
-        run_id,
+        state.run_id,
         state.counts,
         tuple(state.settled.values()),
         tuple(state.in_work()),
@@ -160,9 +206,13 @@ def _summary(
         dict(state.others),
         continuous=options.continuous,
         spent=spent,
+        prices={**state.elsewhere().prices, **budget.prices.used()},
         until=until_of(reason),
+        budget=None if options.budget is None else budget_now(options.output_location),
         limits=limits,
         passing=passing,
+        handed_over=state.handed_over,
+        receipt=budget.receipt(),
     )
 
 

@@ -11,22 +11,23 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.errors import ModelError
-from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import list_of
 from llmdo.backends.providers import split_model
 from llmdo.pipelines import chat as pipeline
 from llmdo.pipelines.chat_options import ChatOptions
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.running.attempt import Watch, attempt
 from llmdo.runners.running.checks import check_consumers, check_folder, check_ledger, check_prices, id_of_queue
+from llmdo.runners.running.steering import Steering
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.running.stream import again_and_again
-from llmdo.runners.showing.progress import Rate, cost_text
+from llmdo.runners.showing.progress import Figures, calls_and_cost
 from llmdo.runners.showing.report import show_limits, show_spent
-from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS, Summary
+from llmdo.runners.showing.summary import Summary
+from llmdo.runners.showing.words import counted
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.reading import read_record
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
@@ -36,6 +37,7 @@ from llmdo.storage.objects.store import Location, locate_folder
 from llmdo.transforms.chat.conversations import close_conversations, open_conversations
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.source import Listing
+from llmdo.transforms.livestore.connections import close_links
 from llmdo.transforms.run_state import Counts, RunState
 
 _log = logging.getLogger(__name__)
@@ -85,24 +87,27 @@ class ChatSummary:
 
 
 def chat(options: ChatOptions, watch: Watch) -> ChatSummary:
-    """Answers the messages of files, or those of a queue until SIGTERM or Ctrl-C; ``watch`` shows it meanwhile.
+    """Answers the messages of files, or those of a queue or of stores until SIGTERM or Ctrl-C.
 
-    A pipeline that reads a queue and fails is restarted, as in ``stream``. Raises what ``prepare_chat`` raises, and
-    PrismError where there is no Prism.
+    ``watch`` shows it meanwhile. A pipeline that reads without end and fails is restarted, as in ``stream``. Raises
+    what ``prepare_chat`` raises, and PrismError where there is no Prism.
     """
     if options.runner == "prism":
         find_prism(options.prism_location, allow_open=options.allow_open_ports)
-    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
+    stop, budget = Stop(options.drain_seconds), options.new_budget()
     options = prepare_chat(options)
     check_prices(options, budget.prices)
 
+    steering = Steering(options, stop)
+
     def once() -> Summary:
-        return attempt(options, watch, stop, pipeline.build, budget, close_conversations)
+        return attempt(options, watch, stop, pipeline.build, budget, _close, steering)
 
     with stop.on_signals():
         if options.continuous:
             ended = again_and_again(once, stop, options.max_restarts, _progress)
-            return ChatSummary(ended, _open_in(options.output_location))
+            open_there = [_open_in(where) for where in options.logs.values() or [options.output_location]]
+            return ChatSummary(ended, None if None in open_there else sum(filter(None, open_there)))
         summary = once()
         while summary.asleep and _progress(summary.counts) and not stop.asked:
             _log.warning("%s; resuming", summary.problem)
@@ -125,7 +130,7 @@ def prepare_chat(options: ChatOptions) -> ChatOptions:
     if where.bucket:
         next(open_store(where.store_url).list(where.key + "_runs/"), None)
     for place in options.events:
-        if next(list_inputs(Listing((place,)), None), None) is None:
+        if next(list_inputs(Listing((place,), "jsonl"), None), None) is None:
             raise UsageError([f"--events {place}: there is no such file, or none that ends in .jsonl"])
     check_folder(where, "--log" if options.continuous else "--output", private=options.continuous)
     check_ledger(options.kept)
@@ -167,16 +172,16 @@ def _conversations(where: Location) -> Iterator[str]:
                 yield message.conversation
 
 
-def chat_line(state: RunState, rate: Rate) -> str:
+def chat_line(now: Figures, state: RunState) -> str:
     """The figures at this moment, in one line."""
-    counts = state.counts
-    messages, tokens = counts.answered + counts.failed, counts.input_tokens + counts.output_tokens
-    waiting = "" if state.backlog is None else f" · {state.backlog:,} waiting"
-    return (
-        f"{open_conversations(state):,} conversations open · {messages:,} messages, {rate(messages):,.1f}/s · "
-        f"{calls_in_flight(state.run_id):,} in flight · {tokens:,} tokens{cost_text(state)} · "
-        f"{counts.failed:,} errors{waiting}"
-    )
+    parts = [
+        f"{counted(open_conversations(state), 'conversation')} open",
+        f"{counted(now.lines, 'message')}, {now.lines_per_s:,.1f}/s",
+        *calls_and_cost(now),
+        counted(now.failed, "error"),
+        "" if now.waiting is None else f"{now.waiting:,} waiting",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def show_chat(summary: ChatSummary, console: Console) -> None:
@@ -202,6 +207,11 @@ def show_chat(summary: ChatSummary, console: Console) -> None:
         console.print(f"{summary.waiting:,} {what}: run the same command again.", highlight=False)
     if summary.responses:
         console.print(Text(f"Responses: {summary.responses}"), soft_wrap=True)
+
+
+def _close(state: RunState) -> None:
+    close_conversations(state)
+    close_links(state)
 
 
 def _open_in(where: Location) -> int | None:

@@ -26,9 +26,11 @@ from llmdo.storage.objects.store import R2_SCHEME, Location, locate
 from llmdo.storage.output.configuration import agree
 from llmdo.storage.queues.api import WRONG_ACCOUNT
 from llmdo.storage.queues.client import QueueClient, find_queue
+from llmdo.storage.runs.budgets import BudgetBook
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.files.listing import Skipped, is_pattern, list_inputs
 from llmdo.transforms.files.source import Listing
+from llmdo.transforms.formats import endings
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _WRANGLER = "npx wrangler queues consumer"
 
 
 def prepare(options: JsonlOptions) -> JsonlOptions:
-    """Checks all that a run needs, and replaces the queue's name by its id.
+    """Checks all that a run needs, and replaces the names of queues by their ids.
 
     Raises UsageError for what the user must correct, StorageError for a service that refuses.
     """
@@ -46,10 +48,14 @@ def prepare(options: JsonlOptions) -> JsonlOptions:
         queue_id = id_of_queue(options.queue)
         check_consumers(options.queue, queue_id)
         options = options.model_copy(update={"queue": queue_id})
-    for place in (options.output, options.input):
-        if place is not None and (where := locate(place)).bucket:
+    if options.notify_queue is not None:
+        options = options.model_copy(update={"notify_queue": _told_queue(options)})
+    for place in (options.output, *options.files, *options.media_from):
+        if place.startswith(R2_SCHEME) and (where := locate(place)).bucket:
             next(open_store(where.store_url).list(options.output_location.key + "_runs/"), None)
     check_files(options)
+    if not options.apart:
+        check_media_folders(options)
     for warning in of_gateway(options):
         _log.warning("%s", warning)
     check_folder(options.output_location, "--output")
@@ -67,6 +73,15 @@ def id_of_queue(id_or_name: str) -> str:
         raise UsageError([str(error)]) from None
 
 
+def _told_queue(options: JsonlOptions) -> str:
+    """The id of the queue for messages about settled files. Raises as ``id_of_queue``."""
+    queue_id = id_of_queue(str(options.notify_queue))
+    if queue_id == options.queue:
+        name = options.notify_queue
+        raise UsageError([f"--notify-queue {name} is the queue of the input's events, too: name another one"])
+    return queue_id
+
+
 def check_files(options: JsonlOptions) -> None:
     """Raises UsageError where local files or a pattern are named, and nothing to answer is there.
 
@@ -77,9 +92,16 @@ def check_files(options: JsonlOptions) -> None:
         return
     if next(list_inputs(source, options.output_location, skipped), None) is None:
         _nothing_there(source, skipped)
-    for name in options.files:
+    for name in options.local_files:
         if is_pattern(name) and not _is_there(name):
             _log.warning("%s matches no file", name)
+
+
+def check_media_folders(options: JsonlOptions) -> None:
+    """Raises UsageError for a folder of ``--media-from`` that is not there: each line would fail by itself."""
+    named = [place for place in options.media_from if place.startswith("/")]
+    if absent := [place for place in named if not Path(place).is_dir()]:
+        raise UsageError([f"--media-from {place}: there is no such folder; correct the path" for place in absent])
 
 
 def _nothing_there(source: Listing, skipped: Skipped) -> None:
@@ -97,7 +119,7 @@ def _nothing_there(source: Listing, skipped: Skipped) -> None:
         else:
             _log.warning("no key begins with %s: check the prefix, unless it is to be filled later", name)
     if not problems and not prefixes:
-        problems = [f"no file ends in .jsonl, .ndjson or .jsonlines (.gz, .zst) at {' '.join(source.inputs)}"]
+        problems = [f"no file ends in {endings(source.format)} at {' '.join(source.inputs)}"]
     if problems:
         raise UsageError([*problems, *skipped.sentences()])
 
@@ -121,14 +143,20 @@ def of_gateway(options: JsonlOptions) -> list[str]:
 
 
 def check_prices(options: RunOptions, prices: Prices) -> None:
-    """Raises UsageError for a --max-cost that cannot be kept, since the price of a model is unknown."""
-    if options.max_cost is None:
+    """Raises UsageError for a limit of cost that cannot be kept, since the price of a model is unknown.
+
+    Raises StorageError for a record of the output's budget that cannot be read.
+    """
+    if options.budget is not None:
+        BudgetBook(open_store(options.output_location.store_url), options.output_location.key).read()
+    option = options.limits.in_dollars
+    if not option:
         return
     unknown = [name for name in options.models if prices.of(*name.split("/", 1)) is None]
     if unknown:
-        raise UsageError(
-            [f"--max-cost: the price of {' and '.join(unknown)} is not known: use --max-tokens-total instead"]
-        )
+        said = f"{option}: the price of {' and '.join(unknown)} is not known"
+        instead = "use --max-tokens-total instead" if options.max_cost else "give --budget in tokens: '2M tokens/day'"
+        raise UsageError([f"{said}: name it in a --price-file, or {instead}"])
 
 
 def check_consumers(name: str, queue_id: str) -> None:

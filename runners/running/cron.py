@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from llmdo.pipelines.usage import UsageError
+from llmdo.settings.installing import install_command
 
 # No zone's clock was ever put back further at once.
 _OVERLAP = timedelta(hours=3)
@@ -30,7 +31,7 @@ class Cron:
         except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of names, where tzdata is installed
             problems.append(
                 f"--timezone {timezone!r}: no such time zone here; write UTC or a name such as Europe/Berlin "
-                "(a system without the names gets them by: pip install tzdata)"
+                f"(a system without the names gets them by: {install_command('tzdata')})"
             )
             self.zone = ZoneInfo("UTC")
         try:

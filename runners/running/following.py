@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from apache_beam.runners.runner import PipelineResult
 
 from llmdo.backends.engine.registry import calls_in_flight
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.storage.errors import StorageError
 from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.runs.members import Members
@@ -105,7 +105,7 @@ def left_open(state: RunState, notes: Members) -> None:
     """Finds, by their job records, the files that this run opened and did not finish. Raises StorageError."""
     for record in Jobs(notes.store, notes.prefix).sweep():
         if isinstance(record, JobRecord) and run_of(record.run_id) == notes.run_id:
-            file = FileVersion(record.store_url, record.key, record.etag, record.size)
+            file = FileVersion(record.store_url, record.key, record.etag, record.size, format=record.format)
             state.opened[file.id] = file
 
 

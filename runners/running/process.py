@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import Any
 
+from llmdo.runners.exit_codes import EXIT_FAILED
 from llmdo.runners.servers import has_ended, own_modules, start_tied, stop_tied
-from llmdo.runners.showing.summary import EXIT_FAILED
 
 _LAST_THREADS = 60.0  # seconds that the process may take to exit after its summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -11,12 +12,14 @@ from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.attempt import Watch
 from llmdo.runners.running.run import run
+from llmdo.runners.showing.errors import errors_table
 from llmdo.runners.showing.report import files_table, show_limits
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.errors import InvalidLocation
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.storage.output import configuration
+from llmdo.storage.output.error_classes import ErrorClass
 
 # Fields that an output's configuration has only if they were set → their options.
 _OPTIONS = {
@@ -25,6 +28,7 @@ _OPTIONS = {
     "vectors": "vectors",
     "model_for": "model_for",
     "schema": "response_schema",
+    "format": "format",
 }
 
 _TOO_LONG = ": they were too long to keep; run the files again with a higher --max-line-bytes and the same --output."
@@ -75,11 +79,13 @@ def retry_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def show_retry(summary: Summary, options: JsonlOptions, console: Console) -> None:
-    """The files that were tried again, then the outcome of their lines in one sentence."""
+def show_retry(summary: Summary, options: JsonlOptions, console: Console, errors: Sequence[ErrorClass] = ()) -> None:
+    """The files that were tried again, why lines still fail, then the outcome of their lines in one sentence."""
     table = files_table(summary, "not merged: run llmdo retry again to resume")
     if table.row_count:
         console.print(table)
+    if errors:
+        console.print(errors_table(errors))
     counts = summary.counts
     tried = counts.answered + counts.failed
     said = "Nothing to try again."

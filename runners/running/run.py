@@ -10,6 +10,7 @@ from llmdo.pipelines import jsonl
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.running.attempt import Build, Watch, attempt
 from llmdo.runners.running.checks import check_prices, prepare
+from llmdo.runners.running.steering import Steering
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.summary import Summary
 from llmdo.settings.environment import cloudflare_account
@@ -19,14 +20,20 @@ from llmdo.storage.queues.client import QueueClient
 _log = logging.getLogger(__name__)
 
 
-def run(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.build) -> Summary:
-    """Runs a graph until nothing is left; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises."""
-    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
+def run(
+    options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.build, budget: Budget | None = None
+) -> Summary:
+    """Runs a graph until nothing is left; ``watch`` shows the state meanwhile. Raises what ``prepare`` raises.
+
+    ``budget``: what the command has spent before, and may spend all together.
+    """
+    stop, budget = Stop(options.drain_seconds), budget or options.new_budget()
     options = prepare(options)
+    steering = Steering(options, stop)
     check_prices(options, budget.prices)
     with stop.on_signals():
         while True:
-            summary = attempt(options, watch, stop, build, budget)
+            summary = attempt(options, watch, stop, build, budget, steering=steering)
             # Without progress it would sleep again and again.
             if not summary.asleep or not summary.counts.shards or stop.asked:
                 break

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmdo.pipelines.options import JsonlOptions
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_HANDED_OVER, EXIT_SOME_ERRORS
 from llmdo.runners.prism import runner as prism
 from llmdo.runners.running.attempt import new_run_id
 from llmdo.runners.running.checks import prepare
 from llmdo.runners.running.cron import Cron
 from llmdo.runners.running.process import RunEnd, RunProcess
 from llmdo.runners.running.stop import handling_signals, leave
-from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_FAILED, EXIT_SOME_ERRORS
 from llmdo.settings.secrets import without_secrets
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
@@ -56,6 +56,7 @@ class Surroundings:
         start: starts a run.
         waits: is called with each next tick, once.
         ended: is called with each run's summary, as the output has it.
+        started: is called when a run was started.
     """
 
     start: Callable[[], RunProcess]
@@ -63,6 +64,7 @@ class Surroundings:
     ended: Callable[[dict[str, Any]], None]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     nap: Callable[[float], None] = time.sleep
+    started: Callable[[], None] = lambda: None
 
 
 def schedule(
@@ -72,6 +74,7 @@ def schedule(
     run: Sequence[str],
     waits: Callable[[datetime], None],
     ended: Callable[[dict[str, Any]], None],
+    started: Callable[[], None] = lambda: None,
 ) -> int:
     """Runs at each tick until SIGTERM or Ctrl-C, and returns the exit code of the last run; see ``Schedule``.
 
@@ -82,16 +85,17 @@ def schedule(
         run: the arguments of the command line that a run is started with.
         waits: see Surroundings.
         ended: see Surroundings.
+        started: see Surroundings.
 
     Raises UsageError and StorageError for what would stop the first run anyway.
     """
-    if not options.files:  # they may come later
+    if not options.local_files:  # they may come later
         prepare(options)
     if options.runner == "prism":
         with prism.launch(options):  # one that is refused would be refused at each tick
             pass
     stopping = Stopping()
-    surroundings = Surroundings(lambda: RunProcess(run), waits, ended)
+    surroundings = Surroundings(lambda: RunProcess(run), waits, ended, started=started)
     with stopping.on_signals():
         return Schedule(options, cron, without_secrets(command), surroundings, stopping).run()
 
@@ -108,7 +112,7 @@ class Schedule:
     ) -> None:
         where = options.output_location
         self._store, self._prefix = open_store(where.store_url), where.key
-        source = options.queue or options.input or " ".join(options.files)
+        source = options.queue or " ".join(options.files)
         self._text = f"{cron.expression} {cron.timezone}"
         self._book = Schedules(self._store, self._prefix, f"{self._text} {source}")
         self._cron = cron
@@ -169,9 +173,11 @@ class Schedule:
         self._skipped = tick
 
     def _run(self, tick: datetime, held: ClaimHeld, presence: Presence) -> datetime | None:
-        started = self._world.clock()
-        how, cut_short = self._watch(self._world.start(), presence)
-        self._exit_code = how.exit_code if how.exit_code in (EXIT_ANSWERED, EXIT_SOME_ERRORS) else EXIT_FAILED
+        started, run = self._world.clock(), self._world.start()
+        self._world.started()
+        how, cut_short = self._watch(run, presence)
+        ends = (EXIT_ANSWERED, EXIT_SOME_ERRORS, EXIT_HANDED_OVER)
+        self._exit_code = how.exit_code if how.exit_code in ends else EXIT_FAILED
         said = {
             "tick": _iso(tick),
             "started": _iso(started, "milliseconds"),

@@ -36,6 +36,12 @@ class Stop:
         """Whether a signal came."""
         return self._asked.is_set()
 
+    def ask(self, who: str) -> None:
+        """Drains the run, as a first signal does."""
+        self._signal = who
+        self._asked.set()
+        threading.Thread(target=self._drain, name="llmdo-drain", daemon=True).start()
+
     def wait(self, seconds: float) -> bool:
         """Waits this long, or until a signal comes; returns whether one came."""
         return self._asked.wait(seconds)
@@ -83,10 +89,7 @@ class Stop:
     def _handle(self, number: int) -> None:
         if self.asked or (self._draining and number == signal.SIGINT):
             leave(128 + number)
-        self._signal = signal.Signals(number).name
-        self._asked.set()
-        # A thread of its own: this one may hold any lock at this moment.
-        threading.Thread(target=self._drain, name="llmdo-drain", daemon=True).start()
+        self.ask(signal.Signals(number).name)  # in a thread of its own: this one may hold any lock at this moment
 
     def _sentence(self) -> str:
         return f"stopped by {self._signal}; run the same command again to resume"

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
 
-from llmdo.backends.money.money import Budget
 from llmdo.pipelines import jsonl
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.running.attempt import Watch, attempt
 from llmdo.runners.running.checks import check_prices, prepare
+from llmdo.runners.running.steering import Steering
 from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing.summary import Summary
 from llmdo.transforms.run_state import Counts
@@ -31,12 +31,13 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     """
     if options.runner == "prism":
         find_prism(options.prism_location, allow_open=options.allow_open_ports)
-    stop, budget = Stop(options.drain_seconds), Budget(options.limits)
+    stop, budget = Stop(options.drain_seconds), options.new_budget()
     options = prepare(options)
     check_prices(options, budget.prices)
+    steering = Steering(options, stop)
     with stop.on_signals():
         return again_and_again(
-            lambda: attempt(options, watch, stop, jsonl.build, budget=budget),
+            lambda: attempt(options, watch, stop, jsonl.build, budget=budget, steering=steering),
             stop,
             options.max_restarts,
             lambda counts: counts.shards > 0 or counts.files_done > 0,

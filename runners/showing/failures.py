@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llmdo.backends.errors import ModelError
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.exit_codes import EXIT_FAILED, EXIT_USAGE
 from llmdo.runners.showing.limits import until_text
-from llmdo.runners.showing.summary import EXIT_FAILED, EXIT_USAGE
 from llmdo.settings.environment import MissingSettings
 from llmdo.settings.tools import ToolError
 from llmdo.storage.errors import BucketNotFound, StorageError

@@ -11,6 +11,7 @@ from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
 
 _END_OF_TIME = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
 _WORTH_A_WORD_S = 1.0  # shorter delays are not shown
+_MOSTLY = 0.5
 
 
 def limits_json(limits: ModelLimits) -> dict[str, Any]:
@@ -52,15 +53,21 @@ def limits_text(limits: ModelLimits) -> str:
     return f"{limits.provider}/{limits.model}: {'; '.join(parts)}" if parts else ""
 
 
-def away_text(limits: Iterable[ModelLimits]) -> str:
-    """Which services are unavailable at this moment, for a progress line; "" where none is."""
+def held_text(limits: Iterable[ModelLimits], throttled: float) -> str:
+    """What holds calls back at this moment, for a progress line; "" where nothing does.
+
+    ``throttled``: the part of the last seconds in which a call was ready and had to wait.
+    """
     found = []
     for model in limits:
+        rate = min((rate for rate in (_finite(model.per_s), _finite(model.rates.per_s)) if rate), default=None)
+        if throttled > _MOSTLY and rate is not None:
+            found.append(f"held back to {rate:.3g} requests/s")
         if model.away:
             wait_s = model.away.next_try_s
             then = f"next try in {wait_s:,.0f} s" if wait_s else "trying now"
-            found.append(f"{model.provider}/{model.model} has not answered for {model.away.for_s:,.0f} s, {then} · ")
-    return "".join(found)
+            found.append(f"{model.provider}/{model.model} has not answered for {model.away.for_s:,.0f} s, {then}")
+    return " · ".join(found)
 
 
 def iso_time(at: float, timespec: str = "seconds") -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.receipt import Receipt
+from llmdo.backends.money.spent import Spent
+from llmdo.backends.responses import Price
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_HANDED_OVER, EXIT_SOME_ERRORS
+from llmdo.runners.showing.budget import BudgetNow
 from llmdo.runners.showing.limits import iso_time, limits_json
 from llmdo.storage.output.costs import Cost
 from llmdo.transforms.elements import FileVersion, Settled
-from llmdo.transforms.run_state import Counts
+from llmdo.transforms.files.settled_messages import settled_json
+from llmdo.transforms.run_state import NOTHING_HANDED_OVER, Counts, HandedOver
 
 NOTHING_SPENT = Spent()
-EXIT_ANSWERED, EXIT_FAILED, EXIT_USAGE, EXIT_SOME_ERRORS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +38,13 @@ class Summary:
         spent: what this command's calls have used, failed tries included as far as the providers report them, but not
             answers from the ledger.
         until: Unix time in seconds before which the next run would stop for the same reason, where that is known.
+        prices: by which costs were counted, by the models' full names.
         limits: what held the calls of each model back, of the last pipeline; empty where other processes called.
         backlog: about how many messages the queue still holds although a pull returned none; None: not asked.
         passing: it failed because a service did not answer, which may be over soon.
+        budget: how the output's budget stands now; None without ``--budget``.
+        handed_over: lines that wait in batches, or may do so.
+        receipt: what was paid by lane, where not all was at list price.
     """
 
     run_id: str
@@ -51,17 +60,23 @@ class Summary:
     continuous: bool = False
     spent: Spent = NOTHING_SPENT
     until: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
     limits: tuple[ModelLimits, ...] = ()
     backlog: int | None = None
     passing: bool = False
+    budget: BudgetNow | None = None
+    handed_over: HandedOver = NOTHING_HANDED_OVER
+    receipt: Receipt | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 all answered, or drained on request; 3 finished, but some lines ended as errors or a file as stale; 1
-        failed or stopped.
+        """0 all answered, or drained on request; 3 finished, but some lines ended as errors or a file as stale; 4 what
+        is left waits in batches; 1 failed or stopped.
         """
         if self.continuous:
             return EXIT_FAILED if self.problem else EXIT_ANSWERED
+        if self.handed_over.lines and not self.problem and not self.left:
+            return EXIT_HANDED_OVER
         if self.problem or self.in_work or self.left:
             return EXIT_FAILED
         incomplete = self.counts.files_with_errors or self.counts.files_stale
@@ -91,26 +106,59 @@ class Summary:
             "run_id": self.run_id,
             "exit_code": self.exit_code,
             "problem": self.problem,
+            "handed_over": handed_over_json(self.handed_over),
             "until": None if self.until is None else iso_time(self.until),
             "input_tokens": self.counts.input_tokens,
             "output_tokens": self.counts.output_tokens,
             "spent": spent_json(self.spent),
+            "receipt": receipt_json(self.receipt),
+            "budget": None if self.budget is None else self.budget.as_json(),
+            "prices": {name: price_json(price) for name, price in self.prices.items()},
             "limits": [limits_json(model) for model in self.limits],
         }
 
     def files_json(self) -> dict[str, Any]:
         """The part of it about the files."""
         return {
-            "files": [
-                {"file": f"{s.file.store_url}/{s.file.key}", "etag": s.file.etag, "status": s.status}
-                | ({"answered": s.answered, "failed": s.failed, **cost_json(s.cost)} if s.status == "done" else {})
-                | ({"reason": s.reason} if s.reason else {})
-                for s in self.settled
-            ],
+            "files": list(map(settled_json, self.settled)),
             "in_work": [f"{file.store_url}/{file.key}" for file in self.in_work],
             "left": self.left,
             "in_work_by_others": self.others,
         }
+
+
+def handed_over_text(handed: HandedOver) -> str:
+    """A sentence for people; "" if no line waits in a batch."""
+    if not handed.lines:
+        return ""
+    when = f", expected by {iso_time(handed.expected_by)}" if handed.expected_by else ""
+    return f"handed over, {handed.lines:,} lines{when}: run the same command again then, to fetch the answers"
+
+
+def handed_over_json(handed: HandedOver) -> dict[str, Any]:
+    """For ``--json``."""
+    return {
+        "lines": handed.lines,
+        "expected_by": iso_time(handed.expected_by) if handed.expected_by else None,
+        "unclear": handed.unclear,
+        "said": handed_over_text(handed),
+    }
+
+
+def receipt_json(receipt: Receipt | None) -> dict[str, Any] | None:
+    """The summary's ``receipt``; in US dollars."""
+    if receipt is None:
+        return None
+    return {
+        "lanes": {
+            way: {"calls": one.calls, "cost_usd": one.usd, "list_usd": one.list_usd}
+            for way, one in receipt.ways.items()
+        },
+        "cost_usd": receipt.usd,
+        "list_usd": receipt.list_usd,
+        "saved_usd": receipt.saved_usd,
+        "rescue_usd": receipt.rescue_usd,
+    }
 
 
 def spent_json(spent: Spent) -> dict[str, Any]:
@@ -122,6 +170,8 @@ def spent_json(spent: Spent) -> dict[str, Any]:
         "calls": spent.calls,
         "input_tokens": spent.input_tokens,
         "output_tokens": spent.output_tokens,
+        "cached_tokens": spent.cached_tokens,
+        "cache_write_tokens": spent.cache_write_tokens,
         "neurons": spent.neurons,
         "cost_usd": spent.cost_usd,
         "cost_is_lower_bound": spent.unpriced > 0,
@@ -132,6 +182,12 @@ def spent_json(spent: Spent) -> dict[str, Any]:
             "cost_usd": spent.lost_cost_usd,
         },
     }
+
+
+def price_json(price: Price) -> dict[str, Any]:
+    """A price in US dollars for a million tokens, and who says so when; rates that are not its own are left out."""
+    said = {name: value for name, value in asdict(price).items() if value is not None and value != ()}
+    return said | ({"above": [[tokens, price_json(one)] for tokens, one in price.above]} if price.above else {})
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

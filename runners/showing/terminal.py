@@ -14,8 +14,19 @@ from llmdo.runners.showing.limits import until_text
 if TYPE_CHECKING:
     from llmdo.runners.showing.summary import Summary
 
-# Stdout holds what was asked for, and nothing else.
+# Stdout holds what was asked for, and nothing else. Progress and notes go here:
 stderr = Console(stderr=True)
+_problems = Console(stderr=True)
+
+
+def be_quiet() -> None:
+    """From now on only problems are said."""
+    stderr.quiet = True
+
+
+def is_quiet() -> bool:
+    """Whether only problems are said."""
+    return stderr.quiet
 
 
 def put(result: object) -> None:
@@ -29,12 +40,12 @@ def put(result: object) -> None:
 def complain(*problems: str) -> None:
     """A line for each problem, verbatim: brackets in the words of a service are not markup."""
     for problem in problems:
-        stderr.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
+        _problems.print(Text.assemble(("llmdo: ", "red"), problem), soft_wrap=True)
 
 
 def note(sentence: str) -> None:
     """A line worth knowing that is not about a failure."""
-    typer.echo(f"llmdo: {sentence}", err=True)
+    stderr.print(f"llmdo: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
 def exit_by(run: Summary, code: int) -> NoReturn:

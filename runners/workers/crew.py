@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 from llmdo.backends.money.grants import Ask, Return
-from llmdo.backends.money.money import Budget, Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.servers import stop_tied
@@ -74,7 +74,7 @@ class Crew:
         self._leaving = False
         self._said = SaidOnce()
         self._limits = SharedLimits(options.concurrency.calls, self.most)
-        self._budget = SharedBudget(self._state.budget or Budget(options.limits))
+        self._budget = SharedBudget(self._state.budget or options.new_budget())
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="llmdo-crew", daemon=True)
         self._watcher.start()
@@ -255,6 +255,7 @@ class Crew:
                         self._leave(str(self._state.stop_reason))
                     if now - shared_at >= SHARE_SECONDS and not self._leaving:
                         shared_at = now
+                        self._limits.resize(self._state.window)
                         self._limits.deal(self._workers)
                         for worker in self._limits.needless(self._workers):
                             worker.leaving = True

@@ -28,7 +28,7 @@ class DealtStretch:
         deaths: how many workers died while they had it.
         covered: the tiles that came back.
         shards: the names of the shards that came back.
-        length: of its tiles together, in bytes, once it is read.
+        length: of its tiles together, once it is read.
     """
 
     stretch: Stretch
@@ -53,8 +53,8 @@ class DealtStretch:
     @property
     def size(self) -> int:
         """About how many bytes there are to read."""
-        stretch = self.stretch
-        return min(stretch.stop, stretch.element.file.size) - stretch.start
+        stretch, file = self.stretch, self.stretch.element.file
+        return file.size if file.length is None else file.stored(min(stretch.stop, file.length) - stretch.start)
 
     @property
     def done(self) -> bool:
@@ -64,7 +64,7 @@ class DealtStretch:
     def rest(self, number: int) -> DealtStretch | None:
         """What has not come back of it, under a new number, for another worker; None if nothing is left."""
         stretch = self.stretch
-        if not stretch.element.file.size:  # its end mark covers nothing
+        if not stretch.element.file.size or stretch.element.file.length == 0:  # its end mark covers nothing
             return DealtStretch(replace(stretch, number=number), deaths=self.deaths)
         gaps = [
             (start, None if stop == NO_END else stop)
@@ -80,7 +80,7 @@ class DealtStretch:
 
 def counts_of(written: Written) -> dict[str, int]:
     """What was written, by the names of Counts."""
-    size, shard = sum(stop - start for start, stop in spans_of(written)), written.shard
+    size, shard = written.file.stored(sum(stop - start for start, stop in spans_of(written))), written.shard
     if shard is None:
         return {"bytes_done": size}
     return {
@@ -125,9 +125,10 @@ def recover(run: Run, dealt: DealtStretch, number: int) -> tuple[list[Written], 
         run.state.add(**counts_of(written))
     rest, stretch = dealt.rest(number), dealt.stretch
     if rest is not None and rest.deaths >= DEADLY:
+        file = stretch.element.file
         run.state.report_undone(
-            stretch.element.file.id,
-            f"{rest.deaths} worker processes died while they read its bytes from {stretch.start:,} on: "
+            file.id,
+            f"{rest.deaths} worker processes died while they read its {file.kind.unit}s from {stretch.start:,} on: "
             "look at these lines, or run again with fewer --processes",
         )
         return found, None

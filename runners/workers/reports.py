@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.throttle import CHANGES, ModelLimits
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.wire import WorkerReport
 from llmdo.storage.runs.members import StopReason
 from llmdo.transforms.members import error_of, spent_by
@@ -23,6 +23,7 @@ def sum_of_workers(living: Sequence[WorkerReport], past: Elsewhere) -> Elsewhere
         batched=sum(report.batched for report in living),
         limits=join_limits([*(limits for report in living for limits in report.limits), *past.limits]),
         spent=spent_by(report.member for report in living),
+        prices=dict(ChainMap(*(dict(report.prices) for report in living), dict(past.prices))),
     )
 
 
@@ -32,7 +33,8 @@ def with_past(past: Elsewhere, report: WorkerReport, *, replaced: bool) -> Elsew
     ``replaced``: another worker has its limits now.
     """
     limits = [_of_replaced(one) if replaced else one for one in report.limits]
-    return Elsewhere(calls=past.calls + report.calls, limits=join_limits([*past.limits, *limits]))
+    prices = {**past.prices, **report.prices}
+    return Elsewhere(calls=past.calls + report.calls, limits=join_limits([*past.limits, *limits]), prices=prices)
 
 
 def spent_by_worker(report: WorkerReport, *, died: bool) -> Spent:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from itertools import count
 
 from llmdo.backends.money.grants import Ask, FromPurse, ToPurse
-from llmdo.backends.money.money import Budget, Spent
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.purse import Purse, used_of
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.worker_process import WorkerProcess
 
 

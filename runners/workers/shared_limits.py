@@ -24,8 +24,13 @@ class SharedLimits:
     """
 
     def __init__(self, window: int, parts: int) -> None:
-        self._window, self._parts = window, parts
+        self._first = self._window = window
+        self._parts = parts
         self.few_calls = False
+
+    def resize(self, window: int | None) -> None:
+        """Another window from now on, 0 for no calls at all, None for the first; a smaller one holds as calls end."""
+        self._window = self._first if window is None else window
 
     def first(self, others: Sequence[WorkerProcess]) -> Share:
         """The share of a worker that is to start: an equal part, if the others leave as much."""

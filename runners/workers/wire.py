@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.grants import FromPurse, ToPurse
+from llmdo.backends.responses import Price
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.storage.runs.members import MemberReport
 from llmdo.transforms.elements import Written
@@ -62,13 +64,16 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a worker has done so far, its calls at this moment, what holds them back, and what it has to do."""
+    """What a worker has done so far, its calls at this moment, what holds them back, what it has to do, and what the
+    models cost that it asked.
+    """
 
     member: MemberReport
     calls: int
     batched: int
     limits: tuple[ModelLimits, ...]
     demand: Demand | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

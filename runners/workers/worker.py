@@ -16,6 +16,8 @@ from types import FrameType
 from apache_beam.runners.worker import sdk_worker_main
 
 from llmdo.backends.engine.registry import LAST_CALLS_S, close_engines, drain_engines
+from llmdo.backends.telemetry.switch import flush_telemetry
+from llmdo.transforms.answers.leases import return_leases
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ def main() -> None:
     finally:
         _end_calls()  # not at exit, when a ledger's threads can no longer be used
         close_engines()
+        return_leases()
+        flush_telemetry()
 
 
 def _terminated(number: int, _: FrameType | None) -> None:
@@ -39,6 +43,8 @@ def _terminated(number: int, _: FrameType | None) -> None:
 def _leave(code: int) -> None:
     """Whoever waits for a call keeps waiting: a bundle must not succeed without its lines."""
     _end_calls()
+    return_leases()
+    flush_telemetry()
     os._exit(code)
 
 

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -24,6 +25,8 @@ from llmdo.backends.engine.registry import (
 from llmdo.backends.limits.shares import Share
 from llmdo.backends.money.grants import Denial, Grant, Grants, Reclaim
 from llmdo.backends.money.money import NO_LIMITS, Budget
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.telemetry.switch import flush_telemetry
 from llmdo.pipelines.dealt import build_worker
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.direct import ARGUMENTS
@@ -41,6 +44,7 @@ from llmdo.runners.workers.wire import (
     WorkerReport,
 )
 from llmdo.storage.runs.runs import is_asleep
+from llmdo.transforms.answers.leases import close_leases
 from llmdo.transforms.elements import Idle, Mark, Read, Written
 from llmdo.transforms.lines.stretches import Stretch, read_stretch
 from llmdo.transforms.members import report_of
@@ -76,8 +80,8 @@ class Link:
         self._over = threading.Event()  # no more stretches come
         self._ended = threading.Event()
         limits = begin.options.limits
-        grants = None if limits == NO_LIMITS else Grants(channel.send)
-        state.budget = self._budget = Budget(limits, grants=grants)
+        grants = None if replace(limits, output=None) == NO_LIMITS else Grants(channel.send)
+        state.budget = self._budget = Budget(limits, Prices(own=begin.options.own_prices), grants)
         state.stops_calls = True
         state.others_answered = lambda: self._alive is not None and self._alive.answered
         state.starter_asleep = lambda: self._alive is not None and is_asleep(self._alive.beat_at)
@@ -134,6 +138,7 @@ class Link:
                 requests_in_batches(run_id),
                 tuple(limits_of_engines(run_id)),
                 demand_of_engines(run_id) if self._ready else None,
+                self._budget.prices.used(),
             )
         )
 
@@ -193,6 +198,7 @@ class Link:
         self._state.over = True
         drain_engines(_LAST_CALLS_S, _say_what_for, self._run_id)
         close_engines(self._run_id)
+        close_leases(self._state)
         os._exit(1)
 
 
@@ -255,4 +261,6 @@ def work(channel: Channel, begin: Begin) -> int:
         drain_engines(begin.options.drain_seconds, _say_what_for, begin.run_id)
     link.end(problem)
     close_engines(begin.run_id)
+    close_leases(state_of(begin.run_id))
+    flush_telemetry()
     return 1 if problem else 0

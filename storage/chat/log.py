@@ -76,9 +76,9 @@ class ChatLog:
             etag = self._store.put_if_absent(key, body)
             self._conversations.wrote(message.conversation, key, Version(etag, message, len(body)))
         except AlreadyExists:
-            # A PUT that was retried after a lost reply finds its own object.
-            known = read_record(self._store, key, ChatMessage) != message
-            if known:
+            known = True
+            # A PUT that was retried after a lost reply finds its own object, and a log that is read again the same.
+            if read_record(self._store, key, ChatMessage) != message:
                 self.note(message, "duplicate", message.arrived)
         if message.role != "user" or not wanted:
             return "done"
@@ -164,10 +164,11 @@ class ChatLog:
             self._conversations.wrote(answer.conversation, key, Version(etag, answer, len(body)))
             return answer
 
-    def adopt(self, response: LoggedAnswer, created: float) -> None:
+    def adopt(self, response: LoggedAnswer, created: float, *, final: bool = False) -> None:
         """Logs a response event that came in: one of our own that comes back, or another service's.
 
-        It becomes its message's answer, unless there is one. Without ``message_id`` it answers the last unanswered
+        It becomes its message's answer, unless there is one. ``final``: the message needs no other, so that one which
+        was not pushed so far stays unpushed. Without ``message_id`` it answers the last unanswered
         message before ``created`` (Unix time in seconds), or becomes a message itself.
         """
         if not response.message_id:
@@ -181,7 +182,7 @@ class ChatLog:
                 self.add(_as_message(response, created))
                 return
             response = response.model_copy(update={"message_id": asked[-1].id})
-        if self.answer(response).response_id == response.response_id:
+        if self.answer(response).response_id == response.response_id or final:
             self._store.delete(self._mark_key(response.conversation, response.message_id))
 
     def close(self, message: ChatMessage, now: float) -> None:

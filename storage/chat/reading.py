@@ -17,7 +17,7 @@ from llmdo.storage.errors import ObjectNotFound
 from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import ObjectStore
 
-# Bytes of JSON of the conversations in the cache; as Python objects they take several times as much.
+# Bytes of JSON of the conversations in a cache; as Python objects they take several times as much.
 CACHE_BYTES = 16 << 20
 _WRITTEN = 1_000  # most conversations whose writes since the last look are remembered
 _AT_ONCE = 16  # concurrent reads of small objects
@@ -73,30 +73,57 @@ class _Look:
     size: int
 
 
+class ConversationCache:
+    """The conversations that were looked at last, in any log of the process. Thread-safe.
+
+    It holds at most ``most_bytes`` of objects, but always the conversation that was looked at last.
+    """
+
+    def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._looks: OrderedDict[tuple[ConversationReader, str], _Look] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def find(self, reader: ConversationReader, folder: str) -> _Look | None:
+        """What is known of a conversation."""
+        with self._lock:
+            return self._looks.get((reader, folder))
+
+    def keep(self, reader: ConversationReader, folder: str, look: _Look) -> None:
+        """Takes a newer look in, and drops the oldest ones."""
+        with self._lock:
+            replaced = self._looks.pop((reader, folder), None)
+            self._looks[reader, folder] = look
+            self._bytes += look.size - (replaced.size if replaced else 0)
+            while self._bytes > self._most_bytes and len(self._looks) > 1:
+                self._bytes -= self._looks.popitem(last=False)[1].size
+
+
+_cache = ConversationCache()  # a run may have the logs of a hundred stores
+
+
 class ConversationReader:
     """The conversations of one log (a prefix with '/' at its end, or empty). Thread-safe.
 
     A look costs one listing, and a read of each object that is new since the last look and was not passed to ``wrote``:
     records are written once. One that was replaced nevertheless is read again in R2, but in a folder, where noticing it
-    would cost a stat of each file, only when it has left the cache. The cache holds at most ``cache_bytes`` of objects,
-    but always the conversation that was looked at last.
+    would cost a stat of each file, only when it has left the ``cache``.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, cache: ConversationCache = _cache) -> None:
         self._store = store
         self._prefix = prefix
-        self._cache_bytes = cache_bytes
-        self._looks: OrderedDict[str, _Look] = OrderedDict()
+        self._cache = cache
         # By folder: what was written there since the last look.
         self._written: OrderedDict[str, dict[str, Version]] = OrderedDict()
-        self._bytes = 0
         self._lock = threading.Lock()
 
     def look(self, conversation: str) -> Conversation:
         """All messages and answers of a conversation, as they are now. Raises DamagedLog and StorageError."""
         folder = f"{self._prefix}{safe(conversation)}/"
+        before = self._cache.find(self, folder)
         with self._lock:
-            before = self._looks.get(folder)
             written = self._written.pop(folder, {})
         known = {**(before.versions if before else {}), **written}
         listed = [
@@ -113,7 +140,7 @@ class ConversationReader:
             versions = {key: version for key, version in found.items() if version is not None}
             whole = _whole(version.record for version in versions.values())
             look = _Look(versions, whole, sum(version.size for version in versions.values()))
-        self._remember(folder, look)
+        self._cache.keep(self, folder, look)
         return look.conversation
 
     def wrote(self, conversation: str, key: str, version: Version) -> None:
@@ -133,14 +160,6 @@ class ConversationReader:
             return None
         kind = _KINDS[key.removeprefix(folder).partition("/")[0]]
         return Version(etag, understood(self._store, key, body, kind), len(body))
-
-    def _remember(self, folder: str, look: _Look) -> None:
-        with self._lock:
-            replaced = self._looks.pop(folder, None)
-            self._looks[folder] = look
-            self._bytes += look.size - (replaced.size if replaced else 0)
-            while self._bytes > self._cache_bytes and len(self._looks) > 1:
-                self._bytes -= self._looks.popitem(last=False)[1].size
 
 
 def _whole(records: Iterable[ChatMessage | LoggedAnswer]) -> Conversation:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmdo.settings.environment import whole_path
 from llmdo.settings.private import own_folder
-from llmdo.storage.errors import InvalidLocation, LedgerError
+from llmdo.storage.errors import InvalidLocation, LedgerError, ObjectNotFound
 from llmdo.storage.ledger.database import prune_database
 from llmdo.storage.ledger.ledger import NO_LEDGER, SQLITE_SCHEME, Ledger, Pruned
 from llmdo.storage.ledger.objects import MARKER, ObjectLedger, prune_objects
@@ -32,6 +32,20 @@ def open_ledger(url: str) -> Ledger | None:
     if url.startswith("sqlite:"):
         return SqliteLedger(_database(url))
     return ObjectLedger(*_place(url))
+
+
+def is_ledger(url: str) -> bool:
+    """Whether a run has begun this ledger. Raises LedgerError for a name that no ledger has, and StorageError."""
+    if url == NO_LEDGER:
+        return False
+    if url.startswith("sqlite:"):
+        return _database(url).is_file()
+    store, prefix = _place(url)
+    try:
+        store.stat(prefix + MARKER)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def prune_ledger(url: str, older_than_s: float) -> Pruned:

@@ -11,7 +11,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -68,6 +68,10 @@ class LocalStore:
     def __init__(self, root: Path, *, private: bool = False) -> None:
         self.url = str(root.absolute())
         self._private = private
+
+    def now(self) -> float:
+        """See ObjectStore."""
+        return time.time()
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -198,14 +202,19 @@ class LocalStore:
             raise InvalidLocation(f"{self.url}: {key!r} is not UTF-8; rename the file")
         return f"{self.url}/{key}"
 
-    @contextmanager
-    def _os_errors(self, key: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            fallback = (StorageUnavailable, f"{error.strerror or error}; check the disk and run again")
-            kind, remedy = _ERRORS.get(error.errno or 0, fallback)
-            raise (missing if kind is ObjectNotFound else kind)(f"{self.url}/{key}: {remedy}") from error
+    def _os_errors(self, key: str, *, missing: type[StorageError] = ObjectNotFound) -> AbstractContextManager[None]:
+        return local_errors(f"{self.url}/{key}", missing=missing)
+
+
+@contextmanager
+def local_errors(path: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
+    """Raises a StorageError, ``missing`` for one that says that there is no such file, for an OSError about a path."""
+    try:
+        yield
+    except OSError as error:
+        fallback = (StorageUnavailable, f"{error.strerror or error}; check the disk and run again")
+        kind, remedy = _ERRORS.get(error.errno or 0, fallback)
+        raise (missing if kind is ObjectNotFound else kind)(f"{path}: {remedy}") from error
 
 
 def is_utf8(name: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from hashlib import md5
 from itertools import islice, takewhile
 from posixpath import commonprefix
@@ -32,6 +33,7 @@ from llmdo.storage.objects.r2_connections import R2Reply
 from llmdo.storage.objects.r2_errors import NOT_R2, R2Refused, r2_errors
 from llmdo.storage.objects.r2_parts import R2Upload, copy_object
 from llmdo.storage.objects.store import R2_SCHEME, READ_CHUNK, ObjectInfo
+from llmdo.storage.paging import list_pages
 
 _BODY_TRIES = 6  # in a row without reading a byte
 _WHOLE = 1 << 16  # bytes of a range that is read before any of it is passed on
@@ -61,6 +63,10 @@ class R2Store:
 
     def __repr__(self) -> str:
         return f"R2Store({self.url!r})"
+
+    def now(self) -> float:
+        """See ObjectStore."""
+        return self._client.now()
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -187,12 +193,8 @@ class R2Store:
         return left
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See ObjectStore."""
-        following, more = "", dict[str, str]()
-        while following or not more:
-            found, following = self._page(prefix, more)
-            yield from found
-            more = {"continuation-token": following}
+        """See ObjectStore. Pages are fetched side by side, see ``list_pages``."""
+        return list_pages(partial(self._page, prefix), prefix)
 
     def list_near(self, prefixes: Sequence[str]) -> Sequence[Sequence[ObjectInfo] | None]:
         """See ObjectStore. One page from the first prefix on; a short one, since others may lie between."""

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ import certifi
 from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Retry, Timeout, make_headers
 from urllib3.exceptions import HTTPError
 
+from llmdo.settings.clock import elapsed
 from llmdo.settings.environment import MissingSettings, R2Access
 from llmdo.settings.network import ca_file, network_problems, proxy_for, tls_context
 from llmdo.storage.errors import InvalidLocation
@@ -90,6 +92,15 @@ class R2Client:
         self._before_path = self._endpoint if proxy and parts.scheme == "http" else ""
         self._host = host
         self._signer = Signer(access.key_id, access.secret, host)
+        self._dated = "", 0.0  # the newest reply's Date, and when it came
+
+    def now(self) -> float:
+        """R2's clock by the Date of its newest reply, else this machine's: seconds since 1970."""
+        date, came = self._dated
+        try:
+            return parsedate_to_datetime(date).timestamp() + elapsed() - came
+        except ValueError:
+            return time.time()
 
     def call(
         self,
@@ -157,6 +168,7 @@ class R2Client:
             preload_content=not streamed,
             decode_content=False,
         )
+        self._dated = reply.headers.get("date", ""), elapsed()
         problem = check(reply) if reply.status < 300 else ""
         if problem is None:
             return reply

@@ -72,7 +72,7 @@ class R2Refused(Exception):
     def __init__(self, status: int, code: str, message: str, *, page: bool = False) -> None:
         if len(message) > _SHOWN:  # secrets first: half of one would not be found any more
             message = without_secrets(message)[:_SHOWN]
-        super().__init__(f"{status} {code}: {message}")
+        super().__init__(f"{status}: {message}" if code == str(status) else f"{status} {code}: {message}")
         self.status = status
         self.code = code
         self.page = page

@@ -1,9 +1,9 @@
 """``r2://bucket/key`` for every Beam IO: ``ReadFromText("r2://bucket/input/*.jsonl")``, ``WriteToText`` and the others.
 
-Importing this module is enough in this process: Beam finds the class among FileSystem's subclasses. Workers in other
-processes must import it too: pass ``--beam_plugins=llmdo.storage.objects.r2_filesystem`` (Dataflow alone adds it by
-itself). Endpoint and keys come from each worker's environment (``llmdo.settings.environment``), never from pipeline
-options, which end up in job descriptions.
+Beam finds the class among FileSystem's subclasses, once this module is imported; ``import llmdo`` after ``import
+apache_beam`` does that, in this process and in each worker that has a step of llmdo. For other workers pass
+``--beam_plugins=llmdo.storage.objects.r2_filesystem`` (Dataflow adds it by itself). Endpoint and keys come from each
+worker's environment (``llmdo.settings.environment``), never from pipeline options, which end up in job descriptions.
 """
 
 # Beam's file classes have no annotations.

@@ -89,6 +89,7 @@ class R2Upload:
         self._pending = bytearray()
         self._parts: _Parts | None = None
         self._failure: Exception | None = None
+        self._finished = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Takes the next bytes, and sends every part that is full. Raises as R2Store.put."""
@@ -103,9 +104,16 @@ class R2Upload:
             if self._parts is None:
                 body = bytes(self._pending)
                 self._client.call(has_etag, "PUT", self._bucket, self._key, _NOTHING, self._headers, body)
-                return
-            self._send(len(self._pending))
-            self._parts.complete()
+            else:
+                self._send(len(self._pending))
+                self._parts.complete()
+            self._finished = True
+
+    def abort(self) -> None:
+        """Removes what was sent; the object that was there stays. Harmless after ``finish``."""
+        if self._parts and not self._finished:
+            self._parts.abort()
+        self._finished = True
 
     def _send(self, size: int) -> None:
         self._parts = self._parts or _Parts(self._client, self._bucket, self._key, self._headers)

@@ -41,6 +41,12 @@ class ObjectStore(Protocol):
     url: str  # "r2://bucket" or the folder's absolute path; open_store(url) gives an equal store
     keeps_metadata: bool  # False: put() drops metadata; its content must be read from the body
 
+    def now(self) -> float:
+        """The store's clock, to within a second or two, as its replies tell it; this machine's where they do not.
+
+        Seconds since 1970. Makes no request.
+        """
+
     def stat(self, key: str) -> ObjectInfo:
         """One object's properties, with its metadata. Raises ObjectNotFound."""
 
@@ -83,6 +89,19 @@ class ObjectStore(Protocol):
 
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         """The keys that ``list`` finds, with their etags, or "" if the store would have to look at each object."""
+
+
+class Upload(Protocol):
+    """An object that is written piece by piece. Every method may raise what ``ObjectStore.put`` does."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Takes the next bytes."""
+
+    def finish(self) -> None:
+        """The object is there, whole, in place of what was there."""
+
+    def abort(self) -> None:
+        """Removes what was written; what was there stays. Harmless after ``finish``."""
 
 
 @dataclass(frozen=True)

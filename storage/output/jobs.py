@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llmdo.storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.local import is_by_time
 from llmdo.storage.objects.store import R2_SCHEME, ObjectStore
+from llmdo.storage.output.manifests import FormatName
 from llmdo.storage.runs.runs import Owner
 
-_FOLDER = "_open/"
+JOBS = "_open/"
 
 
 class JobRecord(BaseModel):
@@ -25,7 +26,8 @@ class JobRecord(BaseModel):
     ``notification`` is the whole message that announced it; ``configuration`` the fingerprint of model, prompt and
     parameters; ``run_id`` the run that works on it, or empty; ``nonce`` names what asked for the file, the same when it
     asks again; ``opened_at`` ISO 8601 in UTC. ``failures`` counts failed attempts to open the file, and ``problem``
-    says why the last one failed; a ``dead`` record is in the dead letters, and a sweep ignores it.
+    says why the last one failed; a ``dead`` record is in the dead letters, and a sweep ignores it. ``format`` names
+    the file's format if its key's ending does not decide it, else it is "".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +37,7 @@ class JobRecord(BaseModel):
     key: str
     etag: str
     size: int = Field(ge=0, lt=1 << 63)
+    format: FormatName | Literal[""] = ""
     notification: dict[str, Any]
     configuration: str
     run_id: Owner
@@ -101,17 +104,17 @@ class Jobs:
     def read(self, record_key: tuple[str, str, str]) -> JobRecord | None:
         """The record of (store_url, key, etag), or None if there is none that can be read."""
         try:
-            return _read(self.store.read(self.prefix + _FOLDER + record_name(*record_key))[0])
+            return _read(self.store.read(self.prefix + JOBS + record_name(*record_key))[0])
         except ObjectNotFound:
             return None
 
     def remove(self, record_key: tuple[str, str, str]) -> None:
         """Removes the record of (store_url, key, etag), if there is one."""
-        self.store.delete(self.prefix + _FOLDER + record_name(*record_key))
+        self.store.delete(self.prefix + JOBS + record_name(*record_key))
 
     def remove_many(self, record_keys: Sequence[tuple[str, str, str]]) -> None:
         """Removes the records of up to 1,000 files, as ``remove`` does, with one operation where the store can."""
-        self.store.delete_many([self.prefix + _FOLDER + record_name(*record_key) for record_key in record_keys])
+        self.store.delete_many([self.prefix + JOBS + record_name(*record_key) for record_key in record_keys])
 
     def sweep(self, known: Container[str] = ()) -> Iterator[JobRecord | ValueError]:
         """Every record of the output: the files that some run has started and none has finished.
@@ -119,22 +122,32 @@ class Jobs:
         One that cannot be read is yielded as a ValueError that names it, so that the others still count. Records with a
         ``known`` name (``record_name``) are not read.
         """
-        for info in self.store.list(self.prefix + _FOLDER):
-            if info.key.removeprefix(self.prefix + _FOLDER) in known:
+        for info in self.store.list(self.prefix + JOBS):
+            if info.key.removeprefix(self.prefix + JOBS) in known:
                 continue
-            try:
-                body, _ = self.store.read(info.key)
-                yield JobRecord.model_validate_json(body)
-            except ObjectNotFound:
-                continue
-            except ValidationError:
-                yield ValueError(
-                    f"{self.store.url}/{info.key} is not a job record that this version can read: move it away, and "
-                    "send the file again"
-                )
+            found = self.read_at(info.key)
+            if found is not None:
+                yield found
+
+    def read_at(self, key: str) -> JobRecord | ValueError | None:
+        """The record that is there, or what is wrong with it; None if it is gone."""
+        try:
+            body, _ = self.store.read(key)
+            return JobRecord.model_validate_json(body)
+        except ObjectNotFound:
+            return None
+        except ValidationError:
+            return ValueError(
+                f"{self.store.url}/{key} is not a job record that this version can read: move it away, and send the "
+                "file again"
+            )
+
+    def are_there(self) -> bool:
+        """Whether any file is in progress."""
+        return next(self.store.versions(self.prefix + JOBS), None) is not None
 
     def _key(self, record: JobRecord) -> str:
-        return self.prefix + _FOLDER + record_name(record.store_url, record.key, record.etag)
+        return self.prefix + JOBS + record_name(record.store_url, record.key, record.etag)
 
 
 def record_name(store_url: str, key: str, etag: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic_core import from_json
 
 from llmdo.storage.errors import AlreadyExists, ObjectNotFound
@@ -22,6 +22,9 @@ MAX_KEY_BYTES = 1024  # R2: developers.cloudflare.com/r2/platform/limits
 MAX_LOCAL_NAME_BYTES = 255  # ext4, APFS, NTFS
 MAX_METADATA_BYTES = 8192  # R2: same page
 ShardKind = Literal["answers", "errors"]
+# What a source may be, and what its positions count.
+FormatName = Literal["jsonl", "csv", "tsv", "json", "parquet"]
+Unit = Literal["byte", "row"]
 _PREFIXES: dict[ShardKind, str] = {"answers": "shard", "errors": "errors"}
 _SHARD_NAME = re.compile(r"(shard|errors)-\d{12,}-[0-9a-f]{16}\.jsonl")
 
@@ -70,9 +73,10 @@ class ManifestShard(BaseModel):
 class Manifest(BaseModel):
     """Says that a file is done. Its shards hold every line of the source exactly once.
 
-    ``size`` is in bytes as stored, ``length`` in uncompressed bytes, ``created_at`` ISO 8601 in UTC; shards are in the
-    order of their first line. ``folder`` is where a local file was, "" for R2's. ``cost_usd``, ``unpriced`` and
-    ``neurons`` are those of ``Cost``; manifests of versions that did not record costs have none of them.
+    ``size`` is in bytes as stored; ``length`` counts the positions of its ``format``, uncompressed bytes or rows,
+    as ``unit`` says; a JSONL file's manifest names neither. ``created_at`` is ISO 8601 in UTC; shards are in the order
+    of their first line. ``folder`` is where a local file was, "" for R2's. ``cost_usd``, ``unpriced`` and ``neurons``
+    are those of ``Cost``; manifests of versions that did not record costs have none of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,6 +88,8 @@ class Manifest(BaseModel):
     etag: str
     size: int
     length: int
+    format: FormatName = "jsonl"
+    unit: Unit = "byte"
     configuration: str
     run_id: str
     created_at: str
@@ -96,6 +102,12 @@ class Manifest(BaseModel):
     unpriced: int | None = None
     neurons: float | None = None
     shards: tuple[ManifestShard, ...]
+
+    @model_serializer(mode="wrap")
+    def _written(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what all files had before there were formats."""
+        usual = {"format": "jsonl", "unit": "byte"}
+        return {name: value for name, value in as_it_is(self).items() if (name, value) not in usual.items()}
 
     @property
     def cost(self) -> Cost:

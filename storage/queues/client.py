@@ -98,6 +98,15 @@ class _Ack(BaseModel):
 
 class _Metrics(BaseModel):
     backlog_count: float = 0
+    oldest_message_timestamp_ms: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """About how many messages are not acked yet, including leased ones; since when, in Unix seconds, if it is known."""
+
+    messages: int
+    oldest_at: float | None
 
 
 class _Queue(BaseModel):
@@ -190,8 +199,13 @@ class QueueClient(QueueApi):
 
     def backlog(self) -> int:
         """About how many messages are not acked yet, including leased ones."""
+        return self.backlog_now().messages
+
+    def backlog_now(self) -> Backlog:
+        """The same, and how old the oldest one is."""
         what = f"metrics of queue {self.queue_id}"
-        return int(_checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what).backlog_count)
+        found = _checked(_Metrics, self._call("GET", "/metrics", what, tries=_TRIES) or {}, what)
+        return Backlog(int(found.backlog_count), found.oldest_message_timestamp_ms / 1000 or None)
 
     def consumers(self) -> tuple[Consumer, ...]:
         """Who takes this queue's messages. Pulling needs one of type "http_pull"."""

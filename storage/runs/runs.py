@@ -8,13 +8,16 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmdo.settings.clock import elapsed as _now
 from llmdo.storage.errors import ObjectNotFound, StorageError
 from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 
@@ -26,10 +29,13 @@ BEAT_AGAIN_SECONDS = 5.0  # after a failed beat; after BEAT_SECONDS the run woul
 _ASK_AGAIN_SECONDS = 10.0  # for how long the last answer about another run holds
 _FORGOTTEN = timedelta(days=1)  # a heartbeat this much older than the newest belongs to a run killed long ago
 
-# What else is in the folder: a schedule's claim, and the summaries of its runs, named by ticks (see schedules).
+# What else is in the folder: a schedule's claim, the summaries of its runs, named by ticks (see schedules), and the
+# histories of runs, with such names (see histories).
 CLAIM = "_schedule.json"
 # See members.
 REPORT, STOP = ".report.json", "/stop.json"
+# See control.
+CONTROL = "/control.json"
 SUMMARY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ\.json")
 
 # An ``owner_of``, or "". Anybody may have written it, and it becomes part of a key: ASCII, since names have 255 bytes.
@@ -45,6 +51,11 @@ class Heartbeat(BaseModel):
         host: the run's machine since its boot.
         process_start: distinguishes its process from a later one with the same ``pid``; "" if the system has no /proc.
         configuration: fingerprint of the run's configuration; "" in heartbeats of earlier versions.
+        command: what it is, such as ``run`` or ``stream``; "" in those of processes that work for another one.
+        queue: the id of the queue that it reads, or "".
+        started_at: Unix time in seconds.
+        figures: what it has done and does at this moment, for people.
+        obeys, refuses: the number of the last order that it obeys (see control), and why not all of it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +67,13 @@ class Heartbeat(BaseModel):
     pid: int = Field(gt=0, lt=1 << 31)
     process_start: str
     configuration: str = ""
+    command: str = ""
+    queue: str = ""
+    started_at: float = Field(default=0.0, ge=0)
+    figures: dict[str, Any] = {}
+    obeys: int = 0
+    refuses: str = ""
+    paused: bool = False
 
 
 def owner_of(run_id: str, attempt: str) -> str:
@@ -81,6 +99,33 @@ def heartbeats(store: ObjectStore, prefix: str) -> Iterator[Heartbeat]:
             yield beat
 
 
+@dataclass(frozen=True, slots=True)
+class SeenRun:
+    """A run as others see it, without a heartbeat of their own: its last heartbeat, and how long ago that was, in s."""
+
+    beat: Heartbeat
+    age_s: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may still work on its files."""
+        here = self.beat.host == _host()
+        return self.age_s < DEAD_SECONDS and (not here or _is_running(self.beat.pid, self.beat.process_start))
+
+
+def seen_runs(store: ObjectStore, prefix: str) -> Iterator[SeenRun]:
+    """The runs of an output by this machine's clock, also dead ones, without the processes that work for them.
+
+    Raises StorageError.
+    """
+    for info in _of_runs(store, prefix):
+        if "/" in info.key.removeprefix(prefix + FOLDER) or not is_beat(info.key):
+            continue
+        beat = _read(store, info.key)
+        if beat is not None:
+            yield SeenRun(beat, max(0.0, time.time() - info.modified.timestamp()))
+
+
 def sweep(store: ObjectStore, prefix: str) -> None:
     """Removes the heartbeats of runs that were killed over a day ago; a run that lives must have one there.
 
@@ -103,16 +148,24 @@ class Presence:
         configuration: the run's fingerprint; no other one is written into the output while the run is alive.
         member: names one of several processes of the run; each has its own heartbeat, and the run is alive as long as
             one of them is.
+        tells: gives those fields of each heartbeat that are for people.
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, run_id: str, configuration: str = "", *, member: str = ""
+        self,
+        store: ObjectStore,
+        prefix: str,
+        run_id: str,
+        configuration: str = "",
+        *,
+        member: str = "",
+        tells: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._store = store
         self._prefix = prefix
         self.run_id = run_id
         self._own_key = self._folder(run_id) + member + ".json" if member else self._key(run_id)
-        self._configuration = configuration
+        self._configuration, self._tells = configuration, tells
         self._last = _now()
         self._asleep = False
         self._over = threading.Event()
@@ -149,6 +202,11 @@ class Presence:
             self._known[run_id] = (_now(), alive)
         return alive
 
+    def beat_now(self) -> None:
+        """Sends a heartbeat besides those that are due; one that fails is made up for by the next."""
+        with suppress(StorageError):
+            self._store_time = self._beat()
+
     def stop(self) -> None:
         """Ends and removes the heartbeat: others may take over at once what this run left open."""
         self._over.set()
@@ -183,6 +241,7 @@ class Presence:
             pid=os.getpid(),
             process_start=_start(os.getpid()),
             configuration=self._configuration,
+            **self._tells(),
         )
         self._store.put(self._own_key, beat.model_dump_json().encode())
         self._last = begun
@@ -223,8 +282,8 @@ def _of_runs(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
 
 
 def is_beat(name: str) -> bool:
-    """Whether an object is a heartbeat, not a report or an order to stop."""
-    return not name.endswith((REPORT, STOP))
+    """Whether an object is a heartbeat, not a report or an order."""
+    return not name.endswith((REPORT, STOP, CONTROL))
 
 
 def _read(store: ObjectStore, key: str) -> Heartbeat | None:
@@ -238,12 +297,6 @@ def _read(store: ObjectStore, key: str) -> Heartbeat | None:
 def is_asleep(beat_at: float) -> bool:
     """Whether a run whose last heartbeat was at this time must make no new call any more."""
     return _now() - beat_at > ASLEEP_SECONDS
-
-
-def _now() -> float:
-    """Seconds on a clock that also runs while the process, or the whole machine, sleeps."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.time() if clock is None else time.clock_gettime(clock)
 
 
 def _host() -> str:

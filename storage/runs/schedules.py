@@ -18,6 +18,7 @@ from pydantic_core import to_json
 
 from llmdo.storage.errors import AlreadyExists, ObjectChanged, ObjectNotFound, StorageError
 from llmdo.storage.objects.store import ObjectStore
+from llmdo.storage.runs.histories import is_history
 from llmdo.storage.runs.runs import CLAIM, FOLDER, SUMMARY, Owner, Presence
 
 KEPT = 1000  # summaries; one list page of R2
@@ -125,9 +126,10 @@ class Schedules:
         """Writes how the run for a tick ended; the KEPT newest summaries stay."""
         self._store.put(self._summary(tick), to_json(summary, indent=1))
         listed = (info.key for info in self._store.list(self._folder))
-        old = [key for key in listed if SUMMARY.fullmatch(key.removeprefix(self._folder))][:-KEPT]
-        for key in old:
-            self._store.delete(key)
+        names = (key.removeprefix(self._folder) for key in listed)
+        old = [name for name in names if SUMMARY.fullmatch(name) and not is_history(name)][:-KEPT]
+        for name in old:
+            self._store.delete(self._folder + name)
 
     def write_skipped(self, tick: datetime, summary: Mapping[str, Any]) -> None:
         """Writes why there was no run for a tick, unless there was one."""

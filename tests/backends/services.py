@@ -25,6 +25,7 @@ from llmdo.backends.openai.requests import OPENAI_DIALECT
 from llmdo.backends.workers_ai.backend import WorkersAI
 from llmdo.local.ai.echo import Echo
 from llmdo.settings.environment import BraintrustAccess, CloudflareAccount
+from tests.backends.anthropic.service import SUBJECT as ANTHROPIC
 from tests.backends.conformance import ANSWER, SECRET, USAGE, Subject, event_stream, events
 from tests.local.ai.tasks import MODELS
 
@@ -193,6 +194,7 @@ SUBJECTS = (
         openai_error(503, "server_error")[1],
         OPENAI_REFUSALS,
     ),
+    ANTHROPIC,
     Subject("echo", "@cf/echo/chat", "@cf/echo/embed", lambda _: Echo(ROWS)),
 )
 EMBEDDED = Subject("local", CHAT_MODEL, EMBEDDING_MODEL, lambda _: LlamaCpp())

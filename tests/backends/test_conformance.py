@@ -18,7 +18,7 @@ def name(value):
 
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch):
-    for variable in ("CLOUDFLARE_API_TOKEN", "OPENAI_API_KEY", "BRAINTRUST_API_KEY"):
+    for variable in ("CLOUDFLARE_API_TOKEN", "OPENAI_API_KEY", "BRAINTRUST_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(variable, conformance.SECRET)
 
 

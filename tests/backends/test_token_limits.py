@@ -1,5 +1,7 @@
 """One rule for the limit of an answer's tokens, whoever reads it: the call, its estimate, its pacing."""
 
+import asyncio
+
 import pytest
 
 from llmdo.backends.errors import InvalidRequest
@@ -33,8 +35,12 @@ def finish_in_a_batch(parameters, tokens):
     """The finish reason read from an answer of ``tokens`` tokens that gives none."""
     said = {"response": "x", "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
     reply = Reply({"responses": [{"id": 0, "result": said, "success": True}]})
-    (read,) = batch_state(reply, "m", [chat(parameters)], 0.0).results
-    return read.finish_reason
+
+    async def read():
+        return [answer async for _, answer in batch_state(reply, "m", [chat(parameters)], 0.0).results]
+
+    (answer,) = asyncio.run(read())
+    return answer.finish_reason
 
 
 # Each with what it takes where a request sets no limit.

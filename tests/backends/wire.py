@@ -22,7 +22,11 @@ class Wire:
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[Opened]:
-        request = httpx.Request(call.method, str(call.url), headers=dict(call.headers), content=call.content)
+        content = call.content
+        if call.file is not None:
+            call.file.seek(0)
+            content = call.file.read()
+        request = httpx.Request(call.method, str(call.url), headers=dict(call.headers), content=content)
         response = self._handler(request)
         try:
             yield Opened(Incoming(response.status_code, response.headers), response.aiter_bytes())

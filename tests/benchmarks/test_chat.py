@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import chat
-from tests.benchmarks.printed import goals, measured
+from benchmarks.chats.times import percentiles
+from tests.benchmarks.reporting.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +22,8 @@ def test_the_middle_is_the_calls_time_in_the_second_and_third_quarter() -> None:
 
 def test_one_in_a_hundred_is_beyond_the_99th_percentile() -> None:
     seconds = [n / 100 for n in range(200, 0, -1)]
-    assert chat.percentiles(seconds) == {"p50_s": 1.005, "p99_s": 1.98, "max_s": 2.0}
-    assert chat.percentiles([0.5]) == {"p50_s": 0.5, "p99_s": 0.5, "max_s": 0.5}
+    assert percentiles(seconds) == {"p50_s": 1.005, "p99_s": 1.98, "max_s": 2.0}
+    assert percentiles([0.5]) == {"p50_s": 0.5, "p99_s": 0.5, "max_s": 0.5}
 
 
 @pytest.mark.prism

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import continuous
 from benchmarks.servers.fake_endpoint import fake_endpoint, take_spans
-from tests.benchmarks.printed import goals, measured
+from tests.benchmarks.reporting.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 

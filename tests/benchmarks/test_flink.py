@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import flink
-from tests.benchmarks.printed import goals, measured
+from tests.benchmarks.reporting.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 

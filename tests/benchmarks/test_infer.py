@@ -19,7 +19,7 @@ from benchmarks.servers.fake_endpoint import TEXT, Seen, fake_endpoint, latencie
 from benchmarks.ways import bare_aiohttp
 from benchmarks.ways.contestants import WAYS, YARDSTICK, Way
 from benchmarks.ways.measuring import Task, Used
-from tests.benchmarks.printed import measured
+from tests.benchmarks.reporting.printed import measured
 
 pytestmark = pytest.mark.slow
 

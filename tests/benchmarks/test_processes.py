@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import Process, Ran, watch
-from tests.benchmarks.printed import measured
+from tests.benchmarks.reporting.printed import measured
 
 ROOT = Path(__file__).parents[2]
 # Uses CPU time, and starts another one that uses more.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.printed import measured
+from tests.benchmarks.reporting.printed import measured
 
 pytestmark = pytest.mark.slow
 

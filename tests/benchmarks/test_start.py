@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.printed import goals, measured
+from tests.benchmarks.reporting.printed import goals, measured
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,10 @@
-"""A ledger in memory."""
+"""A ledger in memory, and records of batches."""
 
 from __future__ import annotations
 
 import asyncio
+
+from llmdo.backends.lanes.records import BatchRecord
 
 
 class MemoryLedger:
@@ -38,3 +40,24 @@ class MemoryLedger:
 
     async def aclose(self) -> None:
         self.closed = True
+
+
+class MemoryRecords:
+    """Records of batches; ``crash`` is called before and after each write."""
+
+    place, ledger = "memory:///_batches/", "memory"
+
+    def __init__(self, crash=lambda: None) -> None:
+        self.kept: dict[str, BatchRecord] = {}
+        self.crash = crash
+
+    def keep(self, record: BatchRecord) -> None:
+        self.crash()
+        self.kept[record.nonce] = record
+        self.crash()
+
+    def find(self, nonce: str) -> BatchRecord | None:
+        return self.kept.get(nonce)
+
+    def all(self) -> list[BatchRecord]:
+        return [*self.kept.values()]

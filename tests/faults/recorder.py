@@ -40,6 +40,7 @@ from llmdo.storage.objects.store import ObjectInfo
 from llmdo.storage.output.manifests import MANIFEST_NAME, counts_as_output
 from llmdo.storage.queues.api import QueueApi
 from llmdo.storage.queues.client import Pacer
+from llmdo.storage.runs.histories import is_history
 from tests.fakes.clocks import Clock
 from tests.memory_store import MemoryStore
 
@@ -60,8 +61,9 @@ class Write:
     """One change that outlives its process.
 
     Attributes:
-        operation: the ObjectStore's method, ``pull`` (which leases messages), ``ack``, or ``keep``, the ledger's.
-        keys: the object; or the objects that the messages announce; or the ledger's key.
+        operation: the ObjectStore's method, ``pull`` (which leases messages), ``ack``, ``push`` of messages about
+            settled files, or ``keep``, the ledger's.
+        keys: the object; or the objects that the messages are about; or the ledger's key.
     """
 
     operation: str
@@ -90,12 +92,12 @@ class Death:
 
 def kind_of(write: Write) -> str:
     """What a write is to the design."""
-    if write.operation in ("pull", "ack", "keep"):
+    if write.operation in ("pull", "ack", "push", "keep"):
         return write.operation
     folder, name = write.key.split("/")[1], write.key.rpartition("/")[2]
     shard_or_other = "shard" if counts_as_output(write.key) else name
     kinds = {"_open": "record", "_runs": "heartbeat", MANIFEST_NAME: "manifest"}
-    kind = kinds.get(folder) or kinds.get(name, shard_or_other)
+    kind = "history" if is_history(name) else kinds.get(folder) or kinds.get(name, shard_or_other)
     return f"{kind} removed" if write.operation == "delete" else kind
 
 
@@ -130,9 +132,11 @@ class Process:
         """It was written. Raises Died where that was the last thing."""
         with self.lock:
             write = Write(operation, keys, body)
-            self._history.append(write)
-            self._writes += self._counts(write)
             dies = self._dies
+            # One that had begun when the process died came a moment before its last, for all that others can tell.
+            late = self.dead and dies is not None and dies.moment == "after"
+            self._history.insert(len(self._history) - late, write)
+            self._writes += self._counts(write)
             self.dead = self.dead or (dies is not None and dies.moment == "after" and self._writes >= dies.number)
             self.check_alive()
 
@@ -219,13 +223,16 @@ class RecordedQueues(httpx.BaseTransport):
         call = HttpCall(request.method, path, request.url.query.decode(), request.headers, request.read())
         rest = [part for part in path.partition("/queues")[2].split("/") if part]
         with self._process.lock:
-            operation = rest[-1] if rest else ""
+            operation = "push" if path.endswith("/messages/batch") else rest[-1] if rest else ""
             if request.method != "GET":
                 self._process.begin(operation)
             try:
                 reply = self._api.answer(call, rest)
             except Refused as refused:
                 reply = failure(refused.status, refused.code, refused.message)
+            if operation == "push":
+                told = [message["body"]["file"] for message in from_json(call.body)["messages"]]
+                self._process.done(operation, *(file.removeprefix("r2://llmdo/") for file in told))
             leases = self._leases(path, call.body, reply.body)
             if leases:
                 self._process.done(operation, *(self._announced[lease] for lease in leases))
@@ -290,6 +297,7 @@ class World:
         self._queues = Queues(folder / "queues.sqlite", self.clock)
         self._queue = self._queues.create("llmdo-input")
         self._queues.set_consumer(self._queue, "llmdo-dead", {"max_retries": 10})
+        self._queues.create("llmdo-settled")
         self._announced: dict[str, str] = {}
 
     def install(self, patch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from tempfile import mkdtemp
 
 import pytest
 
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_SOME_ERRORS
 from llmdo.runners.inspecting.verify import verify
-from llmdo.runners.showing.summary import EXIT_ANSWERED, EXIT_SOME_ERRORS
 from llmdo.storage.output.jobs import JobRecord
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest
 from tests.faults.recorder import OUTPUT, SOAK, Death, Process, World, Write, kind_of
@@ -42,6 +42,7 @@ EACH = Counter(
         "manifest": 3,
         "record removed": 3,
         "heartbeat removed": 1,
+        "history": 1,
     }
 )
 SETTINGS = {"batch_size": 2, "concurrency": 2}
@@ -102,6 +103,25 @@ def test_a_death_at_a_write_of_any_kind_loses_nothing_and_repeats_only_calls_in_
         except AssertionError as error:
             error.add_note(f"it died right {moment} {kind} {number}, and left {left}")
             raise
+
+
+@pytest.mark.fast("manifest-after", "push-after", "record removed-before")
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["manifest", "push", "record removed"])
+def test_somebody_who_waits_for_messages_about_settled_files_gets_one_whenever_the_process_dies(
+    new_world, kind, moment
+):
+    # Files that are done at the same time are told of together.
+    for number in range(1, EACH[kind] + 1) if kind != "push" else [1]:
+        world = new_world()
+        assert world.run(Death(moment, number, kind), notify_queue="llmdo-settled", **SETTINGS) is None
+        check_order(world.history)
+        check_end(world, world.run(notify_queue="llmdo-settled", **SETTINGS))
+        assert told(world) == {f"input/{name}" for name in FILES}
+
+
+def told(world: World) -> set[str]:
+    return {file for write in world.history if kind_of(write) == "push" for file in write.keys}
 
 
 @pytest.mark.fast("0")

@@ -60,10 +60,11 @@ OBJECTS = ("_runs/", "_configuration", "_open/", "/input/", "shard-", "_manifest
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of llmdo ended; ``said`` on stderr, with single spaces."""
+    """How a run of llmdo ended; ``said`` on stderr, with single spaces, ``told`` on stdout."""
 
     code: int
     said: str
+    told: str = ""
 
 
 class Matrix:
@@ -82,7 +83,7 @@ class Matrix:
             main([*given, "--batch-size", "8", "--concurrency", str(WINDOW), "--poll-seconds", "0.25"])
         out, err = self._capsys.readouterr()
         assert not out or json.loads(out)["exit_code"] == ended.value.code
-        return Ended(ended.value.code, " ".join(err.split()))
+        return Ended(ended.value.code, " ".join(err.split()), out)
 
     def check_nothing_lost(self, ended: Ended) -> bool:
         """The run ended whole, but for messages that the queue still has; or it stopped, and said why.
@@ -93,7 +94,7 @@ class Matrix:
         unfinished = len(FILES) - verified.files
         messages, records = self.cloud.backlog(), len(self.cloud.keys("output/_open/"))
         if ended.code == 1:
-            assert ended.said.startswith("llmdo: ") and ended.said.count("llmdo:") == 1
+            assert ended.said.startswith("llmdo: ") and ended.said.count("llmdo:") == 1, ended
             assert "Traceback" not in ended.said and len(ended.said) < 400
             assert unfinished <= messages + records
         else:
@@ -274,6 +275,7 @@ class Jump:
     def __enter__(self) -> Jump:
         patch = self._context.__enter__()
         patch.setattr(runs, "time", self)
+        patch.setattr(runs, "_now", self.monotonic)
         if self._signing:
             ahead = {"time": lambda: time.time() + self._ahead}
             patch.setattr(sigv4, "time", SimpleNamespace(**{**vars(time), **ahead}))
@@ -301,7 +303,7 @@ class Jump:
 
 def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(cloud, monkeypatch):
     cloud.upload("a.jsonl", prompts(30))
-    cloud.fault(target="ai", latency_s=0.1)
+    cloud.fault(target="ai", latency_s=0.5)
     source = ["run", "--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL, "--json", "--ledger", "none"]
     other = cloud.command(*source, "--concurrency", "4")
     try:

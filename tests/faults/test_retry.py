@@ -16,6 +16,7 @@ from llmdo.backends.workers_ai import backend as workers_ai
 from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.retry import retry, retry_options
 from llmdo.storage.output.manifests import MANIFEST_NAME, counts_as_output, read_manifest
+from llmdo.storage.runs.histories import is_history
 from tests.faults.recorder import OUTPUT, SOAK, Death, Died, InstantModel, Process, World
 
 # Two lines fail for a while; the broken one shares a shard with the first, and stays as it is.
@@ -49,6 +50,8 @@ def kind_of(write) -> str:
     if write.operation == "keep":
         return "keep"
     kind = next((kind for part, kind in KINDS.items() if part in write.key), write.key)
+    if is_history(write.key.rpartition("/")[2]):
+        kind = "history"
     return f"{kind} removed" if write.operation == "delete" else kind
 
 
@@ -64,6 +67,7 @@ EACH = Counter(
         "errors removed": 2,
         "record removed": 1,
         "heartbeat removed": 1,
+        "history": 1,
     }
 )
 

@@ -24,6 +24,7 @@ SECRETS = {
     "R2_SECRET_ACCESS_KEY": "r2-secret+Yd6/Lc1Gf0=",
     "OPENAI_API_KEY": "sk-openai-Wm3Qe7Ru5",
     "BRAINTRUST_API_KEY": "sk-braintrust-Ak9Vp2Ox6",
+    "ANTHROPIC_API_KEY": "sk-ant-Bx3Lr8Kd1",
 }
 # In the clear, as a part of a URL or of basic authentication, and as JSON or repr would write it.
 FORMS = {

@@ -70,7 +70,7 @@ def test_files_are_answered_as_they_arrive_and_sigterm_drains(cloud, stream):
     summary, err = ended(process)
     assert (process.returncode, summary["exit_code"], summary["problem"]) == (0, 0, None)
     assert "Traceback" not in err
-    assert (len(cloud.keys("output/_open/")), cloud.keys("output/_runs/")) == (1, [])
+    assert (len(cloud.keys("output/_open/")), cloud.alive()) == (1, [])
     before = paid(cloud)
     assert before < 31 + 600
     cloud.no_faults()

@@ -20,7 +20,7 @@ from llmdo.runners.cli.main import main
 from tests.fakes.loopback import Asked, Loopback, Reply
 
 RUN = ("run", "in.jsonl", "--output", "out", "--model", "openai/m", "--runner", "direct", "--json")
-_OTHERS = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_", "BRAINTRUST_")
+_OTHERS = ("CLOUDFLARE_", "R2_", "LLMDO_", "OPENAI_", "ANTHROPIC_", "BRAINTRUST_")
 
 
 class Called(NamedTuple):

@@ -18,6 +18,7 @@ from llmdo.runners.running.run import run
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import read_manifest
+from llmdo.storage.runs.histories import is_history
 
 OUTPUT = "r2://llmdo/output/"
 MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
@@ -62,6 +63,11 @@ class Cloud:
 
     def keys(self, prefix: str = "output/") -> list[str]:
         return [info.key for info in self.store.list(prefix)]
+
+    def alive(self, output: str = "output/") -> list[str]:
+        """What runs have in the output while they are alive, what killed ones left, and what schedules keep."""
+        keys = self.keys(f"{output}_runs/")
+        return [key for key in keys if not is_history(key.rpartition("/")[2])]
 
     def run(self, **options) -> Summary:
         """Runs in this process; by default what the queue announced, on the direct runner."""

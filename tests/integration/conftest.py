@@ -5,6 +5,7 @@ import pytest
 from tests.integration.called import Echo
 from tests.integration.cloud import Cloud
 from tests.integration.openai_service import serving
+from tests.integration.services.seeing import Seeing
 
 
 @pytest.fixture
@@ -34,3 +35,13 @@ def service(monkeypatch, tmp_path):
         monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback-only")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         yield service
+
+
+@pytest.fixture
+def seeing(monkeypatch):
+    """The same, with all that it was sent."""
+    service = Seeing()
+    monkeypatch.setenv("OPENAI_BASE_URL", service.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-loopback-only")
+    yield service
+    service.close()

@@ -14,20 +14,24 @@ MODEL = "openai/small"
 
 
 class Service:
-    """``prompts``: the last message of each call, in the order of their coming."""
+    """``prompts``: the last message of each call, in the order of their coming. ``port`` 0: a free one."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.prompts: list[str] = []
-        self._server = Loopback(self._answer)
+        self._server = Loopback(self._answer, port)
         self.url = f"{self._server.origin}/v1"
         self.close = self._server.close
 
     def _answer(self, call: Asked) -> Reply:
         if call.method == "GET":
             return Reply({"object": "list", "data": [{"id": "small", "object": "model"}]})
-        asked = call.body["messages"][-1]["content"]
+        responses = call.path.endswith("/responses")
+        turns = call.body["input" if responses else "messages"]
+        asked = turns if isinstance(turns, str) else turns[-1]["content"]
         self.prompts.append(asked)
         number = len(self.prompts)
+        if responses:
+            return Reply(_response(number, call.body["model"], f"{number}: {asked[:20]}"))
         message = {"role": "assistant", "content": f"{number}: {asked[:20]}"}
         return Reply(
             {
@@ -43,6 +47,28 @@ class Service:
         """What was asked since the last look, sorted."""
         found, self.prompts[:] = sorted(self.prompts), []
         return found
+
+
+def _response(number: int, model: str, text: str) -> dict[str, object]:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    said = {"id": f"m{number}", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    used = {"input_tokens": 2, "output_tokens": 1, "total_tokens": 3}
+    details = {
+        "input_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    return {
+        "id": f"r{number}",
+        "object": "response",
+        "created_at": 1,
+        "model": model,
+        "status": "completed",
+        "output": [said],
+        "usage": used | details,
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
 
 
 @contextmanager

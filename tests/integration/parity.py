@@ -198,7 +198,7 @@ def _plain_row(tile: Line | TooLong | Blank) -> dict[str, Any] | None:
     more = {k: v for k, v in document.items() if k not in ("id", "custom_id", "model", "prompt", "text")}
     return {
         "id": identity,
-        "custom_id": document.get("custom_id", identity),
+        "custom_id": str(document.get("custom_id", identity)),
         "response": {"status_code": 200, "body": body},
         "error": None,
         "model": f"workers-ai/{model}",

@@ -243,5 +243,5 @@ def check_summary(world: World, way: str, exit_code: int) -> None:
     }
     checked = verify(output_of(way), ["r2://llmdo/input/"])
     assert (checked.ok, checked.differences, checked.in_work) == (True, (), ())
-    left = [key for key in world.cloud.keys(f"{way}/") if "/_open/" in key or "/_runs/" in key]
-    assert left == []
+    left = [key for key in world.cloud.keys(f"{way}/") if "/_open/" in key]
+    assert (left, world.cloud.alive(f"{way}/")) == ([], [])

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.shared_limits import SharedLimits
 from tests.integration.cloud import MODEL, OUTPUT, prompts
@@ -75,8 +76,8 @@ def test_there_is_one_progress_line_for_all_and_one_summary(cloud):
     process = cloud.command("run", *WHERE, "--processes", "2", "--range-bytes", "65536", "--concurrency", "64")
     out, err = (text.decode() for text in process.communicate(timeout=120))
     assert process.returncode == 0, err
-    lines = [line for line in err.splitlines() if " calls/s · " in line]
-    assert lines and lines[-1].startswith("1,500 lines") and lines[-1].endswith("1/1 files")
+    lines = [line for line in err.splitlines() if " lines · " in line or " lines of " in line]
+    assert lines and lines[-1].startswith("1,500 lines") and lines[-1].endswith("1 of 1 file")
     assert " · $" in lines[-1]
     assert "1,500" in out and out.count("Spent:") == 1
     assert cloud.stats()["paid"]["calls"] == 1_500

@@ -3,10 +3,13 @@
 import itertools
 import json
 import os
+import re
 import signal
+import socket
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.integration.cloud import MODEL, OUTPUT, prompts
@@ -52,7 +55,7 @@ def end(process, times=1):
 
 
 def summaries(cloud):
-    keys = [key for key in cloud.keys("output/_runs/2") if key.endswith("Z.json")]
+    keys = [key for key in cloud.alive() if key.endswith("Z.json")]
     return [json.loads(cloud.store.read(key)[0]) for key in keys]
 
 
@@ -217,3 +220,26 @@ def test_the_runs_of_a_schedule_may_have_several_processes_which_a_stop_drains(c
     assert said["problem"] == "stopped by SIGTERM; run the same command again to resume"
     assert 10 <= said["answered"] == paid(cloud) < LINES
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_schedule_serves_what_its_runs_have_done_and_is_ready(cloud, start):
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    cloud.upload("a.jsonl", prompts(12))
+    process = start("--metrics-port", str(port))
+
+    def says(*lines):
+        try:
+            text = httpx.get(f"{url}/metrics", trust_env=False).text
+        except httpx.TransportError:
+            return False
+        return all(re.search(f"^{line}", text, re.MULTILINE) for line in lines)
+
+    ran = r'llmdo_schedule_runs_total\{exit_code="0"\} [1-9]'
+    wait_until(
+        lambda: says(ran, r'llmdo_lines_total\{outcome="answered"\} 12\.0$', r"llmdo_calls_total 12\.0$"), process
+    )
+    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    end(process)

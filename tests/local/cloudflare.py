@@ -16,8 +16,8 @@ import httpx
 
 from llmdo.local.ai import catalogue
 from llmdo.local.app import ECHO, check_model
-from llmdo.local.faults import FaultTarget
 from llmdo.local.server import serve_until
+from llmdo.local.service_errors import FaultTarget
 from tests.local.ai.tasks import MODELS
 
 catalogue.ECHO_MODELS = MODELS  # for all servers in this process

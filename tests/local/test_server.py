@@ -64,7 +64,9 @@ def test_it_serves_until_a_signal_and_env_leads_to_it(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out.splitlines() == [
-        f"Cloudflare on this machine at {env['R2_ENDPOINT_URL']} (model: echo); in another shell: source {env_file}"
+        f"Cloudflare on this machine at {env['R2_ENDPOINT_URL']} (model: echo); in another shell: source {env_file}",
+        f"OpenAI on this machine at {env['LOCAL_OPENAI_BASE_URL']} (any key)",
+        f"Anthropic on this machine at {env['LOCAL_ANTHROPIC_BASE_URL']} (any key)",
     ]
     assert err == ""
     assert not env_file.exists()

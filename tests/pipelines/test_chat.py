@@ -53,9 +53,9 @@ def test_how_messages_are_answered_goes_with_the_step(environment, monkeypatch):
     how = {"concurrency": "fixed:3", "rpm": 60, "max_cost": 2.0, "deltas": True, "since": "1970-01-01T00:00:09Z"}
     options = check_chat_options(**QUEUES, **how, system="Be kind.", ledger="none")
     step = answer_in_turn(options, options.run("run-1"))
-    assert (step.run.run_id, step.replies, step.calls.window, step.calls.fixed, step.deltas) == (
+    assert (step.run.run_id, step.replies.args, step.calls.window, step.calls.fixed, step.deltas) == (
         "run-1",
-        "1" * 32,
+        ("1" * 32,),
         3,
         True,
         True,

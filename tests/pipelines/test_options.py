@@ -1,7 +1,7 @@
 import pytest
 
 from llmdo.pipelines.option_types import Concurrency
-from llmdo.pipelines.options import DEFAULT_MODEL, JsonlOptions, check_options
+from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.files.source import Listing, Notifications
@@ -34,16 +34,15 @@ def test_a_queue_and_r2_give_their_places():
     options = check_options(queue="q", output="r2://bucket/output", prefix="input/")
     assert options.source == Notifications("q", "input/")
     assert options.output_location == Location("r2://bucket", "output/")
-    assert options.model == DEFAULT_MODEL
+    assert options.model == "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
     assert check_options(input="r2://bucket/in/", output="r2://bucket").output_location == Location("r2://bucket", "")
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"files": ()}, "one of FILES, --input, --queue (none given)"),
-        ({"queue": "q"}, "one of FILES, --input, --queue (files and queue given)"),
-        ({"files": (), "input": "bucket/x"}, "--input bucket/x: write r2://BUCKET/PREFIX"),
+        ({"files": ()}, "name the prompts: either FILES, or --queue (neither given)"),
+        ({"queue": "q"}, "either FILES, or --queue (both given)"),
         ({"output": "s3://bucket/x"}, "s3:// is not known here"),
         ({"output": "r2://b/x"}, "3 to 63 characters"),
         ({"model": "gpt-4o"}, "--model 'gpt-4o': 'gpt-4o' names no provider"),
@@ -247,12 +246,12 @@ def test_the_environment_must_have_what_the_models_provider_needs(monkeypatch, m
     ],
 )
 def test_a_budget_is_refused_where_other_processes_would_call(flink, apart, in_flight):
-    options = JsonlOptions(files=("a",), output="out", runner="flink", flink=flink)
+    options = JsonlOptions(files=("a",), output="out", model="@cf/a/b", runner="flink", flink=flink)
     assert (options.apart, options.calls_in_flight) == (apart, in_flight)
     assert options.reading.planned
     if apart:
         with pytest.raises(ValueError, match="--max-cost and --max-tokens-total are counted in one process"):
-            JsonlOptions(files=("a",), output="out", runner="flink", flink=flink, max_tokens_total=5)
+            JsonlOptions(files=("a",), output="out", model="@cf/a/b", runner="flink", flink=flink, max_tokens_total=5)
 
 
 QUEUE = {"queue": "q", "output": "r2://bucket/output", "continuous": True}
@@ -266,8 +265,9 @@ APART = {**LOCAL, "runner": "flink", "flink": PROCESS, "max_tokens_total": 9}
         (QUEUE, "needs --queue, and --runner prism", [{"runner": "prism"}]),
         (
             APART,
-            "use --runner direct, prism, or flink with --environment-type LOOPBACK",
+            "use --budget, or --runner direct, prism, or flink with --environment-type LOOPBACK",
             [
+                {"max_tokens_total": None, "budget": "2M tokens"},
                 {"runner": "direct", "flink": None},
                 {"runner": "prism", "flink": None},
                 {"flink": {"environment_type": "LOOPBACK"}},
@@ -303,3 +303,50 @@ def test_what_several_processes_cannot_do_is_refused_with_what_to_do_instead(giv
 
 def test_the_number_of_processes_does_not_affect_answers():
     assert check_options(**LOCAL, processes=3).configuration == check_options(**LOCAL).configuration
+
+
+@pytest.mark.parametrize(
+    ("written", "usd", "tokens", "period"),
+    [
+        ("5 USD/day", 5.0, None, "day"),
+        (" $1,200.50 / month ", 1200.5, None, "month"),
+        ("5usd per week", 5.0, None, "week"),
+        ("$5", 5.0, None, "ever"),
+        (".25 USD/hour", 0.25, None, "hour"),
+        ("2M tokens/day", None, 2_000_000, "day"),
+        ("2Mtokens/day", None, 2_000_000, "day"),
+        ("1.5k tokens", None, 1500, "ever"),
+        ("70000 tokens/hour", None, 70_000, "hour"),
+        ("1 token", None, 1, "ever"),
+    ],
+)
+def test_a_budget_is_read_as_it_is_written_and_written_so_that_it_is_read(written, usd, tokens, period):
+    budget = check_options(**LOCAL, budget=written).budget
+    assert (budget.usd, budget.tokens, budget.period) == (usd, tokens, period)
+    assert check_options(**LOCAL, budget=str(budget)).budget == budget
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("5 EUR/day", "prices are in US dollars, and EUR is given: write '5 USD/day'"),
+        ("5", "and no unit is given"),
+        ("€5/day", "prices are in US dollars, and € is given"),
+        ("5 USD/fortnight", "'fortnight' is not a period: write hour, day, week, month"),
+        ("5 USD/minute", "'minute' is not a period"),
+        ("0 USD/day", "more than nothing"),
+        ("0.4 tokens", "1 token at least"),
+        ("$5 tokens", "1 token at least"),
+        ("-5 USD/day", "write an amount and a period"),
+        ("inf USD", "write an amount and a period"),
+        ("", "write an amount and a period"),
+        ("5 USD/", "write an amount and a period"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_refused_with_what_to_write(written, said):
+    with pytest.raises(UsageError, match=said):
+        check_options(**LOCAL, budget=written)
+
+
+def test_a_budget_does_not_decide_answers():
+    assert check_options(**LOCAL, budget="5 USD/day").configuration == check_options(**LOCAL).configuration

@@ -21,6 +21,7 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners import dataflow
 from llmdo.runners.dataflow import beam_option, check, dataflow_arguments, secrets_needed
 from llmdo.runners.running.checks import prepare
+from llmdo.settings.installing import install_command
 
 SECRETS = {
     "CLOUDFLARE_API_TOKEN": "cf-token-for-tests",
@@ -50,6 +51,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options(dataflow: dict[str, Any] | None = None, **given: Any) -> JsonlOptions:
     said: dict[str, Any] = {"input": "r2://bucket/in/", "output": "r2://bucket/out/", "ledger": "r2://bucket/ledger/"}
+    said["model"] = "@cf/a/b"
     return JsonlOptions(**said | given, runner="dataflow", dataflow=DataflowOptions(**(GOOD | (dataflow or {}))))
 
 
@@ -134,7 +136,7 @@ def test_another_python_than_the_images_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert list(dataflow._installation(options())) == [
         "this is Python 3.12 and the workers' image has 3.11: run llmdo with Python 3.11",
-        "apache-beam[gcp] 2.77.0 is not installed: pip install 'llm.do[gcp]'",
+        f"apache-beam[gcp] 2.77.0 is not installed: run {install_command('[gcp]')}",
     ]
 
 
@@ -206,7 +208,10 @@ def test_two_jobs_have_two_names_unless_one_is_given() -> None:
 def test_each_machine_keeps_to_its_part_of_the_rates() -> None:
     assert options({"max_num_workers": 6}).rates_shared_by == 6
     assert options({"max_num_workers": 6}, workers=10).rates_shared_by == 10
-    assert JsonlOptions(input="r2://bucket/in/", output="r2://bucket/out/", workers=2).rates_shared_by == 2
+    assert (
+        JsonlOptions(input="r2://bucket/in/", output="r2://bucket/out/", model="@cf/a/b", workers=2).rates_shared_by
+        == 2
+    )
 
 
 def test_a_template_is_asked_for_by_its_launcher() -> None:

@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.direct import launch
 
-OPTIONS = JsonlOptions(files=("in/",), output="out/")
+OPTIONS = JsonlOptions(files=("in/",), output="out/", model="@cf/a/b")
 
 
 def test_the_runner_is_fn_api_runner_and_no_other() -> None:

@@ -18,8 +18,11 @@ from llmdo.settings.tools import ToolError, one_at_a_time, run_tool, say, succee
 _HERE = Path(__file__).parent
 _BUILD_S = 3600.0
 LITELLM = "litellm-1.106.12"
-_LITELLM_FOR = ("Linux", "x86_64", (3, 11))
+WRANGLER = "wrangler-4.86.0"
+AIBRIX = "aibrix-0.8.0"
+_HASHES_FOR = ("Linux", "x86_64", (3, 11))
 _MISMATCH = "DO NOT MATCH THE HASHES"
+COLLECTOR = "otel-collector-0.161.0"
 OLLAMA = "ollama-0.17.4"
 _OLLAMA_MODULE = "github.com/ollama/ollama@v0.17.4"
 _OLLAMA_SUM = "h1:X3KNm9x4BlHqk/AXMGtC7pBAFd46nmJmy8yDaBZLo9s="  # as Go's checksum database has it
@@ -31,10 +34,16 @@ _HEADERS_IN = "/llama.cpp/vendor/"
 
 def litellm() -> Path:
     """LiteLLM's proxy, in a venv with the pinned packages of litellm.txt (750 MB)."""
-    here = (platform.system(), platform.machine(), sys.version_info[:2])
-    if here != _LITELLM_FOR:
-        pytest.skip(f"the hashes of litellm.txt are for {_LITELLM_FOR}, not for {here}")
-    return _kept(LITELLM, Path("venv/bin/litellm"), lambda folder: _venv(folder, _HERE / "litellm.txt"))
+    return _kept(LITELLM, Path("venv/bin/litellm"), lambda folder: _venv(folder, "litellm.txt"), hashes="litellm.txt")
+
+
+def aibrix() -> Path:
+    """AIBrix's metadata service, which has Files and Batches, in a venv with the packages of aibrix.txt (210 MB)."""
+
+    def make(folder: Path) -> None:
+        _venv(folder, "aibrix.txt", "--no-binary=tos,crcmod")  # there are no wheels of these
+
+    return _kept(AIBRIX, Path("venv/bin/aibrix_metadata"), make, hashes="aibrix.txt")
 
 
 def ollama() -> Path:
@@ -45,11 +54,35 @@ def ollama() -> Path:
     return _kept(OLLAMA, Path("ollama"), _build_ollama)
 
 
-def _kept(name: str, program: Path, make: Callable[[Path], None]) -> Path:
+def wrangler() -> Path:
+    """Cloudflare's command line, with what npm has it need (195 MB)."""
+    if shutil.which("npm") is None:
+        pytest.skip("wrangler is installed with npm, which is not on PATH")
+    return _kept(WRANGLER, Path("node_modules/.bin/wrangler"), _from_npm)
+
+
+def _from_npm(folder: Path) -> None:
+    package = WRANGLER.replace("-", "@")
+    done = run_tool(["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, package], _BUILD_S, {}, folder)
+    if done.returncode:
+        raise ToolError(f"npm install {package} failed: {done.stdout.strip()[-300:]}")
+
+
+def collector() -> Path:
+    """OpenTelemetry's collector, of the parts that collector/ names (5 minutes on two busy cores)."""
+    if shutil.which("go") is None:
+        pytest.skip("the collector is built with go, which is not on PATH")
+    return _kept(COLLECTOR, Path("collector"), _build_collector)
+
+
+def _kept(name: str, program: Path, make: Callable[[Path], None], hashes: str = "") -> Path:
     """``program`` in the folder ``name`` of the cache; made there by ``make`` at first, one process at a time.
 
-    Skips the test where the machine lacks a tool or cannot reach the registry.
+    Skips the test where the machine lacks a tool, cannot reach the registry, or needs other ``hashes``.
     """
+    here = (platform.system(), platform.machine(), sys.version_info[:2])
+    if hashes and here != _HASHES_FOR:
+        pytest.skip(f"the hashes of {hashes} are for {_HASHES_FOR}, not for {here}")
     cache = cache_folder() / "servers" / name
     if not (cache / "ready").exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -66,11 +99,11 @@ def _kept(name: str, program: Path, make: Callable[[Path], None]) -> Path:
     return cache / program
 
 
-def _venv(folder: Path, lock: Path) -> None:
+def _venv(folder: Path, lock: str, *options: str) -> None:
     shutil.rmtree(folder / "venv", ignore_errors=True)
     succeed([sys.executable, "-m", "venv", folder / "venv"], {})
     pip = [folder / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command = [*pip, "--only-binary=:all:", "--require-hashes", "--requirement", lock]
+    command = [*pip, "--only-binary=:all:", *options, "--require-hashes", "--requirement", _HERE / lock]
     done = run_tool(command, _BUILD_S)
     if done.returncode:
         said = [line for line in done.stdout.splitlines() if line.startswith("ERROR")] or done.stdout.splitlines()[-1:]
@@ -93,6 +126,18 @@ def _build_ollama(cache: Path) -> None:
         done = run_tool(["go", "build", "-o", folder / "ollama", "."], _BUILD_S, env, folder / "source")
         assert done.returncode == 0, done.stdout[-3000:]
         (folder / "ollama").replace(cache / "ollama")
+
+
+def _build_collector(cache: Path) -> None:
+    with workshop(cache) as folder:
+        shutil.copytree(_HERE / "collector", folder / "source")
+        done = run_tool(["go", "mod", "download"], _BUILD_S, {}, folder / "source")
+        if done.returncode:
+            raise ToolError(f"go mod download failed: {done.stdout.strip()[-300:]}")
+        env = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly"}
+        done = run_tool(["go", "build", "-o", folder / "collector", "."], _BUILD_S, env, folder / "source")
+        assert done.returncode == 0, done.stdout[-3000:]
+        (folder / "collector").replace(cache / "collector")
 
 
 def _headers(folder: Path) -> Path:

@@ -135,6 +135,6 @@ class User:
 
 def _plain(env: dict[str, str]) -> dict[str, str]:
     """This process's environment without keys, addresses and proxies, with ``env``."""
-    strange = ("OPENAI_", "CLOUDFLARE_", "R2_", "BRAINTRUST_", "LITELLM_", "OLLAMA_")
+    strange = ("OPENAI_", "CLOUDFLARE_", "R2_", "BRAINTRUST_", "ANTHROPIC_", "LITELLM_", "OLLAMA_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     return {**kept, "NO_PROXY": "127.0.0.1", **env}

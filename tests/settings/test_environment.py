@@ -1,5 +1,6 @@
 import json
 import pickle
+from urllib.parse import quote
 
 import pytest
 
@@ -28,7 +29,7 @@ ACCOUNT = "0123456789abcdef0123456789ABCDEF"
 NAMES = (
     "CLOUDFLARE_ACCOUNT_ID CLOUDFLARE_API_TOKEN CLOUDFLARE_BASE_URL R2_ENDPOINT_URL R2_ACCESS_KEY_ID "
     "R2_SECRET_ACCESS_KEY LLMDO_BUCKET LLMDO_QUEUE OPENAI_API_KEY OPENAI_BASE_URL BRAINTRUST_API_KEY "
-    "BRAINTRUST_PROJECT_ID STORE_ID XDG_CACHE_HOME"
+    "BRAINTRUST_PROJECT_ID ANTHROPIC_API_KEY ANTHROPIC_BASE_URL STORE_ID XDG_CACHE_HOME LIVESTORE_PAYLOAD"
 ).split()
 
 
@@ -115,6 +116,24 @@ def test_empty_defaults_are_none(monkeypatch):
 def test_a_text_is_shown_without_secrets(monkeypatch, secret, said, left):
     monkeypatch.setenv("CLOUDFLARE_API_TOKEN", secret)
     assert without_secrets(said) == left
+
+
+def test_the_values_of_a_payload_are_not_shown_however_deep_they_are(monkeypatch):
+    payload = {"authToken": "hush/hush 100 %(1)", "more": [{"pin": 1234567890, "on": True, "kind": "s"}], "none": None}
+    monkeypatch.setenv("LIVESTORE_PAYLOAD", json.dumps(payload))
+    compact = json.dumps(payload, separators=(",", ":"))
+    said = [
+        *(json.dumps(payload), compact, str(payload), quote(compact), quote(quote(compact, safe="!~*'()"), safe="")),
+        *(quote("hush/hush 100 %(1)"), quote(quote("hush/hush 100 %(1)", safe="!~*'()"), safe="!~*'()")),
+    ]
+    for text in said:
+        shown = without_secrets(f"a {text} s true")
+        assert "<LIVESTORE_PAYLOAD>" in shown and shown.endswith(" s true")
+        assert "hush" not in shown and "1234567890" not in shown, shown
+    monkeypatch.setenv("LIVESTORE_PAYLOAD", "no JSON, hush")
+    assert without_secrets("no JSON, hush; s") == "<LIVESTORE_PAYLOAD>; s"
+    monkeypatch.setenv("LIVESTORE_PAYLOAD", "[" * 100_000)
+    assert without_secrets("a [ b") == "a [ b"
 
 
 def test_no_error_quotes_a_secret_also_after_its_way_between_processes(monkeypatch):

@@ -179,5 +179,6 @@ def test_elsewhere_than_on_google_cloud_that_is_said():
 def test_a_worker_without_googles_client_is_told_what_to_install(monkeypatch):
     monkeypatch.delenv(NAME, raising=False)
     monkeypatch.setitem(sys.modules, "google.cloud.secretmanager", None)
-    with pytest.raises(MissingSettings, match=rf"^{NAME}: .* pip install 'llm.do\[gcp\]', also in the workers' image"):
+    remedy = r".* pip install 'apache-beam\[gcp\].*', and put .* workers' image"
+    with pytest.raises(MissingSettings, match=f"^{NAME}: {remedy}"):
         take_secrets([f"{NAME}={PLACE}"])

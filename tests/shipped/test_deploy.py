@@ -19,11 +19,13 @@ import yaml
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.cli.main import main
+from llmdo.runners.exit_codes import EXIT_SOME_ERRORS, EXIT_USAGE
+from llmdo.runners.exporting import metrics
 from llmdo.runners.flink import loopback_agent
 from llmdo.runners.flink.jar import FLINK_VERSION, JAR_VARIABLE
 from llmdo.runners.running import stop
 from llmdo.runners.running.cron import Cron
-from llmdo.runners.showing.summary import EXIT_SOME_ERRORS, EXIT_USAGE, Summary
+from llmdo.runners.showing.summary import Summary
 from llmdo.settings.secrets import SECRET_VARIABLES
 from llmdo.transforms.run_state import Counts
 from tests.integration.test_end_to_end import wait_until
@@ -35,6 +37,7 @@ FILES: dict[str, list[str]] = {
     "systemd/llmdo-run.service": ["run"],
     "systemd/llmdo-run.timer": [],
     "systemd/llmdo-stream.service": ["stream"],
+    "grafana.json": [],
     "kubernetes/cronjob.yaml": ["run"],
     "kubernetes/deployment.yaml": ["stream"],
     "kubernetes/networkpolicy.yaml": [],
@@ -50,6 +53,7 @@ FILES: dict[str, list[str]] = {
 MANIFESTS = [name for name in FILES if name.endswith(".yaml")]
 POLICIES = ["kubernetes/networkpolicy.yaml", "flink/networkpolicy.yaml"]
 COMMANDS = [(name, number) for name, commands in FILES.items() for number in range(len(commands))]
+SERVING = ["kubernetes/deployment.yaml", "kubernetes/schedule.yaml"]
 KUBERNETES = "1.32"
 # Of the CustomResourceDefinition flinkdeployments.flink.apache.org, v1beta1, of the operator's releases 1.10 to 1.15.
 FLINK_SPEC = {
@@ -157,7 +161,7 @@ def test_there_is_no_example_without_a_test():
 def test_each_command_is_one_that_the_program_takes(name, number, monkeypatch):
     found = []
 
-    def start(options, watch):
+    def start(options, *_, **__):
         found.append(options)
         return Summary("r", Counts(), (), (), {})
 
@@ -234,8 +238,26 @@ def test_every_pod_is_closed_by_a_network_policy(name):
     for labels in all_labels:
         chosen = [spec for spec in specs if selects(spec["podSelector"], labels)]
         assert [spec["policyTypes"] for spec in chosen] == [["Ingress"]]
-        # Nobody connects to llmdo.
-        assert chosen[0]["ingress"] == [] or "app" in labels
+        if "app" not in labels:  # to llmdo only Prometheus connects
+            (rule,) = chosen[0]["ingress"]
+            ((peer,), ports) = rule["from"], rule["ports"]
+            assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+            assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+            assert [one["port"] for one in ports] == [9464]
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_probes_and_prometheus_ask_the_port_that_the_command_listens_at(name):
+    (pod,) = pods(name)
+    (container,) = pod["containers"]
+    (port,) = container["ports"]
+    (line,) = commands(name)
+    assert f"--metrics-port={port['containerPort']}" in line and "--metrics-host=0.0.0.0" in line
+    (rule,) = document("kubernetes/networkpolicy.yaml")["spec"]["ingress"]
+    assert [one["port"] for one in rule["ports"]] == [port["containerPort"]]
+    probes = [container[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")]
+    assert {probe["port"] for probe in probes} == {port["name"]}
+    assert {probe["path"] for probe in probes} == metrics._PROBES.keys()
 
 
 def test_flink_is_reached_by_itself_and_its_rest_api_by_those_who_submit_and_the_operator():

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 import pytest
 
-from llmdo.backends.engine.settings import Mode, Reuse
+from llmdo.backends.engine.settings import Reuse
+from llmdo.backends.lanes.choice import Mode
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners import dataflow
 from llmdo.runners.cli.main import command_of
@@ -163,7 +164,7 @@ def test_every_parameter_is_an_option_with_the_options_default() -> None:
         assert option in options["run"], name
         assert name == "input" or option in options["stream"], name
         field = JsonlOptions.model_fields.get(name)
-        if field is not None and not field.is_required() and field.default not in (None, ""):
+        if field is not None and not field.is_required() and field.default not in (None, "", ()):
             assert parameter["defaultValue"] == str(field.default), name
         else:
             assert "defaultValue" not in parameter, name
@@ -192,7 +193,7 @@ def test_the_launchers_arguments_become_a_command_line_that_the_program_takes() 
     )
     command = command_of(line[0])
     given = command.make_context(line[0], line[1:], resilient_parsing=False).params
-    assert (given["runner"], given["input"], given["max_num_workers"]) == ("dataflow", "r2://bucket/in/", 3)
+    assert (given["runner"], given["input"], given["max_num_workers"]) == ("dataflow", ["r2://bucket/in/"], 3)
     assert given["prompt"] == "Is a=b? {text}"
     assert given["env_from"] == places
     assert given["container_image"] == "registry.example.com/llmdo:0.1.0"

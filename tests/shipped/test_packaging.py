@@ -18,6 +18,8 @@ import llmdo
 from tests.company_network import Service, listening, rows
 from tests.shipped.packages import ROOT, call, copy_of_the_checkout, files_of_the_product, new_environment
 
+# What stays in a checkout: hundreds of megabytes of npm's packages, what is built of them, and pictures.
+NOT_SHIPPED = ("web/node_modules", "web/dist", "worker/node_modules", "worker/dist", "tests/web/client", "out")
 # The newest first; the one that runs this test is the last resort.
 PYTHONS = (*(path for name in ("3.13", "3.12") if (path := shutil.which(f"python{name}"))), sys.executable)
 
@@ -31,6 +33,9 @@ def pythons() -> list[str]:
 
 def test_a_worker_can_install_the_package_that_beam_builds_of_setup_py(tmp_path):
     checkout, unpacked = copy_of_the_checkout(tmp_path / "checkout"), tmp_path / "unpacked"
+    for folder in NOT_SHIPPED:
+        (checkout / folder / "inside").mkdir(parents=True)
+        (checkout / folder / "inside" / "it.py").write_text("")
     with tarfile.open(Stager._build_setup_package(str(checkout / "setup.py"), str(tmp_path))) as package:
         package.extractall(unpacked, filter="data")
     shutil.rmtree(checkout)
@@ -47,6 +52,7 @@ def test_a_worker_can_install_the_package_that_beam_builds_of_setup_py(tmp_path)
     assert (root / "LICENSE").is_file()
     assert {path.name for path in (root / "docs").iterdir()} == {path.name for path in (ROOT / "docs").iterdir()}
     assert {path.name for path in ROOT.glob("*.md")} <= {path.name for path in root.iterdir()}
+    assert not {path.name for path in root.rglob("*")} & {"inside", "it.py"}
 
 
 # A user's project, with rooms of the same names, and a pipeline of its own.

@@ -135,7 +135,10 @@ def test_a_conversation_in_work_for_one_run_is_not_in_work_for_another(runs):
     class Held(set):
         open = 1
 
-        def close(self):
+        def stop(self):
+            """Nothing is under way."""
+
+        def close(self, timeout_s):
             closed.extend(self)
 
     for run, name in zip(runs, ("c/m1", "c/m2"), strict=True):

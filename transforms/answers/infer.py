@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 from apache_beam.utils.windowed_value import WindowedValue
 
 from llmdo.backends.engine.engine import Engine
-from llmdo.backends.engine.jobs import Done
 from llmdo.backends.engine.registry import get_engine
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
-from llmdo.backends.requests import EmbedRequest, LineId
+from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StaysOpen, StopRun
+from llmdo.backends.requests import LineId
 from llmdo.backends.responses import VectorFormat
 from llmdo.backends.usage import Usage
 from llmdo.storage.output.costs import Cost
+from llmdo.transforms.answers.bundle_calls import BundleCalls
+from llmdo.transforms.answers.leases import keep_lease
 from llmdo.transforms.answers.metrics import InferMetrics
-from llmdo.transforms.answers.result_queue import ResultQueue
 from llmdo.transforms.answers.rows import answer_row, failure_row
-from llmdo.transforms.answers.texts import Embedded, LineTexts
+from llmdo.transforms.answers.texts import Embedded
 from llmdo.transforms.elements import Answer, Blank, Failure, Idle, Line, Mark, Outcome, Read, TooLong
 from llmdo.transforms.members import join, report_stop
+from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
 from llmdo.transforms.run import Run
 
-# How often a waiting bundle checks for room that another bundle's calls freed. Seconds.
-_LOOK_AGAIN = 0.05
-# A waiting bundle is woken after min(window / 8, 16) calls have ended: eight waiting bundles then all have something to
-# submit, and calls of equal length do not stay in lock-step.
-_PARTS, _MOST = 8, 16
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
@@ -70,11 +67,6 @@ class _Job:
     line: Line
     prompt: Prompt
     context: WindowedValue
-    texts: LineTexts | None = None
-
-
-# A text to embed: its line, and its index there.
-_Text = tuple[_Job, int]
 
 
 class _Infer(beam.DoFn):
@@ -86,9 +78,9 @@ class _Infer(beam.DoFn):
 
     def setup(self) -> None:
         join(self.run)
-        self._at_once = max(1, min(self.calls.window // _PARTS, _MOST))
         state = self.run.state
-        self._budget = state.budget_within(self.calls.limits)
+        self._budget = state.budget_within(self.calls.limits, self.calls.prices)
+        keep_lease(self.run, self._budget)
         self._metrics = InferMetrics()
         calls = replace(
             self.calls,
@@ -101,29 +93,27 @@ class _Infer(beam.DoFn):
         self._engine: Engine = get_engine(calls)
 
     def start_bundle(self) -> None:
-        # Bundles of one process share the engine, but must not yield each other's results.
-        self._finished: ResultQueue[tuple[_Text, Done]] = ResultQueue()
-        self._arrays: dict[tuple[str, str, str], list[_Text]] = {}
-        # By provider: answers whose rows wait for its prices, while the bundle continues.
-        self._unpriced: defaultdict[str, list[tuple[_Text, Done]]] = defaultdict(list)
-        self._open = 0
+        self._calls: BundleCalls[_Job] = BundleCalls(self._engine, self._budget.prices)
 
     def process(
         self, tile: Read | Mark, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
-        if isinstance(tile, TooLong):
-            yield self._failure(tile, too_long(tile), attempts=0)
+        if isinstance(tile, Line | TooLong) and (wrong := unreadable(tile)):
+            yield self._failure(tile, wrong, attempts=0)
             return
         if not isinstance(tile, Line):
             if isinstance(tile, Blank):
-                self.run.state.add(bytes_done=tile.stop - tile.start)
+                self.run.state.add_done(tile.file, tile.stop - tile.start)
             elif isinstance(tile, Idle):
-                yield from self._submit_arrays()
+                yield from self._outcomes(self._calls.flush())
                 yield from self._results(wait=True)
             yield tile
             return
         try:
-            prompt = parse_prompt(tile.data, line_id(tile), self.defaults, self._engine.max_texts, tile.file.key)
+            most, file = self._engine.max_texts, tile.file
+            prompt = parse_prompt(tile.data, line_id(tile), self.defaults, most, file.key, of_table=file.has_rows)
+            if self.calls.media:
+                prompt.request = self.calls.media.marked(prompt.request, file.store_url)
         except LineError as error:
             yield self._failure(tile, error, attempts=0)
             return
@@ -136,87 +126,32 @@ class _Infer(beam.DoFn):
         yield from self._results(wait=False)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from self._submit_arrays()
-        while self._open:
-            yield from self._results(wait=True)
+        yield from self._outcomes(self._calls.all())
         self._metrics.engine(self._engine, now=True)
         report_stop(self.run)
 
     def _submit(self, job: _Job) -> Iterator[WindowedValue]:
-        request = job.prompt.request
-        if isinstance(request, EmbedRequest):
-            key = (job.prompt.provider, request.model, repr(sorted(request.parameters.items())))
-            job.texts = LineTexts(len(request.texts))
-            for index in range(len(request.texts)):
-                array = self._arrays.setdefault(key, [])
-                array.append((job, index))
-                if len(array) >= self._engine.array_size(job.prompt.provider, request.model):
-                    del self._arrays[key]
-                    yield from self._submit_array(array)
-            return
-        finished, provider = self._finished, job.prompt.provider
+        yield from self._outcomes(self._calls.submit(job, job.prompt.provider, job.prompt.request))
 
-        def keep(done: Done) -> None:
-            finished.put(((job, 0), done))
+    def _results(self, *, wait: bool) -> Iterator[WindowedValue]:
+        yield from self._outcomes(self._calls.ended(wait=wait))
 
-        yield from self._when_taken(1, lambda: self._engine.submit(provider, request, keep, wait=False))
-
-    def _submit_arrays(self) -> Iterator[WindowedValue]:
-        """Sends the arrays that are not full."""
-        started, self._arrays = self._arrays, {}
-        for array in started.values():
-            yield from self._submit_array(array)
-
-    def _submit_array(self, array: list[_Text]) -> Iterator[WindowedValue]:
-        requests = [cast(EmbedRequest, job.prompt.request) for job, _ in array]
-        texts = [request.texts[index] for request, (_, index) in zip(requests, array, strict=True)]
-        ids = [request.request_id for request in requests]
-        model, parameters, finished = requests[0].model, requests[0].parameters, self._finished
-        provider = array[0][0].prompt.provider
-
-        def deliver(index: int, done: Done) -> None:
-            finished.put((array[index], done))
-
-        yield from self._when_taken(
-            len(array),
-            lambda: self._engine.submit_texts(provider, model, texts, parameters, deliver, line_ids=ids, wait=False),
-        )
-
-    def _when_taken(self, results: int, submit: Callable[[], bool]) -> Iterator[WindowedValue]:
-        """Submits as soon as there is room. If the engine is closed the run is over, and the lines have no outcome."""
-        try:
-            while not submit():
-                if self._open:
-                    yield from self._results(wait=True)
-                else:  # none of this bundle's calls could wake it when there is room
-                    self._engine.wait_for_room(_LOOK_AGAIN)
-        except EngineClosed:
-            return
-        self._open += results
-
-    def _results(self, wait: bool) -> Iterator[WindowedValue]:
-        """Outcomes of the calls that have ended; with ``wait``, waits a moment for some to end."""
-        wanted = min(self._open, self._at_once) if wait else 0
-        for (job, index), done in (*self._finished.take(wanted, _LOOK_AGAIN), *self._priced()):
-            if done.response and not self._budget.prices.ask(job.prompt.provider).done():
-                self._unpriced[job.prompt.provider].append(((job, index), done))
-                continue
-            self._open -= 1
+    def _outcomes(self, ended: Iterable[tuple[_Job, Embedded]]) -> Iterator[WindowedValue]:
+        for job, one in ended:
             self._metrics.engine(self._engine)
-            ended = Embedded(done) if job.texts is None else job.texts.add(index, done)
-            outcome = ended and self._outcome(job, ended)
+            outcome = self._outcome(job, one)
             if outcome is not None:
                 yield job.context.with_value(outcome)
-
-    def _priced(self) -> list[tuple[_Text, Done]]:
-        """Answers whose prices have arrived."""
-        there = [provider for provider in self._unpriced if self._budget.prices.ask(provider).done()]
-        return [answer for provider in there for answer in self._unpriced.pop(provider)]
 
     def _outcome(self, job: _Job, ended: Embedded) -> Outcome | None:
         done = ended.done
         if done.error is not None:
             if isinstance(done.error, EngineClosed):
+                return None
+            if isinstance(done.error, StaysOpen):
+                self.run.state.leave_open(done.error)
+                if stopped := self._engine.stopped:
+                    self.run.state.stop(stopped)
                 return None
             if isinstance(done.error, StopRun) or (isinstance(done.error, ModelUnusable) and not job.prompt.own_model):
                 self.run.state.stop(done.error)
@@ -234,9 +169,10 @@ class _Infer(beam.DoFn):
         usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
         cost = Cost(usd, int(usd is None), usage.neurons)
         self._metrics.answer(usage, usd, done)
-        self.run.state.add(
+        self.run.state.add_done(
+            job.line.file,
+            job.line.stop - job.line.start,
             answered=1,
-            bytes_done=job.line.stop - job.line.start,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
         )
@@ -252,7 +188,11 @@ class _Infer(beam.DoFn):
 
     def _failure(self, line: Line | TooLong, error: ModelError, attempts: int) -> Failure:
         self._metrics.failure(error)
-        self.run.state.add(failed=1, bytes_done=line.stop - line.start)
+        if _log.isEnabledFor(logging.INFO):  # without its words: services repeat what was asked
+            code = error.code if error.code is not None else error.status
+            about = {"file": line.file.id, "line": line.start}
+            _log.info("a line has no answer: %s%s", type(error).__name__, f" ({code})" if code else "", extra=about)
+        self.run.state.add_done(line.file, line.stop - line.start, failed=1)
         return Failure(line.file, line.start, line.stop, failure_row(line, error, attempts))
 
 
@@ -262,9 +202,12 @@ def line_id(line: Line) -> LineId:
     return LineId.of(text, line.file.place, line.file.etag, line.start, resumed=line.file.resumed)
 
 
-def too_long(line: TooLong) -> LineTooLong:
-    """The error for such a line."""
-    return LineTooLong(f"the line has {line.stop - line.start:,} bytes: raise --max-line-bytes, or split it")
+def unreadable(line: Line | TooLong) -> LineError | None:
+    """The error of a line that was not even read; None for one that was."""
+    if isinstance(line, Line):
+        return BadLine(line.problem) if line.problem else None
+    what = "line" if line.size is None else "row, as JSON,"
+    return LineTooLong(f"the {what} has {line.length:,} bytes: raise --max-line-bytes, or split it")
 
 
 class LineTooLong(LineError):

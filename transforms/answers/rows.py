@@ -11,17 +11,21 @@ from typing import Any
 from pydantic_core import to_json
 
 from llmdo.backends.errors import LimitReached, ModelError, Retryable, ServiceAway
+from llmdo.backends.media.errors import MediaNotAllowed
 from llmdo.backends.openai.completion_body import completion_body
 from llmdo.backends.openai.vectors import PLACE, filled_in
 from llmdo.backends.openai.written_vectors import vector_json
 from llmdo.backends.requests import EmbedRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Response, VectorFormat
+from llmdo.backends.responses_api.response_object import as_for_responses, response_object
 from llmdo.backends.usage import Usage
 from llmdo.transforms.elements import Line, TooLong
 from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
 from llmdo.transforms.prompts.models import ModelNotAllowed
 from llmdo.transforms.prompts.parse import Prompt
 
+# The same line may be answered later, or by a run that allows more.
+_FOR_RETRY = (Retryable, ModelNotAllowed, MediaNotAllowed, ServiceAway, LimitReached)
 _NOT_NUMBERS = "the reply had numbers that JSON cannot represent (NaN, infinity): they are null"
 
 
@@ -35,7 +39,7 @@ def answer_row(
     errors: Mapping[int, ModelError] = MappingProxyType({}),
     vectors: VectorFormat = "float",
 ) -> bytes:
-    """One answer as JSON, without a line ending; ``source`` names the line's bytes, the latency is the last try's.
+    """One answer as JSON, without a line ending; ``source`` names the line's place, the latency is the last try's.
 
     A ``shared`` response is counted in another row, and costs nothing here. ``errors``: by index, why texts to embed
     have no vector; ``vectors``: how they are written, unless the line has an ``encoding_format`` of its own.
@@ -47,26 +51,24 @@ def answer_row(
         "response": {
             "status_code": 200,
             "request_id": response.request_id or prompt.request.request_id,
-            "body": response_body(response, prompt.request.request_id, errors),
+            "body": _body(response, prompt, errors),
         },
         "error": None,
         "model": f"{prompt.provider}/{response.model}",
         "usage": _usage_fields(response.usage, cost_usd),
-        "source": {
-            "key": line.file.key,
-            "etag": line.file.etag,
-            "offset": line.start,
-            "length": line.stop - line.start,
-        },
+        "source": {"key": line.file.key, "etag": line.file.etag, **_place(line)},
         "attempts": attempts,
         "latency_ms": round(latency_s * 1000),
     }
     if response.shared:
         row["shared"] = True
+    if response.lane:
+        row["lane"] = response.lane
     if prompt.metadata:
         row["metadata"] = prompt.metadata
     if prompt.warnings or response.warnings:
-        row["warnings"] = (*prompt.warnings, *response.warnings)
+        told = response.warnings if prompt.response_to is None else as_for_responses(response.warnings)
+        row["warnings"] = (*prompt.warnings, *told)
     if response.details:
         row["details"] = response.details
     if not isinstance(response, EmbedResponse):
@@ -75,6 +77,13 @@ def answer_row(
     own = isinstance(request, EmbedRequest) and request.parameters.get("encoding_format")
     form: VectorFormat = "base64" if own == "base64" else vectors
     return filled_in(_json(row), (vector_json(vector, form) for vector in response.vectors))
+
+
+def _body(response: Response, prompt: Prompt, errors: Mapping[int, ModelError]) -> Any:
+    request_id, asked = prompt.request.request_id, prompt.response_to
+    if asked is not None and isinstance(response, ChatResponse):
+        return response_object(response, request_id, asked)
+    return response_body(response, request_id, errors)
 
 
 def _json(row: dict[str, Any]) -> bytes:
@@ -100,14 +109,29 @@ def failure_row(line: Line | TooLong, error: ModelError, attempts: int) -> bytes
         "code": error.code,
         "status": error.status,
         "message": error.message,
-        "retryable": isinstance(error, Retryable | ModelNotAllowed | ServiceAway | LimitReached),
+        "retryable": isinstance(error, _FOR_RETRY),
         "attempts": attempts,
-        "offset": line.start,
-        "length": line.stop - line.start,
+        **_place(line),
     }
+    if isinstance(line, TooLong) and line.size is not None:
+        error_fields["bytes"] = line.size
     if text is not None:
         error_fields["line"] = text
     return to_json({**fields, "error": error_fields})
+
+
+def _place(line: Line | TooLong) -> dict[str, int | str]:
+    """Where it is in its file, and what that counts if it is not bytes."""
+    place: dict[str, int | str] = {"offset": line.start, "length": line.stop - line.start}
+    unit = line.file.kind.unit
+    return place if unit == "byte" else {**place, "unit": unit}
+
+
+# Counts of a usage that are parts of its input or output: only those that are there are written.
+PARTS_OF_TOKENS = (
+    *("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens"),
+    *("input_audio_tokens", "output_audio_tokens"),
+)
 
 
 def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
@@ -117,10 +141,7 @@ def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
-    if usage.cached_tokens:
-        fields["cached_tokens"] = usage.cached_tokens
-    if usage.reasoning_tokens:
-        fields["reasoning_tokens"] = usage.reasoning_tokens
+    fields |= {name: count for name in PARTS_OF_TOKENS if (count := getattr(usage, name))}
     if usage.neurons is not None:
         fields["neurons"] = usage.neurons
     fields["cost_usd"] = cost_usd

@@ -64,7 +64,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         parameters: by OpenAI's names.
         system: a system prompt, which may have fields, as in ``Answer in {language}.``.
         prompt: a prompt with fields, as in ``Summarise: {text}``.
-        line_models: which models examples may name: same-provider, any, none, or globs of PROVIDER/MODEL.
+        line_models: which models examples may name: same-provider, any, none, ignore, or globs of PROVIDER/MODEL.
         line_parameters: with a prompt, an example's model, system and parameters are used too, instead of being
             its data.
         concurrency: calls in flight at most.

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,17 @@ from llmdo.backends.engine.jobs import Done
 from llmdo.backends.errors import BadReply, ContextOverflow, EngineClosed, ModelError, ModelUnusable, StopRun
 from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.prices import Prices
 from llmdo.backends.providers import split_model
 from llmdo.backends.requests import ChatRequest
 from llmdo.backends.responses import ChatResponse, StreamChunk
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
 from llmdo.transforms.chat.elements import ChatDefaults
-from llmdo.transforms.chat.events import completed, delta, failed, metadata, received, started
+from llmdo.transforms.chat.events import completed, delta, failed, metadata, received
 from llmdo.transforms.chat.failures import EMPTY_ANSWER, EMPTY_MESSAGE, ONLY_TOOLS, Reason, reason_of
 from llmdo.transforms.chat.history import History, history
 from llmdo.transforms.chat.lasting_engine import LastingEngine
-from llmdo.transforms.chat.replies import ResponseEventFields, fits
+from llmdo.transforms.chat.replies import AnsweredElsewhere, ReplySink, ResponseEventFields, fits
 from llmdo.transforms.run_state import RunAsleep
 
 DELTAS_EVERY_S = 0.25  # the text that arrives in this time is sent as one event
@@ -49,11 +50,13 @@ class Answers:
     Args:
         defaults: model, system prompt and parameters.
         engine: calls the model.
-        tell: sends the events that precede the answer, and may lose them.
-        deltas: also sends the text while it is generated.
+        replies: where answers will be pushed to; None if they are only logged.
+        deltas: gets the text while it is generated, as events that may be lost; None if nobody reads it.
         stops: an error that every other call would meet too ends the run and leaves the message open; otherwise the
             message gets an error event.
         stopping: whether a StopRun only means that the run is being stopped.
+        store: whose messages are answered; "" where there is only one.
+        prices: what calls cost; None if nobody asks.
 
     Raises ModelNotFound if the model's name has no provider.
     """
@@ -63,32 +66,37 @@ class Answers:
         defaults: ChatDefaults,
         engine: LastingEngine,
         *,
-        tell: Callable[[ResponseEventFields], None] | None = None,
-        deltas: bool = False,
+        replies: ReplySink | None = None,
+        deltas: Callable[[ResponseEventFields], None] | None = None,
         stops: bool = False,
         stopping: Callable[[], bool] = lambda: False,
+        store: str = "",
+        prices: Prices | None = None,
     ) -> None:
         self._provider, self._model = split_model(defaults.model)
         self._defaults = defaults
         self._engine = engine
-        self._tell = tell
+        self._replies = replies
         self._deltas = deltas
         self._stops = stops
         self._stopping = stopping
+        self._store = (store,) if store else ()
+        self._prices = prices
         self._estimates = Estimates()
         self._max_tokens = token_limit(defaults.parameters) or DEFAULT_MAX_TOKENS
 
     async def make(self, message: ChatMessage, earlier: Earlier, trace: Mapping[str, float]) -> LoggedAnswer:
         """The answer to a message, or an error event for one; ``trace`` holds the times of its stages so far.
 
-        Raises NotNow, and nothing else.
+        Raises NotNow and AnsweredElsewhere, and nothing else.
         """
         made = _Made(message, dict(trace))
         try:
             if not message.text.strip():
                 return self._failed(made, EMPTY_MESSAGE)
-            return await self._answer(made, earlier)
-        except NotNow:
+            async with nullcontext() if self._replies is None else self._replies.answering(message):
+                return await self._answer(made, earlier)
+        except (NotNow, AnsweredElsewhere):
             raise
         except EngineClosed as error:
             raise NotNow(error) from error
@@ -103,9 +111,7 @@ class Answers:
         return self._failed(_Made(message, dict(trace)), reason, error)
 
     async def _answer(self, made: _Made, earlier: Earlier) -> LoggedAnswer:
-        message, context = made.message, self._defaults.context_tokens
-        if self._tell:
-            self._tell(started(message, time.time()))
+        context = self._defaults.context_tokens
         past, request, done = await self._call(made, earlier, context)
         if isinstance(done.error, ContextOverflow):
             used = self._estimates.most(request)
@@ -132,8 +138,8 @@ class Answers:
             max_tokens=self._max_tokens,
             estimates=self._estimates,
         )
-        # Message ids are unique within a conversation only.
-        request_id = f"{message.conversation}/{message.id}"
+        # Message ids are unique within a conversation only, and its id within a store.
+        request_id = "/".join((*self._store, message.conversation, message.id))
         async with self._listening(message) as listen:
             request = ChatRequest(self._model, past.messages, self._defaults.parameters, request_id, listen)
             asked = time.time()
@@ -144,11 +150,10 @@ class Answers:
     @asynccontextmanager
     async def _listening(self, message: ChatMessage) -> AsyncIterator[Callable[[StreamChunk], None] | None]:
         """Yields a listener for the chunks of a call, and sends the text as it arrives."""
-        tell = self._tell
-        if tell is None or not self._deltas:
+        tell, pieces = self._deltas, _Pieces()
+        if tell is None:
             yield None
             return
-        pieces = _Pieces()
 
         def tell_new() -> None:
             new = pieces.new()
@@ -191,12 +196,20 @@ class Answers:
     def _answered(self, made: _Made, response: ChatResponse, past: History, latency_s: float) -> LoggedAnswer:
         if not (response.text and response.text.strip()):
             return self._failed(made, ONLY_TOOLS if response.tool_calls else EMPTY_ANSWER, None, response)
-        details = metadata(self._provider, response, made.attempts, latency_s, past.warnings)
+        cost = self._cost_usd(response)
+        details = metadata(self._provider, response, made.attempts, latency_s, past.warnings, cost)
         event = received(made.message, response.text, response.model, time.time(), details)
-        if self._tell and not fits(event):
-            problem = f"{self._model}: the answer is over the 128 KB that a queue takes: lower --max-tokens"
+        if self._replies is not None and not fits(event, self._replies.most_bytes):
+            most = f"{self._replies.most_bytes:,} bytes"
+            problem = f"{self._model}: the answer is over the {most} that an event may have: lower --max-tokens"
             return self._failed(made, EMPTY_ANSWER, BadReply(problem), response)
         return self._logged(made, event, usage=details["usage"])
+
+    def _cost_usd(self, response: ChatResponse) -> float | None:
+        """None also while the prices are being read: an answer does not wait for them."""
+        prices = self._prices
+        known = prices is not None and prices.ask(self._provider).done()
+        return prices.cost(self._provider, self._model, response) if prices and known else None
 
     def _failed(
         self, made: _Made, reason: Reason, error: Exception | None = None, response: ChatResponse | None = None

@@ -19,7 +19,7 @@ from llmdo.storage.errors import StorageError, StorageUnavailable
 from llmdo.transforms.chat.answers import Answers, NotNow
 from llmdo.transforms.chat.elements import MOST_WAITING, Answered, ConversationSettings, MessageOutcome, WaitingMessage
 from llmdo.transforms.chat.failures import OVERFLOW, reason_of
-from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.chat.replies import AnsweredElsewhere, ReplySink
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between tries while the log is unreachable
 
@@ -34,7 +34,7 @@ class ChatContext:
     Attributes:
         log: the log that holds the conversations.
         answers: makes the answer to one message.
-        replies: pushes answers to a queue; None if there is no reply queue.
+        replies: where answers are pushed to; None if they are only logged.
         stopped: set once no further turn may start; ``stop`` sets it, and takes the reason.
         spawn: runs a coroutine as a separate task.
         names: ``mark_name`` of each message in work.
@@ -42,7 +42,7 @@ class ChatContext:
 
     log: ChatLog
     answers: Answers
-    replies: Replies | None
+    replies: ReplySink | None
     settings: ConversationSettings
     stopped: asyncio.Event
     stop: Callable[[BaseException], None]
@@ -183,6 +183,11 @@ class ConversationWorker:
         except NotNow as reason:
             self._finish(work, "left")
             self._context.stop(reason.error)
+            return
+        except AnsweredElsewhere:
+            self._working.pop(work.message.id)
+            self._waiting[work.message.id] = work
+            await self._pause(self._settings.look_again_s)
             return
         await self._keep(work, answer)
 

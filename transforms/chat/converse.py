@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -19,16 +19,19 @@ from llmdo.backends.providers import split_model
 from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.chat.log import open_log
 from llmdo.storage.chat.records import LoggedAnswer
+from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.client import QueueClient
+from llmdo.transforms.answers.leases import keep_lease
 from llmdo.transforms.chat.answers import Answers
-from llmdo.transforms.chat.conversations import Conversations
+from llmdo.transforms.chat.conversations import ChatLoop, Conversations
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.lasting_engine import LastingEngine
-from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.chat.replies import Replies, ReplySink
 from llmdo.transforms.run import Run
 from llmdo.transforms.run_state import RunState
 
 MOST_OPEN = 10_000  # messages of all conversations; with more, a bundle waits
+OpenReplies = Callable[[Run, str], ReplySink]
 _LOOK_AGAIN = 0.05  # how often a waiting bundle checks for a newer one, and for the end of the run. Seconds.
 
 
@@ -47,16 +50,18 @@ class Converse(beam.PTransform):
         defaults: model, system prompt and parameters.
         calls: how calls are made; as in Infer.
         run: its output is the log.
-        replies: id of the queue that answers are pushed to; None pushes nothing.
+        replies: opens what answers are pushed to, for a run and a store; None pushes nothing. It is pickled.
+        logs: where the logs of stores are, by id; without any, all messages are in the run's output.
         since: messages created earlier are not answered; Unix time in seconds.
-        deltas: also pushes the text while it is generated.
+        deltas: also pushes the text while it is generated, to a queue.
         stops: see Answers; without it, calls are resumed some time after such an error (see LastingEngine).
     """
 
     defaults: ChatDefaults
     calls: CallSettings
     run: Run
-    replies: str | None = None
+    replies: OpenReplies | None = None
+    logs: Mapping[str, Location] = field(default_factory=dict)
     since: float | None = None
     deltas: bool = False
     stops: bool = False
@@ -67,10 +72,13 @@ class Converse(beam.PTransform):
 
 
 class ConversationDesk:
-    """Takes messages from all bundles of a run in a process, and hands out their results. Thread-safe."""
+    """Takes messages from all bundles of a run in a process, and hands out their results. Thread-safe.
 
-    def __init__(self, conversations: Conversations, state: RunState) -> None:
-        self.conversations = conversations
+    ``conversations_in``: the conversations of a store.
+    """
+
+    def __init__(self, conversations_in: Callable[[str], Conversations], state: RunState) -> None:
+        self._conversations_in = conversations_in
         self._state = state
         self._finished: SimpleQueue[WindowedValue] = SimpleQueue()
         self._lock = threading.Lock()
@@ -78,9 +86,10 @@ class ConversationDesk:
 
     def hand_in(self, incoming: WaitingMessage, context: WindowedValue) -> None:
         """Takes a message; ``context`` holds its window and timestamp, which its result gets too."""
+        conversations = self._conversations_in(incoming.store)
         with self._lock:
             self._open += 1
-        self.conversations.submit(incoming, lambda answered: self._finished.put(context.with_value(answered)))
+        conversations.submit(incoming, lambda answered: self._finished.put(context.with_value(answered)))
 
     def fetch(self) -> Iterator[WindowedValue]:
         """Yields the results so far, of any bundle; waits only while too many messages are open."""
@@ -98,7 +107,8 @@ class ConversationDesk:
 
     def _some(self, *, wait: bool) -> Iterator[WindowedValue]:
         if self._state.stopping:
-            self.conversations.stop()
+            for conversations in self._state.find(Conversations):
+                conversations.stop()
         while True:
             try:
                 result = self._finished.get(wait, _LOOK_AGAIN)
@@ -130,8 +140,13 @@ class _Converse(beam.DoFn):
 def _desk(step: Converse) -> ConversationDesk:
     """The run's desk in this process, which all threads and all DoFn instances share."""
     state = step.run.state
-    conversations = state.shared(Conversations, lambda: conversations_of(step))
-    return state.shared(ConversationDesk, lambda: ConversationDesk(conversations, state))
+
+    def conversations_in(store: str) -> Conversations:
+        return state.shared(Conversations, lambda: conversations_of(step, store), store)
+
+    if not step.logs:
+        conversations_in("")  # what is missing is to be said before the first message
+    return state.shared(ConversationDesk, lambda: ConversationDesk(conversations_in, state))
 
 
 def _lasts() -> bool:
@@ -139,14 +154,18 @@ def _lasts() -> bool:
     return True
 
 
-def conversations_of(step: Converse) -> Conversations:
-    """Makes the conversations of a step. Raises ModelNotFound, StorageError, MissingSettings."""
+def queue_replies(queue_id: str, _: Run, __: str) -> ReplySink:
+    """An OpenReplies for a queue."""
+    return Replies(QueueClient(cloudflare_account(), queue_id).push_many)
+
+
+def conversations_of(step: Converse, store: str = "") -> Conversations:
+    """Makes the conversations of a step in a store. Raises ModelNotFound, StorageError, MissingSettings."""
     run, state = step.run, step.run.state
-    budget = state.budget_within(step.calls.limits)
+    budget = state.budget_within(step.calls.limits, step.calls.prices)
+    keep_lease(run, budget)
     budget.prices.ask(split_model(step.defaults.model)[0])  # starts reading prices before they are needed
-    replies = None
-    if step.replies is not None:
-        replies = Replies(QueueClient(cloudflare_account(), step.replies).push_many)
+    replies = None if step.replies is None else step.replies(run, store)
     calls = replace(
         step.calls,
         first_window=step.calls.window,  # a window grows only when calls end, so slow ones would hold up others
@@ -157,11 +176,13 @@ def conversations_of(step: Converse) -> Conversations:
     )
     answers = Answers(
         step.defaults,
-        LastingEngine(partial(get_engine, calls), calls.window),
-        tell=None if replies is None else replies.tell,
-        deltas=step.deltas,
+        state.shared(LastingEngine, lambda: LastingEngine(partial(get_engine, calls), calls.window)),
+        replies=replies,
+        deltas=replies.tell if step.deltas and isinstance(replies, Replies) else None,
         stops=step.stops,
         stopping=lambda: state.stopping,
+        store=store,
+        prices=budget.prices,
     )
     settings = ConversationSettings(
         run_id=run.run_id,
@@ -170,7 +191,8 @@ def conversations_of(step: Converse) -> Conversations:
         counted=partial(_count, run),
         over=state.stop,
     )
-    return Conversations(open_log(run.output), answers, replies, settings)
+    log = open_log(step.logs.get(store, run.output))
+    return Conversations(log, answers, replies, settings, state.shared(ChatLoop, ChatLoop))
 
 
 def _count(run: Run, answer: LoggedAnswer) -> None:

@@ -36,10 +36,16 @@ class ChatDefaults:
 
 @dataclass(frozen=True, slots=True)
 class WaitingMessage:
-    """A message to answer. ``accepted``: the log already had it, so it is not refused even if many others wait."""
+    """A message to answer.
+
+    Attributes:
+        accepted: the log already had it, so it is not refused even if many others wait.
+        store: whose log it is in; "" where there is only one log.
+    """
 
     message: ChatMessage
     accepted: bool = False
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,12 @@ def completed(message: ChatMessage, now: float, iterations: int, success: bool) 
 
 
 def metadata(
-    source: str, response: ChatResponse, attempts: int, latency_s: float, warnings: Sequence[str] = ()
+    source: str,
+    response: ChatResponse,
+    attempts: int,
+    latency_s: float,
+    warnings: Sequence[str] = (),
+    cost_usd: float | None = None,
 ) -> dict[str, Any]:
     """What an answer's event holds besides the text. ``source`` is the provider; ``warnings`` precede its own."""
     used = response.usage
@@ -207,9 +212,11 @@ def metadata(
     }
     if used.neurons is not None:
         usage["neurons"] = used.neurons
+    cost = {} if cost_usd is None else {"costUsd": cost_usd}
     return {
         "source": source,
         "usage": usage,
+        **cost,
         "finishReason": response.finish_reason,
         "attempts": attempts,
         "latencyMs": round(latency_s * 1000),

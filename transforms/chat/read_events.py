@@ -26,9 +26,10 @@ from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
 from llmdo.transforms.files.listing import list_inputs
 from llmdo.transforms.files.poll_files import LookAgain, Sweep
 from llmdo.transforms.files.source import Listing
-from llmdo.transforms.lines.cutting import DECOMPRESSORS, CorruptData, cut
+from llmdo.transforms.lines.cutting import DECOMPRESSORS, cut
 from llmdo.transforms.outages import Outage
 from llmdo.transforms.run import Run
+from llmdo.transforms.unreadable import CorruptData
 
 _PORTION = 500  # events of a file that are logged concurrently; a response finds the messages of its own portion
 _MAX_EVENT_BYTES = 1 << 20
@@ -88,15 +89,12 @@ class _Read(beam.DoFn):
     def process(self, _: bytes) -> Iterator[WaitingMessage]:
         log = open_log(self._run.output)
         intake = EventIntake(log, self._run, self._since)
-        try:
-            for file in list_inputs(Listing(self._files), None):
-                events = read_lines(file.file, log, self._run)
-                while not self._run.state.stopping and (some := list(islice(events, _PORTION))):
-                    for taken in intake.take(some):
-                        if taken.error is not None:
-                            raise taken.error
-        finally:
-            intake.close()
+        for file in list_inputs(Listing(self._files, "jsonl"), None):
+            events = read_lines(file.file, log, self._run)
+            while not self._run.state.stopping and (some := list(islice(events, _PORTION))):
+                for taken in intake.take(some):
+                    if taken.error is not None:
+                        raise taken.error
         if not self._run.state.stopping:
             yield from accepted(log.open_messages())
 
@@ -159,7 +157,6 @@ class _QueuedEvents:
 
     def close(self) -> None:
         self._acks.flush()
-        self._intake.close()
         self._client.close()
 
     def _pull(self) -> tuple[list[QueueMessage], float]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic_core import to_json
 
+from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.errors import QueueError
 from llmdo.storage.queues.api import SLOW_CODES
 from llmdo.storage.queues.client import MAX_BATCH, MAX_MESSAGE_BYTES
+from llmdo.transforms.chat.events import started
 
 # The API's limit for one user is 1,200 calls in 5 minutes
 # (developers.cloudflare.com/fundamentals/api/reference/limits): a burst of BURST, then one every EVERY_S.
@@ -31,10 +34,36 @@ ResponseEventFields = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 
 
-def fits(event: ResponseEventFields) -> bool:
-    """Whether an event is small enough for a queue: at most 128 KB of JSON."""
+class AnsweredElsewhere(Exception):
+    """Another instance answers the message, or has: the answer is to be found in the log soon."""
+
+
+class ReplySink(Protocol):
+    """Where responses go; used on one event loop.
+
+    Attributes:
+        most_bytes: how large an event may be, as JSON.
+    """
+
+    most_bytes: int
+
+    def answering(self, message: ChatMessage) -> AbstractAsyncContextManager[None]:
+        """Announces that a message is being answered, as long as the context lasts.
+
+        Raises AnsweredElsewhere if another instance answers it.
+        """
+
+    async def push(self, events: Sequence[ResponseEventFields]) -> bool:
+        """Pushes an answer; returns whether readers have it, and otherwise it is pushed again some time later."""
+
+    def stop(self) -> None:
+        """Lets nothing be retried from now on."""
+
+
+def fits(event: ResponseEventFields, most_bytes: int) -> bool:
+    """Whether an event has at most this many bytes as JSON."""
     try:
-        return len(to_json(event)) <= MAX_MESSAGE_BYTES
+        return len(to_json(event)) <= most_bytes
     except ValueError:
         return False
 
@@ -48,10 +77,12 @@ class _Parcel:
 
 
 class Replies:
-    """Pushes events with ``push_many`` (see QueueClient), which blocks; used on one event loop.
+    """A ReplySink that pushes events with ``push_many`` (see QueueClient), which blocks.
 
     One call is made at a time, with all events that arrived during the last one, so that their order is kept.
     """
+
+    most_bytes = MAX_MESSAGE_BYTES
 
     def __init__(
         self,
@@ -74,6 +105,12 @@ class Replies:
     def tell(self, *events: ResponseEventFields) -> None:
         """Tries once to push events that may be lost."""
         self._add(_Parcel(events, None))
+
+    @asynccontextmanager
+    async def answering(self, message: ChatMessage) -> AsyncIterator[None]:
+        """Pushes the event that announces an answer."""
+        self.tell(started(message, time.time()))
+        yield
 
     async def push(self, events: Sequence[ResponseEventFields]) -> bool:
         """Pushes events, retrying for ``patience_s`` s or until ``stop``; returns whether the queue has them."""

@@ -22,7 +22,8 @@ from llmdo.storage.queues.notifications import ObjectCreated, is_input, parse_no
 from llmdo.transforms.acks import VISIBILITY_TIMEOUT, acks_of
 from llmdo.transforms.elements import FileVersion, Notice
 from llmdo.transforms.files.listing import list_inputs, root_of
-from llmdo.transforms.files.source import SUFFIXES, Listing, Notifications, Source
+from llmdo.transforms.files.source import Listing, Notifications, Source
+from llmdo.transforms.formats import SUFFIXES, is_wanted_name
 from llmdo.transforms.members import join
 from llmdo.transforms.outages import QUEUE_PATIENCE_S, STORE_PATIENCE_S, Outage, pause, persistently
 from llmdo.transforms.run import Run
@@ -110,7 +111,7 @@ def left_in_work(run: Run, source: Source) -> Iterator[Notice]:
             run.state.report_undone("job record", str(record))
             _log.warning("%s", record)
         elif not record.dead:
-            file = FileVersion(record.store_url, record.key, record.etag, record.size)
+            file = FileVersion(record.store_url, record.key, record.etag, record.size, format=record.format)
             if not run.output.bucket or file.bucket or file.store_url in disks:
                 yield Notice(file, None, record.notification)
             else:
@@ -213,11 +214,11 @@ def understand(message: QueueMessage, source: Notifications, run: Run) -> Notice
         run.state.add(messages_undecodable=1)
         return None
     event = parse_notification(message.body)
-    if event is None or not is_input(event, source.prefix, SUFFIXES, run.output):
+    if event is None or not _is_wanted(event, source, run):
         run.state.add(messages_passed_over=1)
         return None
     try:
-        file = version_of(event)
+        file = replace(version_of(event), format=source.format)
     except ObjectNotFound:  # deleted since, and its event names no version that could be read
         run.state.add(messages_passed_over=1)
         return None
@@ -226,6 +227,12 @@ def understand(message: QueueMessage, source: Notifications, run: Run) -> Notice
         run.state.add(messages_undecodable=1)
         return None
     return Notice(file, message.lease_id, dict(event.body))
+
+
+def _is_wanted(event: ObjectCreated, source: Notifications, run: Run) -> bool:
+    folder = source.prefix.rpartition("/")[0]
+    named = is_wanted_name(event.key.removeprefix(folder), source.format)
+    return named and is_input(event, source.prefix, SUFFIXES, run.output)
 
 
 def needs_store(message: QueueMessage) -> bool:

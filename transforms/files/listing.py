@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from llmdo.storage.errors import AccessDenied
 from llmdo.storage.objects.local import is_utf8
@@ -14,10 +16,11 @@ from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import R2_SCHEME, Location, locate
 from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output import configuration
-from llmdo.storage.output.manifests import MANIFEST_NAME, is_shard_name
+from llmdo.storage.output.manifests import MANIFEST_NAME, FormatName, is_shard_name
 from llmdo.storage.queues.notifications import is_hidden
 from llmdo.transforms.elements import FileVersion, Notice
-from llmdo.transforms.files.source import SUFFIXES, Listing
+from llmdo.transforms.files.source import Listing
+from llmdo.transforms.formats import endings, is_wanted_name
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ _BOOKKEEPING = frozenset(("_open", "_retry", "_runs", "_dead", STDIN_FOLDER, con
 
 HIDDEN = "hidden: name the file to answer it"
 OWN = "answers and errors of an earlier output: name the file to answer it"
-OTHER_ENDING = "named otherwise than *.jsonl, *.ndjson, *.jsonlines (.gz, .zst): name the file to answer it"
+OTHER_ENDING = f"its name does not end in {endings()}: name the file to answer it"
 SAME_FILE = "another name of a file that is taken already"
 SAME_CONTENT = "a copy, with the same name below its folder and the same content, of a file that is taken already"
 NO_FILE = "not a file: write it to a file, or pipe it into `llmdo run -`"
@@ -67,7 +70,8 @@ def list_inputs(listing: Listing, output: Location | None, skipped: Skipped | No
     # A bucket lists each key once: only several places, and links on a disk, can name a file twice.
     once = len(listing.inputs) == 1 and listing.inputs[0].startswith(R2_SCHEME)
     for place in listing.inputs:
-        of_place = _list_r2 if place.startswith(R2_SCHEME) else _LocalPlace(place, inodes).list
+        remote = place.startswith(R2_SCHEME)
+        of_place = partial(_list_r2, only=listing.format) if remote else _LocalPlace(place, inodes, listing.format).list
         for file in of_place(place, output, found):
             # Two files with one key and one content have one folder in the output, wherever they are.
             identity = (file.bucket, file.key, file.etag)
@@ -94,7 +98,9 @@ def is_pattern(place: str) -> bool:
     return _WILDCARDS.search(place) is not None
 
 
-def _list_r2(place: str, output: Location | None, skipped: Skipped) -> Iterator[FileVersion]:
+def _list_r2(
+    place: str, output: Location | None, skipped: Skipped, only: FormatName | Literal[""] = ""
+) -> Iterator[FileVersion]:
     where = locate(place)
     folder, _, name = where.key.rpartition("/")
     done = None
@@ -114,19 +120,19 @@ def _list_r2(place: str, output: Location | None, skipped: Skipped) -> Iterator[
             skipped.add(HIDDEN, f"{where.store_url}/{info.key}")
         elif info.key.rpartition("/")[0] == done and is_shard_name(info.key.rpartition("/")[2]):
             skipped.add(OWN, f"{where.store_url}/{info.key}")
-        elif not info.key.lower().endswith(SUFFIXES) and info.key != where.key:
+        elif not is_wanted_name(below, only) and info.key != where.key:
             skipped.add(OTHER_ENDING, f"{where.store_url}/{info.key}")
         else:
-            yield FileVersion(where.store_url, info.key, info.etag, info.size)
+            yield FileVersion(where.store_url, info.key, info.etag, info.size, format=only)
 
 
 class _LocalPlace:
-    """A file, a folder or a pattern. ``inodes`` are the files that were taken, of all places."""
+    """A file, a folder or a pattern. ``inodes`` are the files that were taken, of all places; ``only``: of a format."""
 
-    def __init__(self, place: str, inodes: dict[tuple[int, int], str]) -> None:
+    def __init__(self, place: str, inodes: dict[tuple[int, int], str], only: FormatName | Literal[""] = "") -> None:
         self._path, self._root = Path(locate(place).store_url), root_of(place)
         self._real_root = self._root.resolve()
-        self._inodes = inodes
+        self._inodes, self._only = inodes, only
 
     def _real(self, path: Path) -> Path:
         """A path below the root in the form in which it is compared with the output, which may be reached by a link."""
@@ -158,7 +164,7 @@ class _LocalPlace:
             if self._inodes.setdefault((status.st_dev, status.st_ino), str(file)) != str(file):
                 skipped.add(SAME_FILE, str(file))
                 continue
-            yield _version(self._root, file.relative_to(self._root).as_posix())
+            yield replace(_version(self._root, file.relative_to(self._root).as_posix()), format=self._only)
 
     def _walk(self, output: Path | None, skipped: Skipped) -> Iterator[Path]:
         """All files below the root. Links to folders are followed last, each folder once, so that a loop ends."""
@@ -200,7 +206,7 @@ class _LocalPlace:
 
     def _wanted(self, path: Path, output: Path | None, skipped: Skipped) -> bool:
         """Whether a file that is not named itself is an input."""
-        named = path.name.lower().endswith(SUFFIXES)
+        named = is_wanted_name(path.relative_to(self._root).as_posix(), self._only)
         real = self._real(path)
         if output is not None and real.is_relative_to(output):
             # An output that holds its inputs has objects of its own beside them.

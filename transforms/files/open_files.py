@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +23,15 @@ from llmdo.storage.output.manifests import Manifest, ShardRecord, counted_shards
 from llmdo.storage.runs.runs import owner_of, run_of
 from llmdo.transforms.acks import acks_of
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Notice, Opened, OpenFile, Settled
-from llmdo.transforms.files.first_look import head_of, wrong_format
 from llmdo.transforms.files.folders import as_begun, folder_of
 from llmdo.transforms.files.reopening import has_readable, reopen
+from llmdo.transforms.files.settled_messages import remove_told
+from llmdo.transforms.kinds.inside import look_inside
+from llmdo.transforms.lines.reading import UNREADABLE
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
+from llmdo.transforms.tables.needed_columns import ANY_COLUMNS, NeededColumns
 
 _log = logging.getLogger(__name__)
 
@@ -56,15 +60,17 @@ class OpenFiles(beam.PTransform):
     Args:
         queue: id of the queue that the messages are from.
         max_line_bytes: a finished file is opened again for lines that were too long earlier and now fit this limit.
+        needed: which columns a table must have; one without them ends as stale.
     """
 
     run: Run
     queue: str | None = None
     max_line_bytes: int = 0
+    needed: NeededColumns = ANY_COLUMNS
 
     def expand(self, notices: PCollection[Notice | tuple[Notice, ...]]) -> PCollection[Opened]:
         """Notice, or those that were pulled together → Opened."""
-        work = partial(open_and_ack, queue=self.queue, max_line_bytes=self.max_line_bytes)
+        work = partial(open_and_ack, queue=self.queue, max_line_bytes=self.max_line_bytes, needed=self.needed)
         opened = notices | "Write job records" >> beam.ParDo(SideBySide(self.run, work, OPENED_AT_ONCE))
         if self.queue is not None:
             opened = opened | "Ack messages" >> beam.ParDo(_AckAll(self.run, self.queue))
@@ -79,15 +85,17 @@ class Opening:
     ack: bool = True
 
 
-def open_and_ack(run: Run, notice: Notice, queue: str | None, max_line_bytes: int) -> Sequence[Opened]:
+def open_and_ack(
+    run: Run, notice: Notice, queue: str | None, max_line_bytes: int, needed: NeededColumns
+) -> Sequence[Opened]:
     """What is to be read of a file. Its message waits for nothing behind this step, where calls may be slow."""
-    opening = patiently(run.state, lambda: open_file(run, notice, max_line_bytes))
+    opening = patiently(run.state, lambda: open_file(run, notice, max_line_bytes, needed))
     if opening.ack and notice.lease_id is not None and queue is not None:
         acks_of(run.state, queue).add([notice.lease_id], within_s=_ACK_WITHIN)
     return opening.elements
 
 
-def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
+def open_file(run: Run, notice: Notice, max_line_bytes: int = 0, needed: NeededColumns = ANY_COLUMNS) -> Opening:
     """Claims one file version; nothing to read if it is done, stale, or being worked on already. Raises StorageError.
 
     What a message announces is nearly always new, so the manifest is looked for only once the file is claimed, in the
@@ -101,14 +109,17 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
     if notice.lease_id is None:
         with suppress(ValueError):  # one that cannot be read is reported by the claim
             manifest = read_manifest(run.store, folder_of(run.output, file))
-            if manifest is not None and (done := _done_before(run, file, manifest, max_line_bytes)):
-                return done
+            if manifest is not None:
+                left = bool(run.notify) and jobs.read((file.store_url, file.key, file.etag)) is not None
+                if done := _done_before(run, file, manifest, max_line_bytes, left=left):
+                    return done
     claim = jobs.claim(
         JobRecord(
             store_url=file.store_url,
             key=file.key,
             etag=file.etag,
             size=file.size,
+            format=file.format,
             notification=dict(notice.body),
             configuration=run.configuration,
             run_id=owner,
@@ -125,31 +136,36 @@ def open_file(run: Run, notice: Notice, max_line_bytes: int = 0) -> Opening:
         listings = run.state.shared(FolderListings, lambda: FolderListings(run.store), run.output.store_url)
         listed = listings.of(folder_of(run.output, file))
         if listed.manifest:
-            if done := _done_meanwhile(run, file, max_line_bytes):
+            if done := _done_meanwhile(run, file, max_line_bytes, left=claim.before is not None):
                 return done
             listed = listings.of(folder_of(run.output, file))
-        file = replace(file, opening=notice.nonce, resumed=claim.before is not None)
-        return Opening(tuple(_claimed(run, claim, file, listed)))
+        file = replace(file, opening=notice.nonce, resumed=claim.before is not None, opened_at=time.time())
+        return Opening(tuple(_claimed(run, claim, file, listed, needed)))
     except CannotOpen as error:
         _fail(run, jobs, claim.record, str(error))
         return Opening()
 
 
-def _done_before(run: Run, file: FileVersion, manifest: Manifest, max_line_bytes: int) -> Opening | None:
-    """The outcome of a notice whose file has a manifest; None if lines of it can be read that could not before."""
+def _done_before(run: Run, file: FileVersion, manifest: Manifest, max_line_bytes: int, *, left: bool) -> Opening | None:
+    """The outcome of a notice whose file has a manifest; None if lines of it can be read that could not before.
+
+    ``left``: a run that died between the manifest and the removal of the file's record may not have told of it.
+    """
     if manifest.configuration != run.configuration:
         run.state.report_undone(file.id, "it was answered by another configuration: use another --output")
         return Opening(ack=False)
     if has_readable(run.store, folder_of(run.output, file), manifest, max_line_bytes):
         return None
-    # A run that died between the manifest and the record's removal left a record that is not needed.
-    run.jobs.remove((file.store_url, file.key, file.etag))
-    was = "was done before"
-    run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, was, manifest.cost))
+    done = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
+    if left:
+        remove_told(run, [done])
+    else:
+        run.jobs.remove((file.store_url, file.key, file.etag))
+    run.state.settle(replace(done, reason="was done before"))
     return Opening()
 
 
-def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int) -> Opening | None:
+def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int, *, left: bool) -> Opening | None:
     """As ``_done_before``, for a file that this run has claimed; opens it again for lines that can be read now.
 
     Raises CannotOpen for a manifest that cannot be read.
@@ -161,7 +177,7 @@ def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int) -> Opening
         raise CannotOpen(str(error)) from error
     if manifest is None:
         return None
-    done = _done_before(run, file, manifest, max_line_bytes)
+    done = _done_before(run, file, manifest, max_line_bytes, left=left)
     if done is None:
         reopen(run.store, folder, max_line_bytes)
     elif not done.ack:
@@ -169,19 +185,20 @@ def _done_meanwhile(run: Run, file: FileVersion, max_line_bytes: int) -> Opening
     return done
 
 
-def _claimed(run: Run, claim: Claim, file: FileVersion, listed: FolderListing) -> Iterator[Opened]:
+def _claimed(
+    run: Run, claim: Claim, file: FileVersion, listed: FolderListing, needed: NeededColumns
+) -> Iterator[Opened]:
     """What is left to do for a file that this run has claimed. Raises CannotOpen and StorageError."""
     try:
         file, content = _look_at(file)
     except (ObjectNotFound, ObjectChanged) as error:
-        run.jobs.remove((file.store_url, file.key, file.etag))
-        run.state.settle(Settled(file, "stale", reason=str(error)))
+        _settle_unread(run, file, str(error))
         return
     shards, leftovers = counted_shards(run.store, listed.shards)
-    problem = None if shards else wrong_format(file, head_of(file) if content is None else content)
-    if problem is not None:
-        run.jobs.remove((file.store_url, file.key, file.etag))
-        run.state.settle(Settled(file, "stale", reason=problem))
+    try:
+        file = look_inside(file, content, needed, checked=not shards)
+    except UNREADABLE as error:
+        _settle_unread(run, file, str(error))
         return
     if shards and claim.before is not None and claim.before.configuration != claim.record.configuration:
         raise CannotOpen("it holds answers of another configuration: use another --output")
@@ -189,14 +206,22 @@ def _claimed(run: Run, claim: Claim, file: FileVersion, listed: FolderListing) -
     yield from _elements(run, file, shards, leftovers, content)
 
 
+def _settle_unread(run: Run, file: FileVersion, reason: str) -> None:
+    """Ends a file as stale before a line of it was read."""
+    settled = Settled(file, "stale", reason=reason)
+    remove_told(run, [settled])
+    run.state.settle(settled)
+
+
 def _elements(
     run: Run, file: FileVersion, shards: Sequence[ShardRecord], leftovers: Sequence[str], content: bytes | None
 ) -> Iterator[Opened]:
-    covered = Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)
-    run.state.add(
+    covered = covered_by(shards)
+    run.state.add_done(
+        file,
+        sum(stop - start for start, stop in covered.spans),
         answered_before=sum(shard.lines for shard in shards if shard.kind == "answers"),
         failed_before=sum(shard.lines for shard in shards if shard.kind == "errors"),
-        bytes_done=sum(stop - start for start, stop in covered.spans),
     )
     if leftovers:
         yield Leftovers(file, tuple(leftovers))
@@ -241,12 +266,17 @@ def _fail(run: Run, jobs: Jobs, record: JobRecord, problem: str) -> None:
     run.state.report_undone(f"{record.store_url}/{record.key}@{record.etag}", f"{problem} ({then})")
 
 
+def covered_by(shards: Iterable[ShardRecord]) -> Intervals:
+    """What of a file is in its shards."""
+    return Intervals(span for shard in shards for span in Intervals.decode(shard.tiles).spans)
+
+
 def gaps_of(file: FileVersion, covered: Intervals) -> tuple[tuple[int, int | None], ...]:
-    """The ranges that are in no shard; the last one of a compressed file is open, since its length is not known."""
-    if file.compression:
+    """The ranges that are in no shard; where the length of a file is not known, the last one is open."""
+    if file.length is None:
         end = covered.spans[-1][1] if len(covered) else 0
         return (*covered.gaps(end), (end, None))
-    return tuple(covered.gaps(file.size)) if file.size else ((0, 0),)
+    return tuple(covered.gaps(file.length)) if file.length else ((0, 0),)
 
 
 class _AckAll(beam.DoFn):

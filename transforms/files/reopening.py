@@ -48,16 +48,16 @@ def _shards(
             rows = [_row(row) for row in store.read(folder + shard.name)[0].split(b"\n")[:-1]]
         except (ObjectNotFound, ValueError, KeyError, TypeError):  # for verify to say
             continue
-        kept = [
-            (start, stop, row) for start, stop, row, too_long in rows if not too_long or stop - start > max_line_bytes
-        ]
+        kept = [(start, stop, row) for start, stop, row, size in rows if size is None or size > max_line_bytes]
         if len(kept) < len(rows):
             yield shard, kept
 
 
-def _row(row: bytes) -> tuple[int, int, bytes, bool]:
+def _row(row: bytes) -> tuple[int, int, bytes, int | None]:
+    """A row's place, itself, and how many bytes its line has if it was too long."""
     document = from_json(row)
     error = document["error"]
     start = int(error["offset"])
     too_long = error["class"] == "LineTooLong" and document.get("raw", "") is None
-    return start, start + int(error["length"]), row, too_long
+    length = int(error["length"])
+    return start, start + length, row, int(error.get("bytes", length)) if too_long else None

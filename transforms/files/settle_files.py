@@ -22,6 +22,7 @@ from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
+from llmdo.transforms.files.settled_messages import remove_told
 from llmdo.transforms.members import ReportSettled
 from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
@@ -64,7 +65,7 @@ def _keyed(written: Written) -> tuple[str, Written]:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Everything known of a file whose tiles cover it; ``length`` in uncompressed bytes.
+    """Everything known of a file whose tiles cover it; ``length`` is where its positions end.
 
     ``leftovers`` are shards of its folder that were there when it was opened, or that this run wrote, and do not count.
     """
@@ -115,6 +116,8 @@ def settle(run: Run, finished: Finished) -> Settled:
         etag=file.etag,
         size=file.size,
         length=finished.length,
+        format=file.kind.name,
+        unit=file.kind.unit,
         configuration=run.configuration,
         run_id=run.run_id,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -140,15 +143,14 @@ def settle_stale(run: Run, file: FileVersion, reason: str, gone: bool) -> Settle
 
     Where a version that was ``gone`` is back by now, its record is freed instead, and the next sweep takes it up.
     """
-    jobs = run.jobs
-    name = (file.store_url, file.key, file.etag)
-    record = jobs.read(name)
+    jobs, settled = run.jobs, Settled(file, "stale", reason=reason)
+    record = jobs.read((file.store_url, file.key, file.etag))
     if record is not None and record.nonce == file.opening:
         if gone and _is_there(file):
             jobs.release(record)
         else:
-            jobs.remove(name)
-    return Settled(file, "stale", reason=reason)
+            remove_told(run, [settled])
+    return settled
 
 
 def _is_there(file: FileVersion) -> bool:
@@ -163,18 +165,18 @@ def _lines(shards: Iterable[ShardRecord], kind: str) -> int:
 
 
 class _RemoveRecords(beam.DoFn):
-    """Removes the job records of files that have their manifest."""
+    """Tells of files that have their manifest, where somebody wants to know, and removes their job records."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def start_bundle(self) -> None:
-        self._done: list[FileVersion] = []
+        self._done: list[Settled] = []
         self._remove_at = float("inf")
 
     def process(self, settled: Settled) -> Iterator[Settled]:
         if settled.status == "done":
-            self._done.append(settled.file)
+            self._done.append(settled)
             self._remove_at = min(self._remove_at, time.monotonic() + _REMOVE_AFTER_S)
         yield settled
         if len(self._done) >= _RECORDS_AT_ONCE or time.monotonic() > self._remove_at:
@@ -184,9 +186,8 @@ class _RemoveRecords(beam.DoFn):
         self._remove()
 
     def _remove(self) -> None:
-        records = [(file.store_url, file.key, file.etag) for file in self._done]
-        if records:
-            patiently(self._run.state, lambda: self._run.jobs.remove_many(records))
+        if self._done:
+            patiently(self._run.state, lambda: remove_told(self._run, self._done))
         self._done, self._remove_at = [], float("inf")
 
 
@@ -198,7 +199,7 @@ class _Merged:
         tiles: what is covered (``Intervals.encode``).
         kept: how many shards are in the bag.
         blank: lines that hold no prompt.
-        length: of a compressed file, once it is known, in uncompressed bytes.
+        length: where its positions end, once that is known.
         over: settled or stale: what still comes is dropped.
     """
 
@@ -248,7 +249,8 @@ def _add(run: Run, before: _Merged, written: Written) -> tuple[_Merged, Finished
     if not merge(covered, written):
         _log.warning("%s: a shard that covers lines of another one is not counted", written.file.id)
         return replace(before, leftovers=leftovers.union([written.shard.name] if written.shard else ())), None
-    lines = sum(start < stop for start, stop in written.blanks)  # an end mark is not a line
+    # An end mark is not a line.
+    lines = sum(start < stop for start, stop in written.blanks) - written.between
     run.state.add(blank=lines)
     after = _Merged(
         covered.encode(),
@@ -257,7 +259,7 @@ def _add(run: Run, before: _Merged, written: Written) -> tuple[_Merged, Finished
         before.blank + lines,
         before.length if written.total is None else written.total,
     )
-    total = after.length if written.file.compression else written.file.size
+    total = after.length if written.file.length is None else written.file.length
     if total is None or not covered.covers(total) or (total == 0 and written.total is None):
         return after, None
     return _Merged(over=True), Finished(written.file, total, after.blank, (), leftovers)

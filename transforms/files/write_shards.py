@@ -35,8 +35,8 @@ from llmdo.transforms.outages import patiently
 from llmdo.transforms.run import Run
 from llmdo.transforms.side_by_side import SideBySide
 
-# A file's lines go to one key for each slot, this many bytes of it, so that workers can write shards of a big file at
-# once.
+# A file's lines go to one key for each slot, about this many bytes of it, so that workers can write shards of a big
+# file at once.
 SLOT_BYTES = 64 << 20
 
 
@@ -66,7 +66,7 @@ class WriteShards(beam.PTransform):
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Bytes of a slot that an outcome of another slot covers."""
+    """What an outcome of another slot covers of a slot."""
 
     file: FileVersion
     start: int
@@ -80,13 +80,18 @@ _RANGES = (*_TILES, Covered)
 
 def keyed(outcome: Outcome) -> Iterator[tuple[str, Outcome | Covered]]:
     """An outcome with its ``shard_key``, and a Covered for each further slot that it reaches into."""
-    own = _slot_of(outcome)
+    own, size = _slot_of(outcome), slot_size(outcome.file)
     yield _key(outcome.file, own), outcome
     for start, stop in _spans(outcome):
-        for slot in range(start // SLOT_BYTES, -(-stop // SLOT_BYTES)):
+        for slot in range(start // size, -(-stop // size)):
             if slot != own:
-                begin = slot * SLOT_BYTES
-                yield _key(outcome.file, slot), Covered(outcome.file, max(start, begin), min(stop, begin + SLOT_BYTES))
+                begin = slot * size
+                yield _key(outcome.file, slot), Covered(outcome.file, max(start, begin), min(stop, begin + size))
+
+
+def slot_size(file: FileVersion) -> int:
+    """How many of a file's positions are one slot."""
+    return file.positions(SLOT_BYTES)
 
 
 def shard_key(outcome: Outcome) -> str:
@@ -99,11 +104,11 @@ def _key(file: FileVersion, slot: int) -> str:
 
 
 def _slot_of(outcome: Outcome) -> int:
-    return outcome.start // SLOT_BYTES if isinstance(outcome, _TILES) else 0
+    return outcome.start // slot_size(outcome.file) if isinstance(outcome, _TILES) else 0
 
 
 def _spans(outcome: Outcome | Covered) -> Sequence[Span]:
-    """The bytes of its file that an outcome covers."""
+    """What an outcome covers of its file."""
     if isinstance(outcome, KnownShard):
         return Intervals.decode(outcome.shard.tiles).spans
     return ((outcome.start, outcome.stop),) if isinstance(outcome, _RANGES) else ()
@@ -129,7 +134,8 @@ def write_batch(run: Run, batch: Iterable[Outcome]) -> Iterator[Written]:
                 yield Written(outcome.file, stale=outcome.reason, gone=outcome.gone)
     if blanks:
         total = next((blank.total for blank in blanks if blank.total is not None), None)
-        yield Written(blanks[0].file, blanks=tuple((b.start, b.stop) for b in blanks), total=total)
+        spans, between = tuple((b.start, b.stop) for b in blanks), sum(b.between for b in blanks)
+        yield Written(blanks[0].file, blanks=spans, between=between, total=total)
     for kind, found in rows.items():
         if found:
             yield _put(run, kind, found)
@@ -170,9 +176,10 @@ def part_of(outcome: Outcome | Covered) -> int:
 
 
 def length_within(outcome: Outcome | Covered, slot: int) -> int:
-    """How many bytes of a slot an outcome covers."""
-    begin, length = slot * SLOT_BYTES, 0
-    end = begin + SLOT_BYTES
+    """How many positions of a slot an outcome covers."""
+    size = slot_size(outcome.file)
+    begin, length = slot * size, 0
+    end = begin + size
     for start, stop in _spans(outcome):
         if start >= begin and stop <= end:
             length += stop - start
@@ -182,21 +189,22 @@ def length_within(outcome: Outcome | Covered, slot: int) -> int:
 
 
 def length_of_slot(outcome: Outcome | Covered, slot: int, known: int) -> int:
-    """How many bytes the slot has, or ``known`` if this outcome does not tell; -1 is "not known yet"."""
+    """How many positions the slot has, or ``known`` if this outcome does not tell; -1 is "not known yet"."""
+    most = slot_size(outcome.file)
     if isinstance(outcome, Blank) and outcome.total is not None:
-        size = outcome.total
-    elif outcome.file.compression:
+        end = outcome.total
+    elif (length := outcome.file.length) is None:
         return known
     else:
-        size = outcome.file.size
-    return min(size - slot * SLOT_BYTES, SLOT_BYTES)
+        end = length
+    return min(end - slot * most, most)
 
 
 class _Batch(beam.DoFn):
     """Beam's GroupIntoBatches does not know when a slot is whole, and keeps its last lines for ``seconds``."""
 
     WAITING = BagStateSpec("waiting", PickleCoder())
-    # How many answers, errors and blanks wait; how many bytes of the slot have arrived; how many there are, or -1.
+    # How many answers, errors and blanks wait; how many positions of the slot have arrived; how many there are, or -1.
     COUNTS = ReadModifyWriteStateSpec("counts", TupleCoder([VarIntCoder()] * 5))
     DUE = TimerSpec("due", TimeDomain.REAL_TIME)
     WINDOW_END = TimerSpec("window-end", TimeDomain.WATERMARK)
@@ -218,8 +226,8 @@ class _Batch(beam.DoFn):
         *before, seen, total = counts.read() or (0, 0, 0, 0, -1)
         seen, total = seen + length_within(outcome, slot), length_of_slot(outcome, slot, total)
         part, parts = part_of(outcome), list(before)
-        # Only the last slot of a compressed file is told its length, by the end mark.
-        whole, full = seen in (total, SLOT_BYTES), False
+        # Only the last slot of a file that is not divisible is told its length, by the end mark.
+        whole, full = seen in (total, slot_size(outcome.file)), False
         added: list[Outcome] = []
         if isinstance(outcome, Covered):
             pass

@@ -9,7 +9,7 @@ from itertools import islice
 
 from pydantic_core import from_json
 
-from llmdo.transforms.lines.cutting import BOM
+from llmdo.transforms.tables.look_ahead import BOM
 
 # A longer line gets no hint: to look for one is to parse it again. Bytes.
 _LONGEST = 64 << 10
@@ -58,3 +58,9 @@ def _parses(data: bytes, *, nan: bool = False) -> bool:
         from_json(data, allow_inf_nan=nan)
         return True
     return False
+
+
+def kind_of(value: object) -> str:
+    """A value's JSON type for messages: ``an object``, ``a number``."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -9,12 +9,10 @@ from itertools import chain
 
 import zstandard
 
-from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.transforms.elements import Blank, FileVersion, Line, Tile, TooLong
+from llmdo.transforms.tables.look_ahead import BLOCK, BOM
+from llmdo.transforms.unreadable import CorruptData, TooLarge
 
-Tile = Line | TooLong | Blank
-BOM = b"\xef\xbb\xbf"
-# Lines are made for one block at a time, so that a chunk of very short lines is not all objects at once. Bytes.
-BLOCK = 64 << 10
 GZIP_MAGIC = b"\x1f\x8b"
 # The most that one step of gzip decompression returns. Bytes.
 GZIP_OUTPUT = 1 << 20
@@ -23,14 +21,6 @@ ZSTD_INPUT = 512
 # What a line within its limit may have in front of and behind its data before its end is seen: a BOM and "\r". Bytes.
 _SLACK = len(BOM) + 1
 _CR = ord("\r")
-
-
-class CorruptData(ValueError):
-    """The bytes are not gzip or zstd data, are damaged, or end in the middle. The message continues a sentence."""
-
-
-class TooLarge(ValueError):
-    """There is more content than is allowed. The message continues a sentence."""
 
 
 def cut(file: FileVersion, chunks: Iterable[bytes], start: int, stop: int, limit: int) -> Iterator[list[Tile]]:

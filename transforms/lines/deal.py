@@ -11,7 +11,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.transforms.elements import KnownShard, Leftovers, Opened, OpenFile, Written
+from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Opened, OpenFile, Written
 from llmdo.transforms.lines.reading import NO_END, Reading, gap_of, one_gap_each
 from llmdo.transforms.run import Run
 
@@ -66,18 +66,23 @@ class Deal(beam.PTransform):
         return files | "Deal stretches" >> beam.ParDo(_Deal(self.reading, self.run)).with_output_types(Written)
 
 
-def next_stop(start: int, last: int, range_bytes: int, processes: int) -> int:
+def next_stop(start: int, last: int, most: int, processes: int, smallest: int = SMALLEST_STRETCH) -> int:
     """Where the stretch ends that begins at ``start``, in a gap that ends at ``last``. Up to NO_END there is one."""
     if last == NO_END:
         return last
-    size = max(SMALLEST_STRETCH, min(range_bytes, (last - start) // (STRETCHES_EACH * processes)))
+    size = max(smallest, min(most, (last - start) // (STRETCHES_EACH * processes)))
     return min(last, start + size)
+
+
+def stop_of_stretch(file: FileVersion, start: int, last: int, range_bytes: int, processes: int) -> int:
+    """The same in the positions of a file; sizes in bytes."""
+    return next_stop(start, last, file.positions(range_bytes), processes, file.positions(SMALLEST_STRETCH))
 
 
 def bounds_of(element: OpenFile, reading: Reading) -> tuple[int, int]:
     """From where to where the only gap of an element is dealt out; to NO_END where it must be one stretch."""
     file = element.file
-    if file.compression or not file.size or reading.refuses(file):
+    if not file.divisible or not file.length or reading.refuses(file):
         return 0, NO_END
     return gap_of(element)
 
@@ -105,7 +110,7 @@ class _Deal(beam.DoFn):
         assert isinstance(element, OpenFile)  # noqa: S101  others have no gaps
         start, last = bounds_of(element, self._reading)
         while start < last and not self._run.state.stopping:
-            stop = next_stop(start, last, self._reading.range_bytes, self._dealer.most)
+            stop = stop_of_stretch(element.file, start, last, self._reading.range_bytes, self._dealer.most)
             if self._dealer.offer(element, start, stop):
                 start = stop
                 yield from self._dealer.take(0.0)

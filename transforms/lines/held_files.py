@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from llmdo.transforms.elements import KnownShard, Leftovers, Opened, OpenFile, Written
-from llmdo.transforms.lines.deal import SMALLEST_STRETCH, Dealer, bounds_of, next_stop
+from llmdo.transforms.lines.deal import SMALLEST_STRETCH, Dealer, bounds_of, stop_of_stretch
 from llmdo.transforms.lines.reading import Reading, one_gap_each
 from llmdo.transforms.lines.stretches import is_quick
 
@@ -116,7 +116,8 @@ class HeldFiles:
         for waiting in (self._quick, self._large):
             while waiting:
                 part = waiting[0]
-                stop = next_stop(part.start, part.last, min(self._reading.range_bytes, HELD_STRETCH), dealer.most)
+                most = min(self._reading.range_bytes, HELD_STRETCH)
+                stop = stop_of_stretch(part.element.file, part.start, part.last, most, dealer.most)
                 if not dealer.offer(part.element, part.start, stop):
                     break
                 waiting.popleft()

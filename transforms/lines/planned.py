@@ -14,14 +14,14 @@ from itertools import count
 import apache_beam as beam
 from apache_beam.pvalue import PCollection, TaggedOutput
 
-from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read
-from llmdo.transforms.lines.cutting import Tile
+from llmdo.transforms.elements import KnownShard, Leftovers, Line, Opened, OpenFile, Read, Tile
 from llmdo.transforms.lines.reading import (
     NO_END,
     UNREADABLE,
     Reading,
     gap_of,
     one_gap_each,
+    ranges_of,
     read_range,
     stale_by,
     unread,
@@ -35,19 +35,20 @@ PARCEL_BYTES = 256 << 10
 
 
 def parcels_in_bundle(window: int) -> int:
-    """How many parcels a bundle should have, for ``window`` calls in flight that eight lanes share.
+    """How many parcels a bundle should have, for ``window`` calls in flight that sixteen lanes share.
 
-    Long bundles hold answers back, short ones mostly drain: a bundle of two windows of lines occupies its lane some 16
+    Long bundles hold answers back, short ones mostly drain: a bundle of one window of lines occupies its lane some 16
     times as long as a call. Files of one line make parcels of one line: the lanes together then hold four windows.
     """
-    return max(2, -(-window // 2))
+    return max(2, -(-window // 4))
 
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadPlanned(beam.PTransform):
     """Reads as ReadLines does; the tiles come out of ``reading.lanes`` stages, and what follows is fused to each.
 
-    A compressed file is one range, and nothing of a range is emitted before all of it is read: it is in memory.
+    A file that is not ``divisible`` is one range, and nothing of a range is emitted before all of it is read: it is in
+    memory.
     """
 
     reading: Reading
@@ -72,7 +73,7 @@ class ReadPlanned(beam.PTransform):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """An element of ``one_gap_each``, and the range [start, stop) of it that is to be read, in bytes."""
+    """An element of ``one_gap_each``, and the range [start, stop) of its positions that is to be read."""
 
     element: Opened
     start: int = 0
@@ -84,12 +85,12 @@ def plan(element: Opened, reading: Reading) -> Iterator[Planned]:
     for part in one_gap_each(element):
         if isinstance(part, KnownShard | Leftovers) or unread(part, reading) is not None:
             yield Planned(part)
-        elif part.file.compression:
+        elif not part.file.divisible:
             yield Planned(part, 0, NO_END)
         else:
-            first, last = gap_of(part)
-            for start in range(first, last, reading.range_bytes):
-                yield Planned(part, start, min(start + reading.range_bytes, last))
+            size = part.file.positions(reading.range_bytes)
+            for start, stop in ranges_of(part, *gap_of(part), size):
+                yield Planned(part, start, stop)
 
 
 def read_planned(planned: Planned, reading: Reading, run: Run) -> Iterator[list[Read]]:

@@ -9,13 +9,11 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
-from apache_beam.io.restriction_trackers import OffsetRange
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration
 
-from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, Read
-from llmdo.transforms.lines.cutting import Tile
+from llmdo.transforms.elements import Blank, KnownShard, Leftovers, Opened, OpenFile, Read, Tile
 from llmdo.transforms.lines.lanes import Lanes, ReadingTurn, next_group
 from llmdo.transforms.lines.planned import ReadPlanned
 from llmdo.transforms.lines.reading import (
@@ -24,6 +22,7 @@ from llmdo.transforms.lines.reading import (
     Reading,
     gap_of,
     one_gap_each,
+    ranges_of,
     read_range,
     stale_by,
     unread,
@@ -38,12 +37,12 @@ SMALLEST_RANGE = 16 << 10
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class ReadLines(beam.PTransform):
-    """Reads the gaps of open files as tiles: ranges of bytes, each with its line; other elements pass through.
+    """Reads the gaps of open files as tiles, each with its line; other elements pass through.
 
-    The tiles of a file cover its gaps without gap or overlap, however the runner splits. An empty file and a compressed
-    one end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt yields
-    a Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the run
-    stops early, the rest of the ranges is left out.
+    The tiles of a file cover its gaps without gap or overlap, however the runner splits. An empty file and one that is
+    not ``divisible`` end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt
+    yields a Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the
+    run stops early, the rest of the ranges is left out.
     """
 
     reading: Reading
@@ -61,11 +60,14 @@ class ReadLines(beam.PTransform):
         )
 
 
-def range_size(reading: Reading, length: int) -> int:
-    """How many bytes a range of a gap has: fewer where bundles take turns, so that there is work for each lane."""
+def range_size(reading: Reading, length: int, unit: int = 1) -> int:
+    """How many positions of ``unit`` bytes a range of a gap has: fewer where bundles take turns, so that there is work
+    for each lane.
+    """
+    most = max(1, reading.range_bytes // unit)
     if reading.checkpoint_seconds is None:
-        return reading.range_bytes
-    return min(reading.range_bytes, max(SMALLEST_RANGE, length // (RANGES_A_LANE * reading.lanes)))
+        return most
+    return min(most, max(SMALLEST_RANGE // unit, length // (RANGES_A_LANE * reading.lanes)))
 
 
 def read_gap(element: Opened, reading: Reading, run: Run) -> Iterator[Read]:
@@ -77,7 +79,7 @@ def read_gap(element: Opened, reading: Reading, run: Run) -> Iterator[Read]:
     if instead is not None:
         yield instead
         return
-    start, stop = (0, NO_END) if element.file.compression else gap_of(element)
+    start, stop = gap_of(element) if element.file.divisible else (0, NO_END)
     try:
         for tiles in read_range(element, start, stop, reading):
             for tile in tiles:
@@ -90,14 +92,14 @@ def read_gap(element: Opened, reading: Reading, run: Run) -> Iterator[Read]:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The lines that begin in [start, stop), in bytes of the file's content.
+    """The lines that begin in [start, stop), in the file's positions.
 
     The range of a known shard, and of a file that is empty or too large, is [0, 0), which nothing can split: it comes
     out once.
 
     Attributes:
-        seekable: reading can begin in the middle. Not so in a compressed file: a runner cannot split it, and after a
-            self-checkpoint it is decompressed from its begin again.
+        seekable: reading can begin in the middle. Not so in a file that is not ``divisible``: a runner cannot split
+            it, and after a self-checkpoint it is read from its begin again.
         fresh: it was never deferred, nor split off while it was read.
     """
 
@@ -175,18 +177,19 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
     def initial_restriction(self, element: Opened) -> _Range:
         if isinstance(element, KnownShard | Leftovers) or unread(element, self._reading) is not None:
             return _Range(0, 0)
-        return _Range(0, NO_END, seekable=False) if element.file.compression else _Range(*gap_of(element))
+        return _Range(*gap_of(element)) if element.file.divisible else _Range(0, NO_END, seekable=False)
 
-    def split(self, _element: Opened, restriction: _Range) -> Iterator[_Range]:
-        if restriction.start == restriction.stop or not restriction.seekable:
+    def split(self, element: Opened, restriction: _Range) -> Iterator[_Range]:
+        if restriction.start == restriction.stop or not restriction.seekable or not isinstance(element, OpenFile):
             yield restriction
         else:
-            size = range_size(self._reading, restriction.stop - restriction.start)
-            for part in OffsetRange(restriction.start, restriction.stop).split(size):
-                yield _Range(part.start, part.stop)
+            size = range_size(self._reading, restriction.stop - restriction.start, element.file.kind.position_bytes)
+            for start, stop in ranges_of(element, restriction.start, restriction.stop, size):
+                yield _Range(start, stop)
 
     def restriction_size(self, element: Opened, restriction: _Range) -> int:
-        return restriction.stop - restriction.start if restriction.seekable else element.file.size
+        size = restriction.stop - restriction.start
+        return element.file.stored(size) if restriction.seekable else element.file.size
 
     def create_tracker(self, restriction: _Range) -> _Tracker:
         return _Tracker(restriction)
@@ -210,7 +213,8 @@ class _ReadRange(beam.DoFn, RestrictionProvider):
             yield [instead]
             return
         restriction, state = tracker.current_restriction(), self._run.state
-        small = restriction.seekable and restriction.stop - restriction.start <= SMALLEST_RANGE
+        most = element.file.positions(SMALLEST_RANGE)
+        small = restriction.seekable and restriction.stop - restriction.start <= most
         wait = self._turn.wait(restriction.fresh, small) if self._turn else None
         if wait is not None and not state.stopping:
             tracker.defer_remainder(Duration(wait))

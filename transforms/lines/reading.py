@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from llmdo.storage.errors import ObjectChanged, ObjectNotFound
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import ObjectStore
-from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Stale
-from llmdo.transforms.lines.cutting import (
-    DECOMPRESSORS,
-    CorruptData,
-    Tile,
-    TooLarge,
-    bounded,
-    cut,
-    cut_spans,
-    skip_to_line,
-)
+from llmdo.storage.output.manifests import FormatName
+from llmdo.transforms.elements import Blank, FileVersion, KnownShard, Leftovers, Opened, OpenFile, Stale, Tile
+from llmdo.transforms.lines.cutting import DECOMPRESSORS, bounded, cut, cut_spans, skip_to_line
+from llmdo.transforms.tables.csv_rows import cut_rows
+from llmdo.transforms.tables.json_elements import cut_elements
+from llmdo.transforms.tables.rows import read_rows, row_ranges
+from llmdo.transforms.unreadable import CorruptData, TooLarge
+
+# Cuts the content of a file that is read from its begin, of one format: what ``cut_spans`` says holds for each.
+# Bytes that are in no row (a header, brackets, commas) are Blanks ``between`` rows.
+Cutter = Callable[[FileVersion, Iterable[bytes], Iterable[tuple[int, int | None]], int], Iterator[list[Tile]]]
+CUTTERS: dict[FormatName, Cutter] = {"jsonl": cut_spans, "csv": cut_rows, "tsv": cut_rows, "json": cut_elements}
 
 # Past the end of every file: R2's largest object is 5 TiB, and gzip packs 1,000 to 1 at most. Bytes.
 NO_END = 1 << 62
@@ -41,7 +42,7 @@ class Reading:
         range_bytes: the size of the ranges that may be read at the same time; where they are planned, at most.
         max_line_bytes: a line longer than this, without its ending, is TooLong.
         max_file_bytes: a file with more content than this, uncompressed, ends as stale; None: COMPRESSED_CONTENT
-            or PLANNED_CONTENT for compressed files, no limit for others.
+            for compressed files, PLANNED_CONTENT for all that are one planned range, no limit for others.
         checkpoint_seconds: for how long a bundle reads before it defers the rest; None, never: a runner that lets
             elements through a bundle as they come needs no self-checkpoint, and is slower with one.
         lanes: how many bundles read at the same time in this process, where there is a self-checkpoint.
@@ -60,17 +61,20 @@ class Reading:
 
     def content_limit(self, file: FileVersion) -> int:
         """How many bytes a file's content may have."""
-        compressed = PLANNED_CONTENT if self.planned else COMPRESSED_CONTENT
-        return self.max_file_bytes or (compressed if file.compression else NO_END)
+        if self.max_file_bytes:
+            return self.max_file_bytes
+        if self.planned and not file.divisible:
+            return PLANNED_CONTENT
+        return COMPRESSED_CONTENT if file.compression else NO_END
 
     def refuses(self, file: FileVersion) -> bool:
         """Whether a file is too large by its size alone."""
-        return not file.compression and file.size > self.content_limit(file)
+        return not file.compression and max(file.size, file.unpacked) > self.content_limit(file)
 
 
 def one_gap_each(element: Opened) -> Iterator[Opened]:
-    """One element for each gap of a file. Compressed and empty files cannot be divided."""
-    if isinstance(element, KnownShard | Leftovers) or not element.file.size or element.file.compression:
+    """One element for each gap of a file; one that is empty or not ``divisible`` is one element."""
+    if isinstance(element, KnownShard | Leftovers) or not element.file.divisible or not element.file.length:
         yield element
     else:
         for gap in element.gaps:
@@ -78,14 +82,28 @@ def one_gap_each(element: Opened) -> Iterator[Opened]:
 
 
 def gap_of(element: OpenFile) -> tuple[int, int]:
-    """The only gap of an element of ``one_gap_each`` that is not compressed."""
+    """The only gap of an element of ``one_gap_each`` whose file is ``divisible``."""
     ((start, stop),) = element.gaps
-    return start, element.file.size if stop is None else stop
+    return start, (element.file.length or 0) if stop is None else stop
+
+
+def ranges_of(element: OpenFile, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cuts a range of a ``divisible`` file into ranges of about ``size`` positions, the last of them not tiny.
+
+    Raises UNREADABLE for a table.
+    """
+    if element.file.has_rows:
+        yield from row_ranges(element, start, stop, size)
+        return
+    while start < stop:
+        end = start + size if stop - start - size >= size // 4 else stop
+        yield start, min(end, stop)
+        start = end
 
 
 def unread(element: OpenFile, reading: Reading) -> Blank | Stale | None:
     """The outcome of a file that is empty or too large; None if there is something to read."""
-    if not element.file.size:
+    if not element.file.size or element.file.length == 0:
         return Blank(element.file, 0, 0, total=0)
     if reading.refuses(element.file):
         return Stale(element.file, _too_large(element.file, reading), gone=False)
@@ -98,27 +116,39 @@ def stale_by(file: FileVersion, error: Exception) -> Stale:
 
 
 def read_range(element: OpenFile, start: int, stop: int, reading: Reading) -> Iterator[list[Tile]]:
-    """The tiles that begin in [start, stop) of the only gap of a file, or of the gaps of a compressed one.
+    """The tiles that begin in [start, stop) of the only gap of a file, or of the gaps of one that is not ``divisible``.
 
-    Raises UNREADABLE, TooLarge only for compressed files, and other StorageErrors.
+    Raises UNREADABLE, TooLarge only for the latter, and other StorageErrors.
     """
     file, limit = element.file, reading.max_line_bytes
-    store = open_store(file.store_url)
+    try:
+        if not file.divisible:
+            yield from _read_whole(element, start, reading)
+        elif file.has_rows:
+            yield from read_rows(element, start, min(stop, gap_of(element)[1]), limit)
+        else:
+            yield from _read_bytes(element, start, stop, limit)
+    except CorruptData as error:
+        raise error.about(file.place) from error
+    except TooLarge as error:
+        raise TooLarge(_too_large(file, reading)) from error
+
+
+def _read_whole(element: OpenFile, start: int, reading: Reading) -> Iterator[list[Tile]]:
+    file = element.file
+    spans = [(max(first, start), last) for first, last in element.gaps]
+    content: Iterator[bytes] = iter([element.content or b""])
+    if element.content is None:
+        content = open_store(file.store_url).stream(file.key, file.etag)
     if file.compression:
-        spans = [(max(first, start), last) for first, last in element.gaps]
-        content = bounded(
-            DECOMPRESSORS[file.compression](
-                store.stream(file.key, file.etag) if element.content is None else iter([element.content])
-            ),
-            reading.content_limit(file),
-        )
-        try:
-            yield from cut_spans(file, content, spans, limit)
-        except CorruptData as error:
-            raise CorruptData(f"{file.store_url}/{file.key} {error}: upload it again") from error
-        except TooLarge as error:
-            raise TooLarge(_too_large(file, reading)) from error
-        return
+        content = DECOMPRESSORS[file.compression](content)
+    yield from CUTTERS[file.kind.name](
+        file, bounded(content, reading.content_limit(file)), spans, reading.max_line_bytes
+    )
+
+
+def _read_bytes(element: OpenFile, start: int, stop: int, limit: int) -> Iterator[list[Tile]]:
+    file, store = element.file, open_store(element.file.store_url)
     first, last = gap_of(element)
     stop = min(stop, last)
     if start == first:  # a gap begins with a line

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from llmdo.transforms.elements import OpenFile, Read, StretchRead
-from llmdo.transforms.lines.cutting import Tile
+from llmdo.transforms.elements import OpenFile, Read, StretchRead, Tile
 from llmdo.transforms.lines.reading import UNREADABLE, Reading, gap_of, one_gap_each, read_range, stale_by, unread
 from llmdo.transforms.run import Run
 
@@ -17,7 +16,7 @@ QUICK_STRETCH = 16 << 10
 def is_quick(element: OpenFile, start: int, stop: int) -> bool:
     """Whether a stretch is so small that it need not wait for larger ones."""
     file = element.file
-    return not file.compression and min(stop, file.size) - start <= QUICK_STRETCH
+    return file.divisible and min(stop, file.length or 0) - start <= file.positions(QUICK_STRETCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class Stretch:
     Attributes:
         number: distinguishes it from all other stretches of the run, also from an earlier try at the same lines.
         element: its gaps hold all of [start, stop) that is to be read; one that begins within it begins with a line.
-        start: in bytes of the file's content; 0 for a compressed file.
-        stop: NO_END for a compressed file.
+        start: in the file's positions; 0 for a file that is not ``divisible``.
+        stop: NO_END for such a file.
     """
 
     number: int
@@ -68,6 +67,6 @@ def read_stretch(stretch: Stretch, reading: Reading, run: Run) -> Iterator[Read 
 def _tiles(stretch: Stretch, element: OpenFile, reading: Reading) -> Iterator[Tile]:
     for part in one_gap_each(element):
         if isinstance(part, OpenFile):
-            first, last = (stretch.start, stretch.stop) if part.file.compression else gap_of(part)
+            first, last = gap_of(part) if part.file.divisible else (stretch.start, stretch.stop)
             for tiles in read_range(part, max(first, stretch.start), min(last, stretch.stop), reading):
                 yield from tiles

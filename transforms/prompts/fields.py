@@ -18,7 +18,7 @@ _PARAMETERS = (
         """temperature max_tokens max_completion_tokens top_p top_k seed stop n logprobs top_logprobs logit_bias user
         frequency_penalty presence_penalty repetition_penalty response_format tools tool_choice parallel_tool_calls
         functions function_call reasoning_effort verbosity service_tier modalities web_search_options safety_identifier
-        prompt_cache_key prompt_cache_retention chat_template_kwargs""".split()
+        prompt_cache_key prompt_cache_options prompt_cache_retention chat_template_kwargs""".split()
     )
     | WORKERS_AI_ONLY
 )
@@ -31,13 +31,15 @@ _KNOWN = {
     for own in (False, True)
 }
 # Fields of an API call's body that are ignored: answers are written when they are complete.
-NEVER = frozenset({"stream", "stream_options", "background"})
+NEVER = frozenset({"stream", "stream_options", "background", "background_options"})
 # Fields that hold a prompt; a request uses only some of them, see ``unused``.
 CONTENT = frozenset({"prompt", "messages", "system", "text", "input"})
 # Fields that an answer's row always has.
 IDS = frozenset({"id", "custom_id"})
 # Fields around the body of a batch line.
 ENVELOPE = frozenset({"url", "method", "body"})
+# Fields with a meaning of their own; others are the user's.
+MEANT = CONTENT | NEVER | IDS | ENVELOPE | _PARAMETERS | _OF_EMBEDDINGS | {"model", "params", "request"}
 
 # Which fields of a line are parameters: all but content (an API call's body), those with known names, or none.
 Counted = Literal["all", "known", "none"]
@@ -45,11 +47,15 @@ Counted = Literal["all", "known", "none"]
 
 @dataclass(slots=True)
 class Built:
-    """A request; ``used`` names the line's fields that are in it, ``warnings`` those that were left out."""
+    """A request; ``used`` names the line's fields that are in it, ``warnings`` those that were left out.
+
+    ``response_to``: the /v1/responses body that a chat is asked for; its answer is written as a response.
+    """
 
     request: Request
     used: frozenset[str]
     warnings: tuple[str, ...] = ()
+    response_to: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +102,11 @@ class RequestTarget:
             for name, value in body.items()
             if name in known and name not in self.fields and (name != "raw" or isinstance(value, bool))
         }
+
+
+def without_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A table's row without the fields of a line that have no value in it: a table cannot leave them out."""
+    return {name: value for name, value in row.items() if value is not None or name not in MEANT}
 
 
 def unused(body: Mapping[str, Any], used: Iterable[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from llmdo.backends.errors import InvalidRequest
-from llmdo.transforms.lines.broken_json import hint
+from llmdo.transforms.lines.broken_json import hint, kind_of
 
 # The ``error`` of every error row has all of these, which a user's own field ``error`` hardly does.
 _ERROR_FIELDS = frozenset("class code status message retryable attempts offset length".split())
@@ -75,12 +75,6 @@ def _line_of(row: Mapping[str, Any]) -> bytes | Mapping[str, Any]:
             except ValueError as error:
                 raise BadLine("'raw_base64' is not base64: use the error file as it was written") from error
     return fields
-
-
-def kind_of(value: object) -> str:
-    """A value's JSON type for messages: ``an object``, ``a number``."""
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _overflows(value: object) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, cast, get_args
 
 from llmdo.backends.errors import short
 from llmdo.backends.requests import Message, Role
-from llmdo.transforms.prompts.line_json import BadLine, kind_of
+from llmdo.transforms.lines.broken_json import kind_of
+from llmdo.transforms.prompts.line_json import BadLine
 
 _ROLES = get_args(Role)
 _EMPTY = "there is nothing to answer: the prompt or the messages are empty"

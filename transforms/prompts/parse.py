@@ -1,9 +1,10 @@
 """Parses a line of input into a request: what a user may write in a JSONL line.
 
-Accepted are batch lines (``custom_id, method, url, body``), ``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and any
-other native input of a Workers AI model. A line may also have ``id`` or ``custom_id``, ``model`` and parameters; all
-other fields are returned in ``metadata``. An error row of an earlier run is accepted as it is. If the run has a prompt
-template, a line is any object with the template's fields, and all other fields are the user's own.
+Accepted are batch lines (``custom_id, method, url, body``, and those of other APIs: see ``other_apis``),
+``{"prompt"}``, ``{"messages"}``, ``{"text"}`` and any other native input of a Workers AI model. A line may also have
+``id`` or ``custom_id``, ``model`` and parameters; all other fields are returned in ``metadata``. An error row of an
+earlier run is accepted as it is. If the run has a prompt template, a line is any object with the template's fields, and
+all other fields are the user's own.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from llmdo.backends.errors import ModelError, ProviderUnusable, short
-from llmdo.backends.providers import PROVIDERS, ids_have_owners, split_model
+from llmdo.backends.providers import PROVIDERS, ids_have_owners, passes_messages_on, split_model
 from llmdo.backends.requests import Request
-from llmdo.transforms.prompts.fields import ENVELOPE, IDS, Built, Counted, RequestTarget, metadata_of
-from llmdo.transforms.prompts.line_json import BadLine, json_object, kind_of, unwrapped
-from llmdo.transforms.prompts.models import SAME_PROVIDER, check_line_model
+from llmdo.transforms.lines.broken_json import kind_of
+from llmdo.transforms.other_apis.lines import as_openai_line
+from llmdo.transforms.other_apis.translation import Untranslatable
+from llmdo.transforms.prompts.fields import (
+    CONTENT,
+    ENVELOPE,
+    IDS,
+    Built,
+    Counted,
+    RequestTarget,
+    metadata_of,
+    without_nulls,
+)
+from llmdo.transforms.prompts.ids import ids_of
+from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
+from llmdo.transforms.prompts.models import IGNORE, SAME_PROVIDER, check_line_model
 from llmdo.transforms.prompts.requests import build_templated
 from llmdo.transforms.prompts.routes import batch_body, batch_builder, line_builder
 from llmdo.transforms.prompts.templates import fields_of
@@ -69,19 +83,26 @@ class Defaults:
 
 @dataclass(slots=True)
 class Prompt:
-    """A parsed line; its ids are as the user wrote them."""
+    """A parsed line; for its ids see ids_of."""
 
     provider: str
     request: Request
     id: Any
-    custom_id: Any
+    custom_id: str | None
     metadata: Mapping[str, Any]
     own_model: bool  # the line names its model; otherwise it is the run's
     warnings: tuple[str, ...] = ()  # about fields of the line that were left out of the request
+    response_to: Mapping[str, Any] | None = None  # see Built
 
 
 def parse_prompt(
-    data: bytes, request_id: str, defaults: Defaults, max_texts: Callable[[str, str], int], key: str = ""
+    data: bytes,
+    request_id: str,
+    defaults: Defaults,
+    max_texts: Callable[[str, str], int],
+    key: str = "",
+    *,
+    of_table: bool = False,
 ) -> Prompt:
     """Parses one line.
 
@@ -91,6 +112,7 @@ def parse_prompt(
         defaults: the run's settings.
         max_texts: (provider, model) → number of texts in an embedding call; 1 for a model that does not embed.
         key: of the line's file.
+        of_table: it is a table's row, whose nulls are where a line would have no such field.
 
     Raises:
         BadLine: the line is not a valid request.
@@ -98,12 +120,14 @@ def parse_prompt(
         ProviderUnusable: it names a provider that lacks its settings, and is not one of the run's.
         ModelError: one of the run's own providers is unusable.
     """
-    document = json_object(unwrapped(data))
+    document, left_out = _in_openais_form(_object_of(data, of_table=of_table), defaults, key)
     fields = defaults.fields
     body = _templated_body(document, fields) if defaults.prompt else batch_body(document)
     own = None
     if "model" not in fields and not defaults.only_content:
         own = document.get("model") or (None if body is None else body.get("model"))
+    if own and defaults.line_models == IGNORE:
+        left_out, own = (*left_out, f"model {short(own)} was left out: --line-models {IGNORE} asks the run's own"), None
     provider, model = _chosen(own, defaults, key, in_body=not document.get("model"))
     embeds = _embeds(provider, model, defaults, max_texts)
     used = frozenset() if defaults.only_content else frozenset({"model"})
@@ -115,12 +139,34 @@ def parse_prompt(
     return Prompt(
         provider,
         built.request,
-        document.get("id", document.get("custom_id")),
-        document.get("custom_id", document.get("id")),
+        *ids_of(document),
         _metadata(document, body, built.used | fields | used, bool(defaults.prompt)),
         bool(own),
-        built.warnings,
+        (*left_out, *built.warnings),
+        built.response_to,
     )
+
+
+def _object_of(data: bytes, *, of_table: bool) -> Mapping[str, Any]:
+    line = json_object(unwrapped(data))
+    return without_nulls(line) if of_table else line
+
+
+def _in_openais_form(
+    document: Mapping[str, Any], defaults: Defaults, key: str
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """A batch line of Anthropic's or Gemini's API as one of OpenAI's, and what it leaves out. Raises BadLine."""
+    if defaults.prompt:
+        return document, ()
+
+    def takes_messages(own: object) -> bool:
+        asked = None if defaults.line_models == IGNORE else own
+        return passes_messages_on(_model(asked, defaults.model_for(key), in_body=not document.get("model"))[0])
+
+    try:
+        return as_openai_line(document, CONTENT, takes_messages)
+    except Untranslatable as wrong:
+        raise BadLine(str(wrong)) from None
 
 
 def _chosen(own: object, defaults: Defaults, key: str, *, in_body: bool) -> tuple[str, str]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from llmdo.backends.json_mode.answers import schema_of
 from llmdo.backends.limits.sizes import TOKEN_LIMITS
-from llmdo.backends.providers import has_own_inputs
+from llmdo.backends.providers import passes_routes_on
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses_api.chat_request import as_chat, check_alone, text_format
+from llmdo.transforms.lines.broken_json import kind_of
 from llmdo.transforms.prompts.fields import IDS, NEVER, Built, RequestTarget, streaming_warnings, unused
-from llmdo.transforms.prompts.line_json import BadLine, kind_of
+from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.messages import check_says_something, read_messages
 from llmdo.transforms.prompts.templates import MissingField, fields_of, fill_in
 
 Builder = Callable[[Mapping[str, Any], RequestTarget], Built]
 
 _SYSTEM_ROLES = ("system", "developer")
+# Lines of OpenAI's fine-tuning end so, and requests of Anthropic's API that begin an answer.
+_BEGUN = "the last message is an assistant's, as the beginning of an answer: not every model continues it"
 
 
 def build_chat(body: Mapping[str, Any], target: RequestTarget) -> Built:
@@ -74,14 +80,62 @@ def build_completion(body: Mapping[str, Any], target: RequestTarget) -> Built:
     return _passed_on("completions", body, target, "max_tokens")
 
 
+def build_moderation(body: Mapping[str, Any], target: RequestTarget) -> Built:
+    """The body of /v1/moderations, as it is; the run's settings are for chats. Raises BadLine."""
+    if not body.get("input"):
+        raise BadLine("'body' has no input, which /v1/moderations needs: add a text, or an array of them")
+    given = {name: value for name, value in body.items() if name not in NEVER and name != "model"}
+    request = RawRequest(target.model, given, target.request_id, path="moderations")
+    return Built(request, frozenset(body), streaming_warnings(body))
+
+
 def build_responses(body: Mapping[str, Any], target: RequestTarget) -> Built:
-    """The body of /v1/responses, as it is, with the run's limit, temperature and system prompt. Raises BadLine."""
+    """The body of /v1/responses with the run's limit, temperature, format and system prompt.
+
+    A provider that has chats alone gets it as one, and the answer is written as a response. Raises InvalidRequest.
+    """
+    check_alone(body)
+    if not (body.get("input") or body.get("prompt")):
+        raise BadLine("'body' has no input, which /v1/responses needs: add it, or use another url")
     given = body.get("input")
     turns = given if isinstance(given, list) else []
     instructed = any(isinstance(turn, dict) and turn.get("role") in _SYSTEM_ROLES for turn in turns)
-    if target.system and not instructed and "instructions" not in body:
+    if target.system and not instructed and body.get("instructions") is None:
         body = {**body, "instructions": _run_system(body, target)}
-    return _passed_on("responses", body, target, "max_output_tokens")
+    if not passes_routes_on(target.provider, target.model):
+        return _responses_as_chat(body, target)
+    wanted, parameters = target.parameters.get("response_format"), dict(target.parameters)
+    text = {} if body.get("text") is None else body["text"]
+    if wanted and isinstance(text, dict):
+        del parameters["response_format"]
+        body = {**body, "text": {"format": text_format(wanted), **text}}
+    return _passed_on("responses", body, replace(target, parameters=parameters), "max_output_tokens")
+
+
+def build_messages(body: Mapping[str, Any], target: RequestTarget) -> Built:
+    """The body of Anthropic's /v1/messages with the run's limit, temperature, format and system prompt. Raises BadLine.
+
+    Only for a provider that takes it; for others it was translated before.
+    """
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise BadLine("there is nothing to answer: 'messages' must be an array of turns")
+    if target.system and not body.get("system"):
+        body = {**body, "system": _run_system(body, target)}
+    wanted, parameters = target.parameters.get("response_format"), dict(target.parameters)
+    config = {} if body.get("output_config") is None else body["output_config"]
+    if wanted and wanted.get("type") == "json_schema" and isinstance(config, dict):
+        del parameters["response_format"]
+        form = {"type": "json_schema", "schema": schema_of(wanted)}
+        body = {**body, "output_config": {"format": form, **config}}
+    return _passed_on("messages", body, replace(target, parameters=parameters), "max_tokens")
+
+
+def _responses_as_chat(body: Mapping[str, Any], target: RequestTarget) -> Built:
+    warnings: list[str] = []
+    asked = {name: value for name, value in body.items() if name not in NEVER and name != "model"}
+    request = as_chat(asked, target.model, target.request_id, warnings.append, target.parameters)
+    check_says_something(list(request.messages))
+    return Built(request, frozenset(body), (*streaming_warnings(body), *warnings), response_to=asked)
 
 
 def build_own_input(body: Mapping[str, Any], target: RequestTarget) -> Built:
@@ -120,6 +174,8 @@ def _conversation(messages: list[Message], name: str, body: Mapping[str, Any], t
         warnings = unused({k: v for k, v in body.items() if k not in target.fields}, used)
     if target.counted == "all":
         warnings += streaming_warnings(body)
+    if messages[-1].role == "assistant" and not messages[-1].extra.get("tool_calls"):
+        warnings += (_BEGUN,)
     request = ChatRequest(target.model, tuple(messages), parameters, target.request_id)
     return Built(request, frozenset({*used, *own}), warnings)
 
@@ -161,8 +217,13 @@ def _texts(given: object, name: str, target: RequestTarget) -> tuple[str, ...] |
     odd = next((at for at, text in enumerate(given) if not isinstance(text, str)), None)
     if odd is None:
         return tuple(given)
-    if not has_own_inputs(target.provider) and (_are_tokens(given) or all(map(_are_tokens, given))):
-        return None
+    if _are_tokens(given) or all(map(_are_tokens, given)):
+        if passes_routes_on(target.provider):
+            return None
+        raise BadLine(
+            f"{name!r} holds numbers of tokens, which {target.provider} does not take: give the text that they stand "
+            "for, or name a model of a service with OpenAI's API, openai/…"
+        )
     raise BadLine(f"{name!r} must be an array of strings, but [{odd}] is {kind_of(given[odd])}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmdo.backends.errors import short
 from llmdo.backends.providers import chats, has_own_inputs, passes_routes_on, takes_own_input
+from llmdo.settings.environment import is_openai_itself
 from llmdo.transforms.prompts.fields import CONTENT, IDS, RequestTarget
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.messages import are_messages
@@ -16,6 +17,8 @@ from llmdo.transforms.prompts.requests import (
     build_completion,
     build_embedding,
     build_input_chat,
+    build_messages,
+    build_moderation,
     build_own_input,
     build_responses,
 )
@@ -28,7 +31,14 @@ _BY_URL: tuple[tuple[str, Builder | None], ...] = (
     ("/completions", build_completion),
     ("/embeddings", build_embedding),
     ("/responses", build_responses),
+    ("/messages", build_messages),
+    ("/chat/moderations", None),
+    ("/moderations", build_moderation),
 )
+# What moderates where there is no such route.
+_GUARD = "ask a model that judges, such as @cf/meta/llama-guard-3-8b, by /v1/chat/completions"
+# In the name of each of OpenAI's models that moderate, and of no other.
+_MODERATES = "moderation"
 # Only bodies of /v1/responses have these: fields, and kinds of parts in the messages of their ``input``.
 _OF_RESPONSES = frozenset({"instructions", "max_output_tokens", "previous_response_id"})
 _PARTS_OF_RESPONSES = frozenset({"input_text", "input_image", "input_file", "output_text"})
@@ -64,11 +74,24 @@ def batch_builder(document: Mapping[str, Any], target: RequestTarget) -> Builder
     if found is None:
         known = ", ".join(f"/v1{ending}" for ending, build in _BY_URL if build)
         raise BadLine(f"'url' {short(document['url'])} is not one that can be answered: use one of {known}")
+    if found is build_moderation:
+        _check_moderates(target)
     if found is build_embedding and has_own_inputs(target.provider) and not target.embeds:
         if chats(target.provider, target.model):
             raise BadLine(f"{target.provider}/{target.model} does not embed: name an embedding model")
         return build_own_input
     return found
+
+
+def _check_moderates(target: RequestTarget) -> None:
+    """Raises BadLine for a provider without moderations, and for a model of OpenAI that is known to chat."""
+    if not passes_routes_on(target.provider):
+        raise BadLine(f"{target.provider} has no /v1/moderations: name a model of openai/…, or {_GUARD}")
+    if target.provider == "openai" and is_openai_itself() and _MODERATES not in target.model:
+        raise BadLine(
+            f"{target.provider}/{target.model} does not moderate: name one that does, in 'body' or by --model, such "
+            "as omni-moderation-latest"
+        )
 
 
 def line_builder(line: Mapping[str, Any], target: RequestTarget) -> Builder:
@@ -99,6 +122,11 @@ def _what_to_write(line: Mapping[str, Any], target: RequestTarget) -> str:
             f"{does_not}: give 'prompt' or 'messages', or for the Responses API "
             'put the fields into a batch line, {"url": "/v1/responses", "body": {…}}'
         )
+    if _are_sharegpts(line.get("conversations")):
+        return (
+            f"{does_not}: write 'conversations' as messages, with role and content in the place of from and value "
+            "(human is user, gpt is assistant)"
+        )
     embed = ""
     if name := next((name for name in ("text", "input") if name in line), None):
         embed = f"; to embed {name!r}, name an embedding model"
@@ -117,6 +145,10 @@ def _is_for_responses(line: Mapping[str, Any]) -> bool:
     contents = [one.get("content") for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     return bool(_OF_RESPONSES & line.keys()) or any(str(part.get("type")) in _PARTS_OF_RESPONSES for part in parts)
+
+
+def _are_sharegpts(turns: object) -> bool:
+    return isinstance(turns, list) and any(isinstance(one, dict) and {"from", "value"} <= one.keys() for one in turns)
 
 
 def _named(fields: list[str]) -> str:

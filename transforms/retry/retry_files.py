@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -27,6 +28,7 @@ from llmdo.storage.output.manifests import (
 from llmdo.storage.output.merging import CannotMerge, merged, switch
 from llmdo.transforms.elements import FileVersion, KnownShard, Leftovers, Line, Settled, Written
 from llmdo.transforms.files.folders import folder_of
+from llmdo.transforms.files.settled_messages import tell_settled
 from llmdo.transforms.retry.error_lines import take_back
 from llmdo.transforms.run import Run
 
@@ -128,7 +130,17 @@ def record_of(of: FileVersion | JobRecord) -> str:
 def file_of(manifest: Manifest, opening: str = "") -> FileVersion:
     """The file of a manifest; manifests of earlier versions do not name the folder of a local file."""
     store_url = R2_SCHEME + manifest.bucket if manifest.bucket else manifest.folder
-    return FileVersion(store_url, manifest.key, manifest.etag, manifest.size, opening, resumed=True)
+    return FileVersion(
+        store_url,
+        manifest.key,
+        manifest.etag,
+        manifest.size,
+        opening,
+        resumed=True,
+        opened_at=time.time(),
+        format=manifest.format,
+        end=manifest.length,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +172,7 @@ def claim_file(run: Run, folder: str) -> Claimed | None:
             key=file.key,
             etag=file.etag,
             size=file.size,
+            format=manifest.format,
             notification={_MANIFEST: etag},
             configuration=manifest.configuration,
             run_id=run.run_id,
@@ -222,14 +235,18 @@ def _lines(run: Run, folder: str, claimed: Claimed, everything: bool) -> Iterato
             lines, size = lines + 1, size + line.stop - line.start
             yield line
     run.state.add(
-        answered_before=manifest.answered, failed_before=manifest.failed - lines, bytes_done=manifest.length - size
+        answered_before=manifest.answered,
+        failed_before=manifest.failed - lines,
+        bytes_done=file.stored(manifest.length - size),
     )
     if replaced or (claimed.abandoned and claimed.uncounted):
         yield Leftovers(file, (*replaced, *claimed.uncounted))
     else:
-        nothing = "nothing to try again"
-        run.state.settle(Settled(file, "done", manifest.answered, manifest.failed, nothing, manifest.cost))
-        _release(retries(run), file)
+        settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
+        run.state.settle(replace(settled, reason="nothing to try again"))
+        # A retry that died may have switched the manifest and not told of it.
+        if not claimed.abandoned or tell_settled(run, [settled]):
+            _release(retries(run), file)
 
 
 def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
@@ -254,6 +271,8 @@ def merge_file(written: Iterable[Written], run: Run) -> Iterator[Settled]:
         settled = Settled(file, "done", manifest.answered, manifest.failed, cost=manifest.cost)
         run.state.settle(settled)
         yield settled
+        if not tell_settled(run, [settled]):
+            return  # the next retry finds the record, and tells
     _release(jobs, file)
 
 

@@ -7,14 +7,16 @@ from itertools import pairwise
 
 import pytest
 
+from llmdo.backends.backend import BatchLimits
 from llmdo.backends.connections import Connections
-from llmdo.backends.engine.batches import AUTO_LEAST, LINGER_S, LONGEST_LINGER_S, MAX_ITEMS
+from llmdo.backends.engine.batches import LINGER_S, LONGEST_LINGER_S
 from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import (
     BadReply,
+    BatchUnclear,
     ConnectionFailed,
     ContentFiltered,
     InvalidRequest,
@@ -27,10 +29,13 @@ from llmdo.backends.errors import (
     Retryable,
     StopRun,
     Unauthorized,
+    WaitsInBatch,
 )
+from llmdo.backends.lanes.choice import AUTO_LEAST
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
-from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.money.prices import Prices
+from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, batch_places
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
@@ -38,6 +43,7 @@ from tests.backends.fake_clock import run
 from tests.fakes.ledger import MemoryLedger
 
 WORK_S = 60.0  # that a batch takes
+MAX_ITEMS = 1000
 
 
 class Service:
@@ -78,10 +84,13 @@ class Service:
     def takes_batches(self, model):
         return self.takes
 
+    def batch_limits(self, model):
+        return BatchLimits(MAX_ITEMS, 10_000_000, 0.0, finds=False)
+
     async def batch_share(self, request):
         return self.share(request)
 
-    async def submit_batch(self, model, requests):
+    async def submit_batch(self, model, requests, nonce):
         now = asyncio.get_running_loop().time()
         self.submits.append((now, len(requests)))
         await self._busy(0.5)
@@ -90,7 +99,7 @@ class Service:
         self.batches[name] = now + self.work_s, list(requests)
         return name
 
-    async def poll_batch(self, model, batch, requests, places=()):
+    async def poll_batch(self, model, batch, requests, places):
         now = asyncio.get_running_loop().time()
         self.polls.append((now, batch, len(requests)))
         self.polled.set()
@@ -105,7 +114,17 @@ class Service:
         for request, place in zip(requests, places, strict=True):
             assert known[place.number] == place
             assert handed_over[place.number].messages == request.messages
-        return BatchState(tuple(self._script("item", request) or answer_to(request) for request in requests))
+        return BatchState(self._results(requests))
+
+    async def _results(self, requests):
+        for number, request in enumerate(requests):
+            yield number, self._script("item", request) or answer_to(request)
+
+    async def find_batch(self, model, nonce, count, since):
+        raise BatchUnclear("there is no list")
+
+    async def cancel_batch(self, model, batch):
+        raise InvalidRequest("there is no way to")
 
     async def aclose(self):
         pass
@@ -316,9 +335,15 @@ def test_a_model_without_batches_is_called_and_that_is_said_once(mode, told, cap
 
 @pytest.mark.parametrize(("able", "sizes"), [({"batch"}, [5]), (set(), [])])
 def test_the_list_of_models_says_who_takes_batches_before_the_backend_does(able, sizes):
-    service = Service(takes=not able, listed={"m": able})
+    service = Service(takes=not able, listed={"m": able, "another": {"batch"}})
     all_of(service, chats(5))
     assert (service.sizes, service.lists) == (sizes, 1)
+
+
+def test_a_list_that_tells_of_no_batches_at_all_leaves_it_to_the_backend():
+    service = Service(listed={"m": {"tools"}, "another": set()})
+    all_of(service, chats(5))
+    assert service.sizes == [5]
 
 
 # What the provider says.
@@ -574,9 +599,9 @@ def test_the_names_of_batches_are_kept_before_the_first_poll_and_answers_before_
         process = Run(service, ledger=ledger)
         process.add(*chats(5))
         await service.polled.wait()
-        assert len(ledger.kept) == 5 + 1  # and that there are some
+        assert len(ledger.kept) == 5 + 3  # the submission twice, and that there are some
         await process.wait(5)
-        assert len(ledger.kept) == 5 + 1 + 5
+        assert len(ledger.kept) == 5 + 3 + 5
 
     run(scenario())
 
@@ -592,7 +617,7 @@ def test_what_was_answered_is_neither_polled_for_nor_asked_again():
 
 def test_a_deadline_holds_over_a_restart_but_the_batch_is_looked_at_first(monkeypatch):
     now = [1e9]
-    monkeypatch.setattr("llmdo.backends.engine.batches.time.time", lambda: now[0])
+    monkeypatch.setattr("llmdo.backends.engine.batch_polls.time.time", lambda: now[0])
 
     async def scenario(service, later_s):
         ledger = MemoryLedger(0.01)
@@ -622,11 +647,11 @@ def test_what_failed_in_an_earlier_runs_batch_is_asked_again_by_a_call(error):
     assert (service.sizes, len(service.called), process.errors) == ([5], 5, [])
 
 
-def test_a_name_that_cannot_be_kept_stops_the_run():
+def test_what_cannot_be_kept_is_not_handed_over_and_stops_the_run():
     service, ledger = Service(), MemoryLedger(0.01)
     ledger.put_error = OSError("the disk is full")
     process = all_of(service, chats(5), ledger=ledger)
-    assert (service.sizes, service.polls, service.called) == ([5], [], [])
+    assert (service.sizes, service.polls, service.called) == ([], [], [])
     assert process.errors == [StopRun] * 5
     assert "the disk is full" in process.work.stopped.message
 
@@ -689,18 +714,18 @@ def stopped(service, after_s, *, ledger):
 
 
 @pytest.mark.parametrize(
-    ("after_s", "submits"),
+    ("after_s", "error"),
     [
-        (1.0, 1),  # while it gathers: handed over by the second run alone
-        (LINGER_S + 0.3, 1),  # while it is handed over: its name is kept all the same
-        (20.0, 1),  # between polls
+        (1.0, StopRun),  # while it gathers: handed over by the second run alone
+        (LINGER_S + 0.3, WaitsInBatch),  # while it is handed over: its name is kept all the same
+        (20.0, WaitsInBatch),  # between polls
     ],
 )
-def test_a_stopped_run_lets_go_at_once_and_the_next_one_pays_nothing_again(after_s, submits):
+def test_a_stopped_run_lets_go_at_once_and_the_next_one_pays_nothing_again(after_s, error):
     service = Service()
     said, second = stopped(service, after_s, ledger=MemoryLedger(0.01))
-    assert [str(done.error) for done in said.values()] == ["enough"] * 10
-    assert (len(service.submits), service.called, second.errors) == (submits, [], [])
+    assert [type(done.error) for done in said.values()] == [error] * 10
+    assert (len(service.submits), service.called, second.errors) == (1, [], [])
 
 
 def test_answers_that_are_fetched_while_the_run_is_stopped_are_delivered():
@@ -788,7 +813,7 @@ def test_a_poll_that_is_refused_for_a_while_pays_nothing_again(error):
 def test_polls_that_are_always_refused_stop_the_run_and_a_later_one_fetches_the_answers():
     service, ledger = Service(poll=raises(UNCLEAR[0])), MemoryLedger(0.01)
     process = all_of(service, chats(5), ledger=ledger)
-    assert (service.called, process.errors, len(service.polls)) == ([], [Unauthorized] * 5, 5)
+    assert (service.called, process.errors, len(service.polls)) == ([], [WaitsInBatch] * 5, 5)
     assert process.work.stopped is UNCLEAR[0]
     service.scripts.clear()
     later = all_of(service, chats(5), ledger=ledger)

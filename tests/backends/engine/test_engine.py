@@ -32,14 +32,16 @@ from llmdo.backends.errors import (
     StreamError,
     Unauthorized,
 )
+from llmdo.backends.lanes.ready_by import ReadyBy
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import Retry, set_instant
 from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
-from llmdo.backends.responses import ChatResponse, EmbedResponse, RawResponse
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Price, RawResponse
 from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
-from tests.fakes.ledger import MemoryLedger
+from llmdo.transforms.media import MediaSettings
+from tests.fakes.ledger import MemoryLedger, MemoryRecords
 
 SOON = 60.0  # seconds until a test gives up waiting
 
@@ -617,10 +619,15 @@ OTHERS = {
     "rates": Rates(rpm=60),
     "workers": 2,
     "mode": "batch",
+    "lane": "flex",
+    "detached": True,
+    "ready_by": ReadyBy(2e9, 1e9),
+    "batches": MemoryRecords(),
     "own": frozenset({"openai"}),
     "kept": Kept("a"),
     "gate": lambda: None,
     "limits": Limits(max_tokens=9),
+    "prices": (("openai/*", Price(1.0)),),
     "budget": Budget(),
     "gateway": "mine",
     "headers": ("api-key=KEY",),
@@ -628,6 +635,7 @@ OTHERS = {
     "patience_s": 3.0,
     "answered_before": lambda: True,
     "run_id": "another run",
+    "media": MediaSettings(),
 }
 
 

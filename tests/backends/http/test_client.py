@@ -2,8 +2,11 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import sys
+import tracemalloc
 import warnings
 import zlib
+from tempfile import TemporaryFile
 
 import aiohttp
 import httpx
@@ -368,3 +371,54 @@ def test_a_base_url_that_cannot_be_called_stops_the_run(url):
 
 def test_a_base_url_is_written_in_ascii_without_its_last_slash():
     assert base_url("openai", "http://münchen.example/a b/").root == "http://xn--mnchen-3ya.example/a%20b"
+
+
+def test_a_file_goes_out_from_its_start_also_where_the_call_is_redirected_and_is_never_in_memory():
+    got, size = [], 40 << 20
+
+    async def scenario():
+        async def connected(reader, writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            left = length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            while left:
+                left -= len(await reader.read(min(left, 1 << 16)))
+            got.append((head.split(b" ")[1], length))
+            writer.write(
+                b"HTTP/1.1 307 Go\r\nlocation: /b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                if len(got) == 1
+                else ok()
+            )
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
+            network = Network(url)
+            with TemporaryFile() as file:
+                for _ in range(size >> 20):
+                    file.write(bytes(1 << 20))
+                tracemalloc.start()
+                reply = await network.send(Call("POST", URL(url), {"content-type": "x/y"}, file=file))
+                peak = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+            await network.aclose()
+            return reply.ok, peak
+
+    answered, peak = asyncio.run(scenario())
+    assert (answered, got) == (True, [(b"/a", size), (b"/b", size)])
+    assert peak < size / 4
+
+
+def test_a_reply_may_be_as_long_as_its_call_allows(monkeypatch):
+    monkeypatch.setattr(http, "MOST_REPLY", 1 << 10)
+
+    async def scenario():
+        async with serving(lambda _: ok(b"x" * 100_000)) as url:
+            network = Network(url)
+            whole = await network.send(Call("GET", URL(url), {}, most=sys.maxsize))
+            with pytest.raises(BadReply, match="not read to its end"):
+                await network.send(Call("GET", URL(url), {}))
+            await network.aclose()
+            return len(whole.content)
+
+    assert asyncio.run(scenario()) == 100_000

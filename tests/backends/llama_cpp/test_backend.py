@@ -106,6 +106,13 @@ def test_tools_are_left_out_with_a_warning():
     assert answer.warnings == (f"tools was left out: {CHAT_MODEL} cannot use it",)
 
 
+def test_what_llama_cpp_would_ignore_is_named():
+    answer = call("execute", ask(service_tier="flex", max_tokens=3, top_k=4))
+    assert answer.warnings[:-1] == (f"service_tier was left out: {CHAT_MODEL} cannot use it",)
+    vectors = call("embed", EmbedRequest(EMBEDDING_MODEL, ("a",), {"dimensions": 9, "encoding_format": "base64"}))
+    assert vectors.warnings == (f"dimensions was left out: {EMBEDDING_MODEL} cannot use it",)
+
+
 @pytest.mark.parametrize(
     ("request_", "kind", "says"),
     [

@@ -1,6 +1,6 @@
 from llmdo.backends.limits.sizes import CONVERSATION, DEFAULT_MAX_TOKENS, MESSAGE, PICTURE
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.requests import ChatRequest, EmbedRequest, MediaReference, Message, RawRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 
@@ -74,3 +74,23 @@ def test_what_was_used_raises_the_estimate_and_never_lowers_it():
     assert estimates.most(chat("a")).output_tokens == 5000
     other = ChatRequest("other", (Message("user", "あ" * 1000),), {"max_tokens": 5})
     assert estimates.most(other) == before
+
+
+def test_what_a_line_names_counts_by_its_kind_and_size():
+    def most(part, path=""):
+        message = {"role": "user", "content": [part]}
+        request = (
+            RawRequest("m", {"input": [message]}, path=path) if path else ChatRequest("m", (Message("user", (part,)),))
+        )
+        return Estimates().most(request).input_tokens
+
+    def named(medium, size):
+        return MediaReference.of("r2://bucket/" + "k" * 1000, "r2://bucket", "k", medium, "etag", size)
+
+    picture = {"type": "image_url", "image_url": {"url": named("image", 10_000_000)}}
+    assert PICTURE < most(picture) < PICTURE + 100
+    assert PICTURE < most({"type": "input_image", "image_url": named("image", 9)}, "responses") < PICTURE + 100
+    sound = {"type": "input_audio", "input_audio": {"data": named("audio", 1_000_000)}}
+    assert 10_000 < most(sound) < 11_000
+    document = {"type": "file", "file": {"file_data": named("file", 1_000_000)}}
+    assert 250_000 < most(document) < 251_000

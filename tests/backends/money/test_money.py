@@ -16,8 +16,9 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.money.money import NO_LIMITS, Budget, Limits, Spent
+from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
 from llmdo.backends.money.prices import NEURON_USD, Prices, cost_usd
+from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage
@@ -103,7 +104,8 @@ def test_a_list_is_read_once_however_many_ask():
         thread.start()
     for thread in threads:
         thread.join()
-    assert (found, calls) == ([CHEAP] * 8, ["p"])
+    assert ([(price.input, price.output) for price in found], calls) == ([(CHEAP.input, CHEAP.output)] * 8, ["p"])
+    assert {price.source for price in found} == {"the list of p"}
 
 
 def test_the_price_is_that_of_the_model_that_answered_where_it_has_one():
@@ -136,7 +138,7 @@ def test_a_model_without_a_price_is_warned_of_once_and_neurons_stand_in_for_it(c
     assert prices.cost("p", "m", answer(neurons=1000.0)) == 0.011
     assert caplog.text == ""
     assert [prices.cost("p", "m", answer()) for _ in range(2)] == [None, None]
-    assert caplog.text.count("p/m: the provider reports no price") == 1
+    assert caplog.text.count("p/m: nobody publishes its price") == 1
 
 
 def test_what_was_spent_is_counted_with_failed_tries_and_without_waiting_for_prices():

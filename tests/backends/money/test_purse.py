@@ -16,9 +16,10 @@ from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BudgetSpent
 from llmdo.backends.money.grants import Allowance, Ask, Denial, Grant, Grants, Reclaim, Return
-from llmdo.backends.money.money import Budget, Limits, Spent
+from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.purse import Purse, used_of
+from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price
 from llmdo.backends.usage import Usage

@@ -152,6 +152,17 @@ def test_braintrust_gets_the_headers_of_its_proxy_and_tells_what_it_did():
             {"tools": [{"type": "function", "function": {"name": "f"}}]},
             [],
         ),
+        *(
+            (
+                ITSELF,
+                "gpt-4o",
+                {"functions": [{"name": "f"}], "function_call": call},
+                {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": choice},
+                [],
+            )
+            for call, choice in (("none", "none"), ({"name": "f"}, {"type": "function", "function": {"name": "f"}}))
+        ),
+        (ITSELF, "gpt-4o", {"function_call": "auto", "tool_choice": "none"}, {"tool_choice": "none"}, []),
         (
             ITSELF,
             "gpt-4o",

@@ -1,13 +1,15 @@
 """A real server that speaks OpenAI's API: llama.cpp's own, with the embedded weights, on a port of this machine."""
 
 import asyncio
+import json
 
 import pytest
+from openai.types.responses import Response
 
 from llmdo.backends.errors import ContextOverflow, InvalidRequest, Unauthorized
 from llmdo.backends.llama_cpp import files as llama_files
 from llmdo.backends.openai.backend import OpenAI, Service
-from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 
 pytestmark = pytest.mark.model
 
@@ -83,3 +85,17 @@ def test_it_is_healthy_and_tells_its_context_window(server):
     call(server, "health")
     (model,) = call(server, "list_models")
     assert model.context_tokens == 1024
+
+
+def test_it_answers_by_the_responses_api(server):
+    body = {"input": "What is the capital of France?", "instructions": "Be short", "temperature": 0}
+    whole = call(server, "run", RawRequest("smollm2", {**body, "max_output_tokens": 20}, "r", "responses"))
+    assert "Paris" in Response.model_validate(whole.result).output_text
+    assert (whole.usage.output_tokens > 2, whole.warnings) == (True, ())
+    cut = call(server, "run", RawRequest("smollm2", {**body, "max_output_tokens": 2}, "r", "responses"))
+    assert "may be cut off" in cut.warnings[0]
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    text = {"format": {"type": "json_schema", "name": "n", "schema": schema}}
+    asked = {**body, "input": "Is Paris in France?", "text": text, "max_output_tokens": 30}
+    in_json = call(server, "run", RawRequest("smollm2", asked, "r", "responses"))
+    assert json.loads(Response.model_validate(in_json.result).output_text).keys() == {"a"}

@@ -13,12 +13,21 @@ from llmdo.backends.usage import Usage
 from tests.backends.wire import Wire
 
 FILTERED = {"reason": "content_filter"}
-USAGE = {"input_tokens": 8, "output_tokens": 3, "total_tokens": 11}
+USAGE = {
+    "input_tokens": 8,
+    "output_tokens": 3,
+    "total_tokens": 11,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
+SETTINGS = {"model": "m", "created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 
 
 def response(status="completed", **more):
-    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Half"}]}
-    return {"id": "resp_1", "object": "response", "status": status, "output": [said], "usage": USAGE, **more}
+    part = {"type": "output_text", "text": "Half", "annotations": []}
+    said = {"id": "msg_1", "type": "message", "role": "assistant", "status": status, "content": [part]}
+    fixed = {"id": "resp_1", "object": "response", "status": status, "output": [said], "usage": USAGE}
+    return {**fixed, **SETTINGS, **more}
 
 
 def completion(finish="stop", **more):

@@ -58,7 +58,18 @@ def submit(requests, reply, model=LLAMA):
 
 def poll(requests, result, model=LLAMA):
     reply = result if isinstance(result, httpx.Response) else ok(result)
-    return asyncio.run(Service(reply).backend.poll_batch(model, "batch-1", requests))
+    return results_of(Service(reply).backend.poll_batch(model, "batch-1", requests))
+
+
+def results_of(polled):
+    """All results of a poll, in the order of the requests; None while the service works on the batch."""
+
+    async def collected():
+        results = (await polled).results
+        return None if results is None else dict([one async for one in results])
+
+    found = asyncio.run(collected())
+    return None if found is None else [found[number] for number in range(len(found))]
 
 
 def item(number, text, reference=None, **more):
@@ -67,7 +78,7 @@ def item(number, text, reference=None, **more):
 
 
 def texts(state):
-    return [one if isinstance(one, Exception) else one.text for one in state.results]
+    return [one if isinstance(one, Exception) else one.text for one in state]
 
 
 def test_a_backend_of_workers_ai_takes_batches():
@@ -133,7 +144,7 @@ def test_a_poll_sends_the_batchs_name_to_the_same_address():
 
 @pytest.mark.parametrize("status", ["queued", "running", "QUEUED"])
 def test_a_batch_that_is_worked_on_has_no_results(status):
-    assert poll(THREE, {"status": status, "request_id": "batch-1"}) == BatchState(None)
+    assert poll(THREE, {"status": status, "request_id": "batch-1"}) is None
 
 
 @pytest.mark.parametrize(
@@ -192,19 +203,19 @@ def test_an_item_that_failed_is_its_own_error_and_the_others_are_answers(failed,
 @pytest.mark.parametrize(("limit", "kind"), [({}, Retryable), ({"max_tokens": 9000}, ContextOverflow)])
 def test_an_overflow_that_our_own_limit_made_is_to_be_asked_for_alone(limit, kind):
     failed = {"id": 0, "success": False, "error": {"code": 5021, "message": "tokens (9) … limit (8)"}}
-    (error,) = poll([chat("a", **limit)], {"responses": [failed]}).results
+    (error,) = poll([chat("a", **limit)], {"responses": [failed]})
     assert type(error) is kind
 
 
 def test_an_answer_that_is_none_is_that_items_error():
-    (error,) = poll([chat("a")], {"responses": [{"id": 0, "success": True, "result": {"label": "x"}}]}).results
+    (error,) = poll([chat("a")], {"responses": [{"id": 0, "success": True, "result": {"label": "x"}}]})
     assert type(error) is BadReply
 
 
 def test_an_answer_that_breaks_the_schema_is_to_be_asked_for_alone():
     wanted = {"type": "json_schema", "json_schema": {"type": "object", "required": ["a"]}}
     requests = [chat("a", response_format=wanted), chat("b", response_format=wanted)]
-    good, bad = poll(requests, {"responses": [item(0, {"a": 1}), item(1, {"b": 1})]}).results
+    good, bad = poll(requests, {"responses": [item(0, {"a": 1}), item(1, {"b": 1})]})
     assert good.text == '{"a":1}'
     assert (type(bad), bad.code, bad.usage) == (Retryable, 5024, Usage(1, 2))
 
@@ -217,7 +228,7 @@ def test_a_request_whose_schema_cannot_be_used_has_no_share():
 
 def test_each_item_has_its_own_usage_and_warnings():
     state = poll([chat("a", stop=["."])], {"responses": [item(0, "A")], "usage": {"prompt_tokens": 99}})
-    (answer,) = state.results
+    (answer,) = state
     assert answer.usage == Usage(1, 2)
     assert answer.warnings == (f"stop was left out: {LLAMA} cannot use it",)
 
@@ -225,7 +236,7 @@ def test_each_item_has_its_own_usage_and_warnings():
 def test_a_usage_that_only_the_batch_tells_is_shared_out_among_the_answers():
     plain = [{"id": n, "success": True, "result": {"response": t}} for n, t in enumerate("AB")]
     state = poll(THREE, {"responses": plain, "usage": {"prompt_tokens": 11, "completion_tokens": 5}})
-    answers = state.results[:2]
+    answers = state[:2]
     assert sum(one.usage.input_tokens for one in answers) == 11
     assert sum(one.usage.output_tokens for one in answers) == 5
     assert all(one.usage.input_tokens for one in answers)
@@ -233,18 +244,16 @@ def test_a_usage_that_only_the_batch_tells_is_shared_out_among_the_answers():
 
 def test_vectors_and_raw_results_are_read():
     texts_ = EmbedRequest(BGE, ("a", "b"))
-    (vectors,) = poll(
-        [texts_], {"responses": [{"id": 0, "success": True, "result": {"data": [[1], [2]]}}]}, BGE
-    ).results
+    (vectors,) = poll([texts_], {"responses": [{"id": 0, "success": True, "result": {"data": [[1], [2]]}}]}, BGE)
     assert vectors.vectors == ((1.0,), (2.0,))
     raw = RawRequest("@cf/meta/m2m100-1.2b", {"text": "a"})
     result = {"responses": [{"id": 0, "success": True, "result": {"translated_text": "b"}}]}
-    assert poll([raw], result, raw.model).results[0].result == {"translated_text": "b"}
+    assert poll([raw], result, raw.model)[0].result == {"translated_text": "b"}
 
 
 @pytest.mark.parametrize("status", ["failed", "error", "cancelled"])
 def test_a_batch_that_failed_as_a_whole_is_to_be_asked_for_one_by_one(status):
-    results = poll(THREE, {"status": status}).results
+    results = poll(THREE, {"status": status})
     assert [type(one) for one in results] == [Overloaded] * 3
     assert repr(status) in str(results[0])
 
@@ -276,7 +285,7 @@ def test_a_poll_that_says_nothing_of_the_batch_raises(reply, kind):
     ],
 )
 def test_malformed_items_never_crash(items, kinds):
-    assert [type(one) for one in poll(THREE, {"responses": items}).results] == kinds
+    assert [type(one) for one in poll(THREE, {"responses": items})] == kinds
 
 
 def test_the_catalogue_says_who_takes_batches_and_before_it_is_read_the_name_does():
@@ -293,7 +302,7 @@ def poll_part(requests, numbers, result):
     places, reply = batch_places(requests), ok(result)
     part = [requests[number] for number in numbers]
     polled = Service(reply).backend.poll_batch(LLAMA, "batch-1", part, [places[number] for number in numbers])
-    return asyncio.run(polled)
+    return results_of(polled)
 
 
 @pytest.mark.parametrize("ids", [("id-a", "id-b", "id-c"), ("", "", ""), ("same", "same", "same")])
@@ -330,8 +339,8 @@ def test_a_part_gets_its_part_of_a_usage_that_only_the_batch_tells():
     plain = [{"id": n, "success": True, "result": {"response": t}} for n, t in enumerate("ABC")]
     whole = {"responses": plain, "usage": {"prompt_tokens": 30, "completion_tokens": 6}}
     parts = [poll_part(THREE, [0, 1], whole), poll_part(THREE, [2], whole)]
-    assert [sum(one.usage.input_tokens for one in part.results) for part in parts] == [20, 10]
-    assert [sum(one.usage.output_tokens for one in part.results) for part in parts] == [4, 2]
+    assert [sum(one.usage.input_tokens for one in part) for part in parts] == [20, 10]
+    assert [sum(one.usage.output_tokens for one in part) for part in parts] == [4, 2]
 
 
 @pytest.mark.parametrize("ids", ["", "id-{:03}", "the same", "ü\n\n\n\n\n\n\n\n-{:03}"])

@@ -36,12 +36,13 @@ from llmdo.storage.chat import log as chat_log
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.objects.store import Location
 from llmdo.storage.queues.api import QueueApi
+from llmdo.storage.runs.histories import is_history
 from llmdo.transforms.acks import close_acks
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.chat import converse
 from llmdo.transforms.chat import read_events as chat_source
-from llmdo.transforms.chat.conversations import Conversations
-from llmdo.transforms.chat.converse import Converse, conversations_of
+from llmdo.transforms.chat.conversations import Conversations, close_conversations
+from llmdo.transforms.chat.converse import Converse, conversations_of, queue_replies
 from llmdo.transforms.chat.elements import ChatDefaults, ConversationSettings
 from llmdo.transforms.chat.replies import Replies
 from llmdo.transforms.run import Run
@@ -135,6 +136,8 @@ def kind_of(write: Write) -> str:
     folders, name = write.key.removeprefix(PREFIX).split("/")[:-1], write.key.rpartition("/")[2]
     kinds = {"_open": "mark", "_traces": "trace", "_runs": "heartbeat", "messages": "message", "answers": "answer"}
     kind = next((kinds[folder] for folder in folders if folder in kinds), name.removesuffix(".json"))
+    if is_history(name):
+        kind = "history"
     return f"{kind} removed" if write.operation == "delete" else kind
 
 
@@ -201,12 +204,12 @@ class ChatWorld(World):
         calls = CallSettings(2, fixed=True, kept=LedgerSettings(self._ledger, SAME_MESSAGE))
         with suppress(Died):
             source = chat_source._QueuedEvents(self._queue.queue_id, run, None, 0.25)
-            step = Converse(ChatDefaults(MODEL), calls, run, self._out.queue_id)
+            step = Converse(ChatDefaults(MODEL), calls, run, partial(queue_replies, self._out.queue_id))
             conversations = run.state.shared(Conversations, lambda: conversations_of(step))
             try:
                 self._look_again_and_again(source, conversations)
             finally:
-                conversations.close()
+                close_conversations(run.state)
                 close_engines()
                 source.close()
                 close_acks(run.state)

@@ -92,7 +92,7 @@ class Chats:
     def start(self, *more: str, first: str = "") -> subprocess.Popen[bytes]:
         """One more ``llmdo chat``; ``first``: a statement that its Python runs before."""
         options = ["--queue", "chat-in", "--reply-queue", "chat-out", "--log", LOG, "--model", MODEL, "--json"]
-        options += ["--system", str(self._system), "--concurrency", f"fixed:{WINDOW}", *more]
+        options += ["--system", f"@{self._system}", "--concurrency", f"fixed:{WINDOW}", *more]
         code = f"{first}\nfrom llmdo.runners.cli.main import main; main({['chat', *options]!r})"
         env = os.environ | self.cloud.env
         process = subprocess.Popen(

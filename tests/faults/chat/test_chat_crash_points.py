@@ -25,7 +25,7 @@ MESSAGES = {f"{conversation}/{name}" for conversation, names in CONVERSATIONS.it
 KINDS = {"pull", "message", "mark", "ack", "_owner", "tell", "call", "keep", "answer", "push", "trace", "mark removed"}
 # Of these a whole run writes one for each message; of the other kinds at least one.
 OF_EACH_MESSAGE = ("message", "mark", "call", "keep", "answer", "mark removed")
-KINDS_OF_FILES = KINDS - {"pull", "ack", "tell", "push"} | {"heartbeat", "events.jsonl"}
+KINDS_OF_FILES = KINDS - {"pull", "ack", "tell", "push"} | {"heartbeat", "history", "events.jsonl"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from openai.types.responses import Response
 
 from tests.fakes.loopback import Loopback, Reply
 from tests.integration.called import in_this_process
@@ -14,6 +15,7 @@ class Service:
     def __init__(self):
         self.calls = []
         self.refuses = True
+        self.has_responses = True
         self._server = Loopback(self._answer)
         self.url = f"{self._server.origin}/v1"
         self.close = self._server.close
@@ -36,6 +38,8 @@ class Service:
         if route == "completions":
             choice = {"index": 0, "text": "Once upon a time", "logprobs": {"tokens": ["Once"]}, "finish_reason": "stop"}
             return 200, {"object": "text_completion", "model": body["model"], "choices": [choice], "usage": usage}
+        if route == "responses" and not self.has_responses:
+            return 404, {"detail": "Not Found"}
         if route == "responses":
             part = {"type": "output_text", "text": "hi"}
             output = [{"type": "message", "role": "assistant", "content": [part]}]
@@ -240,11 +244,55 @@ def test_batch_files_of_other_routes_and_services_are_asked_as_they_say(llmdo, s
     }
     by_id = {row["custom_id"]: row for row in rows}
     assert by_id["2"]["response"]["body"] == service.reply("completions", {"model": "m"})[1]
-    assert by_id["3"]["response"]["body"] == service.reply("responses", {"model": "m"})[1]
+    response, sent = by_id["3"]["response"]["body"], service.reply("responses", {"model": "m"})[1]
+    assert Response.model_validate(response).output_text == "hi"  # with what this server leaves out
+    assert {name: response[name] for name in sent if name not in ("output", "usage")} == {
+        name: value for name, value in sent.items() if name not in ("output", "usage")
+    }
     assert by_id["3"]["usage"]["input_tokens"] == 7 and by_id["3"]["usage"]["reasoning_tokens"] == 1
     assert by_id["3"]["warnings"] == ["stream was left out: an answer is written when it is complete"]
     assert by_id["1"]["model"] == "openai/openai/gpt-oss-20b"
     assert "'/v1/fim/completions' is not one that can be answered" in errors[0]["error"]["message"]
+
+
+RESPONSES = [
+    {"custom_id": "text", "body": {"input": "hi", "instructions": "Be short", "max_output_tokens": 160}},
+    {
+        "custom_id": "items",
+        "body": {
+            "model": "m",
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "42"},
+            ],
+            "tools": [{"type": "function", "name": "f", "parameters": {}}],
+            "store": True,
+        },
+    },
+    {"custom_id": "hosted", "body": {"input": "hi", "tools": [{"type": "web_search"}]}},
+    {"custom_id": "before", "body": {"input": "hi", "previous_response_id": "resp_1"}},
+]
+
+
+def test_a_server_without_responses_answers_them_by_chats_and_once(llmdo, service):
+    service.has_responses = False
+    lines = [{"method": "POST", "url": "/v1/responses", **line} for line in RESPONSES]
+    summary, rows, errors = llmdo(lines)
+    assert (summary["answered"], summary["failed"]) == (2, 2)
+    found = {row["custom_id"]: row for row in rows}
+    for row in found.values():
+        assert Response.model_validate(row["response"]["body"]).output_text == "yes"
+        assert (row["usage"]["input_tokens"], row["usage"]["output_tokens"]) == (3, 2)
+    assert found["items"]["warnings"] == ["store was left out: no response is kept by the service"]
+    asked = [body for route, body in service.calls if route == "chat/completions"]
+    assert sorted(len(body["messages"]) for body in asked) == [2, 3]
+    said = {row["custom_id"]: row["error"]["message"] for row in errors}
+    assert "'web_search' runs at OpenAI" in said["hosted"]
+    assert "'previous_response_id' cannot be used" in said["before"]
+    calls = len(service.calls)
+    assert llmdo(None)[0]["answered"] == 0
+    assert len(service.calls) == calls
 
 
 def test_a_servers_own_id_is_asked_for_as_it_is_named(llmdo, service):

@@ -69,7 +69,7 @@ def test_a_folder_files_and_a_pattern_are_answered_by_the_embedded_model(folder,
         (["in/a.jsonl", "--output", "out", "--model", "local/none"], "local/none"),
         (["in/a.jsonl", "--output", "out", "--model", "gpt"], "names no provider"),
         (["absent/", "--output", "out", "--model", MODEL], "absent"),
-        (["in/a.jsonl", "--output", "out"], "CLOUDFLARE_API_TOKEN is not set"),
+        (["in/a.jsonl", "--output", "out"], "name a model: --model openai/gpt-4o-mini and export OPENAI_API_KEY"),
         (["--output", "out", "--model", MODEL], "name the prompts"),
     ],
 )

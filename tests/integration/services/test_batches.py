@@ -15,7 +15,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from llmdo.backends.engine import batch_work, batches
+from llmdo.backends.engine import batch_polls, batches
 from llmdo.backends.engine.registry import close_engines
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.limits.retry import Retry
@@ -47,8 +47,8 @@ def answer(
     """Answers prompts by Infer on FnApiRunner; gives the outcomes in the order of the prompts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(batches, "LINGER_S", 1.0)
-    monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
-    monkeypatch.setattr(batch_work, "LONGEST_POLL_S", 0.2)
+    monkeypatch.setattr(batch_polls, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batch_polls, "LONGEST_POLL_S", 0.2)
 
     def run(prompts: list[str], model: str = LLAMA, **settings: Any) -> list[Outcome]:
         documents = [json.dumps({"id": number, "prompt": prompt}).encode() for number, prompt in enumerate(prompts)]
@@ -90,18 +90,20 @@ def test_a_run_that_is_killed_after_its_hand_over_is_gone_on_with_and_each_line_
     cloudflare: Running, answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     prompts = [f"line {number}" for number in range(2500)]
-    monkeypatch.setattr(batch_work, "FIRST_POLL_S", 1000)
+    for pause in ("FIRST_POLL_S", "LONGEST_POLL_S"):
+        monkeypatch.setattr(batch_polls, pause, 1000)
     killed = threading.Thread(target=answer, args=(prompts, model))
     killed.start()
     end = time.monotonic() + 120
-    while names_kept(tmp_path / "ledger.sqlite") < len(prompts):
+    while names_kept(tmp_path / "ledger.sqlite") < len(prompts) + 1 + 2 * cloudflare.stats()["batches"]["submitted"]:
         assert time.monotonic() < end, "the names of the batches are not in the ledger"
         time.sleep(0.05)
     close_engines()
     killed.join(60)
     assert FOUND == []
     handed_over = cloudflare.stats()["batches"]["submitted"]  # where lines come slowly, in more than three
-    monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batch_polls, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batch_polls, "LONGEST_POLL_S", 0.2)
     assert [said(outcome) for outcome in answer(prompts, model)] == [f"echo: {prompt}" for prompt in prompts]
     stats = cloudflare.stats()
     assert stats["batches"]["submitted"] == handed_over

@@ -186,7 +186,8 @@ async def finished(backend: WorkersAI, model: str, name: str, requests: list[Any
     for _ in range(100):
         state = await backend.poll_batch(model, name, requests)
         if state.results is not None:
-            return state.results
+            results = dict([one async for one in state.results])
+            return tuple(results[number] for number in range(len(requests)))
     raise AssertionError("the batch is never done")
 
 

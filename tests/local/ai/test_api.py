@@ -18,6 +18,7 @@ from tests.local.cloudflare import Running, running
 LLAMA = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"
 BGE = "@cf/baai/bge-m3"
+GPT_OSS = "@cf/openai/gpt-oss-20b"
 
 
 def run(server: Running, body: Any, model: str = LLAMA) -> httpx.Response:
@@ -274,3 +275,15 @@ def test_the_openai_client_streams_a_tool_call(cloudflare: Running) -> None:
 )
 def test_the_echo_makes_no_endless_value_of_a_short_schema(schema):
     assert len(json.dumps(smallest(schema))) < 200_000
+
+
+def test_gpt_oss_has_the_responses_api_and_other_models_have_not(cloudflare: Running) -> None:
+    client = openai_client(cloudflare)
+    items = [{"role": "user", "content": [{"type": "input_text", "text": "a b"}]}]
+    response = client.responses.create(model=GPT_OSS, input=items, instructions="Be.", max_output_tokens=2)
+    assert (response.output_text, response.status) == ("echo: a", "incomplete")
+    assert (response.incomplete_details.reason, response.usage.output_tokens) == ("max_output_tokens", 2)
+    for model, given, code in ((GEMMA, "a b", 5007), (GPT_OSS, "", 5006)):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.responses.create(model=model, input=given)
+        assert caught.value.response.json()["errors"][0]["code"] == code

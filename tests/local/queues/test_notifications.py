@@ -87,7 +87,9 @@ def test_deletions_ring_when_a_rule_asks_for_them(cloudflare: Running) -> None:
 def test_rules_are_shown_refused_when_they_overlap_and_removed(cloudflare: Running) -> None:
     path = "/event_notifications/r2/mine/configuration"
     default = rest(cloudflare, "GET", path).json()["result"]
-    assert [rule["suffix"] for rule in default["queues"][0]["rules"]] == [".jsonl", ".jsonl.gz"]
+    assert [rule["suffix"] for rule in default["queues"][0]["rules"]] == [
+        *(".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".json", ".parquet", ".pq")
+    ]
     create = ["PutObject", "CopyObject"]
     assert put_rules(cloudflare, "mine", {"prefix": "a/", "actions": create, "description": "d"}) == 200
     assert put_rules(cloudflare, "mine", {"prefix": "a/b/", "suffix": ".x", "actions": ["PutObject"]}) == 409

@@ -62,7 +62,7 @@ def test_the_package_alone_imports_nothing_of_ours():
     [
         ("run", JsonlOptions, {"max_restarts"}),
         ("schedule", JsonlOptions, {"max_restarts"}),
-        ("stream", JsonlOptions, {"files", "input"}),
+        ("stream", JsonlOptions, {"files", "input", "ready_by"}),
         ("chat", ChatOptions, set()),
         ("ask", AskOptions, set()),
     ],
@@ -76,7 +76,7 @@ def test_a_command_has_every_option_that_its_model_declares_with_its_words_and_p
             continue
         assert parameters[name].help == option.shown.help
         if not option.shown.positional:
-            assert parameters[name].opts == [option.name]
+            assert parameters[name].opts == [option.name.partition("/")[0], *filter(None, [option.shown.short])]
             assert parameters[name].rich_help_panel == option.shown.panel
 
 

@@ -69,7 +69,7 @@ def started(monkeypatch):
     """The options that a run or a stream would be started with."""
     found = []
 
-    def start(options, watch):
+    def start(options, watch, **more):
         found.append(options)
         return Summary("r", Counts(), (), (), {})
 
@@ -91,7 +91,7 @@ def started(monkeypatch):
 def test_templates_schema_models_by_key_and_limits_reach_a_run(started, tmp_path, command):
     (tmp_path / "schema.json").write_text('{"type": "object"}')
     (tmp_path / "system.txt").write_text("In {language}.")
-    given = ["--prompt", "Say {a}", "--system", str(tmp_path / "system.txt"), "--schema", str(tmp_path / "schema.json")]
+    given = ["--prompt", "Say {a}", "--system", f"@{tmp_path}/system.txt", "--schema", str(tmp_path / "schema.json")]
     given += ["--model-for", "x/*=@cf/baai/bge-m3", "--model-for", "y/*=local/smollm2-135m-instruct"]
     given += ["--max-cost", "1.5", "--max-tokens-total", "1000", "--output", "r2://bucket/out/"]
     with pytest.raises(SystemExit) as left:
@@ -145,7 +145,7 @@ def test_how_calls_are_made_reaches_a_run(started, monkeypatch, tmp_path, comman
 
 def test_a_run_that_can_go_on_later_says_when(started, monkeypatch, capsys):
     stopped = Summary("r", Counts(), (), (), {}, problem="the allocation is used", until=1_790_035_200.0)
-    monkeypatch.setattr("llmdo.runners.running.run.run", lambda options, watch: stopped)
+    monkeypatch.setattr("llmdo.runners.running.run.run", lambda options, watch, **more: stopped)
     with pytest.raises(SystemExit) as left:
         main(["run", "--input", "r2://bucket/in/", "--output", "r2://bucket/out/"])
     assert left.value.code == 1

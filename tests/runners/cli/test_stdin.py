@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from llmdo.pipelines.usage import UsageError
-from llmdo.runners.cli.stdin import with_stdin
+from llmdo.runners.cli.answer.stdin import with_stdin
 from llmdo.runners.inspecting.verify import verify
 from tests.integration.openai_service import MODEL, answer, serving
 
@@ -80,3 +80,16 @@ def test_the_command_answers_what_is_piped_in_once(tmp_path):
     (spool,) = (tmp_path / "out/_stdin").rglob("stdin.jsonl")
     result = verify(str(tmp_path / "out"), [str(spool)])
     assert (result.ok, result.compared, result.answered) == (True, 1, 2), result.differences
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "name"),
+    [
+        (b"PAR1...PAR1", None, "stdin.parquet"),
+        (b"a,b", "csv", "stdin.csv"),
+        (gzip.compress(b"a", mtime=0), "tsv", "stdin.tsv.gz"),
+    ],
+)
+def test_a_table_that_is_piped_in_is_named_as_one(tmp_path, body, form, name):
+    (path,) = with_stdin(["-"], str(tmp_path), io.BytesIO(body), form=form)
+    assert Path(path).name == name

@@ -128,6 +128,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def options(flink: dict[str, Any] | None = None, **given: Any) -> JsonlOptions:
     place: dict[str, Any] = {"input": "r2://bucket/in/", "output": "r2://bucket/out/", "ledger": "r2://bucket/ledger/"}
+    place["model"] = "@cf/a/b"
     if "files" in given:
         del place["input"]
     return JsonlOptions(**{**place, **given}, runner="flink", flink=flink or {})
@@ -281,7 +282,7 @@ def test_what_workers_on_other_machines_cannot_see_is_refused_all_at_once(cluste
         "--environment-type LOOPBACK runs the steps in this process, which other machines do not reach"
     ]
     unseen = f"is on this machine, which the machines of the cluster at http://{cluster.master} do not see: use"
-    assert said[1] == f"prompts.jsonl {unseen} --input r2://BUCKET/PREFIX/, or --queue"
+    assert said[1] == f"prompts.jsonl {unseen} r2://BUCKET/PREFIX/, or --queue"
     assert said[2] == f"--output answers/ {unseen} r2://BUCKET/PREFIX/"
     assert said[3].startswith("the ledger sqlite:///")
     assert said[3].endswith(f"{unseen} --ledger r2://BUCKET/PREFIX/")

@@ -31,7 +31,7 @@ CLUSTER = Cluster("http://localhost:8081", "1.19", 4, ("localhost", "localhost")
 
 
 def options(output: str = "out/", **flink: Any) -> JsonlOptions:
-    return JsonlOptions(files=("in/",), output=output, runner="flink", flink=flink)
+    return JsonlOptions(files=("in/",), output=output, model="@cf/a/b", runner="flink", flink=flink)
 
 
 def plan(cluster: Cluster | None, environment: Any = "LOOPBACK", config: str | None = None) -> FlinkPlan:

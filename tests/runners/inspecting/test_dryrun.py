@@ -11,7 +11,8 @@ from llmdo.pipelines.options import check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import main
 from llmdo.runners.inspecting import dryrun
-from llmdo.runners.inspecting.dryrun import plan_run, show_plan
+from llmdo.runners.inspecting.dryrun import plan_run
+from llmdo.runners.showing.plan import show_plan
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.output.manifests import Manifest, write_manifest
 from llmdo.transforms.elements import FileVersion
@@ -31,7 +32,7 @@ def outside(monkeypatch):
     monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "secret-value")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     listed = Models((ModelInfo(MODEL, price=Price(1.0, 10.0)), ModelInfo(EMBEDS, price=Price(0.5))))
-    monkeypatch.setattr(dryrun, "Prices", lambda: Prices(lambda provider: listed))
+    monkeypatch.setattr(dryrun, "Prices", lambda own: Prices(lambda provider: listed, own))
     rates = {MODEL: Rates(rpm=300), EMBEDS: Rates(rpm=3000, tpm=600)}
     monkeypatch.setattr(dryrun, "published_rates", lambda provider, model: rates.get(f"{provider}/{model}", Rates()))
 
@@ -222,7 +223,7 @@ def test_files_that_are_done_by_this_configuration_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"files": (), "queue": "q"}, "--dry-run needs FILES or --input"),
+        ({"files": (), "queue": "q"}, "--dry-run needs FILES"),
         ({"files": ("no/*.jsonl",)}, "matches no file"),
     ],
 )
@@ -241,7 +242,7 @@ def test_the_command_prints_the_plan_and_exits_by_it(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["run", "--queue", "q", "--output", "r2://bucket/out/", "--dry-run", "--model", MODEL])
     assert left.value.code == 2
-    assert "--dry-run needs FILES or --input" in capsys.readouterr().err
+    assert "--dry-run needs FILES" in capsys.readouterr().err
 
 
 def test_a_schema_that_cannot_be_checked_by_is_told_without_a_call(tmp_path):
@@ -252,3 +253,27 @@ def test_a_schema_that_cannot_be_checked_by_is_told_without_a_call(tmp_path):
     assert (found.lines, found.broken) == (3, 2)
     assert "write it without look-around such as (?=x)" in found.problems[0]
     assert "takes over 0.25 s to read: make it smaller" in found.problems[1]
+
+
+def test_names_of_pictures_are_checked_and_counted_and_nothing_is_fetched(tmp_path):
+    def line(name, model=MODEL):
+        part = {"type": "image_url", "image_url": {"url": name}}
+        return {"model": model, "messages": [{"role": "user", "content": [part, part, "?"]}]}
+
+    old_vision = "workers-ai/@cf/llava-hf/llava-1.5-7b-hf"
+    write(tmp_path, "a.jsonl", line("r2://given/a.png"), line("r2://given/a.png", old_vision), line("r2://other/a.png"))
+    found = plan_run(options(tmp_path, media_from=("r2://given/",)))
+    assert (found.lines, found.broken) == (3, 1)
+    (problem,) = found.problems
+    assert "--media-from r2://other/" in problem
+    assert [note for note in found.notes if "4 images" in note] == [
+        "2 lines name 4 images, sounds or files, which are fetched when they are called: they were not looked at, and "
+        "only images are in the tokens"
+    ]
+
+
+def test_ids_that_several_lines_of_a_file_have_are_noted_once(tmp_path):
+    write(tmp_path, "a.jsonl", *({"id": at % 3, "prompt": "x"} for at in range(5)))
+    write(tmp_path, "b.jsonl", {"id": 0, "prompt": "x"}, {"prompt": "x"}, {"prompt": "x"})
+    notes = [note for note in plan_run(options(tmp_path)).notes if " id " in note]
+    assert len(notes) == 1 and "a.jsonl: 2 lines have an id that a line before has" in notes[0]

@@ -94,7 +94,10 @@ def test_a_verdict_ends_each_sentence_once(place, log, error, said):
     log.add(message())
     log.answer(answer(attempts=0, failed=True, error=error))
     assert said in one(place).verdict
-    assert "tries for 4 minutes; then the sweeps of the log do, every 5 minutes" in one(place).verdict
+    assert (
+        "tries for 4 minutes (to a store for as long as it runs); then the sweeps of the log do, every 5 minutes"
+        in one(place).verdict
+    )
 
 
 def test_one_message_before_it_is_one(place, log):
@@ -128,6 +131,7 @@ def test_a_message_that_waits_is_told_its_turn_and_who_is_at_work(place, log, tm
     beat = tmp_path / "_runs/host-1-abc.json"
     beat.parent.mkdir()
     beat.write_text("{}")
+    (tmp_path / "_runs/2026-11-21T14-15-60Z.json").write_text("{}")  # what a run has left that is over
     if not alive:
         os.utime(beat, (1.0, 1.0))
     found = one(place)
@@ -135,6 +139,7 @@ def test_a_message_that_waits_is_told_its_turn_and_who_is_at_work(place, log, tm
     assert "2 messages of its conversation are before it" in found.verdict
     assert ("host-1-abc" in found.verdict) == alive
     assert ("No run is working" in found.verdict) != alive
+    assert "14-15-60" not in found.verdict
 
 
 def test_a_message_that_wants_no_answer_says_why(place, log):

@@ -15,7 +15,7 @@ LLAMA = "workers-ai/@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID"):
+    for name in ("BRAINTRUST_API_KEY", "BRAINTRUST_PROJECT_ID", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -78,6 +78,7 @@ def test_all_providers_are_listed_as_far_as_they_can_be(cloudflare, capsys):
     [
         (["nobody"], 2, "'nobody' is not a provider"),
         (["braintrust"], 2, "BRAINTRUST_PROJECT_ID is not set"),
+        (["anthropic"], 2, "ANTHROPIC_API_KEY is not set"),
         (["openai"], 1, "503"),
     ],
 )
@@ -95,7 +96,7 @@ def test_nothing_that_can_be_listed_is_a_failure(capsys, monkeypatch):
     monkeypatch.setattr(models, "connect", fail)
     code, _, err = run(capsys)
     assert code == 1
-    assert err.count("is not listed") == 4
+    assert err.count("is not listed") == 5
 
 
 def test_prices_of_all_kinds_are_shown():

@@ -346,7 +346,7 @@ def test_a_source_that_cannot_be_decompressed_is_a_difference(tmp_path: Path) ->
     os.utime(output.source, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # damaged on the disk, not changed by anybody
     result = output.write().check()
     assert result.compared == 0
-    assert "prompts.jsonl.gz: its source cannot be decompressed: " in result.differences[-1]
+    assert "prompts.jsonl.gz: its source cannot be read: " in result.differences[-1]
     assert (result.answered, result.failed) == (4, 4)
 
 

@@ -37,7 +37,7 @@ def binary() -> Path:
 
 
 def options(binary: Path) -> JsonlOptions:
-    return JsonlOptions(files=("in/",), output="out/", runner="prism", prism_location=str(binary))
+    return JsonlOptions(files=("in/",), output="out/", model="@cf/a/b", runner="prism", prism_location=str(binary))
 
 
 def alive(pid: int) -> bool:

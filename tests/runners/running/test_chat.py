@@ -11,7 +11,7 @@ from llmdo.backends.errors import Overloaded
 from llmdo.backends.responses import ModelInfo, Models
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.pipelines.usage import UsageError
-from llmdo.runners.cli.chat import spread
+from llmdo.runners.cli.answer.chat import spread
 from llmdo.runners.cli.main import app
 from llmdo.runners.running import chat as chats
 from llmdo.runners.running.chat import (
@@ -23,7 +23,7 @@ from llmdo.runners.running.chat import (
     prepare_chat,
     show_chat,
 )
-from llmdo.runners.showing.progress import Rate
+from llmdo.runners.showing.progress import Meters
 from llmdo.runners.showing.summary import Summary
 from llmdo.storage.chat.log import ChatLog
 from llmdo.storage.chat.records import ChatMessage, LoggedAnswer
@@ -191,15 +191,15 @@ def test_what_the_context_holds_is_the_providers_word_unless_it_is_said(monkeypa
 
 def test_the_status_line_has_conversations_messages_calls_errors_and_backlog(monkeypatch):
     monkeypatch.setattr(chats, "open_conversations", lambda state: 1234)
-    monkeypatch.setattr(chats, "calls_in_flight", lambda run_id: 56)
+    monkeypatch.setattr("llmdo.runners.showing.progress.calls_in_flight", lambda run_id: 56)
     state = RunState()
     state.add(answered=1000, failed=2, input_tokens=3000, output_tokens=4)
-    said = chat_line(state, Rate())
-    for part in ("1,234 conversations open", "1,002 messages", "/s", "56 in flight", "3,004 tokens", "2 errors"):
+    said = chat_line(Meters().look(state), state)
+    for part in ("1,234 conversations open", "1,002 messages", "/s", "56 calls in flight", "3,004 tokens", "2 errors"):
         assert part in said
     assert "waiting" not in said
     state.backlog = 7000
-    assert "7,000 waiting" in chat_line(state, Rate())
+    assert "7,000 waiting" in chat_line(Meters().look(state), state)
 
 
 def test_the_end_says_what_failed_what_waits_and_where_the_responses_are():
@@ -254,7 +254,7 @@ def test_what_the_user_says_reaches_the_run(started, tmp_path):
     words = ["--events", "a.jsonl", "b.jsonl", "--output", "out/", "--model", MODEL, "--since", "1000"]
     more = [
         "--system",
-        str(tmp_path / "system.txt"),
+        f"@{tmp_path}/system.txt",
         "--temperature",
         "0",
         "--concurrency",
@@ -276,7 +276,7 @@ def test_a_system_prompt_that_cannot_be_read_is_one_sentence(started, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"\xe9")
     said = []
     for name in ("none.txt", "latin.txt"):
-        words = ["--events", "a.jsonl", "--output", "out/", "--model", MODEL, "--system", str(tmp_path / name)]
+        words = ["--events", "a.jsonl", "--output", "out/", "--model", MODEL, "--system", f"@{tmp_path}/{name}"]
         said += CliRunner().invoke(app, ["chat", *words]).exception.problems
     assert said == [
         f"--system {tmp_path}/none.txt cannot be read (No such file or directory): name a text file in UTF-8",

@@ -125,7 +125,7 @@ def test_a_limit_of_cost_needs_a_price(tmp_path):
     options = check_options(**given, max_cost=1.0).model_copy(update={"model": "openai/known"})
     check_prices(options, prices)
     options = options.model_copy(update={"model": "openai/other"})
-    with pytest.raises(UsageError, match="price of openai/other is not known: use --max-tokens-total"):
+    with pytest.raises(UsageError, match="openai/other is not known: name it in a --price-file, or use --max"):
         check_prices(options, prices)
     check_prices(options.model_copy(update={"max_cost": None}), prices)
 

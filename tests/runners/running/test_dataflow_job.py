@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 OTHER_SECRETS = {
     "OPENAI_API_KEY": "sk-openai-for-tests",
     "BRAINTRUST_API_KEY": "sk-braintrust-for-tests",
+    "ANTHROPIC_API_KEY": "sk-ant-for-tests",
     "AWS_SECRET_ACCESS_KEY": "aws-secret-for-tests",
     "CLOUDFLARE_AI_GATEWAY_TOKEN": "gateway-token-for-tests",
 }

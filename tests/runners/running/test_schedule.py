@@ -8,8 +8,8 @@ import pytest
 
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.pipelines.usage import UsageError
+from llmdo.runners.cli.answer.schedule import next_run, run_arguments, run_line
 from llmdo.runners.cli.main import main
-from llmdo.runners.cli.schedule import next_run, run_arguments, run_line
 from llmdo.runners.running import schedule as scheduling
 from llmdo.runners.running.cron import Cron
 from llmdo.runners.running.process import RunEnd
@@ -355,7 +355,7 @@ def given(monkeypatch):
     """What the command would begin with."""
     found = []
 
-    def start(options, cron, command, run, waits, ended):
+    def start(options, cron, command, run, waits, ended, *_):
         found.append((options, cron, run))
         waits(datetime.now(UTC) + timedelta(minutes=14))
         ended({"tick": "T", "started": "2026-11-21T14:15:00Z", "ended": "2026-11-21T14:15:42Z", "exit_code": 3})
@@ -380,7 +380,7 @@ def test_the_command_takes_the_options_of_a_run(given, tmp_path, capsys):
                     "--output",
                     str(tmp_path),
                 ),
-                *("--model", MODEL, "--system", str(tmp_path / "system.txt")),
+                *("--model", MODEL, "--system", f"@{tmp_path}/system.txt"),
                 *("--max-cost", "2", "--concurrency", "fixed:4", "--patience", "7"),
             ]
         )
@@ -396,7 +396,10 @@ def test_the_command_takes_the_options_of_a_run(given, tmp_path, capsys):
 
 def test_a_run_is_started_by_the_schedules_own_arguments_without_what_says_when():
     rest = ["in/", "--output", "out/", "--prompt", "--cron is {a}", "--samples=2"]
-    for when in (["--cron", "* * * * *", "--timezone", "UTC"], ["--cron=* * * * *", "--timezone=UTC", "--json"]):
+    for when in (
+        ["--cron", "* * * * *", "--timezone", "UTC"],
+        ["--cron=* * * * *", "--timezone=UTC", "--json", "--metrics-port", "0", "--metrics-host=::"],
+    ):
         assert run_arguments(["schedule", *when, *rest]) == ["run", "--json", *rest]
         assert run_arguments(["schedule", *rest, *when]) == ["run", "--json", *rest]
     files = ["--output", "out/", "--", "--cron", "--json"]

@@ -27,7 +27,7 @@ def run(monkeypatch):
     def go(*ends, **options):
         left, waits = list(ends), []
         budgets = []
-        monkeypatch.setattr(streaming, "attempt", lambda *_, budget: budgets.append(budget) or left.pop(0))
+        monkeypatch.setattr(streaming, "attempt", lambda *_, budget, steering: budgets.append(budget) or left.pop(0))
         monkeypatch.setattr(streaming.Stop, "wait", lambda self, seconds: waits.append(seconds))
         given = {"output": OUTPUT, "queue": "q", "runner": "prism", "continuous": True, **options}
         summary = stream(check_options(**given), lambda state: nullcontext())

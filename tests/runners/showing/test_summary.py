@@ -2,7 +2,7 @@ import pytest
 
 from llmdo.backends.limits.rates import NO_RATES
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.showing.summary import Summary, dollars
 from llmdo.storage.output.costs import Cost, unknown
 from llmdo.transforms.elements import FileVersion, Settled
@@ -46,6 +46,8 @@ def test_the_summary_tells_what_calls_used_and_what_each_file_cost():
         "calls": 7,
         "input_tokens": 100,
         "output_tokens": 50,
+        "cached_tokens": 0,
+        "cache_write_tokens": 0,
         "neurons": 3.0,
         "cost_usd": 0.25,
         "cost_is_lower_bound": True,

@@ -30,10 +30,13 @@ from llmdo.runners.prism.runner import running_prism
 from llmdo.runners.workers.boot import BootError, worker_environment
 from llmdo.runners.workers.settings import set_environment, worker_arguments
 from llmdo.storage.ledger.opening import open_ledger
+from llmdo.storage.objects.local import LocalStore
+from llmdo.storage.runs.budgets import BudgetBook
 from tests.runners.google_packages import google_packages_or_skip
 from tests.settings.test_secret_manager import PLACE, FakeGoogle, addresses, serving
 
 ROOT = Path(__file__).parents[3]
+MODEL = "@cf/meta/llama-3.3-70b-instruct-fp8-fast"
 NOTHING_GIVEN = argparse.Namespace(control_endpoint="", logging_endpoint="", artifact_endpoint="")
 
 
@@ -100,7 +103,15 @@ def test_the_whole_graph_runs_in_processes_of_their_own(
     source = tmp_path / "in.jsonl"
     source.write_text("".join(f'{{"prompt": "line {n}"}}\n' for n in range(40)) + "no JSON\n")
     output = tmp_path / "out"
-    options = JsonlOptions(files=(str(source),), output=str(output), runner="prism", ledger="none", batch_seconds=1)
+    options = JsonlOptions(
+        files=(str(source),),
+        output=str(output),
+        model=MODEL,
+        runner="prism",
+        ledger="none",
+        batch_seconds=1,
+        budget="1M tokens/day",
+    )
     with running_prism(binary) as endpoint:
         pipeline = beam.Pipeline(options=PipelineOptions(in_processes(endpoint, boot)))
         jsonl.build(pipeline, options, "a-run")
@@ -110,6 +121,9 @@ def test_the_whole_graph_runs_in_processes_of_their_own(
     (manifest,) = output.rglob("_manifest.json")
     counts = json.loads(manifest.read_text())
     assert (counts["answered"], counts["failed"]) == (40, 1), counts
+    record = BudgetBook(LocalStore(output), "").read()
+    assert record is not None
+    assert record.spent["day"].tokens + sum(one.tokens for one in record.leases.values()) >= counts["output_tokens"] > 0
 
 
 def test_a_worker_is_told_what_the_runner_said() -> None:

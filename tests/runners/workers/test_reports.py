@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.throttle import CHANGES, Change, ModelLimits
-from llmdo.backends.money.money import Budget, Spent
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.reports import spent_by_worker, sum_of_workers, with_past
 from llmdo.runners.workers.wire import WorkerReport
 from llmdo.storage.runs.members import MemberReport

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from llmdo.backends.limits.shares import Demand, Share
-from llmdo.backends.money.money import Spent
+from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.shared_limits import NEEDED_DEALS, SharedLimits
 from llmdo.runners.workers.wire import WorkerReport
 from llmdo.runners.workers.worker_process import WorkerProcess

@@ -7,7 +7,7 @@ import pytest
 
 from llmdo.storage.chat import reading as chat_reading
 from llmdo.storage.chat.log import ChatLog, mark_name, open_log
-from llmdo.storage.chat.reading import ConversationReader
+from llmdo.storage.chat.reading import ConversationCache, ConversationReader
 from llmdo.storage.chat.records import ChatMessage, DamagedLog, LoggedAnswer, Trace, cleaned, safe
 from llmdo.storage.errors import AlreadyExists, ObjectNotFound
 from llmdo.storage.objects.local import LocalStore
@@ -270,7 +270,7 @@ def test_the_memory_of_conversations_is_bounded_and_the_last_ones_stay(place):
     log, counted = ChatLog(place, ""), Counted(place)
     for name in ("c1", "c2", "c3"):
         log.add(message("m1", name, text="x" * 1000))
-    conversations = ConversationReader(counted, "", cache_bytes=3000)
+    conversations = ConversationReader(counted, "", ConversationCache(3000))
 
     def reads(name):
         counted.calls.clear()
@@ -280,10 +280,33 @@ def test_the_memory_of_conversations_is_bounded_and_the_last_ones_stay(place):
     assert [reads(name) for name in ("c1", "c2", "c1", "c3", "c1", "c2")] == [1, 1, 0, 1, 0, 1]
 
 
+def test_all_logs_of_a_process_have_one_memory_of_conversations(place):
+    """A run may have the logs of a hundred stores."""
+    counted, cache = Counted(place), ConversationCache(3000)
+    readers = {f"s{number}/": ConversationReader(counted, f"s{number}/", cache) for number in range(3)}
+    for prefix in readers:
+        ChatLog(place, prefix).add(message("m1", text=f"of {prefix}" + "x" * 1000))
+
+    def look(prefix):
+        counted.calls.clear()
+        (found,) = readers[prefix].look("c1").messages
+        return found.text[:5], len([call for call in counted.calls if call[0] == "read"])
+
+    assert [look(f"s{number}/") for number in (0, 1, 0, 2, 0, 1)] == [
+        ("of s0", 1),
+        ("of s1", 1),
+        ("of s0", 0),
+        ("of s2", 1),
+        ("of s0", 0),
+        ("of s1", 1),
+    ]
+    assert ConversationReader(place, "s0/")._cache is ConversationReader(place, "s1/")._cache
+
+
 def test_a_conversation_larger_than_the_memory_is_still_remembered_while_it_is_the_last(place):
     log, counted = ChatLog(place, ""), Counted(place)
     log.add(message("m1", text="x" * 5000))
-    conversations = ConversationReader(counted, "", cache_bytes=1000)
+    conversations = ConversationReader(counted, "", ConversationCache(1000))
     conversations.look("c1")
     counted.calls.clear()
     conversations.look("c1")
@@ -385,7 +408,7 @@ def test_a_lost_reply_is_not_taken_for_somebody_elses_write(place, monkeypatch):
         raise AlreadyExists(key)
 
     monkeypatch.setattr(type(place), "put_if_absent", lost_reply)
-    assert log.add(message()) == "new"
+    assert log.add(message()) == "open"  # is never refused because many wait
     assert log.take("c1", "run-1", alive)
     assert log.answer(answer(text="Mine.")).text == "Mine."
     monkeypatch.undo()
@@ -410,6 +433,13 @@ def test_a_response_of_others_leaves_our_own_answer_to_be_pushed(log):
     log.adopt(answer("m1", text="Ours.", response_id="ours"), 2.0)  # it came back, so it was pushed
     assert list(log.open_messages()) == []
     assert log.conversation("c1").answers["m1"].text == "Ours."
+
+
+def test_a_response_that_is_final_leaves_nothing_to_be_pushed(log):
+    log.add(message("m1"))
+    log.answer(answer("m1", text="Ours.", response_id="ours"))
+    log.adopt(answer("m1", text="Theirs.", response_id="theirs"), 2.0, final=True)
+    assert list(log.open_messages()) == []
 
 
 def test_a_response_that_names_no_message_answers_the_last_one_before_it(log):

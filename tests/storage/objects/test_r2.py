@@ -2,6 +2,9 @@ import logging
 import os
 import pickle
 import threading
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from apache_beam.internal import pickler
@@ -25,6 +28,7 @@ from llmdo.storage.objects import r2_client as client_module
 from llmdo.storage.objects import r2_parts
 from llmdo.storage.objects.r2 import R2Store
 from llmdo.storage.objects.r2_client import ATTEMPTS, CONNECTIONS, R2Client, r2_client
+from llmdo.storage.objects.r2_connections import WholeReply
 from llmdo.storage.objects.r2_errors import R2Refused, r2_errors
 from llmdo.storage.objects.r2_parts import PART_SIZE
 from llmdo.storage.objects.store import READ_CHUNK
@@ -594,3 +598,17 @@ def test_every_kind_of_error_is_one_of_this_rooms():
         r2_errors("r2://b/k"),
     ):
         raise refusal
+
+
+def test_the_stores_clock_is_that_of_its_replies_whatever_this_machines_says(server, bucket, monkeypatch):
+    store = R2Store(bucket, R2Client(R2Access(server.url, CREDENTIALS.token_id, CREDENTIALS.secret)))
+    real = time.time()
+    monkeypatch.setattr(client_module.time, "time", lambda: real + 1e9)
+    assert store.now() == real + 1e9  # before the first reply
+    dates = {"date": "Tue, 01 Dec 2026 00:00:00 GMT"}
+    monkeypatch.setattr(
+        store._client, "_pool", SimpleNamespace(urlopen=lambda *_, **__: WholeReply(404, "", dates, b""))
+    )
+    with pytest.raises(ObjectNotFound):
+        store.read("key")
+    assert 0 <= store.now() - datetime(2026, 12, 1, tzinfo=UTC).timestamp() < 600

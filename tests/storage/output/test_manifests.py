@@ -313,6 +313,14 @@ def test_a_manifest_is_read_as_it_was_written(either):
     assert read_manifest(either, FOLDER) == manifest()
 
 
+def test_what_is_unknown_of_a_file_is_null_in_its_manifest():
+    written = json.loads(manifest().model_dump_json())
+    assert {name: written[name] for name in ("cost_usd", "unpriced", "neurons")} == dict.fromkeys(
+        ("cost_usd", "unpriced", "neurons")
+    )
+    assert not {"format", "unit"} & written.keys()
+
+
 def test_the_first_manifest_stays(either):
     write_manifest(either, FOLDER, manifest("run-1"))
     assert write_manifest(either, FOLDER, manifest("run-2")).run_id == "run-1"

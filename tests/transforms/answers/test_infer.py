@@ -34,7 +34,7 @@ from llmdo.storage.objects.store import Location
 from llmdo.storage.output.costs import Cost
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
-from llmdo.transforms.answers import infer
+from llmdo.transforms.answers import bundle_calls
 from llmdo.transforms.answers.infer import Infer
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 from llmdo.transforms.elements import Answer, Blank, Failure, FileVersion, KnownShard, Line, Stale, TooLong
@@ -148,8 +148,8 @@ def test_every_line_has_one_outcome_in_windows_smaller_and_larger_than_the_input
 
 
 def test_fewer_lines_than_an_eighth_of_the_window_are_not_waited_for_longer_than_they_take(provider, monkeypatch):
-    monkeypatch.setattr(infer, "_LOOK_AGAIN", 200.0)
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, NO_PRICES))
+    monkeypatch.setattr(bundle_calls, "_LOOK_AGAIN", 200.0)
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, NO_PRICES))
     begin = time.monotonic()
     assert len(outcomes([line(i, {"prompt": f"hello {i}"}) for i in range(3)], window=64)) == 3
     assert time.monotonic() - begin < 150.0
@@ -320,7 +320,7 @@ def test_outcomes_keep_the_window_of_their_line(provider):
 def test_two_steps_of_one_pipeline_have_each_their_own_ledger_gateway_and_budget(provider, monkeypatch, tmp_path):
     gateways = {"one": Scripted(), "two": Scripted()}
     monkeypatch.setattr(registry, "connect", lambda name, gateway: gateways[gateway])
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits, prices=None: Budget(limits, NO_PRICES))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, NO_PRICES))
     tiles = [line(i, {"prompt": f"p {i}", "max_tokens": 5}) for i in range(30)]
     ledgers = {name: LedgerSettings(f"sqlite:///{tmp_path}/{name}.sqlite") for name in gateways}
     limits = {"one": Limits(max_tokens=10**9), "two": Limits(max_tokens=80)}  # a call uses 5
@@ -370,7 +370,7 @@ def test_all_bundles_and_steps_with_the_same_settings_share_one_window(provider)
 def listed(monkeypatch):
     """Prices instead of a provider's list."""
     models = Models((ModelInfo("workers-ai/@cf/chat", price=Price(1.0, 2.0)), ModelInfo("workers-ai/@cf/free")))
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: models)))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, Prices(lambda provider: models)))
 
 
 @pytest.mark.parametrize("own", [{"prompt": "hello"}, {"text": ["hello", "hello"], "model": "@cf/bge"}])
@@ -424,7 +424,7 @@ def prices_at_the_gate(provider):
 
 @pytest.mark.parametrize("limits", [NO_LIMITS, Limits(max_cost_usd=1.0)])
 def test_answers_whose_prices_are_being_read_hold_no_other_answer_back(provider, monkeypatch, limits):
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(prices_at_the_gate)))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, Prices(prices_at_the_gate)))
     tiles = [line(i, {"prompt": "a", "model": "openai/m" if i % 6 == 0 else None}) for i in range(24)]
     GATE.clear(), FOUND.clear(), WAITED.clear()
     with TestPipeline(runner="FnApiRunner") as pipeline:
@@ -458,7 +458,7 @@ def test_with_a_limit_of_cost_a_model_without_a_price_stops_the_run_only_if_it_i
 
 def test_each_answer_of_a_deprecated_model_says_so_and_the_log_does_once(provider, monkeypatch, caplog):
     models = Models((ModelInfo("workers-ai/@cf/chat", deprecated="2026-05-30"),))
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: models)))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, Prices(lambda provider: models)))
     said = "@cf/chat is deprecated since 2026-05-30: name another model"
     rows = [json.loads(outcome.row) for outcome in outcomes([line(i, {"prompt": "a"}) for i in range(3)])]
     assert [row["warnings"] for row in rows] == [[said]] * 3

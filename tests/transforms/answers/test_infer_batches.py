@@ -10,7 +10,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 
-from llmdo.backends.engine import batch_work, batches, registry
+from llmdo.backends.backend import BatchLimits
+from llmdo.backends.engine import batch_polls, batches, registry
 from llmdo.backends.engine.registry import close_engines, stop_engines
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ContentFiltered, Retryable, StopRun
@@ -63,18 +64,31 @@ class Scripted:
     async def batch_share(self, request):
         return 1e-6
 
-    async def submit_batch(self, model, requests):
+    def batch_limits(self, model):
+        return BatchLimits(1000, 10_000_000, 0.0, finds=False)
+
+    async def find_batch(self, model, nonce, count, since):
+        raise NotImplementedError
+
+    async def cancel_batch(self, model, batch):
+        raise NotImplementedError
+
+    async def submit_batch(self, model, requests, nonce):
         self.handed_over.append(list(requests))
         return f"batch-{len(self.handed_over) - 1}"
 
-    async def poll_batch(self, model, batch, requests, places=()):
+    async def poll_batch(self, model, batch, requests, places):
         await asyncio.sleep(0.01)
         if not self.open.is_set():
             return BatchState(None)
         whole = self.handed_over[int(batch.removeprefix("batch-"))]
         known = batch_places(whole)
         assert all(known[place.number] == place for place in places)
-        return BatchState(tuple(self.answer(whole[place.number]) for place in places))
+        return BatchState(self._results([whole[place.number] for place in places]))
+
+    async def _results(self, requests):
+        for number, request in enumerate(requests):
+            yield number, self.answer(request)
 
     def answer(self, request):
         text = request.messages[-1].content
@@ -91,7 +105,7 @@ def provider(monkeypatch):
     scripted = Scripted()
     monkeypatch.setattr(registry, "connect", lambda name, gateway: scripted)
     monkeypatch.setattr(batches, "LINGER_S", 1.0)
-    monkeypatch.setattr(batch_work, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batch_polls, "FIRST_POLL_S", 0.05)
     yield scripted
     close_engines()
 
@@ -174,12 +188,18 @@ def kept(ledger):
     return 0  # it is not made yet
 
 
+def attached(provider):
+    """Entries of the ledger when 1,200 requests are handed over, and the last batch has its name there."""
+    whole = sum(map(len, provider.handed_over)) == 1200
+    return 1200 + 1 + 2 * len(provider.handed_over) if whole else 10_000
+
+
 def test_a_run_that_is_stopped_ends_at_once_and_the_next_one_fetches_what_was_handed_over(provider, tmp_path):
     paid = LedgerSettings(f"sqlite:///{tmp_path}/ledger.sqlite")
     provider.open.clear()
 
     def stop_when_handed_over():
-        while kept(tmp_path / "ledger.sqlite") < 1200:
+        while not provider.handed_over or kept(tmp_path / "ledger.sqlite") < attached(provider):
             threading.Event().wait(0.01)
         stop_engines(StopRun("enough"))
 

@@ -61,7 +61,7 @@ def engines(monkeypatch):
     backend = Flaky()
     priced = Models((ModelInfo("workers-ai/@cf/chat", price=Price(0.1, 0.1)),))  # half a micro-dollar a line
     monkeypatch.setattr(registry, "connect", lambda name, gateway: backend)
-    monkeypatch.setattr(run_state_module, "Budget", lambda limits: Budget(limits, Prices(lambda provider: priced)))
+    monkeypatch.setattr(run_state_module, "Budget", lambda limits, _: Budget(limits, Prices(lambda provider: priced)))
     retry.set_instant(True)
     yield
     retry.set_instant(False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 from pydantic_core import from_json
 
 from llmdo.backends.errors import InvalidRequest, Overloaded
@@ -71,8 +72,19 @@ def test_answer_rows_are_as_the_golden_file_says():
             RawResponse({"translated_text": "y"}, Usage(), "@cf/meta/m2m100", "cf-3", details={"log_id": "aig-7"}),
             start=120,
         ),
+        answer(
+            {
+                "custom_id": "f",
+                "url": "/v1/responses",
+                "body": {"input": "Why?", "instructions": "Be short", "max_output_tokens": 9, "truncation": "auto"},
+            },
+            ChatResponse("Sin", "length", Usage(5, 9, 1, 3), "@cf/meta/llama", "cf-4", reasoning="because"),
+            start=190,
+            cost_usd=0.00000537,
+        ),
     ]
     assert b"\n".join(rows) + b"\n" == (GOLDEN / "answers.jsonl").read_bytes()
+    Response.model_validate(json.loads(rows[-1])["response"]["body"])
 
 
 def test_error_rows_are_as_the_golden_file_says():

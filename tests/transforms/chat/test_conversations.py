@@ -35,6 +35,7 @@ from llmdo.transforms.chat import lasting_engine as chat_engine
 from llmdo.transforms.chat.answers import Answers
 from llmdo.transforms.chat.conversations import (
     BLOCKING_THREADS,
+    ChatLoop,
     Conversations,
     InWork,
     close_conversations,
@@ -166,6 +167,7 @@ class Rig:
     """One process's conversations on a store, with a fake provider and a fake queue."""
 
     def __init__(self, store, provider, queue=None, run_id="run-1", ledger=None, **fields):
+        self.name = f"rig {id(self)}"
         self.over = []
         self.counted = []
         self.engines = []
@@ -188,15 +190,17 @@ class Rig:
         answers = Answers(
             defaults,
             LastingEngine(open_engine, window),
-            tell=replies and replies.tell,
-            deltas=fields.pop("deltas", False),
+            replies=replies,
+            deltas=replies.tell if fields.pop("deltas", False) else None,
             stops=fields.pop("stops", False),
             stopping=fields.pop("stopping", lambda: False),
         )
         fields = {"look_again_s": 0.02, "linger_s": 0.05} | fields
         settings = ConversationSettings(run_id, counted=self.counted.append, over=self.over.append, **fields)
-        self.conversations = run_state(run_id).shared(
-            Conversations, lambda: Conversations(self.log, answers, replies, settings), name=f"rig {id(self)}"
+        state = run_state(run_id)
+        self.loop = state.shared(ChatLoop, ChatLoop, name=self.name)
+        self.conversations = state.shared(
+            Conversations, lambda: Conversations(self.log, answers, replies, settings, self.loop), name=self.name
         )
 
     def submit(self, *messages, accepted=False):
@@ -224,6 +228,7 @@ class Rig:
         for engine in self.engines:
             engine.close()
         self.conversations.close()
+        self.loop.close()
 
 
 @pytest.fixture
@@ -432,13 +437,13 @@ def test_a_message_that_is_submitted_again_while_it_is_in_work_is_answered_once_
     rig = rigs(store, provider)
     rig.say(message())
     until(lambda: provider.now == 1)
-    assert mark_name(message()) in InWork(run_state())
+    assert mark_name(message()) in InWork(run_state(), rig.name)
     assert open_conversations(run_state()) == 1
     rig.submit(message(), message())
     gate.set()
     until(lambda: len(rig.dones["c1", "m1"]) == 3)
     assert provider.calls == {"c1/m1": 1}
-    assert mark_name(message()) not in InWork(run_state())
+    assert mark_name(message()) not in InWork(run_state(), rig.name)
 
 
 def test_what_has_an_answer_whose_push_is_open_is_pushed_again_and_what_is_pushed_is_not(rigs, store):
@@ -778,8 +783,8 @@ def test_a_stop_ends_what_only_waits(rigs, store):
     until(lambda: queue.pushes == 2)
     close_conversations(run_state())
     assert rig.wait(1) == {"m1": Answered("c1", "m1", "answered")}
-    assert not rig.conversations._thread.is_alive()
-    assert not other.conversations._thread.is_alive()
+    assert not rig.loop._thread.is_alive()
+    assert not other.loop._thread.is_alive()
 
 
 def test_a_stop_lets_calls_under_way_end_and_leaves_the_rest_to_the_next_run(rigs, store):
@@ -800,7 +805,7 @@ def test_a_stop_lets_calls_under_way_end_and_leaves_the_rest_to_the_next_run(rig
     assert len(marks(store)) == 7
     rig.conversations.close()
     assert not any(info.key.endswith("_owner.json") for info in store.list(PREFIX))
-    assert not rig.conversations._thread.is_alive()
+    assert rig.conversations._ended.is_set()
     rig.submit(message("late"))
     until(lambda: ("c1", "late") in rig.dones)
     assert rig.dones["c1", "late"][0].outcome == "left"
@@ -818,7 +823,7 @@ def test_a_closed_engine_is_no_answer(rigs, store):
     assert queue.received == {}
     assert len(marks(store)) == 2
     close_conversations(run_state())
-    assert not rig.conversations._thread.is_alive()
+    assert not rig.loop._thread.is_alive()
 
 
 def test_a_run_that_is_asleep_answers_nothing_and_ends(rigs, store):

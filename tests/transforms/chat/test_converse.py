@@ -1,6 +1,9 @@
 import asyncio
 import threading
 import time
+import types
+from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,11 +31,17 @@ from llmdo.storage.chat.records import ChatMessage
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import Location
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
-from llmdo.transforms.chat import converse
-from llmdo.transforms.chat.conversations import Conversations, open_conversations
-from llmdo.transforms.chat.converse import ConversationDesk, Converse
+from llmdo.transforms.chat import converse, lasting_engine
+from llmdo.transforms.chat.conversations import (
+    BLOCKING_THREADS,
+    Conversations,
+    close_conversations,
+    open_conversations,
+)
+from llmdo.transforms.chat.converse import ConversationDesk, Converse, conversations_of
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, WaitingMessage
 from llmdo.transforms.run import Run
+from tests.fakes.clocks import Clock
 from tests.states import run_state
 
 SOON = 60.0  # seconds until a test gives up waiting
@@ -247,6 +256,78 @@ def test_an_answer_that_was_paid_for_is_not_paid_again_by_another_log(provider, 
     assert len(provider.calls["c1/m1"]) == 1
 
 
+class Stores:
+    """The conversations of several stores of one run."""
+
+    def __init__(self, folder, count):
+        self.outcomes = {}
+        logs = {f"s{n}": Location(str(folder), f"s{n}/") for n in range(count)}
+        self._step = step(folder, logs=logs)
+        self._logs = {store: ChatLog(LocalStore(folder), where.key) for store, where in logs.items()}
+
+    def say(self, store, identity):
+        said = message(identity)
+        self._logs[store].add(said)
+        conversations = run_state().shared(Conversations, lambda: conversations_of(self._step, store), store)
+        conversations.submit(WaitingMessage(said, store=store), partial(self._done, store))
+
+    def wait(self, store, identity):
+        until(lambda: (store, identity) in self.outcomes)
+        return self.outcomes[store, identity]
+
+    def _done(self, store, answered):
+        self.outcomes[store, answered.message_id] = answered.outcome
+
+
+def test_forty_stores_have_the_threads_of_one(provider, tmp_path):
+    gate = threading.Event()
+
+    async def script(request):
+        await asyncio.to_thread(gate.wait, SOON)
+
+    provider.script = script
+    before = Counter(thread.name for thread in threading.enumerate())  # earlier tests' may not have ended
+    stores = Stores(tmp_path, 40)
+    for n in range(40):
+        for identity in ("m1", "m2"):
+            stores.say(f"s{n}", identity)
+    until(lambda: len(provider.calls) == 40)
+    more = Counter(thread.name for thread in threading.enumerate()) - before
+    gate.set()
+    assert {stores.wait(f"s{n}", identity) for n in range(40) for identity in ("m1", "m2")} == {"answered"}
+    assert more["llmdo-conversations"] == 1
+    assert sum(more.values()) <= BLOCKING_THREADS + 20  # the engine's, and the log's readers
+    close_conversations(run_state())
+
+
+def test_an_engine_is_not_replaced_for_one_store_while_a_call_of_another_is_under_way(provider, tmp_path, monkeypatch):
+    gate, clock = threading.Event(), Clock(time.time())
+    monkeypatch.setattr(lasting_engine, "time", types.SimpleNamespace(time=clock))
+
+    async def script(request):
+        if request.request_id == "s0/c1/m1":
+            while not gate.is_set():  # noqa: ASYNC110  a thread opens it
+                await asyncio.sleep(0.005)
+        if request.request_id == "s1/c1/m1":
+            raise QuotaExhausted("today's allowance is used up")
+
+    provider.script = script
+    stores = Stores(tmp_path, 2)
+    stores.say("s0", "m1")
+    until(lambda: "s0/c1/m1" in provider.calls)
+    for identity in ("m1", "m2"):
+        stores.say("s1", identity)
+        assert stores.wait("s1", identity) == "failed"
+    clock.now += lasting_engine.LONGEST_STOP_S + 1  # from now on it may be replaced
+    stores.say("s1", "m3")
+    assert stores.wait("s1", "m3") == "failed"
+    gate.set()
+    assert stores.wait("s0", "m1") == "answered"
+    stores.say("s1", "m4")
+    assert stores.wait("s1", "m4") == "answered"
+    close_conversations(run_state())
+
+
 class Later:
     """Stands for Conversations: messages are done when the test says so."""
 
@@ -263,6 +344,14 @@ class Later:
         for done in self.dones:
             done()
 
+    def close(self, timeout_s):
+        """Nothing is open."""
+
+
+def later_desk():
+    later, state = Later(), run_state()
+    return later, ConversationDesk(lambda store: state.shared(Conversations, lambda: later, store), state)
+
 
 def fetching(desk):
     """A bundle that ends, in a thread; what it got, and the thread."""
@@ -277,7 +366,7 @@ def fetching(desk):
 
 
 def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
-    desk = ConversationDesk(later := Later(), run_state())
+    later, desk = later_desk()
     context = WindowedValue(None, 0, ())
     desk.hand_in(WaitingMessage(message("m1")), context)
     first, one = fetching(desk)
@@ -295,7 +384,7 @@ def test_only_the_newest_bundle_waits_and_it_waits_for_the_messages_of_all():
 
 
 def test_a_stop_reaches_a_bundle_that_waits():
-    desk = ConversationDesk(later := Later(), run_state())
+    later, desk = later_desk()
     desk.hand_in(WaitingMessage(message("m1")), WindowedValue(None, 0, ()))
     got, thread = fetching(desk)
     run_state().stop("stopped by SIGTERM")
@@ -305,7 +394,7 @@ def test_a_stop_reaches_a_bundle_that_waits():
 
 def test_a_bundle_waits_when_too_many_messages_are_open(monkeypatch):
     monkeypatch.setattr(converse, "MOST_OPEN", 2)
-    desk = ConversationDesk(later := Later(), run_state())
+    later, desk = later_desk()
     context = WindowedValue(None, 0, ())
     desk.hand_in(WaitingMessage(message("m1")), context)
     assert list(desk.fetch()) == []

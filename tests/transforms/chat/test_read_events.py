@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from types import SimpleNamespace
 from uuid import uuid4
@@ -53,7 +54,6 @@ def take(log):
     def go(*events, since=None, clock=time.time):
         intake = EventIntake(log, RUN, since, clock)
         taken = intake.take(events)
-        intake.close()
         assert [one.error for one in taken] == [None] * len(events)
         return [one.incoming.message.id for one in taken if one.incoming]
 
@@ -149,6 +149,23 @@ def test_what_the_log_does_not_take_now_is_said_and_the_others_are_logged(log):
     assert [one.incoming.message.id if one.incoming else str(one.error) for one in taken] == ["a", "later", "c"]
     with pytest.raises(AccessDenied):
         EventIntake(_Shaky(log, AccessDenied("wrong key")), RUN, None).take([sent("b")])
+
+
+def test_answers_of_others_are_taken_over_side_by_side(log):
+    """Each costs three calls to the log, and an instance that has company reads an answer to every message."""
+    together = threading.Barrier(3)
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(log, name)
+
+        def adopt(self, answer, created, *, final=False):
+            together.wait(60)
+            log.adopt(answer, created)
+
+    taken = EventIntake(Slow(), RUN, None).take([answered(f"m{n}", f"r{n}") for n in range(3)])
+    assert [one.error for one in taken] == [None] * 3
+    assert set(log.conversation("c").answers) == {"m0", "m1", "m2"}
 
 
 # The queue.

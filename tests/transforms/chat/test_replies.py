@@ -4,6 +4,7 @@ import itertools
 import pytest
 
 from llmdo.storage.errors import QueueError
+from llmdo.storage.queues.client import MAX_MESSAGE_BYTES
 from llmdo.transforms.chat.replies import BURST, EVERY_S, Replies, fits
 from tests.backends.fake_clock import FakeClockLoop
 
@@ -177,4 +178,4 @@ def test_a_service_that_asks_to_wait_is_waited_for_and_a_stop_ends_the_wait():
 
 @pytest.mark.parametrize(("text", "does"), [("x" * 127_000, True), ("x" * 128_000, False), ("half \ud800", False)])
 def test_a_queue_takes_events_of_128_kb(text, does):
-    assert fits({"name": "e", "args": {"message": text}}) is does
+    assert fits({"name": "e", "args": {"message": text}}, MAX_MESSAGE_BYTES) is does

@@ -54,7 +54,8 @@ def test_an_event_for_an_input_is_a_notice_with_its_lease_and_whole_body(output)
     "body",
     [
         event("other/a.jsonl"),
-        event("input/a.csv"),
+        event("input/a.txt"),
+        event("input/_delta_log/00.json"),
         event("input/a.jsonl", "DeleteObject"),
         event("input/a.jsonl", "LifecycleDeletion"),
         event("input/a.jsonl", "SomethingNew"),

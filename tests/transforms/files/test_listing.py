@@ -89,11 +89,14 @@ def test_the_version_of_a_file_is_its_content_whatever_its_time(folder):
     assert edited.file.etag != before.file.etag
 
 
-@pytest.mark.parametrize("name", ["a.ndjson", "b.jsonlines.gz", "C.JSONL", "d.NdJson.GZ", "e.jsonl.ZST"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.ndjson", "b.jsonlines.gz", "C.JSONL", "d.NdJson.GZ", "e.jsonl.ZST", "f.CSV.gz", "g.Parquet", "h.pq", "i.json"],
+)
 def test_every_usual_ending_is_taken_in_any_case(tmp_path, name):
     (tmp_path / name).write_text("{}\n")
-    (tmp_path / "table.csv").write_text("a,b\n")
-    assert taken(tmp_path) == ([name], {OTHER_ENDING: [str(tmp_path / "table.csv")]})
+    (tmp_path / "table.txt").write_text("a,b\n")
+    assert taken(tmp_path) == ([name], {OTHER_ENDING: [str(tmp_path / "table.txt")]})
     packed = {"gz": "gzip", "zst": "zstd"}.get(name.rpartition(".")[2].lower())
     assert [notice.file.compression for notice in list_inputs(Listing((str(tmp_path),)), None)] == [packed]
 

@@ -1,8 +1,8 @@
 import pytest
 
 from llmdo.transforms.lines.broken_json import hint
-from llmdo.transforms.lines.cutting import BOM
 from llmdo.transforms.prompts.line_json import BadLine, json_object
+from llmdo.transforms.tables.look_ahead import BOM
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.transforms.elements import Blank, FileVersion, Line, TooLong
+from llmdo.transforms.elements import Blank, FileVersion, Line, Tile, TooLong
 from llmdo.transforms.lines import cutting
-from llmdo.transforms.lines.cutting import CorruptData, Tile, cut, cut_spans, gunzip, skip_to_line, unzstd
+from llmdo.transforms.lines.cutting import cut, cut_spans, gunzip, skip_to_line, unzstd
+from llmdo.transforms.unreadable import CorruptData
 from tests.plain_reading import contents, gaps_without, limits, plain_reading
 
 FILE = FileVersion("/data", "prompts.jsonl", "1-1", 1)

@@ -37,6 +37,7 @@ def asked(model, allowed=None, key="a.jsonl"):
         ("@cf/moonshotai/*", {RUN, KIMI}),
         ("*/gpt-4o", {RUN, GPT}),
         ("*", {RUN, KIMI, GPT, "local/m"}),
+        ("ignore", {RUN}),
     ],
 )
 def test_a_line_gets_the_runs_model_or_one_that_is_allowed_and_no_other(allowed, answered):
@@ -80,7 +81,54 @@ def test_the_error_names_the_option_that_allows_the_line_and_quotes_nothing_of_t
     assert parse_prompt(line, "r", defaults, lambda *_: 1).provider == "openai"
 
 
-@pytest.mark.parametrize("text", ["openai", "", "same_provider", "any,openai/*", "openai/*,", "none,local/*"])
+@pytest.mark.parametrize(
+    "text", ["openai", "", "same_provider", "any,openai/*", "openai/*,", "none,local/*", "ignore,local/*"]
+)
 def test_what_can_match_no_model_is_refused(text):
-    with pytest.raises(ValueError, match="matches no PROVIDER/MODEL: write same-provider, any, none, or globs"):
+    with pytest.raises(ValueError, match="matches no PROVIDER/MODEL: write same-provider, any, none, ignore, or globs"):
         rules_of(text)
+
+
+# Models that a provider is known not to have
+
+
+@pytest.mark.parametrize(
+    ("run", "base_url", "named"),
+    [
+        (RUN, "", "claude-sonnet-4-5"),
+        (RUN, "", "gpt-4o"),
+        ("openai/gpt-4o", "", "claude-sonnet-4-5"),
+        ("openai/gpt-4o", "", "gemini-2.5-flash"),
+    ],
+)
+@pytest.mark.parametrize("shape", ["anthropic", "openai", "prompt"])
+def test_a_model_of_another_service_makes_no_call_and_the_remedy_works(run, base_url, named, shape, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+    messages = [{"role": "user", "content": "x"}]
+    line = {
+        "anthropic": {"custom_id": "a", "params": {"model": named, "max_tokens": 5, "messages": messages}},
+        "openai": {"custom_id": "a", "url": "/v1/chat/completions", "body": {"model": named, "messages": messages}},
+        "prompt": {"id": "a", "model": named, "prompt": "x"},
+    }[shape]
+    data = json.dumps(line).encode()
+    for allowed in ("same-provider", "any"):
+        with pytest.raises(ModelNotAllowed) as error:
+            parse_prompt(data, "r", Defaults(run, line_models=allowed), lambda *_: 1)
+        assert f"the line names {named}, which is not a model of {run.partition('/')[0]}: --line-models ignore" in (
+            error.value.message
+        )
+    prompt = parse_prompt(data, "r", Defaults(run, line_models="ignore"), lambda *_: 1)
+    assert (f"{prompt.provider}/{prompt.request.model}", prompt.own_model, prompt.metadata) == (run, False, {})
+    assert prompt.warnings == (f"model '{named}' was left out: --line-models ignore asks the run's own",)
+
+
+def test_a_server_of_ones_own_may_have_a_model_of_any_name(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.anthropic.com/v1")
+    line = {"custom_id": "a", "params": {"model": "claude-x", "messages": [{"role": "user", "content": "x"}]}}
+    prompt = parse_prompt(json.dumps(line).encode(), "r", Defaults("openai/claude-y"), lambda *_: 1)
+    assert (prompt.request.model, prompt.own_model) == ("claude-x", True)
+
+
+def test_with_ignore_a_line_names_no_model_where_it_names_none():
+    prompt = parse_prompt(b'{"prompt": "x"}', "r", Defaults(RUN, line_models="ignore"), lambda *_: 1)
+    assert prompt.warnings == ()

@@ -92,7 +92,9 @@ def test_an_array_of_texts_is_one_request_to_embed(line, model):
     [
         ([], "'text' is an empty array"),
         (["a", 5], r"'text' must be an array of strings, but \[1\] is a number"),
-        ([1, 2], r"\[0\] is a number"),
+        ([1, 2], "'text' holds numbers of tokens, which workers-ai does not take: give the text that they stand for"),
+        ([[1, 2]], "'text' holds numbers of tokens, which workers-ai does not take: give the text that they stand for"),
+        ([1, "a"], r"\[0\] is a number"),
         ([["a"]], r"\[0\] is an array"),
     ],
 )
@@ -127,7 +129,7 @@ def test_an_embeddings_dimensions_are_a_parameter(defaults):
 def test_all_of_a_batch_lines_body_is_asked_for():
     """A body that OpenAI would take has no field that is left out without a word: the backend warns of each."""
     given = {"store": True, "metadata": {"a": "b"}, "prediction": {"type": "content"}, "new_parameter": 1}
-    content = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    content = {"model": "@cf/meta/llama", "messages": [{"role": "user", "content": "hi"}], "stream": False}
     prompt = parse({"custom_id": "c", "url": "/v1/chat/completions", "body": {**content, **given}})
     assert prompt.request.parameters == {"max_tokens": 99, **given}
     body = {"model": "@cf/baai/bge-m3", "input": "a", "dimensions": 9, "encoding_format": "float", "new_parameter": 1}
@@ -141,10 +143,27 @@ def test_unknown_fields_ride_along_in_metadata():
     assert parse({"prompt": "x", "metadata": "note"}).metadata == {"metadata": "note"}
 
 
-def test_an_id_stands_for_a_missing_custom_id_and_the_reverse():
-    assert (parse({"prompt": "x", "id": 5}).id, parse({"prompt": "x", "id": 5}).custom_id) == (5, 5)
-    assert parse({"prompt": "x", "custom_id": "c"}).id == "c"
-    assert parse({"prompt": "x"}).id is None
+@pytest.mark.parametrize(
+    ("given", "own", "custom"),
+    [
+        ({"id": 5}, 5, "5"),
+        ({"custom_id": 5}, 5, "5"),
+        ({"id": 5, "custom_id": "c"}, 5, "c"),
+        ({"id": "a", "custom_id": 1.5}, "a", "1.5"),
+        ({"custom_id": "c"}, "c", "c"),
+        ({"id": None, "custom_id": "c"}, "c", "c"),
+        ({"id": 0, "custom_id": None}, 0, "0"),
+        ({"id": True}, True, "true"),
+        ({"id": {"a": [1]}}, {"a": [1]}, '{"a":[1]}'),
+        ({"id": 2**70}, 2**70, str(2**70)),
+        ({}, None, None),
+        ({"id": None}, None, None),
+    ],
+)
+def test_a_custom_id_is_text_an_id_is_as_it_was_and_one_stands_for_the_other(given, own, custom):
+    prompt = parse({"prompt": "x", **given})
+    assert (prompt.id, prompt.custom_id) == (own, custom)
+    assert prompt.metadata == {}
 
 
 def test_a_system_prompt_is_put_first_unless_the_line_has_one():
@@ -358,3 +377,12 @@ def test_of_wrong_messages_and_parts_the_first_is_named():
 def test_a_model_that_is_a_book_is_a_bad_line():
     with pytest.raises(BadLine, match=r"'model' 'x{70,80}\.\.\. has 5,000 characters: write a model's name"):
         parse({"prompt": "a", "model": "x" * 5000})
+
+
+def test_a_null_of_a_table_is_no_value_where_the_field_means_something() -> None:
+    row = b'{"id":null,"prompt":null,"messages":[{"role":"user","content":"x"}],"temperature":null,"note":null}'
+    prompt = parse_prompt(row, "r", Defaults("openai/gpt-4o-mini"), lambda *_: 1, of_table=True)
+    assert isinstance(prompt.request, ChatRequest)
+    assert (prompt.request.parameters, prompt.metadata, prompt.warnings) == ({}, {"note": None}, ())
+    with pytest.raises(BadLine, match="messages"):
+        parse_prompt(b'{"prompt":"x","messages":null}', "r", Defaults("openai/gpt-4o-mini"), lambda *_: 1)

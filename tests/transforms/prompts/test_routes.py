@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from llmdo.backends.errors import InvalidRequest
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.parse import Defaults, parse_prompt
@@ -28,9 +29,8 @@ def parse(line, model="openai/m", **defaults):
         {"input": [{"type": "message"}]},
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]},
         {"question": "Why?", "answer": "42"},
-        {"custom_id": "a", "params": {"messages": HI}},
         {"conversations": [{"from": "human", "value": "x"}]},
-        {"contents": [{"parts": [{"text": "x"}]}]},
+        {"contents": "a book's"},
         {"custom_id": "a", "body": {"question": "Why?"}},
         {"custom_id": "a", "body": {}},
     ],
@@ -47,6 +47,13 @@ def test_a_remedy_holds_nothing_of_a_line_that_a_shell_would_run():
     remedy = caught.value.message.partition("--prompt")[2]
     assert remedy.startswith(" '{good_name} {f0} {f1}'")
     assert len(caught.value.message) < 400
+
+
+def test_a_line_of_sharegpt_is_told_how_to_write_its_conversation():
+    with pytest.raises(
+        BadLine, match=r"write 'conversations' as messages, with role and content .*human is user, gpt is"
+    ):
+        parse({"id": "a", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]})
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-4o", LLAMA])
@@ -116,6 +123,50 @@ def test_bodies_of_other_routes_are_passed_on_with_what_the_run_sets():
     assert completion.warnings == ("the run's system prompt was left out: /v1/completions has no place for one",)
     with pytest.raises(BadLine, match="'body' has no prompt"):
         parse({"url": "/v1/completions", "body": {"messages": HI}})
+
+
+def test_a_responses_body_gets_the_runs_format_unless_it_has_its_own():
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+    flat = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+    run = {"parameters": {"response_format": schema}}
+    line = {"url": "/v1/responses", "body": {"input": "hi", "text": {"verbosity": "low"}}}
+    assert parse(line, **run).request.input["text"] == {"format": flat, "verbosity": "low"}
+    assert parse(line, LLAMA, **run).request.parameters == {"verbosity": "low", "response_format": schema}
+    own = {"input": "hi", "text": {"format": {"type": "text"}}}
+    found = parse({"url": "/v1/responses", "body": own}, **run)
+    assert (found.request.input, found.warnings) == (own, ())
+
+
+@pytest.mark.parametrize("model", [LLAMA, "local/smollm2-135m-instruct"])
+def test_a_provider_with_chats_alone_gets_a_responses_body_as_one(model):
+    run = {"parameters": {"max_tokens": 9, "temperature": 0.5, "seed": 1}, "system": "Be kind."}
+    body = {"model": "", "input": "hi", "stream": True, "truncation": "auto", "temperature": 1, "metadata": {"k": "v"}}
+    found = parse({"custom_id": "a", "url": "/v1/responses", "body": body, "mine": 1}, model, **run)
+    assert found.request.messages == (Message("system", "Be kind."), Message("user", "hi"))
+    assert (
+        parse({"url": "/v1/responses", "body": {**body, "instructions": None}}, model, **run).request == found.request
+    )
+    assert found.request.parameters == {"max_tokens": 9, "temperature": 1, "seed": 1}
+    assert [warning.split()[0] for warning in found.warnings] == ["stream", "truncation"]
+    assert (found.metadata, found.response_to["metadata"]) == ({"mine": 1}, {"k": "v"})
+    assert parse({"url": "/v1/responses", "body": {**body, "max_output_tokens": 5}}, model, **run).request.parameters[
+        "max_tokens"
+    ] == 5  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["openai/m", LLAMA])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"input": "hi", "previous_response_id": "resp_1"}, "'previous_response_id' cannot be used"),
+        ({"input": "hi", "conversation": {"id": "c"}}, "'conversation' cannot be used"),
+        ({"instructions": "Be short"}, "'body' has no input"),
+        ({"input": []}, "'body' has no input"),
+    ],
+)
+def test_a_responses_body_that_cannot_be_answered_alone_makes_no_call(body, says, model):
+    with pytest.raises(InvalidRequest, match=says):
+        parse({"url": "/v1/responses", "body": body}, model)
 
 
 @pytest.mark.parametrize("more", [{}, {"suffix": "}"}, {"echo": True}])
@@ -234,6 +285,26 @@ def test_any_conversation_is_asked_as_it_is(messages, asked):
     assert parse({"messages": messages}).request.messages == asked
 
 
+BEGUN = "the last message is an assistant's, as the beginning of an answer: not every model continues it"
+CALL = {"id": "c", "type": "function", "function": {"name": "w", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("line", "warnings"),
+    [
+        ({"messages": [*HI, {"role": "assistant", "content": "{"}]}, (BEGUN,)),
+        ({"url": "/v1/chat/completions", "body": {"messages": [*HI, {"role": "assistant", "content": "{"}]}}, (BEGUN,)),
+        ({"custom_id": "a", "params": {"messages": [*HI, {"role": "assistant", "content": "{"}]}}, (BEGUN,)),
+        ({"key": "a", "request": {"contents": [{"role": "model", "parts": [{"text": "{"}]}]}}, (BEGUN,)),
+        ({"messages": [*HI, {"role": "assistant", "content": None, "tool_calls": [CALL]}]}, ()),
+        ({"messages": [{"role": "assistant", "content": "{"}, *HI]}, ()),
+        ({"prompt": "x"}, ()),
+    ],
+)
+def test_the_beginning_of_an_answer_is_sent_with_a_warning(line, warnings):
+    assert parse(line).warnings == warnings
+
+
 def test_a_developers_instructions_replace_the_runs_system_prompt():
     told = [{"role": "developer", "content": "Mine."}, *HI]
     assert [m.content for m in parse({"messages": told}, system="Be kind.").request.messages] == ["Mine.", "hi"]
@@ -262,3 +333,60 @@ def test_wrong_messages_are_told_in_our_own_words(messages, says):
 def test_messages_without_content_are_told(messages):
     with pytest.raises(BadLine, match="there is nothing to answer"):
         parse({"messages": messages})
+
+
+# Moderations, tokens, and what no chat can answer
+
+
+@pytest.mark.parametrize("given", ["hi", ["hi", "ho"], [{"type": "text", "text": "hi"}]])
+def test_moderations_are_passed_on_with_the_lines_model_or_the_runs(given):
+    run = {"parameters": {"max_tokens": 9}, "system": "Be kind."}
+    line = {"custom_id": "a", "url": "/v1/moderations", "body": {"input": given}}
+    found = parse(line, "braintrust/m", **run)
+    assert found.request == RawRequest("m", {"input": given}, "r", path="moderations")
+    assert (found.metadata, found.warnings) == ({}, ())
+    line["body"]["model"] = "omni-moderation-latest"
+    assert parse(line, "openai/gpt-4o").request == RawRequest(
+        "omni-moderation-latest", {"input": given}, "r", path="moderations"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "body", "says"),
+    [
+        ("openai/gpt-4o", "/v1/moderations", {"input": "hi"}, "by --model, such as omni-moderation-latest"),
+        (
+            "openai/omni-moderation-latest",
+            "/v1/moderations",
+            {"input": []},
+            "'body' has no input, which /v1/moderations needs",
+        ),
+        (LLAMA, "/v1/moderations", {"input": "hi"}, "workers-ai has no /v1/moderations: name a model of openai/…, or"),
+        ("local/m", "/v1/moderations", {"input": "hi"}, "local has no /v1/moderations: name a model of openai/…, or"),
+        ("openai/m", "/v1/chat/moderations", {"input": HI}, "is not one that can be answered: use one of"),
+        ("openai/m", "/v1/images/generations", {"prompt": "x"}, "is not one that can be answered: use one of"),
+        ("openai/m", "/v1/images/edits", {"prompt": "x"}, "is not one that can be answered: use one of"),
+        ("openai/m", "/v1/videos", {"prompt": "x"}, "is not one that can be answered: use one of"),
+        ("openai/m", "/v1/audio/transcriptions", {"file": "x"}, "is not one that can be answered: use one of"),
+        ("local/m", "/v1/embeddings", {"input": [[1, 2]]}, "'input' holds numbers of tokens, which local does not"),
+        ("workers-ai/@cf/baai/bge-m3", "/v1/embeddings", {"input": [1]}, "give the text that they stand for"),
+    ],
+)
+def test_what_a_provider_cannot_answer_is_refused_with_a_remedy(model, url, body, says, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(BadLine) as caught:
+        parse({"custom_id": "a", "url": url, "body": body}, model)
+    assert says in caught.value.message
+
+
+def test_a_server_of_ones_own_may_moderate_with_a_model_of_any_name(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://s/v1")
+    assert parse({"url": "/v1/moderations", "body": {"input": "hi"}}, "openai/guard").request.path == "moderations"
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1, 2], [3]]])
+def test_tokens_are_passed_on_to_services_that_know_them(tokens):
+    embedded = parse({"url": "/v1/embeddings", "body": {"input": tokens}})
+    assert embedded.request == RawRequest("m", {"input": tokens}, "r", path="embeddings")
+    completed = parse({"url": "/v1/completions", "body": {"prompt": tokens, "max_tokens": 3}})
+    assert completed.request == RawRequest("m", {"prompt": tokens, "max_tokens": 3}, "r", path="completions")

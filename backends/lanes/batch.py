@@ -1,0 +1,85 @@
+"""A batch of requests, before and after it is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from llmdo.backends.backend import BatchBackend
+from llmdo.backends.errors import ModelError
+from llmdo.backends.lanes.records import FILES_KEPT, BatchRecord
+from llmdo.backends.requests import BatchPlace, LineId, Request
+from llmdo.backends.responses import Response
+
+
+class LeftBatch(Exception):
+    """The request is in no batch any more, or in another one than was thought: look it up again."""
+
+
+@dataclass(slots=True, eq=False)
+class BatchMember:
+    """A request in a batch. ``ended`` gets its answer or its error, or None where it is to be called by itself.
+
+    ``key``: that of its answer in the ledger; ``generation``: how often it was handed over, and returned.
+    """
+
+    request: Request
+    ended: asyncio.Future[Response | ModelError | None]
+    place: BatchPlace | None = None
+    key: str = ""
+    generation: int = 0
+
+    def end(self, ended: Response | ModelError | None) -> None:
+        """Gives it its answer, unless its task was cancelled."""
+        if not self.ended.done():
+            self.ended.set_result(ended)
+
+    def fail(self, error: Exception) -> None:
+        """Lets it raise an error, unless its task was cancelled."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Requests of one model that are handed over together; ``members`` are those that have not ended.
+
+    Attributes:
+        began, joined: when its first and its last member came, by the loop's clock.
+        share: of the largest batch that the provider takes.
+        nonce: of its submission, once its members are reserved; "" before, and of batches of old.
+        name: the provider's, once it is handed over; "" before.
+        sent_at: when it was handed over, in Unix time.
+        given_s: how long it is waited for; ``until``: until when, by the loop's clock.
+        earlier: it was handed over by an earlier run, and others of its members may be elsewhere.
+        cancelled: the provider was asked to end it.
+        late: members that were called meanwhile: what the batch answers to them is spent, and no second answer.
+    """
+
+    provider: str
+    model: str
+    backend: BatchBackend
+    began: float
+    joined: float
+    members: list[BatchMember] = field(default_factory=list)
+    share: float = 0.0
+    nonce: str = ""
+    name: str = ""
+    sent_at: float = 0.0
+    given_s: float = float("inf")
+    until: float = float("inf")
+    earlier: bool = False
+    cancelled: bool = False
+    late: set[BatchMember] = field(default_factory=set)
+
+    def record(self, reserved_at: float, ledger: str, run: str) -> BatchRecord:
+        """What others may know of it when it is about to be handed over."""
+        ids = [member.request.request_id for member in self.members]
+        files = Counter(line.place for line in ids if isinstance(line, LineId))
+        return BatchRecord(
+            *(self.nonce, self.provider, self.model, len(ids), reserved_at),
+            files=dict(files.most_common(FILES_KEPT)),
+            run=run,
+            ledger=ledger,
+        )

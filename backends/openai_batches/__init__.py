@@ -1,0 +1,1 @@
+"""Batches by files, as OpenAI has them and others copy."""

@@ -1,0 +1,1 @@
+"""Anthropic on this machine: messages, models, and batches of messages."""

@@ -1,0 +1,1 @@
+"""OpenAI's API: chat, embeddings, responses, completions; files and batches."""

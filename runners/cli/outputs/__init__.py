@@ -1,0 +1,1 @@
+"""Commands about what a run has written, or is writing."""

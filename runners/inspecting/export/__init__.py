@@ -1,0 +1,1 @@
+"""``llmdo export``: an output as a table, joined to what was asked."""

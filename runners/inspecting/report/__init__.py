@@ -1,0 +1,1 @@
+"""``llmdo report``: an output as one HTML file."""

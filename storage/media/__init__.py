@@ -1,0 +1,1 @@
+"""Places that lines may name pictures, sounds and files in, and how these are read."""

@@ -1,0 +1,241 @@
+"""A deadline kept by the engine, on a fake clock: what is handed over, what comes back, what is called in time."""
+
+import asyncio
+import time
+
+import pytest
+
+from llmdo.backends.backend import BatchLimits
+from llmdo.backends.connections import Connections
+from llmdo.backends.engine.dispatch import Dispatcher
+from llmdo.backends.engine.jobs import Job, Reservation
+from llmdo.backends.engine.recall import Recall
+from llmdo.backends.engine.settings import CallSettings
+from llmdo.backends.errors import InvalidRequest
+from llmdo.backends.lanes.ready_by import ReadyBy
+from llmdo.backends.lanes.records import BatchRecord
+from llmdo.backends.money.money import Budget
+from llmdo.backends.money.own_prices import own_prices
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.requests import ChatRequest, Message
+from llmdo.backends.responses import BatchState, ChatResponse
+from llmdo.backends.usage import Usage
+from tests.backends.fake_clock import run
+from tests.fakes.ledger import MemoryLedger, MemoryRecords
+
+HOUR = 3600.0
+# A million of a token's price, so that a call costs 1 and a line of a batch 0.5.
+PRICES = own_prices({"fake/m": {"input": 1e6, "output": 0, "lanes": {"batch": {"input": 5e5, "output": 0}}}})
+
+
+class Provider:
+    """``queue_s(n)``: how long the n-th batch takes; a cancelled one settles after ``settle_s``, in ``part``.
+
+    ``settle_s`` None: batches cannot be cancelled.
+    """
+
+    name = "fake"
+
+    def __init__(self, queue_s, settle_s=300.0, part=0.0, latency_s=2.0, items=50_000):
+        self.queue_s, self.settle_s, self.part, self.latency_s, self.items = queue_s, settle_s, part, latency_s, items
+        self.batches, self.ends, self.called, self.cancels = [], [], [], []
+
+    def now(self):
+        return asyncio.get_running_loop().time()
+
+    async def execute(self, request):
+        self.called.append(request.request_id)
+        await asyncio.sleep(self.latency_s)
+        return ChatResponse("called", "stop", Usage(1), request.model)
+
+    async def list_models(self):
+        return []
+
+    def takes_batches(self, model):
+        return True
+
+    def batch_limits(self, model):
+        return BatchLimits(self.items, 10_000_000, 24 * HOUR, finds=False)
+
+    async def batch_share(self, request):
+        return 1e-6
+
+    async def submit_batch(self, model, requests, nonce):
+        self.ends.append((self.now() + self.queue_s(len(self.batches)), 1.0))
+        self.batches.append(list(requests))
+        return f"batch-{len(self.batches) - 1}"
+
+    async def poll_batch(self, model, batch, requests, places):
+        number = int(batch.removeprefix("batch-"))
+        end, part = self.ends[number]
+        if self.now() < end:
+            return BatchState(None)
+        return BatchState(self._results(places, part * len(self.batches[number])))
+
+    async def _results(self, places, most):
+        for position, place in enumerate(places):
+            if place.number < most:
+                yield position, ChatResponse("from the batch", "stop", Usage(1), "m")
+
+    async def find_batch(self, model, nonce, count, since):
+        return None
+
+    async def cancel_batch(self, model, batch):
+        if self.settle_s is None:
+            raise InvalidRequest("there is no way to")
+        number = int(batch.removeprefix("batch-"))
+        self.cancels.append(self.now())
+        if self.now() + self.settle_s < self.ends[number][0]:
+            self.ends[number] = self.now() + self.settle_s, self.part
+
+    async def aclose(self):
+        pass
+
+
+class Played:
+    """What a run of ``lines`` requests with ``ready_s`` seconds did, and cost in list prices of a line."""
+
+    def __init__(self, provider, lines, ready_s=8 * HOUR, settle_all=0.0, before=()):
+        self.ended, self.texts = {}, []
+        self.records = MemoryRecords()
+        for number, queue_s in enumerate(before):
+            self.records.keep(
+                BatchRecord(f"{number}", "fake", "m", 9, 1.0, "b", handed_over_at=1.0, ended_at=1 + queue_s, answered=9)
+            )
+        self.budget = Budget(prices=Prices(own=PRICES))
+        self.budget.prices.ask("fake").result()  # not by a thread that the fake clock does not know
+        run(self._play(provider, lines, ready_s, settle_all))
+        self.late = [at for at in self.ended.values() if at > ready_s]
+        self.cost = self.budget.spent().cost_usd
+        self.called, self.batched = self.texts.count("called"), self.texts.count("from the batch")
+
+    @property
+    def receipt(self):
+        """Calls and cost by the way that they went, and what was saved and paid for the rescue."""
+        receipt = self.budget.receipt()
+        ways = {way: (one.calls, one.usd, one.list_usd) for way, one in receipt.ways.items()}
+        assert sum(usd for _, usd, _ in ways.values()) == receipt.usd == self.cost
+        return ways, receipt.saved_usd, receipt.rescue_usd
+
+    async def _play(self, provider, lines, ready_s, settle_all):
+        loop = asyncio.get_running_loop()
+        now, begun = time.time(), loop.time()
+        ready_by = ReadyBy(now + ready_s, now)
+        settings = CallSettings(
+            64, mode="batch", budget=self.budget, ready_by=ready_by, batches=self.records if self.records.kept else None
+        )
+        recall = Recall(MemoryLedger(), "same-line")
+        work = Dispatcher(loop, Connections(lambda _: provider, None), settings, recall, *[lambda _: None] * 3)
+
+        def deliver(number, done):
+            assert number not in self.ended, "delivered twice"
+            assert done.error is None
+            self.ended[number] = loop.time() - begun
+            self.texts.append(done.response.text)
+
+        requests = [ChatRequest("m", (Message("user", f"text {n}"),), request_id=f"id-{n}") for n in range(lines)]
+        work.add(
+            Job("fake", one, lambda _, done, n=n: deliver(n, done), Reservation(1)) for n, one in enumerate(requests)
+        )
+        while len(self.ended) < lines:  # noqa: ASYNC110 - on a fake clock
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(settle_all)
+        await work.cancel()
+
+
+def test_what_comes_back_in_time_is_paid_at_the_price_of_batches():
+    provider = Provider(lambda _: HOUR)
+    played = Played(provider, 1000)
+    assert played.batched == 990  # every hundredth is called at once, so that it is known how fast calls are
+    assert played.called == 10
+    assert played.cost == 10 + 990 * 0.5
+    assert played.receipt == ({"list": (10, 10, 10), "batch": (990, 495, 990)}, 495, 0)
+    assert provider.cancels == []
+    assert max(played.ended.values()) < HOUR + 120
+
+
+def test_what_never_comes_back_is_cancelled_in_time_and_called_once():
+    provider = Provider(lambda _: 1e9)
+    played = Played(provider, 1000)
+    assert not played.late
+    assert played.called == played.cost == 1000
+    assert played.receipt == ({"list": (10, 10, 10), "rescued": (990, 990, 990)}, 0, 495)
+    assert min(played.ended[n] for n in range(90)) > 7 * HOUR  # as late as that, since it may have come back
+    assert len(provider.cancels) == len(provider.batches) == 1
+
+
+def test_what_a_cancelled_batch_has_answered_is_taken_and_only_the_rest_is_called():
+    provider = Provider(lambda _: 1e9, part=0.6)
+    played = Played(provider, 1000)
+    assert not played.late
+    assert played.batched == 594
+    assert played.called == 406
+    assert played.cost == 406 + 594 * 0.5
+    ways = {"list": (10, 10, 10), "rescued": (396, 396, 396), "batch": (594, 297, 594)}
+    assert played.receipt == (ways, 297, 198)
+
+
+def test_a_late_answer_to_a_line_that_was_called_is_spent_and_no_second_answer():
+    """The cancel does not settle before the calls must start."""
+    provider = Provider(lambda _: 8.1 * HOUR, settle_s=1e9)
+    played = Played(provider, 1000, settle_all=2 * HOUR)
+    assert not played.late
+    assert played.called == 1000
+    assert played.batched == 0
+    assert played.cost == 1000 + 990 * 0.5
+    ways = {"list": (10, 10, 10), "rescued": (990, 990, 990), "late": (990, 495, 990)}
+    assert played.receipt == (ways, -495, 990)  # a rescued call cost half more than a batch, and then that came, too
+
+
+def test_a_batch_that_cannot_be_cancelled_is_called_in_time_all_the_same():
+    provider = Provider(lambda _: 1e9, settle_s=None)
+    played = Played(provider, 500)
+    assert not played.late
+    assert played.called == 500
+    spent = played.budget.spent()
+    assert (spent.cost_usd, spent.lost_calls) == (500, 495)  # the batch may be billed, and is not awaited
+
+
+def test_of_many_batches_only_those_that_are_late_are_given_up():
+    provider = Provider(lambda number: [HOUR, 1e9, 2 * HOUR, 1e9][number], items=500)
+    played = Played(provider, 2000)
+    assert not played.late
+    assert len(provider.batches) == 4
+    assert len(provider.cancels) == 2
+    assert played.batched == sum(len(provider.batches[number]) for number in (0, 2))
+    assert played.cost == 2000 - 0.5 * played.batched
+
+
+@pytest.mark.parametrize("lines", [1, 50])
+def test_a_few_lines_are_handed_over_too_and_called_in_time(lines):
+    assert Played(Provider(lambda _: HOUR), lines).cost == lines * 0.5
+    played = Played(Provider(lambda _: 1e9), lines)
+    assert not played.late
+    assert played.cost == lines
+
+
+def test_too_little_time_lets_all_be_called_at_once():
+    provider = Provider(lambda _: HOUR)
+    played = Played(provider, 300, ready_s=120.0)
+    assert not played.late
+    assert played.called == 300
+    assert provider.batches == []
+
+
+def test_a_lane_that_saves_nothing_is_not_taken(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PRICES", own_prices({"fake/m": {"input": 1e6, "output": 0}}))
+    provider = Provider(lambda _: HOUR)
+    assert Played(provider, 200).called == 200
+    assert provider.batches == []
+
+
+@pytest.mark.parametrize(("before", "handed_over"), [((60.0,) * 30, True), ((7 * HOUR,) * 30, False)])
+def test_how_long_batches_of_earlier_runs_took_decides_whether_there_is_time_for_one(monkeypatch, before, handed_over):
+    async def inline(work, *given):  # the fake clock knows no threads
+        return work(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", inline)
+    provider = Provider(lambda _: 60.0)
+    played = Played(provider, 1000, ready_s=1800.0, before=before)
+    assert not played.late
+    assert (played.batched > 0) == bool(provider.batches) == handed_over

@@ -1,0 +1,159 @@
+"""Lanes: what a call was billed as, and what a budget reserves for one that asks for a lane."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from llmdo.backends.errors import BudgetSpent, CallTimeout, Retryable
+from llmdo.backends.money.estimates import Estimates
+from llmdo.backends.money.lanes import asked_lane, billed_lane
+from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.own_prices import own_prices
+from llmdo.backends.money.prices import Prices, cost_usd
+from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, RawResponse
+from llmdo.backends.usage import Usage
+
+MODEL = "gpt-5"
+LIST, FLEX, PRIORITY = (1.25, 10), (0.625, 5), (2.5, 20)
+
+
+@pytest.fixture(autouse=True)
+def at_openai(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+def chat(**parameters):
+    return ChatRequest(MODEL, (Message("user", "why?"),), {"max_tokens": 100, **parameters})
+
+
+def said(**body):
+    return ChatResponse("so", "stop", Usage(1000, 100), MODEL, body=body)
+
+
+def usd(rates, given=1000, output=100):
+    return pytest.approx((given * rates[0] + output * rates[1]) / 1e6)
+
+
+def prices(own=()):
+    return Prices(lambda _: Models(()), own)
+
+
+@pytest.mark.parametrize(
+    ("tier", "lane"),
+    [
+        ("flex", "flex"),
+        ("priority", "priority"),
+        ("fast", "priority"),
+        ("default", ""),
+        ("auto", ""),
+        ("on_demand", ""),
+        (None, ""),
+        (7, ""),
+        ({}, ""),
+    ],
+)
+def test_what_the_reply_names_decides_whatever_was_asked_for(tier, lane):
+    for asked in (chat(), chat(service_tier="flex"), chat(service_tier="priority")):
+        assert billed_lane(asked, said(service_tier=tier)) == lane
+
+
+def test_a_reply_that_names_no_tier_was_billed_at_list_price():
+    assert billed_lane(chat(service_tier="flex"), said()) == ""
+
+
+def test_a_streamed_answer_and_a_response_name_it_too():
+    streamed = ChatResponse("so", "stop", Usage(), MODEL, details={"service_tier": "flex"})
+    assert billed_lane(chat(), streamed) == "flex"
+    raw = RawRequest(MODEL, {"input": "why?"}, path="responses")
+    assert billed_lane(raw, RawResponse({"service_tier": "priority"}, Usage(), MODEL)) == "priority"
+    assert billed_lane(raw, RawResponse({"usage": {"service_tier": "batch"}}, Usage(), MODEL)) == "batch"
+    assert billed_lane(raw, RawResponse("text", Usage(), MODEL)) == ""
+    assert billed_lane(EmbedRequest("e", ("a",)), EmbedResponse(((1.0,),), Usage(), "e")) == ""
+
+
+@pytest.mark.parametrize("window", ["2h", "8h"])
+def test_a_window_is_known_by_what_was_asked_for(window):
+    body = {"input": "why?", "background": True, "background_options": {"completion_window": window}}
+    raw = RawRequest(MODEL, body, path="responses")
+    assert asked_lane(raw) == window
+    assert billed_lane(raw, RawResponse({"service_tier": "default"}, Usage(), MODEL)) == window
+    assert billed_lane(raw, RawResponse({"service_tier": "priority"}, Usage(), MODEL)) == "priority"
+
+
+@pytest.mark.parametrize("odd", [None, "2h", [], {"completion_window": "soonest"}, {"completion_window": []}])
+def test_what_names_no_window_asks_for_none(odd):
+    assert asked_lane(RawRequest(MODEL, {"background_options": odd}, path="responses")) == ""
+
+
+def test_answers_of_several_lanes_cost_what_each_one_does():
+    list_price, flex = said(), said()
+    flex.lane = "flex"
+    book = prices()
+    assert book.cost("openai", MODEL, list_price) == usd(LIST)
+    assert book.cost("openai", MODEL, flex) == usd(FLEX)
+    assert book.cost("openai", MODEL, list_price, flex) == usd((LIST[0] + FLEX[0], LIST[1] + FLEX[1]))
+    used = book.used()
+    assert (used["openai/gpt-5"].input, used["openai/gpt-5 (flex)"].input) == (1.25, 0.625)
+
+
+def test_a_budget_counts_a_call_by_what_it_was_billed_as():
+    budget = Budget(Limits(max_cost_usd=1.0), prices())
+    request, answer = chat(service_tier="flex"), said(service_tier="flex")
+    answer.lane = "flex"
+    assert budget.before("openai", request) is None
+    budget.after("openai", request, answer)
+    assert budget.spent().cost_usd == usd(FLEX)
+
+
+def test_what_an_item_of_a_batch_used_without_an_answer_costs_what_the_batch_does():
+    budget, request = Budget(Limits(), prices()), chat()
+    error = Retryable("the answer does not fit", usage=Usage(1000, 100))
+    error.lane = "batch"
+    budget.after("openai", request, pickle.loads(pickle.dumps(error)))
+    budget.prices.ask("openai").result()
+    assert budget.spent().cost_usd == usd(FLEX)
+
+
+@pytest.mark.parametrize(("tier", "rates"), [(None, LIST), ("flex", LIST), ("priority", PRIORITY), ("fast", PRIORITY)])
+def test_a_call_reserves_the_most_that_its_lane_may_be_billed_as(tier, rates):
+    request = chat(service_tier=tier)
+    most = Estimates().most(request)
+    need = (most.input_tokens * rates[0] + most.output_tokens * rates[1]) / 1e6
+    assert Budget(Limits(max_cost_usd=need * 1.001), prices()).before("openai", request) is None
+    short = Budget(Limits(max_cost_usd=need * 0.999), prices())
+    assert isinstance(short.before("openai", request), BudgetSpent)
+    lost = Budget(Limits(max_cost_usd=1.0), prices())
+    lost.before("openai", request)
+    lost.after("openai", request, CallTimeout("late"))
+    assert lost.spent().lost_cost_usd == pytest.approx(need)
+
+
+def test_a_lane_of_ones_own_price_is_named_there_or_costs_as_much():
+    given = {"openai/gpt-5": {"input": 4, "output": 8, "lanes": {"batch": 0.25, "flex": {"input": 3}}}}
+    book = prices(own_prices(given))
+    for lane, expected in (("batch", (1, 2)), ("flex", (3, 8)), ("", (4, 8)), ("2h", (4, 8))):
+        assert book.cost_of("openai", MODEL, MODEL, Usage(1000, 100), lane) == usd(expected)
+
+
+def test_a_factor_of_ones_own_price_holds_for_long_inputs_but_not_for_the_calls_own_part():
+    tiers = {"input": 4, "output": 8, "request": 0.01, "above": [{"tokens": 100, "input": 6}], "lanes": {"8h": 0.5}}
+    ((_, price),) = own_prices({"p/m": tiers})
+    assert cost_usd(Usage(200, 10), dict(price.lanes)["8h"]) == pytest.approx((200 * 3 + 10 * 4) / 1e6 + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "said"),
+    [
+        ([], "must be an object"),
+        ({"slow": 0.5}, "some of batch, flex"),
+        ({"batch": "half"}, "batch must be a number"),
+        ({"batch": -1}, "batch must be a number"),
+        ({"batch": {"inputs": 1}}, "no rate 'inputs'"),
+    ],
+)
+def test_a_lane_that_is_wrong_is_said_with_the_models_name(lanes, said):
+    with pytest.raises(ValueError, match=f"p/m.*{said}"):
+        own_prices({"p/m": {"input": 1, "lanes": lanes}})

@@ -1,0 +1,310 @@
+"""AskModel in pipelines of others: rows in, rows out, each answer paid once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.error_handling import CollectingErrorHandler
+from apache_beam.typehints.schemas import named_fields_from_element_type
+
+import llmdo
+from llmdo import AskModel
+from llmdo.backends.engine import registry
+from llmdo.backends.engine.registry import close_engines
+from llmdo.backends.errors import InvalidRequest, ModelNotFound, Unauthorized
+from llmdo.backends.limits import retry
+from llmdo.backends.responses import ChatResponse, EmbedResponse
+from llmdo.backends.usage import Usage
+
+CHAT, EMBED = "workers-ai/@cf/chat", "@cf/baai/bge-m3"
+
+
+@dataclass
+class Provider:
+    """Stands for a provider; ``calls`` counts the questions that were paid for."""
+
+    name: str = "workers-ai"
+    calls: Counter[str] = field(default_factory=Counter)
+    most: int = 0
+    _running: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    async def execute(self, request):
+        text = request.messages[-1].content
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        await asyncio.sleep(0.01)
+        with self._lock:
+            self._running -= 1
+            self.calls[text] += 1
+        if "bad" in text:
+            raise InvalidRequest("does not fit", code=5006)
+        if "locked" in text:
+            raise Unauthorized("the token is wrong")
+        if "response_format" in request.parameters:
+            text = '{"label": "good", "score": 3, "tags": ["a", "b"], "place": {"x": 1.5}, "any": [1, null]}'
+            return ChatResponse(text, "stop", Usage(3, 2), request.model)
+        return ChatResponse(f"re: {text}", "stop", Usage(3, 2), request.model)
+
+    async def embed(self, request):
+        self.calls.update(request.texts)
+        return EmbedResponse(tuple((float(len(t)), 0.5) for t in request.texts), Usage(1), request.model)
+
+    def max_texts(self, model):
+        return 10 if "bge" in model else 1
+
+    async def aclose(self):
+        pass
+
+
+@pytest.fixture
+def provider(monkeypatch) -> Iterator[Provider]:
+    provider = Provider()
+    monkeypatch.setattr(registry, "connect", lambda name, gateway: provider)
+    close_engines()
+    retry.set_instant(True)
+    yield provider
+    retry.set_instant(False)
+    close_engines()
+
+
+Ticket = NamedTuple("Ticket", [("id", int), ("text", str)])  # noqa: UP014  Beam reads no postponed annotations
+
+
+def asked(
+    rows: Sequence[Any], step: beam.PTransform, checks: Callable[[Any], object], kind: Any = None
+) -> beam.runners.runner.PipelineResult:
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        create = beam.Create(rows, reshuffle=False)
+        checks(pipeline | (create.with_output_types(kind) if kind else create) | step)
+    return pipeline.result
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 100])
+def test_rows_with_a_schema_keep_their_fields_and_get_an_answer(provider, count):
+    def checks(answers):
+        fields = named_fields_from_element_type(answers.element_type)
+        assert [name for name, _ in fields] == ["id", "text", "answer", "error"]
+        assert [kind for _, kind in fields][1:] == [str, str | None, str | None]  # Beam has an int as NumPy's
+        plain = answers | beam.Map(lambda row: (row.id, row.text, row.answer, row.error))
+        assert_that(plain, equal_to([(i, f"t{i}", f"re: Sum: t{i}", None) for i in range(count)]))
+
+    asked([Ticket(i, f"t{i}") for i in range(count)], AskModel(CHAT, "Sum: {text}"), checks, Ticket)
+    assert sum(provider.calls.values()) == count
+
+
+@pytest.mark.parametrize(
+    ("row", "whole"),
+    [
+        ("hello", {"text": "hello", "answer": "re: hello", "error": None}),
+        (beam.Row(text="hello", n=1), {"text": "hello", "n": 1, "answer": "re: hello", "error": None}),
+        ({"text": "hello", "when": object}, {"text": "hello", "when": object, "answer": "re: hello", "error": None}),
+    ],
+    ids=["text", "Row", "dict"],
+)
+def test_texts_rows_and_dicts_are_asked_alike(provider, row, whole):
+    def checks(answers):
+        assert_that(answers | beam.Map(lambda one: one if isinstance(one, dict) else one._asdict()), equal_to([whole]))
+
+    asked([row], AskModel(CHAT, "{text}"), checks)
+
+
+def test_a_text_without_a_prompt_is_the_prompt(provider):
+    asked(["hi"], AskModel(CHAT), lambda a: assert_that(a | beam.Map(lambda r: r.answer), equal_to(["re: hi"])))
+
+
+def test_a_row_without_an_answer_says_why_and_the_others_go_on(provider):
+    def checks(answers):
+        found = answers | beam.Map(lambda row: (row["id"], row["answer"], row["error"]))
+        missing = "BadLine: the line has no 'text', which the template needs: add it, or leave the line out"
+        assert_that(
+            found,
+            equal_to([(1, "re: a", None), (2, None, "InvalidRequest: does not fit"), (3, None, missing)]),
+        )
+
+    asked([{"id": 1, "text": "a"}, {"id": 2, "text": "bad"}, {"id": 3}], AskModel(CHAT, "{text}"), checks)
+
+
+def test_failures_leave_by_another_way(provider):
+    def checks(both):
+        answers, failures = both
+        assert [name for name, _ in named_fields_from_element_type(answers.element_type)] == ["id", "text", "answer"]
+        assert_that(answers | "1" >> beam.Map(lambda r: r.answer), equal_to(["re: a"]), label="answers")
+        known = failures | "2" >> beam.Map(lambda r: (r.row.id, r.error_class, r.code, r.message, r.retryable))
+        assert_that(known, equal_to([(2, "InvalidRequest", "5006", "does not fit", False)]), label="failures")
+
+    rows = [Ticket(1, "a"), Ticket(2, "bad")]
+    asked(rows, AskModel(CHAT, "{text}").with_exception_handling(), checks, Ticket)
+
+
+def test_failures_go_to_beams_error_handler(provider):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        with CollectingErrorHandler() as handler:
+            rows = pipeline | beam.Create([{"text": "a"}, {"text": "bad"}], reshuffle=False)
+            answers = rows | AskModel(CHAT, "{text}").with_error_handler(handler)
+        assert_that(answers | beam.Map(sorted), equal_to([["answer", "text"]]), label="answers")
+        bad = handler.output() | beam.Map(lambda failure: failure.row)
+        assert_that(bad, equal_to([{"text": "bad"}]), label="failures")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "label": {"type": "string"},
+        "score": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "place": {"$ref": "#/$defs/Place"},
+        "any": {},
+        "text": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    },
+    "$defs": {"Place": {"type": "object", "properties": {"x": {"type": "number"}}}},
+}
+
+
+def test_a_schema_gives_typed_columns(provider):
+    def checks(answers):
+        kinds = dict(named_fields_from_element_type(answers.element_type))
+        assert list(kinds) == ["id", "text", "answer", "label", "score", "tags", "place", "any", "answer_text", "error"]
+        assert "Sequence[typing.Optional[str]]" in str(kinds["tags"])
+        assert {kinds[name] for name in ("label", "any", "answer_text")} == {str | None}
+        cells = answers | beam.Map(lambda r: (r.label, r.score, list(r.tags), r.place.x, r.any, r.answer_text, r.error))
+        assert_that(cells, equal_to([("good", 3, ["a", "b"], 1.5, "[1,null]", None, None)]))
+
+    step = AskModel(CHAT, "{text}", schema=SCHEMA)
+
+    # Rows are encoded and decoded between stages.
+    asked([Ticket(1, "x")], step, lambda answers: checks(answers | beam.Reshuffle()), Ticket)
+
+
+def test_no_row_is_lost_before_a_step_that_takes_batches(provider, tmp_path):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        create = beam.Create([Ticket(i, f"t{i}") for i in range(3)], reshuffle=False).with_output_types(Ticket)
+        _ = pipeline | create | AskModel(CHAT, "{text}") | beam.io.WriteToParquet(str(tmp_path / "answers"))
+    (file,) = tmp_path.iterdir()
+    assert sorted(pq.read_table(file)["answer"].to_pylist()) == ["re: t0", "re: t1", "re: t2"]
+
+
+def test_a_class_is_a_schema_too(provider):
+    @dataclass
+    class Verdict:
+        label: str
+        score: int | None = None
+
+    asked(
+        ["x"],
+        AskModel(CHAT, schema=Verdict),
+        lambda a: assert_that(a | beam.Map(lambda r: (r.label, r.score)), equal_to([("good", 3)])),
+    )
+
+
+def test_texts_are_embedded_in_few_calls(provider):
+    rows = [{"body": "x" * n} for n in range(1, 26)]
+
+    def checks(answers):
+        assert_that(answers | beam.Map(lambda r: r["embedding"]), equal_to([[float(n), 0.5] for n in range(1, 26)]))
+
+    asked(rows, AskModel(EMBED, embed="body"), checks)
+
+
+def test_what_was_paid_is_not_paid_again_and_two_keys_are_two_answers(provider, tmp_path):
+    rows = [{"id": i % 4, "text": f"t{i % 2}"} for i in range(8)]
+    for _ in range(2):
+        asked(rows, AskModel(CHAT, "{text}", ledger=str(tmp_path / "same")), lambda a: a)
+    assert provider.calls == {"t0": 1, "t1": 1}
+    provider.calls.clear()
+    rows = [{"id": i, "text": f"t{i % 2}"} for i in range(4)]
+    for _ in range(2):
+        asked(rows, AskModel(CHAT, "{text}", ledger=str(tmp_path / "keys"), key="id"), lambda a: a)
+    assert provider.calls == {"t0": 2, "t1": 2}
+
+
+def test_an_error_of_every_call_fails_the_pipeline_and_the_next_one_calls_again(provider):
+    with pytest.raises(Exception, match="the token is wrong"):
+        asked(["locked"], AskModel(CHAT), lambda a: a)
+    asked(["open"], AskModel(CHAT), lambda a: assert_that(a | beam.Map(lambda r: r.answer), equal_to(["re: open"])))
+
+
+def test_a_limit_ends_the_pipeline_before_it_is_exceeded(provider):
+    with pytest.raises(Exception, match="max-tokens-total"):
+        asked([f"t{i}" for i in range(50)], AskModel(CHAT, max_tokens_total=400, concurrency=2), lambda a: a)
+    assert sum(provider.calls.values()) < 50
+
+
+def test_two_steps_have_their_own_windows_limits_and_ledgers(provider, tmp_path):
+    def checks(answers):
+        first, second = answers
+        assert_that(first | "1" >> beam.Map(lambda r: r["error"]), equal_to([None] * 20), label="first")
+        assert_that(second | "2" >> beam.Map(lambda r: r["error"]), equal_to([None] * 20), label="second")
+
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([{"text": f"t{i}"} for i in range(20)], reshuffle=False)
+        first = rows | "one" >> AskModel(CHAT, "{text}", concurrency=2, ledger=str(tmp_path / "a"))
+        second = rows | "two" >> AskModel(CHAT, "{text}", concurrency=3, ledger=str(tmp_path / "b"))
+        checks((first, second))
+    assert provider.calls == {f"t{i}": 2 for i in range(20)}
+    assert provider.most <= 5
+
+
+def test_chained_steps_name_their_columns(provider):
+    first, second = AskModel(CHAT, "{text}"), AskModel(CHAT, "{answer}", into="again")
+
+    def checks(answers):
+        assert_that(answers | beam.Map(lambda r: (r.again, r.again_error)), equal_to([("re: re: a", None)]))
+
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create(["a"]) | "one" >> first
+        with pytest.raises(ValueError, match="'answer' already: name another column with into="):
+            _ = rows | "taken" >> AskModel(CHAT, "{text}")
+        checks(rows | "two" >> second)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"prompt": "no field"}, "has no field"),
+        ({"embed": "text", "prompt": "{text}"}, "leave out"),
+        ({"schema": 5}, "JSON schema"),
+        ({"concurrency": 0}, "above 0"),
+        ({"headers": ("x",)}, "HEADER=VARIABLE"),
+        ({"prices": {}}, None),
+        ({"prices": {"m": {}}}, "PROVIDER/MODEL"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_said_when_the_step_is_made(wrong, why):
+    if why is None:
+        assert AskModel(CHAT, **wrong)
+        return
+    with pytest.raises(ValueError, match=why):
+        AskModel(CHAT, **wrong)
+
+
+def test_a_model_without_a_provider_is_not_known():
+    with pytest.raises(ModelNotFound):
+        llmdo.AskModel("gpt-4o")
+
+
+def test_what_was_spent_is_counted(provider):
+    result = asked(["a", "bad"], AskModel(CHAT), lambda a: a)
+    counted = {
+        c.key.metric.name: c.committed
+        for c in result.metrics().query()["counters"]
+        if c.key.metric.namespace == "llmdo"
+    }
+    assert (counted["lines_answered"], counted["lines_failed"], counted["input_tokens"], counted["output_tokens"]) == (
+        1,
+        1,
+        3,
+        2,
+    )

@@ -1,0 +1,1 @@
+"""What kind of file it is, by its name and by what is in it."""

@@ -1,0 +1,1 @@
+"""Chats whose messages and answers are in LiveStore's event logs."""

@@ -1,0 +1,1 @@
+"""Asks a model about each row of somebody else's pipeline."""
