@@ -217,10 +217,14 @@ class Person:
         self.does = Talker(clients_node(), str(CLIENT / "drive.mjs"), address, pictures, chromium())
 
     def opens(self, *size: int) -> int:
-        """A tab with a new conversation; waits until something can be written."""
+        """A tab with a new conversation; waits until something can be written.
+
+        The newest conversation has a text to write in, too, and stays until the browser tells of the new address.
+        """
         tab = self.does("open", *size)
         until(lambda: self.does("has", tab, "#text"))
         self.does("click", tab, "nav .new")
+        until(lambda: self.does("has", tab, "nav .new[aria-current]"))
         until(lambda: self.does("focused", tab) == "text")
         return tab
 
