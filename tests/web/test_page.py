@@ -113,6 +113,19 @@ def test_the_page_is_used_with_the_keyboard_alone_and_read_aloud(person):
     until(lambda: person.answers(tab) == 2)
 
 
+def test_what_somebody_writes_stays_when_a_conversation_begins_elsewhere(person):
+    reading = person.does("open")
+    until(lambda: person.does("has", reading, "#text"))
+    title = person.does("text", reading, "h2")
+    person.does("type", reading, "Half a thought")
+    person.asks(person.opens(), "A conversation that begins elsewhere.")
+    until(lambda: "begins elsewhere" in person.does("text", reading, "nav"))
+    assert person.does("text", reading, "h2") == title
+    assert person.does("value", reading) == "Half a thought"
+    person.does("press", reading, "Enter")
+    until(lambda: "Half a thought" in [text for _, text in person.sees(reading)])
+
+
 def test_a_message_that_is_written_while_the_backend_is_away_is_kept_and_answered_later(person, backend):
     tab = person.opens()
     person.asks(tab, "Before the backend is away.")

@@ -15,7 +15,9 @@ const current = () => decodeURIComponent(location.hash.slice(1))
 
 export function Chat({ store }) {
   const conversations = store.useQuery(conversations$)
-  const chosen = useSyncExternalStore(subscribe, current) || conversations[0]?.id || NEW
+  // What somebody writes in a page without a fragment is not swept away by a conversation that begins elsewhere.
+  const [newest] = useState(() => conversations[0]?.id ?? NEW)
+  const chosen = useSyncExternalStore(subscribe, current) || newest
   const connected = useConnected(store)
   return (
     <div className="app">

@@ -86,6 +86,7 @@ const commands = {
   paste: (tab, text) => paste(tabs[tab], text),
   focused: (tab) => tabs[tab].evaluate(() => document.activeElement.id || document.activeElement.className || document.activeElement.tagName),
   rows: (tab) => rows(tabs[tab]),
+  value: (tab) => tabs[tab].$eval('#text', (one) => one.value),
   text: (tab, selector) => tabs[tab].$eval(selector, (one) => one.innerText),
   faintest: (tab) => faintest(tabs[tab]),
   scheme: async (tab, value) => void (await tabs[tab].emulateMediaFeatures([{ name: 'prefers-color-scheme', value }])),
