@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 from aiohttp import WSMsgType, web
@@ -52,6 +52,7 @@ class FakeBackend:
         self._tls = tls
         self.faults = Faults()
         self.payload = payload
+        self.ahead = 0.0  # seconds: its clock, by which events are stored, before this machine's
         self.refused: set[str] = set()  # stores that no payload opens
         self.logs: dict[str, list[dict]] = defaultdict(list)
         self.backends: dict[str, str] = defaultdict(lambda: f"log{random.randrange(1 << 40)}")
@@ -184,7 +185,8 @@ class FakeBackend:
         return self.logs[store][-1]["seqNum"] if self.logs[store] else 0
 
     def _append(self, store: str, batch: list[dict]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = datetime.now(UTC) + timedelta(seconds=self.ahead)
+        now = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         stored = [json.loads(json.dumps(event)) for event in batch]
         for event in stored:
             event["_at"] = now

@@ -44,7 +44,7 @@ from llmdo.transforms.chat.conversations import (
 from llmdo.transforms.chat.elements import Answered, ChatDefaults, ConversationSettings, WaitingMessage
 from llmdo.transforms.chat.events import response_id
 from llmdo.transforms.chat.lasting_engine import LastingEngine
-from llmdo.transforms.chat.replies import Replies
+from llmdo.transforms.chat.replies import BURST, Replies
 from llmdo.transforms.run_state import RunAsleep
 from tests.fakes.clocks import Clock
 from tests.fakes.ledger import MemoryLedger
@@ -490,11 +490,13 @@ def test_a_queue_that_fails_for_a_while_loses_nothing_and_holds_up_no_turn(rigs,
 def test_many_answers_go_out_with_few_pushes(rigs, store):
     queue = Queue()
     rig = rigs(store, Provider(), queue, every_s=0.1)
+    began = time.monotonic()
     rig.say(*(message("m1", f"c{c}") for c in range(150)))
     until(lambda: len(rig.dones) == 150)
+    took_s = time.monotonic() - began
     assert len(queue.received) == 1  # all of one id
     assert len(queue.events) == 450
-    assert queue.pushes < 45
+    assert queue.pushes <= BURST + took_s / 0.1 + 1
 
 
 @pytest.mark.parametrize(
@@ -560,8 +562,10 @@ def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
     ended = []
 
     async def script(request, calls):
+        while not ended and not rig.engines[0].demand().waiting:  # noqa: ASYNC110 - the other message's thread
+            await asyncio.sleep(0.005)
         if not ended:
-            await asyncio.sleep(2.0)  # by which the second one has its turn
+            await asyncio.sleep(0.5)
         ended.append(time.time())
 
     rig = rigs(store, Provider(script), window=1)
@@ -571,10 +575,11 @@ def test_a_call_that_waits_for_its_turn_is_not_yet_called(rigs, store):
         (logged(store, name).answers[one] for name, one in (("c1", "m1"), ("c2", "m2"))),
         key=lambda answer: answer.trace["answered"],
     )
-    assert first.trace["called"] < ended[0] - 1.9
-    assert second.trace["begun"] < ended[0] - 0.1
+    assert first.trace["called"] < ended[0] - 0.4
+    assert second.trace["begun"] < ended[0] - 0.4
     assert second.trace["called"] > ended[0] - 0.01  # the engine's clock shows whole ms
-    assert second.response["metadata"]["latencyMs"] < 1500  # without the 2 s in which it waited
+    # Without the half second in which it waited.
+    assert second.response["metadata"]["latencyMs"] < 1000 * (second.trace["answered"] - ended[0]) + 100
 
 
 def test_what_was_never_called_has_no_such_stage(rigs, store):

@@ -225,70 +225,83 @@ def test_slots_are_whole_when_all_lines_are_there_and_never_before(lengths):
         assert seen == {slot: min(100, ends[-1] - 100 * slot) for slot in range(-(-ends[-1] // 100))}
 
 
-# What came before the pipeline's last element; Beam would copy what a closure holds.
+# What came out, when; the same when the source ended; when it began. Beam would copy what a closure holds.
 SEEN: list[tuple[str, float]] = []
+AT_THE_END: list[set[str]] = []
+GIVEN: list[float] = []
 
 
 def _see(written):
-    SEEN.append((f"out {written.file.key}", time.monotonic()))
+    SEEN.append((written.file.key, time.monotonic()))
     return written
 
 
-@pytest.mark.prism
-def test_a_file_that_is_whole_is_written_at_once_and_one_that_is_not_when_its_time_is_over(output):
-    whole = FileVersion("r2://bucket", "whole.jsonl", "e", 20)
-    packed = FileVersion("r2://bucket", "packed.jsonl.gz", "e", 7)
-    known = FileVersion("r2://bucket", "known.jsonl", "e", 20)
-    half = FileVersion("r2://bucket", "half.jsonl", "e", 20)
-    shard = ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)
-    outcomes = [
-        *(answer(0, whole), Failure(whole, 10, 20, failure(1).row)),
-        *(answer(0, packed), Blank(packed, 10, 10, total=10)),
-        *(KnownShard(known, shard), answer(1, known)),
-        answer(0, half),
-    ]
-    SEEN.clear()
-    with running_prism(find_prism(None)) as prism:
-        pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(prism)))
-        (
-            pipeline
-            | beam.Impulse()
-            | beam.ParDo(_Given(outcomes, 6.0))
-            | WriteShards(Run("run-1", output, "c"), Batching(size=100, seconds=3.0))
-            | beam.Map(_see)
-        )
-        begun = time.monotonic()
-        pipeline.run().wait_until_finish()
-        ended = time.monotonic()
-    times = {}
-    for name, at in SEEN:
-        times.setdefault(name.removeprefix("out "), at)
-    first = min(times.values())
-    assert set(times) == {"whole.jsonl", "packed.jsonl.gz", "known.jsonl", "half.jsonl"}
-    assert max(times[name] for name in times if name != "half.jsonl") - first < 1.5
-    assert times["half.jsonl"] - first >= 2.0
-    assert times["half.jsonl"] < ended - 1.0 and begun < first
-
-
 class _Given(beam.DoFn, RestrictionProvider):
-    """Gives elements in one bundle, and then nothing for some seconds before it ends."""
+    """Gives elements in one bundle, and then nothing, until all these names were seen or a minute is over."""
 
-    def __init__(self, elements, seconds):
-        self.elements, self.seconds = elements, seconds
+    END = 1 << 40
+
+    def __init__(self, elements, names):
+        self.elements, self.names = elements, names
 
     def initial_restriction(self, _):
-        return OffsetRange(0, 2)
+        return OffsetRange(0, self.END)
 
     def create_tracker(self, restriction):
         return OffsetRestrictionTracker(restriction)
 
     def restriction_size(self, _, restriction):
-        return restriction.size()
+        return 1
 
     def process(self, _, tracker=beam.DoFn.RestrictionParam()):
-        if tracker.current_restriction().start == 0:
-            tracker.try_claim(0)
+        start, seen = tracker.current_restriction().start, {name for name, _ in SEEN}
+        if start == 0:
+            GIVEN.append(time.monotonic())
             yield from self.elements
-            tracker.defer_remainder(Duration(self.seconds))
-        else:
-            tracker.try_claim(1)
+        elif seen >= self.names or time.monotonic() > GIVEN[0] + 60.0:
+            AT_THE_END.append(seen)
+            tracker.try_claim(self.END)
+            return
+        tracker.try_claim(start)
+        tracker.defer_remainder(Duration(0.1))
+
+
+def written_while_the_source_goes_on(output, outcomes, names, seconds):
+    """What is seen before the source ends, and after how many seconds each."""
+    for kept in (SEEN, AT_THE_END, GIVEN):
+        kept.clear()
+    with running_prism(find_prism(None)) as prism:
+        pipeline = beam.Pipeline(options=PipelineOptions(prism_arguments(prism)))
+        (
+            pipeline
+            | beam.Impulse()
+            | beam.ParDo(_Given(outcomes, names))
+            | WriteShards(Run("run-1", output, "c"), Batching(size=100, seconds=seconds))
+            | beam.Map(_see)
+        )
+        pipeline.run().wait_until_finish()
+    (there,) = AT_THE_END
+    return there, {name: at - GIVEN[0] for name, at in reversed(SEEN)}
+
+
+@pytest.mark.prism
+def test_a_file_that_is_whole_is_written_at_once(output):
+    whole = FileVersion("r2://bucket", "whole.jsonl", "e", 20)
+    packed = FileVersion("r2://bucket", "packed.jsonl.gz", "e", 7)
+    known = FileVersion("r2://bucket", "known.jsonl", "e", 20)
+    outcomes = [
+        *(answer(0, whole), Failure(whole, 10, 20, failure(1).row)),
+        *(answer(0, packed), Blank(packed, 10, 10, total=10)),
+        *(KnownShard(known, ShardRecord("shard-000000000000-aa.jsonl", "answers", "0+10", 1)), answer(1, known)),
+    ]
+    names = {file.key for file in (whole, packed, known)}
+    there, _ = written_while_the_source_goes_on(output, outcomes, names, seconds=600.0)
+    assert there == names
+
+
+@pytest.mark.prism
+def test_a_file_that_is_not_whole_is_written_when_its_time_is_over(output):
+    half = FileVersion("r2://bucket", "half.jsonl", "e", 20)
+    there, after = written_while_the_source_goes_on(output, [answer(0, half)], {half.key}, seconds=1.0)
+    assert there == {half.key}
+    assert after[half.key] > 0.9

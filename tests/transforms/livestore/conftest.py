@@ -20,8 +20,7 @@ def backend():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Claims that are over soon."""
-    monkeypatch.setattr(store_replies, "CLAIM_S", 0.8)
+    """Claims that are repeated soon, and often looked at; they are over when a test moves the clocks."""
     monkeypatch.setattr(store_replies, "RENEW_S", 0.2)
     monkeypatch.setattr(store_replies, "_LOOK_S", 0.02)
 

@@ -13,7 +13,7 @@ from llmdo.storage.livestore.places import StorePlace
 from llmdo.storage.livestore.stores import LiveStores
 from llmdo.transforms.chat.events import completed, received
 from llmdo.transforms.chat.replies import AnsweredElsewhere
-from llmdo.transforms.livestore.claims import Claims
+from llmdo.transforms.livestore.claims import CLAIM_S, Claims
 from llmdo.transforms.livestore.connections import client_name
 from llmdo.transforms.livestore.store_replies import StoreReplies
 
@@ -76,7 +76,7 @@ class Instance:
         self.alive.add(run)
         self.run, self.calls = run, []
         self.paid = {} if paid is None else paid  # what the log of chats has
-        self.claims = Claims()
+        self.claims = Claims(lambda: time.monotonic() + backend.ahead)
         self.client = client_name(log, run)
         stores = LiveStores(
             [StorePlace(backend.url, "s")], {"s": self.client}, {}, self._hear, lambda _: self.claims.forget()
@@ -91,18 +91,18 @@ class Instance:
     def _hear(self, _, event):
         return self.claims.hear(event)
 
-    def begin(self, one, takes_s=0.02):
-        """Answers a message, as a conversation does."""
-        task = asyncio.get_running_loop().create_task(self.answer(one, takes_s))
+    def begin(self, one, takes_s=0.02, gate=None):
+        """Answers a message, as a conversation does; the call does not end before the gate is open."""
+        task = asyncio.get_running_loop().create_task(self.answer(one, takes_s, gate))
         self.tasks.add(task)
         return task
 
-    async def answer(self, one, takes_s=0.02):
+    async def answer(self, one, takes_s=0.02, gate=None):
         while one.id not in self.paid:
             try:
                 async with self.replies.answering(one):
                     self.calls.append(one.id)
-                    await asyncio.sleep(takes_s)
+                    await (asyncio.sleep(takes_s) if gate is None else gate.wait())
                 self.paid[one.id] = answer_to(one, f"by {self.run}")
             except AnsweredElsewhere:
                 if self.claims.answered(one.conversation, one.id):
@@ -122,6 +122,12 @@ class Instance:
     async def end(self):
         with suppress(asyncio.CancelledError):
             await self.kill()
+
+
+async def let_expire(backend, *instances, messages=("m1",)):
+    """Moves all clocks until a claim is over that is not repeated then; before, all must know of it."""
+    await until(lambda: all(one.claims.holder(name) is not None for one in instances for name in messages))
+    backend.ahead += CLAIM_S + 1.0
 
 
 async def until(condition, seconds=55):

@@ -9,7 +9,7 @@ import pytest
 
 from llmdo.transforms.chat.replies import AnsweredElsewhere
 from llmdo.transforms.livestore import store_replies
-from llmdo.transforms.livestore.claims import TAKES_OVER
+from llmdo.transforms.livestore.claims import CLAIM_S, TAKES_OVER
 from tests.transforms.livestore.instances import (
     COMPLETED,
     RECEIVED,
@@ -19,6 +19,7 @@ from tests.transforms.livestore.instances import (
     answers,
     claim,
     contiguous_behind_ours,
+    let_expire,
     message,
     of,
     respond,
@@ -58,7 +59,9 @@ def test_an_expired_claim_is_taken_over_by_one_of_two_at_once(backend, play, qui
         say(backend, "m1")
         claim(backend, "m1", "llmdo-log-dead")
         both = [instance(f"run-{n}", f"log{n}") for n in range(2)]
-        await asyncio.gather(*(one.begin(message("m1")) for one in both))
+        tasks = [one.begin(message("m1")) for one in both]
+        await let_expire(backend, *both)
+        await asyncio.gather(*tasks)
         assert [one.calls for one in both] in ([["m1"], []], [[], ["m1"]])
 
     play(scene)
@@ -83,9 +86,11 @@ def test_a_claim_that_is_repeated_at_the_last_moment_is_not_taken_over(backend, 
 
         replies._is_dead = repeated_meanwhile
         one.begin(message("m1"))
+        await let_expire(backend, one)
         await until(lambda: len(of(backend, STARTED)) == 2)
         await asyncio.sleep(0.3)
         assert len(of(backend, STARTED)) == 2 and one.calls == []
+        await let_expire(backend, one)
         await until(lambda: answers(backend) == ["m1"])
 
     play(scene)
@@ -111,13 +116,21 @@ def test_a_living_claim_is_waited_for_though_it_is_long(backend, play, quick):
     async def scene(instance):
         first, second = instance("run-1", "log1"), instance("run-2", "log2")
         say(backend, "m1")
-        first.begin(message("m1"), takes_s=2.0)
+        first.begin(message("m1"), gate=(gate := asyncio.Event()))
         await until(lambda: first.calls)
-        await second.answer(message("m1"))
+        waiting, seen = second.begin(message("m1")), second.claims.holder
+        await until(lambda: seen("m1"))
+        for _ in range(4):
+            known = seen("m1").at
+            backend.ahead += 0.6 * CLAIM_S
+            await until(lambda known=known: seen("m1").at > known + 0.5 * CLAIM_S)
+        assert second.calls == []
+        gate.set()
+        await waiting
         assert second.calls == []
 
     play(scene)
-    assert answers(backend) == ["m1"] and len(of(backend, STARTED)) > 3
+    assert answers(backend) == ["m1"]
 
 
 @pytest.mark.parametrize("other_answers", [True, False])
@@ -127,14 +140,18 @@ def test_whoever_lost_a_message_during_its_call_waits_for_the_other_and_keeps_it
     async def scene(instance):
         one = instance()
         say(backend, "m1")
-        task = one.begin(message("m1"), takes_s=0.3)
+        task = one.begin(message("m1"), gate=(gate := asyncio.Event()))
         await until(lambda: one.calls)
         claim(backend, "m1", "other", **{TAKES_OVER: one.client})
+        await until(lambda: one.claims.holder("m1").client == "other")
+        gate.set()
         await until(lambda: "m1" in one.paid)
         await asyncio.sleep(0.2)
         assert answers(backend) == []
         if other_answers:
             respond(backend, "m1", "theirs", "other")
+        else:
+            await let_expire(backend, one)
         await task
         assert one.calls == ["m1"]
 
@@ -214,6 +231,7 @@ def test_anothers_announcement_without_a_heartbeat_is_honoured_for_a_while(backe
         one.begin(message("m1"))
         await asyncio.sleep(0.4)
         assert one.calls == []
+        await let_expire(backend, one)
         await until(lambda: answers(backend) == ["m1"])
 
     play(scene)
@@ -324,6 +342,7 @@ def test_a_claim_by_a_clock_that_is_an_hour_wrong_is_as_old_as_the_backend_says(
             one.begin(message(f"m{number}"))
         await asyncio.sleep(0.4)
         assert one.calls == []
+        await let_expire(backend, one, messages=("m0", "m1"))
         await until(lambda: sorted(answers(backend)) == ["m0", "m1"])
 
     play(scene)
