@@ -221,7 +221,7 @@ print(model.execute("?").text)
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "Paris\nParis\n", "")

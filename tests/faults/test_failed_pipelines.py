@@ -111,7 +111,7 @@ def test_a_stream_whose_pipeline_fails_goes_on_by_itself_and_pays_each_line_once
     try:
         wait_until(lambda: any(key.endswith("_manifest.json") for key in cloud.keys("output/llmdo/")), seconds=120)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 0, err.decode()

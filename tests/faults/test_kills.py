@@ -141,7 +141,7 @@ def test_another_model_on_the_same_output_is_refused_before_any_call(cloud):
     calls = paid(cloud)
     cloud.upload("b.jsonl", prompts(3, "other"))
     process = start(cloud, "direct", "--max-tokens", "7")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 2
     said = " ".join(err.decode().split())
     assert "max_tokens" in said and "use another --output" in said
@@ -152,7 +152,7 @@ def test_a_ledger_that_is_no_database_is_said_before_any_call(cloud, tmp_path):
     cloud.upload("a.jsonl", prompts(3))
     (tmp_path / "broken.sqlite").write_bytes(b"this is no database" * 100)
     process = start(cloud, "direct", "--ledger", f"sqlite:///{tmp_path}/broken.sqlite")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode in (1, 2)
     assert b"broken.sqlite" in err and b"Traceback" not in err
     assert (paid(cloud), cloud.backlog()) == (0, 1)

@@ -25,7 +25,7 @@ def place(tmp_path, monkeypatch):
 def test_a_run_leaves_nothing(cloud, place, runner):
     cloud.upload("a.jsonl", prompts(3))
     process = start(cloud, runner)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert list(place.iterdir()) == []
 
@@ -44,7 +44,7 @@ def test_the_next_start_of_any_command_removes_what_a_run_that_was_killed_left(c
         assert len(list(place.iterdir())) == 1
         assert living.poll() is None
         living.terminate()
-        living.communicate(timeout=60)
+        living.communicate(timeout=240)
         assert list(place.iterdir()) == []
     finally:
         for process in (killed, living):

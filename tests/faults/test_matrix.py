@@ -314,7 +314,7 @@ def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(
         with Jump(monkeypatch, HOUR, asked=0):
             summary = cloud.run(input=INPUT, ledger="none")
         other.send_signal(signal.SIGCONT)
-        out, _ = other.communicate(timeout=60)
+        out, _ = other.communicate(timeout=240)
     finally:
         other.kill()
     assert (summary.exit_code, summary.settled, len(summary.others)) == (0, (), 1)

@@ -47,7 +47,7 @@ def prisms(process):
 def runs(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:  # it ended before it was looked at, or while it was read
         return False
 
 
@@ -107,7 +107,7 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves
     time.sleep(1.0)
     assert process.poll() is None and runs(prism)  # the calls in flight are waited for
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)  # the calls in flight take 8 s, and none is waited for
+    process.communicate(timeout=240)  # the calls in flight take 8 s, and none is waited for
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not runs(prism), 30)
     cloud.no_faults()

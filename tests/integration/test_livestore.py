@@ -75,7 +75,7 @@ class Chat:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=240)
             assert process.returncode == 0, err.decode()[-3000:]
             assert b"Traceback" not in err and b"a secret for" not in err + out, err.decode()[-3000:]
             ended.append(json.loads(out))
@@ -141,7 +141,7 @@ def test_a_second_run_goes_on_where_the_first_one_ended_and_answers_what_came_me
 
 def test_a_wrong_payload_ends_the_run_with_one_sentence(chat):
     process = chat.start(payload={"authToken": "an outdated secret"})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     chat.processes.clear()
     summary = json.loads(out)
     assert process.returncode == 1
@@ -155,7 +155,7 @@ def test_one_store_of_several_that_is_refused_ends_the_run_and_the_others_stay_o
     chat.wait(["m1"])
     chat.backend.refused.add("t")
     chat.backend.cut()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     chat.processes.clear()
     summary = json.loads(out)
     assert process.returncode == 1 and summary["problem"].startswith("store t: ") and "HTTP 400" in summary["problem"]
@@ -197,7 +197,7 @@ def test_the_payload_is_in_nothing_that_a_run_says_or_writes(chat, tmp_path):
         with suppress(OSError):
             commands.append(entry.read_bytes())
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     chat.processes.clear()
     assert process.returncode == 0 and b"<LIVESTORE_PAYLOAD>" in err and chat.answers() == {"m1": 1}
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

@@ -98,7 +98,7 @@ def test_a_line_that_may_not_choose_its_provider_is_answered_by_the_command_that
     assert paid(cloud) == 1
     command = re.search("llmdo (retry .*)$", row["error"]["message"])[1].replace("OUTPUT", OUTPUT)
     process = cloud.command(*shlex.split(command))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, err.count(b"Traceback")) == (0, 0)
     assert b"Tried 1 lines again: 1 answered now, 0 still errors." in out
     assert [row["model"].partition("/")[0] for row in cloud.rows("a.jsonl")] == ["workers-ai", "openai"]
@@ -146,7 +146,7 @@ def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(clou
     process = cloud.command("retry", OUTPUT, "--json", "--concurrency", "8")
     wait_until(lambda: paid(cloud) >= 20)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     said = json.loads(out)
     assert (process.returncode, said["exit_code"]) == (1, 1)
     assert "run the same command again" in said["problem"]
@@ -154,7 +154,7 @@ def test_the_command_says_what_became_of_the_lines_and_ctrl_c_loses_nothing(clou
     assert cloud.keys("output/_retry/") == []
     cloud.no_faults()
     process = cloud.command("retry", OUTPUT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, b"Traceback" in err) == (0, False)
     assert b"Tried 120 lines again: 120 answered now, 0 still errors." in out
     assert paid(cloud) == 120
@@ -176,7 +176,7 @@ def test_two_retries_at_once_pay_for_no_line_twice(cloud):
 
     wait_until(met)
     cloud.no_faults()
-    said = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    said = [json.loads(process.communicate(timeout=240)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert any(one["in_work_by_others"] for one in said)
     assert sum(one["answered"] for one in said) == paid(cloud) == 60

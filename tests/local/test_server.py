@@ -61,7 +61,7 @@ def test_it_serves_until_a_signal_and_env_leads_to_it(
     headers = {"Authorization": f"Bearer {env['CLOUDFLARE_API_TOKEN']}"}
     assert httpx.get(f"{account}/queues", headers=headers, trust_env=False, timeout=60).status_code == 200
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0
     assert out.splitlines() == [
         f"Cloudflare on this machine at {env['R2_ENDPOINT_URL']} (model: echo); in another shell: source {env_file}",
@@ -86,7 +86,7 @@ def test_a_call_in_flight_does_not_hold_up_the_end(process: subprocess.Popen[str
             trust_env=False,
         )
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 0
 
 

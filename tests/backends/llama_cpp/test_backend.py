@@ -263,7 +263,7 @@ asyncio.run(main())
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

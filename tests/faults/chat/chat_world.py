@@ -112,7 +112,7 @@ class Chats:
         """SIGTERM for all; gives their summaries."""
         for process in self.processes:
             process.terminate()
-        ended = [process.communicate(timeout=60) for process in self.processes]
+        ended = [process.communicate(timeout=240) for process in self.processes]
         for process, (_, err) in zip(self.processes, ended, strict=True):
             assert process.returncode == 0, err.decode()[-3000:]
             assert b"Traceback" not in err, err.decode()[-3000:]

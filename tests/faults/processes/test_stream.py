@@ -254,7 +254,7 @@ def test_a_second_ctrl_c_leaves_at_once_with_all_workers_and_prism(cloud, stream
     time.sleep(1.0)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not any(map(session_of, children)))
 

@@ -210,6 +210,6 @@ def test_the_command_of_a_user_without_a_home_ends_with_one_sentence():
         env=env | {"OPENAI_API_KEY": "sk-loopback-only", "OPENAI_BASE_URL": "http://127.0.0.1:1"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert b"MissingSettings: this user has no home folder: set XDG_STATE_HOME" in done.stderr

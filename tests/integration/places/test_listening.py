@@ -174,7 +174,7 @@ def test_a_prism_that_others_may_reach_is_refused_in_one_sentence_before_any_cal
         cloud.upload("a.jsonl", prompts(3))
     given = ("--prism-location", open_prism) if command != "stream" else ()
     process = cloud.command(command, *arguments, "--model", MODEL, *given, **{PRISM_VARIABLE: open_prism})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (2, b"")
     (said,) = [line for line in err.decode().splitlines(keepends=True) if "listens on" in line]
     port = said.partition("0.0.0.0:")[2].partition(":")[0]
@@ -193,7 +193,7 @@ def test_a_prism_that_others_may_reach_runs_with_a_warning_if_that_is_allowed(cl
         *("run", *PLACES, "--model", MODEL, "--runner", "prism"),
         *("--prism-location", open_prism, "--allow-open-ports", "--json"),
     )
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     (said,) = [line for line in err.decode().splitlines() if "listens on 0.0.0.0:" in line]
     assert "whoever reaches that over the network can run any program as this user" in said

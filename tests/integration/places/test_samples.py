@@ -23,12 +23,12 @@ def answered(cloud, tmp_path, monkeypatch):
     def printed(*arguments, terminal=False, **env):
         if not terminal:
             process = cloud.command(*arguments, **env)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=240)
         else:
             ours, theirs = pty.openpty()
             process = cloud.command(*arguments, stdout=theirs)
             os.close(theirs)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=240)
             out = os.read(ours, 1 << 16)
             os.close(ours)
         assert process.returncode in (0, 3), err

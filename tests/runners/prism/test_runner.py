@@ -197,7 +197,7 @@ def start_child(binary: Path, seconds: float) -> tuple[subprocess.Popen[str], in
 def test_ctrl_c_reaches_the_pipeline_and_not_prism(binary: Path) -> None:
     child, pid = start_child(binary, 1.5)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does to its foreground group
-    output, _ = child.communicate(timeout=60)
+    output, _ = child.communicate(timeout=240)
     assert output == "asked to stop\nDONE\n"
     assert child.returncode == 0
     assert not alive(pid)

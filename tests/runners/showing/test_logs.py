@@ -33,7 +33,7 @@ logging.getLogger("other").warning("after the run")
 @pytest.mark.parametrize(("verbose", "levels"), [(0, "we"), (1, "iwe"), (2, "iwde")])
 def test_each_event_is_an_object_in_one_line_with_run_file_and_line(verbose, levels):
     script = SCRIPT.format(verbose=verbose)
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240)
     said = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [one["level"][0] for one in said] == [*levels, "w"]
     assert all(one["run"] == "run-1" for one in said[:-1]) and "run" not in said[-1]

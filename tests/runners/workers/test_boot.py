@@ -247,7 +247,7 @@ def test_a_worker_that_is_terminated_or_hung_up_on_keeps_the_answers_of_its_call
         while at and b"waiting for 4 calls in flight" not in (line := worker.stderr.readline()):
             assert line, "it ended at the first signal"
         worker.send_signal(number)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=240)
     assert worker.returncode == code
     opened = open_ledger(place)
     assert opened is not None

@@ -197,15 +197,21 @@ def test_a_worker_is_killed_when_its_calls_do_not_end_and_the_other_side_is_gone
     assert parent.process.returncode in (-signal.SIGKILL, 1)
 
 
+def waiting(parent):
+    """How many calls wait for their turn, by the worker's last report."""
+    demands = [one.demand for one in parent.all(WorkerReport) if one.demand is not None]
+    return demands[-1].waiting if demands else 0
+
+
 def test_a_worker_that_is_to_leave_ends_its_calls_writes_and_makes_no_other(world):
     world.options = world.options.model_copy(update={"concurrency": type(world.options.concurrency)(2)})
     world.held.update(f"p {n}" for n in range(12))
     with worker(world.begin()) as parent:
         parent.channel.send(world.stretch(1, 0, 12))
         parent.wait(lambda: len(world.service.prompts) == 2)
+        parent.wait(lambda: waiting(parent))
         parent.channel.send(Leave("stopped by a test"))
-        parent.wait(lambda: parent.all(WorkerReport))
-        time.sleep(0.5)
+        parent.wait(lambda: not waiting(parent))
         world.let_go.set()
         assert has_ended(parent.process, SECONDS)
         parent.wait(lambda: parent.all(WorkerEnded))

@@ -428,14 +428,14 @@ def test_who_finds_a_ledger_half_made_waits_for_the_rest(tmp_path):
 
 def test_puts_until_the_interpreters_end_are_kept(url):
     child = run(PUTS_AT_EXIT, url)
-    assert child.communicate(timeout=60) == (b"closed\n", b"")
+    assert child.communicate(timeout=240) == (b"closed\n", b"")
     assert in_ledger(url, lambda ledger: ledger.get("a" * 64)) == b"first"
     assert in_ledger(url, lambda ledger: ledger.get("b" * 64)) == b"last"
 
 
 def test_a_process_that_never_closes_ends_all_the_same(url):
     child = run(NEVER_CLOSES, url)
-    assert child.communicate(timeout=60) == (b"", b"")
+    assert child.communicate(timeout=240) == (b"", b"")
     assert in_ledger(url, lambda ledger: ledger.get("a" * 64)) == b"kept"
 
 

@@ -16,9 +16,9 @@ class Client:
         self.answered: set[str] = set()
         self.resets: list[str] = []
         self.events = []
+        self.store = store  # before its events can come
         place = StorePlace(backend.url, store, payload)
         self.stores = LiveStores([place], {store: name}, {store: cursor} if cursor else {}, self._see, self._reset)
-        self.store = store
 
     def _see(self, store, event):
         assert store == self.store

@@ -78,7 +78,7 @@ one = LocalUpload({str(tmp_path / "a.txt")!r})
 one.write(b"half")
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=240)
     assert killed.returncode == -signal.SIGKILL
     assert list(LocalStore(tmp_path).list("")) == []
     one = upload(tmp_path / "b.txt")

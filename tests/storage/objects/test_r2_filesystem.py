@@ -40,7 +40,7 @@ def test_a_worker_gets_it_by_the_name_that_the_documentation_gives(bucket):
         "_import_beam_plugins(['llmdo.storage.objects.r2_filesystem'])\n"
         "print(type(FileSystems.get_filesystem('r2://bucket/key')).__name__)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
     assert run.stdout.strip() == "R2FileSystem"
 
 

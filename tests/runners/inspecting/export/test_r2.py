@@ -129,7 +129,7 @@ def test_a_kill_leaves_the_old_table_or_the_new_one(cloud, wait):
         time.sleep(0.01)
     time.sleep(wait)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     try:
         assert len(body(cloud, "tables/t.jsonl").splitlines()) == 101
     except ObjectNotFound:
