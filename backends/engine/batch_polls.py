@@ -65,10 +65,10 @@ class BatchPolls:
         self.over = asyncio.Event()
         self.following = Counter[tuple[str, str]]()  # batches of a model that are worked on
         self.random = random.Random()  # noqa: S311 - spreads waits, guards nothing
-        began = time.time() - loop.time()
+        self._began = time.time() - loop.time()
         self.rescue = settings.ready_by and Rescue(
             settings.ready_by,
-            lambda: began + loop.time(),
+            self._now,
             scheduler.speed_of,
             self._factor,
         )
@@ -223,7 +223,7 @@ class BatchPolls:
             return True  # asked again after the next poll
         except LineError:
             return False
-        batch.cancelled, batch.until = True, self.loop.time() + CANCELLED_S
+        batch.cancelled_at, batch.until = self._now(), self.loop.time() + CANCELLED_S
         return True
 
     async def _poll(self, batch: Batch, members: Sequence[BatchMember]) -> bool:
@@ -233,15 +233,17 @@ class BatchPolls:
             async with asyncio.timeout(self._settings.call_timeout_s):
                 results = (await batch.backend.poll_batch(batch.model, batch.name, requests, places)).results
             if results is None:
+                batch.seen_open = True
                 return False
             try:
                 answered = await self._take(batch, members, results)
             finally:
                 batch.members = [member for member in batch.members if not member.ended.done()]
         batch.late.clear()
-        if self.rescue and answered:
-            self.rescue.came_back(batch)
-        await self.update(batch.nonce, ended_at=time.time(), answered=answered)
+        measured = batch.measured(self._now()) if answered or batch.cancelled else {}
+        if self.rescue:
+            self.rescue.learn(batch.provider, batch.model, **measured)
+        await self.update(batch.nonce, ended_at=time.time(), answered=answered, **measured)
         return True
 
     async def _take(self, batch: Batch, members: Sequence[BatchMember], results: _Results) -> int:
@@ -301,6 +303,10 @@ class BatchPolls:
     async def _next(self, results: _Results) -> tuple[int, Response | ModelError] | None:
         async with asyncio.timeout(self._settings.call_timeout_s):
             return await anext(results, None)
+
+    def _now(self) -> float:
+        """Unix time that no change of the clock moves."""
+        return self._began + self.loop.time()
 
     def _factor(self, provider: str, model: str) -> float:
         known = self._budget and self._budget.prices.lane_factor(provider, model, "batch")

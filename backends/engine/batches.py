@@ -157,8 +157,8 @@ class Batches:
             raise StopRun(f"{records.place} cannot be read, and lines could be paid for twice: {error}") from error
         for one in found:
             if one.ended_at:
-                if self._polls.rescue and one.answered and one.handed_over_at:
-                    self._polls.rescue.learn(one.provider, one.model, one.ended_at - one.handed_over_at)
+                if self._polls.rescue:
+                    self._polls.rescue.learn(one.provider, one.model, one.queue_s, one.cancel_s)
                 continue
             if self._submissions is None or await self._submissions.reserved(one.nonce) is None:
                 raise StopRun(

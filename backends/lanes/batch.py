@@ -53,7 +53,8 @@ class Batch:
         sent_at: when it was handed over, in Unix time.
         given_s: how long it is waited for; ``until``: until when, by the loop's clock.
         earlier: it was handed over by an earlier run, and others of its members may be elsewhere.
-        cancelled: the provider was asked to end it.
+        cancelled_at: when the provider was asked to end it, in Unix time, and 0 if it was not.
+        seen_open: this run has seen it before it had ended.
         late: members that were called meanwhile: what the batch answers to them is spent, and no second answer.
     """
 
@@ -70,8 +71,23 @@ class Batch:
     given_s: float = float("inf")
     until: float = float("inf")
     earlier: bool = False
-    cancelled: bool = False
+    cancelled_at: float = 0.0
+    seen_open: bool = False
     late: set[BatchMember] = field(default_factory=set)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the provider was asked to end it."""
+        return self.cancelled_at > 0
+
+    def measured(self, now: float) -> dict[str, float]:
+        """How long it, or its cancel, took that has ended ``now``: see BatchRecord.
+
+        {} for one that had ended before this run looked at it: nobody knows when.
+        """
+        if self.cancelled:
+            return {"cancel_s": now - self.cancelled_at}
+        return {"queue_s": now - self.sent_at} if self.seen_open or not self.earlier else {}
 
     def record(self, reserved_at: float, ledger: str, run: str) -> BatchRecord:
         """What others may know of it when it is about to be handed over."""

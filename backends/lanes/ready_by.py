@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmdo.backends.lanes.cancel_times import CAUTIOUS_S
 from llmdo.backends.lanes.queue_times import QueueTimes
 from llmdo.backends.limits.call_speed import CallSpeed
 
@@ -49,7 +50,7 @@ class Lane:
     name: str
     factor: float
     queue: QueueTimes
-    cancel_s: float = 600.0
+    cancel_s: float = CAUTIOUS_S
 
     def expected_price(self, wait_s: float) -> float:
         """As a part of list price, of a request that is out and must be called ``wait_s`` from now if it is not back.

@@ -20,6 +20,7 @@ class BatchRecord:
         handed_over_at, expected_by: when it was submitted, and when the provider has promised its answers.
         ended_at: when its results were fetched, or when it was found never to have been submitted.
         answered: how many of its lines have answers from it.
+        queue_s, cancel_s: how long it took until it ended, or from its cancel on; 0 where nobody looked meanwhile.
         unclear: why nobody can tell whether it was submitted, or "".
         files: lines by the place of their file; of the first FILES_KEPT only.
         run, ledger: who has submitted it, and where its requests are to be found.
@@ -39,6 +40,8 @@ class BatchRecord:
     files: Mapping[str, int] = field(default_factory=dict)
     run: str = ""
     ledger: str = ""
+    queue_s: float = 0.0
+    cancel_s: float = 0.0
 
 
 FILES_KEPT = 1000

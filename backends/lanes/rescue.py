@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llmdo.backends.lanes.batch import Batch
+from llmdo.backends.lanes.cancel_times import longest_cancel
 from llmdo.backends.lanes.queue_times import QueueTimes
 from llmdo.backends.lanes.ready_by import GroupOut, Lane, ReadyBy
 from llmdo.backends.limits.call_speed import CallSpeed
@@ -57,6 +58,7 @@ class Rescue:
         self.ready_by, self._clock = ready_by, clock
         self._known, self._factor = known, factor
         self._returned: defaultdict[_Key, list[float]] = defaultdict(list)
+        self._settled: defaultdict[_Key, list[float]] = defaultdict(list)
         self.look_s = min(max((ready_by.at - ready_by.begun) * _LOOK, _LEAST_LOOK_S), _MOST_LOOK_S)
         self._joined: defaultdict[_Key, int] = defaultdict(int)
         self._ahead: defaultdict[_Key, int] = defaultdict(int)
@@ -92,14 +94,12 @@ class Rescue:
         """Whether a batch is out."""
         return any(self._out.values())
 
-    def learn(self, provider: str, model: str, queue_s: float) -> None:
-        """A batch took so long."""
-        self._returned[provider, model].append(queue_s)
-
-    def came_back(self, batch: Batch) -> None:
-        """A batch has brought answers; what a cancelled one took tells nothing."""
-        if not batch.cancelled:
-            self.learn(batch.provider, batch.model, self._clock() - batch.sent_at)
+    def learn(self, provider: str, model: str, queue_s: float = 0.0, cancel_s: float = 0.0) -> None:
+        """How long a batch, or its cancel, took; 0: that was not measured."""
+        if queue_s:
+            self._returned[provider, model].append(queue_s)
+        if cancel_s:
+            self._settled[provider, model].append(cancel_s)
 
     def calls_ahead(self, provider: str, model: str) -> bool:
         """Whether the next request is called at once, so that it is known how fast calls are."""
@@ -120,15 +120,16 @@ class Rescue:
     def hand_over(self, batch: Batch, to_come: int) -> int:
         """How many members of a group to hand over, the last ones; ``to_come`` others may have to be called, too."""
         key, now = (batch.provider, batch.model), self._clock()
-        lane, (speed, in_hand) = self._lane(batch, now), self._known(*key)
+        lane, (speed, in_hand) = self._lane(key, batch, now), self._known(*key)
         others = in_hand + to_come + sum(group.lines for group in self._out[key])
         found = self.ready_by.hand_over(now, len(batch.members), others, in_hand, [lane], speed)
         return found[1] if found else 0
 
     def went_out(self, batch: Batch) -> None:
         """A batch was handed over, now or by an earlier run."""
-        lane = self._lane(batch, self._clock())
-        self._out[batch.provider, batch.model][GroupOut(lane, len(batch.members), batch.sent_at)] = batch
+        key = batch.provider, batch.model
+        lane = self._lane(key, batch, self._clock())
+        self._out[key][GroupOut(lane, len(batch.members), batch.sent_at)] = batch
 
     def ended(self, batch: Batch) -> None:
         """A batch is not out any more, or none of its requests waits for it."""
@@ -141,8 +142,10 @@ class Rescue:
         cancel, call, again_s = list[Batch](), list[Batch](), math.inf
         now = self._clock()
         for key, out in self._out.items():
+            # Others have come back, or their cancels have settled, since these went out.
+            lane = self._lane(key, next(iter(out.values())), now) if out else None
             for group, batch in out.items():
-                group.lines = len(batch.members)
+                group.lines, group.lane = len(batch.members), lane or group.lane
             speed, in_hand = self._known(*key)
             moves = self.ready_by.moves(now, list(out), in_hand, speed)
             for group in moves.cancel:
@@ -152,9 +155,10 @@ class Rescue:
             again_s = min(again_s, moves.again_at - now)
         return cancel, call, again_s
 
-    def _lane(self, batch: Batch, now: float) -> Lane:
-        key = batch.provider, batch.model
-        still_out = tuple(now - group.at for group in self._out[key])
+    def _lane(self, key: _Key, batch: Batch, now: float) -> Lane:
+        out = self._out[key]
+        still_out = tuple(now - group.at for group in out)
+        waiting = [now - other.cancelled_at for other in out.values() if other.cancelled]
         window_s = batch.backend.batch_limits(batch.model).window_s or self.ready_by.at - self.ready_by.begun
         queue = QueueTimes(window_s, tuple(self._returned[key]), still_out)
-        return Lane("batch", self._factor(*key), queue)
+        return Lane("batch", self._factor(*key), queue, longest_cancel(self._settled[key], waiting))

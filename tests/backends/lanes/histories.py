@@ -8,12 +8,12 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from llmdo.backends.lanes.cancel_times import CAUTIOUS_S, longest_cancel
 from llmdo.backends.lanes.queue_times import QueueTimes
 from llmdo.backends.lanes.ready_by import GroupOut, Lane, ReadyBy
 from llmdo.backends.limits.call_speed import CallSpeed
 
 BATCH_WINDOW_S = 86_400.0
-CANCEL_S = 600.0
 FACTOR = 0.5
 AHEAD, ENOUGH = 100, 200  # every hundredth line is called at once, until this many were measured
 WINDOW = 64
@@ -93,11 +93,15 @@ class Batch:
 
 @dataclass
 class History:
-    """What happens is drawn from ``seed``; ``load``: the part of the time that list price needs, at most."""
+    """What happens is drawn from ``seed``; ``load``: the part of the time that list price needs, at most.
+
+    ``cancels``: so many were measured, of a service whose cancels take about the same time; None: there are all kinds.
+    """
 
     seed: int
     most_load: float = 0.8
     horizon_s: tuple[float, float] = (3600.0, 36 * 3600.0)
+    cancels: int | None = None
     batches: list[Batch] = field(default_factory=list)
 
     def __post_init__(self):
@@ -115,9 +119,16 @@ class History:
         self.measured = tuple(seconds for seconds in measured if seconds < BATCH_WINDOW_S)
         cuts = sorted({0, self.lines, *(rng.randrange(self.lines) for _ in range(rng.choice([0, 0, 1, 2, 7])))})
         for begin, end in pairwise(cuts):
-            settle_s = rng.uniform(*rng.choice([(5, 30), (30, CANCEL_S)]))
+            settle_s = rng.uniform(*rng.choice([(5, 30), (30, CAUTIOUS_S)]))
             stuck = rng.choice([0.0, rng.random()])
             self.batches.append(Batch(end - begin, queue_s(), rng.random(), stuck, settle_s))
+        self.cancel_s = CAUTIOUS_S
+        if self.cancels is not None:
+            about_s = _between(random.Random(f"cancels {self.seed}"), 5.0, 300.0)
+            settles = random.Random(f"settles {self.seed}")
+            self.cancel_s = longest_cancel([about_s * settles.uniform(0.5, 2.0) for _ in range(self.cancels)])
+            for batch in self.batches:
+                batch.settle_s = about_s * settles.uniform(0.5, 2.0)
         # What the batches had answered by the deadline at their price, the rest once: no policy can pay less.
         shares = [(one.lines, 1.0 if one.queue_s <= self.until else one.answered(self.until)) for one in self.batches]
         self.hindsight = sum(lines * (share * FACTOR + 1 - share) for lines, share in shares)
@@ -144,7 +155,10 @@ class History:
         return self
 
     def _begin(self):
-        ahead, lane = min(ENOUGH, self.lines // AHEAD), Lane("batch", FACTOR, QueueTimes(BATCH_WINDOW_S, self.measured))
+        ahead, lane = (
+            min(ENOUGH, self.lines // AHEAD),
+            Lane("batch", FACTOR, QueueTimes(BATCH_WINDOW_S, self.measured), self.cancel_s),
+        )
         if ahead:
             self.now = ahead / self.service.base + self.service.latency_s
             self.answered = self.paid = ahead

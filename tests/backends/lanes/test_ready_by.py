@@ -45,6 +45,18 @@ def test_short_times_and_heavy_loads_are_never_late_either(drawn):
     assert cost <= 1.0  # no more than without batches
 
 
+@pytest.mark.slow
+def test_cancels_that_were_measured_save_where_there_is_little_time_and_make_nothing_late():
+    costs = {}
+    for cancels in (0, 1, 20):
+        played = [history.play() for history in histories(100, horizon_s=(300.0, 3600.0), cancels=cancels)]
+        assert [one.seed for one in played if one.late_s > 0] == []
+        costs[cancels], least = paid(played)
+    print({cancels: f"{cost / least - 1:+.1%}" for cancels, cost in costs.items()}, "over hindsight")
+    assert least < costs[20] < costs[1] < costs[0]
+    assert costs[20] - least < 0.6 * (costs[0] - least)
+
+
 def test_much_time_lets_all_of_a_group_wait_and_no_time_lets_it_be_called():
     assert AT_NIGHT.hand_over(0.0, 10_000, 0, 0, [LANE], QUICK) == (LANE, 10_000)
     assert AT_NIGHT.hand_over(8 * HOUR - 60, 1, 0, 0, [LANE], QUICK) is None

@@ -95,12 +95,16 @@ class Provider:
 class Played:
     """What a run of ``lines`` requests with ``ready_s`` seconds did, and cost in list prices of a line."""
 
-    def __init__(self, provider, lines, ready_s=8 * HOUR, settle_all=0.0, before=()):
+    def __init__(self, provider, lines, ready_s=8 * HOUR, settle_all=0.0, before=(), cancels=()):
         self.ended, self.texts = {}, []
         self.records = MemoryRecords()
         for number, queue_s in enumerate(before):
             self.records.keep(
-                BatchRecord(f"{number}", "fake", "m", 9, 1.0, "b", handed_over_at=1.0, ended_at=1 + queue_s, answered=9)
+                BatchRecord(f"{number}", "fake", "m", 9, 1.0, "b", ended_at=9.0, answered=9, queue_s=queue_s)
+            )
+        for number, cancel_s in enumerate(cancels):
+            self.records.keep(
+                BatchRecord(f"cancelled {number}", "fake", "m", 9, 1.0, "b", ended_at=9.0, cancel_s=cancel_s)
             )
         self.budget = Budget(prices=Prices(own=PRICES))
         self.budget.prices.ask("fake").result()  # not by a thread that the fake clock does not know
@@ -239,3 +243,21 @@ def test_how_long_batches_of_earlier_runs_took_decides_whether_there_is_time_for
     played = Played(provider, 1000, ready_s=1800.0, before=before)
     assert not played.late
     assert (played.batched > 0) == bool(provider.batches) == handed_over
+
+
+def test_a_cancel_is_sent_later_where_those_of_earlier_runs_were_quick(monkeypatch):
+    async def inline(work, *given):  # the fake clock knows no threads
+        return work(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", inline)
+    cancels = []
+    for before in ((600.0,) * 20, (20.0,) * 20):
+        provider = Provider(lambda _: 1e9, settle_s=20.0)
+        played = Played(provider, 50, ready_s=1800.0, cancels=before)
+        assert not played.late
+        assert (played.called, played.cost) == (50, 50)
+        cancels += provider.cancels  # each loop begins at the same time
+        (record,) = [one for one in played.records.all() if one.handed_over_at]
+        assert 20.0 <= record.cancel_s < 20.0 + 10.0  # polls are a few seconds apart
+        assert (record.queue_s, record.answered) == (0.0, 0)
+    assert cancels[1] - cancels[0] == pytest.approx(600.0 - 23.0, abs=20.0)
