@@ -3,15 +3,16 @@ import os
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from benchmarks import continuous
-from benchmarks.servers.fake_endpoint import fake_endpoint, take_spans
+from benchmarks.servers.fake_endpoint import fake_endpoint, latencies, seen, take_spans
 from tests.benchmarks.reporting.printed import goals, measured
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,19 +30,24 @@ def test_the_ninth_decile_lies_between_the_median_and_the_maximum() -> None:
 
 
 def test_the_endpoint_tells_once_how_long_each_call_took_and_draws_the_same_latencies_again() -> None:
-    def latencies() -> list[float]:
+    def late() -> float:
+        """By how much all calls together took longer than was drawn."""
         with fake_endpoint(0.02, continuous.SIGMA) as url:
             began = time.monotonic()
             asyncio.run(continuous.bare_loop(url, 1, 20))
             spans = take_spans(url)
             assert take_spans(url) == []
+            told = seen(url).late_s
         assert all(began < begin < end for begin, end in spans)
-        return [end - begin for begin, end in spans]
+        taken = [end - begin for begin, end in sorted(spans)]
+        assert all(took >= due - 0.001 for took, due in zip(taken, drawn, strict=True))
+        # What the endpoint says of itself: a busy machine makes any call late.
+        assert told == pytest.approx(sum(taken) - sum(drawn), abs=1e-6)
+        return told
 
-    first, again = latencies(), latencies()
-    assert len(first) == 20
-    assert max(first) > 2 * min(first)
-    assert sum(first) == pytest.approx(sum(again), rel=0.5)
+    drawn = list(islice(latencies(0.02, continuous.SIGMA), 20))
+    assert max(drawn) > 2 * min(drawn)
+    assert min(late(), late()) >= -0.02
 
 
 @pytest.mark.prism
@@ -49,7 +55,7 @@ def test_the_command_prints_the_figures_of_every_part() -> None:
     binary = os.environ.get("LLMDO_PRISM") or str(ROOT / ".cache" / "prism" / "prism")
     command = [sys.executable, "-m", "benchmarks.continuous", "--quick"]
     env = {**os.environ, "LLMDO_PRISM": binary}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=env, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=560, check=True, env=env, cwd=ROOT)
     parts = {figures["part"]: figures for figures in measured(ended.stdout)}
     assert goals(ended.stdout).keys() == continuous.GOALS.keys()
     assert list(parts) == list(continuous.PARTS)

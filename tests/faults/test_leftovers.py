@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.test_kills import paid, start, wait_until
 from tests.integration.cloud import prompts
+from tests.signals import drain
 
 
 @pytest.fixture
@@ -36,14 +37,14 @@ def test_the_next_start_of_any_command_removes_what_a_run_that_was_killed_left(c
     cloud.fault(target="ai", probability=1.0, latency_s=0.5)
     killed, living = start(cloud, "prism", command="stream"), start(cloud, "prism", command="stream")
     try:
-        wait_until(lambda: paid(cloud) and len(list(place.iterdir())) == 2, 60, living)
+        wait_until(lambda: paid(cloud) and len(list(place.iterdir())) == 2, 240, living)
         killed.kill()
         killed.communicate()
         assert len(list(place.iterdir())) == 2
         subprocess.run([sys.executable, "-m", "llmdo", "ledger", "--help"], check=True, capture_output=True)
         assert len(list(place.iterdir())) == 1
         assert living.poll() is None
-        living.terminate()
+        drain(living)
         living.communicate(timeout=240)
         assert list(place.iterdir()) == []
     finally:

@@ -303,7 +303,7 @@ class Jump:
 
 def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(cloud, monkeypatch):
     cloud.upload("a.jsonl", prompts(30))
-    cloud.fault(target="ai", latency_s=0.5)
+    cloud.fault(target="ai", latency_s=2.0)
     source = ["run", "--queue", "llmdo-input", "--output", OUTPUT, "--model", MODEL, "--json", "--ledger", "none"]
     other = cloud.command(*source, "--concurrency", "4")
     try:
@@ -311,6 +311,7 @@ def test_a_machine_whose_clock_is_an_hour_ahead_takes_nothing_from_a_living_run(
             assert other.poll() is None, other.communicate()
             time.sleep(0.02)
         other.send_signal(signal.SIGSTOP)  # so that it does not end before the other one has looked
+        cloud.no_faults()
         with Jump(monkeypatch, HOUR, asked=0):
             summary = cloud.run(input=INPUT, ledger="none")
         other.send_signal(signal.SIGCONT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import pytest
 
@@ -58,7 +57,12 @@ def settled(cloud, *names):
     return all(any(f"/{name}.jsonl/" in key for key in manifests) for name in names)
 
 
-def end(process, seconds=60):
+def refused(cloud):
+    """The calls to the queue that were told to wait."""
+    return cloud.stats()["queue"]["by_status"].get("429", 0)
+
+
+def end(process, seconds=120):
     out, err = process.communicate(timeout=seconds)
     return json.loads(out), " ".join(err.decode().split())
 
@@ -68,7 +72,7 @@ def end(process, seconds=60):
 def test_a_run_whose_acks_fail_for_a_while_answers_everything_and_waits_to_ack_it(cloud, begin, runner):
     upload(cloud, "a")
     fail_acks(cloud)
-    summary, said = end(begin("run", runner, "--ledger", "none"), 90)
+    summary, said = end(begin("run", runner, "--ledger", "none"))
     assert (summary["exit_code"], summary["problem"], summary["left"]) == (0, None, {})
     assert said.count("trying again until it works") == said.count("works again after") == 1
     assert "Traceback" not in said
@@ -100,10 +104,11 @@ def test_a_stream_that_is_told_to_stop_while_the_queue_asks_to_wait_for_minutes_
     cloud.fault(target="queue", match=ACKS, status=429, retry_after=300)
     process = begin("stream", "prism")
     wait_until(lambda: settled(cloud, "a"), 120, process)
+    wait_until(lambda: refused(cloud) == 1, 120, process)  # the ack
     cloud.fault(target="queue", match="/messages/pull", status=429, retry_after=300)
-    time.sleep(2.0)  # until it has been refused
+    wait_until(lambda: refused(cloud) > 1, 120, process)
     process.terminate()
-    summary, said = end(process, 60)
+    summary, said = end(process)
     assert (summary["exit_code"], summary["problem"]) == (0, None)
     assert "1 message(s) could not be acked: they will come again, at no cost" in said
     assert cloud.backlog() == 1

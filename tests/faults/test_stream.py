@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.faults.test_kills import WINDOW, paid, start, wait_until
 from tests.integration.cloud import MODEL, OUTPUT, prompts
+from tests.signals import drain, insist
 
 pytestmark = pytest.mark.prism
 
@@ -44,6 +46,13 @@ def prisms(process):
     return [int(pid) for pid in found if "prism" in Path(f"/proc/{pid}/comm").read_text()]
 
 
+def new_prisms(process, killed):
+    """Those that are not among these: it may take a while until one that was killed is missed."""
+    with suppress(FileNotFoundError):  # one of them has ended meanwhile
+        return [pid for pid in prisms(process) if pid not in killed]
+    return []
+
+
 def runs(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -51,7 +60,7 @@ def runs(pid):
         return False
 
 
-def ended(process, seconds=60):
+def ended(process, seconds=120):
     out, err = process.communicate(timeout=seconds)
     return json.loads(out), err.decode()
 
@@ -80,7 +89,7 @@ def test_files_are_answered_as_they_arrive_and_sigterm_drains(cloud, stream):
 
 
 def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves_at_once(cloud, stream):
-    cloud.fault(target="ai", probability=1.0, latency_s=8.0)
+    cloud.fault(target="ai", probability=1.0, latency_s=200.0)
     cloud.upload("a.jsonl", prompts(200))
     command = [
         sys.executable,
@@ -95,7 +104,7 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves
         MODEL,
     ]
     process = subprocess.Popen(
-        [*command, "--concurrency", "4", "--json"],
+        [*command, "--concurrency", "4", "--drain-seconds", "600", "--json"],
         env=os.environ | cloud.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -106,8 +115,7 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_and_a_second_one_leaves
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(1.0)
     assert process.poll() is None and runs(prism)  # the calls in flight are waited for
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=240)  # the calls in flight take 8 s, and none is waited for
+    insist(process, signal.SIGINT, os.killpg)  # the calls in flight take 200 s, and none is waited for
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not runs(prism), 30)
     cloud.no_faults()
@@ -120,11 +128,9 @@ def test_calls_that_outlast_the_drain_are_given_up_and_made_again_later(cloud, s
     cloud.upload("a.jsonl", prompts(20))
     process = stream("--drain-seconds", "1")
     wait_until(lambda: cloud.stats()["ai"]["max_in_flight"] > 0, 120, process)
-    begun = time.monotonic()
     process.terminate()
     summary, _ = ended(process, 150)
     assert (process.returncode, summary["problem"]) == (0, None)
-    assert time.monotonic() - begun < 150
     cloud.no_faults()
     assert cloud.run().exit_code == 0
     cloud.check()
@@ -134,10 +140,12 @@ def test_a_prism_that_dies_is_started_again_and_nothing_is_lost(cloud, stream):
     cloud.fault(target="ai", probability=1.0, latency_s=0.1)
     cloud.upload("a.jsonl", prompts(600))
     process = stream()
+    killed: list[int] = []
     for calls in (100, 300):
-        wait_until(lambda calls=calls: paid(cloud) > calls, 120, process)
-        (prism,) = prisms(process)
-        os.kill(prism, signal.SIGKILL)
+        wait_until(lambda calls=calls: paid(cloud) > calls and new_prisms(process, killed), 120, process)  # noqa: B023  called at once
+        killed += new_prisms(process, killed)
+        os.kill(killed[-1], signal.SIGKILL)
+    wait_until(lambda: new_prisms(process, killed), 120, process)  # the file may be settled before that
     wait_until(lambda: settled(cloud, "a.jsonl"), 120, process)
     process.terminate()
     summary, _ = ended(process)
@@ -159,7 +167,7 @@ def test_two_streams_and_a_run_on_one_queue_pay_for_no_line_twice(cloud, stream)
     assert summary["exit_code"] == 0
     wait_until(lambda: not cloud.keys("output/_open/") and not cloud.backlog(), 120)
     for process in streams:
-        process.terminate()
+        drain(process)
         assert ended(process)[0]["exit_code"] == 0
     cloud.check()
     assert set(cloud.stats()["paid"]["by_prompt"].values()) == {1}
@@ -195,7 +203,7 @@ def test_a_run_that_wakes_after_its_file_was_settled_by_another_changes_nothing(
         return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     frozen = begin("--runner", runner, "--batch-size", "20")
-    wait_until(lambda: len([k for k in cloud.keys("output/llmdo/") if "/shard-" in k]) >= 2, 60, frozen)
+    wait_until(lambda: len([k for k in cloud.keys("output/llmdo/") if "/shard-" in k]) >= 2, 120, frozen)
     frozen.send_signal(signal.SIGSTOP)
     time.sleep(10)
     other = begin("--batch-size", "30")
@@ -205,7 +213,7 @@ def test_a_run_that_wakes_after_its_file_was_settled_by_another_changes_nothing(
     body = cloud.store.read(manifest)
     cloud.check()
     frozen.send_signal(signal.SIGCONT)
-    out, err = frozen.communicate(timeout=90)
+    out, err = frozen.communicate(timeout=120)
     assert frozen.returncode == 0, (out, err.decode()[-2000:])
     assert cloud.store.read(manifest) == body
     cloud.check()  # every shard of the manifest is there still

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_end_to_end import FILES, upload_all
 
@@ -34,9 +35,7 @@ def place(request, cloud):
 @contextlib.contextmanager
 def worker_pool(cloud):
     """It starts a process for each worker that a runner asks for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     pool = subprocess.Popen(
         [sys.executable, "-m", "llmdo.runners.workers.pool", f"--service_port={port}"],
         env=os.environ | cloud.env | {"PYTHONPATH": str(Path.cwd())},

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.cloud import MODEL
+from tests.signals import drain
 from tests.storage.livestore.fake_backend import FakeBackend, Faults
 
 pytestmark = pytest.mark.prism
@@ -44,6 +45,14 @@ class Chat:
         self.processes.append(process)
         return process
 
+    def wait_for_begin(self, *stores):
+        """Until each process reads the stores, and these folders say from when on messages are answered."""
+        self.backend.wait_for_count("pulls", max(len(stores), len(self.processes)))
+        end = time.monotonic() + 110
+        while not all((self.folder / store / "_cursor.json").exists() for store in stores):
+            assert time.monotonic() < end, "a store is not read"
+            time.sleep(0.05)
+
     def say(self, identity, store="s", conversation="c", text=None):
         args = {
             "id": identity,
@@ -72,8 +81,7 @@ class Chat:
     def end(self):
         """SIGTERM for all; gives their summaries."""
         ended = []
-        for process in self.processes:
-            process.terminate()
+        drain(*self.processes)
         for process in self.processes:
             out, err = process.communicate(timeout=240)
             assert process.returncode == 0, err.decode()[-3000:]
@@ -109,8 +117,7 @@ def contiguous(chat, store="s"):
 def test_messages_of_two_stores_are_answered_each_in_its_own(chat):
     chat.say("old")
     process = chat.start(stores="s,t")
-    chat.backend.wait_for_count("pulls")
-    time.sleep(1.0)  # the store is read for the first time: what was sent before is not answered
+    chat.wait_for_begin("log/s", "log/t")  # what was sent before is not answered
     chat.say("m1")
     chat.say("m1", store="t", text="the same ids in another store")
     chat.wait(["m1"])
@@ -127,8 +134,7 @@ def test_messages_of_two_stores_are_answered_each_in_its_own(chat):
 
 def test_a_second_run_goes_on_where_the_first_one_ended_and_answers_what_came_meanwhile(chat):
     chat.start()
-    chat.backend.wait_for_count("pulls")
-    time.sleep(1.0)
+    chat.wait_for_begin("log/s")
     chat.say("m1")
     chat.wait(["m1"])
     chat.end()
@@ -212,9 +218,7 @@ def test_the_payload_is_in_nothing_that_a_run_says_or_writes(chat, tmp_path):
 def test_three_instances_answer_each_message_once_while_everything_fails(chat, shared):
     for number in range(3):
         chat.start(log="log" if shared else f"log{number}")
-    while chat.backend.counts["pulls"] < 3:
-        time.sleep(0.05)
-    time.sleep(1.0)
+    chat.wait_for_begin(*(["log/s"] if shared else [f"log{number}/s" for number in range(3)]))
     chat.backend.faults = Faults(0.02, 0.2, 0.01, 0.03, 0.0, 0.0, chunk=10)
     asked = [f"m{number}" for number in range(40)]
     for number, identity in enumerate(asked):
@@ -238,9 +242,7 @@ def test_three_instances_answer_each_message_once_while_everything_fails(chat, s
 def test_another_instance_takes_over_what_a_killed_one_had_claimed(chat, cloud, shared):
     cloud.fault(target="ai", probability=1.0, latency_s=110.0)
     both = [chat.start(log="log" if shared else f"log{number}", first=SHORT) for number in range(2)]
-    while chat.backend.counts["pulls"] < 2:
-        time.sleep(0.05)
-    time.sleep(1.0)
+    chat.wait_for_begin(*(["log/s"] if shared else [f"log{number}/s" for number in range(2)]))
     chat.say("m1")
     claimed = []
     while not claimed or claimed[-1] - claimed[0] < CLAIM_S + 2.0:  # it is repeated, so it holds

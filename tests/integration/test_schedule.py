@@ -5,14 +5,16 @@ import json
 import os
 import re
 import signal
-import socket
+import subprocess
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.integration.cloud import MODEL, OUTPUT, prompts
+from tests.signals import drain, insist
 
 WINDOW, LINES = 4, 400
 SOON = 120.0  # seconds until a test gives up waiting
@@ -45,12 +47,13 @@ def wait_until(condition, process):
         time.sleep(0.05)
 
 
-def end(process, times=1):
+def end(process):
     """Stops a schedule; gives its exit code, the runs that it told of, and its stderr."""
-    for _ in range(times):
-        process.terminate()
-        time.sleep(2.0 * (times - 1))  # two that come at once are one
-    out, err = process.communicate(timeout=SOON)
+    drain(process)
+    return told_by(process, *process.communicate(timeout=SOON))
+
+
+def told_by(process, out, err):
     return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
 
@@ -68,8 +71,8 @@ def paid(cloud):
 
 
 def slow(cloud):
-    """A file whose run takes a minute and a half, until ``no_faults``: 0.9 s for each call."""
-    cloud.fault(target="ai", probability=1.0, latency_s=0.9)
+    """A file whose run takes 100 s, until ``no_faults``: other processes start meanwhile, on a busy machine."""
+    cloud.fault(target="ai", probability=1.0, latency_s=1.0)
     cloud.upload("slow.jsonl", prompts(LINES))
 
 
@@ -175,11 +178,14 @@ def test_a_second_sigterm_leaves_at_once_and_the_run_in_work_with_it(cloud, star
     process = start("--drain-seconds", "600")
     wait_until(lambda: cloud.stats()["ai"]["in_flight"] == WINDOW, process)
     run = run_of(process)
-    begun = time.monotonic()
-    code, told, _ = end(process, times=2)
+    drain(process)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2.0)  # the calls in flight are waited for
+    code, told, _ = told_by(process, *insist(process, signal.SIGTERM))
     assert (code, told) == (128 + signal.SIGTERM, [])
+    killed = time.monotonic()
     while not ended(run):
-        assert time.monotonic() < begun + 60
+        assert time.monotonic() < killed + 60
         time.sleep(0.05)
 
 
@@ -227,15 +233,14 @@ def test_the_runs_of_a_schedule_may_have_several_processes_which_a_stop_drains(c
 
 @pytest.mark.slow
 def test_a_schedule_serves_what_its_runs_have_done_and_is_ready(cloud, start):
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     cloud.upload("a.jsonl", prompts(12))
     process = start("--metrics-port", str(port))
 
     def says(*lines):
         try:
-            text = httpx.get(f"{url}/metrics", trust_env=False).text
+            text = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text
         except httpx.TransportError:
             return False
         return all(re.search(f"^{line}", text, re.MULTILINE) for line in lines)
@@ -244,5 +249,5 @@ def test_a_schedule_serves_what_its_runs_have_done_and_is_ready(cloud, start):
     wait_until(
         lambda: says(ran, r'llmdo_lines_total\{outcome="answered"\} 12\.0$', r"llmdo_calls_total 12\.0$"), process
     )
-    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    assert httpx.get(f"{url}/readyz", trust_env=False, timeout=60).status_code == 200
     end(process)

@@ -25,7 +25,7 @@ from llmdo.runners.servers import Endpoint, running_server
 from llmdo.runners.temporary import temporary_folder
 from llmdo.settings.environment import cache_folder
 from llmdo.settings.tools import ToolError, one_at_a_time, say, succeed, workshop
-from tests.servers.serving import free_port
+from tests.fakes.ports import free_port
 
 FLINK = "1.19.0"
 PACKAGE = f"apache-flink-libraries=={FLINK}"

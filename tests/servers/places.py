@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llmdo.backends.llama_cpp import files as llama_files
 from llmdo.settings.tools import run_tool
+from tests.fakes.ports import free_port
 from tests.servers import installing
-from tests.servers.serving import Server, User, free_port, serving
+from tests.servers.serving import Server, User, serving
 
 KEY = "sk-of-the-slow-tests"
 MODEL = "smollm2"

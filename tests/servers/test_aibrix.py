@@ -3,8 +3,9 @@
 import httpx
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.servers import installing
-from tests.servers.serving import Server, User, free_port, serving
+from tests.servers.serving import Server, User, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.timeout(3600)]
 

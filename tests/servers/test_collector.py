@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.integration.openai_service import serving as openai
 from tests.servers.installing import collector
-from tests.servers.serving import Server, free_port, serving
+from tests.servers.serving import Server, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.timeout(3600)]
 

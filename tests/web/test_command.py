@@ -94,11 +94,11 @@ def test_nothing_is_left_when_it_is_killed(tmp_path):
 @pytest.mark.prism
 def test_the_page_is_served_to_this_machine_and_its_backends_token_to_no_other_site(tmp_path):
     with running(tmp_path) as (process, address):
-        page = httpx.get(address)
+        page = httpx.get(address, timeout=60)
         assert "llmdo chat" in page.text and page.headers["Cache-Control"] == "no-cache"
-        config = httpx.get(f"{address}config.json").json()
+        config = httpx.get(f"{address}config.json", timeout=60).json()
         assert config["syncUrl"].startswith("ws://localhost:")
-        assert httpx.get(f"{address}config.json", headers={"Host": "attacker.example"}).status_code == 403
+        assert httpx.get(f"{address}config.json", headers={"Host": "attacker.example"}, timeout=60).status_code == 403
         token = config["payload"]["authToken"]
         assert not [line for line in left(tmp_path) if token in line]
         if can_look():
@@ -106,8 +106,9 @@ def test_the_page_is_served_to_this_machine_and_its_backends_token_to_no_other_s
             assert len(listening(process.pid)) >= 2  # the page, and workerd
         assert "another chat page uses" in refused("--data", str(tmp_path))
     assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+    until(lambda: not left(tmp_path))  # it was killed; what it had started notices that
     with running(tmp_path) as (_, address):
-        assert httpx.get(f"{address}config.json").json()["payload"] == {"authToken": token}
+        assert httpx.get(f"{address}config.json", timeout=60).json()["payload"] == {"authToken": token}
 
 
 @pytest.mark.parametrize("option", ["--port", "--sync-port"])

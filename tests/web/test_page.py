@@ -62,8 +62,8 @@ def test_three_messages_get_three_answers_in_every_tab_and_after_a_reload(person
     assert [text for kind, text in seen if kind == "user"] == asked
     assert [kind for kind, _ in seen] == ["user", "assistant"] * 3
     assert all(text.strip() for _, text in seen)
-    about = person.does("rows", tab)[-1]["about"]
-    assert re.search(r"smollm2-135m-instruct · \d+ \+ \d+ tokens · \$0 · [\d.]+ s$", about)
+    about = re.compile(r"smollm2-135m-instruct · \d+ \+ \d+ tokens · \$0 · [\d.]+ s$")
+    until(lambda: about.search(person.does("rows", tab)[-1]["about"]))
     assert person.does("text", tab, "h2") == asked[0] == person.does("text", tab, "nav [aria-current]")
     until(lambda: person.does("text", tab, ".working") == "")
     person.does("picture", tab, "page-light.png")

@@ -29,6 +29,7 @@ from llmdo.transforms.chat.events import RESPONSE_IDS
 from tests.fakes.clocks import AheadClock
 from tests.integration.cloud import MODEL, Cloud
 from tests.local.cloudflare import running
+from tests.signals import drain
 
 LOG, PREFIX = "r2://llmdo/chat/", "chat/"
 RECEIVED = "v1.LLMResponseReceived"
@@ -110,8 +111,7 @@ class Chats:
 
     def drain(self) -> list[dict[str, Any]]:
         """SIGTERM for all; gives their summaries."""
-        for process in self.processes:
-            process.terminate()
+        drain(*self.processes)  # all may have been done before one of them began
         ended = [process.communicate(timeout=240) for process in self.processes]
         for process, (_, err) in zip(self.processes, ended, strict=True):
             assert process.returncode == 0, err.decode()[-3000:]
@@ -153,7 +153,7 @@ class Chats:
         """Whether all that was sent is answered and pushed."""
         return self.input.backlog() == 0 and not self.cloud.keys(f"{PREFIX}_open/")
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 180.0) -> None:
         """Looks again and again; no process may end meanwhile."""
         end = time.monotonic() + seconds
         while not condition():

@@ -69,7 +69,7 @@ def kill_again_and_again(world, events, kills, instances, seconds):
     return done + 1
 
 
-@pytest.mark.timeout(3600 if SOAK else 200)
+@pytest.mark.timeout(3600 if SOAK else 600)
 @pytest.mark.parametrize(
     ("instances", "wanted", "seconds"),
     [
@@ -82,7 +82,7 @@ def test_kills_lose_no_message_and_repeat_at_most_the_calls_in_flight(world, ins
     asked = messages(CONVERSATIONS, EACH)
     disturb(world)
     kills = kill_again_and_again(world, badly_ordered(asked), wanted, instances, seconds)
-    world.wait(world.done, 600 if SOAK else 90)
+    world.wait(world.done, 600 if SOAK else 180)
     world.drain()
     answers = check(world, asked)
     calls, allowed = world.paid(), len(asked) + kills * WINDOW
@@ -98,7 +98,7 @@ def test_kills_lose_no_message_and_repeat_at_most_the_calls_in_flight(world, ins
 def messages_until_both_work(world):
     """Sends messages, each in a conversation of its own, until two processes have taken one; gives them."""
     events, owners = [], set()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while len(owners) < 2:
         assert time.monotonic() < end, "only one of two works"
         events.append(sent(f"first{len(events)}", f"first{len(events)}", 1_000, f"Who is there, {len(events)}?"))
@@ -109,7 +109,7 @@ def messages_until_both_work(world):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600 if SOAK else 200)
+@pytest.mark.timeout(3600 if SOAK else 600)
 def test_two_instances_answer_no_message_twice_and_pay_none_twice(world, capsys):
     conversations, each = (50, 20) if SOAK else (10, 6)
     asked = messages(conversations, each)
@@ -120,7 +120,7 @@ def test_two_instances_answer_no_message_twice_and_pay_none_twice(world, capsys)
     for portion in portions(badly_ordered(asked), 40):  # the first ones come again with them
         world.input.push_many(portion)
         time.sleep(0.15)
-    world.wait(world.done, 600 if SOAK else 90)
+    world.wait(world.done, 600 if SOAK else 180)
     summaries = world.drain()
     check(world, asked)
     shares = [summary["answered"] + summary["failed"] for summary in summaries]
@@ -147,7 +147,8 @@ def test_queues_that_fail_for_a_while_lose_no_message_and_no_answer(world):
     world.input.push_many(asked[6:])
     world.wait(lambda: all(len(world.log.conversation(f"c{c}").answers) == 4 for c in range(6)))
     world.wait(lambda: world.cloud.stats()["queue"]["by_status"].get("drop", 0) >= 5)  # a push is tried 4 times
-    assert len(world.cloud.keys("chat/_open/")) == 18  # each is in the log, and none is taken for pushed
+    # Each is in the log, and none is taken for pushed; the marks of the first six go after their pushes.
+    world.wait(lambda: len(world.cloud.keys("chat/_open/")) == 18)
     world.cloud.no_faults()
     world.wait(world.done)
     world.drain()

@@ -13,8 +13,9 @@ import pytest
 from tests.faults.test_kills import unheard_once
 from tests.integration.cloud import MODEL, OUTPUT, prompts
 from tests.integration.test_processes import LONG_PROMPTS
+from tests.signals import insist
 
-WINDOW, SECONDS = 16, 120
+WINDOW, SECONDS = 16, 240
 
 
 def start(cloud, *more, first="", **env):
@@ -142,8 +143,7 @@ def test_a_second_ctrl_c_exits_at_once_with_all_workers(cloud):
     process.send_signal(signal.SIGINT)
     time.sleep(1.0)
     assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=150)
+    insist(process, signal.SIGINT)
     assert process.returncode == 128 + signal.SIGINT
     wait_until(lambda: not any(map(session_of, workers)))
 
@@ -189,8 +189,9 @@ def test_a_budget_holds_whichever_worker_is_killed(cloud):
     for _ in range(2):
         before = paid(cloud)
         wait_until(lambda: len(workers_of(process.pid)) == 2 and paid(cloud) >= before + 60, process)  # noqa: B023
-        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-        wait_until(lambda: len(workers_of(process.pid)) < 2, process)
+        killed = workers_of(process.pid)[0]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: killed not in workers_of(process.pid), process)  # noqa: B023
     cloud.no_faults()
     summary, _ = ended(process)
     assert summary["exit_code"] == 1 and "--max-tokens-total 60000" in summary["problem"]

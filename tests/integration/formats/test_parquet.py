@@ -148,13 +148,14 @@ def test_templates_take_columns_and_the_others_come_back(cloud: Any) -> None:
 
 def test_a_killed_run_resumes_at_its_row_and_pays_for_none_twice(cloud: Any) -> None:
     cloud.upload("t.parquet", prompts(400))
-    cloud.fault(target="ai", probability=1.0, latency_s=0.05)
+    cloud.fault(target="ai", probability=1.0, latency_s=0.3)
     more = ("--batch-size", "20", "--concurrency", "8")
     process = cloud.command("run", *WHERE, *more)
     wait_until(lambda: len([key for key in cloud.keys("output/") if "/shard-" in key]) >= 3, 120, process)
     process.kill()
     process.communicate()
     assert cloud.keys("output/_open/")
+    cloud.no_faults()
     process = cloud.command("run", *WHERE, *more, "--json")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err.decode()[-3000:]

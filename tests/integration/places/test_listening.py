@@ -29,7 +29,7 @@ PLACES = ("--queue", "llmdo-input", "--output", OUTPUT)
 
 
 @contextmanager
-def answering(cloud, command, *arguments, seconds=60) -> Iterator[subprocess.Popen[bytes]]:
+def answering(cloud, command, *arguments, seconds=120) -> Iterator[subprocess.Popen[bytes]]:
     """A process of llmdo that has made its first calls, and makes more; killed at the end."""
     if command == "chat":
         _Queues(cloud).input.push_many(example())
@@ -98,7 +98,7 @@ def test_a_flink_cluster_for_development_listens_on_loopback_only_while_it_works
 def test_llmdo_local_listens_on_loopback_only(cloud, tmp_path):
     process = cloud.command("local", "--data", str(tmp_path / "data"), "--port", "0", "--model", "echo")
     try:
-        wait_until((tmp_path / "data" / "env").exists, 60, process)
+        wait_until((tmp_path / "data" / "env").exists, 120, process)
         assert open_to_strangers(process.pid) == []
         assert len(listening(process.pid)) == 1
     finally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from datetime import datetime
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.integration.called import RUN, Echo, called, write_lines
 
 
@@ -19,12 +19,6 @@ def write(folder, lines):
 def llmdo(folder, url, *options):
     """``llmdo run``."""
     return called(folder, url, [*RUN, *options])
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_an_outage_in_the_middle_costs_tens_of_calls_and_no_line(tmp_path, serve):

@@ -36,7 +36,7 @@ def calls(cloud):
 def running(cloud, *more):
     """A run of slow calls, 8 at once, that has made some."""
     cloud.upload("a.jsonl", prompts(2_000))
-    cloud.fault(target="ai", latency_s=0.2)
+    cloud.fault(target="ai", latency_s=0.5)  # two minutes: several commands begin and end meanwhile
     process = cloud.command("run", *WHERE, "--concurrency", "fixed:8", "--batch-size", "20", "--json", *more)
     try:
         until(lambda: calls(cloud) > 20, "no calls")

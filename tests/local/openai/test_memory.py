@@ -18,6 +18,7 @@ MOST_MB = 48  # of which 20 are the counts of what was paid
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_largest_batch_is_answered_in_little_memory(tmp_path: Path) -> None:
     """100 MB in, 100 MB out."""
     started = subprocess.Popen([sys.executable, "-c", SERVE, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True)

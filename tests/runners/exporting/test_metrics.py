@@ -27,6 +27,7 @@ from llmdo.settings.environment import cloudflare_account
 from llmdo.storage.queues.client import Backlog, QueueClient, find_queue
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.run_state import RunState
+from tests.fakes.ports import free_port
 
 DASHBOARD = Path(__file__).parents[3] / "examples/deploy/grafana.json"
 HERE = "127.0.0.1"
@@ -34,13 +35,12 @@ HERE = "127.0.0.1"
 
 @pytest.fixture
 def port():
-    with socket.create_server((HERE, 0)) as one:
-        return one.getsockname()[1]
+    return free_port()
 
 
 def read(port):
     """Samples by name and labels, as Prometheus reads them."""
-    reply = httpx.get(f"http://{HERE}:{port}/metrics", trust_env=False).raise_for_status()
+    reply = httpx.get(f"http://{HERE}:{port}/metrics", trust_env=False, timeout=60).raise_for_status()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(reply.text)
@@ -49,7 +49,7 @@ def read(port):
 
 
 def status(port, path):
-    return httpx.get(f"http://{HERE}:{port}{path}", trust_env=False).status_code
+    return httpx.get(f"http://{HERE}:{port}{path}", trust_env=False, timeout=60).status_code
 
 
 def working(**counts):

@@ -190,9 +190,9 @@ def test_settings_of_a_worker_that_has_them_already_stay(monkeypatch: pytest.Mon
     assert os.environ == {"STORE_ID": "mine", "R2_ENDPOINT_URL": "https://r2.example/?a=b"}
 
 
-# Four calls are in flight in a worker, and four wait.
+# Four calls are in flight in a worker, and four wait. They end when the worker says that it waits for them, or never.
 CALLING = """
-import asyncio, sys, time
+import asyncio, logging, sys, threading, time
 from llmdo.backends.engine import registry as engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.requests import ChatRequest
@@ -201,10 +201,21 @@ from llmdo.backends.usage import Usage
 from llmdo.runners.workers import worker
 from llmdo.transforms.answers.ledger_settings import LedgerSettings
 
+waits = threading.Event()
+
+class Heard(logging.StreamHandler):
+    def emit(self, record):
+        super().emit(record)
+        if "waiting for 4 calls in flight" in record.getMessage():
+            waits.set()
+
+logging.getLogger().addHandler(Heard())
+
 class Slow:
     name = "slow"
     async def execute(self, request):
-        await asyncio.sleep(float(sys.argv[3]))
+        while sys.argv[3] == "never" or not waits.is_set():
+            await asyncio.sleep(0.01)
         return ChatResponse("re", "stop", Usage(1, 1), request.model)
     async def aclose(self):
         pass
@@ -239,7 +250,7 @@ def test_a_worker_that_is_terminated_or_hung_up_on_keeps_the_answers_of_its_call
     tmp_path: Path, ledger: str, how: str, signals: list[int], kept: int, code: int
 ) -> None:
     place = ledger.format(tmp_path)
-    command = [sys.executable, "-c", CALLING, place, how, "1" if kept else "50"]
+    command = [sys.executable, "-c", CALLING, place, how, "soon" if kept else "never"]
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert worker.stdout and worker.stderr
     assert worker.stdout.readline() == b"calling\n"

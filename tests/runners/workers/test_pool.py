@@ -17,7 +17,7 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 
 from llmdo.runners.listening import _descendants, can_look, listening, shown
-from tests.servers.serving import free_port
+from tests.fakes.ports import free_port
 
 COMMAND = [sys.executable, "-m", "llmdo.runners.workers.pool"]
 needs_proc = pytest.mark.skipif(not can_look(), reason="this system has no /proc")

@@ -19,6 +19,8 @@ from urllib.parse import unquote
 
 from aiohttp import WSMsgType, web
 
+from tests.fakes.ports import free_port
+
 
 @dataclass
 class Faults:
@@ -68,7 +70,7 @@ class FakeBackend:
         self._tasks: set[asyncio.Task] = set()
         self._reads = asyncio.Event()
         self._reads.set()
-        self.port = 0
+        self.port = free_port()  # for after a kill, too
         self.start()
 
     @property
@@ -141,7 +143,6 @@ class FakeBackend:
         await self._site.setup()
         site = web.TCPSite(self._site, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]
 
     async def _kill(self) -> None:
         await self._cut()

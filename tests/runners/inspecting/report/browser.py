@@ -81,6 +81,13 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    async def complains(self, *words: str) -> None:
+        """Waits until all of these were among the complaints."""
+        end = time.monotonic() + _WAIT_S
+        while not all(any(word in one for one in self.complaints) for word in words):
+            assert time.monotonic() < end, self.complaints
+            await asyncio.sleep(0.05)
+
     async def press(self, key: str, text: str = "") -> None:
         """A key, as the keyboard sends it."""
         codes = {"Tab": 9, "Enter": 13, "ArrowDown": 40, " ": 32}
