@@ -338,7 +338,7 @@ class JsonlOptions(RunOptions):
         return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_options(**given: Any) -> JsonlOptions:
+def check_options(kind: type[JsonlOptions] = JsonlOptions, /, **given: Any) -> JsonlOptions:
     """Validates options and the environment that they need. Raises UsageError with everything that is wrong."""
     reads = with_model(given)
     places = (*all_files(given), *(given.get("media_from") or ()), given.get("output") or "")
@@ -347,4 +347,4 @@ def check_options(**given: Any) -> JsonlOptions:
     if given.get("queue") or given.get("notify_queue"):
         reads.append(cloudflare_account)
     models = (str(rule).rpartition("=")[2] for rule in given.get("model_for") or ())
-    return checked(JsonlOptions, given, [*reads, *map(access_of, models)])
+    return checked(kind, given, [*reads, *map(access_of, models)])

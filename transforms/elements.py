@@ -159,6 +159,7 @@ class Line:
     """One line to answer, or a table's row as a JSON object; ``data`` has no line ending and no BOM.
 
     ``problem`` is a sentence about a row that cannot be read, whose ``data`` is then what stands in the file.
+    ``changed`` is what ChangeLines made of ``data``, and what is asked; None: ``data`` itself.
     """
 
     file: FileVersion
@@ -166,6 +167,7 @@ class Line:
     stop: int
     data: bytes
     problem: str = ""
+    changed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ class Idle:
 Tile = Line | TooLong | Blank  # what a file is read as
 Opened = OpenFile | KnownShard | Leftovers  # what OpenFiles emits
 Read = Line | TooLong | Blank | Stale | KnownShard | Leftovers  # what ReadLines emits
+Changed = Read | Failure  # what ChangeLines emits
 Outcome = Answer | Failure | Blank | Stale | KnownShard | Leftovers  # what Infer emits
 Mark = StretchRead | Idle  # what passes through Infer, too, where files are dealt out in stretches
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from llmdo.pipelines import retry as pipeline
+from llmdo.pipelines.graph.own import OWN_STEPS
 from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.running.attempt import Watch
@@ -51,6 +52,9 @@ def retry_options(output: str, which: Literal["retryable", "all"], **given: Any)
         there, problem = None, str(error)
     if there is None:
         raise UsageError([f"{problem}; error files can also be given to llmdo run, with another --output"])
+    if OWN_STEPS in there:
+        said = f"{output} was answered with steps of a program's own, which a retry does not have"
+        raise UsageError([f"{said}: give its error files to that program, with another output"])
     parameters = there.get("parameters")
     decisive = {
         "model": there.get("model"),

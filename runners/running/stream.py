@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from llmdo.pipelines import jsonl
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.prism.binary import find_prism
-from llmdo.runners.running.attempt import Watch, attempt
+from llmdo.runners.running.attempt import Build, Watch, attempt
 from llmdo.runners.running.checks import check_prices, prepare
 from llmdo.runners.running.steering import Steering
 from llmdo.runners.running.stop import Stop
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 
-def stream(options: JsonlOptions, watch: Watch) -> Summary:
+def stream(options: JsonlOptions, watch: Watch, build: Build[JsonlOptions] = jsonl.build) -> Summary:
     """Answers what a queue announces until SIGTERM or Ctrl-C. The summary is the last pipeline's, with all counts.
 
     Gives up after ``max_restarts`` failures in a row without progress, not counting those of a service that does not
@@ -37,7 +37,7 @@ def stream(options: JsonlOptions, watch: Watch) -> Summary:
     steering = Steering(options, stop)
     with stop.on_signals():
         return again_and_again(
-            lambda: attempt(options, watch, stop, jsonl.build, budget=budget, steering=steering),
+            lambda: attempt(options, watch, stop, build, budget=budget, steering=steering),
             stop,
             options.max_restarts,
             lambda counts: counts.shards > 0 or counts.files_done > 0,

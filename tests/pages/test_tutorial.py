@@ -71,7 +71,11 @@ def test_the_tutorial_is_typed_as_it_stands(typing, reviewer, tmp_path):
 
 PROGRAMS = [
     pytest.param(one.text, id=f"{one.page.name}: {one.heading}")
-    for page in (ROOT / "docs" / "guide" / "library.md", ROOT / "docs" / "models.md")
+    for page in (
+        ROOT / "docs" / "guide" / "library.md",
+        ROOT / "docs" / "guide" / "own-pipeline.md",
+        ROOT / "docs" / "models.md",
+    )
     for one in blocks(page, "python")
 ]
 

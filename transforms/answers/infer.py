@@ -25,7 +25,7 @@ from llmdo.transforms.answers.leases import keep_lease
 from llmdo.transforms.answers.metrics import InferMetrics
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded
-from llmdo.transforms.elements import Answer, Blank, Failure, Idle, Line, Mark, Outcome, Read, TooLong
+from llmdo.transforms.elements import Answer, Blank, Changed, Failure, Idle, Line, Mark, Outcome, TooLong
 from llmdo.transforms.members import join, report_stop
 from llmdo.transforms.prompts.line_json import BadLine
 from llmdo.transforms.prompts.parse import Defaults, Prompt, parse_prompt
@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)  # not frozen: Beam writes hints and labels into its transforms
 class Infer(beam.PTransform):
-    """Turns each line into its answer or its failure; blanks, marks, stale files and known shards pass through.
+    """Turns each line into its answer or its failure; blanks, marks, stale files, known shards, and failures of lines
+    that are not to be asked pass through.
 
     At most ``calls.window`` calls are in flight in a process, however many bundles run; what waits in a batch is not a
     call in flight. A line never fails a bundle: one that cannot be answered becomes a Failure. The run stops after an
@@ -55,8 +56,8 @@ class Infer(beam.PTransform):
     run: Run
     vectors: VectorFormat = "float"
 
-    def expand(self, tiles: PCollection[Read]) -> PCollection[Outcome]:
-        """Read → Outcome."""
+    def expand(self, tiles: PCollection[Changed]) -> PCollection[Outcome]:
+        """Read, or what ChangeLines made of it → Outcome."""
         return tiles | "Call the model" >> beam.ParDo(_Infer(self))
 
 
@@ -96,7 +97,7 @@ class _Infer(beam.DoFn):
         self._calls: BundleCalls[_Job] = BundleCalls(self._engine, self._budget.prices)
 
     def process(
-        self, tile: Read | Mark, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self, tile: Changed | Mark, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[Any]:
         if isinstance(tile, Line | TooLong) and (wrong := unreadable(tile)):
             yield self._failure(tile, wrong, attempts=0)
@@ -111,7 +112,8 @@ class _Infer(beam.DoFn):
             return
         try:
             most, file = self._engine.max_texts, tile.file
-            prompt = parse_prompt(tile.data, line_id(tile), self.defaults, most, file.key, of_table=file.has_rows)
+            data = tile.data if tile.changed is None else tile.changed
+            prompt = parse_prompt(data, line_id(tile), self.defaults, most, file.key, of_table=file.has_rows)
             if self.calls.media:
                 prompt.request = self.calls.media.marked(prompt.request, file.store_url)
         except LineError as error:

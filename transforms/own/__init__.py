@@ -1,0 +1,1 @@
+"""Steps with a function of the user's."""
