@@ -120,9 +120,9 @@ def test_two_runs_at_once_pay_for_no_line_twice(cloud):
     assert paid(cloud) == 360
 
 
-def test_a_file_of_a_killed_run_is_free_at_once_on_the_same_host(cloud):
+def test_a_file_of_a_killed_run_is_free_at_once_on_the_same_host(cloud, monkeypatch):
     cloud.upload("a.jsonl", prompts(200))
-    cloud.fault(target="ai", probability=1.0, latency_s=0.2)
+    cloud.fault(target="ai", probability=1.0, latency_s=0.5)
     process = start(cloud, "direct")
     while paid(cloud) < 20:
         time.sleep(0.02)
@@ -130,9 +130,8 @@ def test_a_file_of_a_killed_run_is_free_at_once_on_the_same_host(cloud):
     process.communicate()
     assert len(cloud.alive()) == 1
     cloud.no_faults()
-    begun = time.monotonic()
+    monkeypatch.setattr(runs, "DEAD_SECONDS", 3600.0)  # its age would not free it
     assert cloud.run().exit_code == 0
-    assert time.monotonic() - begun < 60
     cloud.check()
 
 
