@@ -398,7 +398,7 @@ def test_text_comes_in_numbered_pieces_before_its_answer(cloud, queues):
 def test_a_reply_queue_that_is_down_loses_no_answer(cloud, queues, start):
     process = start()
     queues.input.push_many([sent("a")])
-    wait_until(lambda: queues.received() == {"a"})
+    wait_until(lambda: queues.received() == {"a"} and not open_marks(cloud))
     cloud.fault(target="queue", probability=1.0, status=500, match=f"{queues.output.queue_id}/messages/batch")
     queues.input.push_many([sent("b", at=1001)])
     log = ChatLog(open_store("r2://llmdo"), "chat/")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.storage.livestore.fake_backend import FakeBackend
 from tests.web.world import OwnClient, Person, build, chat_page, until
 
@@ -97,7 +98,7 @@ def test_events_that_come_again_are_taken_once(backend, client):
 def test_the_page_shows_what_was_overtaken_without_a_reload(backend, tmp_path):
     build()
     write(backend, "m0", chat_page.STORE)
-    port = chat_page.free_port()
+    port = free_port()
     with chat_page.serve_page(port, backend.url, TOKEN) as page:
         person = Person(f"http://localhost:{port}/#c", str(tmp_path))
         try:

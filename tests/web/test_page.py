@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
 from tests.web.world import Person, Workerd, build, chat_page, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.prism, pytest.mark.model, pytest.mark.timeout(1200)]
@@ -39,7 +40,7 @@ def person(backend, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat")
     pictures = Path(os.environ.get("LLMDO_PICTURES") or tmp_path_factory.mktemp("pictures")).absolute()
     pictures.mkdir(parents=True, exist_ok=True)
-    port = chat_page.free_port()
+    port = free_port()
     page = chat_page.serve_page(port, backend.url, backend.token)
     chat = chat_page.start_chat(backend.url, backend.token, chat_page.MODEL, folder)
     person = Person(f"http://localhost:{port}/", str(pictures))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 CLIENT, OLDER_WORKER = Path(__file__).parent / "client", Path(__file__).parent / "older_worker"
 sys.path.insert(0, str(ROOT / "examples"))
@@ -125,7 +127,7 @@ class Workerd:
 
     def __init__(self, folder: Path, config: Path = chat_page.CONFIG) -> None:
         self.token = secrets.token_urlsafe(16)
-        self.port = chat_page.free_port()
+        self.port = free_port()
         self.url = f"ws://localhost:{self.port}"
         self._folder, self._config = folder, config
         self.start()

@@ -123,17 +123,18 @@ def test_what_failed_calls_used_counts_in_the_budget():
 
 def test_calls_that_are_cancelled_may_be_billed_and_hold_nobody_back():
     listed = Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),))
-    budget, begun = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed)), threading.Event()
+    budget, begun = Budget(Limits(max_tokens=1_000_000), Prices(lambda name: listed)), threading.Semaphore(0)
 
     class Slow(Provider):
         async def execute(self, request):
-            begun.set()
+            begun.release()
             await asyncio.sleep(60)
 
     engine = Engine(CallSettings(4, budget=budget), lambda name: Slow(1.0))
     for i in range(4):
         engine.submit("fake", ChatRequest("m", (Message("user", "x"),), {}, str(i)), lambda outcome: None)
-    assert begun.wait(60)
+    for _ in range(4):
+        assert begun.acquire(timeout=60)
     engine.close()
     assert not budget.can_wait()
     spent, most = budget.spent(), Estimates().most(ChatRequest("m", (Message("user", "x"),)))

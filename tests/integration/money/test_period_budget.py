@@ -28,8 +28,16 @@ from llmdo.storage.runs.budgets import BudgetBook
 from llmdo.transforms.answers import leases
 from tests.integration.cloud import MODEL, OUTPUT
 
+DAY_S, LONGEST_S = 86_400, 120.0  # the second: how long a test of this file may take
 MAX_TOKENS = 100
 COST = 150 * 0.29 + MAX_TOKENS * 2.25  # millionths of a dollar that a call may reserve
+
+
+@pytest.fixture(autouse=True)
+def within_a_day():
+    """What was spent is forgotten at midnight, UTC: no test begins shortly before."""
+    if (left := DAY_S - time.time() % DAY_S) < LONGEST_S:
+        time.sleep(left)
 
 
 @pytest.fixture(autouse=True)
