@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 
 import pytest
@@ -93,8 +95,17 @@ def test_what_waits_is_pushed_in_few_frames(backend, client):
     reader = client()
     backend.write("s", "Message", {"id": "m"})
     reader.read(1)
-    for push in [reader.answer(f"x{number}") for number in range(500)]:
-        assert push.result(55)
+    given, push = threading.Event(), backend._push
+
+    async def once_all_are_given(*words):
+        while not given.is_set():  # noqa: ASYNC110  another thread sets it
+            await asyncio.sleep(0.01)
+        await push(*words)
+
+    backend._push = once_all_are_given
+    pushes = [reader.answer(f"x{number}") for number in range(500)]
+    given.set()
+    assert all(one.result(55) for one in pushes)
     assert ids(backend) == [f"x{number}" for number in range(500)]
     assert backend.counts["pushes"] <= 12
 
