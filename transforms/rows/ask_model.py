@@ -38,6 +38,7 @@ from llmdo.transforms.rows.asking import (
     WITHOUT_ANSWER,
     Asking,
     answer_columns,
+    are_dicts,
     check_free,
     failure_of,
     failure_type,
@@ -174,9 +175,10 @@ class AskModel(beam.PTransform):
         )
         both = rows | f"Ask {self.model}" >> beam.ParDo(_Ask(asking)).with_outputs(WITHOUT_ANSWER, main=_ANSWERS)
         whole: Any = rows.element_type if fields is not None else Any
-        answered: Any = RowTypeConstraint.from_fields([*fields, *added]) if fields is not None else Any
-        if fields is None and rows.element_type is not Any:
-            answered = dict[str, Any]
+        if fields is not None:
+            answered: Any = RowTypeConstraint.from_fields([*fields, *added])
+        else:
+            answered = dict[str, Any] if are_dicts(rows.element_type) else Any
         # Each by way of a step of its own: Beam loses what a step emits at the end of a bundle if the next one takes
         # batches, as WriteToParquet does (DoOperation.finish in runners/worker/operations.py flushes too early).
         answers = both[_ANSWERS] | "Answered" >> beam.Map(_as_it_is).with_output_types(answered)

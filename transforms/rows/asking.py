@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.typehints import typehints
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 from pydantic_core import to_json
@@ -51,6 +52,12 @@ def fields_of_rows(element_type: Any) -> list[tuple[str, Any]] | None:
         return list(named_fields_from_element_type(element_type))
     except TypeError:
         return None
+
+
+def are_dicts(element_type: Any) -> bool:
+    """Whether all rows of a type are dicts. Beam has an Any of its own where nobody says what a step gives."""
+    dicts = typehints.Dict[typehints.Any, typehints.Any]
+    return element_type not in (Any, typehints.Any) and typehints.is_consistent_with(element_type, dicts)
 
 
 def check_free(added: Iterable[str], taken: Iterable[str]) -> None:

@@ -21,10 +21,11 @@ import llmdo
 from llmdo import AskModel
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import close_engines
-from llmdo.backends.errors import InvalidRequest, ModelNotFound, Unauthorized
+from llmdo.backends.errors import BadReply, InvalidRequest, ModelNotFound, Unauthorized
 from llmdo.backends.limits import retry
 from llmdo.backends.responses import ChatResponse, EmbedResponse
 from llmdo.backends.usage import Usage
+from llmdo.transforms.rows.columns import answer_values, property_columns
 
 CHAT, EMBED = "workers-ai/@cf/chat", "@cf/baai/bge-m3"
 
@@ -120,6 +121,33 @@ def test_texts_rows_and_dicts_are_asked_alike(provider, row, whole):
     asked([row], AskModel(CHAT, "{text}"), checks)
 
 
+def _of_any_kind(number):  # no hint: Beam cannot tell what it gives
+    return ("t0", {"text": "t1"}, eval("beam.Row(text='t2')"), Ticket(3, "t3"))[number]
+
+
+def test_rows_of_which_beam_knows_nothing_are_answered_each_in_its_own_kind(provider):
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create(range(4)) | beam.Map(_of_any_kind)
+        answers = rows | AskModel(CHAT, "{text}")
+        found = answers | beam.Reshuffle() | beam.Map(lambda row: row if isinstance(row, dict) else row._asdict())
+        plain = found | "Plain" >> beam.Map(lambda row: (row["text"], row["answer"], len(row)))
+        assert_that(plain, equal_to([(f"t{n}", f"re: t{n}", 3 + (n == 3)) for n in range(4)]))
+
+
+@pytest.mark.parametrize(
+    "rows", [["t0", {"text": "t1"}], [{"text": "t0"}, {"text": "t1", "n": 1}]], ids=["both", "dicts"]
+)
+def test_texts_and_dicts_in_one_collection_are_answered(provider, rows):
+    asked(
+        rows,
+        AskModel(CHAT, "{text}"),
+        lambda a: assert_that(
+            a | beam.Reshuffle() | beam.Map(lambda r: r["answer"] if isinstance(r, dict) else r.answer),
+            equal_to(["re: t0", "re: t1"]),
+        ),
+    )
+
+
 def test_a_text_without_a_prompt_is_the_prompt(provider):
     asked(["hi"], AskModel(CHAT), lambda a: assert_that(a | beam.Map(lambda r: r.answer), equal_to(["re: hi"])))
 
@@ -185,6 +213,50 @@ def test_a_schema_gives_typed_columns(provider):
 
     # Rows are encoded and decoded between stages.
     asked([Ticket(1, "x")], step, lambda answers: checks(answers | beam.Reshuffle()), Ticket)
+
+
+def test_a_number_that_a_column_cannot_hold_is_an_error_of_its_row():
+    columns = property_columns({"properties": {"n": {"type": "integer"}}}, ())
+    assert answer_values(f'{{"n": {2**63 - 1}}}', columns) == {"n": 2**63 - 1}
+    assert answer_values(f'{{"n": {-(2**63)}}}', columns) == {"n": -(2**63)}
+    for number in (2**63, -(2**63) - 1, "true", 1.5, '"1"'):
+        with pytest.raises(BadReply, match="'n' is "):
+            answer_values(f'{{"n": {number}}}', columns)
+
+
+def test_columns_never_share_a_name():
+    schema = {"properties": {key: {"type": "string"} for key in ("answer", "answer_answer", "text", "answer_text")}}
+    names = [one.column for one in property_columns(schema, ["answer", "text", "error"])]
+    assert names == ["answer_answer", "answer_answer_answer", "answer_text", "answer_answer_text"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "column"),
+    [
+        ({"oneOf": [{"type": "null"}, {"type": "integer"}]}, "3", 3),
+        ({"type": ["null", "number"]}, "3", 3.0),
+        ({"type": ["string", "number"]}, "3", "3"),
+        ({"enum": [True, False, None]}, "true", True),
+        ({"enum": [1, 2]}, "1", 1),
+        ({"enum": ["a", 1]}, "1", "1"),
+        ({"type": "object", "properties": {}}, '{"a":1}', '{"a":1}'),
+        ({"type": "array", "items": {"type": "number"}}, "[1,null]", [1.0, None]),
+        ({"type": "array"}, "[1]", "[1]"),
+        ({"$ref": "#/$defs/a~1b~0c"}, "1", 1),
+        ({"$ref": "#/$defs/none"}, "1", "1"),
+        ({"type": "string"}, "null", None),
+    ],
+    ids=str,
+)
+def test_a_column_has_its_propertys_type(schema, value, column):
+    whole = {"properties": {"x": schema}, "$defs": {"a/b~c": {"type": "integer"}}}
+    (found,) = answer_values(f'{{"x": {value}}}', property_columns(whole, ())).values()
+    assert (found, type(found)) == (column, type(column))
+
+
+@pytest.mark.parametrize("text", [None, "", "no JSON", "[1]", "{}"])
+def test_an_answer_without_the_properties_has_null_in_their_columns(text):
+    assert answer_values(text, property_columns({"properties": {"x": {"type": "integer"}}}, ())) == {"x": None}
 
 
 def test_no_row_is_lost_before_a_step_that_takes_batches(provider, tmp_path):
