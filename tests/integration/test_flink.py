@@ -41,7 +41,7 @@ def worker_pool(cloud):
         env=os.environ | cloud.env | {"PYTHONPATH": str(Path.cwd())},
     )
     try:
-        wait_until(lambda: answers(port), 60)
+        wait_until(lambda: answers(port))
         yield f"localhost:{port}"
     finally:
         pool.terminate()

@@ -94,11 +94,12 @@ def clients_node() -> str:
 def chromium() -> str:
     """A browser; where all tests must run, Debian's is installed."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
-        for words in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
-            subprocess.run(["apt-get", *words], check=True, stdout=subprocess.DEVNULL, timeout=600)
-        found = shutil.which("chromium")
+    with _alone():
+        found = next(filter(None, map(shutil.which, names)), None)
+        if not found and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
+            for words in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
+                subprocess.run(["apt-get", *words], check=True, stdout=subprocess.DEVNULL, timeout=600)
+            found = shutil.which("chromium")
     if not found:
         need("there is no Chromium: apt-get install chromium")
     return str(found)
