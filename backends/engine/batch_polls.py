@@ -66,11 +66,8 @@ class BatchPolls:
         self.following = Counter[tuple[str, str]]()  # batches of a model that are worked on
         self.random = random.Random()  # noqa: S311 - spreads waits, guards nothing
         self._began = time.time() - loop.time()
-        self.rescue = settings.ready_by and Rescue(
-            settings.ready_by,
-            self._now,
-            scheduler.speed_of,
-            self._factor,
+        self.rescue = (
+            Rescue(settings.ready_by, self._now, scheduler.speed_of, self._factor) if settings.ready_by else None
         )
         self._longest_poll_s = min(LONGEST_POLL_S, self.rescue.look_s) if self.rescue else LONGEST_POLL_S
         self._settings = settings

@@ -17,9 +17,11 @@ from llmdo.backends.lanes.batch import Batch
 from llmdo.backends.lanes.submissions import Pointer
 from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.money.billing import maybe_billed
+from llmdo.backends.money.money import Budget
 from llmdo.backends.requests import batch_places
 
-PRICES_S = 0.1  # between looks whether prices are there
+PRICES_S = 0.1  # between looks whether prices, or grants of a budget, are there
+GRANTED_S = 10.0  # until what was asked for of a budget is not expected any more: its period is spent
 # A list of batches may lag behind, and a call whose client has died may still be worked on. Nobody documents for how
 # long; it is seconds. To wait longer only delays a run that was killed in the middle of a hand-over.
 LISTING_LAG_S = 30.0
@@ -50,7 +52,9 @@ class BatchWork:
         await self._prices(batch.provider)
         if self._polls.over.is_set():
             raise NotStarted  # to reserve would wait for the prices, and so would the loop
-        self._reserve_money(batch)
+        await self._reserve_money(batch)
+        if self._polls.over.is_set():
+            raise NotStarted  # what was reserved is given back as the members are sent away
         if not batch.members:
             return
         try:
@@ -107,13 +111,23 @@ class BatchWork:
 
     # The steps of a hand-over.
 
-    def _reserve_money(self, batch: Batch) -> None:
+    async def _reserve_money(self, batch: Batch) -> None:
+        """Leaves those members to be called for which there is no room, also after more was asked for and granted."""
         for number, member in enumerate(batch.members):
-            if self._budget and self._budget.before(batch.provider, member.request):
+            while self._budget and self._budget.before(batch.provider, member.request):
+                if await self._more_granted(self._budget):
+                    continue
                 members, batch.members = batch.members, batch.members[number:]
                 self._polls.release(batch)
                 batch.members = members[:number]
                 return
+
+    async def _more_granted(self, budget: Budget) -> bool:
+        """Whether more of the output's budget has come for this process, which takes a few writes of a record."""
+        granted, until = budget.awaited(), self._polls.loop.time() + GRANTED_S
+        while granted and not granted.done() and self._polls.loop.time() < until and not self._polls.over.is_set():
+            await self._polls.pause(PRICES_S)
+        return granted is not None and granted.done()
 
     async def _prices(self, provider: str) -> None:
         """Waits until the budget knows a provider's prices, or the run is stopped."""

@@ -1,0 +1,64 @@
+"""What batches cost, and what a budget and a sample make of it, against the local OpenAI."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_HANDED_OVER
+from llmdo.storage.objects.opening import open_store
+from llmdo.storage.runs.budgets import BudgetBook
+from tests.integration.batches.user import prompts
+
+# In dollars for a million tokens.
+PRICES = {
+    "openai/gpt-4o-mini": {"input": 1.0, "output": 10.0, "lanes": {"batch": {"input": 0.5, "output": 5.0}}},
+}
+
+
+def budget_record(user):
+    return BudgetBook(open_store(str(user.folder)), "out/").read()
+
+
+def test_a_budget_has_room_again_for_what_a_batch_did_not_use_and_counts_its_price(user):
+    asked = prompts(30)
+    summary = user.run(asked, budget="1 USD/day", price_file=PRICES)
+    assert summary.exit_code == EXIT_ANSWERED
+    record = budget_record(user)
+    assert not record.leases
+    assert record.spent["day"].usd == pytest.approx(summary.spent.cost_usd)
+    ways = summary.receipt.ways
+    assert set(ways) == {"batch"}
+    assert (ways["batch"].calls, ways["batch"].usd) == (30, pytest.approx(summary.spent.cost_usd))
+    assert ways["batch"].usd == pytest.approx(ways["batch"].list_usd / 2)
+    user.check(asked)
+
+
+def test_what_is_handed_over_and_left_counts_in_the_budget_until_a_later_run_knows_what_it_cost(user):
+    user.server.fault("openai", batch="hold", state="in_progress", share=0.0)
+    asked = prompts(30)
+    left = user.run(asked, budget="1 USD/day", price_file=PRICES, detach=True)
+    assert left.exit_code == EXIT_HANDED_OVER
+    assert left.spent.lost_calls == 30
+    kept = budget_record(user)
+    assert not kept.leases
+    assert kept.spent["day"].usd == pytest.approx(left.spent.lost_cost_usd)  # the most that it can cost
+    user.server.clear_faults()
+    fetched = user.run(asked, budget="1 USD/day", price_file=PRICES, mode="sync")
+    assert fetched.exit_code == EXIT_ANSWERED
+    assert 0 < fetched.spent.cost_usd < left.spent.lost_cost_usd
+    then = budget_record(user)
+    assert not then.leases
+    assert fetched.spent.cost_usd <= then.spent["day"].usd <= kept.spent["day"].usd + fetched.spent.cost_usd + 1e-9
+    user.check(asked)
+
+
+@pytest.mark.slow
+def test_lines_that_a_budget_has_no_room_for_beside_a_batch_are_called_once_it_is_back_and_it_is_never_passed(user):
+    asked = prompts(30)
+    summary = user.run(asked, budget="0.1 USD/day", price_file=PRICES)  # a batch may cost 0.02 a line
+    assert summary.exit_code == EXIT_ANSWERED
+    ways = summary.receipt.ways
+    assert (set(ways), sum(way.calls for way in ways.values())) == ({"batch", "list"}, 30)
+    assert 1 <= ways["batch"].calls <= 5
+    assert budget_record(user).spent["day"].usd <= 0.1
+    user.check(asked)
