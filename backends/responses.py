@@ -31,6 +31,7 @@ class ChatResponse:
         body: the provider's chat.completion as it came, but for what the other fields hold: text, reasoning, tool calls
             and finish reason of its first choice.
         lane: what it was billed as, where that was not the list price: "batch", "flex", "priority", "2h", "8h".
+        rescued: it was called since its batch would have come too late.
     """
 
     text: str | None
@@ -45,6 +46,7 @@ class ChatResponse:
     shared: bool = False
     body: Mapping[str, Any] = field(default_factory=dict)
     lane: str = ""
+    rescued: bool = False
 
     @property
     def refused(self) -> bool:
@@ -72,6 +74,7 @@ class EmbedResponse:
     shared: bool = False
     parts: tuple[EmbedResponse, ...] = ()
     lane: str = ""
+    rescued: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class RawResponse:
     details: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     lane: str = ""
+    rescued: bool = False
 
 
 Response = ChatResponse | EmbedResponse | RawResponse

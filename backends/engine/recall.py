@@ -40,9 +40,10 @@ _ANSWERS: dict[type[Request], TypeAdapter[Any]] = {
     EmbedRequest: TypeAdapter(EmbedResponse),
     RawRequest: TypeAdapter(RawResponse),
 }
-# All but those that depend on who asks; and vectors and a lane, which are written by themselves.
+# All but those that depend on who asks; and vectors and the lane, which are written by themselves.
+_BY_THEMSELVES = frozenset({"shared", "parts", "vectors", "lane", "rescued"})
 _KEPT = {
-    kind: tuple(one.name for one in fields(kind) if one.name not in ("shared", "parts", "vectors", "lane"))
+    kind: tuple(one.name for one in fields(kind) if one.name not in _BY_THEMSELVES)
     for kind in (ChatResponse, EmbedResponse, RawResponse)
 }
 _USAGE = tuple(one.name for one in fields(Usage))
@@ -267,6 +268,7 @@ def _entry(kept: _Kept) -> bytes:
     written: dict[str, Any] = {name: getattr(answer, name) for name in _KEPT[type(answer)]}
     used = {name: getattr(answer.usage, name) for name in _USAGE}
     written |= {"lane": answer.lane} if answer.lane else {}
+    written |= {"rescued": True} if answer.rescued else {}
     written["usage"] = {name: count for name, count in used.items() if count or name == "neurons"}
     written |= {} if kept.line is None else {OWNER: (kept.line.version, kept.line.start)}
     written |= {_PAYER: kept.payer} if kept.payer else {}

@@ -158,6 +158,8 @@ class Budget:
                 self._count(provider, request, ended, ended.usage, LATE if late else RESCUED if rescued else "")
             if rescued and not isinstance(ended, ModelError):
                 del self._rescued[id(request)]
+                if ended is not None:
+                    ended.rescued = True  # its row says so, too
             self._release()
 
     def rescue(self, request: Request) -> None:

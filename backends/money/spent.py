@@ -55,6 +55,26 @@ class Spent:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
         )
 
+    def since(self, before: Spent) -> Spent:
+        """What was spent after ``before``, an earlier state of the same sum."""
+        calls, unpriced = self.calls - before.calls, self.unpriced - before.unpriced
+        known = unpriced < calls or not calls
+        lost = self.lost_cost_usd
+        return Spent(
+            calls=calls,
+            input_tokens=self.input_tokens - before.input_tokens,
+            output_tokens=self.output_tokens - before.output_tokens,
+            neurons=None if self.neurons is None else self.neurons - (before.neurons or 0.0),
+            cost_usd=round((self.cost_usd or 0.0) - (before.cost_usd or 0.0), DECIMALS) if known else None,
+            unpriced=unpriced,
+            lost_calls=self.lost_calls - before.lost_calls,
+            lost_input_tokens=self.lost_input_tokens - before.lost_input_tokens,
+            lost_output_tokens=self.lost_output_tokens - before.lost_output_tokens,
+            lost_cost_usd=None if lost is None else round(lost - (before.lost_cost_usd or 0.0), DECIMALS),
+            cached_tokens=self.cached_tokens - before.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens - before.cache_write_tokens,
+        )
+
 
 def lost_text(calls: int) -> str:
     """How many calls were lost, in words."""

@@ -18,7 +18,7 @@ from llmdo.pipelines.usage import UsageError
 from llmdo.runners.showing.budget import BudgetNow, budget_now
 from llmdo.runners.showing.errors import errors_table
 from llmdo.runners.showing.limits import iso_time
-from llmdo.runners.showing.summary import cost_json, dollars
+from llmdo.runners.showing.summary import cost_json, dollars, file_receipt_text
 from llmdo.runners.showing.words import counted, lasting
 from llmdo.settings.environment import MissingSettings, cloudflare_account
 from llmdo.storage.errors import InvalidLocation, StorageError
@@ -67,6 +67,7 @@ class Status:
             "input_tokens": seen.input_tokens,
             "output_tokens": seen.output_tokens,
             **cost_json(seen.cost),
+            "receipt": None if seen.receipt is None else seen.receipt.model_dump(),
             "budget": None if self.budget is None else self.budget.as_json(),
             "runs": [_run_json(run) for run in seen.runs],
             "open": [_open_json(one, alive) | {"waiting": waiting(one)} for one in seen.open],
@@ -167,6 +168,8 @@ def _parts(status: Status) -> Iterator[RenderableType]:
         f"hour; {counted(seen.input_tokens, 'token')} in, {seen.output_tokens:,} out, "
         f"{dollars(seen.cost.usd, lower_bound=seen.cost.unpriced > 0)}{part}"
     )
+    if seen.receipt is not None:
+        yield Text(f"{file_receipt_text(seen.receipt)}{part}")
     if status.budget is not None:
         yield Text(str(status.budget))
     for name, found in status.queues.items():

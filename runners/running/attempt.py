@@ -81,9 +81,10 @@ def attempt(
     the graph has open in this process, besides acks and engines. ``steering``: the orders that hold.
     """
     run_id = new_run_id()
-    recorded = Recorded()
+    budget = budget or options.new_budget()
+    recorded = Recorded(budget.spent())
     with logs_of(run_id), run_span(options, run_id) as ended:
-        watch, budget = recorded.beside(watch), budget or options.new_budget()
+        watch = recorded.beside(watch)
         if options.budget is not None:
             watch = beside_budget(watch, options.output_location)
         summary = _attempt(options, run_id, watch, stop, build, budget, close, steering or Steering(options, stop))

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from llmdo.backends.money.prices import DECIMALS
+from llmdo.backends.money.spent import Spent
 from llmdo.pipelines.run_options import RunOptions
 from llmdo.runners.showing.limits import limits_json
 from llmdo.runners.showing.progress import Figures, Meters
-from llmdo.runners.showing.summary import Summary, spent_json
+from llmdo.runners.showing.summary import NOTHING_SPENT, Summary, spent_json
 from llmdo.settings.secrets import without_secrets
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
@@ -37,8 +39,9 @@ _MODELS = 20  # with most calls, whose limits are kept
 
 @dataclass(slots=True)
 class Recorded:
-    """What was seen of one run so far."""
+    """What was seen of one run so far; ``before``: what its command had spent before, for a sample or earlier tries."""
 
+    before: Spent = NOTHING_SPENT
     started: float = field(default_factory=time.time)
     every_s: float = _EVERY_S
     seen: list[tuple[float, Figures]] = field(default_factory=list)
@@ -84,13 +87,13 @@ class Recorded:
 
     def moments(self) -> Moments:
         """All of it."""
-        figures = [one for _, one in self.seen]
+        figures, before = [one for _, one in self.seen], self.before.cost_usd or 0.0
         return Moments(
             at=[round(at, 2) for at, _ in self.seen],
             lines=[one.lines for one in figures],
             calls=[one.calls for one in figures],
             tokens=[one.tokens for one in figures],
-            cost_usd=[one.cost_usd for one in figures],
+            cost_usd=[None if one.cost_usd is None else round(one.cost_usd - before, DECIMALS) for one in figures],
             throttled_s=[round(one.throttled_s, 2) for one in figures],
             in_flight=[one.in_flight for one in figures],
             window=[one.window for one in figures],
@@ -100,8 +103,8 @@ class Recorded:
 
 def keep_history(options: RunOptions, recorded: Recorded, summary: Summary) -> None:
     """Writes how a run went into its output. A run that did nothing leaves nothing; a failure is only logged."""
-    counts = summary.counts
-    if not (counts.answered or counts.failed or summary.spent.calls or summary.problem):
+    counts, spent = summary.counts, summary.spent.since(recorded.before)
+    if not (counts.answered or counts.failed or spent.calls or summary.problem):
         return
     if summary.passing:  # nor will this be
         return
@@ -116,7 +119,7 @@ def keep_history(options: RunOptions, recorded: Recorded, summary: Summary) -> N
         files_done=counts.files_done,
         files_stale=counts.files_stale,
         problem=None if summary.problem is None else without_secrets(summary.problem),
-        spent=spent_json(summary.spent),
+        spent=spent_json(spent),
         limits=_limits(summary),
         moments=recorded.moments(),
     )

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmdo.backends.money.receipt import LATE, LIST, RESCUED, Receipt
+from llmdo.backends.money.receipt import Receipt
 from llmdo.backends.money.spent import lost_text
 from llmdo.backends.openai.raw import is_response, read_response
 from llmdo.runners.showing.errors import errors_table
 from llmdo.runners.showing.limits import limits_text
-from llmdo.runners.showing.summary import Summary, dollars, handed_over_text
+from llmdo.runners.showing.summary import Summary, dollars, handed_over_text, receipt_text
 from llmdo.runners.showing.words import counted
 from llmdo.storage.errors import StorageError
 from llmdo.storage.objects.opening import open_store
@@ -68,10 +68,6 @@ def show_summary(
         console.print(Text.assemble(("Q ", "bold"), question, "\n", ("A ", "bold green"), answer, "\n"))
 
 
-# Of a receipt, in words.
-_WAYS = {"batch": "batches", LIST: "calls", RESCUED: "calls instead of batches", LATE: "batches that came too late"}
-
-
 def _say(sentence: str, console: Console) -> None:
     """A line that somebody may copy a command from."""
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -119,15 +115,8 @@ def show_spent(summary: Summary, console: Console) -> None:
 def _receipt_text(receipt: Receipt) -> str:
     """What lanes have saved, and what keeping a deadline has cost."""
 
-    def usd(amount: float) -> str:
-        return dollars(amount, lower_bound=False)
-
-    ways = ", ".join(f"{one.calls:,} by {_WAYS.get(way, way)} {usd(one.usd)}" for way, one in receipt.ways.items())
-    saved = receipt.saved_usd
-    share = f" ({saved / receipt.list_usd:.0%})" if saved > 0 and receipt.list_usd else ""
-    what = f"saved {usd(saved)}{share}" if saved >= 0 else f"lost {usd(-saved)}"
-    rescue = f"; the rescue cost {usd(receipt.rescue_usd)}" if receipt.rescue_usd else ""
-    return f"By lane: {ways}; at list price {usd(receipt.list_usd)}, {what}{rescue}"
+    ways = {way: (one.calls, one.usd) for way, one in receipt.ways.items()}
+    return receipt_text(ways, receipt.list_usd, receipt.saved_usd, receipt.rescue_usd)
 
 
 def show_limits(summary: Summary, console: Console) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.receipt import Receipt
+from llmdo.backends.money.receipt import LATE, LIST, RESCUED, Receipt
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.responses import Price
 from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_HANDED_OVER, EXIT_SOME_ERRORS
 from llmdo.runners.showing.budget import BudgetNow
 from llmdo.runners.showing.limits import iso_time, limits_json
-from llmdo.storage.output.costs import Cost
+from llmdo.storage.output.costs import UNPAID, Cost
+from llmdo.storage.output.receipts import FileReceipt
 from llmdo.transforms.elements import FileVersion, Settled
 from llmdo.transforms.files.settled_messages import settled_json
 from llmdo.transforms.run_state import NOTHING_HANDED_OVER, Counts, HandedOver
@@ -159,6 +160,40 @@ def receipt_json(receipt: Receipt | None) -> dict[str, Any] | None:
         "saved_usd": receipt.saved_usd,
         "rescue_usd": receipt.rescue_usd,
     }
+
+
+# Of receipts, in words.
+_WAYS = {
+    "batch": "batches",
+    LIST: "calls",
+    RESCUED: "calls instead of batches",
+    LATE: "batches that came too late",
+    UNPAID: "answers that were there",
+}
+
+
+def lane_text(lane: str) -> str:
+    """What a lane of a receipt is, for people."""
+    return _WAYS.get(lane, lane)
+
+
+def receipt_text(ways: Mapping[str, tuple[int, float]], list_usd: float, saved_usd: float, rescue_usd: float) -> str:
+    """A sentence; ``ways``: how many by each lane, and what they cost."""
+
+    def usd(amount: float) -> str:
+        return dollars(amount, lower_bound=False)
+
+    by_lane = ", ".join(f"{count:,} by {lane_text(way)} {usd(paid)}" for way, (count, paid) in ways.items())
+    share = f" ({saved_usd / list_usd:.0%})" if saved_usd > 0 and list_usd else ""
+    what = f"saved {usd(saved_usd)}{share}" if saved_usd >= 0 else f"lost {usd(-saved_usd)}"
+    rescue = f"; the rescue cost {usd(rescue_usd)}" if rescue_usd else ""
+    return f"By lane: {by_lane}; at list price {usd(list_usd)}, {what}{rescue}"
+
+
+def file_receipt_text(receipt: FileReceipt) -> str:
+    """That of files."""
+    ways = {lane: (one.lines, one.cost_usd) for lane, one in receipt.lanes.items()}
+    return receipt_text(ways, receipt.list_usd, receipt.saved_usd, receipt.rescue_usd)
 
 
 def spent_json(spent: Spent) -> dict[str, Any]:

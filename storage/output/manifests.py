@@ -16,6 +16,7 @@ from llmdo.storage.field_problems import first_problem
 from llmdo.storage.objects.store import ObjectInfo, ObjectStore
 from llmdo.storage.output.costs import NOTHING, Cost, total, unknown
 from llmdo.storage.output.intervals import Intervals
+from llmdo.storage.output.receipts import FileReceipt, lanes_text, read_lanes, row_lanes
 
 MANIFEST_NAME = "_manifest.json"
 MAX_KEY_BYTES = 1024  # R2: developers.cloudflare.com/r2/platform/limits
@@ -76,7 +77,8 @@ class Manifest(BaseModel):
     ``size`` is in bytes as stored; ``length`` counts the positions of its ``format``, uncompressed bytes or rows,
     as ``unit`` says; a JSONL file's manifest names neither. ``created_at`` is ISO 8601 in UTC; shards are in the order
     of their first line. ``folder`` is where a local file was, "" for R2's. ``cost_usd``, ``unpriced`` and ``neurons``
-    are those of ``Cost``; manifests of versions that did not record costs have none of them.
+    are those of ``Cost``; manifests of versions that did not record costs have none of them. ``receipt`` is there where
+    not all was paid at list price from the start.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,18 +103,21 @@ class Manifest(BaseModel):
     cost_usd: float | None = None
     unpriced: int | None = None
     neurons: float | None = None
+    receipt: FileReceipt | None = None
     shards: tuple[ManifestShard, ...]
 
     @model_serializer(mode="wrap")
     def _written(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what all files had before there were formats."""
-        usual = {"format": "jsonl", "unit": "byte"}
-        return {name: value for name, value in as_it_is(self).items() if (name, value) not in usual.items()}
+        """Without what all files had before there were formats and lanes."""
+        usual = {"format": "jsonl", "unit": "byte", "receipt": None}
+        return {name: value for name, value in as_it_is(self).items() if name not in usual or value != usual[name]}
 
     @property
     def cost(self) -> Cost:
         """What its answers cost."""
-        return unknown(self.answered) if self.unpriced is None else Cost(self.cost_usd, self.unpriced, self.neurons)
+        if self.unpriced is None:
+            return unknown(self.answered)
+        return Cost(self.cost_usd, self.unpriced, self.neurons, self.receipt.lane_costs if self.receipt else ())
 
 
 def file_folder(prefix: str, bucket: str, key: str, etag: str, *, hashed: bool = False) -> str:
@@ -204,7 +209,8 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
         body, _ = store.read(info.key)
         lines = [from_json(line) for line in body.splitlines()]
         rows = [_tile(line["source" if kind == "answers" else "error"]) for line in lines]
-        usage = [used for line in lines if kind == "answers" and (used := paid_usage(line)) is not None]
+        answers = lines if kind == "answers" else []
+        usage = [used for line in answers if (used := paid_usage(line)) is not None]
         record = ShardRecord(
             name,
             kind,
@@ -212,7 +218,7 @@ def read_shard(store: ObjectStore, info: ObjectInfo) -> ShardRecord | None:
             len(rows),
             sum(int(u.get("input_tokens") or 0) for u in usage),
             sum(int(u.get("output_tokens") or 0) for u in usage),
-            total(_line_cost(u) for u in usage),
+            total(map(_line_cost, answers)),
         )
     except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -226,19 +232,23 @@ def paid_usage(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _cost_metadata(cost: Cost) -> dict[str, str]:
     known = {"cost-usd": cost.usd, "neurons": cost.neurons}
-    return {"unpriced": str(cost.unpriced)} | {k: repr(v) for k, v in known.items() if v is not None}
+    said = {"unpriced": str(cost.unpriced)} | {k: repr(v) for k, v in known.items() if v is not None}
+    return said | ({"lanes": lanes_text(cost.lanes)} if cost.lanes else {})
 
 
 def _cost_of(metadata: Mapping[str, str], kind: ShardKind, lines: int) -> Cost:
     if "unpriced" not in metadata:  # from before costs were written
         return unknown(lines if kind == "answers" else 0)
     usd, neurons = (float(metadata[name]) if name in metadata else None for name in ("cost-usd", "neurons"))
-    return Cost(usd, int(metadata["unpriced"]), neurons)
+    return Cost(usd, int(metadata["unpriced"]), neurons, read_lanes(metadata.get("lanes", "[]")))
 
 
-def _line_cost(usage: Mapping[str, Any]) -> Cost:
+def _line_cost(row: Mapping[str, Any]) -> Cost:
+    usage = paid_usage(row)
+    if usage is None:
+        return Cost(lanes=row_lanes(row, {}))
     usd, neurons = usage.get("cost_usd"), usage.get("neurons")
-    return Cost(usd, int(usd is None), neurons)
+    return Cost(usd, int(usd is None), neurons, row_lanes(row, usage))
 
 
 def _tile(place: Mapping[str, Any]) -> tuple[int, int]:

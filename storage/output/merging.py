@@ -10,6 +10,7 @@ from llmdo.storage.objects.store import ObjectStore
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest, ManifestShard, ShardRecord, read_manifest
+from llmdo.storage.output.receipts import receipt_of
 
 
 class CannotMerge(Exception):
@@ -30,17 +31,19 @@ def merged(old: Manifest, replaced: Collection[str], new: Iterable[ShardRecord],
     added = [ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in new]
     shards = sorted([*kept, *added], key=lambda shard: shard.first)
     cost = total([old.cost, *(shard.cost for shard in new)])
+    answered = sum(shard.lines for shard in shards if shard.kind == "answers")
     return old.model_copy(
         update={
             "run_id": run_id,
             "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "answered": sum(shard.lines for shard in shards if shard.kind == "answers"),
+            "answered": answered,
             "failed": sum(shard.lines for shard in shards if shard.kind == "errors"),
             "input_tokens": old.input_tokens + sum(s.input_tokens for s in new),
             "output_tokens": old.output_tokens + sum(s.output_tokens for s in new),
             "cost_usd": cost.usd,
             "unpriced": cost.unpriced,
             "neurons": cost.neurons,
+            "receipt": receipt_of(cost, answered),
             "shards": tuple(shards),
         }
     )

@@ -17,6 +17,7 @@ from llmdo.storage.output.costs import NOTHING, Cost, total
 from llmdo.storage.output.error_classes import ERRORS_READ, ErrorClass, ErrorRow, count_errors, read_error_shards
 from llmdo.storage.output.jobs import JOBS, JobRecord, Jobs
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest, counts_as_output, file_folder
+from llmdo.storage.output.receipts import FileReceipt, receipt_of
 from llmdo.storage.runs.runs import SeenRun, seen_runs
 
 # R2 answers in tens of milliseconds, so this number of objects is read at once.
@@ -80,6 +81,11 @@ class Overview:
     problems: tuple[str, ...] = ()
     errors: tuple[ErrorClass, ...] = ()
     errors_read: int = 0
+
+    @property
+    def receipt(self) -> FileReceipt | None:
+        """Of the manifests that were read; None where all answers were paid at list price from the start."""
+        return receipt_of(self.cost, self.answered)
 
 
 class _Finished(NamedTuple):

@@ -23,6 +23,7 @@ from llmdo.storage.output.costs import Cost
 from llmdo.transforms.answers.bundle_calls import BundleCalls
 from llmdo.transforms.answers.leases import keep_lease
 from llmdo.transforms.answers.metrics import InferMetrics
+from llmdo.transforms.answers.paid_lanes import paid_by_lane
 from llmdo.transforms.answers.rows import answer_row, failure_row
 from llmdo.transforms.answers.texts import Embedded
 from llmdo.transforms.elements import Answer, Blank, Changed, Failure, Idle, Line, Mark, Outcome, TooLong
@@ -169,7 +170,8 @@ class _Infer(beam.DoFn):
         usage = Usage() if response.shared else response.usage
         paid = [part for part in ended.parts or (response,) if not part.shared]
         usd = self._budget.prices.cost(prompt.provider, prompt.request.model, *paid)
-        cost = Cost(usd, int(usd is None), usage.neurons)
+        lanes = paid_by_lane(self._budget.prices, prompt, paid, usd)
+        cost = Cost(usd, int(usd is None), usage.neurons, lanes)
         self._metrics.answer(usage, usd, done)
         self.run.state.add_done(
             job.line.file,
@@ -182,7 +184,9 @@ class _Infer(beam.DoFn):
             job.line.file,
             job.line.start,
             job.line.stop,
-            answer_row(prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors, self.vectors),
+            answer_row(
+                prompt, job.line, response, done.attempts, done.latency_s, usd, ended.errors, self.vectors, lanes
+            ),
             usage.input_tokens,
             usage.output_tokens,
             cost,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,8 @@ from llmdo.backends.requests import EmbedRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Response, VectorFormat
 from llmdo.backends.responses_api.response_object import as_for_responses, response_object
 from llmdo.backends.usage import Usage
+from llmdo.storage.output.costs import UNPAID, LaneCost
+from llmdo.storage.output.receipts import IN_BATCHS_PLACE
 from llmdo.transforms.elements import Line, TooLong
 from llmdo.transforms.prompts.line_json import BadLine, json_object, unwrapped
 from llmdo.transforms.prompts.models import ModelNotAllowed
@@ -38,11 +40,13 @@ def answer_row(
     cost_usd: float | None = None,
     errors: Mapping[int, ModelError] = MappingProxyType({}),
     vectors: VectorFormat = "float",
+    lanes: Sequence[LaneCost] = (),
 ) -> bytes:
     """One answer as JSON, without a line ending; ``source`` names the line's place, the latency is the last try's.
 
     A ``shared`` response is counted in another row, and costs nothing here. ``errors``: by index, why texts to embed
-    have no vector; ``vectors``: how they are written, unless the line has an ``encoding_format`` of its own.
+    have no vector; ``vectors``: how they are written, unless the line has an ``encoding_format`` of its own; ``lanes``:
+    what it cost in its lane.
     """
     place = f"{line.file.key}:{line.start}"  # the id of a line that has none
     row: dict[str, Any] = {
@@ -55,7 +59,7 @@ def answer_row(
         },
         "error": None,
         "model": f"{prompt.provider}/{response.model}",
-        "usage": _usage_fields(response.usage, cost_usd),
+        "usage": _usage_fields(response.usage, cost_usd, lanes),
         "source": {"key": line.file.key, "etag": line.file.etag, **_place(line)},
         "attempts": attempts,
         "latency_ms": round(latency_s * 1000),
@@ -134,8 +138,8 @@ PARTS_OF_TOKENS = (
 )
 
 
-def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
-    """Tokens; neurons if known; the cost in US dollars, or null."""
+def _usage_fields(usage: Usage, cost_usd: float | None, lanes: Sequence[LaneCost]) -> dict[str, Any]:
+    """Tokens; neurons if known; the cost in US dollars, or null; and what it would have been at list price."""
     fields: dict[str, Any] = {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -145,6 +149,11 @@ def _usage_fields(usage: Usage, cost_usd: float | None) -> dict[str, Any]:
     if usage.neurons is not None:
         fields["neurons"] = usage.neurons
     fields["cost_usd"] = cost_usd
+    for one in lanes:
+        if one.lane != UNPAID:
+            fields["list_usd"] = one.list_usd
+        if one.lane == IN_BATCHS_PLACE:
+            fields["rescue_usd"] = one.rescue_usd
     return fields
 
 

@@ -20,6 +20,7 @@ from llmdo.storage.objects.versions import current_version
 from llmdo.storage.output.costs import total
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import Manifest, ManifestShard, ShardRecord, write_manifest
+from llmdo.storage.output.receipts import receipt_of
 from llmdo.transforms.elements import FileVersion, Settled, Written
 from llmdo.transforms.files.folders import folder_of
 from llmdo.transforms.files.settled_messages import remove_told
@@ -108,7 +109,7 @@ def settle(run: Run, finished: Finished) -> Settled:
     """
     file, shards = finished.file, sorted(finished.shards, key=lambda shard: shard.first)
     store, folder = run.store, folder_of(run.output, file)
-    cost = total(shard.cost for shard in shards)
+    cost, answered = total(shard.cost for shard in shards), _lines(shards, "answers")
     ours = Manifest(
         bucket=file.bucket,
         folder="" if file.bucket else file.store_url,
@@ -121,7 +122,7 @@ def settle(run: Run, finished: Finished) -> Settled:
         configuration=run.configuration,
         run_id=run.run_id,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        answered=_lines(shards, "answers"),
+        answered=answered,
         failed=_lines(shards, "errors"),
         blank=finished.blank,
         input_tokens=sum(shard.input_tokens for shard in shards),
@@ -129,6 +130,7 @@ def settle(run: Run, finished: Finished) -> Settled:
         cost_usd=cost.usd,
         unpriced=cost.unpriced,
         neurons=cost.neurons,
+        receipt=receipt_of(cost, answered),
         shards=tuple(ManifestShard(name=s.name, kind=s.kind, lines=s.lines, tiles=s.tiles) for s in shards),
     )
     manifest = patiently(run.state, lambda: write_manifest(store, folder, ours))

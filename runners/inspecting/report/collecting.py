@@ -30,6 +30,7 @@ from llmdo.storage.output import configuration
 from llmdo.storage.output.costs import NOTHING, Cost, total
 from llmdo.storage.output.jobs import JobRecord, Jobs
 from llmdo.storage.output.manifests import MANIFEST_NAME, Manifest, ShardKind
+from llmdo.storage.output.receipts import FileReceipt, receipt_of
 from llmdo.storage.runs.histories import RunHistory, histories
 from llmdo.storage.runs.runs import SeenRun, seen_runs
 
@@ -120,6 +121,11 @@ class Findings:
     def cost(self) -> Cost:
         """By the manifests that were read."""
         return total(file.cost for file in self.files) if self.files else NOTHING
+
+    @property
+    def receipt(self) -> FileReceipt | None:
+        """By the manifests that were read; None where all answers were paid at list price from the start."""
+        return receipt_of(self.cost, self.answered)
 
 
 class Collector:

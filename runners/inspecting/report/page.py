@@ -20,9 +20,10 @@ from llmdo.runners.inspecting.report.collecting import Findings, files_by_cost
 from llmdo.runners.inspecting.report.run_rows import run_rows
 from llmdo.runners.inspecting.report.tally import ModelTally
 from llmdo.runners.inspecting.report.texts import part, visible
-from llmdo.runners.showing.summary import dollars
+from llmdo.runners.showing.summary import dollars, lane_text
 from llmdo.runners.showing.words import counted
 from llmdo.storage.output.costs import Cost
+from llmdo.storage.output.receipts import FileReceipt
 
 _FILES, _ROWS = 100, 60
 
@@ -68,6 +69,7 @@ def page(found: Findings, made: datetime, *, with_texts: bool) -> str:
 _ALWAYS = ("summary", "models", "files")
 _TITLES = {
     "summary": "Outcome and cost",
+    "lanes": "By lane",
     "models": "By model",
     "files": "By file",
     "latency": "Latency",
@@ -84,11 +86,13 @@ def _sections(found: Findings, with_texts: bool) -> dict[str, Any]:
     named = [(name, model.latencies) for name, model in models]
     latencies = [value for _, values in named for value in values]
     part_read = _part_read(tally.answers, found.answered)
-    files_shown = list(files_by_cost(found.files))[:_FILES]
+    files_shown, receipt = list(files_by_cost(found.files))[:_FILES], found.receipt
     return {
         "scope": _scope(found),
         "figures": list(_figures(found)),
         "configuration": _configuration(found.decisive) if with_texts else _model_alone(found.decisive),
+        "lanes": [] if receipt is None else list(_lane_rows(receipt)),
+        "lanes_caption": "" if receipt is None else _lanes_caption(receipt),
         "models": [_model_row(name, model, found.answered / max(1, tally.answers)) for name, model in models],
         "estimated": tally.answers < found.answered,
         "models_caption": f"{_upper(part_read)}; the sums are of what was read",
@@ -143,7 +147,9 @@ def _figures(found: Findings) -> Iterable[tuple[str, str, str]]:
         yield "dead letters", f"{found.dead:,}", "could not be opened"
     yield "lines answered", f"{found.answered:,}", f"{found.answered / lines:.2%}" if lines else ""
     yield "errors", f"{found.failed:,}", f"{found.failed / lines:.2%}" if lines else ""
-    yield "cost", _cost(cost), f"{cost.unpriced:,} answers without a known price" if cost.unpriced else "at list prices"
+    receipt = found.receipt
+    note = "at list prices" if receipt is None else f"at list price {_usd(receipt.list_usd)}"
+    yield "cost", _cost(cost), f"{cost.unpriced:,} answers without a known price" if cost.unpriced else note
     if found.answered and cost.usd:
         yield "cost of 1,000 answers", dollars(1000 * cost.usd / found.answered, lower_bound=cost.unpriced > 0), ""
     yield "tokens in", f"{tokens[0]:,}", ""
@@ -155,6 +161,29 @@ def _figures(found: Findings) -> Iterable[tuple[str, str, str]]:
         yield "runs alive", f"{alive:,}", "llmdo status shows them"
     if found.tally.unreadable:
         yield "rows that cannot be read", f"{found.tally.unreadable:,}", "llmdo verify says more"
+
+
+def _lane_rows(receipt: FileReceipt) -> Iterable[tuple[str, ...]]:
+    """Lane, lines, cost, what that would be at list price, and the difference."""
+    for lane, one in receipt.lanes.items():
+        saved = one.list_usd - one.cost_usd
+        yield _upper(lane_text(lane)), f"{one.lines:,}", _usd(one.cost_usd), _usd(one.list_usd), _difference(saved)
+    lines = sum(one.lines for one in receipt.lanes.values())
+    sums = (receipt.cost_usd, receipt.list_usd)
+    yield "All", f"{lines:,}", *map(_usd, sums), _difference(receipt.saved_usd)
+
+
+def _lanes_caption(receipt: FileReceipt) -> str:
+    said = "Answers whose cost is known, by the lane that they were paid in"
+    return f"{said}; the rescue cost {_usd(receipt.rescue_usd)}" if receipt.rescue_usd else said
+
+
+def _difference(usd: float) -> str:
+    return _usd(usd) if usd >= 0 else f"−{_usd(-usd)}"
+
+
+def _usd(usd: float) -> str:
+    return dollars(usd, lower_bound=False)
 
 
 def _model_row(name: str, model: ModelTally, times: float) -> dict[str, str]:

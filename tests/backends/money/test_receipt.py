@@ -12,9 +12,17 @@ from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 from llmdo.runners.showing.report import show_spent
 from llmdo.runners.showing.summary import Summary, receipt_json
+from llmdo.storage.output.costs import UNPAID, Cost, LaneCost, total
+from llmdo.storage.output.receipts import receipt_of
+from llmdo.transforms.answers.paid_lanes import paid_by_lane
+from llmdo.transforms.prompts.parse import Prompt
 from llmdo.transforms.run_state import Counts
 
 PRICES = own_prices({"p/m": {"input": 1e6, "output": 0, "lanes": {"flex": {"input": 5e5, "output": 0}}}})
+
+
+def asked() -> Prompt:
+    return Prompt("p", ChatRequest("m", (Message("user", "x"),)), None, None, {}, own_model=False)
 
 
 def budget_after(*lanes: str) -> Budget:
@@ -67,3 +75,41 @@ def test_people_and_machines_are_told_what_was_saved(capsys) -> None:
     said = capsys.readouterr().out
     assert "By lane: 2 by flex $2.00, 1 by calls $2.00; at list price $6.00, saved $2.00 (33%)." in said
     assert "at list prices" not in said
+
+
+def test_a_rescued_answer_says_so_and_is_in_its_files_receipt_as_in_the_runs() -> None:
+    prices = own_prices({"p/m": {"input": 1e6, "output": 0, "lanes": {"batch": {"input": 5e5, "output": 0}}}})
+    budget = Budget(prices=Prices(own=prices))
+    budget.prices.ask("p").result()
+    prompts = [asked() for _ in range(3)]
+    answers = [ChatResponse("y", "stop", Usage(2), "m", lane=lane) for lane in ("", "batch", "")]
+    budget.rescue(prompts[0].request)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        budget.after("p", prompt.request, answer)
+    assert [answer.rescued for answer in answers] == [True, False, False]
+    costs = [
+        Cost(usd, lanes=paid_by_lane(budget.prices, prompt, [answer], usd))
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if (usd := budget.prices.cost("p", "m", answer)) is not None
+    ]
+    of_file, of_run = receipt_of(total(costs), 3), receipt_json(budget.receipt())
+    assert of_file is not None
+    assert of_run is not None
+    lanes = {lane: one.model_dump() for lane, one in of_file.lanes.items()}
+    assert {lane: {**one, "calls": one["lines"]} for lane, one in lanes.items()} == {
+        lane: {**one, "lines": one["calls"]} for lane, one in of_run["lanes"].items()
+    }
+    assert of_file.model_dump(exclude={"lanes"}) == {name: usd for name, usd in of_run.items() if name != "lanes"}
+    assert (of_file.rescue_usd, of_file.saved_usd) == (1.0, 1.0)
+
+
+def test_what_no_call_was_made_for_is_free_and_an_unknown_cost_in_no_lane() -> None:
+    prompt = asked()
+    cached = ChatResponse("y", "stop", Usage(2), "m", lane="batch", details={"cache_status": "HIT"})
+    flex = ChatResponse("y", "stop", Usage(2), "m", lane="flex")
+    prices = Prices(own=PRICES)
+    assert (
+        paid_by_lane(prices, prompt, [], 0.0) == paid_by_lane(prices, prompt, [cached], 0.0) == (LaneCost(UNPAID, 1),)
+    )
+    assert paid_by_lane(prices, prompt, [flex], None) == ()
+    assert paid_by_lane(prices, prompt, [flex], 2.0 - 1.0) == (LaneCost("flex", 1, 1.0, 2.0),)

@@ -1,7 +1,9 @@
 """How a run's figures are kept while it runs, and what it leaves when it ends."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +11,8 @@ from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.throttle import Change, ModelLimits
 from llmdo.backends.money.spent import Spent
 from llmdo.pipelines.options import check_options
+from llmdo.runners.running import attempt as running
+from llmdo.runners.running.stop import Stop
 from llmdo.runners.showing import history as module
 from llmdo.runners.showing.history import Recorded, keep_history
 from llmdo.runners.showing.progress import Meters
@@ -93,3 +97,42 @@ def test_a_store_that_fails_does_not_fail_the_run(options, monkeypatch, caplog):
 def test_after_a_store_that_did_not_answer_it_is_not_even_tried(options):
     keep_history(options, Recorded(), replace(ENDED, passing=True, problem="R2 sleeps"))
     assert kept(options) == []
+
+
+def test_what_a_sample_or_an_earlier_try_has_cost_is_in_its_own_history_alone(options):
+    sample = Spent(calls=2, input_tokens=5, neurons=1.5, cost_usd=0.2, lost_calls=1, lost_cost_usd=0.1)
+    both = sample + Spent(calls=7, input_tokens=9, neurons=2.0, cost_usd=0.5, unpriced=1)
+    state = RunState("r")
+    state.budget = SimpleNamespace(spent=lambda: both)
+    recorded = Recorded(sample)
+    recorded.take(1.0, Meters().look(state))
+    keep_history(options, recorded, replace(ENDED, spent=both))
+    (found,) = kept(options)
+    said = found.spent
+    assert (said["calls"], said["input_tokens"], said["neurons"], said["cost_usd"]) == (7, 9, 2.0, 0.5)
+    assert (said["cost_is_lower_bound"], said["possibly"]["calls"], said["possibly"]["cost_usd"]) == (True, 0, 0.0)
+    assert found.moments.cost_usd == [0.5]
+
+
+@pytest.mark.parametrize("unpriced", [0, 7])
+def test_sums_of_what_was_spent_are_taken_apart_again(unpriced):
+    first = Spent(2, 5, 6, 1.5, 0.2, 1, 1, 4, 3, 0.1, 2, 1)
+    cost = None if unpriced else 0.5
+    second = Spent(7, 9, 8, 2.0, cost, unpriced, 2, 1, 1, 0.3, 4, 5)
+    assert (first + second).since(first) == second
+    assert first.since(Spent()) == first
+
+
+def test_a_command_that_tries_again_or_has_sampled_leaves_what_each_run_has_spent(options, monkeypatch):
+    """``attempt`` is told of a budget from which something is spent."""
+    budget = options.new_budget()
+    budget.add(Spent(calls=3, cost_usd=1.0))
+    seen = []
+    monkeypatch.setattr(running, "keep_history", lambda _, recorded, summary: seen.append((recorded.before, summary)))
+
+    def fails(*_):
+        raise StorageUnavailable("no graph")
+
+    running.attempt(options, lambda state: nullcontext(), Stop(1.0), fails, budget)
+    ((before, summary),) = seen
+    assert (before, summary.spent) == (Spent(calls=3, cost_usd=1.0), Spent(calls=3, cost_usd=1.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmdo.storage.errors import AlreadyExists
 from llmdo.storage.objects.local import LocalStore
 from llmdo.storage.objects.store import ObjectInfo
-from llmdo.storage.output.costs import Cost, total, unknown
+from llmdo.storage.output.costs import UNPAID, Cost, LaneCost, total, unknown
 from llmdo.storage.output.folders import list_folder
 from llmdo.storage.output.intervals import Intervals
 from llmdo.storage.output.manifests import (
@@ -226,7 +226,9 @@ def test_what_another_row_has_paid_for_is_in_no_sum(local):
     body = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     name = shard_name("answers", 0, body)
     local.put(FOLDER + name, body)
-    assert shards_of(local) == [ShardRecord(name, "answers", "0+12", 3, 3, 5, Cost(0.5, 0, 2.0))]
+    assert shards_of(local) == [
+        ShardRecord(name, "answers", "0+12", 3, 3, 5, Cost(0.5, 0, 2.0, (LaneCost(UNPAID, 2),)))
+    ]
 
 
 def test_usage_may_be_unknown(local):

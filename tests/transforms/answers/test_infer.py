@@ -31,7 +31,7 @@ from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, Mod
 from llmdo.backends.usage import Usage
 from llmdo.settings.environment import MissingSettings
 from llmdo.storage.objects.store import Location
-from llmdo.storage.output.costs import Cost
+from llmdo.storage.output.costs import UNPAID, Cost, LaneCost
 from llmdo.storage.output.manifests import ShardRecord
 from llmdo.transforms import run_state as run_state_module
 from llmdo.transforms.answers import bundle_calls
@@ -384,7 +384,8 @@ def test_lines_that_share_a_call_count_it_once_now_and_from_the_ledger(provider,
         assert [row.get("shared", False) for row in rows].count(False) == 1
         (payer,) = [i for i, row in enumerate(rows) if "shared" not in row]
         usage = rows[payer]["usage"]
-        cost = [Cost(usage["cost_usd"], int(usage["cost_usd"] is None)) if i == payer else Cost(0.0) for i in range(5)]
+        free = Cost(0.0, lanes=(LaneCost(UNPAID, 1),))
+        cost = [Cost(usage["cost_usd"], int(usage["cost_usd"] is None)) if i == payer else free for i in range(5)]
         tokens = (usage["input_tokens"], usage["output_tokens"])
         assert [(o.input_tokens, o.output_tokens) for o in found] == [
             tokens if i == payer else (0, 0) for i in range(5)
