@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 from llmdo.backends.backend import Backend, BatchBackend
@@ -78,6 +78,11 @@ class Batches:
         self._handover_locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._awaiting_handover: set[Batch] = set()
         self._warned: set[str] = set()
+
+    @property
+    def rescues(self) -> Mapping[str, tuple[float, float]]:
+        """See ``Rescue.planned``."""
+        return self._polls.rescue.planned if self._polls.rescue else {}
 
     async def answer(self, job: Job, request: Request) -> Response | None:
         """The answer by way of a batch, or None where the request is to be called by itself.

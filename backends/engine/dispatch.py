@@ -152,6 +152,7 @@ class Dispatcher:
             calls=self._scheduler.calls,
             in_flight=self._scheduler.in_flight,
             batched=self._batches.waiting if self._batches else 0,
+            rescues=self._batches.rescues if self._batches else {},
             retries=self._retries,
             retried=dict(self._retried),
             window=min(most, sum(throttle.window for throttle in throttles) or most),

@@ -30,6 +30,7 @@ class EngineStats:
         retried: the same by the class of the error, counted when the call failed.
         window: calls that may be in flight at this moment.
         throttled_s: seconds in which a call was ready and held back by the limits of its model.
+        rescues: see ``Rescue.planned``.
     """
 
     calls: int
@@ -39,6 +40,7 @@ class EngineStats:
     retried: Mapping[str, int]
     window: int
     throttled_s: float
+    rescues: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

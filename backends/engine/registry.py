@@ -78,6 +78,11 @@ def requests_in_batches(run_id: str | None = None) -> int:
     return sum(engine.stats().batched for engine in _engines_of(run_id))
 
 
+def rescues_planned(run_id: str | None = None) -> dict[str, tuple[float, float]]:
+    """When a run's engines cancel each batch that is out, and call its requests; see ``Rescue.planned``."""
+    return {nonce: at for engine in _engines_of(run_id) for nonce, at in engine.stats().rescues.items()}
+
+
 def demand_of_engines(run_id: str | None = None) -> Demand | None:
     """What a run's engine has to do; None before it has one. A run whose processes share their limits has one."""
     engines = _engines_of(run_id)

@@ -70,6 +70,8 @@ class GroupOut:
 
     Attributes:
         answered: the part of them that the provider reports as answered.
+        cancel_at, call_at: when it is cancelled, and its requests are called, if it is not back before; by the last
+            ``moves``.
     """
 
     lane: Lane
@@ -77,6 +79,8 @@ class GroupOut:
     at: float
     cancelled: bool = False
     answered: float = 0.0
+    cancel_at: float = math.inf
+    call_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class ReadyBy:
             call_at = max(self.latest_start(left, speed), busy_until)
             left -= group.lines
             settles_s = group.lane.cancel_s
+            group.cancel_at, group.call_at = call_at - settles_s, call_at
             if now >= call_at:
                 call.append(group)
                 if not group.cancelled:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from llmdo.backends.lanes.batch import Batch
@@ -45,6 +45,10 @@ class Rescue:
         clock: Unix time.
         known: what is known of the calls of a provider's model, and how many are in flight or wait for their turn.
         factor: the price of its batches as a part of list price.
+
+    Attributes:
+        planned: by the nonces of batches that are out, when each is cancelled, and its requests are called, if it is
+            not back before. Replaced, never changed: from any thread.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Rescue:
         factor: Callable[[str, str], float],
     ) -> None:
         self.keeping = False
+        self.planned: Mapping[str, tuple[float, float]] = {}
         self.ready_by, self._clock = ready_by, clock
         self._known, self._factor = known, factor
         self._returned: defaultdict[_Key, list[float]] = defaultdict(list)
@@ -136,11 +141,12 @@ class Rescue:
         out = self._out[batch.provider, batch.model]
         for group in [group for group, other in out.items() if other is batch]:
             del out[group]
+        self.planned = {nonce: times for nonce, times in self.planned.items() if nonce != batch.nonce}
 
     def moves(self) -> tuple[list[Batch], list[Batch], float]:
         """Batches to cancel, batches whose requests are called now, and in how many seconds to ask again."""
         cancel, call, again_s = list[Batch](), list[Batch](), math.inf
-        now = self._clock()
+        now, planned = self._clock(), dict[str, tuple[float, float]]()
         for key, out in self._out.items():
             # Others have come back, or their cancels have settled, since these went out.
             lane = self._lane(key, next(iter(out.values())), now) if out else None
@@ -153,6 +159,8 @@ class Rescue:
                 cancel.append(out[group])
             call += [out[group] for group in moves.call]
             again_s = min(again_s, moves.again_at - now)
+            planned |= {batch.nonce: (group.cancel_at, group.call_at) for group, batch in out.items()}
+        self.planned = planned
         return cancel, call, again_s
 
     def _lane(self, key: _Key, batch: Batch, now: float) -> Lane:

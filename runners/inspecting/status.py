@@ -94,7 +94,13 @@ class Status:
         every = any(sum(batch.files.values()) < batch.lines for batch in self.batches)
         return lambda one: some and run_of(one.record.run_id) not in alive and (every or _place(one.record) in places)
 
+    def rescue_of(self, batch: BatchRecord) -> tuple[float, float] | None:
+        """When a living run will cancel a batch, and call its lines, if it is not back before."""
+        alive = (run.beat.rescues for run in self.seen.runs if run.alive)
+        return next((rescues[batch.nonce] for rescues in alive if batch.nonce in rescues), None)
+
     def _batch_json(self, batch: BatchRecord) -> dict[str, Any]:
+        rescue = self.rescue_of(batch)
         return {
             "nonce": batch.nonce,
             "batch": batch.batch or None,
@@ -103,6 +109,7 @@ class Status:
             "age_s": round(max(0.0, self.at - (batch.handed_over_at or batch.reserved_at)), 1),
             "expected_by": iso_time(batch.expected_by) if batch.expected_by else None,
             "unclear": batch.unclear or None,
+            "rescue": None if rescue is None else {"cancel_at": iso_time(rescue[0]), "call_at": iso_time(rescue[1])},
             "run_id": batch.run,
             "ledger": batch.ledger or None,
         }
@@ -180,6 +187,7 @@ def _parts(status: Status) -> Iterator[RenderableType]:
         yield _open_table(seen.open, status)
     if status.batches:
         yield _batches_table(status)
+    yield from _deadline_texts(status)
     if seen.errors:
         part = "" if seen.errors_read >= seen.failed else f"of {seen.errors_read:,} of {seen.failed:,} errors"
         yield errors_table(seen.errors, part)
@@ -223,7 +231,8 @@ def _state(run: SeenRun) -> Text:
 
 def _batches_table(status: Status) -> Table:
     table = Table(
-        "batch", "model", Column("lines", justify="right"), Column("age", justify="right"), "expected", "problem"
+        *("batch", "model", Column("lines", justify="right"), Column("age", justify="right")),
+        *("expected", "if not back", "problem"),
     )
     for one in sorted(status.batches, key=lambda one: one.reserved_at)[:_SHOWN]:
         age = lasting(max(0.0, status.at - (one.handed_over_at or one.reserved_at)))
@@ -231,10 +240,35 @@ def _batches_table(status: Status) -> Table:
         due = "" if not one.expected_by else f"in {lasting(left_s)}" if left_s > 0 else f"{lasting(-left_s)} ago"
         name = one.batch or f"{one.nonce} (perhaps not submitted)"
         model = f"{one.provider}/{one.model}"
-        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, Text(one.unclear))
+        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, _rescue_text(status, one), Text(one.unclear))
     if len(status.batches) > _SHOWN:
-        table.add_row(f"… and {len(status.batches) - _SHOWN:,} more", "", "", "", "", "")
+        table.add_row(f"… and {len(status.batches) - _SHOWN:,} more", "", "", "", "", "", "")
     return table
+
+
+def _deadline_texts(status: Status) -> Iterator[Text]:
+    """Of runs with ``--ready-by``."""
+    for run in status.seen.runs:
+        if (at := run.beat.ready_by) and (run.alive or at > status.at):
+            left_s = at - status.at
+            when = f"in {lasting(left_s)}" if left_s > 0 else f"{lasting(-left_s)} ago"
+            dead = "" if run.alive else ": it is dead, so nothing is rescued; run the same command again"
+            yield Text(f"run {run.beat.run_id}: answers are wanted by {_clock(at, status.at)} ({when}){dead}")
+
+
+def _rescue_text(status: Status, batch: BatchRecord) -> str:
+    rescue = status.rescue_of(batch)
+    if rescue is None:
+        return ""
+    cancel_at, call_at = rescue
+    cancelled = f"cancelled at {_clock(cancel_at, status.at)}, " if cancel_at > status.at else ""
+    return f"{cancelled}rescue at {_clock(call_at, status.at)}"
+
+
+def _clock(at: float, now: float) -> str:
+    """By this machine's clock; with the date where that is not today."""
+    then = datetime.fromtimestamp(at)
+    return f"{then:%H:%M}" if then.date() == datetime.fromtimestamp(now).date() else f"{then:%Y-%m-%d %H:%M}"
 
 
 def _open_table(files: tuple[FileInWork, ...], status: Status) -> Table:
@@ -260,6 +294,7 @@ def _run_json(run: SeenRun) -> dict[str, Any]:
         "started_at": beat.started_at or None,
         "queue": beat.queue or None,
         "paused": beat.paused,
+        "ready_by": iso_time(beat.ready_by) if beat.ready_by else None,
         "obeys": beat.obeys,
         "refuses": beat.refuses or None,
         "figures": beat.figures or None,

@@ -19,7 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 import llmdo.backends.errors
 import llmdo.storage.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.registry import close_engines, limits_of_engines
+from llmdo.backends.engine.registry import close_engines, limits_of_engines, rescues_planned
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.spent import Spent
@@ -157,8 +157,14 @@ def _begin(run_id: str, options: RunOptions, stop: Stop, budget: Budget) -> RunS
 def _telling(options: RunOptions, state: RunState, steering: Steering) -> Callable[[], dict[str, Any]]:
     """What the run's heartbeats tell people."""
     told = {"command": options.command, "queue": options.queue or "", "started_at": time.time()}
-    meters = Meters()
-    return lambda: {**told, **steering.told(), "figures": meters.look(state).as_json()}
+    meters, deadline = Meters(), getattr(options, "ready_by", None)  # chats have none
+    told |= {"ready_by": deadline.at} if deadline else {}
+    return lambda: {
+        **told,
+        **steering.told(),
+        "figures": meters.look(state).as_json(),
+        "rescues": rescues_planned(state.run_id),
+    }
 
 
 def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:

@@ -55,6 +55,9 @@ class Heartbeat(BaseModel):
         queue: the id of the queue that it reads, or "".
         started_at: Unix time in seconds.
         figures: what it has done and does at this moment, for people.
+        ready_by: until when its answers are wanted, in Unix time; 0 for whenever.
+        rescues: by the nonces of batches that are out, when each will be cancelled, and its requests called, if it is
+            not back before; in Unix time.
         obeys, refuses: the number of the last order that it obeys (see control), and why not all of it.
     """
 
@@ -71,6 +74,8 @@ class Heartbeat(BaseModel):
     queue: str = ""
     started_at: float = Field(default=0.0, ge=0)
     figures: dict[str, Any] = {}
+    ready_by: float = Field(default=0.0, ge=0)
+    rescues: dict[str, tuple[float, float]] = {}
     obeys: int = 0
     refuses: str = ""
     paused: bool = False

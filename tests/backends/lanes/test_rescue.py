@@ -97,7 +97,7 @@ class Played:
 
     def __init__(self, provider, lines, ready_s=8 * HOUR, settle_all=0.0, before=(), cancels=()):
         self.ended, self.texts = {}, []
-        self.records = MemoryRecords()
+        self.records, self.planned = MemoryRecords(), {}
         for number, queue_s in enumerate(before):
             self.records.keep(
                 BatchRecord(f"{number}", "fake", "m", 9, 1.0, "b", ended_at=9.0, answered=9, queue_s=queue_s)
@@ -141,8 +141,9 @@ class Played:
         work.add(
             Job("fake", one, lambda _, done, n=n: deliver(n, done), Reservation(1)) for n, one in enumerate(requests)
         )
-        while len(self.ended) < lines:  # noqa: ASYNC110 - on a fake clock
+        while len(self.ended) < lines:
             await asyncio.sleep(1.0)
+            self.planned |= dict.fromkeys(work.stats().rescues.values(), now)
         await asyncio.sleep(settle_all)
         await work.cancel()
 
@@ -166,6 +167,10 @@ def test_what_never_comes_back_is_cancelled_in_time_and_called_once():
     assert played.receipt == ({"list": (10, 10, 10), "rescued": (990, 990, 990)}, 0, 495)
     assert min(played.ended[n] for n in range(90)) > 7 * HOUR  # as late as that, since it may have come back
     assert len(provider.cancels) == len(provider.batches) == 1
+    # What was said of it beforehand was done: by the last look, it is cancelled, and called once that has had its time.
+    (cancel_at, call_at), begun = list(played.planned.items())[-1]
+    assert 7 * HOUR < cancel_at - begun < call_at - begun < 8 * HOUR
+    assert min(played.ended[n] for n in range(90)) <= call_at - begun
 
 
 def test_what_a_cancelled_batch_has_answered_is_taken_and_only_the_rest_is_called():
