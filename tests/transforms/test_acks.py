@@ -67,6 +67,10 @@ class Queue:
             assert time.monotonic() < end
             time.sleep(0.005)
 
+    def wait_for_calls(self, count):
+        """Until so many were made and the last one has ended: from then on the time of the next one is known."""
+        self.wait_until(lambda: self.calls == count and not self.acks._calling)
+
 
 @pytest.fixture
 def queue():
@@ -95,7 +99,7 @@ def test_few_leases_wait_for_more_and_are_acked_in_time_also_after_a_hurry_with_
         queue.acks.add([f"b{number}"], within_s=0.05)
         assert queue.calls == number
         queue.now += 0.05
-        queue.wait_until(lambda number=number: queue.calls == number + 1)
+        queue.wait_for_calls(number + 1)
         queue.acks.flush()
     assert queue.acked == [f"{letter}{number}" for number in range(20) for letter in "ab"]
 
@@ -109,7 +113,7 @@ def test_too_many_calls_are_waited_out_as_long_as_the_service_asks_and_said_once
         queue.acks.add([f"b{calls}"])
         assert (queue.calls, queue.acked) == (calls, [])
         queue.later(1.0)
-        queue.wait_until(lambda calls=calls: queue.calls == calls + 1)
+        queue.wait_for_calls(calls + 1)
     queue.wait_until(lambda: queue.acked == ["a", "b1", "b2"])
     queue.acks.flush()
     assert run_state().stop_reason is None
@@ -122,7 +126,7 @@ def test_every_fault_that_passes_is_waited_out_with_growing_waits(queue, caplog)
     queue.faults = list(PASSING)
     queue.acks.add(["a"])
     for calls, wait in enumerate([0.5, 1.0, 2.0, 4.0, 8.0], start=1):
-        queue.wait_until(lambda calls=calls: queue.calls == calls and queue.acks._failing)
+        queue.wait_for_calls(calls)
         queue.later(wait - 0.01)
         assert queue.calls == calls
         queue.later(0.01)
