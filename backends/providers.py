@@ -223,10 +223,15 @@ def unusual(headers: Sequence[str], timeout_s: float) -> dict[str, Any]:
 def connect(
     provider: str, gateway: str | None = None, headers: Sequence[str] = (), timeout_s: float = CALL_TIMEOUT_S
 ) -> Backend:
-    """A new backend of a provider, or of the provider of a model's full name. Raises ModelNotFound, MissingSettings.
+    """A new backend, to be awaited: the same calls as those of ``llmdo.Model``.
 
-    ``gateway``: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
-    ``headers``: ``NAME=VARIABLE``, for OPENAI_BASE_URL alone. ``timeout_s``: how long a service may be silent.
+    Args:
+        provider: its name, or a model's full name, of which only the provider counts.
+        gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value.
+        timeout_s: seconds that a service may be silent.
+
+    Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     if provider not in PROVIDERS:
         provider, _ = split_model(provider)

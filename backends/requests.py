@@ -81,8 +81,13 @@ COMMON_ROLES: Mapping[Role, Role] = {"developer": "system", "function": "tool"}
 
 @dataclass(slots=True)
 class Message:
-    """One turn. ``content`` is text, or parts as OpenAI writes them: ``{"type": "text", "text": …}``,
-    ``{"type": "image_url", "image_url": {"url": …}}``. ``extra``: name, tool_calls, tool_call_id …
+    """One turn of a conversation.
+
+    Attributes:
+        role: who said it: "system", "user", "assistant", "tool" …
+        content: text, or parts as OpenAI writes them: ``{"type": "text", "text": …}``,
+            ``{"type": "image_url", "image_url": {"url": …}}``.
+        extra: other fields of OpenAI's: name, tool_calls, tool_call_id …
     """
 
     role: Role
@@ -96,6 +101,7 @@ class ChatRequest:
 
     Attributes:
         model: the provider's own name, without the ``provider/`` prefix.
+        messages: the turns so far, the oldest first.
         parameters: by OpenAI's names (temperature, max_tokens, top_p, stop, seed, tools, response_format …); a provider
             translates what it knows and passes on the rest.
         request_id: the same over all tries of one request.
@@ -112,7 +118,15 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class EmbedRequest:
-    """Texts to embed with one call; at most ``Backend.max_texts(model)`` of them."""
+    """Texts to embed with one call; at most ``Backend.max_texts(model)`` of them.
+
+    Attributes:
+        model: the provider's own name, without the ``provider/`` prefix.
+        texts: what is embedded, in the order of the vectors.
+        parameters: by OpenAI's names (dimensions, user …).
+        request_id: the same over all tries of one request.
+        line_ids: one id a text, where they are of several lines of input; else ().
+    """
 
     model: str
     texts: tuple[str, ...]
@@ -126,6 +140,9 @@ class RawRequest:
     """A model's own input, passed on as it is, for tasks that have no common form (translation, reranking …).
 
     Attributes:
+        model: the provider's own name, without the ``provider/`` prefix.
+        input: the body of the call.
+        request_id: the same over all tries of one request.
         path: of an API with OpenAI's routes, below its base URL: "embeddings", "completions", "responses" or
             "moderations", whose body ``input`` is, without the model; "" is Workers AI's own way.
     """

@@ -22,7 +22,10 @@ class ChatResponse:
     Attributes:
         text: what the model said; None when it only called tools, or spent all its tokens on reasoning.
         tool_calls: in OpenAI's shape, arguments as JSON text; custom ones as they came.
-        finish_reason: None if the provider sends none.
+        finish_reason: "stop", "length", "tool_calls", "content_filter" or the provider's own; None if it sends none.
+        usage: the tokens of the call, and of its tries before.
+        request_id: the provider's id of the call, or None.
+        reasoning: what the model thought, where the provider sends that.
         model: the name that the provider says answered, which need not be the one asked for.
         warnings: sentences about what is not as asked: a parameter dropped or clamped, another model, cut by length,
             a model that will be switched off.
@@ -61,6 +64,11 @@ class EmbedResponse:
     """One vector a text, in the order of the texts; () where the provider's cannot be used.
 
     Attributes:
+        vectors: floats, as many as the model has dimensions.
+        usage: the tokens of the call, and of its tries before.
+        model: the name that the provider says answered.
+        request_id: the provider's id of the call, or None.
+        warnings, details, lane: see ChatResponse.
         shared: another line's call, or another text of this array, brought all vectors: see ChatResponse.
         parts: one response for each text where they do not come from one call; ``usage`` is that of those not shared.
     """
@@ -79,7 +87,15 @@ class EmbedResponse:
 
 @dataclass(slots=True)
 class RawResponse:
-    """A model's own result, as the provider sent it: JSON, text, or ``{"content_type": …, "base64": …}`` for bytes."""
+    """A model's own result.
+
+    Attributes:
+        result: as the provider sent it: JSON, text, or ``{"content_type": …, "base64": …}`` for bytes.
+        usage: the tokens of the call, and of its tries before.
+        model: the name that the provider says answered.
+        request_id: the provider's id of the call, or None.
+        warnings, details, shared, lane: see ChatResponse.
+    """
 
     result: Any
     usage: Usage
@@ -103,6 +119,7 @@ class StreamChunk:
     never passes for a short answer.
 
     Attributes:
+        kind: which of these it is.
         text: of content: what was added; reasoning is metadata.
         tool_call: of tool_use: one whole call in OpenAI's shape, arguments as JSON text.
         finish_reason, usage: of done.

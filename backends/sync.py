@@ -29,7 +29,12 @@ def connect(
 ) -> Model:
     """A model by its full name, ``workers-ai/@cf/…``, or a provider by its name alone; close it after use.
 
-    ``gateway``, ``headers`` and ``timeout_s``: see ``llmdo.backends.providers.connect``.
+    Args:
+        name: PROVIDER/MODEL, a bare ``@cf/…``, or a provider's name.
+        gateway: id or URL of the AI Gateway that Workers AI is called by; None: what the environment names.
+        headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value.
+        timeout_s: seconds that a service may be silent.
+
     Raises ModelNotFound for a name that no provider has, and MissingSettings where the environment lacks something.
     """
     provider, model = (name, "") if name in PROVIDERS else split_model(name)
@@ -39,8 +44,11 @@ def connect(
 class Model:
     """One model of a provider, called without asyncio; safe from any thread. Every call may raise ModelError.
 
-    Nothing is tried again: see ``ModelError`` for what to do. ``backend`` belongs to a loop of its own; for ``await``
-    open one with ``llmdo.connect_async``.
+    Nothing is tried again: see ``ModelError`` for what to do. For ``await`` use ``llmdo.connect_async``.
+
+    Attributes:
+        backend: what makes the calls, on an event loop of its own.
+        model: the provider's own name; "" where requests name theirs.
     """
 
     def __init__(self, backend: Backend, model: str = "") -> None:
@@ -62,11 +70,11 @@ class Model:
         return f"{self.backend.name}/{self.model}" if self.model else self.backend.name
 
     def execute(self, request: ChatRequest | str, **parameters: Any) -> ChatResponse:
-        """Answers a conversation, or a prompt; ``parameters``, by OpenAI's names, override its own."""
+        """Answers a conversation, or a prompt; ``parameters``, by OpenAI's names, override those of ``request``."""
         return self._call(self.backend.execute(self._chat(request, parameters)))
 
     def execute_stream(self, request: ChatRequest | str, **parameters: Any) -> Iterator[StreamChunk]:
-        """Answers piece by piece; see StreamChunk for how it ends."""
+        """Answers ``request`` piece by piece, ``parameters`` as in ``execute``; see StreamChunk for how it ends."""
         chunks = aiter(self.backend.execute_stream(self._chat(request, parameters)))
         try:
             while (chunk := self._call(_next(chunks))) is not None:
@@ -77,7 +85,7 @@ class Model:
                 self._call(close())
 
     def embed(self, texts: EmbedRequest | Sequence[str] | str, **parameters: Any) -> EmbedResponse:
-        """Embeds any number of texts: one vector a text, in their order, by as many calls as the model needs.
+        """Embeds any number of ``texts``: one vector a text, in their order, by as many calls as the model needs.
 
         An EmbedRequest must fit into one call; ``parameters`` override its own.
         """
@@ -88,7 +96,7 @@ class Model:
         return as_tuples(self._call(self._embed(self._named(), texts, parameters)))
 
     def run(self, raw: RawRequest | Mapping[str, Any]) -> RawResponse:
-        """Passes a model's own input on."""
+        """Passes ``raw`` on, a model's own input."""
         request = raw if isinstance(raw, RawRequest) else RawRequest(self._named(), raw)
         return self._call(self.backend.run(request))
 

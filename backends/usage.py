@@ -9,11 +9,17 @@ from operator import attrgetter
 
 @dataclass(slots=True, unsafe_hash=True)
 class Usage:
-    """What a request used, in tokens, over all its tries whose usage is known; ``neurons`` if Workers AI reports them.
+    """What a request used, over all its tries whose usage is known.
 
-    ``cached_tokens``, ``cache_write_tokens`` and ``input_audio_tokens`` are part of the input, ``reasoning_tokens`` and
-    ``output_audio_tokens`` of the output; ``cache_write_1h_tokens`` are those of ``cache_write_tokens`` that are kept
-    for an hour.
+    Attributes:
+        input_tokens: what was sent; all other tokens of the input are a part of these.
+        output_tokens: what came back; all other tokens of the output are a part of these.
+        cached_tokens: of the input, read from the provider's cache.
+        reasoning_tokens: of the output, those of the model's thinking.
+        neurons: of Workers AI, if it reports them; else None.
+        cache_write_tokens: of the input, written to the provider's cache.
+        input_audio_tokens, output_audio_tokens: of the input and of the output, those of sound.
+        cache_write_1h_tokens: of ``cache_write_tokens``, those that are kept for an hour.
     """
 
     input_tokens: int = 0

@@ -109,7 +109,7 @@ if "apache_beam" in sys.modules:  # then r2:// is a place for all of Beam's IOs
     importlib.import_module("llmdo.storage.objects.r2_filesystem")
 
 
-def __getattr__(name: str) -> Any:
+def _imported(name: str) -> Any:
     if name == "connect_async":
         return importlib.import_module("llmdo.backends.providers").connect
     if name == "elements":
@@ -119,6 +119,10 @@ def __getattr__(name: str) -> Any:
             value = globals()[name] = getattr(importlib.import_module(place), name)
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # a type checker would take every name, and a wrong one as well
+    __getattr__ = _imported
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,10 @@ from llmdo.settings.secrets import without_secrets
 
 
 class StorageError(Exception):
-    """Base of all storage errors. Picklable, because Beam moves errors between processes. Shows no secret."""
+    """Base of all storage errors; its ``message`` names the thing and the remedy, and no secret.
+
+    Picklable, because Beam moves errors between processes.
+    """
 
     def __init__(self, message: str, *details: object) -> None:
         super().__init__(without_secrets(message), *details)

@@ -32,7 +32,7 @@ _GATEWAY_URL = re.compile(r"https?://[^/]+/(?:.*/)?v1/[^/]+/[^/]+/?")
 
 
 class MissingSettings(Exception):
-    """Variables that the run needs are missing or wrong; names all of them at once."""
+    """Variables that the run needs are missing or wrong; ``problems`` has a sentence for each of them."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))

@@ -57,7 +57,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
     Handlers of one process with the same provider and call settings share one engine with its limits and retries; at
     most ``concurrency`` of its calls are in flight. Calls of one batch are concurrent, and Beam passes the next batch
     after the last answer, so batches should be larger than ``concurrency``. There is no ledger: a bundle that Beam
-    repeats is paid for again. If that matters, use ``llmdo.transforms.answers.infer.Infer``.
+    repeats is paid for again. If that matters, use ``llmdo.AskModel`` with a ledger.
 
     Args:
         model: PROVIDER/MODEL, or a bare ``@cf/…``.
@@ -71,7 +71,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value where the model is loaded.
         call_timeout_s: seconds that one try may take.
         patience_s: seconds without any answer after which waiting examples get a ServiceAway.
-        min_batch_size: examples of a batch, as for Beam's handlers; ``max_batch_size`` likewise.
+        min_batch_size, max_batch_size: examples of a batch, as for Beam's handlers.
 
     Raises ModelNotFound for a name without a known provider, ValueError for wrong ``line_models``, ``headers`` or
     seconds.
@@ -131,7 +131,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, Engine]):
         model: Engine,
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002  Beam passes it; see validate_inference_args
     ) -> Iterable[PredictionResult]:
-        """One result for each example, in their order. Raises StopRun."""
+        """One result for each example of ``batch``, in their order, by the engine ``model``. Raises StopRun."""
         done: SimpleQueue[tuple[int, Done]] = SimpleQueue()
         results: dict[int, Response | ModelError] = {}
         texts: dict[tuple[str, str, str], list[_Text]] = {}

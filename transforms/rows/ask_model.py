@@ -46,7 +46,7 @@ from llmdo.transforms.rows.asking import (
     fields_of_rows,
     prompt_of,
 )
-from llmdo.transforms.rows.columns import Column, given_schema, nullable, property_columns
+from llmdo.transforms.rows.columns import Column, given_object, given_schema, nullable, property_columns
 
 _ANSWERS = "answers"
 # By step: its budget in this process, and how many instances of its DoFn use it.
@@ -79,9 +79,11 @@ class AskModel(beam.PTransform):
             may have: prompt, messages, text, parameters.
         system: a system prompt, which may have fields.
         embed: the field with the text to embed.
-        schema: that answers must match: a JSON schema, or a pydantic model, dataclass, TypedDict or NamedTuple.
+        schema: that answers must match: a JSON schema (a dict or its text), or a pydantic model, dataclass, TypedDict
+            or NamedTuple.
         into: the name of the column ``answer`` or ``embedding``; ``error`` is then ``INTO_error``.
-        parameters: of the request by OpenAI's names: max_tokens, temperature …
+        parameters: of the request by OpenAI's names: max_tokens, temperature … From another language they are a row
+            or a JSON object as text, as ``prices`` are.
         key: the field whose value names the row in the ledger, so that equal requests of two rows are two answers.
         ledger: ``sqlite:///PATH``, ``r2://BUCKET/PREFIX/``, a folder, or ``none``.
         concurrency: calls in flight at most.
@@ -127,7 +129,7 @@ class AskModel(beam.PTransform):
             raise ValueError("concurrency, call_timeout_s and patience_s must be above 0")
         for header in self.headers:
             check_header(header)
-        parameters = dict(self.parameters)
+        parameters = given_object("parameters", self.parameters)
         if self.schema is not None:
             self.schema = given_schema(self.schema)
             parameters["response_format"] = {"type": "json_schema", "json_schema": named_schema(self.schema)}
@@ -140,7 +142,7 @@ class AskModel(beam.PTransform):
             own=frozenset({provider}),
             kept=LedgerSettings(self.ledger, "same-line" if self.key else "same-request"),
             limits=Limits(self.max_cost, self.max_tokens_total),
-            prices=own_prices(self.prices) if self.prices else (),
+            prices=own_prices(given_object("prices", self.prices)) if self.prices else (),
             gateway=self.gateway,
             headers=tuple(self.headers),
             call_timeout_s=self.call_timeout_s,

@@ -32,10 +32,33 @@ def nullable(kind: Any) -> Any:
     return Optional[kind]  # noqa: UP045  a row's type has no |
 
 
+def given_object(name: str, given: Any) -> dict[str, Any]:
+    """An argument that is a dict, or what other languages can send: a row or JSON text. Raises ValueError."""
+    if isinstance(given, str):
+        try:
+            given = from_json(given)
+        except ValueError as error:
+            raise ValueError(f"{name} is not JSON ({error}): give a JSON object, or a dict") from None
+    elif hasattr(given, "_asdict"):
+        given = {key: _plain(value) for key, value in given._asdict().items()}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} is {short(given)}: give a dict, a row or a JSON object as text")
+    return dict(given)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return {key: _plain(inner) for key, inner in value._asdict().items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def given_schema(given: Any) -> dict[str, Any]:
-    """A JSON schema as it is; that of a pydantic model, dataclass, TypedDict or NamedTuple. Raises ValueError."""
-    if isinstance(given, Mapping):
-        return dict(given)
+    """A JSON schema as it is, or as text; that of a pydantic model, dataclass, TypedDict or NamedTuple.
+
+    Raises ValueError.
+    """
+    if isinstance(given, Mapping | str):
+        return given_object("schema", given)
     try:
         return TypeAdapter(given).json_schema()
     except Exception as error:  # pydantic has an error for every kind of type

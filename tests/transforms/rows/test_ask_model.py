@@ -380,3 +380,31 @@ def test_what_was_spent_is_counted(provider):
         3,
         2,
     )
+
+
+def test_arguments_that_other_languages_send_are_rows_or_json_text(provider):
+    class Limits(NamedTuple):
+        max_tokens: int
+        stop: list[str]
+
+    by_row = AskModel(CHAT, "{text}", parameters=Limits(9, ["x"]), schema='{"type": "object", "properties": {}}')
+    by_text = AskModel(CHAT, "{text}", parameters='{"max_tokens": 9, "stop": ["x"]}', schema={"properties": {}})
+    sent = {"max_tokens": 9, "stop": ["x"]}
+    assert sent.items() <= by_row._defaults.parameters.items()
+    assert sent.items() <= by_text._defaults.parameters.items()
+    assert by_row.schema == {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"schema": "{"}, "schema is not JSON"),
+        ({"schema": "[1]"}, "schema is \\[1\\]: give a dict, a row or a JSON object as text"),
+        ({"parameters": "no"}, "parameters is not JSON"),
+        ({"parameters": 3}, "parameters is 3: give a dict"),
+        ({"prices": "[]"}, "prices is \\[\\]: give a dict"),
+    ],
+)
+def test_text_that_is_no_json_object_is_refused_by_its_name(given, why):
+    with pytest.raises(ValueError, match=why):
+        AskModel(CHAT, **given)
