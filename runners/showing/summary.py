@@ -28,6 +28,9 @@ class Summary:
     """How a run ended.
 
     Attributes:
+        run_id: names it in the output and in logs.
+        counts: of files and lines, by how they ended.
+        continuous: it was to go on until it is stopped.
         settled: files that are done or stale, also those that were done before; the newest 10,000, ``counts`` has all.
         in_work: files that this run opened and did not finish; the next run resumes them.
         left: what was not opened, and why.

@@ -42,6 +42,8 @@ class FindFiles(beam.PTransform):
     not wanted, are counted and acked; those that cannot be decoded go to ``OUTPUT/_dead/`` first.
 
     Args:
+        source: the queue, or what is listed.
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
         retried: the runner begins by itself again what failed, and that is an attempt of its own.
         together: emits the files of messages that were pulled together as a tuple, so that all of them are opened, and
             their messages acked, before slow calls can hold the pipeline up; leases end after five minutes.

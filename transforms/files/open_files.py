@@ -58,6 +58,7 @@ class OpenFiles(beam.PTransform):
     the job record is written before the message is acked. What fails to open three times goes to ``OUTPUT/_dead/``.
 
     Args:
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
         queue: id of the queue that the messages are from.
         max_line_bytes: a finished file is opened again for lines that were too long earlier and now fit this limit.
         needed: which columns a table must have; one without them ends as stale.

@@ -44,6 +44,9 @@ class SettleFiles(beam.PTransform):
 
     Emits one Settled for each file that is done or stale. A file with a part missing stays open: its job record tells
     the next run. State for each open file: its merged tiles, usually few, and one entry a shard.
+
+    Args:
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
     """
 
     run: Run

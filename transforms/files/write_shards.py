@@ -49,6 +49,10 @@ class WriteShards(beam.PTransform):
     does not wait for ``seconds``.
     A retried bundle may write other shards for the same lines: the manifest, not the listing, says which ones count.
     Emits what was written, and what needs no shard: blanks, stale files, known shards.
+
+    Args:
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
+        batching: ``size``, lines, and ``seconds``.
     """
 
     run: Run

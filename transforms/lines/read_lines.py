@@ -43,6 +43,10 @@ class ReadLines(beam.PTransform):
     not ``divisible`` end with an end mark, a Blank [n, n) whose ``total`` is n. A file that is gone, changed or corrupt
     yields a Stale for each range that finds it so, perhaps after some lines. Other StorageErrors are raised. When the
     run stops early, the rest of the ranges is left out.
+
+    Args:
+        reading: bytes of a range, and at most of a line and of a file.
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
     """
 
     reading: Reading

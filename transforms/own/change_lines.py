@@ -32,7 +32,7 @@ class StepFailed(LineError):
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """What a function of ChangeLines returns for a line that is not to be asked, with the reason in a word or more."""
+    """What a function of ChangeLines returns for a line not to be asked, with the ``reason`` in a word or more."""
 
     reason: str
 
@@ -57,6 +57,10 @@ class ChangeLines(beam.PTransform):
     ``metadata``. A bundle that a runner repeats is changed again: what is asked should depend on the line alone, or an
     answer is paid for twice. Everything that is not a line passes through, and lines that are not JSON objects, which
     Infer reports.
+
+    Args:
+        change: the function, which is pickled for the workers.
+        run: what its run shares, which the steps given by ``llmdo.run_graph`` have already.
     """
 
     change: LineChange
