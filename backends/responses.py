@@ -68,7 +68,7 @@ class EmbedResponse:
         usage: the tokens of the call, and of its tries before.
         model: the name that the provider says answered.
         request_id: the provider's id of the call, or None.
-        warnings, details, lane: see ChatResponse.
+        warnings, details, lane, rescued: see ChatResponse.
         shared: another line's call, or another text of this array, brought all vectors: see ChatResponse.
         parts: one response for each text where they do not come from one call; ``usage`` is that of those not shared.
     """
@@ -94,7 +94,7 @@ class RawResponse:
         usage: the tokens of the call, and of its tries before.
         model: the name that the provider says answered.
         request_id: the provider's id of the call, or None.
-        warnings, details, shared, lane: see ChatResponse.
+        warnings, details, shared, lane, rescued: see ChatResponse.
     """
 
     result: Any
