@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from llmdo.runners.inspecting.verify import verify
 from llmdo.runners.running.retry import retry_options
 from tests.integration.cloud import MODEL, OUTPUT, Cloud
 from tests.integration.openai_service import MODEL as SMALL
+from tests.integration.test_end_to_end import wait_until
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "own_pipeline.py"
@@ -97,6 +99,45 @@ def test_the_example_brings_each_line_to_one_end_and_pays_for_it_once(cloud: Clo
     again = example(cloud, runner)
     assert again.returncode == 3, again.stderr
     assert cloud.stats()["paid"]["by_prompt"] == asked
+
+
+CONTINUOUS = """
+import sys
+sys.path.insert(0, {examples!r})
+import llmdo, own_pipeline
+summary = llmdo.run_graph(
+    own_pipeline.build, own_steps="orders", prompt=own_pipeline.PROMPT, queue="llmdo-input", output={output!r},
+    model={model!r}, runner="prism", continuous=True, batch_seconds=1,
+)
+print(summary.problem, file=sys.stderr)
+sys.exit(summary.exit_code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.prism
+def test_a_continuous_run_answers_what_comes_until_it_is_stopped(cloud: Cloud, tmp_path: Path) -> None:
+    asked, ends = upload(cloud, 20)
+    text = CONTINUOUS.format(examples=str(EXAMPLE.parent), output=OUTPUT, model=f"workers-ai/{MODEL}")
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-c", text], env=os.environ | cloud.env, stderr=out)
+    try:
+        wait_until(lambda: done_files(cloud) == len(ends) or process.poll() is not None, 300)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=200)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, log.read_text()
+    assert done_files(cloud) == len(ends), log.read_text()
+    assert {name: len(cloud.rows(name)) for name in ends} == {name: len(lines) for name, lines in ends.items()}
+    assert cloud.stats()["paid"]["by_prompt"] == asked
+
+
+def done_files(cloud: Cloud) -> int:
+    keys = cloud.keys()
+    return sum(key.endswith("/_manifest.json") for key in keys)
 
 
 @pytest.mark.slow
