@@ -20,7 +20,7 @@ from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnus
 from llmdo.backends.json_mode.response_format import named_schema
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
-from llmdo.backends.limits.retry import CALL_TIMEOUT_S
+from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.money.money import Budget, Limits
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices
@@ -88,11 +88,14 @@ class AskModel(beam.PTransform):
         ledger: ``sqlite:///PATH``, ``r2://BUCKET/PREFIX/``, a folder, or ``none``.
         concurrency: calls in flight at most.
         rpm, tpm: requests and tokens a minute at most; by default what the provider publishes.
+        workers: processes of the runner that share the rates; each uses an equal part.
+        lane: ``flex``: calls at half price where the model has it; see ``--lane``.
         max_cost, max_tokens_total: US dollars, and tokens in and out, that the step may spend.
         prices: as in ``--price-file``.
         gateway: of Workers AI: id or URL of the AI Gateway; by default the environment's.
         headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value where calls are made.
         call_timeout_s: seconds that one try may take.
+        deadline_s: seconds for which one request may be refused before its row fails.
         patience_s: seconds without any answer after which waiting rows fail.
 
     Raises ModelNotFound for a name without a known provider, and ValueError for what is wrong otherwise.
@@ -110,12 +113,15 @@ class AskModel(beam.PTransform):
     concurrency: int = 64
     rpm: float | None = None
     tpm: float | None = None
+    workers: int = 1
+    lane: Literal["", "flex"] = ""
     max_cost: float | None = None
     max_tokens_total: int | None = None
     prices: Mapping[str, Any] | None = None
     gateway: str | None = None
     headers: Sequence[str] = ()
     call_timeout_s: float = CALL_TIMEOUT_S
+    deadline_s: float = THREE_TRIES.deadline_s
     patience_s: float = PATIENCE_S
 
     def __post_init__(self) -> None:
@@ -125,8 +131,10 @@ class AskModel(beam.PTransform):
             raise ValueError("embed is for vectors: leave out prompt, system and schema, or embed")
         if self.prompt and (problem := template_problem(self.prompt)):
             raise ValueError(f"prompt {self.prompt!r}: {problem}")
-        if not (self.concurrency >= 1 and self.call_timeout_s > 0 and self.patience_s > 0):
-            raise ValueError("concurrency, call_timeout_s and patience_s must be above 0")
+        if not min(self.concurrency, self.workers, self.call_timeout_s, self.deadline_s, self.patience_s) > 0:
+            raise ValueError("concurrency, workers, call_timeout_s, deadline_s and patience_s must be above 0")
+        if self.lane not in ("", "flex"):
+            raise ValueError(f"lane {self.lane!r} is none: write flex, or leave it out")
         for header in self.headers:
             check_header(header)
         parameters = given_object("parameters", self.parameters)
@@ -138,7 +146,10 @@ class AskModel(beam.PTransform):
         self._defaults = Defaults(f"{provider}/{name}", parameters, self.system, self.prompt)
         self._calls = CallSettings(
             self.concurrency,
+            retry=Retry(deadline_s=self.deadline_s),
             rates=Rates(self.rpm, self.tpm),
+            workers=self.workers,
+            lane=self.lane,
             own=frozenset({provider}),
             kept=LedgerSettings(self.ledger, "same-line" if self.key else "same-request"),
             limits=Limits(self.max_cost, self.max_tokens_total),
