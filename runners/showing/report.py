@@ -104,7 +104,8 @@ def show_spent(summary: Summary, console: Console) -> None:
         usd = spent.lost_cost_usd
         cost = "an unknown cost" if usd is None else f"at most {dollars(usd, lower_bound=False)}"
         used = f"{counted(spent.lost_input_tokens, 'token')} in, {spent.lost_output_tokens:,} out"
-        lost = lost_text(spent.lost_calls)
+        waiting = summary.handed_over.lines >= spent.lost_calls  # a batch that is left is not known to be paid or not
+        lost = f"{counted(spent.lost_calls, 'line')} left in batches" if waiting else lost_text(spent.lost_calls)
         console.print(f"May also have been billed: {cost}, {used}, for {lost}.", highlight=False)
     if summary.receipt is not None and spent.cost_usd is not None:
         console.print(f"{_receipt_text(summary.receipt)}.", highlight=False)

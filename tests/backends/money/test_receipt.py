@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices
@@ -16,7 +18,7 @@ from llmdo.storage.output.costs import UNPAID, Cost, LaneCost, total
 from llmdo.storage.output.receipts import receipt_of
 from llmdo.transforms.answers.paid_lanes import paid_by_lane
 from llmdo.transforms.prompts.parse import Prompt
-from llmdo.transforms.run_state import Counts
+from llmdo.transforms.run_state import Counts, HandedOver
 
 PRICES = own_prices({"p/m": {"input": 1e6, "output": 0, "lanes": {"flex": {"input": 5e5, "output": 0}}}})
 
@@ -113,3 +115,14 @@ def test_what_no_call_was_made_for_is_free_and_an_unknown_cost_in_no_lane() -> N
     )
     assert paid_by_lane(prices, prompt, [flex], None) == ()
     assert paid_by_lane(prices, prompt, [flex], 2.0 - 1.0) == (LaneCost("flex", 1, 1.0, 2.0),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"), [(3, "for 2 lines left in batches."), (0, "for 2 calls whose replies were lost.")]
+)
+def test_lines_that_are_left_in_batches_are_not_called_lost(capsys, lines, why) -> None:
+    from rich.console import Console
+
+    summary = Summary("r", Counts(), (), (), {}, spent=Spent(lost_calls=2), handed_over=HandedOver(lines, 0.0, 0))
+    show_spent(summary, Console(width=200))
+    assert why in capsys.readouterr().out
