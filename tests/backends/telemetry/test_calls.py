@@ -235,6 +235,15 @@ def test_histograms_are_cumulative_or_deltas_as_the_environment_prefers(receiver
     assert found == counts
 
 
+def test_an_exporter_that_was_closed_before_does_not_end_the_flush_of_another(receiver):
+    """The thread that closes it may need longer than anybody waits for it."""
+    calls, said = CallTelemetry.of("r"), logging.getLogger("opentelemetry.exporter.otlp")
+    receiver.before = lambda: (said.warning("Exporter already shutdown, ignoring call"), time.sleep(0.3))
+    calls(ended(ANSWERED))
+    flush_telemetry(60.0)
+    assert len(receiver.spans) == len(receiver.points(conventions.DURATION)) == 1
+
+
 def test_lines_that_name_many_models_are_counted_together_beyond_a_thousand():
     measures = CallMeasures()
     for number in range(1500):
