@@ -99,6 +99,15 @@ class Status:
         alive = (run.beat.rescues for run in self.seen.runs if run.alive)
         return next((rescues[batch.nonce] for rescues in alive if batch.nonce in rescues), None)
 
+    def awaited(self, batch: BatchRecord) -> bool:
+        """Whether a file that is in work, or that a run may open just now, can have lines in a batch.
+
+        Its lines may never come again: the file was changed, or removed, after they were handed over.
+        """
+        if self.alive() or sum(batch.files.values()) < batch.lines:
+            return True
+        return any(_place(one.record) in batch.files for one in self.seen.open)
+
     def _batch_json(self, batch: BatchRecord) -> dict[str, Any]:
         rescue = self.rescue_of(batch)
         return {
@@ -110,6 +119,7 @@ class Status:
             "expected_by": iso_time(batch.expected_by) if batch.expected_by else None,
             "unclear": batch.unclear or None,
             "rescue": None if rescue is None else {"cancel_at": iso_time(rescue[0]), "call_at": iso_time(rescue[1])},
+            "awaited": self.awaited(batch),
             "run_id": batch.run,
             "ledger": batch.ledger or None,
         }
@@ -240,7 +250,8 @@ def _batches_table(status: Status) -> Table:
         due = "" if not one.expected_by else f"in {lasting(left_s)}" if left_s > 0 else f"{lasting(-left_s)} ago"
         name = one.batch or f"{one.nonce} (perhaps not submitted)"
         model = f"{one.provider}/{one.model}"
-        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, _rescue_text(status, one), Text(one.unclear))
+        problem = Text(_batch_problem(one, status))
+        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, _rescue_text(status, one), problem)
     if len(status.batches) > _SHOWN:
         table.add_row(f"… and {len(status.batches) - _SHOWN:,} more", "", "", "", "", "", "")
     return table
@@ -269,6 +280,12 @@ def _clock(at: float, now: float) -> str:
     """By this machine's clock; with the date where that is not today."""
     then = datetime.fromtimestamp(at)
     return f"{then:%H:%M}" if then.date() == datetime.fromtimestamp(now).date() else f"{then:%Y-%m-%d %H:%M}"
+
+
+def _batch_problem(batch: BatchRecord, status: Status) -> str:
+    if batch.unclear or status.awaited(batch):
+        return batch.unclear
+    return f"no file waits for its answers: remove _batches/{batch.nonce}.json to close it"
 
 
 def _open_table(files: tuple[FileInWork, ...], status: Status) -> Table:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from llmdo.backends.engine import batch_work
 from llmdo.backends.openai_batches.backend import OpenAIWithBatches
@@ -100,3 +102,18 @@ def test_a_run_with_few_calls_at_a_time_fetches_a_batch_in_few_pieces(held, monk
     assert held.run(asked, mode="sync", concurrency=2).exit_code == EXIT_ANSWERED
     held.check(asked)
     assert len(fetched) < 20, fetched  # each reads the whole file
+
+
+def test_a_batch_whose_lines_no_file_has_any_more_is_shown_as_such_and_closed_by_removing_its_record(held):
+    assert held.run(prompts(3), detach=True).exit_code == EXIT_HANDED_OVER
+    assert [one["awaited"] for one in status(held).as_json()["batches"]] == [True]
+    changed = held.run(["something else"], mode="sync")
+    assert (changed.counts.answered, changed.counts.files_stale) == (1, 1)
+    (batch,) = status(held).as_json()["batches"]
+    assert (batch["awaited"], batch["lines"]) == (False, 3)
+    console = Console(file=io.StringIO(), width=300)
+    console.print(status_shown(status(held)))
+    said = f"no file waits for its answers: remove _batches/{batch['nonce']}.json to close it"
+    assert said in console.file.getvalue()
+    (held.folder / "out" / "_batches" / f"{batch['nonce']}.json").unlink()
+    assert status(held).as_json()["batches"] == []
