@@ -126,3 +126,13 @@ def test_lines_that_are_left_in_batches_are_not_called_lost(capsys, lines, why) 
     summary = Summary("r", Counts(), (), (), {}, spent=Spent(lost_calls=2), handed_over=HandedOver(lines, 0.0, 0))
     show_spent(summary, Console(width=200))
     assert why in capsys.readouterr().out
+
+
+def test_a_late_answer_of_a_lane_is_paid_and_would_not_be_at_list_price() -> None:
+    budget = budget_after("")
+    request = ChatRequest("m", (Message("user", "x"),))
+    budget.after("p", request, ChatResponse("y", "stop", Usage(2), "m", lane="flex"), late=True)
+    receipt = budget.receipt()
+    assert receipt is not None
+    assert receipt.ways == {"late": LaneTally(1, 1.0, 2.0), "list": LaneTally(1, 2.0, 2.0)}
+    assert (receipt.usd, receipt.list_usd, receipt.saved_usd, receipt.rescue_usd) == (3.0, 2.0, -1.0, 1.0)
