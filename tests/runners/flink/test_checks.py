@@ -193,7 +193,7 @@ def test_a_cluster_of_each_accepted_version_takes_a_job_server_of_its_own_and_an
             "llmdo verify"
         ]
     )
-    assert [record.message for record in caplog.records] == said
+    assert [record.message for record in caplog.records if record.name == "llmdo.runners.flink.checks"] == said
 
 
 def test_a_job_servers_own_cluster_of_an_untested_version_is_warned_of(
@@ -343,7 +343,7 @@ def warnings(caplog: pytest.LogCaptureFixture, flink: dict[str, Any], **given: A
     flink_checks._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="llmdo.runners.flink.checks"):
         check(options({"environment_type": "EXTERNAL", **flink}, **given))
-    return [record.message for record in caplog.records]
+    return [record.message for record in caplog.records if record.name == "llmdo.runners.flink.checks"]
 
 
 def test_checkpoints_that_not_all_machines_see_are_warned_of(

@@ -143,7 +143,7 @@ def test_what_may_be_lost_is_tried_once_and_the_rest_until_the_queue_has_it(monk
     assert run(push()) is True
     assert queue.events == [{"name": "answer"}]
     assert queue.calls == [2, 1, 1, 1]
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("llmdo.transforms")] == [
         "answers do not reach the reply queue and will be pushed again: down",
         "answers reach the reply queue again",
     ]

@@ -1,3 +1,4 @@
+import threading
 from itertools import chain
 
 import pytest
@@ -186,8 +187,9 @@ def client(monkeypatch):
 
 @pytest.fixture
 def slept(monkeypatch):
-    steps = []
-    monkeypatch.setattr(outages.time, "sleep", steps.append)
+    """The seconds that this thread slept, without sleeping."""
+    steps, mine, sleep = [], threading.get_ident(), outages.time.sleep
+    monkeypatch.setattr(outages.time, "sleep", lambda s: steps.append(s) if threading.get_ident() == mine else sleep(s))
     return steps
 
 
