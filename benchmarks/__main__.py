@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "outputs.status": (),
     "processes": (),
     "infer": ("--rivals", "--rounds", "5"),
+    "rows.ask_model": (),
     "telemetry": (),
     "goodput": ("--seeds", "4"),
     "limits": (),
