@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -25,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 # A module global and not an attribute of a DoFn class: Beam pickles classes of __main__ with all that hangs on them.
 _engines: dict[CallSettings, Engine] = {}
+_holders: Counter[CallSettings] = Counter()
 _opening = threading.Lock()
 
 
@@ -45,6 +48,50 @@ def get_engine(settings: CallSettings) -> Engine:
                 settings.kept.open() if settings.kept else None,
             )
         return engine
+
+
+def working_engine(settings: CallSettings) -> Engine:
+    """The same, but one that was stopped, as by an earlier try of a bundle, is replaced when its calls have ended."""
+    engine = get_engine(settings)
+    if engine.stopped is not None:
+        engine.close(LAST_CALLS_S)
+        engine = get_engine(settings)
+    return engine
+
+
+class HeldEngine:
+    """Keeps an engine open. When Python has dropped the last holder of an engine, it is closed.
+
+    For callers that are dropped and never told so, as the models of RunInference.
+    """
+
+    def __init__(self, settings: CallSettings) -> None:
+        self._settings = settings
+        with _opening:
+            _holders[settings] += 1
+        # At exit _goodbye closes all engines.
+        weakref.finalize(self, _let_go, settings).atexit = False
+
+    def get(self) -> Engine:
+        """The engine, which works: see working_engine."""
+        return working_engine(self._settings)
+
+
+def _let_go(settings: CallSettings) -> None:
+    """Python may call it anywhere, also on the engine's own thread or under the lock: so another thread does it."""
+    with contextlib.suppress(RuntimeError):  # no thread begins when Python ends: then _goodbye closes it
+        threading.Thread(target=_release, args=(settings,), name="llmdo-release").start()
+
+
+def _release(settings: CallSettings) -> None:
+    with _opening:
+        _holders[settings] -= 1
+        if _holders[settings]:
+            return
+        del _holders[settings]
+        engine = _engines.pop(settings, None)
+    if engine is not None:
+        engine.close(LAST_CALLS_S if engine.keeps_answers else 0.0)
 
 
 def _engines_of(run_id: str | None) -> list[Engine]:

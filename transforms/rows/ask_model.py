@@ -14,7 +14,7 @@ from apache_beam.transforms.error_handling import ErrorHandler
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.utils.windowed_value import WindowedValue
 
-from llmdo.backends.engine.registry import LAST_CALLS_S, close_engines, get_engine
+from llmdo.backends.engine.registry import close_engines, working_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
 from llmdo.backends.json_mode.response_format import named_schema
@@ -158,7 +158,6 @@ class AskModel(beam.PTransform):
             headers=tuple(self.headers),
             call_timeout_s=self.call_timeout_s,
             patience_s=self.patience_s,
-            run_id=f"AskModel {uuid4().hex}",
         )
 
     def with_error_handler(self, handler: ErrorHandler | None) -> AskModel:
@@ -178,7 +177,7 @@ class AskModel(beam.PTransform):
         added, apart = self._added(taken), self._failing != "column"
         asking = Asking(
             self._defaults,
-            self._calls,
+            replace(self._calls, run_id=f"AskModel {uuid4().hex}"),  # each time that it is applied, its own
             self.embed,
             self.key,
             self.into,
@@ -240,10 +239,7 @@ class _Ask(beam.DoFn):
             budget, users = _steps.get(calls.run_id) or (Budget(calls.limits, Prices(own=calls.prices)), 0)
             _steps[calls.run_id] = budget, users + 1
             self._budget, calls = budget, replace(calls, budget=budget)
-            self._engine = get_engine(calls)
-            if self._engine.stopped is not None:  # in an earlier try of a bundle
-                self._engine.close(LAST_CALLS_S)
-                self._engine = get_engine(calls)
+            self._engine = working_engine(calls)
 
     def teardown(self) -> None:
         name = self._asking.calls.run_id

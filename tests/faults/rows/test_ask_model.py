@@ -1,4 +1,4 @@
-"""A pipeline of somebody else on Flink whose workers are killed: AskModel pays once, RunInference again."""
+"""A pipeline of somebody else on Flink whose workers are killed: with a ledger each answer is paid once."""
 
 from __future__ import annotations
 
@@ -76,17 +76,23 @@ def run_and_kill(cloud: Cloud, flink: LocalCluster, step: Any) -> list[str]:
     return ended
 
 
-def test_killed_workers_cost_at_most_the_calls_in_flight(cloud: Cloud, flink: LocalCluster, capsys: Any) -> None:
-    step = llmdo.AskModel(MODEL, "{text}", ledger="r2://llmdo/paid/", concurrency=WINDOW)
+@pytest.mark.parametrize("name", ["AskModel", "RunInference"])
+def test_killed_workers_cost_at_most_the_calls_in_flight(
+    name: str, cloud: Cloud, flink: LocalCluster, capsys: Any
+) -> None:
+    ledger = "r2://llmdo/paid/"
+    step = llmdo.AskModel(MODEL, "{text}", ledger=ledger, concurrency=WINDOW)
+    if name == "RunInference":
+        step = RunInference(llmdo.ModelHandler(MODEL, prompt="{text}", ledger=ledger, concurrency=WINDOW))
     assert run_and_kill(cloud, flink, step) == ["DONE"]
     answered, calls = cloud.stats()["paid"]["by_prompt"], paid(cloud)
     with capsys.disabled():
-        print(f"\nAskModel: {ROWS} rows, a pool killed, {calls} calls paid, at most {ROWS + WINDOW} allowed")
+        print(f"\n{name}: {ROWS} rows, a pool killed, {calls} calls paid, at most {ROWS + WINDOW} allowed")
     assert len(answered) == ROWS
     assert ROWS <= calls <= ROWS + WINDOW
 
 
-def test_run_inference_pays_again_for_the_bundles_that_are_repeated(
+def test_run_inference_without_a_ledger_pays_again_for_the_bundles_that_are_repeated(
     cloud: Cloud, flink: LocalCluster, capsys: Any
 ) -> None:
     step = RunInference(llmdo.ModelHandler(MODEL, prompt="{text}", concurrency=WINDOW))

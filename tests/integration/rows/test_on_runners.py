@@ -1,4 +1,4 @@
-"""AskModel on Prism, batch and streaming, and as a job that Dataflow would get."""
+"""AskModel on Prism, batch and streaming, and as a job that Dataflow would get; RunInference on Prism."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.testing.test_stream import TestStream as Stream  # pytest collects what begins with Test
@@ -19,7 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import window
 from apache_beam.utils.timestamp import Timestamp
 
-from llmdo import AskModel
+from llmdo import AskModel, ModelHandler
 from llmdo.backends.engine.registry import close_engines
 from llmdo.runners.prism.binary import find_prism
 from llmdo.runners.prism.runner import prism_arguments, running_prism
@@ -55,6 +56,27 @@ def test_a_batch_on_prism_is_answered_and_paid_once(prism: list[str], cloudflare
             assert_that(found, equal_to([(number, f"echo: Say t{number}") for number in range(30)]))
             assert_that(failures | beam.Map(lambda row: row.message), equal_to([]), label="no failures")
     assert paid(cloudflare) == [1] * 30
+
+
+def outcome(pair: tuple[int, PredictionResult]) -> tuple[int, str]:
+    """The answer about a number, or the name of the error."""
+    number, result = pair
+    return number, getattr(result.inference, "text", type(result.inference).__name__)
+
+
+@pytest.mark.slow
+@pytest.mark.prism
+def test_run_inference_on_prism_has_its_errors_apart_and_is_paid_once(
+    prism: list[str], cloudflare: Running, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with beam.Pipeline(options=PipelineOptions(prism)) as pipeline:
+            handler = ModelHandler(MODEL, prompt="Say {text}", ledger=str(tmp_path), concurrency=8)
+            examples = pipeline | beam.Create([(n, {"text": f"t{n}"} if n % 10 else {}) for n in range(30)])
+            found = examples | RunInference(KeyedModelHandler(handler)) | beam.Map(outcome)
+            wrong = [(n, "BadLine") for n in range(0, 30, 10)]
+            assert_that(found, equal_to([*wrong, *((n, f"echo: Say t{n}") for n in range(30) if n % 10)]))
+    assert paid(cloudflare) == [1] * 27
 
 
 noted: list[tuple[int, list[str]]] = []  # of the module: the steps work in this process

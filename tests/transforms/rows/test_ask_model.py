@@ -313,6 +313,16 @@ def test_a_limit_ends_the_pipeline_before_it_is_exceeded(provider):
     assert sum(provider.calls.values()) < 50
 
 
+def test_a_step_that_is_applied_twice_has_its_limit_twice(provider):
+    step = AskModel(CHAT, "{text}", max_tokens_total=150, parameters={"max_tokens": 5}, concurrency=1)
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([{"text": f"t{i}"} for i in range(20)], reshuffle=False)
+        for name in ("one", "two"):
+            answers = rows | name >> step
+            assert_that(answers | name + "s" >> beam.Map(lambda r: r["error"]), equal_to([None] * 20), label=name)
+    assert provider.calls == {f"t{i}": 2 for i in range(20)}
+
+
 def test_two_steps_have_their_own_windows_limits_and_ledgers(provider, tmp_path):
     def checks(answers):
         first, second = answers
