@@ -15,7 +15,7 @@ def test_each_way_is_measured_and_only_the_engine_is_refused_little(capsys):
         assert result["calls"] > 40
         # No figures: so short a run only shows that they are of the right size.
         assert 0.2 < result["warm"] < 2.5
-        assert 0.2 < result["found"] < 2.5
+        assert 0.2 < result["found"] < 5  # of half the rate, and a busy machine may halve it late
     engine, fixed, unlimited = (result["refused"] for result in results)
     assert engine < 0.3 < min(fixed, unlimited)
 
