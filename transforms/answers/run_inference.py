@@ -49,9 +49,9 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, LoadedModel]):
     A bundle that Beam repeats is paid for again, except with a ``ledger``: there each answer is kept as it arrives, by
     what was asked.
 
-    ``RunInference``'s ``model_metadata_pcoll`` and ``watch_model_pattern`` change the model while a pipeline runs: a
-    ``model_id`` is a PROVIDER/MODEL, or a file with that name in it. Its ``inference_args`` are parameters, which
-    override the handler's.
+    ``RunInference``'s ``model_metadata_pcoll`` changes the model while a pipeline runs: a ``model_id`` is a
+    PROVIDER/MODEL, or a file with that name in it. (Beam's local runners and Prism refuse ``watch_model_pattern``.) Its
+    ``inference_args`` are parameters, which override the handler's.
 
     Args:
         model: PROVIDER/MODEL, or a bare ``@cf/…``.
