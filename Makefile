@@ -49,12 +49,12 @@ flink-cluster: setup-dev ## Keep a Flink cluster of 4 slots up on this machine, 
 TOOLS = LLMDO_PRISM="$$($(BIN)/python -m llmdo.runners.prism)" \
 	LLMDO_FLINK_JAR="$$($(BIN)/python -m llmdo.runners.flink.jar)"
 
-test: setup-dev ## Run the fast tests: a case of every promise (8 minutes on 2 cores)
+test: setup-dev ## Run the fast tests: a case of every promise (20 minutes on 2 cores)
 	$(TOOLS) $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: test-rest test-servers ## Run all other tests: test-rest and test-servers
 
-test-rest: setup-dev ## Run the other cases, and what is built and installed (16 minutes)
+test-rest: setup-dev ## Run the other cases, and what is built and installed (33 minutes)
 	$(TOOLS) $(BIN)/python -m pytest -m 'slow and not servers' -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-servers: setup-dev ## Install real servers (half an hour, once), and ask them

@@ -65,7 +65,8 @@ def test_each_benchmark_declares_goals_and_its_help_has_an_example(name, monkeyp
 
 def test_every_benchmark_is_run_by_make_bench():
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    modules |= {f"outputs.{path.stem}" for path in (ROOT / "benchmarks/outputs").glob("*.py")}
+    for folder in ("outputs", "rows"):
+        modules |= {f"{folder}.{path.stem}" for path in (ROOT / "benchmarks" / folder).glob("*.py")}
     assert modules - {"__main__", "figures"} == {name.partition(" ")[0] for name in bench.BENCHMARKS}
 
 
