@@ -193,7 +193,7 @@ class Blank:
     """What holds no prompt: a blank line, or the end mark [n, n) of a file that is empty or not ``divisible``.
 
     ``total`` is where the file's positions end, if this tile is the end mark, else None. What stands ``between``
-    lines, such as a table's header, is no blank line.
+    lines (a table's header, for example) is not counted as a blank line.
     """
 
     file: FileVersion

@@ -208,7 +208,7 @@ class LocalStore:
 
 @contextmanager
 def local_errors(path: str, *, missing: type[StorageError] = ObjectNotFound) -> Iterator[None]:
-    """Raises a StorageError, ``missing`` for one that says that there is no such file, for an OSError about a path."""
+    """Raises a StorageError for an OSError about a path; if the file does not exist, that error is ``missing``."""
     try:
         yield
     except OSError as error:

@@ -50,7 +50,7 @@ class FileReceipt(BaseModel):
 
 
 def receipt_of(cost: Cost, answered: int) -> FileReceipt | None:
-    """What so many answers cost by lane; None where all was paid at list price from the start."""
+    """What a number of answers cost, by lane; None if all of them were paid at list price from the start."""
     if all(one.lane == UNPAID for one in cost.lanes):
         return None
     lanes = {one.lane: LaneLines(lines=one.lines, cost_usd=one.usd, list_usd=one.list_usd) for one in cost.lanes}

@@ -68,7 +68,7 @@ class Queue:
             time.sleep(0.005)
 
     def wait_for_calls(self, count):
-        """Until so many were made and the last one has ended: from then on the time of the next one is known."""
+        """Waits for this number of calls, and for the end of the last: then the time of the next one is known."""
         self.wait_until(lambda: self.calls == count and not self.acks._calling)
 
 

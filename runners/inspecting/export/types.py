@@ -101,6 +101,7 @@ def inferred(values: Sequence[Any], *, whole: bool = False) -> pa.Array | None:
         values = [None if value is None else int(value) for value in values]
     try:
         return pa.array(values)
+    # Not an error: these values have no type in common, which None tells the caller.
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return None
 

@@ -1,4 +1,4 @@
-"""Batches that a provider has no room for: handed over again, so many times, and then called; on a fake clock."""
+"""Batches that a provider has no room for: handed over again a few times, then called one by one; on a fake clock."""
 
 import pytest
 

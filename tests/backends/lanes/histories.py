@@ -95,7 +95,7 @@ class Batch:
 class History:
     """What happens is drawn from ``seed``; ``load``: the part of the time that list price needs, at most.
 
-    ``cancels``: so many were measured, of a service whose cancels take about the same time; None: there are all kinds.
+    ``cancels``: how many were measured, of a service whose cancels all take about as long; None: they vary.
     """
 
     seed: int

@@ -121,7 +121,7 @@ class FakeBackend:
             assert self.pushed.wait_for(there, seconds), "it did not come"
 
     def wait_for_count(self, name: str, count: int = 1) -> None:
-        """Waits until something has happened so many times."""
+        """Waits until something has happened a given number of times."""
         for _ in range(5_500):
             if self.counts[name] >= count:
                 return
