@@ -56,7 +56,7 @@ def expansion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expansion]:
                 *(sys.executable, "-m", "apache_beam.runners.portability.expansion_service_main"),
                 f"--port={held.getsockname()[1]}",
                 "--fully_qualified_name_glob=llmdo.AskModel",
-                "--serve_loopback_worker",
+                *("--serve_loopback_worker", "--environment_type=EXTERNAL", f"--environment_config={address}"),
             ],
             env=os.environ | {"OPENAI_BASE_URL": models.url, "OPENAI_API_KEY": "sk-test"},
             stdout=out,
@@ -105,17 +105,27 @@ def asked_as_java_does(name: str, *, address: str) -> ExternalTransform:
     return ExternalTransform(PYTHON_FULLY_QUALIFIED_NAMED_TRANSFORM_URN, sent.SerializeToString(), address)
 
 
-def options(runner: str) -> list[str]:
-    if runner == "FnApiRunner":
-        return ["--runner=FnApiRunner"]
-    return ["--runner=PrismRunner", f"--prism_location={find_prism(None)}", "--environment_type=LOOPBACK"]
+def options(runner: str, workers: str) -> list[str]:
+    """All steps run in the service's process.
+
+    Prism needs that: it has one table of metrics' short names in a job, and each process has names of its own.
+    """
+    where = [f"--runner={runner}", "--environment_type=EXTERNAL", f"--environment_config={workers}"]
+    if runner == "FlinkRunner":
+        return [*where, f"--flink_job_server_jar={find_jar(None)}"]
+    return [*where, f"--prism_location={find_prism(None)}"] if runner == "PrismRunner" else where
 
 
 @pytest.mark.parametrize(
-    "runner", ["FnApiRunner", pytest.param("PrismRunner", marks=[pytest.mark.prism, pytest.mark.slow])]
+    "runner",
+    [
+        "FnApiRunner",
+        pytest.param("FlinkRunner", marks=[pytest.mark.flink, pytest.mark.slow]),
+        pytest.param("PrismRunner", marks=[pytest.mark.prism, pytest.mark.slow]),
+    ],
 )
 def test_a_step_that_another_language_names_asks_about_each_row_once(expansion, runner):
-    with beam.Pipeline(options=PipelineOptions(options(runner))) as pipeline:
+    with beam.Pipeline(options=PipelineOptions(options(runner, expansion.address))) as pipeline:
         rows = pipeline | beam.Create([beam.Row(id=n, text=f"t{n}") for n in range(5)], reshuffle=False)
         answers = rows | asked_as_java_does("llmdo.AskModel", address=expansion.address)
         fields = dict(named_fields_from_element_type(answers.element_type))
