@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from llmdo.backends.listing import deprecation, list_models
 from llmdo.backends.money.own_prices import OwnPrices, own_price
@@ -28,6 +29,7 @@ _TOKENS = Price().unit
 FREE = frozenset({"local"})
 _NOTHING = Price(0.0, 0.0, 0.0)
 
+_KEPT = 1024  # prices by model and lane
 _LIST_S = 30.0  # timeout of a list: answers wait for their prices
 
 _log = logging.getLogger(__name__)
@@ -137,6 +139,7 @@ class Prices:
         self._list_of = list_of
         self.own = own
         self._used: dict[str, Price] = {}
+        self._found = lru_cache(_KEPT)(self._find)  # asked of every call, and each answer may name another model
         self._ending: dict[str, str] = {}  # by the models' full names; complete once the provider's list is read
         self._problems: dict[str, str] = {}
         self._lists: dict[str, Future[dict[str, Price | None]]] = {}
@@ -164,6 +167,9 @@ class Prices:
         """The price in a lane of the first of these models that has one; waits for the list."""
         if provider in FREE:
             return _NOTHING
+        return self._found(provider, models, lane)
+
+    def _find(self, provider: str, models: tuple[str, ...], lane: str) -> Price | None:
         price = own_price(self.own, provider, models) if self.own else None
         if price is not None:
             return dict(price.lanes).get(lane, price)

@@ -21,7 +21,7 @@ from llmdo.backends.json_mode.response_format import named_schema
 from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.providers import split_model
@@ -238,7 +238,9 @@ class _Ask(beam.DoFn):
         with _opening:
             budget, users = _steps.get(calls.run_id) or (Budget(calls.limits, Prices(own=calls.prices)), 0)
             _steps[calls.run_id] = budget, users + 1
-            self._budget, calls = budget, replace(calls, budget=budget)
+            self._budget = budget
+            if calls.limits != NO_LIMITS:  # else nobody asks what is left, and counting costs time in each call
+                calls = replace(calls, budget=budget)
             self._engine = working_engine(calls)
 
     def teardown(self) -> None:
