@@ -59,6 +59,9 @@ class Fault(BaseModel):
             have their rows; ``code`` is that of the failure. ``limit``: it fails with token_limit_exceeded if more
             than ``tokens`` are enqueued for its model. ``forget``: its metadata are dropped.
             Anthropic's know neither ``fail``, ``limit`` nor ``forget``.
+            A response of OpenAI's in the background is struck as a batch of one line is, by ``row`` (a refusal makes it
+            fail), ``hold`` (before its answer), ``cancel``, ``fail``, and ``forget``: it is not found; ``match`` sees
+            its prompt, too.
             ``shuffle``, ``repeat``, ``foreign``, ``cut``: of its output, the order is random, a ``share`` of the rows
             is there twice, or again under custom_ids that nobody has sent, or only a ``share`` of the bytes is there.
     """

@@ -1,7 +1,7 @@
 """Routes of OpenAI's API below ``/openai/v1``, as the official client calls them.
 
 Any key is taken, and has files and batches of its own. By ``#files.create``, ``#batches.create``, ``#chat.completions``
-and so on, a fault can match one kind of call.
+and so on, a fault can match one kind of call; a response is ``#responses``, in the background too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pydantic_core import from_json
 from llmdo.backends.backend import Backend
 from llmdo.local.ai.api import LINE_HEADER
 from llmdo.local.ai.catalogue import LocalModel
+from llmdo.local.ai.inputs import prompts_of
 from llmdo.local.faults import Faults
+from llmdo.local.openai.background import ENDPOINT, BackgroundResponses, check_foreground
 from llmdo.local.openai.batches import OpenAIBatches
 from llmdo.local.openai.endpoints import Endpoints
 from llmdo.local.openai.files import StoredFiles
@@ -45,7 +47,7 @@ class OpenAIApi:
         self._folder = folder
         self._clock = clock
         self._endpoints = Endpoints(backend, models, faults, stats)
-        self._kept: dict[str, tuple[StoredFiles, OpenAIBatches]] = {}
+        self._kept: dict[str, tuple[StoredFiles, OpenAIBatches, BackgroundResponses]] = {}
         rmtree(folder, ignore_errors=True)
 
     async def answer(self, call: HttpCall) -> HttpReply:
@@ -61,11 +63,12 @@ class OpenAIApi:
         reply.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
         return reply
 
-    def _of(self, key: str) -> tuple[StoredFiles, OpenAIBatches]:
+    def _of(self, key: str) -> tuple[StoredFiles, OpenAIBatches, BackgroundResponses]:
         if key not in self._kept:
             files = StoredFiles(self._folder / str(len(self._kept)), self._clock)
             batches = OpenAIBatches(files, self._endpoints, self._models, self._faults, self._clock)
-            self._kept[key] = files, batches
+            responses = BackgroundResponses(self._endpoints, self._models, self._faults, self._clock)
+            self._kept[key] = files, batches, responses
         return self._kept[key]
 
     async def _routed(self, call: HttpCall, key: str) -> HttpReply:
@@ -73,13 +76,29 @@ class OpenAIApi:
         endpoint = f"/v1{path}"
         if call.method == "POST" and endpoint in self._endpoints.by_path:
             name = path.strip("/").replace("/", ".")
-            line = call.headers.get(LINE_HEADER)
-            return await self._endpoints.answer(endpoint, _json_object(call.body), (call.target, f"#{name}"), line)
+            line, body, struck = call.headers.get(LINE_HEADER), _json_object(call.body), (call.target, f"#{name}")
+            if endpoint == ENDPOINT and body.get("background"):
+                return await self._in_background(body, struck, line, self._of(key)[2])
+            check_foreground(body)
+            return await self._endpoints.answer(endpoint, body, struck, line)
         name, work = self._route(call, [unquote(part) for part in path.strip("/").split("/")], *self._of(key))
         return await self._faults.under("openai", (call.target, f"#{name}"), work)
 
+    async def _in_background(
+        self, body: dict[str, Any], struck: tuple[str, ...], line: str | None, responses: BackgroundResponses
+    ) -> HttpReply:
+        async def create() -> HttpReply:
+            return json_reply(responses.create(body, line))
+
+        return await self._faults.under("openai", (*struck, *prompts_of(body)), create)
+
     def _route(
-        self, call: HttpCall, parts: list[str], files: StoredFiles, batches: OpenAIBatches
+        self,
+        call: HttpCall,
+        parts: list[str],
+        files: StoredFiles,
+        batches: OpenAIBatches,
+        responses: BackgroundResponses,
     ) -> tuple[str, Callable[[], Awaitable[HttpReply]]]:
         """The name of an operation, and what does it. Raises OpenAIRefused."""
         work: Callable[[], object]
@@ -100,8 +119,10 @@ class OpenAIApi:
                 name, work = "batches.list", lambda: batches.listing(call)
             case "GET", ["batches", batch]:
                 name, work = "batches.retrieve", lambda: self._poll(batch, batches)
-            case "POST", ["batches", batch, "cancel"]:
-                name, work = "batches.cancel", lambda: batches.cancel(batch)
+            case "POST", ["batches" | "responses" as kind, one, "cancel"]:
+                name, work = f"{kind}.cancel", lambda: (batches if kind == "batches" else responses).cancel(one)
+            case "GET", ["responses", response]:
+                name, work = "responses.retrieve", lambda: responses.retrieve(response)
             case "GET", ["models", *rest]:
                 name, work = "models", lambda: self._listed_models("/".join(rest))
             case _:

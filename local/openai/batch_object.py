@@ -1,4 +1,4 @@
-"""One batch, with the faults that have struck it."""
+"""One batch, with the faults that have struck it, and what its metadata may be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from llmdo.local.faults import Strike
 from llmdo.local.openai.files import StoredFile
+from llmdo.local.wire import OpenAIRefused
 
 WINDOWS_S = {"24h": 86_400}
 _SHARES = {"expire": 0.5, "cancel": 0.5, "fail": 0.0, "hold": 0.5}  # of the faults that have none
@@ -71,3 +72,16 @@ class OpenAIBatch:
             "usage": {**self.usage, "total_tokens": sum(self.usage.values()), **details},
             "metadata": self.metadata,
         }
+
+
+def checked_metadata(given: object) -> dict[str, str] | None:
+    """The metadata of a batch, or of a response. Raises OpenAIRefused."""
+    if given is None:
+        return None
+    if not isinstance(given, dict) or len(given) > 16:
+        raise OpenAIRefused(400, "'metadata' must be an object of at most 16 pairs.", "invalid_value", "metadata")
+    for name, value in given.items():
+        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
+            message = f"'metadata.{name[:64]}': keys have at most 64 characters, values are strings of at most 512."
+            raise OpenAIRefused(400, message, "invalid_value", "metadata")
+    return given

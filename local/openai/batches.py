@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from llmdo.local.ai.catalogue import LocalModel
 from llmdo.local.faults import Faults, Strike
-from llmdo.local.openai.batch_object import WINDOWS_S, OpenAIBatch
+from llmdo.local.openai.batch_object import WINDOWS_S, OpenAIBatch, checked_metadata
 from llmdo.local.openai.endpoints import Endpoints
 from llmdo.local.openai.files import StoredFiles
 from llmdo.local.openai.lines import PAUSE_EVERY, checked_input
@@ -74,7 +74,7 @@ class OpenAIBatches:
         if file.purpose != "batch":
             message = f"The file's purpose must be 'batch', and is '{file.purpose}'."
             raise OpenAIRefused(400, message, "invalid_value", "input_file_id")
-        metadata = _checked_metadata(body.get("metadata"))
+        metadata = checked_metadata(body.get("metadata"))
         kept = (body.get("output_expires_after") or {}).get("seconds")
         strikes = self._faults.of_batch("openai", body["endpoint"], file.filename, *(metadata or {}).values())
         name = f"batch_{secrets.token_hex(16)}"
@@ -254,15 +254,3 @@ class OpenAIBatches:
             path.unlink()
             return None
         return self._files.keep(path, "batch_output", f"{batch.id}_{what}.jsonl", batch.kept_s).id
-
-
-def _checked_metadata(given: object) -> dict[str, str] | None:
-    if given is None:
-        return None
-    if not isinstance(given, dict) or len(given) > 16:
-        raise OpenAIRefused(400, "'metadata' must be an object of at most 16 pairs.", "invalid_value", "metadata")
-    for name, value in given.items():
-        if len(name) > 64 or not isinstance(value, str) or len(value) > 512:
-            message = f"'metadata.{name[:64]}': keys have at most 64 characters, values are strings of at most 512."
-            raise OpenAIRefused(400, message, "invalid_value", "metadata")
-    return given

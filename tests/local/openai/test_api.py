@@ -70,7 +70,7 @@ def test_responses_and_completions_are_answered(cloudflare: Running) -> None:
     completion = client.completions.create(model="gpt-3.5-turbo-instruct", prompt=["a", "b"])
     assert [choice.text for choice in completion.choices] == ["echo: a", "echo: b"]
     with pytest.raises(openai.BadRequestError):
-        client.responses.create(model="gpt-5-mini", input="a", background=True)
+        client.responses.create(model="gpt-5-mini", input="a", stream=True)
 
 
 def test_models_are_listed(cloudflare: Running) -> None:
