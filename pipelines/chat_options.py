@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from llmdo.backends.engine.settings import SAME_MESSAGE
+from llmdo.backends.limits.concurrency_limit import Concurrency
 from llmdo.backends.providers import access_of
-from llmdo.pipelines.option_types import Calls, Concurrency, ModelName, check_header_models
+from llmdo.pipelines.option_types import Calls, ModelName, check_header_models
 from llmdo.pipelines.run_options import PollSeconds, RunOptions
 from llmdo.pipelines.shown import INPUT, MODEL, MONEY, OUTPUT, PACE
 from llmdo.pipelines.usage import UsageError, checked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from llmdo.backends.errors import ModelNotFound
 from llmdo.backends.json_mode.checks import schema_problem_now
+from llmdo.backends.limits.concurrency_limit import Concurrency, given_concurrency
 from llmdo.backends.money.lease import PeriodBudget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.providers import split_model
@@ -22,8 +22,6 @@ from llmdo.transforms.prompts.models import IGNORE, NONE, SAME_PROVIDER, rules_o
 from llmdo.transforms.prompts.templates import template_problem
 
 OPENAI = "openai"  # the provider whose calls have the user's own headers
-# One setting holds calls, file descriptors and memory within what one process can serve.
-MAX_CONCURRENCY = 4096
 _BUDGET = re.compile(
     r"(?P<sign>[^\w\s.+-]?)\s*(?P<number>[0-9][0-9,_]*(?:\.[0-9]+)?|\.[0-9]+)\s*(?:(?P<factor>[kKmMbB])(?=\s|tok))?\s*"
     r"(?P<unit>[^\s\d/]*)\s*(?:(?:/|\bper\b)\s*(?P<period>\w+))?"
@@ -31,30 +29,6 @@ _BUDGET = re.compile(
 _BUDGET_PERIODS = ("hour", "day", "week", "month")
 # A schema without any of these allows everything, and is likely another file.
 _SCHEMA_WORDS = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "items"})
-
-
-@dataclass(frozen=True, slots=True)
-class Concurrency:
-    """Calls in flight at most; refusals lower it unless it is ``fixed``."""
-
-    calls: int
-    fixed: bool = False
-
-    def __str__(self) -> str:
-        return f"fixed:{self.calls}" if self.fixed else str(self.calls)
-
-
-def _concurrency(value: Any) -> Any:
-    """Reads ``N`` and ``fixed:N``; a Concurrency stays as it is."""
-    if isinstance(value, Concurrency):
-        return value
-    match = re.fullmatch(r"(fixed:)?([0-9]{1,9})", str(value))
-    if match is None or isinstance(value, bool):
-        raise ValueError("write a number, or fixed:NUMBER")
-    calls = int(match[2])
-    if not 1 <= calls <= MAX_CONCURRENCY:
-        raise ValueError(f"write a number from 1 to {MAX_CONCURRENCY:,}")
-    return Concurrency(calls, fixed=match[1] is not None)
 
 
 def _period_budget(value: Any) -> Any:
@@ -159,7 +133,7 @@ LineModels = Annotated[str, AfterValidator(_line_models)]  # see rules_of
 Template = Annotated[str, AfterValidator(_template)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
 PriceFile = Annotated[dict[str, Any], AfterValidator(_prices)]
-Calls = Annotated[Concurrency, BeforeValidator(_concurrency), PlainSerializer(str)]
+Calls = Annotated[Concurrency, BeforeValidator(given_concurrency), PlainSerializer(str)]
 Budgeted = Annotated[PeriodBudget, BeforeValidator(_period_budget), PlainSerializer(str)]
 Header = Annotated[str, AfterValidator(checked_header)]  # NAME=VARIABLE
 Gateway = Annotated[str, AfterValidator(_gateway)]

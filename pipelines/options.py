@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 
 from llmdo.backends.engine.settings import CallSettings, Reuse
 from llmdo.backends.json_mode.response_format import named_schema
+from llmdo.backends.limits.concurrency_limit import Concurrency
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
 from llmdo.backends.providers import access_of, has_own_inputs
 from llmdo.backends.responses import VectorFormat
 from llmdo.pipelines.media_options import MaxMediaBytes, MediaFrom, media_settings
 from llmdo.pipelines.option_types import (
-    Concurrency,
     JsonSchema,
     LineModels,
     ModelName,

@@ -18,7 +18,8 @@ from llmdo.backends.limits.breaker import PATIENCE_S
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.money.lanes import WINDOWS
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits, Naming
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import OwnPrices, own_prices
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.providers import access_of, usual_model
@@ -256,7 +257,8 @@ class RunOptions(BaseModel):
     def limits(self) -> Limits:
         """What the run may spend."""
         waits = self.command == "stream"  # others end, or report an error to who is waiting
-        return Limits(self.max_cost, self.max_tokens_total, self.budget and replace(self.budget, waits=waits))
+        budget = self.budget and replace(self.budget, waits=waits)
+        return Limits(self.max_cost, self.max_tokens_total, budget, naming=Naming(command=True))
 
     @property
     def own_prices(self) -> OwnPrices:

@@ -37,7 +37,12 @@ OTHERS |= {
 }
 OTHERS |= {"--service_port", "--seeds", "--rivals", "--rounds", "--seconds", "--show", "--help", "--sync-port"}
 OTHERS |= {"--suffix", "--rows"}
-OTHERS |= {"--fully_qualified_name_glob", "--serve_loopback_worker"}  # of Beam's expansion service
+OTHERS |= {
+    "--fully_qualified_name_glob",
+    "--serve_loopback_worker",
+    "--environment_type",
+    "--environment_config",
+}  # of Beam's expansion service
 
 
 # What spans and metrics of OpenTelemetry are named.

@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 from llmdo.backends.engine.registry import stop_engines
 from llmdo.backends.errors import BatchUnclear, EngineClosed, StaysOpen, StopRun
 from llmdo.backends.limits.throttle import ModelLimits
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import OwnPrices
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.spent import Spent

@@ -200,7 +200,7 @@ class Dispatcher:
             if job.call:
                 self._verdicts.answered(key, job.call.at)
         elif error:
-            if job.call and (final := final_error(self._scheduler, key, error, self._settings.retry, now)):
+            if job.call and (final := final_error(self._scheduler, key, error, self._settings, now)):
                 error = final
             if self._verdicts.leaves_open(key, error) and not self.stopped:
                 self._lend(job.reservation)
@@ -271,8 +271,8 @@ class Dispatcher:
         except ModelError as known:
             error = known
         except TimeoutError:
-            said = f"{model}: no answer within {self._settings.call_timeout_s:g} s"
-            error = CallTimeout(f"{said}: raise --call-timeout, or ask for fewer tokens")
+            limit, seconds = self._settings.limits.naming.of("call_timeout_s"), self._settings.call_timeout_s
+            error = CallTimeout(f"{model}: no answer within {seconds:g} s: raise {limit}, or ask for fewer tokens")
         except asyncio.CancelledError:
             if self.closing:
                 raise

@@ -15,7 +15,8 @@ from llmdo.backends.limits.concurrency_limit import START
 from llmdo.backends.limits.rates import NO_RATES, Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
 from llmdo.backends.media.loader import MediaSource
-from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.limits import NO_LIMITS, Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import OwnPrices
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.scheduler import Scheduler
+from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import (
     BadReply,
     InvalidRequest,
@@ -25,7 +26,7 @@ from llmdo.backends.errors import (
     StopRun,
     WrongService,
 )
-from llmdo.backends.limits.retry import Retry, instant
+from llmdo.backends.limits.retry import instant
 
 # Lines that must meet the same refusal one after the other, with no answer between. Before the first answer a wrong key
 # is likely, and each further call is in vain; after it, some lines of a kind may well stand together.
@@ -225,7 +226,7 @@ def _signature(error: ModelError) -> tuple[object, ...]:
 
 
 def final_error(
-    scheduler: Scheduler, key: tuple[str, str], error: ModelError, retry: Retry, now: float
+    scheduler: Scheduler, key: tuple[str, str], error: ModelError, settings: CallSettings, now: float
 ) -> ModelUnusable | None:
     """The error of all calls of a provider's model, where one has failed so that no more are to be made; else None.
 
@@ -233,11 +234,12 @@ def final_error(
     the patience, the next call is made at once.
     """
     breaker, name = scheduler.throttle_of(key).breaker, "/".join(key)
+    retry, naming = settings.retry, settings.limits.naming
     if retry.asks_too_much(error):
         wait_s = error.retry_after or 0.0
         final: ModelUnusable = LimitReached(
-            f"{name} asks to wait for {wait_s:,.0f} s, and --deadline allows {retry.deadline_s:,g}: run the same "
-            f"command again then ({error.message})",
+            f"{name} asks to wait for {wait_s:,.0f} s, and {naming.of('deadline_s')} allows {retry.deadline_s:,g}: "
+            f"{naming.again} then ({error.message})",
             status=error.status,
             code=error.code,
             retry_after=wait_s,
@@ -247,8 +249,8 @@ def final_error(
     elif breaker.given_up:
         wait_s = 0.0  # the next call may find the service back
         final = ServiceAway(
-            f"{name} has answered nothing for --patience seconds: see that the service runs at its base URL, then run "
-            f"the same command again ({error.message})",
+            f"{name} has answered nothing for {settings.patience_s:g} s ({naming.of('patience_s')}): see that the "
+            f"service runs at its base URL, then {naming.again} ({error.message})",
             status=error.status,
             code=error.code,
             provider=key[0],

@@ -44,7 +44,7 @@ def _meaning(url: URL | str, error: aiohttp.ClientError | OSError) -> ModelError
         return ConnectionFailed(_sentence(url, "could not be reached", error), lost=False)
     if isinstance(error, TimeoutError):
         text = (
-            f"{_host(url)} sent nothing for as long as a call may take: raise --call-timeout, or ask for fewer tokens"
+            f"{_host(url)} sent nothing for as long as a call may take: raise the call timeout, or ask for fewer tokens"
         )
         return CallTimeout(text)
     # A kept connection that was closed meanwhile: the request did not go out whole, and cannot be billed.

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from llmdo.backends.errors import short
 
 START = 20
+# One setting holds calls, file descriptors and memory within what one process can serve.
+MAX_CONCURRENCY = 4096
 
 # A service with a limit of concurrent calls refuses a call while exactly that number of others is in flight. ALIKE
 # refusals in a row, with the same number each time and no call admitted beside more, are taken for such a limit. If
 # that proves wrong, twice as many are needed next time.
 ALIKE = 4
 HELD_ANSWERS = 110  # with a full window, until one more call tries whether the service takes it by now
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Calls in flight at most; refusals lower it unless it is ``fixed``."""
+
+    calls: int
+    fixed: bool = False
+
+    def __str__(self) -> str:
+        return f"fixed:{self.calls}" if self.fixed else str(self.calls)
+
+
+def given_concurrency(value: Any) -> Concurrency:
+    """Reads ``N`` and ``fixed:N``; a Concurrency stays as it is. Raises ValueError."""
+    if isinstance(value, Concurrency):
+        return value
+    match = re.fullmatch(r"(fixed:)?([0-9]{1,9})", str(value))
+    if match is None or isinstance(value, bool):
+        raise ValueError("write a number, or fixed:NUMBER")
+    calls = int(match[2])
+    if not 1 <= calls <= MAX_CONCURRENCY:
+        raise ValueError(f"write a number from 1 to {MAX_CONCURRENCY:,}")
+    return Concurrency(calls, fixed=match[1] is not None)
+
+
+def named_concurrency(value: Any) -> Concurrency:
+    """The same for the argument ``concurrency``, which its error names."""
+    try:
+        return given_concurrency(value)
+    except ValueError as error:
+        raise ValueError(f"concurrency={short(value)}: {error}") from None
 
 
 class ConcurrencyLimit:

@@ -12,7 +12,8 @@ from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.grants import Allowance, FromPurse, Grants
 from llmdo.backends.money.lanes import dearest_lane
-from llmdo.backends.money.lease import Lease, PeriodBudget
+from llmdo.backends.money.lease import Lease
+from llmdo.backends.money.limits import NO_LIMITS, Limits
 from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
 from llmdo.backends.money.receipt import LATE, RESCUED, CallUsed, Receipt, Tallies
 from llmdo.backends.money.spent import Spent, lost_text
@@ -20,28 +21,6 @@ from llmdo.backends.requests import Request
 from llmdo.backends.responses import Price, Response
 from llmdo.backends.usage import Usage
 from llmdo.settings.clock import elapsed
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run may spend: US dollars, and input and output tokens together. None: no limit.
-
-    ``output``: what all runs of its output may spend together.
-    """
-
-    max_cost_usd: float | None = None
-    max_tokens: int | None = None
-    output: PeriodBudget | None = None
-
-    @property
-    def in_dollars(self) -> str:
-        """The option that needs prices, or ""."""
-        if self.max_cost_usd is not None:
-            return "--max-cost"
-        return "--budget" if self.output and self.output.usd is not None else ""
-
-
-NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +289,12 @@ class Budget:
         limits, self._awaited = self._now, None
         if limits.in_dollars and amount.usd is None:
             why = self.prices.problem(provider)
-            instead = "--max-tokens-total" if limits.max_cost_usd is not None else "a --budget of tokens"
+            naming = limits.naming
+            instead = naming.of("max_tokens_total") if limits.max_cost_usd is not None else "a --budget of tokens"
             return PriceUnknown(
                 f"{provider}/{request.model}: its price is not known{f' ({why})' if why else ''}, so "
-                f"{limits.in_dollars} cannot be guaranteed: name it in a --price-file, use {instead}, or name another "
-                "model",
+                f"{limits.in_dollars} cannot be guaranteed: name it in {naming.of('prices')}, use {instead}, or name "
+                "another model",
                 provider=provider,
             )
         if self._grants:
@@ -328,12 +308,12 @@ class Budget:
         spent = f"${self._usd:.6g} and {tokens:,} tokens are spent"
         if self._lost:
             spent += f", perhaps ${self._lost_usd:.6g} and {lost:,} more by {lost_text(self._lost)}"
-        again = "could be exceeded by the next call: raise it and run the same command again to resume"
+        again = f"could be exceeded by the next call: raise it and {limits.naming.again} to resume"
         usd = self._usd + self._lost_usd + self._held_usd + (amount.usd or 0.0)
         if limits.max_cost_usd is not None and usd > limits.max_cost_usd:
-            return BudgetSpent(f"{spent}, and --max-cost {limits.max_cost_usd:g} {again}")
+            return BudgetSpent(f"{spent}, and {limits.max_cost} {again}")
         if limits.max_tokens is not None and tokens + lost + self._held_tokens + amount.tokens > limits.max_tokens:
-            return BudgetSpent(f"{spent}, and --max-tokens-total {limits.max_tokens} {again}")
+            return BudgetSpent(f"{spent}, and {limits.max_tokens_total} {again}")
         return self._why_not_leased(amount)
 
     def _why_not_leased(self, amount: _Amount) -> BudgetSpent | None:

@@ -232,8 +232,8 @@ class Prices:
         if cost is None:
             self._warn(
                 f"{provider}/{asked}",
-                "nobody publishes its price, or the provider reports no tokens: its cost is not known (--price-file "
-                "names prices)",
+                "nobody publishes its price, or the provider reports no tokens: its cost is not known (name it by "
+                "--price-file, in Python by prices=)",
             )
         return cost
 

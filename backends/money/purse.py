@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llmdo.backends.money.grants import Allowance, Ask, Denial, FromPurse, Grant, Reclaim, Return, ToPurse
-from llmdo.backends.money.money import Limits
+from llmdo.backends.money.limits import Limits
 from llmdo.backends.money.spent import Spent
 
 _NO_LIMIT = float("inf")
@@ -110,16 +110,16 @@ class Purse:
 
     def _reason(self, ask: Ask) -> str:
         """Why an ask is denied, where all processes have returned what they did not spend."""
-        limits, again = self._limits, "could be exceeded by the next call: raise it and run the same command again"
+        limits = self._limits
         if limits.max_cost_usd is not None and ask.least.usd > self._rest.usd:
             spent = f"${limits.max_cost_usd - self._rest.usd:.6g} are spent"
-            option = f"--max-cost {limits.max_cost_usd:g}"
+            limit = limits.max_cost
         else:
             spent = f"{(limits.max_tokens or 0) - self._rest.tokens:,} tokens are spent"
-            option = f"--max-tokens-total {limits.max_tokens}"
+            limit = limits.max_tokens_total
         if self.lost != Allowance():
             spent += ", perhaps less, since a process was lost with what it had reserved"
-        return f"{spent}, and {option} {again} to resume"
+        return f"{spent}, and {limit} could be exceeded by the next call: raise it and {limits.naming.again} to resume"
 
 
 def used_of(spent: Spent, limits: Limits) -> Allowance:

@@ -33,8 +33,8 @@ _QUOTA = Meaning(
     "resume after 00:00 UTC, or change to the Workers Paid plan",
     ends="UTC",
 )
-_BUSY = Meaning(Overloaded, "the model is out of capacity", "lower --concurrency, or try later")
-_RATE = Meaning(RateLimited, "too many requests this minute", "lower --concurrency")
+_BUSY = Meaning(Overloaded, "the model is out of capacity", "lower the concurrency, or try later")
+_RATE = Meaning(RateLimited, "too many requests this minute", "lower the concurrency")
 _SLOW = Meaning(CallTimeout, "the model took too long", "ask for fewer tokens, or send a shorter prompt")
 _TOKEN = Meaning(
     Unauthorized,
@@ -44,7 +44,7 @@ _TOKEN = Meaning(
 _INVALID = Meaning(InvalidRequest, "the input does not fit the model", "compare it with the model's input schema")
 _NO_MODEL = Meaning(ModelNotFound, "there is no such model", "list them with `llmdo models workers-ai`")
 _NOT_ALLOWED = Meaning(ModelNotFound, "the model is not open to this account", "name another model")
-_NO_CREDITS = Meaning(QuotaExhausted, "the AI Gateway's credits are used", "load credits, or leave --gateway out")
+_NO_CREDITS = Meaning(QuotaExhausted, "the AI Gateway's credits are used", "load credits, or leave the gateway out")
 _RETIRED = Meaning(
     ModelRetired, "the model was switched off", "name its successor: `llmdo models workers-ai` lists those there are"
 )
@@ -52,11 +52,9 @@ _PLAN = Meaning(PlanRequired, "the model is not part of the account's plan", "ch
 _NO_JSON = Meaning(Retryable, "the model did not keep to the JSON schema", "make the schema simpler")
 
 CODES: Mapping[int, Meaning] = {
-    2001: Meaning(Unauthorized, "there is no such AI Gateway", "check --gateway, or create it in the dashboard"),
-    2002: Meaning(Retryable, "AI Gateway could not read what the model sent", "try later, or leave --gateway out"),
-    2003: Meaning(
-        RateLimited, "the AI Gateway's own rate limit is reached", "lower --rpm, or raise the gateway's limit"
-    ),
+    2001: Meaning(Unauthorized, "there is no such AI Gateway", "check the gateway's id, or create it in the dashboard"),
+    2002: Meaning(Retryable, "AI Gateway could not read what the model sent", "try later, or leave the gateway out"),
+    2003: Meaning(RateLimited, "the AI Gateway's own rate limit is reached", "lower rpm, or raise the gateway's limit"),
     2009: Meaning(
         Unauthorized,
         "the AI Gateway refuses the token",

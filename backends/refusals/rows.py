@@ -46,8 +46,8 @@ DAY = Meaning(
     ends="stated",
 )
 UTC_DAY, PACIFIC_DAY = replace(DAY, ends="UTC"), replace(DAY, ends="Pacific")
-RATE = Meaning(RateLimited, "too many requests or tokens this minute", "lower --concurrency")
-BUSY = Meaning(Overloaded, "the service is overloaded", "lower --concurrency, or try later")
+RATE = Meaning(RateLimited, "too many requests or tokens this minute", "lower the concurrency")
+BUSY = Meaning(Overloaded, "the service is overloaded", "lower the concurrency, or try later")
 LOADING = Meaning(Overloaded, "the server is still loading its model", "wait until it is loaded")
 COOLING = Meaning(
     ConnectionFailed, "all servers behind the proxy have failed, and it asks none for now", "see that they run"

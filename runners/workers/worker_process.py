@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, Popen
 
+from llmdo.backends.limits.concurrency_limit import Concurrency
 from llmdo.backends.limits.shares import Share
-from llmdo.pipelines.option_types import Concurrency
 from llmdo.pipelines.options import JsonlOptions
 from llmdo.runners.servers import own_modules, start_tied
 from llmdo.runners.workers.dealt_stretches import DealtStretch, counts_of

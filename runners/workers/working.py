@@ -24,7 +24,8 @@ from llmdo.backends.engine.registry import (
 )
 from llmdo.backends.limits.shares import Share
 from llmdo.backends.money.grants import Denial, Grant, Grants, Reclaim
-from llmdo.backends.money.money import NO_LIMITS, Budget
+from llmdo.backends.money.limits import NO_LIMITS
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.telemetry.switch import flush_telemetry
 from llmdo.pipelines.dealt import build_worker

@@ -36,7 +36,7 @@ _SCHEMA = f"""
     COMMIT;
 """
 
-_ELSEWHERE = "or name another --ledger"
+_ELSEWHERE = "or name another ledger"
 _DAMAGED = f"the database is damaged; move it away (its answers are then paid again), {_ELSEWHERE}"
 # By SQLite's primary result code (sqlite.org/rescode.html): the problem and the remedy.
 _ERRORS = {
@@ -87,7 +87,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     is_new = not (owner or version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     db.rollback()
     if not is_new and owner != _APPLICATION_ID:
-        raise LedgerError(f"{path}: this is another program's database; leave it, and name another --ledger")
+        raise LedgerError(f"{path}: this is another program's database; leave it, and name another ledger")
     if not is_new and version != _VERSION:
         raise LedgerError(
             f"{path}: has version {version}, this program reads {_VERSION}; use the llmdo that wrote it, {_ELSEWHERE}"

@@ -159,7 +159,7 @@ def _check_format(store: ObjectStore, prefix: str, *, make: bool) -> None:
         if found != _FORMAT:
             raise LedgerError(
                 f"{store.url}/{name}: has format {found}, this program reads {_FORMAT}; use the llmdo that wrote it, "
-                "or name another --ledger"
+                "or name another ledger"
             )
         return
 

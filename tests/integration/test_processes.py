@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.spent import Spent
 from llmdo.runners.workers.shared_budget import SharedBudget
 from llmdo.runners.workers.shared_limits import SharedLimits

@@ -1,7 +1,7 @@
 import apache_beam as beam
 import pytest
 
-from llmdo.backends.money.money import Limits
+from llmdo.backends.money.limits import Limits
 from llmdo.pipelines.chat import answer_in_turn, build
 from llmdo.pipelines.chat_options import check_chat_options
 from llmdo.transforms.answers.ledger_settings import LedgerSettings

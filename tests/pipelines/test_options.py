@@ -1,6 +1,6 @@
 import pytest
 
-from llmdo.pipelines.option_types import Concurrency
+from llmdo.backends.limits.concurrency_limit import Concurrency
 from llmdo.pipelines.options import JsonlOptions, check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.storage.objects.store import Location

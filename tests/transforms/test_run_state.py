@@ -12,7 +12,7 @@ from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.registry import close_engines, get_engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed
-from llmdo.backends.money.money import NO_LIMITS
+from llmdo.backends.money.limits import NO_LIMITS
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import locate_folder
 from llmdo.transforms import acks as acking

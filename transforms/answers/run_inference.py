@@ -14,6 +14,7 @@ from apache_beam.ml.inference.base import PredictionResult
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import ModelNotFound, short
 from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.concurrency_limit import named_concurrency
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.parameters import OURS
 from llmdo.backends.providers import split_model
@@ -61,7 +62,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, LoadedModel]):
         line_models: which models examples may name: same-provider, any, none, ignore, or globs of PROVIDER/MODEL.
         line_parameters: with a prompt, an example's model, system and parameters are used too, instead of being
             its data.
-        concurrency: calls in flight at most.
+        concurrency: calls in flight at most; refusals lower it. ``"fixed:N"``: they do not.
         headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value where the model is loaded.
         call_timeout_s: seconds that one try may take.
         patience_s: seconds without any answer after which waiting examples get a ServiceAway.
@@ -82,7 +83,7 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, LoadedModel]):
         prompt: str = "",
         line_models: str = SAME_PROVIDER,
         line_parameters: bool = False,
-        concurrency: int = 64,
+        concurrency: int | str = 64,
         headers: Sequence[str] = (),
         call_timeout_s: float = CALL_TIMEOUT_S,
         patience_s: float = PATIENCE_S,
@@ -91,10 +92,11 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, LoadedModel]):
         max_batch_size: int | None = None,
         max_batch_duration_secs: int | None = None,
     ) -> None:
-        if not (concurrency >= 1 and call_timeout_s > 0 and patience_s > 0):
-            raise ValueError("concurrency, call_timeout_s and patience_s must be above 0")
+        window = named_concurrency(concurrency)
+        if not (call_timeout_s > 0 and patience_s > 0):
+            raise ValueError("call_timeout_s and patience_s must be above 0")
         if min_batch_size is None and max_batch_size is None:
-            min_batch_size = max_batch_size = _WINDOWS * concurrency
+            min_batch_size = max_batch_size = _WINDOWS * window.calls
         super().__init__(
             min_batch_size=min_batch_size,
             max_batch_size=max_batch_size,
@@ -112,7 +114,8 @@ class ModelHandler(base.ModelHandler[Example, PredictionResult, LoadedModel]):
         for header in headers:
             check_header(header)
         self._calls = CallSettings(
-            concurrency,
+            window.calls,
+            fixed=window.fixed,
             kept=None if ledger == NO_LEDGER else LedgerSettings(ledger, "same-request"),
             headers=tuple(headers),
             call_timeout_s=call_timeout_s,

@@ -32,8 +32,8 @@ _ROWS_WITHIN = re.compile(
 )
 # A line has one of these, and may have an array beside it.
 _ASKING = frozenset(("prompt", "messages", "text", "input", "body", "params", "request"))
-_RENAME = "rename it to .{0}, or give --format {0}"
-_AS_ARRAY = "rename it to .json, give --format json, or write one element a line: jq -c '.[]'"
+_RENAME = "rename it to .{0}, or give the format {0}"
+_AS_ARRAY = "rename it to .json, give the format json, or write one element a line: jq -c '.[]'"
 # So many lines are looked at.
 _CHECKED = 3
 _NO_FILE = FileVersion("", "", "", 0)
@@ -71,7 +71,7 @@ def wrong_kind(form: FormatName, content: bytes, *, whole: bool) -> CorruptData 
     ``whole``: that is all of it.
     """
     if form == "parquet":
-        none = CorruptData("is not a Parquet file", "rename it to what it is, or give --format")
+        none = CorruptData("is not a Parquet file", "rename it to what it is, or give its format")
         return None if content.startswith((PARQUET, PARQUET_ENCRYPTED)) else no_text(content) or none
     head = _head(content.removeprefix(BOM), whole=whole)
     if error := no_text(head.content):

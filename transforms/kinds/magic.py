@@ -26,7 +26,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x9d", "data of compress", "unpack it: uncompress"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it: 7z x"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it: unrar x"),
-    (PARQUET, "a Parquet file", "rename it to .parquet, or give --format parquet"),
+    (PARQUET, "a Parquet file", "rename it to .parquet, or give the format parquet"),
     (PARQUET_ENCRYPTED, "an encrypted Parquet file", _DECRYPT),
     (b"ARROW1", "an Arrow file", _TO_TABLE),
     (b"\xff\xff\xff\xff", "an Arrow stream", _TO_TABLE),

@@ -89,7 +89,7 @@ def _check_moderates(target: RequestTarget) -> None:
         raise BadLine(f"{target.provider} has no /v1/moderations: name a model of openai/…, or {_GUARD}")
     if target.provider == "openai" and is_openai_itself() and _MODERATES not in target.model:
         raise BadLine(
-            f"{target.provider}/{target.model} does not moderate: name one that does, in 'body' or by --model, such "
+            f"{target.provider}/{target.model} does not moderate: name one that does, in 'body' or as the model, such "
             "as omni-moderation-latest"
         )
 
@@ -136,7 +136,7 @@ def _what_to_write(line: Mapping[str, Any], target: RequestTarget) -> str:
     template = " ".join(
         f"{{{name}}}" for name in fields[:_MOST] if len(name) <= _LONGEST and fields_of(f"{{{name}}}") == {name}
     )
-    by_template = f", or a template of their names, as in --prompt '{template}'" if template else ""
+    by_template = f", or a template of their names, as in the prompt '{template}'" if template else ""
     return f"{does_not}: give 'prompt' or 'messages'{by_template}{embed}"
 
 

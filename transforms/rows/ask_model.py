@@ -19,9 +19,11 @@ from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, LineError, ModelError, ModelUnusable, StopRun
 from llmdo.backends.json_mode.response_format import named_schema
 from llmdo.backends.limits.breaker import PATIENCE_S
+from llmdo.backends.limits.concurrency_limit import named_concurrency
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S, THREE_TRIES, Retry
-from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.limits import NO_LIMITS, Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.providers import split_model
@@ -86,7 +88,7 @@ class AskModel(beam.PTransform):
             or a JSON object as text, as ``prices`` are.
         key: the field whose value names the row in the ledger, so that equal requests of two rows are two answers.
         ledger: ``sqlite:///PATH``, ``r2://BUCKET/PREFIX/``, a folder, or ``none``.
-        concurrency: calls in flight at most.
+        concurrency: calls in flight at most; refusals lower it. ``"fixed:N"``: they do not.
         rpm, tpm: requests and tokens a minute at most; by default what the provider publishes.
         workers: processes of the runner that share the rates; each uses an equal part.
         lane: ``flex``: calls at half price where the model has it; see ``--lane``.
@@ -110,7 +112,7 @@ class AskModel(beam.PTransform):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
     ledger: str = NO_LEDGER
-    concurrency: int = 64
+    concurrency: int | str = 64
     rpm: float | None = None
     tpm: float | None = None
     workers: int = 1
@@ -131,8 +133,9 @@ class AskModel(beam.PTransform):
             raise ValueError("embed is for vectors: leave out prompt, system and schema, or embed")
         if self.prompt and (problem := template_problem(self.prompt)):
             raise ValueError(f"prompt {self.prompt!r}: {problem}")
-        if not min(self.concurrency, self.workers, self.call_timeout_s, self.deadline_s, self.patience_s) > 0:
-            raise ValueError("concurrency, workers, call_timeout_s, deadline_s and patience_s must be above 0")
+        concurrency = named_concurrency(self.concurrency)
+        if not min(self.workers, self.call_timeout_s, self.deadline_s, self.patience_s) > 0:
+            raise ValueError("workers, call_timeout_s, deadline_s and patience_s must be above 0")
         if self.lane not in ("", "flex"):
             raise ValueError(f"lane {self.lane!r} is none: write flex, or leave it out")
         for header in self.headers:
@@ -145,7 +148,8 @@ class AskModel(beam.PTransform):
         self._error = "error" if self.into in ("answer", "embedding") else f"{self.into}_error"
         self._defaults = Defaults(f"{provider}/{name}", parameters, self.system, self.prompt)
         self._calls = CallSettings(
-            self.concurrency,
+            concurrency.calls,
+            fixed=concurrency.fixed,
             retry=Retry(deadline_s=self.deadline_s),
             rates=Rates(self.rpm, self.tpm),
             workers=self.workers,

@@ -33,7 +33,8 @@ from llmdo.backends.errors import (
 )
 from llmdo.backends.lanes.choice import AUTO_LEAST
 from llmdo.backends.limits.retry import THREE_TRIES, Retry
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, batch_places

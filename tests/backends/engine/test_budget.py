@@ -12,7 +12,8 @@ from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BadReply, BudgetSpent, CallTimeout, Overloaded, PriceUnknown, StopRun
 from llmdo.backends.limits.retry import set_instant
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, Message

@@ -35,7 +35,8 @@ from llmdo.backends.errors import (
 from llmdo.backends.lanes.ready_by import ReadyBy
 from llmdo.backends.limits.rates import Rates
 from llmdo.backends.limits.retry import Retry, set_instant
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.requests import ChatRequest, EmbedRequest, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Price, RawResponse
 from llmdo.backends.usage import Usage

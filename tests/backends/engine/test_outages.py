@@ -31,7 +31,8 @@ from llmdo.backends.errors import (
     WrongService,
 )
 from llmdo.backends.limits.retry import Retry
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.openai.errors import refusal
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message
@@ -336,7 +337,7 @@ def test_a_service_that_is_away_from_the_beginning_is_waited_for_and_then_given_
     done, _, stopped, took_s = answer(service, lines)
     assert stopped is None  # Infer stops the run
     assert kinds(done) == {ServiceAway: lines}
-    assert "--patience" in done[0].error.message
+    assert "(patience_s=)" in done[0].error.message
     assert PATIENCE_S <= took_s <= PATIENCE_S + 1
     assert len(service.calls) <= min(lines, 20) + 20
 

@@ -9,7 +9,8 @@ import pytest
 from llmdo.backends.errors import BudgetSpent, CallTimeout, Retryable
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.lanes import asked_lane, billed_lane
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices, cost_usd
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest

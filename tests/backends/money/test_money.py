@@ -16,7 +16,8 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.limits import NO_LIMITS, Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import NEURON_USD, Prices, cost_usd
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.requests import ChatRequest, Message
@@ -189,15 +190,15 @@ def test_the_error_says_what_was_spent_and_the_remedy():
     error = budget.before("p", request)
     assert isinstance(error, BudgetSpent)
     assert "2,400 tokens" in error.message
-    assert "--max-tokens-total 3000" in error.message
-    assert "run the same command again to resume" in error.message
+    assert "max_tokens_total=3000" in error.message
+    assert "run the same pipeline again to resume" in error.message
 
 
 def test_a_model_without_a_price_is_unusable_where_there_is_a_limit_of_cost():
     prices, _ = listing(m=None)
     error = Budget(Limits(max_cost_usd=1.0), prices).before("p", chat())
     assert isinstance(error, PriceUnknown)
-    assert "p/m: its price is not known, so" in error.message and "--max-tokens-total" in error.message
+    assert "p/m: its price is not known, so" in error.message and "max_tokens_total=" in error.message
 
 
 def test_a_list_that_cannot_be_read_says_so_where_there_is_a_limit_of_cost():
@@ -207,7 +208,7 @@ def test_a_list_that_cannot_be_read_says_so_where_there_is_a_limit_of_cost():
     budget = Budget(Limits(max_cost_usd=1.0), Prices(refuse))
     error = budget.before("p", chat())
     assert isinstance(error, PriceUnknown)
-    assert "its price is not known (the token is wrong), so --max-cost cannot be guaranteed" in error.message
+    assert "its price is not known (the token is wrong), so max_cost= cannot be guaranteed" in error.message
     assert not budget.can_wait()
 
 

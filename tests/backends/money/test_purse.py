@@ -16,7 +16,8 @@ from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BudgetSpent
 from llmdo.backends.money.grants import Allowance, Ask, Denial, Grant, Grants, Reclaim, Return
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.purse import Purse, used_of
 from llmdo.backends.money.spent import Spent
@@ -148,7 +149,7 @@ def test_four_processes_never_exceed_the_limit_and_use_all_of_it(seed, limits, p
     assert any(child.stopped for child in world.children)
     left = [LEAST + child.waiting[0] for child in world.children if child.waiting]
     assert world.most - world.used < min(left) + 1  # not even the shortest waiting call fits
-    assert "are spent, and --max-" in str(next(child.stopped for child in world.children if child.stopped))
+    assert "are spent, and max_" in str(next(child.stopped for child in world.children if child.stopped))
     spent = sum((used_of(child.budget.spent(), limits) for child in world.children), Allowance())
     assert spent.tokens + spent.usd * 1e6 == pytest.approx(world.used)
 
@@ -210,7 +211,7 @@ def test_a_return_that_crosses_a_grant_does_not_make_the_process_empty():
     assert purse.receive(1, Return(Allowance(tokens=0), 2, True)) == []
     (((number, denial),)) = purse.receive(1, Return(Allowance(tokens=40), 2, False))
     assert (number, type(denial), denial.least) == (2, Denial, Allowance(tokens=950))
-    assert denial.reason.startswith("60 tokens are spent, and --max-tokens-total 1000 could be exceeded")
+    assert denial.reason.startswith("60 tokens are spent, and max_tokens_total=1000 could be exceeded")
 
 
 def test_after_a_denial_a_smaller_call_may_still_be_asked_for():

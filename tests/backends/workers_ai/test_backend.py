@@ -565,7 +565,7 @@ class TestByGateway:
 
     def test_its_refusal_is_known(self):
         body = {"success": False, "result": [], "error": [{"code": 2001, "message": "Please configure AI Gateway"}]}
-        with pytest.raises(Unauthorized, match="--gateway"):
+        with pytest.raises(Unauthorized, match="check the gateway's id"):
             self.service(httpx.Response(400, json=body)).call("execute", ChatRequest(LLAMA, HELLO))
 
     def test_the_environment_names_it(self, monkeypatch):

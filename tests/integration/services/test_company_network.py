@@ -108,7 +108,7 @@ def test_ask_waits_as_long_as_it_is_told_and_sends_headers(tmp_path):
         service.seen.clear()
         code, _, err = llmdo(tmp_path, f"{url}/v1", *words, "--call-timeout", "1", LLM_KEY="some-secret-1")
         assert code == 1
-        assert "raise --call-timeout" in " ".join(err.split())
+        assert "raise the call timeout" in " ".join(err.split())
         assert sum(method == "POST" for method, *_ in service.seen) == 2
 
 

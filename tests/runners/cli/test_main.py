@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmdo.backends.limits.rates import Rates
-from llmdo.backends.money.money import Limits
+from llmdo.backends.money.limits import Limits
 from llmdo.runners.cli.main import app, main
 from llmdo.runners.showing.summary import Summary
 from llmdo.transforms.run_state import Counts

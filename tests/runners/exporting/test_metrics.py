@@ -13,7 +13,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.telemetry.measures import CallKind
 from llmdo.backends.telemetry.switch import call_measures, forget_telemetry

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llmdo.backends.money.money import Limits
+from llmdo.backends.money.limits import Limits
 from llmdo.pipelines.options import check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.cli.main import app, main

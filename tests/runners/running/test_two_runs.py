@@ -12,7 +12,8 @@ import pytest
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import calls_in_flight
 from llmdo.backends.errors import EngineClosed, QuotaExhausted
-from llmdo.backends.money.money import NO_LIMITS, Budget
+from llmdo.backends.money.limits import NO_LIMITS
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ChatResponse, Models
 from llmdo.backends.usage import Usage

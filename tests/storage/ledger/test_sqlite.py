@@ -483,8 +483,8 @@ def a_folder(path):
 
 
 REFUSED = [
-    (no_database, "not an SQLite database; move it away, or name another --ledger"),
-    (another_programs, "another program's database; leave it, and name another --ledger"),
+    (no_database, "not an SQLite database; move it away, or name another ledger"),
+    (another_programs, "another program's database; leave it, and name another ledger"),
     (of_a_newer_version, "has version 2, this program reads 1; use the llmdo that wrote it"),
     (without_its_table, "the database is damaged; move it away"),
     (truncated, "the database is damaged; move it away"),
@@ -532,7 +532,7 @@ def shut_folder():
 
 @pytest.mark.parametrize("name", ["old.sqlite", "new.sqlite"])
 def test_where_it_may_not_write_it_says_so_before_anything_is_paid(shut_folder, name):
-    with pytest.raises(LedgerError, match=f"{name}: .*permissions and its folder's, or name another --ledger"):
+    with pytest.raises(LedgerError, match=f"{name}: .*permissions and its folder's, or name another ledger"):
         open_ledger(f"sqlite:///{shut_folder}/{name}")
 
 

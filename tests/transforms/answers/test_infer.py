@@ -25,7 +25,8 @@ from llmdo.backends.errors import (
     Unauthorized,
 )
 from llmdo.backends.limits import retry
-from llmdo.backends.money.money import NO_LIMITS, Budget, Limits
+from llmdo.backends.money.limits import NO_LIMITS, Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.responses import ChatResponse, EmbedResponse, ModelInfo, Models, Price, RawResponse
 from llmdo.backends.usage import Usage
@@ -450,9 +451,7 @@ def test_with_a_limit_of_cost_a_model_without_a_price_stops_the_run_only_if_it_i
     assert [type(outcome) for outcome in found] == [Answer] * 3 + [Failure]
     error = json.loads(found[3].row)["error"]
     assert (error["class"], error["attempts"]) == ("PriceUnknown", 0)
-    assert error["message"].startswith(
-        "workers-ai/@cf/free: its price is not known, so --max-cost cannot be guaranteed"
-    )
+    assert error["message"].startswith("workers-ai/@cf/free: its price is not known, so max_cost= cannot be guaranteed")
     assert run_state().stop_reason is None
     assert provider.calls == ["a"] * 3
 

@@ -13,7 +13,8 @@ import pytest
 
 from llmdo.backends.errors import BudgetSpent
 from llmdo.backends.money.lease import PeriodBudget
-from llmdo.backends.money.money import Budget, Limits
+from llmdo.backends.money.limits import Limits
+from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import ChatResponse, ModelInfo, Models, Price

@@ -65,7 +65,7 @@ def test_some_files_hold_no_lines_whatever_they_are_called(kind, name):
 
 
 WRONG = [
-    (JSONL, "a.csv", "is JSONL: rename it to .jsonl, or give --format jsonl"),
+    (JSONL, "a.csv", "is JSONL: rename it to .jsonl, or give the format jsonl"),
     (JSONL * 1000, "a.tsv", "is JSONL"),
     (b'{"prompt": "alone"}', "a.csv", "is JSONL"),
     (b'"{""prompt"": 1}"\n"{""prompt"": 2}"\n', "a.csv", "is JSONL in a table's quotes"),
@@ -77,7 +77,7 @@ WRONG = [
     (b"1,why?\n2,what?\n", "a.csv", "'1' is a value, not a name: put a first row"),
     (b"Why is it so?\nAnd what else?\n", "a.csv", "is a value, not a name"),
     (b"a\t\tb\n", "a.tsv", "column 2 has no name"),
-    (CSV, "a.json", "is CSV, a table: rename it to .csv, or give --format csv"),
+    (CSV, "a.json", "is CSV, a table: rename it to .csv, or give the format csv"),
     (CSV.replace(b",", b"\t"), "a.jsonl", "is TSV, a table: rename it to .tsv"),
     (b"[1, 2, 3]", "a.json", "is a JSON array without objects"),
     (b'["a", "b"]\n', "a.json", "jq '[.[] | {prompt: .}]'"),
@@ -86,7 +86,7 @@ WRONG = [
     (b'{\n "a": 1\n}\n{\n "a": 2\n}\n', "a.json", "has something behind its object"),
     (b'[{"a": 1} {"b": 2}]', "a.json", "a comma or ] is missing"),
     (JSONL, "a.parquet", "is not a Parquet file"),
-    (b"PAR1\x15\x04\x15\x20PAR1", "a.csv", "is a Parquet file: rename it to .parquet, or give --format parquet"),
+    (b"PAR1\x15\x04\x15\x20PAR1", "a.csv", "is a Parquet file: rename it to .parquet, or give the format parquet"),
     (ARRAY, "a.jsonl", "is a JSON array: rename it to .json"),
 ]  # fmt: skip
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from llmdo import AskModel
+from llmdo import AskModel, ModelHandler
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.limits.rates import Rates
-from llmdo.backends.money.money import Limits
+from llmdo.backends.money.limits import Limits
 from llmdo.pipelines.options import JsonlOptions
 
 # By option of the command: the argument of AskModel.
@@ -62,6 +63,8 @@ def test_every_option_of_the_command_is_decided_for_the_step_and_the_other_way_r
     ("given", "name", "value"),
     [
         ({"concurrency": 3}, "window", 3),
+        ({"concurrency": "fixed:5"}, "window", 5),
+        ({"concurrency": "fixed:5"}, "fixed", True),
         ({"workers": 4}, "workers", 4),
         ({"rpm": 5, "tpm": 6}, "rates", Rates(5, 6)),
         ({"lane": "flex"}, "lane", "flex"),
@@ -76,6 +79,20 @@ def test_every_option_of_the_command_is_decided_for_the_step_and_the_other_way_r
 def test_what_is_given_reaches_the_calls(given: dict[str, Any], name: str, value: Any) -> None:
     assert getattr(AskModel("openai/m", **given)._calls, name) == value
     assert getattr(AskModel("openai/m")._calls, name) != value
+
+
+@pytest.mark.parametrize("step", [AskModel, ModelHandler])
+@pytest.mark.parametrize("wrong", [0, -1, 5000, "fast", "fixed:", True, 2.5, None])
+def test_a_concurrency_that_cannot_be_is_refused_in_a_sentence(step: Any, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"concurrency={wrong!r}: write a number")):
+        step("openai/m", concurrency=wrong)
+
+
+def test_the_handler_takes_a_fixed_concurrency_too() -> None:
+    handler = ModelHandler("openai/m", concurrency="fixed:5")
+    assert (handler._calls.window, handler._calls.fixed) == (5, True)
+    assert handler.batch_elements_kwargs()["max_batch_size"] == 20
+    assert not ModelHandler("openai/m", concurrency=5)._calls.fixed
 
 
 def test_the_deadline_and_the_prices_reach_the_calls() -> None:
