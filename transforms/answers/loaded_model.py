@@ -63,7 +63,7 @@ class LoadedModel:
         if stopped is None and calls.refused:
             stopped = engine.stopped or EngineClosed("the engine was closed: let the runner try the bundle again")
         if stopped is not None:
-            raise stopped
+            raise stopped.with_traceback(None)  # that of the engine's own calls would hide the sentence
         return [results[index] for index in range(len(batch))]
 
     def _metrics(self) -> InferMetrics:

@@ -178,6 +178,8 @@ class AskModel(beam.PTransform):
         """Rows → rows with answers; or these and the failures."""
         fields = fields_of_rows(rows.element_type)
         taken = [name for name, _ in fields or ()]
+        if fields is not None:
+            self._check_named(taken)
         added, apart = self._added(taken), self._failing != "column"
         asking = Asking(
             self._defaults,
@@ -204,6 +206,15 @@ class AskModel(beam.PTransform):
         if isinstance(self._failing, ErrorHandler):
             self._failing.add_error_pcollection(failures)
         return (answers, failures) if self._failing == "apart" else answers
+
+    def _check_named(self, taken: Sequence[str]) -> None:
+        """Raises ValueError for a field that no row has: every row would fail."""
+        named = [("prompt and system", name) for name in sorted(self._defaults.fields)]
+        for argument, name in [*named, ("embed", self.embed), ("key", self.key)]:
+            if name and name not in taken:
+                raise ValueError(
+                    f"the rows have no field {name!r}, which is named by {argument}: name one of {', '.join(taken)}"
+                )
 
     def _columns(self, taken: Sequence[str]) -> tuple[Column, ...]:
         return property_columns(self.schema, [*taken, self.into, self._error]) if self.schema is not None else ()
@@ -270,7 +281,7 @@ class _Ask(beam.DoFn):
             prompt = prompt_of(self._asking, fields, self._engine)
         except LineError as error:
             if isinstance(error, ModelUnusable):
-                raise
+                raise error.with_traceback(None) from None
             yield self._failed(row, fields, context, error)
             return
         self._budget.prices.ask(prompt.provider)  # starts reading prices before they are needed
@@ -287,13 +298,14 @@ class _Ask(beam.DoFn):
             self._metrics.engine(self._engine)
             yield self._row(one, result)
         if self._calls.refused:
-            raise self._engine.stopped or EngineClosed("the engine was closed: the bundle is tried again")
+            stopped = self._engine.stopped or EngineClosed("the engine was closed: the bundle is tried again")
+            raise stopped.with_traceback(None)
 
     def _row(self, one: _Row, ended: Embedded) -> Any:
         done = ended.done
         if done.error is not None:
             if isinstance(done.error, StopRun) or (isinstance(done.error, ModelUnusable) and not one.prompt.own_model):
-                raise done.error
+                raise done.error.with_traceback(None)  # that of the engine's own calls would hide the sentence
             return self._failed(one.row, one.fields, one.context, done.error)
         response = done.response
         assert response is not None  # noqa: S101  Done has exactly one of the two

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -307,8 +308,36 @@ def test_an_error_of_every_call_fails_the_pipeline_and_the_next_one_calls_again(
     asked(["open"], AskModel(CHAT), lambda a: assert_that(a | beam.Map(lambda r: r.answer), equal_to(["re: open"])))
 
 
+@pytest.mark.parametrize(
+    ("step", "field"),
+    [
+        (AskModel(CHAT, "{body}"), "body"),
+        (AskModel(CHAT, system="In {language}."), "language"),
+        (AskModel(CHAT, "{text}", key="number"), "number"),
+        (AskModel(EMBED, embed="body"), "body"),
+    ],
+    ids=["prompt", "system", "key", "embed"],
+)
+def test_a_field_that_no_row_has_is_said_before_the_pipeline_runs(step, field):
+    rows = TestPipeline(runner="FnApiRunner") | beam.Create([Ticket(1, "a")]).with_output_types(Ticket)
+    with pytest.raises(ValueError, match=f"the rows have no field '{field}'.*name one of id, text"):
+        _ = rows | step
+
+
+def test_an_error_of_every_call_comes_without_the_engines_own_trace(provider):
+    with pytest.raises(Exception, match="the token is wrong") as failed:
+        asked(["locked"], AskModel(CHAT), lambda a: a)
+    places = []
+    error = failed.value
+    while error is not None:
+        places += [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        error = error.__cause__ or error.__context__
+    assert any(place.endswith("rows/ask_model.py") for place in places)
+    assert not [place for place in places if "/backends/" in place]
+
+
 def test_a_limit_ends_the_pipeline_before_it_is_exceeded(provider):
-    with pytest.raises(Exception, match="and max_tokens_total=400 could be exceeded.*run the same pipeline again"):
+    with pytest.raises(Exception, match=r"and max_tokens_total=400 could be exceeded.*run the same pipeline again"):
         asked([f"t{i}" for i in range(50)], AskModel(CHAT, max_tokens_total=400, concurrency=2), lambda a: a)
     assert sum(provider.calls.values()) < 50
 
@@ -357,7 +386,7 @@ def test_chained_steps_name_their_columns(provider):
         ({"prompt": "no field"}, "has no field"),
         ({"embed": "text", "prompt": "{text}"}, "leave out"),
         ({"schema": 5}, "JSON schema"),
-        ({"concurrency": 0}, "above 0"),
+        ({"concurrency": 0}, "from 1 to"),
         ({"headers": ("x",)}, "HEADER=VARIABLE"),
         ({"prices": {}}, None),
         ({"prices": {"m": {}}}, "PROVIDER/MODEL"),
