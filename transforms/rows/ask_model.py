@@ -65,8 +65,8 @@ class AskModel(beam.PTransform):
     column for each of its properties, with ``embed`` instead ``embedding`` (floats), and ``error``: why there is no
     answer, or null. Dicts stay dicts. Rows with a schema give rows with a schema.
 
-    A row never fails a bundle. With ``with_error_handler`` or ``with_exception_handling`` rows without an answer leave
-    by another way, each as a Row(row, error_class, code, message, retryable), and there is no column ``error``. What
+    A row never fails a bundle. With ``with_error_handler`` or ``with_exception_handling`` rows without an answer are a
+    second output, each as a Row(row, error_class, code, message, retryable), and there is no column ``error``. What
     would fail every call (a wrong token, the day's allocation used, a limit of this step reached) fails the bundle.
 
     With a ``ledger`` each answer is paid once, however often a runner repeats a bundle: it is kept as soon as it
@@ -93,14 +93,14 @@ class AskModel(beam.PTransform):
         workers: processes of the runner that share the rates; each uses an equal part.
         lane: ``flex``: calls at half price where the model has it; see ``--lane``.
         max_cost, max_tokens_total: US dollars, and tokens in and out, that the step may spend.
-        prices: as in ``--price-file``.
+        prices: US dollars for a million tokens by PROVIDER/MODEL: ``{"openai/m": {"input": 1, "output": 2}}``.
         gateway: of Workers AI: id or URL of the AI Gateway; by default the environment's.
         headers: ``NAME=VARIABLE``, sent to OPENAI_BASE_URL with the variable's value where calls are made.
         call_timeout_s: seconds that one try may take.
         deadline_s: seconds for which one request may be refused before its row fails.
         patience_s: seconds without any answer after which waiting rows fail.
 
-    Raises ModelNotFound for a name without a known provider, and ValueError for what is wrong otherwise.
+    Raises ModelNotFound for a name without a known provider, and ValueError for other wrong arguments.
     """
 
     model: str
@@ -137,7 +137,7 @@ class AskModel(beam.PTransform):
         if not min(self.workers, self.call_timeout_s, self.deadline_s, self.patience_s) > 0:
             raise ValueError("workers, call_timeout_s, deadline_s and patience_s must be above 0")
         if self.lane not in ("", "flex"):
-            raise ValueError(f"lane {self.lane!r} is none: write flex, or leave it out")
+            raise ValueError(f"lane {self.lane!r} does not exist: write flex, or leave it out")
         for header in self.headers:
             check_header(header)
         parameters = given_object("parameters", self.parameters)
@@ -165,12 +165,12 @@ class AskModel(beam.PTransform):
         )
 
     def with_error_handler(self, handler: ErrorHandler | None) -> AskModel:
-        """Rows without an answer go to Beam's error handler; None: they have an ``error``."""
+        """Sends rows without an answer to Beam's error handler; None: they stay, and have an ``error``."""
         self._failing = handler or "column"
         return self
 
     def with_exception_handling(self) -> AskModel:
-        """``answers, failures = rows | AskModel(…).with_exception_handling()``."""
+        """Gives rows without an answer apart: ``answers, failures = rows | AskModel(…).with_exception_handling()``."""
         self._failing = "apart"
         return self
 
