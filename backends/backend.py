@@ -95,7 +95,10 @@ class BatchBackend(Protocol):
     async def poll_batch(
         self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace]
     ) -> BatchState:
-        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part, with their places."""
+        """Looks whether a batch is done; ``requests`` are those that were handed over, or a part, with their places.
+
+        Without any it is looked at for what it has cost: the results are all that it has, whatever they answer.
+        """
 
     async def find_batch(self, model: str, nonce: str, count: int, since: float) -> str | None:
         """The batch of ``count`` requests that was submitted with a nonce, at ``since`` (Unix time) or later.

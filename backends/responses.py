@@ -205,6 +205,9 @@ class BatchState:
 
     A result goes with the position of its request among those that were asked for, each at most once, in any order.
     A request without one was neither answered nor billed: its batch expired, was cancelled or failed, or lost it.
+
+    ``answered``: how many of all its requests have answers, as far as the provider says that while it works on them.
     """
 
     results: AsyncIterator[tuple[int, Response | ModelError]] | None
+    answered: int = 0

@@ -47,7 +47,16 @@ from llmdo.backends.json_mode.answers import in_format
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai_batches.files import fetch_rows
 from llmdo.backends.openai_batches.rows import custom_id
-from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request, batch_places, sent_json
+from llmdo.backends.requests import (
+    BatchPlace,
+    ChatRequest,
+    EmbedRequest,
+    Message,
+    RawRequest,
+    Request,
+    batch_places,
+    sent_json,
+)
 from llmdo.backends.responses import BatchState, ChatResponse, Response
 from llmdo.settings.environment import AnthropicAccess, anthropic_access
 
@@ -108,10 +117,10 @@ class AnthropicWithBatches(Anthropic):
     ) -> BatchState:
         """Looks whether a batch has ended, and streams its results, also where it expired or was canceled."""
         found = _read_batch(await self._ask(self._of_batch("GET", batch), model), model)
-        if found.get("processing_status") != "ended":
-            return BatchState(None)
-        self._ended.setdefault(batch, self._clock())
         counts = mapping(found.get("request_counts"))
+        if found.get("processing_status") != "ended":
+            return BatchState(None, _count(counts, "succeeded"))
+        self._ended.setdefault(batch, self._clock())
         answered = sum(_count(counts, name) for name in ("succeeded", "errored"))
         return BatchState(self._results(model, batch, answered, requests, places))
 
@@ -213,10 +222,14 @@ class AnthropicWithBatches(Anthropic):
                 if row is None:
                     whole = False
                     continue
-                seen.add(name := str(row.get("custom_id")))
+                name, before = str(row.get("custom_id")), len(seen)
+                seen.add(name)
+                if not requests and len(seen) > before:
+                    wanted[name.partition("-")[2]] = before
                 if (number := wanted.get(name.partition("-")[2])) is None:
                     continue
-                result = await self._result(mapping(row.get("result")), requests[number])
+                asked = requests[number] if requests else ChatRequest(model, (Message("user", "?"),))
+                result = await self._result(mapping(row.get("result")), asked)
                 if isinstance(result, ModelError):
                     failed.setdefault(number, result)
                 elif result:

@@ -152,6 +152,10 @@ class BatchPolls:
         batch.given_s = self.lanes.waits_until(batch.backend.batch_limits(batch.model), at) - at
         batch.until = self.loop.time() + batch.given_s - max(0.0, time.time() - at)
 
+    def was_cancelled(self, batch: Batch, at: float) -> None:
+        """The provider was asked to end it, ``at`` in Unix time."""
+        batch.cancelled_at, batch.until = at, self.loop.time() + CANCELLED_S - (self._now() - at)
+
     async def update(self, nonce: str, **changes: Any) -> None:
         """Writes what is new of a submission into its record, if it has one; a warning where it cannot."""
         records = self._settings.batches
@@ -220,7 +224,8 @@ class BatchPolls:
             return True  # asked again after the next poll
         except LineError:
             return False
-        batch.cancelled_at, batch.until = self._now(), self.loop.time() + CANCELLED_S
+        self.was_cancelled(batch, self._now())
+        await self.update(batch.nonce, cancelled_at=batch.cancelled_at)
         return True
 
     async def _poll(self, batch: Batch, members: Sequence[BatchMember]) -> bool:
@@ -228,12 +233,13 @@ class BatchPolls:
         requests, places = [member.request for member in members], [member.place for member in members if member.place]
         async with self.call(batch, {"request_id": batch.name}):
             async with asyncio.timeout(self._settings.call_timeout_s):
-                results = (await batch.backend.poll_batch(batch.model, batch.name, requests, places)).results
-            if results is None:
+                state = await batch.backend.poll_batch(batch.model, batch.name, requests, places)
+            if state.results is None:
                 batch.seen_open = True
+                batch.answered = min(1.0, state.answered / max((place.count for place in places), default=1))
                 return False
             try:
-                answered = await self._take(batch, members, results)
+                answered = await self._take(batch, members, state.results)
             finally:
                 batch.members = [member for member in batch.members if not member.ended.done()]
         batch.late.clear()

@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from llmdo.backends.backend import Backend, BatchBackend
@@ -27,12 +28,14 @@ from llmdo.backends.engine.batch_work import BatchWork
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.scheduler import NotStarted
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.errors import LineError, ModelError, StopRun
+from llmdo.backends.errors import LineError, ModelError
 from llmdo.backends.lanes.batch import Batch, BatchMember, LeftBatch
-from llmdo.backends.lanes.records import BatchRecords
+from llmdo.backends.lanes.earlier import EarlierBatches
+from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.lanes.submissions import Pointer
+from llmdo.backends.lanes.unawaited import Unawaited
 from llmdo.backends.listing import list_models
-from llmdo.backends.requests import BatchPlace, EmbedRequest, RawRequest, Request
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
 from llmdo.backends.responses import Response
 from llmdo.settings.environment import MissingSettings
 
@@ -60,12 +63,12 @@ class Batches:
         self.waiting = 0
         self.tasks: set[asyncio.Task[Any]] = set()
         self._mode = settings.mode
-        self._records = settings.batches
-        self._known: asyncio.Task[None] | None = None
+        self._settings = settings
         self._connections = connections
         self._polls = polls
         self._work = BatchWork(polls, settings)
         self._submissions = polls.recall.submissions if polls.recall else None
+        self._earlier = EarlierBatches(settings.batches, self._submissions, polls.rescue) if settings.batches else None
         self._loop = polls.loop
         self._handed_over: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._takes: dict[tuple[str, str], asyncio.Task[bool]] = {}
@@ -87,10 +90,11 @@ class Batches:
     async def answer(self, job: Job, request: Request) -> Response | None:
         """The answer by way of a batch, or None where the request is to be called by itself.
 
-        Raises the ModelError with which its item ended, and NotStarted.
+        Raises the ModelError with which its item ended, NotStarted, and StopRun if lines of the output are in batches
+        that its ledger does not know.
         """
-        if self._records and not isinstance(request, EmbedRequest):
-            await self._check_open(self._records)
+        if self._earlier and not isinstance(request, EmbedRequest):
+            await self._earlier.look()
         if job.again or (self._mode == "sync" and not await self._were_handed_over(job.provider, request.model)):
             return None
         backend = self._backend(job.provider, request)
@@ -114,6 +118,27 @@ class Batches:
         for batch in (*self._open_groups.values(), *self._awaiting_handover):
             self._polls.send_away(batch)
         self._open_groups.clear()
+
+    async def close_unawaited(self, is_awaited: Callable[[BatchRecord], bool]) -> None:
+        """Ends those batches of earlier runs whose answers nobody waits for, when all lines have ended."""
+        if not self._earlier or not self._submissions:
+            return
+        budget, timeout_s = self._settings.budget, self._settings.call_timeout_s
+
+        def spend(batch: Batch, result: Response | ModelError) -> None:
+            if budget and result.usage is not None:
+                budget.after(batch.provider, ChatRequest(batch.model, ()), result, late=True)
+
+        unawaited = Unawaited(self._submissions, self._polls, self._work, timeout_s, spend)
+        with suppress(NotStarted, ModelError):  # nothing is known of them, or the provider cannot be called
+            for record in (await self._earlier.look()).values():
+                if self._polls.over.is_set() or await asyncio.to_thread(is_awaited, record):
+                    continue
+                backend = self._connections.get(record.provider)
+                if isinstance(backend, BatchBackend):
+                    if budget:  # else the end of the run would not know what it has cost
+                        await asyncio.wrap_future(budget.prices.ask(record.provider))
+                    await unawaited.close(record, backend)
 
     async def _outcome(self, provider: str, request: Request, backend: BatchBackend) -> Response | ModelError | None:
         recall = self._polls.recall
@@ -146,32 +171,6 @@ class Batches:
         if nonce not in self._settling:
             self._settling[nonce] = self._start(self._work.settle(provider, model, backend, pointer))
         return await asyncio.shield(self._settling[nonce])
-
-    async def _check_open(self, records: BatchRecords) -> None:
-        """Raises NotStarted, and stops the run, if lines of the output are in batches that its ledger does not know."""
-        if self._known is None:
-            self._known = self._start(self._check_ledger(records))
-        if not self._known.done():
-            await asyncio.shield(self._known)
-        self._known.result()
-
-    async def _check_ledger(self, records: BatchRecords) -> None:
-        try:
-            found = await asyncio.to_thread(lambda: list(records.all()))
-        except Exception as error:
-            raise StopRun(f"{records.place} cannot be read, and lines could be paid for twice: {error}") from error
-        for one in found:
-            if one.ended_at:
-                if self._polls.rescue:
-                    self._polls.rescue.learn(one.provider, one.model, one.queue_s, one.cancel_s)
-                continue
-            if self._submissions is None or await self._submissions.reserved(one.nonce) is None:
-                raise StopRun(
-                    f"{one.lines} lines of this output were handed over to {one.provider}/{one.model} by run {one.run},"
-                    " and this run's ledger does not know which, so it would pay for them again: run where"
-                    f" {one.ledger or 'that ledger'} is, or name it with --ledger; or, to pay again, remove"
-                    f" {records.place}{one.nonce}.json"
-                )
 
     async def _were_handed_over(self, provider: str, model: str) -> bool:
         """Whether an earlier run has handed requests of this model over; asked once, so that others cost nothing."""
@@ -263,6 +262,8 @@ class Batches:
             batch = self._gather(key, backend)
             batch.nonce, batch.earlier = known.nonce, True
             self._polls.was_sent(batch, name, known.at)
+            if self._earlier and (cancelled_at := self._earlier.cancelled_at(known.nonce)):
+                self._polls.was_cancelled(batch, cancelled_at)
         member.place = BatchPlace(known.number, known.reference, known.count)
         self._add(batch, member, 0.0)
 

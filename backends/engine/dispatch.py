@@ -79,10 +79,10 @@ class Dispatcher:
             loop, self._scheduler, self._busy, self._settle, self._condemn, settings.answered_before
         )
         self._media = MediaLoader(settings.media, settings.patience_s) if settings.media else None
-        self._batches: Batches | None = None
+        self.batches: Batches | None = None
         if settings.mode != "sync" or recall or settings.batches:
             polls = BatchPolls(loop, self._scheduler, settings, recall, self.stop, connections.final)
-            self._batches = Batches(connections, polls, settings)
+            self.batches = Batches(connections, polls, settings)
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in."""
@@ -100,7 +100,7 @@ class Dispatcher:
         for held in self._verdicts.take_all():
             self._deliver(held.job, None, self.stopped, held.latency_s)
         self._scheduler.close()
-        for waiter in (self._batches, self._media):
+        for waiter in (self.batches, self._media):
             if waiter:
                 waiter.stop()
 
@@ -125,7 +125,7 @@ class Dispatcher:
             timer.cancel()
         self._scheduler.pause()
         self._scheduler.closed = True
-        tasks = [*self._tasks.values(), *(self._batches.tasks if self._batches else ())]
+        tasks = [*self._tasks.values(), *(self.batches.tasks if self.batches else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -151,8 +151,8 @@ class Dispatcher:
         return EngineStats(
             calls=self._scheduler.calls,
             in_flight=self._scheduler.in_flight,
-            batched=self._batches.waiting if self._batches else 0,
-            rescues=self._batches.rescues if self._batches else {},
+            batched=self.batches.waiting if self.batches else 0,
+            rescues=self.batches.rescues if self.batches else {},
             retries=self._retries,
             retried=dict(self._retried),
             window=min(most, sum(throttle.window for throttle in throttles) or most),
@@ -221,7 +221,7 @@ class Dispatcher:
                 async with media.filled(request) as filled:
                     return await self._made(job, request, filled)
             began = self._loop.time()
-            if self._batches and (response := await self._batches.answer(job, request)):
+            if self.batches and (response := await self.batches.answer(job, request)):
                 self._verdicts.answered((job.provider, request.model), began)
                 return response
             return await self._made(job, request, request)

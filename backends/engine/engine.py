@@ -12,6 +12,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import uvloop
@@ -24,6 +25,7 @@ from llmdo.backends.engine.jobs import Done, EngineStats, Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import EngineClosed, StopRun
+from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect
@@ -32,6 +34,7 @@ from llmdo.backends.requests import EmbedRequest, Request
 # Of what waits in batches no more is taken in: one of the largest (50,000 requests) fits, and what comes behind it.
 BATCH_ITEMS, BATCH_SIZE = 60_000, 200_000_000
 _LOOK_S = 0.02  # how often it looks whether they have ended
+UNAWAITED_S = 120.0  # for how long the end of a run looks at batches whose answers no file waits for
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
 
 
@@ -165,6 +168,17 @@ class Engine:
     def keeps_answers(self) -> bool:
         """Whether it has a ledger."""
         return self._recall is not None
+
+    def close_unawaited(self, is_awaited: Callable[[BatchRecord], bool]) -> None:
+        """Ends batches of earlier runs that no line waits for, see Batches; called when all jobs have ended."""
+        with self._intake.lock:
+            if not self.usable or self.stopped or not (batches := self._work.batches):
+                return
+            ended = asyncio.run_coroutine_threadsafe(batches.close_unawaited(is_awaited), self._loop)
+        try:
+            ended.result(UNAWAITED_S)
+        except (TimeoutError, CancelledError):
+            ended.cancel()  # a later run does it
 
     def close(self, drain_s: float = 0.0) -> None:
         """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again.

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import StopRun
+from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.providers import connect, unusual
@@ -173,6 +174,12 @@ def drain_engines(seconds: float, waiting: Callable[[int], None], run_id: str | 
             reported = True
         time.sleep(_LOOK_S)
     return 0
+
+
+def close_unawaited(is_awaited: Callable[[BatchRecord], bool], run_id: str | None = None) -> None:
+    """Ends batches of earlier runs that no line of a run's engines waits for; see Engine."""
+    for engine in _engines_of(run_id):
+        engine.close_unawaited(is_awaited)
 
 
 def close_engines(run_id: str | None = None) -> None:

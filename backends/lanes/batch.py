@@ -53,7 +53,8 @@ class Batch:
         sent_at: when it was handed over, in Unix time.
         given_s: how long it is waited for; ``until``: until when, by the loop's clock.
         earlier: it was handed over by an earlier run, and others of its members may be elsewhere.
-        cancelled_at: when the provider was asked to end it, in Unix time, and 0 if it was not.
+        cancelled_at: when the provider was asked to end it, by whichever run, in Unix time, and 0 if it was not.
+        answered: the part of all its requests, also those of other runs, that the provider has reported as answered.
         seen_open: this run has seen it before it had ended.
         late: members that were called meanwhile: what the batch answers to them is spent, and no second answer.
     """
@@ -73,6 +74,7 @@ class Batch:
     earlier: bool = False
     cancelled_at: float = 0.0
     seen_open: bool = False
+    answered: float = 0.0
     late: set[BatchMember] = field(default_factory=set)
 
     @property
@@ -85,9 +87,9 @@ class Batch:
 
         {} for one that had ended before this run looked at it: nobody knows when.
         """
-        if self.cancelled:
-            return {"cancel_s": now - self.cancelled_at}
-        return {"queue_s": now - self.sent_at} if self.seen_open or not self.earlier else {}
+        if self.earlier and not self.seen_open:
+            return {}
+        return {"cancel_s": now - self.cancelled_at} if self.cancelled else {"queue_s": now - self.sent_at}
 
     def record(self, reserved_at: float, ledger: str, run: str) -> BatchRecord:
         """What others may know of it when it is about to be handed over."""

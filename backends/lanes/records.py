@@ -18,10 +18,12 @@ class BatchRecord:
         reserved_at: when its requests were reserved; from then on it may have been submitted.
         batch: the provider's name for it, "" until that is known.
         handed_over_at, expected_by: when it was submitted, and when the provider has promised its answers.
+        cancelled_at: when the provider was asked to end it.
         ended_at: when its results were fetched, or when it was found never to have been submitted.
         answered: how many of its lines have answers from it.
         queue_s, cancel_s: how long it took until it ended, or from its cancel on; 0 where nobody looked meanwhile.
-        unclear: why nobody can tell whether it was submitted, or "".
+        unclear: why nobody can tell whether it was submitted, or, once it has ended, why its answers were not fetched;
+            else "".
         files: lines by the place of their file; of the first FILES_KEPT only.
         run, ledger: who has submitted it, and where its requests are to be found.
     """
@@ -42,6 +44,7 @@ class BatchRecord:
     ledger: str = ""
     queue_s: float = 0.0
     cancel_s: float = 0.0
+    cancelled_at: float = 0.0
 
 
 FILES_KEPT = 1000

@@ -134,7 +134,7 @@ class Rescue:
         """A batch was handed over, now or by an earlier run."""
         key = batch.provider, batch.model
         lane = self._lane(key, batch, self._clock())
-        self._out[key][GroupOut(lane, len(batch.members), batch.sent_at)] = batch
+        self._out[key][GroupOut(lane, len(batch.members), batch.sent_at, batch.cancelled)] = batch
 
     def ended(self, batch: Batch) -> None:
         """A batch is not out any more, or none of its requests waits for it."""
@@ -151,7 +151,7 @@ class Rescue:
             # Others have come back, or their cancels have settled, since these went out.
             lane = self._lane(key, next(iter(out.values())), now) if out else None
             for group, batch in out.items():
-                group.lines, group.lane = len(batch.members), lane or group.lane
+                group.lines, group.lane, group.answered = len(batch.members), lane or group.lane, batch.answered
             speed, in_hand = self._known(*key)
             moves = self.ready_by.moves(now, list(out), in_hand, speed)
             for group in moves.cancel:

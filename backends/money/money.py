@@ -214,7 +214,7 @@ class Budget:
         answered = request.model
         if not isinstance(ended, ModelError):
             answered = ended.model
-            if self._now != NO_LIMITS:
+            if self._now != NO_LIMITS and way != LATE:  # the request of a late answer is not always known
                 self._estimates.learn(request, ended)
             if is_cached(ended):
                 return

@@ -107,7 +107,7 @@ class OpenAIWithBatches(OpenAI):
         job = await self._api.job(model, batch)
         if job.working:
             self._tokens.setdefault(batch, (model, sum(map(likely_tokens, requests))))
-            return BatchState(None)
+            return BatchState(None, job.answered)
         self._tokens.pop(batch, None)
         self._ended.setdefault(batch, self._clock())
         if job.answered and not job.files and self._settles(batch):
@@ -226,10 +226,13 @@ class OpenAIWithBatches(OpenAI):
                     if row is None:
                         whole = False
                         continue
-                    seen.add(name := str(row.get("custom_id")))
+                    name, before = str(row.get("custom_id")), len(seen)
+                    seen.add(name)
+                    if not requests and len(seen) > before:
+                        wanted[name] = before
                     if (number := wanted.get(name)) is None:
                         continue
-                    result = await self._result(row, requests[number])
+                    result = await self._result(row, requests[number] if requests else RawRequest(model, {}))
                     if isinstance(result, ModelError):
                         failed.setdefault(number, result)
                     elif result:

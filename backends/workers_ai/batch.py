@@ -19,7 +19,7 @@ from llmdo.backends.errors import BadReply, ContextOverflow, InvalidRequest, Mod
 from llmdo.backends.json_mode.answers import format_problem
 from llmdo.backends.limits.sizes import DEFAULT_MAX_TOKENS, token_limit
 from llmdo.backends.openai.shapes import answering_model, read_usage, read_vectors
-from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, Request, batch_places, sent_json
+from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request, batch_places, sent_json
 from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, RawResponse, Response
 from llmdo.backends.usage import Usage, share
 from llmdo.backends.workers_ai.errors import PROVIDER, is_refusal, refusal
@@ -90,8 +90,11 @@ def batch_state(
             raise BadReply(f"{model} sent neither a batch's state nor its results: ask again later")
         failed = Overloaded(f"{model}: the batch ended as {status!r}: ask for each alone")
         return BatchState(_checked([failed] * len(requests), model, requests))
+    known = [item for item in items if isinstance(item, dict)]
+    if not requests:
+        return BatchState(_all(known, reply, model, now))
     places = places or batch_places(requests)
-    found = _matched([item for item in items if isinstance(item, dict)], places)
+    found = _matched(known, places)
     read = [
         _item(found[place.number], reply, model, request, now) if place.number in found else Retryable(_LOST)
         for place, request in zip(places, requests, strict=True)
@@ -99,6 +102,19 @@ def batch_state(
     others = max((place.count for place in places), default=0) - len(places)
     shared = _with_shares(read, requests, others, read_usage(result, reply.neurons))
     return BatchState(_checked(shared, model, requests))
+
+
+async def _all(
+    items: Sequence[Mapping[str, Any]], reply: Reply, model: str, now: float
+) -> AsyncIterator[tuple[int, Response | ModelError]]:
+    """What every item has used, whatever it answers; where only the batch reports it, the first answer has it all."""
+    read = [_item(item, reply, model, RawRequest(model, {}), now) for item in items]
+    answers = [number for number, one in enumerate(read) if not isinstance(one, ModelError)]
+    whole = read_usage(reply.result, reply.neurons)
+    if answers and not any(one.usage not in (None, Usage()) for one in read):
+        read[answers[0]].usage = whole
+    for number, one in enumerate(read):
+        yield number, one
 
 
 async def _checked(

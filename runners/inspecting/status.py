@@ -28,7 +28,7 @@ from llmdo.storage.output.jobs import JobRecord
 from llmdo.storage.output.overview import FileInWork, Observer, Overview, check_there
 from llmdo.storage.queues.client import Backlog, QueueClient, find_queue
 from llmdo.storage.runs.runs import SeenRun, run_of
-from llmdo.transforms.answers.batch_records import OutputBatches
+from llmdo.transforms.answers.batch_records import OutputBatches, is_awaited
 
 _log = logging.getLogger(__name__)
 
@@ -100,13 +100,8 @@ class Status:
         return next((rescues[batch.nonce] for rescues in alive if batch.nonce in rescues), None)
 
     def awaited(self, batch: BatchRecord) -> bool:
-        """Whether a file that is in work, or that a run may open just now, can have lines in a batch.
-
-        Its lines may never come again: the file was changed, or removed, after they were handed over.
-        """
-        if self.alive() or sum(batch.files.values()) < batch.lines:
-            return True
-        return any(_place(one.record) in batch.files for one in self.seen.open)
+        """Whether a file that is in work, or that a run may open just now, can have lines in a batch."""
+        return bool(self.alive()) or is_awaited(batch, {_place(one.record) for one in self.seen.open})
 
     def _batch_json(self, batch: BatchRecord) -> dict[str, Any]:
         rescue = self.rescue_of(batch)
@@ -285,7 +280,7 @@ def _clock(at: float, now: float) -> str:
 def _batch_problem(batch: BatchRecord, status: Status) -> str:
     if batch.unclear or status.awaited(batch):
         return batch.unclear
-    return f"no file waits for its answers: remove _batches/{batch.nonce}.json to close it"
+    return "no file waits for its answers: the next run closes it"
 
 
 def _open_table(files: tuple[FileInWork, ...], status: Status) -> Table:

@@ -19,7 +19,7 @@ from apache_beam.runners.runner import PipelineResult
 import llmdo.backends.errors
 import llmdo.storage.errors
 from llmdo.backends.collector import spare_the_collector
-from llmdo.backends.engine.registry import close_engines, limits_of_engines, rescues_planned
+from llmdo.backends.engine.registry import close_engines, close_unawaited, limits_of_engines, rescues_planned
 from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.spent import Spent
@@ -41,9 +41,11 @@ from llmdo.runners.showing.summary import Summary
 from llmdo.runners.temporary import temporary_files
 from llmdo.runners.workers.crew import WorkerFailed, crew_of
 from llmdo.storage.objects.opening import open_store
+from llmdo.storage.objects.store import Location
 from llmdo.storage.runs.members import Members
 from llmdo.storage.runs.runs import Presence
 from llmdo.transforms.acks import close_acks, not_acked
+from llmdo.transforms.answers.batch_records import awaited_in
 from llmdo.transforms.answers.leases import close_leases
 from llmdo.transforms.files.settled_messages import close_pushes
 from llmdo.transforms.run_state import RunAsleep, RunState, end_run, state_of
@@ -135,7 +137,7 @@ def _attempt(
         _log.debug("the pipeline failed", exc_info=error)
         stop.drain()
     finally:
-        reason, limits = _close(state, patient=problem is None and state.stop_reason is None)
+        reason, limits = _close(state, where, patient=problem is None and state.stop_reason is None)
         close(state)
         if presence is not None:
             presence.stop()
@@ -167,7 +169,9 @@ def _telling(options: RunOptions, state: RunState, steering: Steering) -> Callab
     }
 
 
-def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
+def _close(
+    state: RunState, where: Location, *, patient: bool
+) -> tuple[BaseException | str | None, tuple[ModelLimits, ...]]:
     """Closes what the run has open in this process: acks, for which it waits if it is ``patient``, and engines.
 
     Returns why the run stopped, if it did, and what held its calls back.
@@ -178,6 +182,8 @@ def _close(state: RunState, *, patient: bool) -> tuple[BaseException | str | Non
             state.report_undone(f"queue {queue}", not_acked(count))
     reason = state.stop_reason  # before engines report their end to what may still run
     limits = (*limits_of_engines(state.run_id), *state.elsewhere().limits)
+    if patient and reason is None:
+        close_unawaited(awaited_in(where, state.run_id), state.run_id)
     close_engines(state.run_id)
     close_leases(state)
     return reason, limits

@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic import TypeAdapter
 
 from llmdo.backends.lanes.records import BatchRecord
-from llmdo.storage.errors import ObjectNotFound
+from llmdo.storage.errors import ObjectNotFound, StorageError
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.objects.store import Location, ObjectStore
+from llmdo.storage.output.jobs import JobRecord, Jobs
+from llmdo.storage.runs.runs import seen_runs
 
 BATCHES = "_batches/"
 _RECORD = TypeAdapter(BatchRecord)
 _log = logging.getLogger(__name__)
+
+
+def is_awaited(batch: BatchRecord, in_work: Collection[str]) -> bool:
+    """Whether a file of ``in_work`` (places of files) can have lines in a batch.
+
+    Its lines may never come again: the file was changed, or removed, after they were handed over.
+    """
+    named = sum(batch.files.values())
+    if 0 < named < batch.lines:  # not all of its files are
+        return len(in_work) > 0
+    return not named or any(place in batch.files for place in in_work)
+
+
+def awaited_in(output: Location, run_id: str) -> Callable[[BatchRecord], bool]:
+    """Whether anybody waits for a batch when a run has ended its work: by the files that are still open in the output.
+
+    While another run lives, every batch is awaited; so it is where that cannot be read. Looked at when first asked.
+    """
+    store = open_store(output.store_url)
+
+    @cache
+    def in_work() -> frozenset[str] | None:
+        try:
+            if any(run.alive and run.beat.run_id != run_id for run in seen_runs(store, output.key)):
+                return None
+            found = list(Jobs(store, output.key).sweep())
+        except StorageError:
+            return None
+        known = [one for one in found if isinstance(one, JobRecord)]
+        return frozenset(f"{one.store_url}/{one.key}" for one in known) if len(known) == len(found) else None
+
+    def awaited(batch: BatchRecord) -> bool:
+        places = in_work()
+        return places is None or is_awaited(batch, places)
+
+    return awaited
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,11 +157,12 @@ class Leaseholder:
         self._lease.asked.set()
         if self._thread.ident is not None:
             self._thread.join()
-        if self._number:
+        left = self._lease.wish(0.0)
+        if self._number or left.used != NOTHING_FREE:  # late answers cost without a call
             try:
                 if self._unsure is not None:
                     self._change(self._unsure)
-                self._change(self._claim(self._lease.wish(0.0)))
+                self._change(self._claim(left))
             except StorageError as error:
                 _log.warning("all that this process had leased of --budget counts as spent: %s", error)
 

@@ -86,6 +86,23 @@ def test_a_part_of_a_batch_is_looked_for_by_its_places(cloudflare):
     assert texts(with_local(cloudflare, act)) == {0: "echo: p2", 1: "echo: p3"}
 
 
+@pytest.mark.parametrize("fault", ["shuffle", "repeat"])
+def test_without_requests_all_that_a_batch_has_is_counted_once(cloudflare, fault):
+    cloudflare.fault("anthropic", batch=fault, share=1.0)
+
+    async def act(backend):
+        requests = chats(4)
+        batch = await backend.submit_batch(MODEL, requests, NONCE)
+        answered = await polled(backend, batch, requests)
+        return answered, await polled(backend, batch, (), ())
+
+    answered, counted = with_local(cloudflare, act)
+    assert len(counted) == 4
+    assert sum(one.usage.output_tokens for one in counted.values()) == sum(
+        one.usage.output_tokens for one in answered.values()
+    )
+
+
 @pytest.mark.parametrize("ending", ["expire", "cancel"])
 def test_what_was_answered_before_the_end_is_taken_and_the_rest_has_no_result(cloudflare, ending):
     cloudflare.fault("anthropic", batch=ending, share=0.5)

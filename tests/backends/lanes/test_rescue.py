@@ -266,3 +266,66 @@ def test_a_cancel_is_sent_later_where_those_of_earlier_runs_were_quick(monkeypat
         assert 20.0 <= record.cancel_s < 20.0 + 10.0  # polls are a few seconds apart
         assert (record.queue_s, record.answered) == (0.0, 0)
     assert cancels[1] - cancels[0] == pytest.approx(600.0 - 23.0, abs=20.0)
+
+
+@pytest.mark.parametrize("open_still", [True, False])
+def test_a_batch_whose_cancel_an_earlier_run_has_sent_tells_nothing_about_queue_times(monkeypatch, open_still):
+    async def inline(work, *given):  # the fake clock knows no threads
+        return work(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", inline)
+    provider, ledger, records = Provider(lambda _: 1e9, settle_s=300.0, part=1.0), MemoryLedger(), MemoryRecords()
+
+    async def process(ready_by, enough, mode):
+        done = []
+        settings = CallSettings(64, mode=mode, ready_by=ready_by, batches=records)
+        recall = Recall(ledger, "same-line")
+        loop = asyncio.get_running_loop()
+        work = Dispatcher(loop, Connections(lambda _: provider, None), settings, recall, *[lambda _: None] * 3)
+        for number in range(9):
+            request = ChatRequest("m", (Message("user", f"text {number}"),), request_id=f"id-{number}")
+            work.add([Job("fake", request, lambda _, one: done.append(one), Reservation(1))])
+        while not enough(done):  # noqa: ASYNC110 - on a fake clock
+            await asyncio.sleep(1.0)
+        await work.cancel()
+        return [one.response.text for one in done if one.response]
+
+    async def both():
+        loop, wall = asyncio.get_running_loop(), time.time()
+        monkeypatch.setattr(time, "time", lambda: wall + loop.time())  # of both processes
+        now = time.time()
+        cancelled = lambda _: [one for one in records.all() if one.cancelled_at]  # noqa: E731
+        assert await process(ReadyBy(now + 1800.0, now), cancelled, "batch") == []
+        (begun,) = records.all()
+        assert begun.ended_at == 0
+        await asyncio.sleep(0.0 if open_still else 400.0)
+        assert await process(None, lambda done: len(done) == 9, "sync") == ["from the batch"] * 9
+        (record,) = records.all()
+        assert record.cancelled_at == begun.cancelled_at
+        return record
+
+    record = run(both())
+    assert (record.answered, record.queue_s, record.ended_at > 0) == (9, 0.0, True)
+    assert record.cancel_s == (pytest.approx(300.0, abs=65.0) if open_still else 0.0)
+    assert len(provider.cancels) == 1
+
+
+def test_what_a_batch_has_answered_so_far_counts_in_whether_it_is_worth_waiting_for(monkeypatch):
+    """Cancels never settle in time here, so that a batch is given up early only for what it has answered already."""
+    seen = []
+    moves = ReadyBy.moves
+    monkeypatch.setattr(
+        ReadyBy,
+        "moves",
+        lambda self, now, out, *more: seen.extend(one.answered for one in out) or moves(self, now, out, *more),
+    )
+
+    class Reports(Provider):
+        async def poll_batch(self, model, batch, requests, places):
+            state = await super().poll_batch(model, batch, requests, places)
+            return BatchState(None, 3 * len(self.batches[0]) // 4) if state.results is None else state
+
+    played = Played(Reports(lambda _: HOUR), 80)
+    assert not played.late
+    assert played.batched == 80
+    assert set(seen) == {0.0, 0.75}

@@ -366,3 +366,15 @@ def test_the_shares_of_requests_are_never_less_than_what_is_sent():
 def test_a_request_that_cannot_be_sent_has_no_share():
     with pytest.raises(InvalidRequest):
         asyncio.run(Service(ok({})).backend.batch_share(chat("half a pair \ud800")))
+
+
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_without_requests_all_that_a_batch_has_is_counted(of_batch):
+    used = {"usage": {"prompt_tokens": 30, "completion_tokens": 6}}
+    items = [item(n, text, f"id-{n}") for n, text in enumerate("ABC")]
+    for one in items:
+        one["result"] |= {"usage": {} if of_batch else {"prompt_tokens": 10, "completion_tokens": 2}}
+    found = poll([], {"responses": items, **(used if of_batch else {})})
+    assert len(found) == 3
+    assert sum(one.usage.input_tokens for one in found) == 30
+    assert sum(one.usage.output_tokens for one in found) == 6

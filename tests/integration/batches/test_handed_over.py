@@ -15,6 +15,8 @@ from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_FAILED, EXIT_HANDED_OVE
 from llmdo.runners.inspecting.status import OutputWatch, status_shown
 from tests.integration.batches.user import prompts
 
+PRICES = {"openai/gpt-4o-mini": {"input": 1.0, "output": 10.0, "lanes": {"batch": 0.5}}}
+
 
 @pytest.fixture
 def held(user):
@@ -104,7 +106,7 @@ def test_a_run_with_few_calls_at_a_time_fetches_a_batch_in_few_pieces(held, monk
     assert len(fetched) < 20, fetched  # each reads the whole file
 
 
-def test_a_batch_whose_lines_no_file_has_any_more_is_shown_as_such_and_closed_by_removing_its_record(held):
+def test_a_batch_whose_lines_no_file_has_any_more_is_shown_as_such_and_the_run_after_its_end_closes_it(held):
     assert held.run(prompts(3), detach=True).exit_code == EXIT_HANDED_OVER
     assert [one["awaited"] for one in status(held).as_json()["batches"]] == [True]
     changed = held.run(["something else"], mode="sync")
@@ -113,7 +115,27 @@ def test_a_batch_whose_lines_no_file_has_any_more_is_shown_as_such_and_closed_by
     assert (batch["awaited"], batch["lines"]) == (False, 3)
     console = Console(file=io.StringIO(), width=300)
     console.print(status_shown(status(held)))
-    said = f"no file waits for its answers: remove _batches/{batch['nonce']}.json to close it"
-    assert said in console.file.getvalue()
-    (held.folder / "out" / "_batches" / f"{batch['nonce']}.json").unlink()
+    assert "no file waits for its answers: the next run closes it" in console.file.getvalue()
+
+    held.release()
+    closing = held.run(["something else"], mode="sync", price_file=PRICES)  # has nothing to answer
+    assert (closing.exit_code, closing.counts.answered, status(held).as_json()["batches"]) == (EXIT_ANSWERED, 0, [])
+    assert closing.receipt.ways.keys() == {"late"}
+    assert (closing.spent.calls, closing.receipt.ways["late"].calls) == (3, 3)
+    assert closing.spent.cost_usd > 0
+    assert closing.spent.cost_usd == pytest.approx(closing.receipt.ways["late"].list_usd / 2)
+    (record,) = [json.loads(one.read_text()) for one in (held.folder / "out" / "_batches").iterdir()]
+    assert (record["answered"], record["unclear"], record["ended_at"] > 0) == (3, "", True)
+    assert held.run(["something else"], mode="sync").spent.calls == 0
+    assert sorted(held.server.stats()["paid"]["by_prompt"].values()) == [1] * 4
+
+
+def test_a_batch_that_no_file_waits_for_and_that_the_provider_does_not_know_is_closed_with_the_reason(held):
+    held.run(prompts(3), detach=True)
+    held.run(["something else"], mode="sync")
+    held.server.fault("openai", match="#batches.retrieve", status=404)
+    assert held.run(["something else"], mode="sync").exit_code == EXIT_ANSWERED
     assert status(held).as_json()["batches"] == []
+    (record,) = [json.loads(one.read_text()) for one in (held.folder / "out" / "_batches").iterdir()]
+    assert record["answered"] == 0
+    assert record["unclear"]

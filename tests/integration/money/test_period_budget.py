@@ -75,7 +75,7 @@ def test_a_budget_is_of_all_runs_of_an_output_together(cloud, budget):
     again = cloud.run(budget=budget)
     assert (again.exit_code, again.spent.calls, cloud.stats()["paid"]["calls"]) == (1, 0, paid)
     raised = cloud.run(budget="5 USD/day")
-    assert (raised.exit_code, cloud.stats()["paid"]["calls"]) == (0, 300)
+    assert (raised.problem, raised.exit_code, cloud.stats()["paid"]["calls"]) == (None, 0, 300), record_of(cloud)
     assert record_of(cloud).spent["ever"].usd == pytest.approx(first.spent.cost_usd + raised.spent.cost_usd)
 
 
