@@ -8,13 +8,13 @@ import pytest
 
 from llmdo.backends.errors import BudgetSpent, CallTimeout, Retryable
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.money.lanes import asked_lane, billed_lane
+from llmdo.backends.money.lanes import _FACTORS, asked_lane, billed_lane, discounted, times
 from llmdo.backends.money.limits import Limits
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices, cost_usd
 from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
-from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, RawResponse
+from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, Price, RawResponse
 from llmdo.backends.usage import Usage
 
 MODEL = "gpt-5"
@@ -158,3 +158,50 @@ def test_a_factor_of_ones_own_price_holds_for_long_inputs_but_not_for_the_calls_
 def test_a_lane_that_is_wrong_is_said_with_the_models_name(lanes, said):
     with pytest.raises(ValueError, match=f"p/m.*{said}"):
         own_prices({"p/m": {"input": 1, "lanes": lanes}})
+
+
+# A million tokens of input at $2, of which a quarter is read from the cache at $0.5, and half a million of output at
+# $8: 0.75 * 2 + 0.25 * 0.5 + 0.5 * 8 = 5.625. Then what each provider says of its lane.
+@pytest.mark.parametrize(
+    ("publisher", "lane", "published"),
+    [
+        ("openai", "batch", 5.625 * (1 - 0.50)),  # "50% cost discount compared to synchronous APIs"
+        ("openai", "flex", 5.625 * (1 - 0.50)),  # "Batch API rates"
+        ("openai", "2h", 5.625 * (1 - 0.30)),
+        ("openai", "8h", 5.625 * (1 - 0.40)),
+        ("anthropic", "batch", 5.625 * (1 - 0.50)),  # "a 50% discount on both input and output tokens"
+        ("groq", "batch", 1.0 * 1.0 + 0.5 * 4.0),  # its discount and that of cached tokens do not stack
+        ("mistral", "batch", 5.625 * (1 - 0.50)),
+    ],
+)
+def test_each_lane_costs_what_its_provider_publishes(publisher, lane, published):
+    less = discounted(Price(2.0, 8.0, cached_input=0.5), publisher, lane)
+    assert cost_usd(Usage(1_000_000, 500_000, cached_tokens=250_000), less) == pytest.approx(published)
+    assert less.date and less.source
+
+
+def test_every_published_lane_is_in_the_table_above_and_others_have_no_factor():
+    pinned = test_each_lane_costs_what_its_provider_publishes.pytestmark[0].args[1]
+    assert {(publisher, lane) for publisher, lane, _ in pinned} == set(_FACTORS)
+    for unknown in (("groq", "flex"), ("x-ai", "batch"), ("openai", "priority"), ("anthropic", "flex")):
+        assert discounted(Price(2.0, 8.0), *unknown) is None
+
+
+def test_a_lanes_factor_is_of_all_rates_but_what_a_call_costs_besides():
+    price = Price(
+        *(2.0, 8.0),
+        cached_input=1.0,
+        cache_write=3.0,
+        input_audio=4.0,
+        reasoning=6.0,
+        output_audio=10.0,
+        request=0.01,
+        cache_write_1h=5.0,
+        above=((1000, Price(20.0, 80.0)),),
+    )
+    half = times(price, 0.5)
+    assert (half.input, half.output, half.cached_input, half.cache_write) == (1.0, 4.0, 0.5, 1.5)
+    assert (half.input_audio, half.reasoning, half.output_audio, half.cache_write_1h) == (2.0, 3.0, 5.0, 2.5)
+    assert half.request == 0.01
+    ((tokens, above),) = half.above
+    assert (tokens, above.input, above.output) == (1000, 10.0, 40.0)
