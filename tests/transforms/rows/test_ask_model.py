@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -16,16 +16,20 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.error_handling import CollectingErrorHandler
+from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.schemas import named_fields_from_element_type
+from apache_beam.utils.timestamp import Timestamp
 
 import llmdo
 from llmdo import AskModel
 from llmdo.backends.engine import registry
 from llmdo.backends.engine.registry import close_engines
-from llmdo.backends.errors import BadReply, InvalidRequest, ModelNotFound, Unauthorized
+from llmdo.backends.errors import BadReply, EngineClosed, InvalidRequest, ModelNotFound, Unauthorized
 from llmdo.backends.limits import retry
 from llmdo.backends.responses import ChatResponse, EmbedResponse
 from llmdo.backends.usage import Usage
+from llmdo.transforms.rows.ask_model import _Ask
+from llmdo.transforms.rows.asking import Asking
 from llmdo.transforms.rows.columns import answer_values, property_columns
 
 CHAT, EMBED = "workers-ai/@cf/chat", "@cf/baai/bge-m3"
@@ -52,6 +56,8 @@ class Provider:
             self.calls[text] += 1
         if "bad" in text:
             raise InvalidRequest("does not fit", code=5006)
+        if "gone" in text:
+            raise ModelNotFound("there is no such model", about="account")
         if "locked" in text:
             raise Unauthorized("the token is wrong")
         if "response_format" in request.parameters:
@@ -385,6 +391,8 @@ def test_chained_steps_name_their_columns(provider):
     [
         ({"prompt": "no field"}, "has no field"),
         ({"embed": "text", "prompt": "{text}"}, "leave out"),
+        ({"embed": "text", "system": "Be brief."}, "leave out"),
+        ({"embed": "text", "schema": SCHEMA}, "leave out"),
         ({"schema": 5}, "JSON schema"),
         ({"concurrency": 0}, "from 1 to"),
         ({"headers": ("x",)}, "HEADER=VARIABLE"),
@@ -406,13 +414,77 @@ def test_a_model_without_a_provider_is_not_known():
         llmdo.AskModel("gpt-4o")
 
 
+def counters(result: beam.runners.runner.PipelineResult) -> dict[str, int]:
+    found = result.metrics().query()["counters"]
+    return {c.key.metric.name: c.committed for c in found if c.key.metric.namespace == "llmdo"}
+
+
+def test_a_call_that_rows_share_is_counted_once_and_none_where_answers_were_kept(provider, tmp_path):
+    dollar_a_token = {"workers-ai/*": {"input": 1e6, "output": 1e6}}
+    step = AskModel(CHAT, "{text}", ledger=str(tmp_path / "paid"), prices=dollar_a_token)
+    first, second = (counters(asked([{"text": "a"}] * 4, step, lambda a: a)) for _ in range(2))
+    assert (first["lines_answered"], first["calls"]) == (4, 1)
+    assert (first["input_tokens"], first["output_tokens"], first["cost_microdollars"]) == (3, 2, 5_000_000)
+    assert (second["lines_answered"], second["answers_reused"]) == (4, 4)
+    assert "calls" not in second
+
+
+def test_a_model_that_only_a_row_names_fails_that_row_alone_and_the_steps_own_the_pipeline(provider):
+    rows = [{"prompt": "a"}, {"prompt": "gone", "model": "@cf/other"}]
+
+    def checks(answers):
+        found = answers | beam.Map(lambda row: (row["answer"], row["error"]))
+        assert_that(found, equal_to([("re: a", None), (None, "ModelNotFound: there is no such model")]))
+
+    asked(rows, AskModel(CHAT), checks)
+    with pytest.raises(Exception, match="there is no such model"):
+        asked([{"prompt": "gone"}], AskModel(CHAT), lambda a: a)
+
+
+def a_do_fn() -> _Ask:
+    step = AskModel(CHAT, max_tokens_total=10**6)
+    calls = replace(step._calls, run_id="one step")
+    return _Ask(Asking(step._defaults, calls, "", "", "answer", "error", (), ("answer", "error")))
+
+
+def answers_of(do_fn: _Ask, text: str) -> list[str]:
+    do_fn.start_bundle()
+    given = list(do_fn.process(text, Timestamp(1), GlobalWindow()))
+    return [one.value.answer for one in (*given, *do_fn.finish_bundle())]
+
+
+def test_instances_of_a_step_share_its_limits_and_its_engine_until_the_last_one_ends(provider):
+    one, other = a_do_fn(), a_do_fn()
+    one.setup()
+    other.setup()
+    assert one._budget is other._budget and one._engine is other._engine
+    assert answers_of(one, "a") == ["re: a"]
+    one.teardown()
+    assert answers_of(other, "b") == ["re: b"]
+    other.teardown()
+    late = a_do_fn()
+    late.setup()
+    assert late._budget is not other._budget and late._engine is not other._engine
+    late.teardown()
+
+
+def test_a_bundle_whose_engine_was_closed_fails_and_loses_no_row(provider):
+    do_fn = a_do_fn()
+    do_fn.setup()
+    close_engines("one step")
+    with pytest.raises(EngineClosed):
+        answers_of(do_fn, "a")
+    do_fn.teardown()
+
+
+def test_a_model_that_embeds_nothing_fails_the_pipeline(provider):
+    with pytest.raises(Exception, match="workers-ai/@cf/chat embeds nothing: name a model for embeddings"):
+        asked([{"text": "a"}], AskModel(CHAT, embed="text"), lambda a: a)
+
+
 def test_what_was_spent_is_counted(provider):
-    result = asked(["a", "bad"], AskModel(CHAT), lambda a: a)
-    counted = {
-        c.key.metric.name: c.committed
-        for c in result.metrics().query()["counters"]
-        if c.key.metric.namespace == "llmdo"
-    }
+    counted = counters(asked(["a", "bad"], AskModel(CHAT), lambda a: a))
+    assert counted["lines_failed.InvalidRequest"] == 1
     assert (counted["lines_answered"], counted["lines_failed"], counted["input_tokens"], counted["output_tokens"]) == (
         1,
         1,
