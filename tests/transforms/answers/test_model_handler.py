@@ -108,6 +108,19 @@ def test_batches_are_large_at_once_and_what_was_done_is_counted(adding):
     }
 
 
+def test_what_fails_is_counted_and_a_call_that_examples_share_is_counted_once(adding, tmp_path):
+    examples = ["7", "7", "no number", {"prompt": 5}]
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        given = pipeline | beam.Create(examples, reshuffle=False)
+        _ = given | RunInference(ModelHandler(MODEL, ledger=str(tmp_path / "paid")))
+    found = pipeline.result.metrics().query(MetricsFilter().with_namespace("llmdo"))["counters"]
+    counted = {one.key.metric.name: one.result for one in found}
+    assert (counted["lines_answered"], counted["lines_failed"]) == (2, 2)
+    assert (counted["lines_failed.BadLine"], counted["lines_failed.InvalidRequest"]) == (1, 1)
+    assert (counted["input_tokens"], counted["output_tokens"]) == (3, 2)
+    assert adding.paid == {"7": 1}
+
+
 @pytest.mark.parametrize(
     ("given", "passed_on"),
     [

@@ -16,7 +16,7 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.error_handling import CollectingErrorHandler
-from apache_beam.transforms.window import GlobalWindow
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, IntervalWindow, TimestampedValue
 from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.timestamp import Timestamp
 
@@ -229,6 +229,28 @@ def test_a_number_that_a_column_cannot_hold_is_an_error_of_its_row():
     for number in (2**63, -(2**63) - 1, "true", 1.5, '"1"'):
         with pytest.raises(BadReply, match="'n' is "):
             answer_values(f'{{"n": {number}}}', columns)
+
+
+def test_an_answer_that_its_columns_cannot_hold_fails_its_row_alone(provider):
+    step = AskModel(CHAT, "{text}", schema={"properties": {"label": {"type": "integer"}}})
+    why = "BadReply: the answer does not fit its columns: 'label' is 'good', and its column is of another type"
+
+    def checks(answers):
+        cells = answers | beam.Map(lambda row: (row["answer"], row["label"], row["error"]))
+        assert_that(cells, equal_to([(None, None, why)]))
+
+    asked([{"text": "x"}], step, checks)
+
+
+@pytest.mark.parametrize("text", ["a", "bad"])
+def test_rows_keep_their_times_and_windows(provider, text):
+    def seen(row, time=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+        return time, window, row["text"]
+
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        row = pipeline | beam.Create([{"text": text}]) | beam.Map(lambda row: TimestampedValue(row, 15))
+        answers = row | beam.WindowInto(FixedWindows(10)) | AskModel(CHAT, "{text}")
+        assert_that(answers | beam.Map(seen), equal_to([(Timestamp(15), IntervalWindow(10, 20), text)]))
 
 
 def test_columns_never_share_a_name():
@@ -480,6 +502,11 @@ def test_a_bundle_whose_engine_was_closed_fails_and_loses_no_row(provider):
 def test_a_model_that_embeds_nothing_fails_the_pipeline(provider):
     with pytest.raises(Exception, match="workers-ai/@cf/chat embeds nothing: name a model for embeddings"):
         asked([{"text": "a"}], AskModel(CHAT, embed="text"), lambda a: a)
+
+
+def test_every_call_of_a_bundle_is_counted_at_its_end(provider):
+    counted = counters(asked([f"t{n}" for n in range(30)], AskModel(CHAT, concurrency=1), lambda a: a))
+    assert counted["calls"] == counted["lines_answered"] == 30
 
 
 def test_what_was_spent_is_counted(provider):

@@ -43,6 +43,15 @@ def test_a_folder_is_all_its_files_and_named_fields_are_not_looked_for(tmp_path)
         assert_that(found, equal_to([("a", None), ("b", None), (None, None)] * 4))
 
 
+def test_a_format_counts_more_than_a_files_ending_and_nulls_do_not_change_a_type(tmp_path):
+    (tmp_path / "a.txt").write_text('{"n": 1, "x": null}\n\n{"n": null, "x": null}\n')
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | ReadPrompts([str(tmp_path / "a.txt")], format="jsonl")
+        kinds = dict(named_fields_from_element_type(rows.element_type))
+        assert "int" in str(kinds["n"]) and kinds["x"] == str | None
+        assert_that(rows | beam.Map(lambda row: (row.n, row.x)), equal_to([(1, None), (None, None)]))
+
+
 def test_an_empty_place_and_an_empty_file_are_said_when_the_pipeline_is_made(tmp_path):
     pipeline = beam.Pipeline(runner="FnApiRunner")
     with pytest.raises(ValueError, match="there is no file in"):
