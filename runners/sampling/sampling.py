@@ -12,6 +12,7 @@ from functools import partial
 from pydantic_core import from_json
 
 from llmdo.backends.money.money import Budget
+from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.spent import Spent
 from llmdo.backends.providers import published_rates
 from llmdo.pipelines.options import JsonlOptions
@@ -54,7 +55,8 @@ class SampledLine:
 class Sampled:
     """A sample that was answered, and what all lines without an outcome will take by it, those of the sample included.
 
-    ``summary`` tells how the answering ended; ``cost_usd`` is None where an answer's cost is not known.
+    ``summary`` tells how the answering ended; ``cost_usd`` is None where an answer's cost is not known. ``lane``: by
+    which lane lines are answered that are left, as far as it has a price of its own; "" is list price.
     """
 
     drawn: Drawn
@@ -64,6 +66,7 @@ class Sampled:
     input_tokens: Range
     output_tokens: Range
     seconds: Range
+    lane: str = ""
 
     @property
     def spent(self) -> Spent:
@@ -126,7 +129,7 @@ def answer_sample_of(options: JsonlOptions, drawn: Drawn, watch: Watch, budget: 
     summary = run(here, kept, partial(build_sample, lines=drawn.lines), budget)
     lengths = {(line.file.id, line.start): len(line.data) for line in drawn.lines}
     lines = [_line(one, lengths) for one in outcomes if isinstance(one, Answer | Failure)]
-    return _estimated(options, drawn, _with_lost_tries(lines, summary.spent), summary)
+    return _estimated(options, drawn, _with_lost_tries(lines, summary.spent), summary, budget.prices)
 
 
 def _line(outcome: Answer | Failure, lengths: dict[tuple[str, int], int]) -> SampledLine:
@@ -179,22 +182,41 @@ def _with_lost_tries(lines: list[SampledLine], spent: Spent) -> list[SampledLine
     ]
 
 
-def _estimated(options: JsonlOptions, drawn: Drawn, lines: Sequence[SampledLine], summary: Summary) -> Sampled:
+def _estimated(
+    options: JsonlOptions, drawn: Drawn, lines: Sequence[SampledLine], summary: Summary, prices: Prices
+) -> Sampled:
     def over_all(amount: Callable[[SampledLine], float]) -> Range:
         found = [(float(line.length), float(amount(line))) for line in lines]
         return sum_over(found, drawn.count, drawn.length, drawn.error)
 
     priced = all(line.cost_usd is not None for line in lines)
+    less = _later(options, lines, prices)
+    cost = over_all(lambda line: less(line) * (line.cost_usd or 0.0))
+    # The sample was answered by calls, whatever becomes of the rest.
+    dearer = math.fsum((1 - less(line)) * (line.cost_usd or 0.0) for line in lines)
     given, got = over_all(lambda line: line.input_tokens), over_all(lambda line: line.output_tokens)
     return Sampled(
         drawn,
         tuple(lines),
         summary,
-        over_all(lambda line: line.cost_usd or 0.0) if priced else None,
+        Range(*(bound + dearer for bound in _bounds(cost))) if priced else None,
         given,
         got,
         _seconds(options, drawn, lines, summary.spent, over_all, (given, got)),
+        "batch" if dearer else "",
     )
+
+
+def _later(options: JsonlOptions, lines: Sequence[SampledLine], prices: Prices) -> Callable[[SampledLine], float]:
+    """Tells what part of its list price a line costs that is answered like one of the sample, but not at once."""
+    if not (options.mode == "batch" or options.ready_by):
+        return lambda _: 1.0
+    factors: dict[str, float] = {}
+    for name in {line.model for line in lines if line.model}:
+        provider, _, model = name.partition("/")
+        factors[name] = prices.lane_factor(provider, model, "batch") or 1.0
+    # Texts to embed, which have no output, are not handed over.
+    return lambda line: factors.get(line.model, 1.0) if line.output_tokens else 1.0
 
 
 def _seconds(

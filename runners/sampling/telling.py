@@ -34,7 +34,8 @@ def sample_json(sample: Sampled) -> dict[str, Any]:
         "to_pay_usd": None if to_pay is None else _range_json(to_pay),
         "input_tokens": _range_json(sample.input_tokens, 0),
         "output_tokens": _range_json(sample.output_tokens, 0),
-        "seconds": _range_json(sample.seconds, 1),
+        "seconds": None if sample.lane else _range_json(sample.seconds, 1),
+        "lane": sample.lane or None,
         "outcomes": dict(sample.outcomes),
         "examples": [{"id": one.id, "outcome": one.outcome, "said": _short(one)} for one in sample.examples],
     }
@@ -60,7 +61,9 @@ def show_sample(sample: Sampled) -> RenderableType:
     usd = "at an unknown price" if cost is None else _between(cost, lambda value: dollars(value, lower_bound=False))
     tokens = [_between(one, lambda value: f"{value:,.0f}") for one in (sample.input_tokens, sample.output_tokens)]
     rows = [f"cost    {usd}", f"tokens  {tokens[0]} in", f"        {tokens[1]} out"]
-    rows.append(f"time    {_between(sample.seconds, lasting)} for the {counted(sample.left, 'line')} that are left")
+    left = f"the {counted(sample.left, 'line')} that are left"
+    rows[0] += f", with {left} by batches" if sample.lane else ""
+    rows.append(f"time    {'what batches take' if sample.lane else _between(sample.seconds, lasting)} for {left}")
     parts += [Padding(Text(row), (0, 0, 0, 2)) for row in rows]
     if drawn.broken:
         parts.append(Text(f"{about}{counted(round(drawn.broken), 'line')} more cannot be read: --dry-run names them"))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import json
+from contextlib import nullcontext
 
+import pytest
+from rich.console import Console
+
+from llmdo.pipelines.options import check_options
 from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_HANDED_OVER
+from llmdo.runners.sampling.sampling import answer_sample_of, draw_sample
+from llmdo.runners.sampling.telling import sample_json, show_sample
 from llmdo.storage.objects.opening import open_store
 from llmdo.storage.runs.budgets import BudgetBook
-from tests.integration.batches.user import prompts
+from tests.integration.batches.user import MODEL, prompts
 
 # In dollars for a million tokens.
 PRICES = {
@@ -50,6 +58,25 @@ def test_what_is_handed_over_and_left_counts_in_the_budget_until_a_later_run_kno
     assert not then.leases
     assert fetched.spent.cost_usd <= then.spent["day"].usd <= kept.spent["day"].usd + fetched.spent.cost_usd + 1e-9
     user.check(asked)
+
+
+@pytest.mark.parametrize(("how", "factor"), [({"mode": "batch"}, 0.5), ({"ready_by": "8h"}, 0.5), ({}, 1.0)])
+def test_a_sample_says_what_the_rest_costs_in_the_lane_that_it_will_be_answered_in(user, how, factor):
+    rows = [json.dumps({"id": number, "prompt": f"line {number:02}"}) for number in range(30)]
+    (user.folder / "in.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    given = {"input": [str(user.folder / "in.jsonl")], "output": str(user.folder / "out"), "model": MODEL}
+    options = check_options(**given, price_file=PRICES, runner="direct", **how)
+    drawn = draw_sample(options, 10)
+    sample = answer_sample_of(options, drawn, lambda state: nullcontext(), options.new_budget())
+    each = sample.spent.cost_usd / 10
+    assert each > 0
+    assert sample.to_pay_usd.estimate == pytest.approx(20 * each * factor, rel=0.1)
+    assert sample.cost_usd.estimate == pytest.approx(10 * each + 20 * each * factor, rel=0.1)
+    told = sample_json(sample)
+    assert (told["lane"], told["seconds"] is None) == (("batch", True) if how else (None, False))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(show_sample(sample))
+    assert ("with the 20 lines that are left by batches" in console.file.getvalue()) == bool(how)
 
 
 @pytest.mark.slow
