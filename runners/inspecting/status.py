@@ -235,20 +235,25 @@ def _state(run: SeenRun) -> Text:
 
 
 def _batches_table(status: Status) -> Table:
+    shown = sorted(status.batches, key=lambda one: one.reserved_at)[:_SHOWN]
+    told = any(_rescue_text(status, one) for one in shown), any(_batch_problem(one, status) for one in shown)
+    # Names are folded, not cut off: by them a provider's list is searched. In 80 columns there is no room to waste.
     table = Table(
-        *("batch", "model", Column("lines", justify="right"), Column("age", justify="right")),
-        *("expected", "if not back", "problem"),
+        *(Column("batch", overflow="fold"), Column("model", overflow="fold"), Column("lines", justify="right")),
+        *(Column("age", justify="right"), "expected"),
+        *(name for name, some in zip(("if not back", "problem"), told, strict=True) if some),
     )
-    for one in sorted(status.batches, key=lambda one: one.reserved_at)[:_SHOWN]:
+    for one in shown:
         age = lasting(max(0.0, status.at - (one.handed_over_at or one.reserved_at)))
         left_s = one.expected_by - status.at
         due = "" if not one.expected_by else f"in {lasting(left_s)}" if left_s > 0 else f"{lasting(-left_s)} ago"
         name = one.batch or f"{one.nonce} (perhaps not submitted)"
         model = f"{one.provider}/{one.model}"
-        problem = Text(_batch_problem(one, status))
-        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, _rescue_text(status, one), problem)
+        more = Text(_rescue_text(status, one)), Text(_batch_problem(one, status))
+        cells = [text for text, some in zip(more, told, strict=True) if some]
+        table.add_row(Text(name), Text(model), f"{one.lines:,}", age, due, *cells)
     if len(status.batches) > _SHOWN:
-        table.add_row(f"… and {len(status.batches) - _SHOWN:,} more", "", "", "", "", "", "")
+        table.add_row(f"… and {len(status.batches) - _SHOWN:,} more")
     return table
 
 

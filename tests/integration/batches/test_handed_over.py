@@ -45,7 +45,11 @@ def test_what_is_handed_over_and_left_waits_and_a_later_run_in_any_mode_fetches_
     assert (batch["lines"], batch["model"], batch["unclear"]) == (count, "openai/gpt-4o-mini", None)
     assert batch["batch"].startswith("batch_")
     assert batch["expected_by"] == said["expected_by"]
-    assert status_shown(status(held))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(status_shown(status(held)))
+    table = [[cell.strip() for cell in line.split("│")] for line in console.file.getvalue().splitlines()]
+    assert batch["batch"] in "".join(cells[1] for cells in table if len(cells) == 7)  # folded, not cut off
+    assert "problem" not in console.file.getvalue().split("age")[-1]
 
     again = held.run(asked, detach=True)
     assert again.exit_code == EXIT_HANDED_OVER
