@@ -4,8 +4,9 @@
 
 The engine, to which one thread submits, and a pipeline with AskModel on FnApiRunner ask the same 10,000 prompts of the
 same endpoint with at most 256 calls in flight, in turns, each as a process of its own. Both begin with 20 calls at once
-and double, as is the default. ``share`` and ``cpu_ms_per_call`` are those of ``benchmarks.infer``; the goal is for the
-share of AskModel, divided by that of the engine in the same round.
+and double, as is the default. The pipeline's process has called gc.freeze(), as docs/guide/library.md advises.
+``share`` and ``cpu_ms_per_call`` are those of ``benchmarks.infer``; the goal is for the share of AskModel, divided by
+that of the engine in the same round.
 """
 
 from __future__ import annotations

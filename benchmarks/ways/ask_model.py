@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,4 +38,5 @@ if __name__ == "__main__":
     # Not this module's own functions: Beam pickles those of __main__ by value.
     from benchmarks.ways import ask_model
 
+    gc.freeze()  # as docs/guide/library.md advises
     run(ask_model.call_all)
