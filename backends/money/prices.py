@@ -6,9 +6,11 @@ Costs are in US dollars, without free allowances, discounts and taxes.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -32,7 +34,18 @@ _NOTHING = Price(0.0, 0.0, 0.0)
 _KEPT = 1024  # prices by model and lane
 _LIST_S = 30.0  # timeout of a list: answers wait for their prices
 
+_END_S = 2.0  # for how long the process's end waits for lists that are being read
+
 _log = logging.getLogger(__name__)
+# A thread that computes while the interpreter is taken down can take the process down with it.
+_reading: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_reading() -> None:
+    until = time.monotonic() + _END_S
+    for thread in list(_reading):
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def cost_usd(usage: Usage, price: Price | None) -> float | None:
@@ -156,7 +169,9 @@ class Prices:
             if provider in FREE:
                 found.set_result({})
             else:
-                threading.Thread(target=self._read, args=(provider, found), name="llmdo-prices", daemon=True).start()
+                thread = threading.Thread(target=self._read, args=(provider, found), name="llmdo-prices", daemon=True)
+                _reading.add(thread)
+                thread.start()
             return found
 
     def problem(self, provider: str) -> str:

@@ -136,7 +136,7 @@ def _what_to_write(line: Mapping[str, Any], target: RequestTarget) -> str:
     template = " ".join(
         f"{{{name}}}" for name in fields[:_MOST] if len(name) <= _LONGEST and fields_of(f"{{{name}}}") == {name}
     )
-    by_template = f", or a template of their names, as in the prompt '{template}'" if template else ""
+    by_template = f", or a template of their names: --prompt '{template}' (in Python prompt=)" if template else ""
     return f"{does_not}: give 'prompt' or 'messages'{by_template}{embed}"
 
 

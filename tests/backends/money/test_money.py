@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -367,3 +369,24 @@ def test_an_answer_from_a_gateways_cache_costs_nothing():
         budget.after("p", request, one)
     spent = budget.spent()
     assert (spent.calls, spent.cost_usd, spent.unpriced, spent.neurons) == (2, 20e-6, 0, 3.0)
+
+
+ENDING = """
+import time
+from llmdo.backends.money.prices import Prices
+from llmdo.backends.responses import Models
+
+def read(provider):
+    time.sleep(%s)
+    print("read", flush=True)
+    return Models((), 0.0)
+
+Prices(read).ask("p")
+"""
+
+
+@pytest.mark.parametrize(("takes_s", "said"), [("0.5", "read\n"), ("1e6", "")])
+def test_the_end_of_a_process_waits_a_moment_for_lists_that_are_being_read(takes_s, said):
+    command = [sys.executable, "-c", ENDING % takes_s]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
