@@ -46,7 +46,7 @@ with beam.Pipeline(runner="FnApiRunner") as pipeline:
 """
 # Each is wrong in its last line, by the error of this kind.
 WRONG = {
-    'llmdo.AskModel("openai/m", concurrency="many")': "arg-type",
+    'llmdo.AskModel("openai/m", concurrency=None)': "arg-type",
     'llmdo.AskModel("openai/m", promt="Sum")': "call-arg",
     "llmdo.AskModel()": "call-arg",
     'llmdo.ModelHandler("openai/m", headers=1)': "arg-type",
