@@ -14,7 +14,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.timestamp import Timestamp
 
-import llmdo  # noqa: F401  it makes r2:// a place
+import llmdo.storage.objects.r2_filesystem  # noqa: F401  as ``import llmdo`` does where Beam is imported
 from tests.integration.cloud import Cloud
 
 ROOT = "r2://llmdo"

@@ -44,7 +44,7 @@ def test_a_line_that_does_not_say_what_to_ask_is_no_request(line, model):
 def test_a_remedy_holds_nothing_of_a_line_that_a_shell_would_run():
     with pytest.raises(BadLine) as caught:
         parse({"q'; rm -rf ~; '": "x", "good_name": 1, "x" * 1000: 2, **{f"f{n}": n for n in range(1000)}})
-    remedy = caught.value.message.partition("the prompt")[2]
+    remedy = caught.value.message.partition("--prompt")[2]
     assert remedy.startswith(" '{good_name} {f0} {f1}'")
     assert len(caught.value.message) < 400
 
