@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ BATCH_ITEMS, BATCH_SIZE = 60_000, 200_000_000
 _LOOK_S = 0.02  # how often it looks whether they have ended
 UNAWAITED_S = 120.0  # for how long the end of a run looks at batches whose answers no file waits for
 GOODBYE_S = 10.0  # how long close() waits for the loop, which a provider or a deliver() may hold
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -179,6 +182,8 @@ class Engine:
             ended.result(UNAWAITED_S)
         except (TimeoutError, CancelledError):
             ended.cancel()  # a later run does it
+        except Exception:  # noqa: BLE001 - what else the run's end has to close must be closed
+            _log.exception("batches whose answers no file waits for could not be looked at")
 
     def close(self, drain_s: float = 0.0) -> None:
         """Cancels what runs, delivers EngineClosed to every job left, closes the backends. Can be called again.

@@ -57,7 +57,7 @@ class Provider:
         if "bad" in text:
             raise InvalidRequest("does not fit", code=5006)
         if "gone" in text:
-            raise ModelNotFound("there is no such model", about="account")
+            raise ModelNotFound("the account does not have this model", about="account")
         if "locked" in text:
             raise Unauthorized("the token is wrong")
         if "response_format" in request.parameters:
@@ -456,10 +456,10 @@ def test_a_model_that_only_a_row_names_fails_that_row_alone_and_the_steps_own_th
 
     def checks(answers):
         found = answers | beam.Map(lambda row: (row["answer"], row["error"]))
-        assert_that(found, equal_to([("re: a", None), (None, "ModelNotFound: there is no such model")]))
+        assert_that(found, equal_to([("re: a", None), (None, "ModelNotFound: the account does not have this model")]))
 
     asked(rows, AskModel(CHAT), checks)
-    with pytest.raises(Exception, match="there is no such model"):
+    with pytest.raises(Exception, match="the account does not have this model"):
         asked([{"prompt": "gone"}], AskModel(CHAT), lambda a: a)
 
 
