@@ -9,7 +9,15 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from llmdo.backends.errors import call_known
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
-from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, ModelInfo, RawResponse, StreamChunk
+from llmdo.backends.responses import (
+    BatchState,
+    ChatResponse,
+    EmbedResponse,
+    ModelInfo,
+    RawResponse,
+    Response,
+    StreamChunk,
+)
 
 
 class Backend(Protocol):
@@ -108,6 +116,24 @@ class BatchBackend(Protocol):
 
     async def cancel_batch(self, model: str, batch: str) -> None:
         """Asks for no more answers; poll_batch fetches those that were made. Raises LineError where it cannot be."""
+
+
+@runtime_checkable
+class BackgroundBackend(BatchBackend, Protocol):
+    """A provider that also answers single requests in the background, within a window: "2h" or "8h".
+
+    What ``begin`` names is polled and cancelled as a batch of this one request.
+    """
+
+    def background_problem(self, request: Request) -> str:
+        """Why such a request is not answered in the background; "" if it may be."""
+
+    async def begin(self, request: Request, window: str) -> str | Response:
+        """Asks for an answer within a window; returns what names it (see llmdo.backends.lanes.windows).
+
+        Or the answer itself, of a service that does not know the background, and answers at once. Raises LineError
+        also where the model has no such window.
+        """
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Coroutine[Any, Any, Any]])

@@ -109,7 +109,7 @@ class Connections:
 
 async def _ask(backend: Backend, request: Request, timeout_s: float) -> Response:
     response = await _answer(backend, request, timeout_s)
-    response.lane = response.lane or billed_lane(request, response)
+    response.lane = response.lane or billed_lane(response)
     return response
 
 

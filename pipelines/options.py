@@ -41,6 +41,7 @@ from llmdo.pipelines.run_options import (
     SystemPrompt,
     Temperature,
     check_batches,
+    later_option,
     with_model,
 )
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions, reading_on
@@ -167,23 +168,10 @@ class JsonlOptions(RunOptions):
         return {**given, "files": all_files(given), "input": ()}
 
     @model_validator(mode="after")
-    def _several_processes(self) -> JsonlOptions:
-        if self.processes == 1:
-            return self
-        here = "prism" if self.continuous else "direct"
-        why_not = {
-            f"it is for --runner {here}; Flink has --parallelism, Dataflow --max-num-workers": self.runner != here,
-            "batches are polled by one process: use --mode sync": self.mode != "sync" or bool(self.ready_by),
-            "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
-        }
-        problems = [why for why, applies in why_not.items() if applies]
-        if problems:
-            raise ValueError(f"--processes {self.processes}: {'; '.join(problems)}")
-        return self
-
-    @model_validator(mode="after")
     def _places(self) -> JsonlOptions:
-        check_batches(self.mode, self.runner, self.ledger, self.detach, bool(self.ready_by), ends=not self.continuous)
+        later = later_option(self.mode, self.lane, bool(self.ready_by))
+        self._check_processes(later)
+        check_batches(later, self.runner, self.ledger, self.detach, bool(self.ready_by), ends=not self.continuous)
         given = [name for name in ("files", "queue", "retry") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"name the prompts: either FILES, or --queue ({'both' if given else 'neither'} given)")
@@ -203,6 +191,17 @@ class JsonlOptions(RunOptions):
             except InvalidLocation as error:
                 raise ValueError(str(error)) from None
         return self
+
+    def _check_processes(self, later: str) -> None:
+        here = "prism" if self.continuous else "direct"
+        why_not = {
+            f"it is for --runner {here}; Flink has --parallelism, Dataflow --max-num-workers": self.runner != here,
+            f"{later} is polled by one process: leave it out": bool(later),
+            "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
+        }
+        problems = [why for why, applies in why_not.items() if applies]
+        if problems and self.processes > 1:
+            raise ValueError(f"--processes {self.processes}: {'; '.join(problems)}")
 
     def run(self, run_id: str) -> Run:
         """See RunOptions."""

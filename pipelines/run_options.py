@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.lanes.choice import Mode
@@ -39,15 +39,6 @@ CallsInFlight = Annotated[
 ]
 
 
-def _without_windows(value: Any) -> Any:
-    if value in WINDOWS:
-        raise ValueError(
-            f"background windows ({value}) are not asked for by llmdo yet: use --lane flex, or --mode batch, which "
-            "costs less"
-        )
-    return value
-
-
 CallMode = Annotated[
     Mode,
     PACE(
@@ -56,11 +47,11 @@ CallMode = Annotated[
     ),
 ]
 CallLane = Annotated[
-    Literal["flex"] | None,
-    BeforeValidator(_without_windows),
+    Literal["flex", "2h", "8h"] | None,
     MONEY(
         "flex: calls at half price where the model has it (OpenAI), slower, and sometimes refused; a call that was "
-        "refused 8 times is made at list price. By default what the line's service_tier says."
+        "refused 8 times is made at list price. 2h, 8h: answers in the background within so long, 30 % and 40 % below "
+        "list price (OpenAI). By default what the line's service_tier says."
     ),
 ]
 Detach = Annotated[
@@ -98,21 +89,36 @@ Headers = Annotated[
 ]
 
 
-def check_batches(mode: Mode, runner: str, ledger: str | None, detach: bool, ready_by: bool, *, ends: bool) -> None:
-    """Raises ValueError for batches that could not be fetched; ``ends``: whether the run ends by itself."""
+def later_option(mode: Mode, lane: str | None, ready_by: bool) -> str:
+    """The option by which answers come later than calls end, such as "--mode batch"; "" for none.
+
+    Raises ValueError for two that exclude each other.
+    """
+    batches = "--ready-by" if ready_by else f"--mode {mode}" if mode != "sync" else ""
+    window = f"--lane {lane}" if lane in WINDOWS else ""
+    if batches and window:
+        raise ValueError(f"{batches} hands lines over in batches, and {window} one by one: leave one of them out")
+    return batches or window
+
+
+def check_batches(later: str, runner: str, ledger: str | None, detach: bool, ready_by: bool, *, ends: bool) -> None:
+    """Raises ValueError for answers that could not be fetched; ``later``: see later_option.
+
+    ``ends``: whether the run ends by itself.
+    """
     if detach and not ends:
         raise ValueError("--detach ends a run, and stream has no end: use run or schedule")
     if detach and ready_by:
         raise ValueError("--ready-by waits for batches, and --detach does not: leave one of them out")
-    what, instead = ("--ready-by", "leave it out") if ready_by else (f"--mode {mode}", "--mode sync")
-    if (mode != "sync" or ready_by) and runner not in ("direct", "prism"):
+    instead = "--mode sync" if later.startswith("--mode") else "leave it out"
+    if later and runner not in ("direct", "prism"):
         raise ValueError(
-            f"{what}: one process is enough for this lane, and --runner {runner} has several: use --runner direct or "
+            f"{later}: one process is enough for this lane, and --runner {runner} has several: use --runner direct or "
             f"prism, or {instead}"
         )
-    if (mode == "batch" or ready_by) and ledger == NO_LEDGER:
+    if later not in ("", "--mode auto") and ledger == NO_LEDGER:
         raise ValueError(
-            f"{what}: without a ledger nobody would know what was handed over: leave --ledger out, or name one"
+            f"{later}: without a ledger nobody would know what was handed over: leave --ledger out, or name one"
         )
 
 

@@ -21,6 +21,7 @@ from llmdo.backends.lanes.batch import Batch, BatchMember, LeftBatch
 from llmdo.backends.lanes.choice import LaneChoice
 from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.lanes.rescue import UNKNOWN_FACTOR, Rescue
+from llmdo.backends.lanes.windows import look_s
 from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.requests import RawRequest
 from llmdo.backends.responses import Response
@@ -83,14 +84,14 @@ class BatchPolls:
         as lost. A batch of an earlier run is looked at first, whatever the time. A refusal that may pass (a firewall's
         page) is believed at the BEFORE_ANSWERS-th poll in a row: what is handed over is paid.
         """
-        longest_s = self._longest_poll_s
-        wait_s, failures, refusals, looked = min(FIRST_POLL_S, longest_s), 0, 0, not batch.earlier
+        wait_s, failures, refusals, looked = min(FIRST_POLL_S, self._longest_poll_s), 0, 0, not batch.earlier
         while batch.members or batch.late:
             if looked and self.lanes.detached and self.recall:
                 raise NotStarted
             if looked:
                 await self.pause(wait_s * (0.5 + self.random.random() / 2))
-                wait_s = min(2 * wait_s, longest_s)
+                out = self.following[batch.provider, batch.model] if batch.window else 0
+                wait_s = min(2 * wait_s, max(self._longest_poll_s, look_s(out, self._settings.rates.rpm)))
             looked, done = True, False
             try:
                 done = await self._poll(batch, [*batch.members, *batch.late])
@@ -138,7 +139,7 @@ class BatchPolls:
     def send_away(self, batch: Batch) -> None:
         """Ends all members: as NotStarted, or, if a later run can fetch their answers, as WaitsInBatch."""
         waits = self.recall and not self.recall.broken and batch.name
-        until = self.lanes.expected_by(batch.backend.batch_limits(batch.model), batch.sent_at)
+        until = self.lanes.expected_by(batch.window_s, batch.sent_at)
         said = f"{batch.model}: waits in batch {batch.name}: run the same command again to fetch its answer"
         for member in (*batch.members, *batch.late):
             self._end(batch, member)
@@ -149,7 +150,7 @@ class BatchPolls:
     def was_sent(self, batch: Batch, name: str, at: float) -> None:
         """A batch was handed over, ``at`` in Unix time."""
         batch.name, batch.sent_at = name, at
-        batch.given_s = self.lanes.waits_until(batch.backend.batch_limits(batch.model), at) - at
+        batch.given_s = self.lanes.waits_until(batch.window_s, at) - at
         batch.until = self.loop.time() + batch.given_s - max(0.0, time.time() - at)
 
     def was_cancelled(self, batch: Batch, at: float) -> None:

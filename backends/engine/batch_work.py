@@ -1,4 +1,4 @@
-"""One batch's hand-over, such that nothing is handed over twice: see llmdo.backends.lanes.submissions."""
+"""One batch's hand-over, such that nothing is handed over twice: see llmdo.backends.kept.submissions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmdo.backends.engine.batch_polls import BatchPolls, warn_of
 from llmdo.backends.engine.scheduler import NotStarted
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import BatchUnclear, LineError, ModelError, ModelUnusable, Retryable, StopRun
+from llmdo.backends.kept.submissions import Pointer
 from llmdo.backends.lanes.batch import Batch
-from llmdo.backends.lanes.submissions import Pointer
 from llmdo.backends.limits.retry import is_throttled
 from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.money import Budget
@@ -228,7 +228,7 @@ class BatchWork:
                 _log.warning("batch %s could not be cancelled: %s", name, error.message)
         now = time.time()
         if holds:
-            by = self._polls.lanes.expected_by(batch.backend.batch_limits(batch.model), now)
+            by = self._polls.lanes.expected_by(batch.window_s, now)
             await self._polls.update(batch.nonce, batch=holds, handed_over_at=now, expected_by=by, unclear="")
         else:
             await self._polls.update(batch.nonce, ended_at=now, unclear="")

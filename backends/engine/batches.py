@@ -4,7 +4,7 @@
 so where there are many: AUTO_LEAST in a group; fewer are answered sooner by calls. A group is handed over when it is
 full, by the provider's limits of requests and of bytes, and when no more has joined for LINGER_S s.
 
-What is handed over is in the ledger before and after (see llmdo.backends.lanes.submissions), so that a run that was
+What is handed over is in the ledger before and after (see llmdo.backends.kept.submissions), so that a run that was
 killed, or stopped, can be resumed: the next one, in any mode, polls for what was handed over, and pays for nothing
 twice. Items that the provider loses or fails are called by themselves, like all tries after the first.
 
@@ -19,31 +19,29 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from llmdo.backends.backend import Backend, BatchBackend
+from llmdo.backends.backend import BatchBackend
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_polls import BatchPolls
 from llmdo.backends.engine.batch_work import BatchWork
+from llmdo.backends.engine.calls import JobCalls, Windows
 from llmdo.backends.engine.jobs import Job
 from llmdo.backends.engine.scheduler import NotStarted
 from llmdo.backends.engine.settings import CallSettings
 from llmdo.backends.errors import LineError, ModelError
+from llmdo.backends.kept.submissions import Pointer
 from llmdo.backends.lanes.batch import Batch, BatchMember, LeftBatch
 from llmdo.backends.lanes.earlier import EarlierBatches
 from llmdo.backends.lanes.records import BatchRecord
-from llmdo.backends.lanes.submissions import Pointer
+from llmdo.backends.lanes.takers import Takers
 from llmdo.backends.lanes.unawaited import Unawaited
-from llmdo.backends.listing import list_models
+from llmdo.backends.money.lanes import WINDOWS
 from llmdo.backends.requests import BatchPlace, ChatRequest, EmbedRequest, RawRequest, Request
-from llmdo.backends.responses import Response
-from llmdo.settings.environment import MissingSettings
+from llmdo.backends.responses import ChatResponse, RawResponse, Response
 
 LINGER_S = 2.0
 LONGEST_LINGER_S = 30.0  # of a group that requests keep joining
-_LIST_S = 30.0  # a list of models that takes longer is given up
-
-_TAKES_NONE = "it takes no batches, and its requests are called one by one"
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -59,20 +57,21 @@ class Batches:
         tasks: what is to be cancelled at the end.
     """
 
-    def __init__(self, connections: Connections, polls: BatchPolls, settings: CallSettings) -> None:
+    def __init__(self, connections: Connections, polls: BatchPolls, calls: JobCalls, settings: CallSettings) -> None:
         self.waiting = 0
         self.tasks: set[asyncio.Task[Any]] = set()
         self._mode = settings.mode
         self._settings = settings
         self._connections = connections
+        in_windows = settings.lane in WINDOWS and polls.recall is not None
+        self._takers = Takers(connections.get, settings.lane if in_windows else settings.mode)
+        self._windows = Windows(calls, polls, self._takers, settings) if in_windows else None
         self._polls = polls
         self._work = BatchWork(polls, settings)
         self._submissions = polls.recall.submissions if polls.recall else None
         self._earlier = EarlierBatches(settings.batches, self._submissions, polls.rescue) if settings.batches else None
         self._loop = polls.loop
         self._handed_over: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._takes: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._refused: set[tuple[str, str]] = set()  # whose batches a provider does not take after all
         self._settling: dict[str, asyncio.Task[str]] = {}  # by nonce
         # By provider, model and route; those that were handed over by their name instead of the route.
         self._open_groups: dict[tuple[str, str, str], Batch] = {}
@@ -80,7 +79,7 @@ class Batches:
         # Groups of a model are handed over one after the other: a model that refuses one is not asked again.
         self._handover_locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._awaiting_handover: set[Batch] = set()
-        self._warned: set[str] = set()
+        self._warned = False
 
     @property
     def rescues(self) -> Mapping[str, tuple[float, float]]:
@@ -95,19 +94,23 @@ class Batches:
         """
         if self._earlier and not isinstance(request, EmbedRequest):
             await self._earlier.look()
-        if job.again or (self._mode == "sync" and not await self._were_handed_over(job.provider, request.model)):
+        in_window = self._windows is not None and not job.at_list
+        if not in_window and (
+            job.again or (self._mode == "sync" and not await self._were_handed_over(job.provider, request.model))
+        ):
             return None
-        backend = self._backend(job.provider, request)
+        backend = self._takers.backend(job.provider, request)
         if backend is None:
             return None
+        tries = job.tries
         self.waiting += 1
         try:
-            ended = await self._outcome(job.provider, request, backend)
+            ended = await self._outcome(job, request, backend)
         finally:
             self.waiting -= 1
         if ended is None:
             return None
-        job.tries += 1
+        job.tries = max(job.tries, tries + 1)
         if isinstance(ended, ModelError):
             raise ended
         return ended
@@ -140,8 +143,8 @@ class Batches:
                         await asyncio.wrap_future(budget.prices.ask(record.provider))
                     await unawaited.close(record, backend)
 
-    async def _outcome(self, provider: str, request: Request, backend: BatchBackend) -> Response | ModelError | None:
-        recall = self._polls.recall
+    async def _outcome(self, job: Job, request: Request, backend: BatchBackend) -> Response | ModelError | None:
+        provider, recall = job.provider, self._polls.recall
         key = recall.answer_key(provider, request) if recall else ""
         while True:
             generation, pointer = await self._submissions.find(key) if self._submissions else (0, None)
@@ -154,12 +157,19 @@ class Batches:
                 raise NotStarted
             if pointer:
                 self._rejoin(provider, member, pointer, name, backend)
+            elif self._windows and (window := self._windows.asked(job, request, backend)):
+                begun = await self._windows.begin(job, member, backend, window)
+                if not isinstance(begun, Batch):
+                    return begun
+                if begun.members:  # else another run was faster
+                    self._start(self._run_group((provider, request.model, begun.name), begun))
             elif self._mode == "sync" or not await self._join(provider, member, backend):
                 return None
-            try:
-                return await member.ended
-            except LeftBatch:
-                pass
+            with suppress(LeftBatch):
+                ended = await member.ended
+                if self._windows and not isinstance(ended, ChatResponse | RawResponse):
+                    job.at_list = "it was not answered in the background"
+                return ended
 
     async def _batch_of(self, provider: str, model: str, backend: BatchBackend, pointer: Pointer) -> str:
         """The batch of a submission, "" if it was not made; where nobody knows yet, it is looked for, once for all."""
@@ -181,56 +191,12 @@ class Batches:
             asked = self._handed_over[provider, model] = self._start(self._submissions.any_of(provider, model))
         return asked.result() if asked.done() else await asyncio.shield(asked)
 
-    # Who takes batches.
-
-    def _backend(self, provider: str, request: Request) -> BatchBackend | None:
-        """The backend, if such requests may be, or may have been, in batches."""
-        model = request.model
-        if isinstance(request, EmbedRequest):
-            self._warn_once(provider, model, "texts to embed are not handed over in batches: many of them share a call")
-            return None
-        try:
-            backend = self._connections.get(provider)
-        except ModelError:
-            return None  # the call will say so
-        if isinstance(backend, BatchBackend):
-            return backend
-        self._warn_once(provider, model, _TAKES_NONE)
-        return None
-
-    async def _takes_batches(self, backend: BatchBackend, provider: str, model: str) -> bool:
-        asked = self._takes.get((provider, model))
-        if asked is None:
-            asked = self._takes[provider, model] = self._start(self._is_listed(backend, provider, model))
-        takes = asked.result() if asked.done() else await asyncio.shield(asked)
-        if not takes:
-            self._warn_once(provider, model, _TAKES_NONE)
-        return takes and (provider, model) not in self._refused
-
-    async def _is_listed(self, backend: BatchBackend, provider: str, model: str) -> bool:
-        """Whether the list of models, or without it the backend, reports that a model takes batches."""
-        try:
-            async with asyncio.timeout(_LIST_S):
-                listed = (await list_models(cast(Backend, backend))).models
-        except (ModelError, MissingSettings, TimeoutError):
-            listed = ()
-        info = next((info for info in listed if info.name == f"{provider}/{model}"), None)
-        if info and any("batch" in one.capabilities for one in listed):  # else the list does not tell
-            return "batch" in info.capabilities
-        return backend.takes_batches(model)
-
-    def _warn_once(self, provider: str, model: str, what: str) -> None:
-        name = f"{provider}/{model}"
-        if self._mode == "batch" and name not in self._warned:
-            self._warned.add(name)
-            _log.warning("%s: %s", name, what)
-
     # Groups.
 
     async def _join(self, provider: str, member: BatchMember, backend: BatchBackend) -> bool:
         """Puts a request into a group; returns whether there is one for it."""
         model, generation = member.request.model, member.generation
-        if generation >= self._polls.retry.attempts or not await self._takes_batches(backend, provider, model):
+        if generation >= self._polls.retry.attempts or not await self._takers.takes_batches(backend, provider, model):
             return False
         try:
             share = await backend.batch_share(member.request)
@@ -296,14 +262,14 @@ class Batches:
             self._polls.release(batch)
 
     async def _run_group(self, key: tuple[str, str, str], batch: Batch) -> None:
-        if batch.earlier:
+        if batch.name:
             self._followed[key] = batch
-        elif not self._submissions and "" not in self._warned:
-            self._warned.add("")
+        elif not self._submissions and not self._warned:
+            self._warned = True
             _log.warning("without a ledger, batches of a run that is killed are paid again: name one with --ledger")
         model = batch.provider, batch.model
         try:
-            if not batch.earlier:
+            if not batch.name:
                 if self._polls.rescue:
                     others = (one for one in self._open_groups.values() if one.model == batch.model)
                     await self._polls.rescue.choose(self._polls, batch, sum(len(one.members) for one in others))
@@ -320,7 +286,7 @@ class Batches:
         except NotStarted:
             self._polls.send_away(batch)
         except LineError as refused:
-            self._refused.add(model)
+            self._takers.refuse(*model)
             _log.warning("%s/%s: is called request by request from now on: %s", *model, refused.message)
         except Exception:  # noqa: BLE001 - no request must be left waiting
             _log.exception("%s/%s: unexpected error of a batch", *model)
@@ -334,7 +300,7 @@ class Batches:
         self._awaiting_handover.add(batch)
         async with self._handover_locks[batch.provider, batch.model]:
             self._awaiting_handover.discard(batch)
-            if (batch.provider, batch.model) in self._refused:
+            if self._takers.has_refused(batch.provider, batch.model):
                 self._polls.release(batch)
             await self._work.hand_over(batch)
 

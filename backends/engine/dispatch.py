@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.batch_polls import BatchPolls
 from llmdo.backends.engine.batches import Batches
+from llmdo.backends.engine.calls import JobCalls
 from llmdo.backends.engine.jobs import Done, EngineStats, Job, Reservation, can_split, each_of, halves, parts, texts_of
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.scheduler import NotStarted, Scheduler, TooManyTexts
@@ -28,9 +28,11 @@ from llmdo.backends.limits.throttle import ModelLimits
 from llmdo.backends.media.errors import MediaAway
 from llmdo.backends.media.loader import MediaLoader
 from llmdo.backends.media.parts import references_in
+from llmdo.backends.money.lanes import WINDOWS
 from llmdo.backends.requests import Request
 from llmdo.backends.responses import EmbedResponse, Response
-from llmdo.backends.telemetry.calls import CallEnded, CallTelemetry, lines_of
+
+_WITH_MEDIA = "what it refers to is sent with a call"
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,6 @@ class Dispatcher:
         self._connections = connections
         self._settings = settings
         self._recall = recall
-        self._telemetry = CallTelemetry.of(settings.run_id)
         self._free = free
         self._lend = lend
         self._look_further = look_further
@@ -72,9 +73,14 @@ class Dispatcher:
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._waiting: dict[Job, asyncio.TimerHandle] = {}
         self._late: list[Job] = []  # that came while it was being closed
-        self._retries, self._retried = 0, Counter[str]()
+        self._retried = Counter[str]()
         self._scheduler = Scheduler(loop, settings, self.stop)
         self.arrays = self._scheduler.arrays
+        self._calls = JobCalls(
+            *(loop, self._scheduler, connections, settings),
+            accepted=lambda provider, model, at: self._verdicts.answered((provider, model), at),
+            closing=lambda: self.closing,
+        )
         self._verdicts = Verdicts(
             loop, self._scheduler, self._busy, self._settle, self._condemn, settings.answered_before
         )
@@ -82,7 +88,7 @@ class Dispatcher:
         self.batches: Batches | None = None
         if settings.mode != "sync" or recall or settings.batches:
             polls = BatchPolls(loop, self._scheduler, settings, recall, self.stop, connections.final)
-            self.batches = Batches(connections, polls, settings)
+            self.batches = Batches(connections, polls, self._calls, settings)
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in."""
@@ -153,7 +159,7 @@ class Dispatcher:
             in_flight=self._scheduler.in_flight,
             batched=self.batches.waiting if self.batches else 0,
             rescues=self.batches.rescues if self.batches else {},
-            retries=self._retries,
+            retries=self._calls.retries,
             retried=dict(self._retried),
             window=min(most, sum(throttle.window for throttle in throttles) or most),
             throttled_s=max((throttle.held_back_s(now)[0] for throttle in throttles), default=0.0),
@@ -218,44 +224,16 @@ class Dispatcher:
 
         async def call(request: Request) -> Response:
             if media:  # by itself: a batch would hold the bytes until it is full
+                job.at_list = _WITH_MEDIA if self._settings.lane in WINDOWS else ""
                 async with media.filled(request) as filled:
-                    return await self._made(job, request, filled)
+                    return await self._calls.answer(job, request, filled)
             began = self._loop.time()
             if self.batches and (response := await self.batches.answer(job, request)):
                 self._verdicts.answered((job.provider, request.model), began)
                 return response
-            return await self._made(job, request, request)
+            return await self._calls.answer(job, request, request)
 
         return await (self._recall.answer(job.provider, asked, call) if self._recall else call(asked))
-
-    async def _made(self, job: Job, request: Request, sent: Request) -> Response:
-        """The call of a request, which is ``sent`` with the bytes that it refers to."""
-        await self._turn(job, request)
-        ended: Response | ModelError | None = None
-        began = self._loop.time()
-        try:
-            ended = await self._connections.answer(job.provider, sent, self._settings.call_timeout_s, job.refusals)
-        except ModelError as error:
-            ended = error
-            raise
-        finally:
-            if self._settings.budget:
-                self._settings.budget.after(job.provider, request, ended)
-            if self._telemetry and (how := ended or sys.exception()) and not self.closing:
-                took_s, lines = self._loop.time() - began, lines_of(job.request)
-                self._telemetry(CallEnded(job.provider, request, lines, took_s, job.earlier + job.tries, how))
-        return ended
-
-    async def _turn(self, job: Job, request: Request) -> None:
-        """Waits until the call may be made. Raises NotStarted."""
-        again = job.again and not job.postponed
-        job.call = await self._scheduler.take(
-            job.provider, request, again=again, job=job.number, fresh=not job.again, suspect=job.suspect
-        )
-        if job.began is None:
-            job.began = job.call.at
-        self._retries += bool(job.tries)
-        job.tries += 1
 
     async def _call(self, job: Job) -> tuple[Response | None, ModelError | None]:
         model = job.request.model

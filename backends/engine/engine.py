@@ -29,6 +29,7 @@ from llmdo.backends.errors import EngineClosed, StopRun
 from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.limits.shares import Demand, Share
 from llmdo.backends.limits.throttle import ModelLimits
+from llmdo.backends.money.lanes import WINDOWS
 from llmdo.backends.providers import connect
 from llmdo.backends.requests import EmbedRequest, Request
 
@@ -65,7 +66,8 @@ class Engine:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
         jobs = 2 * settings.window
-        room = Room(jobs) if settings.mode == "sync" else Room(jobs, BATCH_ITEMS, BATCH_SIZE)
+        calls_only = settings.mode == "sync" and settings.lane not in WINDOWS
+        room = Room(jobs) if calls_only else Room(jobs, BATCH_ITEMS, BATCH_SIZE)
         self._intake = taken = Intake(self._loop, room, lambda: self.usable, self._begin)
         self._work = Dispatcher(
             self._loop, self._connections, settings, recall, taken.free, taken.lend, taken.look_further

@@ -90,6 +90,7 @@ class Job:
         number: its own, in this process.
         began: time of its first call; ``call``: the one that runs, or ran last.
         halved: the array that was refused and that it is a half of.
+        at_list: why it is called at list price although a window was asked for; "" if it is not.
     """
 
     provider: str
@@ -107,6 +108,7 @@ class Job:
     began: float | None = None
     call: Started | None = None
     halved: Halved | None = None
+    at_list: str = ""
 
     @property
     def again(self) -> bool:

@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import TypeAdapter
 
-from llmdo.backends.engine.line_answers import OWNER, Keys, LineAnswers
 from llmdo.backends.engine.settings import SAME_MESSAGE, Reuse
 from llmdo.backends.errors import StopRun
-from llmdo.backends.lanes.submissions import Submissions
+from llmdo.backends.kept.line_answers import OWNER, Keys, LineAnswers
+from llmdo.backends.kept.submissions import Submissions
 from llmdo.backends.limits.arrays import joined, one_each
 from llmdo.backends.openai.vectors import PLACE, filled_in, kept_json, kept_vectors, with_vectors
 from llmdo.backends.requests import ChatRequest, EmbedRequest, LineId, RawRequest, Request

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from llmdo.backends.backend import BatchBackend
 from llmdo.backends.errors import ModelError
 from llmdo.backends.lanes.records import FILES_KEPT, BatchRecord
+from llmdo.backends.lanes.windows import PROMISED_S, window_of
 from llmdo.backends.requests import BatchPlace, LineId, Request
 from llmdo.backends.responses import Response
 
@@ -49,7 +50,7 @@ class Batch:
         began, joined: when its first and its last member came, by the loop's clock.
         share: of the largest batch that the provider takes.
         nonce: of its submission, once its members are reserved; "" before, and of batches of old.
-        name: the provider's, once it is handed over; "" before.
+        name: the provider's, once it is handed over; "" before. That of an answer in the background: see lanes.windows.
         sent_at: when it was handed over, in Unix time.
         given_s: how long it is waited for; ``until``: until when, by the loop's clock.
         earlier: it was handed over by an earlier run, and others of its members may be elsewhere.
@@ -78,6 +79,16 @@ class Batch:
     late: set[BatchMember] = field(default_factory=set)
 
     @property
+    def window(self) -> str:
+        """Within which its one answer is made in the background; "" for a batch."""
+        return window_of(self.name)
+
+    @property
+    def window_s(self) -> float:
+        """Within how many seconds its answers are promised; 0: nothing is."""
+        return PROMISED_S.get(self.window) or self.backend.batch_limits(self.model).window_s
+
+    @property
     def cancelled(self) -> bool:
         """Whether the provider was asked to end it."""
         return self.cancelled_at > 0
@@ -85,9 +96,9 @@ class Batch:
     def measured(self, now: float) -> dict[str, float]:
         """How long it, or its cancel, took that has ended ``now``: see BatchRecord.
 
-        {} for one that had ended before this run looked at it: nobody knows when.
+        {} for one that had ended before this run looked at it, nobody knows when; and for an answer in the background.
         """
-        if self.earlier and not self.seen_open:
+        if self.window or (self.earlier and not self.seen_open):
             return {}
         return {"cancel_s": now - self.cancelled_at} if self.cancelled else {"queue_s": now - self.sent_at}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llmdo.backends.backend import BatchLimits
-
 # sync: a call for each request. batch: every request whose model takes batches is handed over. auto: where there are
 # many.
 Mode = Literal["auto", "sync", "batch"]
@@ -35,10 +33,10 @@ class LaneChoice:
         """Whether a group of this size is handed over, instead of being called one by one."""
         return self.mode == "batch" or (self.mode == "auto" and requests >= AUTO_LEAST)
 
-    def expected_by(self, limits: BatchLimits, handed_over_at: float) -> float:
-        """When the answers are due; Unix time, as are the others."""
-        return handed_over_at + (limits.window_s or self.deadline_s)
+    def expected_by(self, window_s: float, handed_over_at: float) -> float:
+        """When the answers are due that are promised within so many seconds; Unix time, as are the others."""
+        return handed_over_at + (window_s or self.deadline_s)
 
-    def waits_until(self, limits: BatchLimits, handed_over_at: float) -> float:
+    def waits_until(self, window_s: float, handed_over_at: float) -> float:
         """When to wait no longer for a batch, and to call for what is left."""
-        return handed_over_at + max(self.deadline_s, _LATE * limits.window_s)
+        return handed_over_at + max(self.deadline_s, _LATE * window_s)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 
 from llmdo.backends.errors import StopRun
+from llmdo.backends.kept.submissions import Submissions
 from llmdo.backends.lanes.records import BatchRecord, BatchRecords
 from llmdo.backends.lanes.rescue import Rescue
-from llmdo.backends.lanes.submissions import Submissions
 
 
 class EarlierBatches:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from llmdo.backends.backend import BatchBackend
 from llmdo.backends.errors import LineError, ModelError
+from llmdo.backends.kept.submissions import Pointer, Submissions
 from llmdo.backends.lanes.batch import Batch
 from llmdo.backends.lanes.records import BatchRecord
-from llmdo.backends.lanes.submissions import Pointer, Submissions
 from llmdo.backends.responses import Response
 
 _log = logging.getLogger(__name__)

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llmdo.backends.lanes.windows import PROMISED_S
 from llmdo.backends.requests import ChatRequest, RawRequest, Request
 from llmdo.backends.responses import ChatResponse, Price, RawResponse, Response
 
 # Names of a lane: what ``service_tier`` is in requests and replies → the lane; any other is the list price.
 _TIERS = {"batch": "batch", "fast": "priority", "flex": "flex", "priority": "priority"}
-WINDOWS = frozenset({"2h", "8h"})
+WINDOWS = frozenset(PROMISED_S)
 # How genai-prices distinguishes lanes.
 CONTEXTS: Mapping[str, Mapping[str, str]] = {
     "batch": {"processing": "batch"},
@@ -56,9 +57,13 @@ def asked_lane(request: Request) -> str:
         asked = request.parameters
     elif isinstance(request, RawRequest):
         asked = request.input
-    options = asked.get("background_options")
-    window = str(options.get("completion_window")) if isinstance(options, Mapping) else ""
-    return window if window in WINDOWS else _TIERS.get(str(asked.get("service_tier")), "")
+    return _TIERS.get(str(asked.get("service_tier")), "")
+
+
+def asked_window(request: Request, lane: str) -> str:
+    """The window that a request is asked in, where calls are made in ``lane``; "" for one that names its tier."""
+    given = request.input if isinstance(request, RawRequest) else request.parameters
+    return lane if lane in WINDOWS and given.get("service_tier") is None else ""
 
 
 def with_tier(request: Request, tier: str, *, whatever: bool = False) -> Request:
@@ -76,10 +81,10 @@ def dearest_lane(request: Request) -> str:
     return lane if (lane := asked_lane(request)) == "priority" else ""
 
 
-def billed_lane(request: Request, response: Response) -> str:
-    """The lane that a call was billed as: what the reply names, or a window that was asked for, which no reply names.
+def billed_lane(response: Response) -> str:
+    """The lane that a call was billed as, by what its reply names; a service that does not know the lane names none.
 
-    A service that does not know the lane names none, and bills the list price.
+    Windows, which no reply names, are not asked for by calls: see llmdo.backends.lanes.windows.
     """
     said: Mapping[str, Any] = {}
     if isinstance(response, ChatResponse):
@@ -88,8 +93,7 @@ def billed_lane(request: Request, response: Response) -> str:
         said = response.result
     usage = said.get("usage")
     tier = said.get("service_tier") or (usage.get("service_tier") if isinstance(usage, Mapping) else None)
-    lane = asked_lane(request)
-    return _TIERS.get(str(tier)) or (lane if lane in WINDOWS else "")
+    return _TIERS.get(str(tier), "")
 
 
 def discounted(price: Price, publisher: str, lane: str) -> Price | None:

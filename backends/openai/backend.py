@@ -28,7 +28,7 @@ from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.openai.errors import is_refusal, refusal
 from llmdo.backends.openai.errors import request_id as _request_id
 from llmdo.backends.openai.models import model_info
-from llmdo.backends.openai.raw import raw_warnings, read_response, without_bad_vectors
+from llmdo.backends.openai.raw import check_answered_now, raw_warnings, read_response, without_bad_vectors
 from llmdo.backends.openai.replies import ReplyReader
 from llmdo.backends.openai.requests import COMPATIBLE_DIALECT, OPENAI_DIALECT, chat_body
 from llmdo.backends.openai.shapes import are_packed, read_completion, read_usage, read_vectors
@@ -308,9 +308,12 @@ class OpenAI:
                 f"{request.model}: {self.name} takes no input of a model's own ({', '.join(sorted(request.input))}): "
                 "give prompt, messages, or text for an embedding model"
             )
+        check_answered_now(request)
+        return self._post(request.path, self._raw_body(request), request.model, request.request_id)
+
+    def _raw_body(self, request: RawRequest) -> dict[str, Any]:
         key = prefix_key(request) if self._service.is_openai else ""
-        body = {**({"prompt_cache_key": key} if key else {}), **request.input, "model": request.model}
-        return self._post(request.path, body, request.model, request.request_id)
+        return {**({"prompt_cache_key": key} if key else {}), **request.input, "model": request.model}
 
     async def _completion(self, incoming: Incoming, model: str, warnings: tuple[str, ...]) -> ChatResponse:
         events = stray_events(incoming)

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmdo.backends.errors import BadReply, ContentFiltered, ModelError, unusable_vector
+from llmdo.backends.errors import BadReply, ContentFiltered, InvalidRequest, ModelError, unusable_vector
 from llmdo.backends.finish_reasons import FAILURES, finish_error, finish_of, finish_warning
 from llmdo.backends.http.reply_json import mapping
 from llmdo.backends.openai.messages import as_text, tool_calls
 from llmdo.backends.openai.shapes import answer_warnings, failed_choice, first_choice, no_choice, read_usage
 from llmdo.backends.openai.vectors import read_vector
+from llmdo.backends.requests import RawRequest
 from llmdo.backends.responses import ChatResponse
 from llmdo.backends.usage import Usage
 
 # Statuses of a response that is still being made: it was asked for in the background.
-_UNFINISHED = frozenset({"in_progress", "queued"})
+STILL_MADE = frozenset({"in_progress", "queued"})
 # Fields of a response that a ChatResponse has of its own, or that its row has by another name.
 _READ = frozenset({"finish_reason", "object", "output", "output_text", "status"})
 # What an item of a response's output, and a part of its content, hold that is read.
 _ITEM = frozenset({"arguments", "call_id", "content", "id", "name", "role", "status", "summary", "type"})
 _PART = frozenset({"annotations", "logprobs", "refusal", "text", "type"})
 _CALLS = frozenset({"custom_tool_call", "function_call"})
+
+
+def check_answered_now(request: RawRequest) -> None:
+    """Raises InvalidRequest for a body of /v1/responses that a call would be paid for, and get no answer."""
+    if request.path == "responses" and request.input.get("background"):
+        text = "no call waits for an answer in the background: leave background out, or run with --lane 2h or 8h"
+        raise InvalidRequest(f"{request.model}: {text}")
 
 
 def raw_warnings(body: Any, model: str) -> tuple[str, ...]:
@@ -149,7 +157,7 @@ def failed_response(body: Any, model: str) -> ModelError | None:
     fields = mapping(body)
     error, status = mapping(fields.get("error")), fields.get("status")
     words = as_text(error.get("message")) or ""
-    if status in _UNFINISHED:
+    if status in STILL_MADE:
         return BadReply(
             f"{model} has not answered yet (status {status}): omit background: llmdo does not ask again later"
         )

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from llmdo.backends.responses_api.from_chat import responses_body
+
 from llmdo.backends.backend import BatchLimits, naming_provider
 from llmdo.backends.errors import (
     BatchUnclear,
@@ -20,15 +22,24 @@ from llmdo.backends.errors import (
     ModelError,
     RateLimited,
     Retryable,
-    call_known,
 )
 from llmdo.backends.http.client import Incoming, Transport
 from llmdo.backends.json_mode.answers import in_format
+from llmdo.backends.lanes.windows import named, response_of, window_of
 from llmdo.backends.limits.retry import CALL_TIMEOUT_S
 from llmdo.backends.limits.sizes import likely_tokens
 from llmdo.backends.openai.backend import OpenAI, Service, openai_service
-from llmdo.backends.openai.raw import read_response
+from llmdo.backends.openai.raw import is_response, read_response
 from llmdo.backends.openai_batches.api import BatchApi
+from llmdo.backends.openai_batches.background import (
+    BackgroundApi,
+    alone,
+    as_chat_response,
+    check_background,
+    in_background,
+    made_later,
+    reply_fields,
+)
 from llmdo.backends.openai_batches.jobs import BatchJob
 from llmdo.backends.openai_batches.rows import custom_id, row_reply
 from llmdo.backends.openai_batches.services import batch_service
@@ -58,6 +69,7 @@ class OpenAIWithBatches(OpenAI):
         super().__init__(service, transport, clock)
         self._lane = batch_service(self._service.url)
         self._api = BatchApi(self._lane, self._base, self._service.headers, self._transport, self._reader)
+        self._background = BackgroundApi(self._base, self._service.headers, self._transport, self._reader)
         self._most_tokens: dict[str, int] = {}  # by model: that may wait, as refusals have told
         self._tokens: dict[str, tuple[str, float]] = {}  # by batch: its model, and those of its input
         self._ended: dict[str, float] = {}  # by batch: when it was first seen to have ended
@@ -104,6 +116,9 @@ class OpenAIWithBatches(OpenAI):
         self, model: str, batch: str, requests: Sequence[Request], places: Sequence[BatchPlace]
     ) -> BatchState:
         """Looks whether a batch is done, and streams what its files hold, also where it expired or was cancelled."""
+        if window := window_of(batch):
+            incoming = await self._background.look(model, response_of(batch))
+            return BatchState(alone(incoming, self._answered(incoming, requests[0]), window) if incoming else None)
         job = await self._api.job(model, batch)
         if job.working:
             self._tokens.setdefault(batch, (model, sum(map(likely_tokens, requests))))
@@ -145,7 +160,27 @@ class OpenAIWithBatches(OpenAI):
     @naming_provider
     async def cancel_batch(self, model: str, batch: str) -> None:
         """Asks the service to end a batch; what it has answered by then is in its files."""
-        await self._api.cancel(model, batch)
+        if window_of(batch):
+            await self._background.cancel(model, response_of(batch))
+        else:
+            await self._api.cancel(model, batch)
+
+    def background_problem(self, request: Request) -> str:
+        """See BackgroundBackend."""
+        try:
+            self._background_body(request)
+        except InvalidRequest as error:
+            return error.message
+        return ""
+
+    @naming_provider
+    async def begin(self, request: Request, window: str) -> str | Response:
+        """By /v1/responses, also for a chat."""
+        body = in_background(self._background_body(request), window)
+        incoming = await self._send(self._post("responses", body, request.model, request.request_id))
+        if response := made_later(incoming):
+            return named(window, response)
+        return await self._answered(incoming, request)
 
     # Handing over.
 
@@ -162,6 +197,17 @@ class OpenAIWithBatches(OpenAI):
             return self._chat_body(request)[0]
         assert isinstance(request, RawRequest)  # noqa: S101 - see _route
         return {**request.input, "model": request.model}
+
+    def _background_body(self, request: Request) -> Mapping[str, Any]:
+        """The body of /v1/responses that asks for the same. Raises InvalidRequest where there is none."""
+        if isinstance(request, ChatRequest):
+            body: Mapping[str, Any] = responses_body(self._chat_body(request)[0])
+        elif isinstance(request, RawRequest) and request.path == "responses":
+            body = self._raw_body(request)
+        else:
+            raise InvalidRequest("only chats and /v1/responses are answered in the background")
+        check_background(body, request.model)
+        return body
 
     def _token_limit(self, model: str) -> int | None:
         return self._most_tokens.get(model, self._lane.enqueued)
@@ -253,11 +299,11 @@ class OpenAIWithBatches(OpenAI):
         if incoming is None:
             return None
         try:
-            with call_known(provider=self.name):
-                return await self._answered(incoming, request)
+            return await self._answered(incoming, request)
         except ModelError as error:
             return error
 
+    @naming_provider
     async def _answered(self, incoming: Incoming, request: Request) -> Response:
         """Reads an answer as that of a call. One that does not keep to its format is Retryable, by a call."""
         model = request.model
@@ -265,7 +311,10 @@ class OpenAIWithBatches(OpenAI):
         async def chat(asked: ChatRequest, again: bool) -> ChatResponse:
             if again:
                 raise _not_in_format(model)
-            return await self._completion(incoming, model, self._chat_body(asked)[1])
+            warnings = self._chat_body(asked)[1]
+            if is_response(reply_fields(incoming)):
+                return as_chat_response(self._read_raw(incoming, RawRequest(model, {})), warnings)
+            return await self._completion(incoming, model, warnings)
 
         async def passed_on(asked: RawRequest) -> RawResponse:
             return self._read_raw(incoming, asked)

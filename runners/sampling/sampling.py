@@ -11,6 +11,7 @@ from functools import partial
 
 from pydantic_core import from_json
 
+from llmdo.backends.money.lanes import WINDOWS
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
 from llmdo.backends.money.spent import Spent
@@ -117,7 +118,9 @@ def draw_sample(options: JsonlOptions, count: int) -> Drawn:
 
 def answer_sample_of(options: JsonlOptions, drawn: Drawn, watch: Watch, budget: Budget) -> Sampled:
     """Answers the lines that were drawn. Their answers are in the ledger then, by the keys that the run looks up."""
-    here = options.model_copy(update={"runner": "direct", "processes": 1, "mode": "sync", "notify_queue": None})
+    lane = None if options.lane in WINDOWS else options.lane
+    at_once = {"runner": "direct", "processes": 1, "mode": "sync", "lane": lane, "notify_queue": None}
+    here = options.model_copy(update=at_once)
     outcomes = Outcomes()
 
     @contextmanager
@@ -190,7 +193,9 @@ def _estimated(
         return sum_over(found, drawn.count, drawn.length, drawn.error)
 
     priced = all(line.cost_usd is not None for line in lines)
-    less = _later(options, lines, prices)
+    batches = options.mode == "batch" or options.ready_by
+    lane = "batch" if batches else options.lane if options.lane and options.lane in WINDOWS else ""
+    less = _later(lane, lines, prices)
     cost = over_all(lambda line: less(line) * (line.cost_usd or 0.0))
     # The sample was answered by calls, whatever becomes of the rest.
     dearer = math.fsum((1 - less(line)) * (line.cost_usd or 0.0) for line in lines)
@@ -203,18 +208,18 @@ def _estimated(
         given,
         got,
         _seconds(options, drawn, lines, summary.spent, over_all, (given, got)),
-        "batch" if dearer else "",
+        lane if dearer else "",
     )
 
 
-def _later(options: JsonlOptions, lines: Sequence[SampledLine], prices: Prices) -> Callable[[SampledLine], float]:
-    """Tells what part of its list price a line costs that is answered like one of the sample, but not at once."""
-    if not (options.mode == "batch" or options.ready_by):
+def _later(lane: str, lines: Sequence[SampledLine], prices: Prices) -> Callable[[SampledLine], float]:
+    """Tells what part of its list price a line costs that is answered like one of the sample, but in ``lane``."""
+    if not lane:
         return lambda _: 1.0
     factors: dict[str, float] = {}
     for name in {line.model for line in lines if line.model}:
         provider, _, model = name.partition("/")
-        factors[name] = prices.lane_factor(provider, model, "batch") or 1.0
+        factors[name] = prices.lane_factor(provider, model, lane) or 1.0
     # Texts to embed, which have no output, are not handed over.
     return lambda line: factors.get(line.model, 1.0) if line.output_tokens else 1.0
 

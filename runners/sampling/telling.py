@@ -62,8 +62,10 @@ def show_sample(sample: Sampled) -> RenderableType:
     tokens = [_between(one, lambda value: f"{value:,.0f}") for one in (sample.input_tokens, sample.output_tokens)]
     rows = [f"cost    {usd}", f"tokens  {tokens[0]} in", f"        {tokens[1]} out"]
     left = f"the {counted(sample.left, 'line')} that are left"
-    rows[0] += f", with {left} by batches" if sample.lane else ""
-    rows.append(f"time    {'what batches take' if sample.lane else _between(sample.seconds, lasting)} for {left}")
+    batches = sample.lane == "batch"
+    rows[0] += f", with {left} {'by batches' if batches else f'within {sample.lane}'}" if sample.lane else ""
+    time = "what batches take" if batches else f"up to {sample.lane}" if sample.lane else ""
+    rows.append(f"time    {time or _between(sample.seconds, lasting)} for {left}")
     parts += [Padding(Text(row), (0, 0, 0, 2)) for row in rows]
     if drawn.broken:
         parts.append(Text(f"{about}{counted(round(drawn.broken), 'line')} more cannot be read: --dry-run names them"))

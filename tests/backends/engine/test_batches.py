@@ -215,12 +215,12 @@ def all_of(service, requests, **settings):
 
 
 def warnings(caplog):
-    """Those of the engine and its lanes: another test's threads may have a last word, too."""
+    """Those of the engine, its lanes and the ledger: another test's threads may have a last word, too."""
     found = [record for record in caplog.records if record.levelno == logging.WARNING]
     return [
         record.getMessage()
         for record in found
-        if record.name.startswith(("llmdo.backends.engine", "llmdo.backends.lanes"))
+        if record.name.startswith(("llmdo.backends.engine", "llmdo.backends.kept", "llmdo.backends.lanes"))
     ]
 
 

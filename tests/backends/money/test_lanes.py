@@ -8,12 +8,12 @@ import pytest
 
 from llmdo.backends.errors import BudgetSpent, CallTimeout, Retryable
 from llmdo.backends.money.estimates import Estimates
-from llmdo.backends.money.lanes import _FACTORS, asked_lane, billed_lane, discounted, times
+from llmdo.backends.money.lanes import _FACTORS, asked_lane, asked_window, billed_lane, discounted, times
 from llmdo.backends.money.limits import Limits
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.own_prices import own_prices
 from llmdo.backends.money.prices import Prices, cost_usd
-from llmdo.backends.requests import ChatRequest, EmbedRequest, Message, RawRequest
+from llmdo.backends.requests import ChatRequest, Message, RawRequest
 from llmdo.backends.responses import ChatResponse, EmbedResponse, Models, Price, RawResponse
 from llmdo.backends.usage import Usage
 
@@ -57,36 +57,30 @@ def prices(own=()):
     ],
 )
 def test_what_the_reply_names_decides_whatever_was_asked_for(tier, lane):
-    for asked in (chat(), chat(service_tier="flex"), chat(service_tier="priority")):
-        assert billed_lane(asked, said(service_tier=tier)) == lane
+    assert billed_lane(said(service_tier=tier)) == lane
 
 
 def test_a_reply_that_names_no_tier_was_billed_at_list_price():
-    assert billed_lane(chat(service_tier="flex"), said()) == ""
+    assert billed_lane(said()) == ""
 
 
 def test_a_streamed_answer_and_a_response_name_it_too():
     streamed = ChatResponse("so", "stop", Usage(), MODEL, details={"service_tier": "flex"})
-    assert billed_lane(chat(), streamed) == "flex"
-    raw = RawRequest(MODEL, {"input": "why?"}, path="responses")
-    assert billed_lane(raw, RawResponse({"service_tier": "priority"}, Usage(), MODEL)) == "priority"
-    assert billed_lane(raw, RawResponse({"usage": {"service_tier": "batch"}}, Usage(), MODEL)) == "batch"
-    assert billed_lane(raw, RawResponse("text", Usage(), MODEL)) == ""
-    assert billed_lane(EmbedRequest("e", ("a",)), EmbedResponse(((1.0,),), Usage(), "e")) == ""
+    assert billed_lane(streamed) == "flex"
+    assert billed_lane(RawResponse({"service_tier": "priority"}, Usage(), MODEL)) == "priority"
+    assert billed_lane(RawResponse({"usage": {"service_tier": "batch"}}, Usage(), MODEL)) == "batch"
+    assert billed_lane(RawResponse("text", Usage(), MODEL)) == ""
+    assert billed_lane(EmbedResponse(((1.0,),), Usage(), "e")) == ""
 
 
 @pytest.mark.parametrize("window", ["2h", "8h"])
-def test_a_window_is_known_by_what_was_asked_for(window):
-    body = {"input": "why?", "background": True, "background_options": {"completion_window": window}}
-    raw = RawRequest(MODEL, body, path="responses")
-    assert asked_lane(raw) == window
-    assert billed_lane(raw, RawResponse({"service_tier": "default"}, Usage(), MODEL)) == window
-    assert billed_lane(raw, RawResponse({"service_tier": "priority"}, Usage(), MODEL)) == "priority"
-
-
-@pytest.mark.parametrize("odd", [None, "2h", [], {"completion_window": "soonest"}, {"completion_window": []}])
-def test_what_names_no_window_asks_for_none(odd):
-    assert asked_lane(RawRequest(MODEL, {"background_options": odd}, path="responses")) == ""
+def test_a_window_is_the_runs_and_a_lines_own_tier_overrides_it(window):
+    for tier in ("default", "flex", "auto"):
+        assert asked_window(RawRequest(MODEL, {"service_tier": tier}, path="responses"), window) == ""
+        assert asked_window(chat(service_tier=tier), window) == ""
+    assert asked_window(chat(), window) == asked_window(RawRequest(MODEL, {"input": "a"}), window) == window
+    assert asked_window(chat(), "flex") == asked_window(chat(), "") == ""
+    assert asked_lane(chat()) == ""
 
 
 def test_answers_of_several_lanes_cost_what_each_one_does():

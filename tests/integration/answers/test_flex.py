@@ -8,7 +8,6 @@ import pytest
 
 from llmdo.backends.limits import retry
 from llmdo.pipelines.options import check_options
-from llmdo.pipelines.usage import UsageError
 from llmdo.runners.inspecting.dryrun import plan_run
 from llmdo.settings import environment
 from tests.fakes.loopback import Asked, Loopback, Reply
@@ -130,12 +129,6 @@ def test_another_lane_is_no_reason_to_pay_again(service, tmp_path):
     run(path, tmp_path, lane="flex", ledger=ledger)
     other = answer(path, output=tmp_path / "other", model=MODEL, runner="direct", ledger=ledger)
     assert (other.exit_code, service.tiers) == (0, ["flex"])
-
-
-@pytest.mark.parametrize("lane", ["2h", "8h"])
-def test_windows_are_refused_with_what_to_use_instead(lane):
-    with pytest.raises(UsageError, match=f"background windows \\({lane}\\).*--lane flex, or --mode batch"):
-        check_options(files=("in.jsonl",), output="out", model=MODEL, lane=lane)
 
 
 @pytest.mark.parametrize(("tier", "rates"), [("priority", (2.5, 20)), ("flex", (1.25, 10)), ("default", (1.25, 10))])

@@ -94,7 +94,7 @@ class Commands:
         paid = self.server.stats()["paid"]
         assert (len(paid["by_prompt"]), set(paid["by_prompt"].values()), paid["calls"]) == (count, {1}, count)
         assert verify(f"{out}/", [f"{self.folder / 'in'}/"]).ok
-        assert [one.name for one in (out / "_batches").iterdir() if not json.loads(one.read_text())["ended_at"]] == []
+        assert [one.name for one in (out / "_batches").glob("*") if not json.loads(one.read_text())["ended_at"]] == []
 
     def kill_all(self) -> None:
         """Leaves no process behind."""

@@ -32,8 +32,8 @@ class Pointer:
     Attributes:
         number, reference, count: its place there.
         at: when it was reserved, in Unix time.
-        nonce: of the submission; "" in entries that earlier versions kept after the hand-over, with the batch's name.
-        batch: its name there.
+        nonce: of the submission; "" where ``batch`` is set.
+        batch: the name of an answer in the background; in entries of earlier versions that of a batch.
     """
 
     number: int
@@ -107,6 +107,12 @@ class Submissions:
             await asyncio.gather(*(self._put(key, values[key]) for key in keys))
         kept = [await asyncio.gather(*map(self._get, keys)) for keys in _chunks(list(values))]
         return [value for part in kept for value in part] == list(values.values())
+
+    async def keep(self, key: str, generation: int, pointer: Pointer) -> bool:
+        """Keeps where the answer of a request will be; returns whether that holds, or another run was faster."""
+        place, value = _pointer_key(key, generation), _POINTER.dump_json(pointer)
+        await self._put(place, value)
+        return await self._get(place) == value
 
     async def reserved(self, nonce: str) -> str | None:
         """Where the record of a submission is, "" if it has none; None where the ledger knows no such nonce."""

@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmdo.backends.lanes.submissions import Pointer, Submissions
+from llmdo.backends.kept.submissions import Pointer, Submissions
 
 
 class Ledger:

@@ -1,0 +1,1 @@
+"""What the ledger keeps: which entry is a line's, and where requests were handed over."""
