@@ -43,6 +43,7 @@ from llmdo.pipelines.run_options import (
     check_batches,
     later_option,
     with_model,
+    without,
 )
 from llmdo.pipelines.runner_options import DataflowOptions, FlinkOptions, reading_on
 from llmdo.pipelines.shown import ADVANCED, INPUT, MODEL, OUTPUT, PACE, RESUME
@@ -196,7 +197,7 @@ class JsonlOptions(RunOptions):
         here = "prism" if self.continuous else "direct"
         why_not = {
             f"it is for --runner {here}; Flink has --parallelism, Dataflow --max-num-workers": self.runner != here,
-            f"{later} is polled by one process: leave it out": bool(later),
+            f"{later} is polled by one process: {without(later)}": bool(later),
             "two processes could pay for the same request: use --reuse same-line": self.reuse != "same-line",
         }
         problems = [why for why, applies in why_not.items() if applies]

@@ -101,6 +101,11 @@ def later_option(mode: Mode, lane: str | None, ready_by: bool) -> str:
     return batches or window
 
 
+def without(later: str) -> str:
+    """What to do in the place of an option that later_option has named."""
+    return "use --mode sync" if later.startswith("--mode") else "leave it out"
+
+
 def check_batches(later: str, runner: str, ledger: str | None, detach: bool, ready_by: bool, *, ends: bool) -> None:
     """Raises ValueError for answers that could not be fetched; ``later``: see later_option.
 
@@ -110,11 +115,10 @@ def check_batches(later: str, runner: str, ledger: str | None, detach: bool, rea
         raise ValueError("--detach ends a run, and stream has no end: use run or schedule")
     if detach and ready_by:
         raise ValueError("--ready-by waits for batches, and --detach does not: leave one of them out")
-    instead = "--mode sync" if later.startswith("--mode") else "leave it out"
     if later and runner not in ("direct", "prism"):
         raise ValueError(
             f"{later}: one process is enough for this lane, and --runner {runner} has several: use --runner direct or "
-            f"prism, or {instead}"
+            f"prism, or {without(later).removeprefix('use ')}"
         )
     if later not in ("", "--mode auto") and ledger == NO_LEDGER:
         raise ValueError(

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from llmdo.backends.responses_api.from_chat import responses_body
-
 from llmdo.backends.backend import BatchLimits, naming_provider
 from llmdo.backends.errors import (
     BatchUnclear,
@@ -45,6 +43,7 @@ from llmdo.backends.openai_batches.rows import custom_id, row_reply
 from llmdo.backends.openai_batches.services import batch_service
 from llmdo.backends.requests import BatchPlace, ChatRequest, RawRequest, Request, batch_places, sent_json
 from llmdo.backends.responses import BatchState, ChatResponse, RawResponse, Response
+from llmdo.backends.responses_api.from_chat import responses_body
 from llmdo.backends.responses_api.native import checked_response
 
 _AROUND = 160  # bytes of a line beside its body, at most
