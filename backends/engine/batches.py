@@ -168,7 +168,7 @@ class Batches:
             with suppress(LeftBatch):
                 ended = await member.ended
                 if self._windows and not isinstance(ended, ChatResponse | RawResponse):
-                    job.at_list = "it was not answered in the background"
+                    job.at_list, job.began = "it was not answered in the background", None  # its tries begin anew
                 return ended
 
     async def _batch_of(self, provider: str, model: str, backend: BatchBackend, pointer: Pointer) -> str:

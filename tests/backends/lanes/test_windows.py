@@ -322,7 +322,7 @@ def test_what_is_left_stays_open_and_any_later_run_fetches_it(how):
 
 
 def test_an_answer_that_failed_in_the_background_is_asked_for_by_a_call():
-    world = World()
+    world = World(takes_s=1.5 * HOUR)  # longer than a call is tried for
     world.fails = Overloaded("the model failed", status=500, lost=False)
     done = run(process(world, requests=[chat(0)]))
     assert texts(done) == {"id-0": ALL["id-0"]}
