@@ -71,53 +71,53 @@ def _items(message: Mapping[str, Any], custom: set[Any]) -> Iterator[dict[str, A
         call = given.pop("tool_call_id", None)
         _nothing_else(given, "message")
         kind = "custom_tool_call_output" if call in custom else "function_call_output"
-        yield {"type": kind, "call_id": call, "output": _content(content, "user")}
+        yield {"type": kind, "call_id": call, "output": _content(content)}
         return
     if role not in ("system", "developer", "user", "assistant"):
         raise _no_place(f"messages of {role!r}")
-    calls, refusal = given.pop("tool_calls", []), given.pop("refusal", None)
+    calls, refusal = given.pop("tool_calls", []), given.pop("refusal", "")
     _nothing_else(given, "message")
-    said = _content(content, role) if content else []
-    if refusal:
-        said = [*([{"type": "output_text", "text": said}] if isinstance(said, str) else said), _refusal(refusal)]
+    said = _turn(content) + refusal if role == "assistant" else _content(content)
     if said or not calls:
-        yield {"type": "message", "role": role, "content": said or ""}
+        yield {"type": "message", "role": role, "content": said}
     for call in calls:
         yield _call(call)
 
 
-def _content(content: Any, role: str) -> Any:
+def _turn(content: Any) -> str:
+    """What the assistant has said, as text alone: its parts would need the ids of a response."""
+    parts = content if isinstance(content, list) else []
+    for part in parts:
+        if not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal"):
+            raise _no_place("a part of the assistant's that is not text")
+    return "".join(str(part.get(part["type"]) or "") for part in parts) if parts else content or ""
+
+
+def _content(content: Any) -> Any:
     """A message's content: text stays, parts get the names that they have there."""
-    return [_part(part, role) for part in content] if isinstance(content, list) else content or ""
+    return [_part(part) for part in content] if isinstance(content, list) else content or ""
 
 
-def _part(part: Any, role: str) -> dict[str, Any]:
+def _part(part: Any) -> dict[str, Any]:
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    if kind == "refusal" and role == "assistant":
-        return _refusal(part.get("refusal"))
-    inner = part.get("text" if kind == "text" else str(kind)) if isinstance(part, Mapping) else None
-    known = {"type", kind, "prompt_cache_breakpoint"}
-    if kind not in _PARTS or inner is None or part.keys() - known or (role == "assistant" and kind != "text"):
-        raise _no_place(f"a part {kind!r}" if role != "assistant" else f"a part {kind!r} of the assistant's")
+    inner = part.get(kind) if isinstance(part, Mapping) else None
+    if kind not in _PARTS or inner is None or part.keys() - {"type", kind, "prompt_cache_breakpoint"}:
+        raise _no_place(f"part {kind!r}")
     more = {"prompt_cache_breakpoint": part["prompt_cache_breakpoint"]} if "prompt_cache_breakpoint" in part else {}
     if kind == "text":
-        return {"type": "output_text" if role == "assistant" else "input_text", "text": inner, **more}
+        return {"type": _PARTS[kind], "text": inner, **more}
     if kind == "file":
         _nothing_else({name: one for name, one in inner.items() if name not in _FILE}, "file")
-        return {"type": "input_file", **inner, **more}
+        return {"type": _PARTS[kind], **inner, **more}
     image = inner if isinstance(inner, Mapping) else {"url": inner}
-    return {"type": "input_image", "image_url": image.get("url"), "detail": image.get("detail") or "auto", **more}
-
-
-def _refusal(text: Any) -> dict[str, Any]:
-    return {"type": "refusal", "refusal": text}
+    return {"type": _PARTS[kind], "image_url": image.get("url"), "detail": image.get("detail") or "auto", **more}
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     kind = call.get("type", "function")
     inner = call.get(kind)
     if kind not in ("function", "custom") or not isinstance(inner, Mapping):
-        raise _no_place(f"a tool call {kind!r}")
+        raise _no_place(f"tool call {kind!r}")
     named = {"call_id": call.get("id"), "name": inner.get("name")}
     if kind == "custom":
         return {"type": "custom_tool_call", **named, "input": inner.get("input") or ""}
@@ -125,6 +125,8 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(tools: Any) -> _Fields:
+    if not isinstance(tools, list):
+        raise InvalidRequest("'tools' must be an array")
     if tools:
         yield "tools", [_tool(tool) for tool in tools]
 
@@ -133,7 +135,7 @@ def _tool(tool: Any) -> dict[str, Any]:
     kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
     inner = tool.get(kind) if isinstance(tool, Mapping) else None
     if kind not in ("function", "custom") or not isinstance(inner, Mapping):
-        raise _no_place(f"a tool {kind!r}")
+        raise _no_place(f"tool {kind!r}")
     if kind == "function":  # strict unless it says otherwise, where a chat's is not
         return {"type": kind, "parameters": None, **inner, "strict": bool(inner.get("strict"))}
     form = inner.get("format")
@@ -158,7 +160,9 @@ def _chosen(choice: Any) -> Any:
 
 
 def _response_format(wanted: Any) -> _Fields:
-    if not isinstance(wanted, Mapping) or wanted.get("type") != "text":
+    if not isinstance(wanted, Mapping):
+        raise InvalidRequest("'response_format' must be an object")
+    if wanted.get("type") != "text":
         yield "text", {"format": text_format(wanted)}
 
 
