@@ -19,6 +19,7 @@ from llmdo.backends.engine.verdicts import BEFORE_ANSWERS, as_lines_own
 from llmdo.backends.errors import CallTimeout, LineError, ModelError, Retryable, StopRun, WaitsInBatch
 from llmdo.backends.lanes.batch import Batch, BatchMember, LeftBatch
 from llmdo.backends.lanes.choice import LaneChoice
+from llmdo.backends.lanes.counted import BatchCounts
 from llmdo.backends.lanes.records import BatchRecord
 from llmdo.backends.lanes.rescue import UNKNOWN_FACTOR, Rescue
 from llmdo.backends.lanes.windows import look_s
@@ -74,6 +75,7 @@ class BatchPolls:
         self._settings = settings
         self._scheduler = scheduler
         self._budget = settings.budget
+        self._counts = BatchCounts(settings.budget, rescues=self.rescue is not None)
         self._stop = stop
         self._final = final
 
@@ -114,8 +116,9 @@ class BatchPolls:
     def release(self, batch: Batch) -> None:
         """Leaves all members to be called by themselves."""
         for member in (*batch.members, *batch.late):
-            self._end(batch, member)
-            self._rescue(batch, member)
+            self._counts.end(batch, member)
+            self._counts.fetch(batch, member)
+            self._counts.rescue(batch, member)
             member.end(None)
         batch.members.clear()
         batch.late.clear()
@@ -123,7 +126,7 @@ class BatchPolls:
     def call_now(self, batch: Batch) -> None:
         """Leaves all members to be called by themselves, whether their batch comes back or not."""
         for member in batch.members:
-            self._rescue(batch, member)
+            self._counts.rescue(batch, member)
             member.end(None)
         batch.late.update(batch.members)
         batch.members.clear()
@@ -131,8 +134,7 @@ class BatchPolls:
     def look_again(self, batch: Batch) -> None:
         """Lets all members be looked up again, since they are in no batch now."""
         for member in batch.members:
-            if self._budget:
-                self._budget.give_back(member.request)
+            self._counts.give_back(batch, member)
             member.fail(LeftBatch())
         batch.members.clear()
 
@@ -142,7 +144,7 @@ class BatchPolls:
         until = self.lanes.expected_by(batch.window_s, batch.sent_at)
         said = f"{batch.model}: waits in batch {batch.name}: run the same command again to fetch its answer"
         for member in (*batch.members, *batch.late):
-            self._end(batch, member)
+            (self._counts.leave if waits else self._counts.end)(batch, member)
             member.fail(WaitsInBatch(said, provider=batch.provider, until=until) if waits else NotStarted())
         batch.members.clear()
         batch.late.clear()
@@ -270,19 +272,17 @@ class BatchPolls:
                 errors.append((member, result))
                 continue
             answered += 1
-            self._spend(batch, member, result, late=late)
+            self._counts.spend(batch, member, result, late=late)
             member.end(result)
         if not answered and not left and all(is_throttled(error) for _, error in errors) and await self._refused(batch):
             return 0
         for member, error in errors:
             own = as_lines_own(error) if answered and error.about == "unclear" else error
-            if not batch.earlier:
-                self._spend(batch, member, own)
+            self._counts.fail(batch, member, own)
             member.end(None if batch.earlier else own)
         for member in left.values():
-            if self._budget:
-                self._budget.give_back(member.request)
-            self._rescue(batch, member)
+            self._counts.fail(batch, member)
+            self._counts.rescue(batch, member)
             member.end(None)
         return answered
 
@@ -315,24 +315,6 @@ class BatchPolls:
     def _factor(self, provider: str, model: str) -> float:
         known = self._budget and self._budget.prices.lane_factor(provider, model, "batch")
         return known or UNKNOWN_FACTOR
-
-    def _spend(
-        self, batch: Batch, member: BatchMember, result: Response | ModelError | None, *, late: bool = False
-    ) -> None:
-        if self._budget:
-            self._budget.after(batch.provider, member.request, result, late=late)
-
-    def _rescue(self, batch: Batch, member: BatchMember) -> None:
-        """Of a member that is called because of the deadline, and not because its batch has failed it."""
-        if self._budget and self.rescue and batch.name and (batch.cancelled or member in batch.members):
-            self._budget.rescue(member.request)
-
-    def _end(self, batch: Batch, member: BatchMember) -> None:
-        """Of a member without an answer; one that this run has handed over may be billed nevertheless."""
-        if batch.name and not batch.earlier:
-            self._spend(batch, member, None)
-        elif self._budget:
-            self._budget.give_back(member.request)
 
     def _ending(self, batch: Batch, error: ModelError) -> ModelError | NotStarted:
         """What to raise for an error that every call meets; an error that ends the run goes to all requests."""

@@ -132,7 +132,8 @@ class Batches:
             if budget and result.usage is not None:
                 budget.after(batch.provider, ChatRequest(batch.model, ()), result, late=True)
 
-        unawaited = Unawaited(self._submissions, self._polls, self._work, timeout_s, spend)
+        closed = budget.closed if budget else lambda _: None
+        unawaited = Unawaited(self._submissions, self._polls, self._work, timeout_s, spend, closed)
         with suppress(NotStarted, ModelError):  # nothing is known of them, or the provider cannot be called
             for record in (await self._earlier.look()).values():
                 if self._polls.over.is_set() or await asyncio.to_thread(is_awaited, record):

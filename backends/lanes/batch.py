@@ -79,6 +79,11 @@ class Batch:
     late: set[BatchMember] = field(default_factory=set)
 
     @property
+    def reserve(self) -> str:
+        """By which a budget knows it; that of all answers in the background is their window's."""
+        return self.window or self.nonce or self.name
+
+    @property
     def window(self) -> str:
         """Within which its one answer is made in the background; "" for a batch."""
         return window_of(self.name)

@@ -43,6 +43,7 @@ class Unawaited:
         polls, work: the engine's.
         timeout_s: of each call, in seconds.
         spend: counts what a result of a provider's model has used.
+        closed: gets the nonce of each batch that is closed.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Unawaited:
         work: Settles,
         timeout_s: float,
         spend: Callable[[Batch, Response | ModelError], None],
+        closed: Callable[[str], None],
     ) -> None:
         self._submissions, self._polls, self._work = submissions, polls, work
-        self._timeout_s, self._spend = timeout_s, spend
+        self._timeout_s, self._spend, self._closed = timeout_s, spend, closed
 
     async def close(self, record: BatchRecord, backend: BatchBackend) -> None:
         """Looks at a batch once; one that the provider still works on stays open for a later run.
@@ -74,7 +76,7 @@ class Unawaited:
             pointer = Pointer(0, "", record.lines, record.reserved_at, nonce)
             name = await self._work.settle(provider, model, backend, pointer)
         if not name:  # it was never submitted
-            await self._polls.update(nonce, ended_at=time.time(), unclear="")
+            await self._end(nonce, unclear="")
             return
         batch = Batch(provider, model, backend, 0.0, 0.0, nonce=nonce, name=name, earlier=True)
         try:
@@ -88,10 +90,14 @@ class Unawaited:
             if unknown.about == "unclear" and unknown.status != 404:
                 raise
             _log.warning("batch %s, which no file waits for, is closed: %s", name, unknown.message)
-            await self._polls.update(nonce, ended_at=time.time(), unclear=unknown.message)
+            await self._end(nonce, unclear=unknown.message)
             return
         _log.warning("batch %s is closed: no file waits for its %d answers, which are spent", name, answered)
-        await self._polls.update(nonce, ended_at=time.time(), answered=answered, unclear="")
+        await self._end(nonce, answered=answered, unclear="")
+
+    async def _end(self, nonce: str, **changes: Any) -> None:
+        self._closed(nonce)
+        await self._polls.update(nonce, ended_at=time.time(), **changes)
 
     async def _count(self, batch: Batch, results: AsyncIterator[tuple[int, Response | ModelError]]) -> int:
         """Counts what all have used, once they have come; returns how many are answers."""

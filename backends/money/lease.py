@@ -7,9 +7,9 @@ when that is due; who writes that down is no concern of this module.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmdo.backends.errors import BudgetSpent
 from llmdo.backends.money.grants import NOTHING_FREE, Allowance
@@ -18,6 +18,8 @@ from llmdo.backends.money.grants import NOTHING_FREE, Allowance
 _AHEAD_S, _CALLS_AHEAD = 3.0, 2
 # Calls like the largest that the first lease is for; while calls wait, each lease is twice as large as the one before.
 _FIRST_CALLS = 16
+# More lines than any batch has: they all have come back.
+ALL_LINES = 1 << 40
 # For how long a refusal holds: meanwhile the budget may have been raised, or others may have given something back.
 _REFUSED_S = 60.0
 
@@ -43,6 +45,20 @@ class PeriodBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserve:
+    """What lines that were left in a batch may cost at most; negative for lines that have come back."""
+
+    lines: int
+    most: Allowance = NOTHING_FREE
+
+    def __add__(self, other: Reserve) -> Reserve:
+        return Reserve(self.lines + other.lines, self.most + other.most)
+
+    def __neg__(self) -> Reserve:
+        return Reserve(-self.lines, NOTHING_FREE - self.most)
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """What a process would like to lease.
 
@@ -52,6 +68,8 @@ class Wish:
         kept: what it may spend whatever is answered, ``held`` included.
         least: what a call that waits needs besides ``held``; None: none waits.
         wanted: besides ``held``, so that calls need not wait soon.
+        reserves: what was left in batches since the last answer, and is part of ``used``, by the batch's key; and what
+            has come back.
     """
 
     used: Allowance
@@ -59,6 +77,7 @@ class Wish:
     kept: Allowance
     least: Allowance | None
     wanted: Allowance
+    reserves: Mapping[str, Reserve] = field(default_factory=dict)
 
 
 class Lease:
@@ -94,6 +113,7 @@ class Lease:
         self._least: Allowance | None = None
         self._refusal: tuple[Allowance, BudgetSpent, float] | None = None
         self._largest, self._wanted, self._second = Allowance(), Allowance(), Allowance()
+        self._reserves: dict[str, Reserve] = {}
         self._used, self._since = Allowance(), clock()  # when the rate was measured last
         self._seen = Allowance()
 
@@ -116,6 +136,10 @@ class Lease:
             self.asked.set()
         self.awaited = self._answered
         return BudgetSpent(f"more of --budget {self.budget} is asked for")
+
+    def reserve(self, key: str, reserve: Reserve) -> None:
+        """Lines were left in a batch of this key, or have come back."""
+        self._reserves[key] = self._reserves.get(key, Reserve(0)) + reserve
 
     def ended(self) -> None:
         """A call has ended."""
@@ -156,13 +180,17 @@ class Lease:
             most = held if least is not None else held + wanted
             self._granted = self._granted.at_most(self._limited(used) + most)
             kept = (self._granted - self._limited(used)).at_least(NOTHING_FREE)
-            return Wish(used, held, kept, least, wanted)
+            return Wish(used, held, kept, least, wanted, dict(self._reserves))
 
-    def grant(self, used: Allowance, leased: Allowance, until: float) -> None:
-        """When so much was ``used``, so much more was leased, which calls may use until then by ``clock``."""
+    def grant(self, wish: Wish, leased: Allowance, until: float) -> None:
+        """When a wish was made, so much was leased, which calls may use until then by ``clock``."""
         with self._lock:
-            self.settled = used
-            self._granted, self._until = self._limited(used) + leased, until
+            self.settled = wish.used
+            for key, written in wish.reserves.items():
+                left = self._reserves.pop(key) + -written
+                if left.lines:
+                    self._reserves[key] = left
+            self._granted, self._until = self._limited(wish.used) + leased, until
             self._wanted = self._wanted.at_most(leased)
             answered = self._answer() if self._least is None or self._free().covers(self._least) else None
         if answered:

@@ -12,7 +12,7 @@ from llmdo.backends.money.billing import maybe_billed
 from llmdo.backends.money.estimates import Estimates
 from llmdo.backends.money.grants import Allowance, FromPurse, Grants
 from llmdo.backends.money.lanes import dearest_lane
-from llmdo.backends.money.lease import Lease
+from llmdo.backends.money.lease import ALL_LINES, Lease, Reserve
 from llmdo.backends.money.limits import NO_LIMITS, Limits
 from llmdo.backends.money.prices import DECIMALS, Prices, cost_usd, is_cached
 from llmdo.backends.money.receipt import LATE, RESCUED, CallUsed, Receipt, Tallies
@@ -152,6 +152,27 @@ class Budget:
             self._settle()
             return None if self._elsewhere.calls else self._tallies.receipt()
 
+    def leave(self, provider: str, request: Request, batch: str) -> None:
+        """Leaves a request in a batch for a later run: it counts as lost, and in the output's budget as reserved."""
+        with self._lock:
+            most = self._lose(provider, request, self._give_back(request))
+            if self.lease:
+                self.lease.reserve(batch, Reserve(1, self._most_of(provider, request, most)))
+            self._release()
+
+    def fetched(self, provider: str, request: Request, batch: str) -> None:
+        """A request that an earlier run has left in a batch has its result, or has none there: nothing is reserved."""
+        with self._lock:
+            if self.lease:
+                most = self._most_of(provider, request, self._estimates.most(request))
+                self.lease.reserve(batch, -Reserve(1, most))
+
+    def closed(self, batch: str) -> None:
+        """A batch that earlier runs have left has ended, and nobody waits for what is left of it."""
+        with self._lock:
+            if self.lease:
+                self.lease.reserve(batch, -Reserve(ALL_LINES))
+
     def give_back(self, request: Request) -> None:
         """Releases what was reserved for a call that was not made."""
         with self._lock:
@@ -259,7 +280,11 @@ class Budget:
             self._held_tokens, self._held_usd = 0, 0.0  # without the rounding errors
         return amount
 
-    def _lose(self, provider: str, request: Request, amount: _Amount | None) -> None:
+    def _most_of(self, provider: str, request: Request, most: Usage) -> Allowance:
+        usd = cost_usd(most, self.prices.of(provider, request.model, lane=dearest_lane(request)))
+        return _Amount(most, usd).most
+
+    def _lose(self, provider: str, request: Request, amount: _Amount | None) -> Usage:
         most = amount.usage if amount else self._estimates.most(request)
         self._lost += 1
         self._lost_input += most.input_tokens
@@ -267,6 +292,7 @@ class Budget:
         lane = dearest_lane(request)
         self._unsettled.append(CallUsed(provider, request.model, request.model, most, lost=True, lane=lane))
         self._settle()
+        return most
 
     def _settle(self) -> None:
         """Adds the costs of the calls whose prices are known by now."""

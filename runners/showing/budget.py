@@ -30,7 +30,8 @@ class BudgetNow:
 
     Attributes:
         since: when its period began; None for one without a period, as ``until``, when the next one begins.
-        left: what is neither spent nor leased.
+        reserved_usd, reserved_tokens: what lines may cost that wait in batches which no run holds.
+        left: what is neither spent, leased nor reserved.
         waiting: how many processes have a call that does not fit into that.
     """
 
@@ -41,6 +42,8 @@ class BudgetNow:
     spent_tokens: int
     leased_usd: float
     leased_tokens: int
+    reserved_usd: float
+    reserved_tokens: int
     left: float
     waiting: int
 
@@ -50,11 +53,14 @@ class BudgetNow:
         limit, leases = record.limit, record.leases.values()
         spent, until = record.spent[limit.period], end_of(limit.period, now)
         usd, tokens = sum(one.usd for one in leases), sum(one.tokens for one in leases)
-        in_dollars, in_tokens = (limit.usd or 0.0) - spent.usd - usd, (limit.tokens or 0) - spent.tokens - tokens
+        reserved = record.reserved_in(limit.period)
+        in_dollars = (limit.usd or 0.0) - spent.usd - usd - reserved[0]
+        in_tokens = (limit.tokens or 0) - spent.tokens - tokens - reserved[1]
         left = in_tokens if limit.usd is None else in_dollars
         budget = PeriodBudget(limit.usd, limit.tokens, limit.period)
         since, waiting = spent.since if until else None, sum(one.waiting for one in leases)
-        return cls(budget, since, until, spent.usd, spent.tokens, usd, tokens, max(0.0, left), waiting)
+        amounts = spent.usd, spent.tokens, usd, tokens, *reserved
+        return cls(budget, since, until, *amounts, max(0.0, left), waiting)
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``; times in ISO 8601."""
@@ -67,6 +73,8 @@ class BudgetNow:
             "spent_tokens": self.spent_tokens,
             "leased_usd": self.leased_usd if usd else None,
             "leased_tokens": None if usd else self.leased_tokens,
+            "reserved_usd": self.reserved_usd if usd else None,
+            "reserved_tokens": None if usd else self.reserved_tokens,
             "left_usd": self.left if usd else None,
             "left_tokens": None if usd else int(self.left),
             "waiting": self.waiting,
@@ -76,13 +84,15 @@ class BudgetNow:
         """A sentence for people, without its stop."""
         if self.budget.usd is None:
             spent, leased, left = f"{self.spent_tokens:,} tokens", f"{self.leased_tokens:,}", f"{int(self.left):,}"
+            reserved = f"{self.reserved_tokens:,}" if self.reserved_tokens else ""
         else:
             spent, leased, left = (f"${amount:,.6g}" for amount in (self.spent_usd, self.leased_usd, self.left))
+            reserved = f"${self.reserved_usd:,.6g}" if self.reserved_usd else ""
+        batches = f", {reserved} reserved by batches" if reserved else ""
         period = "" if self.until is None else f" until {self.until:%Y-%m-%d %H:%M} UTC"
         waits = ", and calls wait" if self.waiting else ""
-        return (
-            f"Budget of {self.budget}: {spent} spent, {leased} leased by running processes, {left} left{period}{waits}"
-        )
+        held = f"{leased} leased by running processes{batches}"
+        return f"Budget of {self.budget}: {spent} spent, {held}, {left} left{period}{waits}"
 
 
 def budget_now(where: Location) -> BudgetNow | None:

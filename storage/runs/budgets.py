@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -26,6 +26,8 @@ PERIODS: tuple[Period, ...] = ("hour", "day", "week", "month", "ever")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A period that begins this far ahead, and a lease that lasts for so long, were written by a clock that was wrong.
 _SKEW, _LONGEST_LEASE = timedelta(minutes=5), timedelta(hours=1)
+# No provider works on a batch for longer; and so many are kept apart.
+_LONGEST_BATCH, _MOST_RESERVED = timedelta(days=31), 1000
 _TRIES = 60  # of a change that others get ahead of; at most a second apart
 _DECIMALS = 12  # of a sum of US dollars
 
@@ -77,6 +79,15 @@ class LeaseRecord(_Record):
     waiting: bool = False
 
 
+class ReservedRecord(_Record):
+    """What the lines may cost at most that a run has left in a batch, ``at`` some time."""
+
+    lines: Annotated[int, Field(ge=1)]
+    usd: _Usd
+    tokens: _Tokens
+    at: AwareDatetime
+
+
 class BudgetRecord(_Record):
     """The content of the object.
 
@@ -84,12 +95,14 @@ class BudgetRecord(_Record):
         limit: the budget of the run that changed it last.
         spent: what was spent in the current hour, day, week, month, and ever.
         leases: by process.
+        reserved: by batch. It counts in the periods that it was left in, as spent does.
     """
 
     version: Literal[1] = 1
     limit: LimitRecord = LimitRecord()
     spent: Mapping[Period, PeriodSpent] = {}
     leases: Mapping[str, LeaseRecord] = {}
+    reserved: Mapping[str, ReservedRecord] = {}
 
     def at(self, now: datetime) -> BudgetRecord:
         """The record as time has passed: leases that have run out are spent, and periods that are over forgotten."""
@@ -99,7 +112,41 @@ class BudgetRecord(_Record):
                 record = record._in_periods(lease.until).with_spent(lease.usd, lease.tokens)
             else:
                 left[name] = lease.model_copy(update={"until": min(lease.until, longest)})
-        return record.model_copy(update={"leases": left})._in_periods(now)
+        record = record.model_copy(update={"leases": left})._in_periods(now)
+        return record._given_up(name for name, one in record.reserved.items() if one.at < now - _LONGEST_BATCH)
+
+    def with_reserved(self, batch: str, lines: int, usd: float, tokens: int, now: datetime) -> BudgetRecord:
+        """With more lines in a batch, or fewer. Of many batches the oldest count as spent."""
+        there = self.reserved.get(batch)
+        lines += there.lines if there else 0
+        others = {name: one for name, one in self.reserved.items() if name != batch}
+        if lines <= 0:
+            return self.model_copy(update={"reserved": others})
+        usd = max(0.0, round(usd + (there.usd if there else 0.0), _DECIMALS))
+        tokens = max(0, tokens + (there.tokens if there else 0))
+        one = ReservedRecord(lines=lines, usd=usd, tokens=tokens, at=now)
+        record = self.model_copy(update={"reserved": {**others, batch: one}})
+        surplus = sorted(record.reserved, key=lambda name: record.reserved[name].at)[:-_MOST_RESERVED]
+        return record._given_up(surplus)
+
+    def reserved_in(self, period: Period) -> tuple[float, int]:
+        """US dollars and tokens that are reserved in the current period."""
+        since = self.spent[period].since
+        found = [one for one in self.reserved.values() if one.at >= since]
+        return round(sum(one.usd for one in found), _DECIMALS), sum(one.tokens for one in found)
+
+    def _given_up(self, batches: Iterable[str]) -> BudgetRecord:
+        """With batches as spent, in the periods that they count in."""
+        record = self
+        for name in batches:
+            one = record.reserved[name]
+            spent = {
+                period: tally.plus(one.usd, one.tokens) if one.at >= tally.since else tally
+                for period, tally in record.spent.items()
+            }
+            left = {other: kept for other, kept in record.reserved.items() if other != name}
+            record = record.model_copy(update={"spent": spent, "reserved": left})
+        return record
 
     def with_spent(self, usd: float, tokens: int) -> BudgetRecord:
         """With more spent, in each of the periods."""

@@ -71,6 +71,10 @@ def claimed(record: BudgetRecord, now: datetime, claim: LeaseChange) -> BudgetRe
     total = wish.kept.at_least(wish.held)
     if mine is None:  # if there was one, it has run out, and all of it counts as spent
         spent, total = (spent - claim.leased).at_least(NOTHING_FREE), wish.held
+    if mine or claim.leased == NOTHING_FREE:  # else what is left in batches is spent, too
+        for batch, one in wish.reserves.items():
+            record = record.with_reserved(batch, one.lines, one.most.usd, int(one.most.tokens), now)
+            spent = (spent - one.most.at_least(NOTHING_FREE)).at_least(NOTHING_FREE)  # they are a part of it
     record = record.with_spent(spent.usd, int(spent.tokens))
     room = room_in(record, claim.limit, claim.name)
     fits = wish.least is not None and room.covers(wish.held + wish.least)
@@ -105,8 +109,8 @@ def room_in(
     others = [one for other, one in record.leases.items() if other != name]
     room = Allowance(_ENDLESS, _ENDLESS)
     for budget in (limit, *(one.limit for one in others)):
-        spent = record.spent[budget.period]
-        room = room.at_most(_amount_of(budget) - Allowance(spent.usd, spent.tokens))
+        spent, reserved = record.spent[budget.period], Allowance(*record.reserved_in(budget.period))
+        room = room.at_most(_amount_of(budget) - Allowance(spent.usd, spent.tokens) - reserved)
     kept = [one for one in others if not returns(one.run_id)]
     return room - Allowance(sum(one.usd for one in kept), sum(one.tokens for one in kept))
 
@@ -158,7 +162,7 @@ class Leaseholder:
         if self._thread.ident is not None:
             self._thread.join()
         left = self._lease.wish(0.0)
-        if self._number or left.used != NOTHING_FREE:  # late answers cost without a call
+        if self._number or left.used != NOTHING_FREE or left.reserves:  # late answers cost without a call
             try:
                 if self._unsure is not None:
                     self._change(self._unsure)
@@ -207,7 +211,7 @@ class Leaseholder:
         mine = record.leases.get(self._name)
         self._leased = Allowance(mine.usd, mine.tokens) if mine else Allowance()
         self._sharing = max(1, len(record.leases))
-        self._lease.grant(claim.wish.used, self._leased, claim.at + claim.seconds - MARGIN_S)
+        self._lease.grant(claim.wish, self._leased, claim.at + claim.seconds - MARGIN_S)
         return record
 
     def _after(self, record: BudgetRecord, wish: Wish) -> float:
@@ -245,12 +249,14 @@ class Leaseholder:
 
     def _used_up(self, record: BudgetRecord, end: datetime | None) -> str:
         spent = record.spent[self._limit.period]
-        usd, tokens = spent.usd, spent.tokens
+        reserved = record.reserved_in(self._limit.period)
+        usd, tokens = spent.usd + reserved[0], spent.tokens + reserved[1]
         for name, one in record.leases.items():
             if name != self._name:
                 usd, tokens = usd + one.usd, tokens + one.tokens
         amount = f"{tokens:,} tokens" if self._limit.usd is None else f"${usd:.6g}"
-        said = f"--budget {self._lease.budget}: {amount} are spent or leased by all runs of this output"
+        batches = reserved_text(*reserved, in_dollars=self._limit.usd is not None)
+        said = f"--budget {self._lease.budget}: {amount} are spent or leased by all runs of this output{batches}"
         if end is None:
             return f"{said}, and the next call could exceed it: raise it and run the same command again to resume"
         since = f"since {spent.since:%Y-%m-%d %H:%M} UTC, and the next call could exceed it"
@@ -306,6 +312,12 @@ def return_leases() -> None:
     """Returns what this process has leased, for whatever run: a runner ends its workers without a word to the steps."""
     while _kept:
         _kept.pop().close()
+
+
+def reserved_text(usd: float, tokens: int, *, in_dollars: bool) -> str:
+    """What part of an amount is reserved by batches, behind it; "" for none."""
+    amount = (f"${usd:.6g}" if usd else "") if in_dollars else (f"{tokens:,} tokens" if tokens else "")
+    return amount and f" ({amount} of it reserved by batches that are out)"
 
 
 def limit_of(budget: PeriodBudget) -> LimitRecord:

@@ -12,7 +12,8 @@ from itertools import count
 import pytest
 
 from llmdo.backends.errors import BudgetSpent
-from llmdo.backends.money.lease import PeriodBudget
+from llmdo.backends.money.grants import Allowance
+from llmdo.backends.money.lease import PeriodBudget, Reserve, Wish
 from llmdo.backends.money.limits import Limits
 from llmdo.backends.money.money import Budget
 from llmdo.backends.money.prices import Prices
@@ -29,7 +30,7 @@ from llmdo.storage.runs.budgets import (
     PeriodSpent,
     begin_of,
 )
-from llmdo.transforms.answers.leases import PART, Leaseholder
+from llmdo.transforms.answers.leases import PART, LeaseChange, Leaseholder, claimed, room_in
 from tests.memory_store import MemoryStore
 
 PRICES = Prices(lambda _: Models((ModelInfo("fake/m", price=Price(1.0, 1.0)),)))  # a dollar for a million tokens
@@ -356,3 +357,40 @@ def test_what_cannot_be_read_refuses_calls_with_a_sentence():
     world.store.put("out/_budget.json", b"{}x")
     world.run(world.now + 5)
     assert "_budget.json is not a budget that this version can read" in str(process.stopped)
+
+
+def left_in_batches(lines, used, leased=1.0, number=2):
+    """A change of a process that leaves lines of 0.1 USD each in a batch, or fetches some."""
+    reserves = {"b": Reserve(lines, Allowance(0.1 * lines, 10 * lines))}
+    wish = Wish(Allowance(used), Allowance(), Allowance(), None, Allowance(), reserves)
+    return LeaseChange("me", "r", number, LimitRecord(usd=5.0), Allowance(used), Allowance(leased), wish, 0.0, 120.0)
+
+
+def test_what_is_left_in_batches_is_reserved_and_not_spent_and_back_again():
+    now = datetime(2026, 12, 9, 12, tzinfo=UTC)
+    limit = LimitRecord(usd=5.0)
+    lease = LeaseRecord(run_id="r", limit=limit, usd=1.0, tokens=0, until=now + timedelta(minutes=1), number=1)
+    before = BudgetRecord(limit=limit, leases={"me": lease}).at(now)
+    after = claimed(before, now, left_in_batches(3, 0.5))
+    assert (after.spent["day"].usd, after.reserved["b"].lines) == (pytest.approx(0.2), 3)
+    assert after.reserved["b"].usd == pytest.approx(0.3)
+    assert room_in(after, limit, "other").usd == pytest.approx(4.5)
+    back = claimed(after, now, left_in_batches(-3, 0.05, 0.0, 1))
+    assert (back.spent["day"].usd, back.reserved) == (pytest.approx(0.25), {})
+
+
+def test_what_is_left_by_a_process_whose_lease_has_run_out_is_spent_with_it():
+    now = datetime(2026, 12, 9, 12, tzinfo=UTC)
+    after = claimed(BudgetRecord().at(now), now, left_in_batches(3, 0.5))
+    assert after.reserved == {}
+
+
+def test_a_change_whose_reply_is_lost_reserves_once():
+    now = datetime(2026, 12, 9, 12, tzinfo=UTC)
+    limit = LimitRecord(usd=5.0)
+    lease = LeaseRecord(run_id="r", limit=limit, usd=1.0, tokens=0, until=now + timedelta(minutes=1), number=1)
+    change = left_in_batches(3, 0.5)
+    held = replace(change, wish=replace(change.wish, held=Allowance(0.1), kept=Allowance(0.1)))
+    once = claimed(BudgetRecord(limit=limit, leases={"me": lease}).at(now), now, held)
+    assert once.leases["me"].number == 2
+    assert claimed(once, now, held) == once
