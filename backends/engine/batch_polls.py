@@ -109,6 +109,9 @@ class BatchPolls:
                     raise self._ending(batch, refused) from refused
             late = not done and self.loop.time() >= batch.until and not 0 < failures < self.retry.attempts
             if late and not await self._cancel(batch):
+                with suppress(ModelError):  # it may have ended since the last look: then it is paid
+                    if await self._poll(batch, [*batch.members, *batch.late]):
+                        continue
                 warn_of(batch, f"batch {batch.name} is not answered {batch.given_s:g} s after it was sent")
                 return self.release(batch)
         return None

@@ -66,7 +66,7 @@ class CallSettings:
         detached: requests that were handed over are left to a later run.
         ready_by: until when answers are wanted; what batches would bring too late is called.
         batches: where the output's batches have their records; None: nowhere.
-        lane: how calls are made that name no ``service_tier``: "flex", or "" at list price.
+        lane: how calls are made that name no ``service_tier``: "flex", in a window "2h" or "8h", or "" at list price.
         own: the providers whose refusals may stop the engine; None: all.
         kept: the ledger of paid answers, if there is one.
         gate: asked before calls are started; an error stops the engine.

@@ -239,6 +239,20 @@ def test_what_is_not_answered_in_its_window_is_ended_and_called_at_list_price():
     }
 
 
+def test_an_answer_that_is_there_when_its_end_is_asked_for_is_taken():
+    world = World(takes_s=24 * HOUR)
+
+    async def refuse(model, batch):
+        world.takes_s = 0.0  # it was made in this moment
+        raise InvalidRequest("Cannot cancel a response that is completed", status=400)
+
+    world.cancel_batch = refuse
+    done = run(process(world, 20 * HOUR))
+    assert texts(done) == ALL
+    assert (world.calls, len(world.begun)) == ([], LINES)
+    assert {one.response.lane for one in done.values()} == {"2h"}
+
+
 @pytest.mark.parametrize(
     "refused",
     [
