@@ -80,7 +80,7 @@ FIGURES = (
     ),
     Exported(
         "output_budget_left_usd",
-        "What of --budget is neither spent nor leased in its period, in US dollars.",
+        "What of --budget is neither spent, leased nor reserved in its period, in US dollars.",
         counter=False,
         dotted="output.budget.left",
         unit="{USD}",
