@@ -95,8 +95,16 @@ def test_a_batch_that_no_file_waits_for_frees_what_was_reserved_for_it(user):
     assert done.receipt.ways["late"].calls == 30
 
 
-@pytest.mark.parametrize(("how", "factor"), [({"mode": "batch"}, 0.5), ({"ready_by": "8h"}, 0.5), ({}, 1.0)])
-def test_a_sample_says_what_the_rest_costs_in_the_lane_that_it_will_be_answered_in(user, how, factor):
+@pytest.mark.parametrize(
+    ("how", "factor", "lane"),
+    [
+        ({"mode": "batch"}, 0.5, "batch"),
+        ({"ready_by": "8h"}, 0.5, "batch"),
+        ({"lane": "2h"}, 0.7, "2h"),
+        ({}, 1.0, None),
+    ],
+)
+def test_a_sample_says_what_the_rest_costs_in_the_lane_that_it_will_be_answered_in(user, how, factor, lane):
     rows = [json.dumps({"id": number, "prompt": f"line {number:02}"}) for number in range(30)]
     (user.folder / "in.jsonl").write_text("".join(f"{row}\n" for row in rows))
     given = {"input": [str(user.folder / "in.jsonl")], "output": str(user.folder / "out"), "model": MODEL}
@@ -108,10 +116,13 @@ def test_a_sample_says_what_the_rest_costs_in_the_lane_that_it_will_be_answered_
     assert sample.to_pay_usd.estimate == pytest.approx(20 * each * factor, rel=0.1)
     assert sample.cost_usd.estimate == pytest.approx(10 * each + 20 * each * factor, rel=0.1)
     told = sample_json(sample)
-    assert (told["lane"], told["seconds"] is None) == (("batch", True) if how else (None, False))
+    assert (told["lane"], told["seconds"] is None) == (lane, bool(how))
     console = Console(file=io.StringIO(), width=200)
     console.print(show_sample(sample))
-    assert ("with the 20 lines that are left by batches" in console.file.getvalue()) == bool(how)
+    text, left = console.file.getvalue(), {"batch": " by batches", "2h": " within 2h"}.get(lane)
+    assert ("with the 20 lines" in text) == bool(left)
+    assert f"with the 20 lines that are left{left or ''}" in text or not left
+    assert (f"up to {lane} for the 20 lines" in text) == (lane == "2h")
 
 
 @pytest.mark.slow
