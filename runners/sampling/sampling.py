@@ -119,8 +119,8 @@ def draw_sample(options: JsonlOptions, count: int) -> Drawn:
 def answer_sample_of(options: JsonlOptions, drawn: Drawn, watch: Watch, budget: Budget) -> Sampled:
     """Answers the lines that were drawn. Their answers are in the ledger then, by the keys that the run looks up."""
     lane = None if options.lane in WINDOWS else options.lane
-    at_once = {"runner": "direct", "processes": 1, "mode": "sync", "lane": lane, "notify_queue": None}
-    here = options.model_copy(update=at_once)
+    at_once = {"mode": "sync", "ready_by": None, "lane": lane}
+    here = options.model_copy(update={"runner": "direct", "processes": 1, "notify_queue": None, **at_once})
     outcomes = Outcomes()
 
     @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from llmdo.backends.backend import BatchLimits
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher
+from llmdo.backends.engine.engine import Engine
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
@@ -153,7 +154,13 @@ def _no_threads(monkeypatch):
     monkeypatch.setattr(asyncio, "to_thread", inline)
 
 
-async def process(world, seconds=10 * HOUR, requests=None, lane="2h", stop_after=None, **settings):
+def loop_time():
+    return asyncio.get_running_loop().time()
+
+
+async def process(
+    world, seconds=10 * HOUR, requests=None, lane="2h", stop_after=None, ended=lambda key: None, **settings
+):
     """Runs one process for so long at most; returns how each line ended, by its request id."""
     done = {}
     requests = requests or [chat(number) for number in range(LINES)]
@@ -165,6 +172,7 @@ async def process(world, seconds=10 * HOUR, requests=None, lane="2h", stop_after
         def deliver(_, one, key=request.request_id):
             assert key not in done
             done[key] = one
+            ended(key)
 
         work.add([Job("openai", request, deliver, Reservation(1))])
     end = asyncio.get_running_loop().time() + (stop_after or seconds)
@@ -210,6 +218,16 @@ def test_a_place_in_the_window_is_free_as_soon_as_the_service_has_the_request():
     assert len(texts(done)) == 40
     assert world.most <= 2
     assert max(world.since.values()) - min(world.since.values()) < 120.0
+
+
+def test_lines_are_taken_in_while_others_wait_for_their_answers():
+    world = World(takes_s=HOUR)
+    engine = Engine(CallSettings(2, lane="2h"), lambda _: world, Recall(MemoryLedger(), "same-line"))
+    try:
+        taken = [engine.submit("openai", chat(number), lambda _: None, wait=False) for number in range(50)]
+        assert all(taken)
+    finally:
+        engine.close()
 
 
 def test_a_process_that_dies_at_any_point_asks_again_only_for_what_it_did_not_know_the_name_of():
@@ -279,6 +297,21 @@ def test_another_refusal_is_the_lines_own():
     errors = [one.error for one in done.values() if one.error]
     assert [type(error) for error in errors] == [InvalidRequest]
     assert (world.calls, len(world.begun)) == ([], LINES - 1)
+
+
+def test_a_refusal_that_may_be_everybodys_is_the_lines_own_as_soon_as_others_were_taken_in():
+    world = World(takes_s=HOUR)
+    world.refuse = [Unauthorized("a rule of the firewall", status=403, about="unclear")]
+    times = {}
+
+    async def watched():
+        began = asyncio.get_running_loop().time()
+        return await process(world, window=1, ended=lambda key: times.setdefault(key, loop_time() - began))
+
+    done = run(watched())
+    (refused,) = [key for key, one in done.items() if one.error]
+    assert len(texts(done)) == LINES
+    assert times[refused] < 600.0 < HOUR <= min(at for key, at in times.items() if key != refused)
 
 
 def test_calls_that_are_refused_for_want_of_room_are_made_again_in_the_window():

@@ -111,6 +111,7 @@ def test_a_sample_says_what_the_rest_costs_in_the_lane_that_it_will_be_answered_
     options = check_options(**given, price_file=PRICES, runner="direct", **how)
     drawn = draw_sample(options, 10)
     sample = answer_sample_of(options, drawn, lambda state: nullcontext(), options.new_budget())
+    assert sample.summary.receipt is None  # it was answered by calls
     each = sample.spent.cost_usd / 10
     assert each > 0
     assert sample.to_pay_usd.estimate == pytest.approx(20 * each * factor, rel=0.1)
