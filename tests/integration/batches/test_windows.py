@@ -10,6 +10,7 @@ import pytest
 from llmdo.pipelines.options import check_options
 from llmdo.pipelines.usage import UsageError
 from llmdo.runners.exit_codes import EXIT_ANSWERED, EXIT_HANDED_OVER
+from tests.fakes.media import png
 from tests.integration.batches.commands import Commands, wait_until
 from tests.integration.batches.user import MODEL, prompts
 
@@ -55,6 +56,19 @@ def test_bodies_of_responses_and_what_has_no_place_there_stand_side_by_side(user
     assert by_id["r"]["response"]["body"]["object"] == "response"
     assert "lane" not in by_id["s"]
     assert any(warning.startswith("asked at list price: ") and "stop" in warning for warning in by_id["s"]["warnings"])
+
+
+def test_what_a_line_refers_to_is_sent_by_a_call_and_its_row_says_so(user):
+    (user.folder / "media").mkdir()
+    (user.folder / "media" / "a.png").write_bytes(png())
+    part = {"type": "image_url", "image_url": {"url": f"file://{user.folder}/media/a.png"}}
+    said = [{"role": "user", "content": [{"type": "text", "text": "what?"}, part]}]
+    line = json.dumps({"id": "p", "messages": said})
+    summary = user.run(["other"], line, **WINDOW, media_from=(str(user.folder / "media"),))
+    assert summary.exit_code == EXIT_ANSWERED
+    by_id = {row["id"]: row for row in user.rows()}
+    assert (by_id[0]["lane"], by_id["p"].get("lane")) == ("2h", None)
+    assert by_id["p"]["warnings"] == ["asked at list price: what it refers to is sent with a call"]
 
 
 def test_what_fails_in_the_background_is_called_at_list_price(user):
