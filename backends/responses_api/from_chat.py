@@ -35,6 +35,8 @@ _FILE = frozenset({"file_data", "file_id", "filename"})
 
 def responses_body(chat: Mapping[str, Any]) -> dict[str, Any]:
     """The body that asks for the same as a chat.completion's. Raises InvalidRequest for what has no place there."""
+    if chat.get("store") is False:
+        raise InvalidRequest("background responses are kept by the service, and store is false")
     body: dict[str, Any] = {}
     for name, value in chat.items():
         if value is None or any(value == nothing for nothing in _NOTHING.get(name, ())):
@@ -54,16 +56,16 @@ _Fields = Iterator[tuple[str, Any]]
 
 
 def _messages(messages: Any) -> _Fields:
-    custom = {
+    custom = [
         call.get("id")
         for message in messages
-        for call in message.get("tool_calls") or []
+        for call in _listed(message.get("tool_calls"), "tool_calls")
         if isinstance(call, Mapping) and call.get("type") == "custom"
-    }
+    ]
     yield "input", [item for message in messages for item in _items(message, custom)]
 
 
-def _items(message: Mapping[str, Any], custom: set[Any]) -> Iterator[dict[str, Any]]:
+def _items(message: Mapping[str, Any], custom: list[Any]) -> Iterator[dict[str, Any]]:
     """A message as the items that it becomes; ``custom``: ids of calls of custom tools."""
     given = {name: value for name, value in message.items() if value not in (None, [])}
     role, content = given.pop("role", None), given.pop("content", None)
@@ -77,6 +79,8 @@ def _items(message: Mapping[str, Any], custom: set[Any]) -> Iterator[dict[str, A
         raise _no_place(f"messages of {role!r}")
     calls, refusal = given.pop("tool_calls", []), given.pop("refusal", "")
     _nothing_else(given, "message")
+    if not isinstance(refusal, str):
+        raise InvalidRequest("'refusal' must be a string")
     said = _turn(content) + refusal if role == "assistant" else _content(content)
     if said or not calls:
         yield {"type": "message", "role": role, "content": said}
@@ -86,11 +90,15 @@ def _items(message: Mapping[str, Any], custom: set[Any]) -> Iterator[dict[str, A
 
 def _turn(content: Any) -> str:
     """What the assistant has said, as text alone: its parts would need the ids of a response."""
-    parts = content if isinstance(content, list) else []
-    for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal"):
-            raise _no_place("a part of the assistant's that is not text")
-    return "".join(str(part.get(part["type"]) or "") for part in parts) if parts else content or ""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in _listed(content, "content"):
+        kind, inner = _typed(part, "text")
+        if kind not in ("text", "refusal"):
+            raise _no_place(f"part {kind!r} of the assistant's")
+        texts.append(str(inner or ""))
+    return "".join(texts)
 
 
 def _content(content: Any) -> Any:
@@ -99,23 +107,23 @@ def _content(content: Any) -> Any:
 
 
 def _part(part: Any) -> dict[str, Any]:
-    kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    inner = part.get(kind) if isinstance(part, Mapping) else None
-    if kind not in _PARTS or inner is None or part.keys() - {"type", kind, "prompt_cache_breakpoint"}:
+    kind, inner = _typed(part, "text")
+    if inner is None or kind not in _PARTS or part.keys() - {"type", kind, "prompt_cache_breakpoint"}:
         raise _no_place(f"part {kind!r}")
     more = {"prompt_cache_breakpoint": part["prompt_cache_breakpoint"]} if "prompt_cache_breakpoint" in part else {}
     if kind == "text":
         return {"type": _PARTS[kind], "text": inner, **more}
     if kind == "file":
+        if not isinstance(inner, Mapping):
+            raise InvalidRequest("the file of a part must be an object")
         _nothing_else({name: one for name, one in inner.items() if name not in _FILE}, "file")
         return {"type": _PARTS[kind], **inner, **more}
     image = inner if isinstance(inner, Mapping) else {"url": inner}
     return {"type": _PARTS[kind], "image_url": image.get("url"), "detail": image.get("detail") or "auto", **more}
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    kind = call.get("type", "function")
-    inner = call.get(kind)
+def _call(call: Any) -> dict[str, Any]:
+    kind, inner = _typed(call, "function")
     if kind not in ("function", "custom") or not isinstance(inner, Mapping):
         raise _no_place(f"tool call {kind!r}")
     named = {"call_id": call.get("id"), "name": inner.get("name")}
@@ -125,22 +133,23 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(tools: Any) -> _Fields:
-    if not isinstance(tools, list):
-        raise InvalidRequest("'tools' must be an array")
-    if tools:
-        yield "tools", [_tool(tool) for tool in tools]
+    if listed := _listed(tools, "tools"):
+        yield "tools", [_tool(tool) for tool in listed]
 
 
 def _tool(tool: Any) -> dict[str, Any]:
-    kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
-    inner = tool.get(kind) if isinstance(tool, Mapping) else None
+    kind, inner = _typed(tool, "function")
     if kind not in ("function", "custom") or not isinstance(inner, Mapping):
         raise _no_place(f"tool {kind!r}")
     if kind == "function":  # strict unless it says otherwise, where a chat's is not
         return {"type": kind, "parameters": None, **inner, "strict": bool(inner.get("strict"))}
     form = inner.get("format")
     grammar = form.get("grammar") if isinstance(form, Mapping) else None
-    return {"type": kind, **inner, **({"format": {"type": "grammar", **grammar}} if grammar else {})}
+    return {
+        "type": kind,
+        **inner,
+        **({"format": {"type": "grammar", **grammar}} if isinstance(grammar, Mapping) else {}),
+    }
 
 
 def _tool_choice(choice: Any) -> _Fields:
@@ -155,7 +164,7 @@ def _chosen(choice: Any) -> Any:
     if not isinstance(inner, Mapping):
         return dict(choice)
     if kind == "allowed_tools":
-        return {"type": kind, **inner, "tools": [_chosen(tool) for tool in inner.get("tools") or []]}
+        return {"type": kind, **inner, "tools": [_chosen(tool) for tool in _listed(inner.get("tools"), "tools")]}
     return {"type": kind, **inner}
 
 
@@ -201,6 +210,19 @@ _TRANSLATED: Mapping[str, Callable[[Any], _Fields]] = {
     "top_logprobs": _top_logprobs,
     "verbosity": _verbosity,
 }
+
+
+def _typed(given: Any, default: str) -> tuple[Any, Any]:
+    """The type of a part, a tool or a call, and what stands under that name; None of what has none."""
+    kind = given.get("type", default) if isinstance(given, Mapping) else None
+    return kind, given.get(kind) if isinstance(kind, str) else None
+
+
+def _listed(given: Any, name: str) -> list[Any]:
+    """A list, or nothing. Raises InvalidRequest for what is neither."""
+    if given is not None and not isinstance(given, list):
+        raise InvalidRequest(f"{name!r} must be an array")
+    return given or []
 
 
 def _nothing_else(given: Mapping[str, Any], where: str) -> None:

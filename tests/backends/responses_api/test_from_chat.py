@@ -149,7 +149,7 @@ def test_settings(given, found):
             [ITEM, {**ITEM, "role": "assistant", "content": "ano"}],
         ),
         (
-            [USER, {"role": "assistant", "content": "a", "refusal": None, "tool_calls": []}],
+            [USER, {"role": "assistant", "content": [{"text": "a"}], "refusal": None, "tool_calls": []}],
             [ITEM, {**ITEM, "role": "assistant", "content": "a"}],
         ),
         (
@@ -185,7 +185,7 @@ def test_messages_are_items(messages, items):
         ({"seed": 0}, "no 'seed'"),
         ({"presence_penalty": 0.5}, "no 'presence_penalty'"),
         ({"logit_bias": {"1": 2}}, "no 'logit_bias'"),
-        ({"store": False}, "no 'store'"),
+        ({"store": False}, "kept by the service, and store is false"),
         ({"modalities": ["text", "audio"]}, "no 'modalities'"),
         ({"web_search_options": {}}, "no 'web_search_options'"),
         ({"max_tokens": 15}, "no limit below 16 tokens, and it is 15"),
@@ -210,7 +210,7 @@ def test_messages_are_items(messages, items):
         ({"messages": [{"role": "user", "content": ["bare"]}]}, "no part None"),
         (
             {"messages": [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]},
-            "assistant",
+            "no part 'image_url' of the assistant's",
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "mcp", "mcp": {}}]}]},
@@ -222,6 +222,43 @@ def test_messages_are_items(messages, items):
 def test_what_has_no_place_there_is_named(given, said):
     with pytest.raises(InvalidRequest, match=re.escape(said)):
         body(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *(
+            ({"messages": [{"role": "assistant", "content": "a", **turn}]}, said)
+            for turn, said in (
+                ({"tool_calls": 5}, "'tool_calls' must be an array"),
+                ({"tool_calls": {"id": "c"}}, "'tool_calls' must be an array"),
+                ({"tool_calls": ["c"]}, "no tool call None"),
+                ({"tool_calls": [{"id": "c", "type": ["function"]}]}, "no tool call ['function']"),
+                ({"refusal": 5}, "'refusal' must be a string"),
+                ({"content": 5}, "'content' must be an array"),
+            )
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "no part ['text']"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": "a"}]}]}, "must be an object"),
+        ({"tools": "sql"}, "'tools' must be an array"),
+        ({"tools": [{"type": ["function"]}]}, "no tool ['function']"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": 5}}},
+         "'tools' must be an array"),
+    ],
+)  # fmt: skip
+def test_what_has_not_the_form_of_a_chat_is_refused_and_so_called_as_it_is(given, said):
+    with pytest.raises(InvalidRequest, match=re.escape(said)):
+        body(**given)
+
+
+def test_ids_and_grammars_of_another_form_are_left_to_the_service():
+    calls = [{"id": {"odd": 1}, "type": "custom", "custom": {"name": "sql"}}]
+    tool = {"type": "custom", "custom": {"name": "sql", "format": {"type": "grammar", "grammar": "x"}}}
+    found = responses_body({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": [tool]})
+    assert found == {
+        "input": [{"type": "custom_tool_call", "call_id": {"odd": 1}, "name": "sql", "input": ""}],
+        "tools": [{"type": "custom", "name": "sql", "format": {"type": "grammar", "grammar": "x"}}],
+    }
 
 
 def test_every_field_of_a_chats_official_types_is_translated_the_same_or_refused_by_name():
