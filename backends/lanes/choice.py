@@ -34,7 +34,7 @@ class LaneChoice:
         return self.mode == "batch" or (self.mode == "auto" and requests >= AUTO_LEAST)
 
     def expected_by(self, window_s: float, handed_over_at: float) -> float:
-        """When the answers are due that are promised within so many seconds; Unix time, as are the others."""
+        """When answers are due that were promised within ``window_s`` seconds; times are Unix times."""
         return handed_over_at + (window_s or self.deadline_s)
 
     def waits_until(self, window_s: float, handed_over_at: float) -> float:

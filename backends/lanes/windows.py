@@ -36,7 +36,7 @@ def response_of(name: str) -> str:
 
 
 def look_s(out: int, rpm: float | None) -> float:
-    """Seconds between two looks at an answer when so many are out, and so many calls a minute are allowed.
+    """Seconds between two looks at one answer, when ``out`` of them are awaited and ``rpm`` calls a minute are allowed.
 
     >>> look_s(6000, None), look_s(60, 240)
     (300.0, 60.0)

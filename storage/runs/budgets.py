@@ -26,7 +26,7 @@ PERIODS: tuple[Period, ...] = ("hour", "day", "week", "month", "ever")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A period that begins this far ahead, and a lease that lasts for so long, were written by a clock that was wrong.
 _SKEW, _LONGEST_LEASE = timedelta(minutes=5), timedelta(hours=1)
-# No provider works on a batch for longer; and so many are kept apart.
+# How long a batch can be out (no provider takes longer), and how many reservations are kept apart.
 _LONGEST_BATCH, _MOST_RESERVED = timedelta(days=31), 1000
 _TRIES = 60  # of a change that others get ahead of; at most a second apart
 _DECIMALS = 12  # of a sum of US dollars

@@ -7,52 +7,35 @@ from itertools import count
 
 import pytest
 
-from llmdo.backends.backend import BatchLimits
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.jobs import Job, Reservation
 from llmdo.backends.engine.recall import Recall
 from llmdo.backends.engine.settings import CallSettings
-from llmdo.backends.errors import BatchUnclear, Overloaded
+from llmdo.backends.errors import BatchUnclear
 from llmdo.backends.requests import ChatRequest, Message
 from llmdo.backends.responses import BatchState, ChatResponse
 from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 from tests.fakes.ledger import MemoryLedger, MemoryRecords
+from tests.fakes.mortal import Mortal
 
 LINES = 4
 
 
-class World:
+class World(Mortal):
     """A provider, a ledger and records that outlive processes; at its ``at``-th point the process stands still."""
 
     name = "fake"
 
     def __init__(self, at=None, unclear=False):
-        self.at, self.points, self.dead, self.unclear = at, 0, False, unclear
+        super().__init__(at)
+        self.unclear = unclear
         self.batches, self.paid = {}, []
         self.ledger = MemoryLedger()
         self.records = MemoryRecords()
 
-    async def point(self):
-        self.points += 1
-        self.dead = self.dead or self.points == self.at
-        if self.dead:
-            await asyncio.Event().wait()
-
     # The provider.
-
-    def takes_batches(self, model):
-        return True
-
-    def batch_limits(self, model):
-        return BatchLimits(1000, 10_000_000, 86_400.0, finds=True)
-
-    async def batch_share(self, request):
-        return 1e-6
-
-    async def list_models(self):
-        raise Overloaded("no list")
 
     async def execute(self, request):
         await self.point()

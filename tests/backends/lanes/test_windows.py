@@ -7,7 +7,6 @@ from itertools import count
 
 import pytest
 
-from llmdo.backends.backend import BatchLimits
 from llmdo.backends.connections import Connections
 from llmdo.backends.engine.dispatch import Dispatcher
 from llmdo.backends.engine.engine import Engine
@@ -33,46 +32,31 @@ from llmdo.backends.responses import BatchState, ChatResponse, EmbedResponse, Mo
 from llmdo.backends.usage import Usage
 from tests.backends.fake_clock import run
 from tests.fakes.ledger import MemoryLedger, MemoryRecords
+from tests.fakes.mortal import Mortal
 
 LINES, HOUR = 4, 3600.0
 
 
-class World:
+class World(Mortal):
     """A provider and a ledger that outlive processes; at its ``at``-th point the process stands still.
 
     Attributes:
-        takes_s: until an answer in the background is there; a function of the request's number.
-        refuse: errors of the next calls for the background.
-        begun: requests by the name of their answer; ``paid``: by whom each was answered, ``cancelled``: names.
-        looks: times of all looks.
+        takes_s: until an answer in the background is there.
+        refuse: errors of the next calls for the background; ``problem``: what background_problem says.
+        fails: the error that each answer is; ``at_once``: ``begin`` answers itself.
+        begun: requests by the name of their answer; ``since``: when; ``cancelled``: names.
+        calls: ids of requests that were called; ``looks``: times of all looks; ``most``: calls for names at a time.
     """
 
     name = "openai"
 
     def __init__(self, at=None, takes_s=60.0):
-        self.at, self.points, self.dead, self.takes_s = at, 0, False, takes_s
+        super().__init__(at)
+        self.takes_s = takes_s
         self.refuse, self.problem, self.fails, self.at_once = [], "", None, False
         self.begun, self.since, self.cancelled = {}, {}, set()
         self.calls, self.looks, self.most, self.now = [], [], 0, 0
         self.ledger, self.records = MemoryLedger(), MemoryRecords()
-
-    async def point(self):
-        self.points += 1
-        self.dead = self.dead or self.points == self.at
-        if self.dead:
-            await asyncio.Event().wait()
-
-    def takes_batches(self, model):
-        return True
-
-    def batch_limits(self, model):
-        return BatchLimits(1000, 10_000_000, 86_400.0, finds=True)
-
-    async def batch_share(self, request):
-        return 1e-6
-
-    async def list_models(self):
-        raise Overloaded("no list")
 
     async def submit_batch(self, model, requests, nonce):
         raise AssertionError("nothing is handed over in a batch")
